@@ -1,0 +1,1 @@
+//! Scores against what retraining showed: LDS, retrieval (METHOD §6).

@@ -1,0 +1,1 @@
+//! One folder for each run: keyed artifacts, atomic writes, parts, locks (docs/architecture.md).

@@ -1,0 +1,31 @@
+/// Place of a layer in [`crate::Network::layers`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayerId(pub usize);
+
+/// A tracked linear layer: `z = W a`, `W: [outputs, inputs]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// The layer's name in the checkpoint, without `.weight`.
+    pub name: String,
+    /// Rows of `W`, O.
+    pub outputs: usize,
+    /// Columns of `W` without the bias.
+    pub inputs: usize,
+    /// Whether a bias joins `W` as its last column.
+    pub bias: bool,
+    /// Layers with the same number read the same tensor (q, k, v; gate, up) and have the same bias
+    /// setting, so that their input covariance and its eigenvectors exist once.
+    pub input_group: usize,
+}
+
+impl LayerSpec {
+    /// Columns of the gradient matrix, I: the inputs and, with a bias, the column of ones.
+    pub fn columns(&self) -> usize {
+        self.inputs + usize::from(self.bias)
+    }
+
+    /// Numbers in the layer's gradient matrix, `outputs · columns`.
+    pub fn parameters(&self) -> usize {
+        self.outputs * self.columns()
+    }
+}

@@ -1,0 +1,222 @@
+use std::sync::{Arc, Mutex};
+
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
+
+use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::{Error, LayerId, Positions, Tap, TapSink};
+
+/// A linear layer `y = a Wᵀ + b` as one op.
+///
+/// Its backward returns the gradient of `a` alone, so autograd never forms a weight gradient. With a
+/// [`TapRecorder`] it also leaves `(a, s)` there, `s` the gradient that arrived at `y`.
+///
+/// # Shapes
+/// `weight: [O, inputs]`, `bias: [O]`, `a: [R, inputs]`, `y` and `s`: `[R, O]`.
+/// # Source
+/// METHOD §1.1.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    layer: Option<LayerId>,
+}
+
+impl Linear {
+    /// A layer with the given weights; `layer` is its number if it is tracked.
+    ///
+    /// # Errors
+    /// If `bias` does not have the length O or the weights are not contiguous matrices.
+    pub fn new(weight: Tensor, bias: Option<Tensor>, layer: Option<LayerId>) -> Result<Self, Error> {
+        let (outputs, _) = weight.dims2()?;
+        if let Some(bias) = &bias {
+            bias.shape().dims1().and_then(|length| {
+                if length == outputs {
+                    Ok(())
+                } else {
+                    candle_core::bail!("bias of length {length} for {outputs} outputs")
+                }
+            })?;
+        }
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
+        Ok(Self { weight: weight.contiguous()?, bias, layer })
+    }
+
+    /// `[R, inputs]` to `[R, O]`.
+    ///
+    /// # Errors
+    /// If shapes, data types or devices do not fit.
+    pub fn forward(&self, a: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+        let recorder = self.layer.map(|layer| (layer, taps.clone()));
+        let op = LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder };
+        a.contiguous()?.apply_op1(op)
+    }
+
+    /// `W`, `[O, inputs]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+}
+
+/// Where the tapped layers of one section leave their inputs and output gradients during its backward
+/// pass; [`TapRecorder::drain`] hands them on and forgets them.
+#[derive(Debug, Clone, Default)]
+pub struct TapRecorder {
+    taps: Arc<Mutex<Vec<(LayerId, Tensor, Tensor)>>>,
+}
+
+impl TapRecorder {
+    /// Records one layer's `(a, s)`: for layers that are not [`Linear`] (a head that forms its own gradient).
+    pub fn record(&self, layer: LayerId, input: Tensor, output_gradient: Tensor) {
+        self.taps.lock().expect("no code panics while it holds the lock").push((layer, input, output_gradient));
+    }
+
+    /// Pushes what was recorded into `sink`, in the order of the backward pass.
+    ///
+    /// # Errors
+    /// The sink's.
+    pub fn drain(&self, positions: &Positions, sink: &mut dyn TapSink) -> Result<(), Error> {
+        let taps = std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"));
+        for (layer, input, output_gradient) in taps {
+            sink.tap(Tap { layer, input: &input, output_gradient: &output_gradient, positions })?;
+        }
+        Ok(())
+    }
+}
+
+struct LinearOp {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    recorder: Option<(LayerId, TapRecorder)>,
+}
+
+impl LinearOp {
+    fn forward<T: Real>(&self, a: &[T]) -> candle_core::Result<Vec<T>> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let rows = a.len() / inputs;
+        let mut y = match &self.bias {
+            Some(bias) => with_slice(bias, |bias: &[T]| bias.repeat(rows))?,
+            None => vec![T::of(0.0); rows * outputs],
+        };
+        let into = if self.bias.is_some() { gemm::Into::Add } else { gemm::Into::Replace };
+        with_slice(&self.weight, |weight: &[T]| {
+            let (a, w) = (View::dense(a, rows, inputs), View::dense(weight, outputs, inputs));
+            gemm::matmul(ViewMut::dense(&mut y, rows, outputs), into, T::of(1.0), a, w.t(), Threads::Pool);
+        })?;
+        Ok(y)
+    }
+
+    fn input_gradient<T: Real>(&self, s: &Tensor) -> candle_core::Result<Tensor> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        let rows = s.dim(0)?;
+        let mut gradient = vec![T::of(0.0); rows * inputs];
+        with_slice(s, |s: &[T]| {
+            with_slice(&self.weight, |weight: &[T]| {
+                let (s, w) = (View::dense(s, rows, outputs), View::dense(weight, outputs, inputs));
+                gemm::matmul(
+                    ViewMut::dense(&mut gradient, rows, inputs),
+                    gemm::Into::Replace,
+                    T::of(1.0),
+                    s,
+                    w,
+                    Threads::Pool,
+                );
+            })
+        })??;
+        Tensor::from_vec(gradient, (rows, inputs), s.device())
+    }
+}
+
+impl CustomOp1 for LinearOp {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (rows, inputs) = layout.shape().dims2()?;
+        let (outputs, expected) = self.weight.dims2()?;
+        if inputs != expected {
+            candle_core::bail!("a linear layer of {expected} inputs got {inputs}");
+        }
+        use candle_core::backend::BackendStorage;
+        let y = match storage.dtype() {
+            DType::F32 => CpuStorage::F32(self.forward(contiguous::<f32>(storage, layout)?)?),
+            DType::F64 => CpuStorage::F64(self.forward(contiguous::<f64>(storage, layout)?)?),
+            other => candle_core::bail!("linear layers run in f32 or f64, not {other:?}"),
+        };
+        Ok((y, (rows, outputs).into()))
+    }
+
+    fn bwd(&self, a: &Tensor, _y: &Tensor, s: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let s = s.contiguous()?;
+        let gradient = match s.dtype() {
+            DType::F64 => self.input_gradient::<f64>(&s)?,
+            _ => self.input_gradient::<f32>(&s)?,
+        };
+        if let Some((layer, recorder)) = &self.recorder {
+            recorder.record(*layer, a.detach(), s);
+        }
+        Ok(Some(gradient))
+    }
+}
+
+/// The elements of a contiguous CPU storage.
+fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),
+    }
+}
+
+/// Lends the elements of a contiguous CPU tensor.
+///
+/// # Errors
+/// If the tensor is on another device, not contiguous, or of another type.
+pub fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        candle_core::Storage::Cpu(storage) => Ok(f(contiguous(storage, layout)?)),
+        _ => candle_core::bail!("expected a tensor on the CPU"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    struct Collect(Vec<(LayerId, Vec<f64>, Vec<f64>)>);
+    impl TapSink for Collect {
+        fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+            let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f64>();
+            self.0.push((tap.layer, flat(tap.input)?, flat(tap.output_gradient)?));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn backward_gives_the_input_gradient_and_the_tap() -> Result<(), Error> {
+        let device = Device::Cpu;
+        let (w, b) = ([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], [0.1, -0.2]);
+        let layer = Linear::new(Tensor::new(&w, &device)?, Some(Tensor::new(&b, &device)?), Some(LayerId(4)))?;
+        let a = Var::new(&[[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]], &device)?;
+        let taps = TapRecorder::default();
+        let y = layer.forward(&a, &taps)?;
+        assert_eq!(y.to_vec2::<f64>()?, [[4.6, -0.45], [-0.9, -1.575]]);
+        // objective Σ y², so s = 2 y and the input gradient is s W
+        let gradients = y.sqr()?.sum_all()?.backward()?;
+        let found = gradients.get(&a).expect("a is a variable").to_vec2::<f64>()?;
+        let y = y.to_vec2::<f64>()?;
+        for r in 0..2 {
+            for i in 0..3 {
+                let want: f64 = (0..2).map(|o| 2.0 * y[r][o] * w[o][i]).sum();
+                assert!((found[r][i] - want).abs() < 1e-14);
+            }
+        }
+        let mut collect = Collect(vec![]);
+        taps.drain(&Positions::single(2), &mut collect)?;
+        let s: Vec<f64> = y.iter().flatten().map(|y| 2.0 * y).collect();
+        assert_eq!(collect.0, [(LayerId(4), vec![1.0, 2.0, 3.0, -1.0, 0.5, 0.0], s)]);
+        Ok(())
+    }
+}

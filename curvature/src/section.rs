@@ -1,0 +1,176 @@
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
+
+use crate::{Error, Positions, TapRecorder, TapSink};
+
+/// One piece of a network in the staged backward pass: an embedding, a block, a head's norm.
+///
+/// A network is a chain of sections; what passes between them is one tensor `[R, D]`.
+pub trait Section {
+    /// The section's output, built from differentiable ops; tracked layers get `taps`.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error>;
+}
+
+impl<F> Section for F
+where
+    F: Fn(&Tensor, &TapRecorder) -> Result<Tensor, candle_core::Error>,
+{
+    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+        self(x, taps)
+    }
+}
+
+/// What is kept of a section between its forward and its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Graphs {
+    /// Everything: memory of the whole model's activations, no work twice.
+    Kept,
+    /// Its input alone; the graph is built again when its backward pass comes. Memory of one section,
+    /// one forward pass more.
+    Rebuilt,
+}
+
+/// Runs `x` through `sections`, asks `head` for the gradient at the last output, and goes back from the
+/// last section to the first, pushing each section's taps as soon as they exist.
+///
+/// `head` gets the last output as a variable, and the recorder for taps of its own; it returns its
+/// value and the gradient `∂objective/∂output`.
+///
+/// # Errors
+/// The sections', the head's, the sink's.
+pub fn backward_through<V>(
+    sections: &[&dyn Section],
+    x: &Tensor,
+    graphs: Graphs,
+    positions: &Positions,
+    sink: &mut dyn TapSink,
+    head: impl FnOnce(&Tensor, &TapRecorder) -> Result<(V, Tensor), Error>,
+) -> Result<V, Error> {
+    let taps = TapRecorder::default();
+    let mut inputs = Vec::with_capacity(sections.len());
+    let mut outputs = Vec::with_capacity(sections.len());
+    let mut x = x.detach();
+    for section in sections {
+        match graphs {
+            Graphs::Kept => {
+                let input = Var::from_tensor(&x)?;
+                let output = section.forward(&input, &taps)?;
+                x = output.detach();
+                inputs.push(input.into_inner());
+                outputs.push(Some(output));
+            }
+            Graphs::Rebuilt => {
+                let output = section.forward(&x, &taps)?;
+                inputs.push(std::mem::replace(&mut x, output));
+                outputs.push(None);
+            }
+        }
+    }
+    let (value, mut gradient) = head(&x, &taps)?;
+    drop(x);
+    taps.drain(positions, sink)?;
+    for section in sections.iter().rev() {
+        let (input, output) = (inputs.pop().expect("one input for each section"), outputs.pop().flatten());
+        let (input, output) = match output {
+            Some(output) => (input, output),
+            None => {
+                let input = Var::from_tensor(&input)?.into_inner();
+                let output = section.forward(&input, &taps)?;
+                (input, output)
+            }
+        };
+        gradient = pull_back(&input, &output, gradient)?;
+        drop((input, output));
+        taps.drain(positions, sink)?;
+    }
+    Ok(value)
+}
+
+/// The gradient at `input` when the gradient at `output` is `gradient`.
+///
+/// `input` must be a variable that `output` was computed from.
+///
+/// # Errors
+/// If the backward pass of an op fails.
+pub fn pull_back(input: &Tensor, output: &Tensor, gradient: Tensor) -> Result<Tensor, Error> {
+    let seed = output.contiguous()?.apply_op1(Seed(gradient))?;
+    let mut store = seed.backward()?;
+    Ok(match store.remove(input) {
+        Some(gradient) => gradient,
+        None => input.zeros_like()?,
+    })
+}
+
+/// Starts a backward pass with a given gradient, without the product and sum that would otherwise
+/// be needed to turn it into a scalar objective.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed-gradient"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        use candle_core::backend::BackendStorage;
+        let zero = match storage.dtype() {
+            candle_core::DType::F64 => CpuStorage::F64(vec![0.0]),
+            _ => CpuStorage::F32(vec![0.0]),
+        };
+        Ok((zero, Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{LayerId, Linear, Tap};
+
+    #[derive(Default)]
+    struct Collect(Vec<(usize, Vec<Vec<f64>>)>);
+    impl TapSink for Collect {
+        fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+            self.0.push((tap.layer.0, tap.output_gradient.to_vec2::<f64>()?));
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn kept_and_rebuilt_graphs_give_the_gradients_of_the_whole_chain() -> Result<(), Error> {
+        let device = Device::Cpu;
+        let w =
+            [Tensor::new(&[[0.3, -0.7], [1.1, 0.4], [0.2, 0.9]], &device)?, Tensor::new(&[[0.5, 0.1, -0.6]], &device)?];
+        let layers =
+            [Linear::new(w[0].clone(), None, Some(LayerId(0)))?, Linear::new(w[1].clone(), None, Some(LayerId(1)))?];
+        let first = |x: &Tensor, taps: &TapRecorder| layers[0].forward(x, taps)?.tanh();
+        let second = |x: &Tensor, taps: &TapRecorder| layers[1].forward(x, taps);
+        let x = Tensor::new(&[[0.4, -1.2], [2.0, 0.3]], &device)?;
+        // objective Σ y³ / 3, so the gradient at y is y²
+        let run = |graphs| -> Result<_, Error> {
+            let mut collect = Collect::default();
+            let head = |y: &Tensor, _: &TapRecorder| Ok((y.to_vec2::<f64>()?, y.sqr()?));
+            let value = backward_through(&[&first, &second], &x, graphs, &Positions::single(2), &mut collect, head)?;
+            Ok((value, collect.0))
+        };
+        let (y, kept) = run(Graphs::Kept)?;
+        assert_eq!((y.clone(), kept.clone()), run(Graphs::Rebuilt)?);
+        let h = x.matmul(&w[0].t()?)?.tanh()?.to_vec2::<f64>()?;
+        assert_eq!(kept.iter().map(|tap| tap.0).collect::<Vec<_>>(), [1, 0]);
+        for r in 0..2 {
+            let s1 = y[r][0] * y[r][0];
+            assert!((kept[0].1[r][0] - s1).abs() < 1e-15);
+            for (o, weight) in [0.5, 0.1, -0.6].into_iter().enumerate() {
+                let s0 = s1 * weight * (1.0 - h[r][o] * h[r][o]);
+                assert!((kept[1].1[r][o] - s0).abs() < 1e-15, "[{r}, {o}]");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Training and query examples: readers, tokenization, batches.

@@ -1,0 +1,1 @@
+//! Model architectures and the checkpoints they are read from.

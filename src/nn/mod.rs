@@ -1,0 +1,1 @@
+//! Differentiable building blocks of the models: fused kernels on the CPU, composed candle ops elsewhere.

@@ -1,0 +1,1 @@
+//! Training runs on disk: Trainer folders and TOML files, read into validated trajectories.
