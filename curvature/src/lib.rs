@@ -1,7 +1,7 @@
 //! Curvature of linear layers, one layer at a time: what a layer reads and what reaches it in the
-//! backward pass ([`Tap`]), the Fisher's Kronecker factors built from it (covariance, eigenbasis,
-//! lambda), functions of the resulting curvature (spectral functions), and the cheapest exact way to
-//! contract taps with them .
+//! backward pass ([`Tap`]), the Fisher's Kronecker factors built from it ([`Covariance`], [`Eigenbasis`],
+//! [`Lambda`]), functions of the resulting curvature ([`SpectralFn`]), and the cheapest exact way to
+//! contract taps with them ([`contraction`]).
 //!
 //! This crate knows tensors and layers. It does not know files, tokens, models or attribution methods.
 //!
@@ -9,18 +9,39 @@
 //! and the input then carries a trailing 1. Gradients are of *summed* losses. Rows of a batch are the
 //! positions of its examples, concatenated without padding ([`Positions`]).
 
+pub mod contraction;
+mod covariance;
+mod eigenbasis;
 mod error;
+mod factors;
 pub mod gemm;
+mod lambda;
 mod layer;
 mod linear;
+mod matrix;
 mod network;
+mod product;
+mod quadratic;
 pub mod random;
+mod rotated;
 mod section;
+mod spectral;
 mod tap;
 
+#[cfg(test)]
+mod definitions;
+
+pub use covariance::{Covariance, CovarianceSum};
+pub use eigenbasis::{Eigenbasis, Eigenpairs};
 pub use error::Error;
+pub use factors::{CurvatureKind, Damping, Factors, LayerFactors, Spectrum};
+pub use lambda::{Lambda, LambdaSum};
 pub use layer::{LayerId, LayerSpec};
 pub use linear::{Linear, TapRecorder, with_slice};
+pub use matrix::Matrix;
 pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
+pub use product::GradientProducts;
+pub use quadratic::QuadraticForm;
 pub use section::{Graphs, Section, backward_through, pull_back};
+pub use spectral::SpectralFn;
 pub use tap::{Positions, Tap, TapSink, Tee};

@@ -153,7 +153,8 @@ impl CustomOp1 for LinearOp {
             _ => self.input_gradient::<f32>(&s)?,
         };
         if let Some((layer, recorder)) = &self.recorder {
-            recorder.record(*layer, a.detach(), s);
+            // not detached: layers that share an input are recognised by its identity
+            recorder.record(*layer, a.clone(), s);
         }
         Ok(Some(gradient))
     }

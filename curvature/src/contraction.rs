@@ -1,0 +1,133 @@
+//! Which exact route is cheapest: pure functions from shapes to a choice.
+//!
+//! Every route gives the same number up to rounding; a choice depends on shapes alone, never on a clock
+//! or a thread count, so that a run can be repeated. Costs are in FLOP, a multiply-add counting two.
+//!
+//! # Source
+//! METHOD §8.3, §8.6, §8.7.
+
+use crate::Positions;
+
+/// Sizes of one layer's contraction in one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Examples, B.
+    pub examples: usize,
+    /// Rows of the batch, Σ T.
+    pub rows: usize,
+    /// O.
+    pub outputs: usize,
+    /// I, with the column of ones if there is one.
+    pub columns: usize,
+}
+
+impl Shape {
+    /// The shape of a batch at a layer.
+    pub fn of(positions: &Positions, outputs: usize, columns: usize) -> Self {
+        Self { examples: positions.examples(), rows: positions.rows(), outputs, columns }
+    }
+}
+
+/// When one side of an example's gradient is rotated into the eigenbasis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotate {
+    /// The rows (tokens), before the gradient is formed.
+    Rows,
+    /// The gradient, after it was formed.
+    Gradient,
+    /// Not at all: the basis is the standard one.
+    Never,
+}
+
+/// How `Uₛᵀ G U_A` is formed for the examples of a batch: the routes G, R, R_a and R_s of METHOD §8.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotationRoute {
+    /// The input side, `U_A`.
+    pub input: Rotate,
+    /// The output side, `U_S`.
+    pub output: Rotate,
+}
+
+impl RotationRoute {
+    /// The cheapest of the four.
+    pub fn cheapest(shape: Shape) -> Self {
+        let both = [Rotate::Rows, Rotate::Gradient];
+        let routes = both.into_iter().flat_map(|input| both.map(|output| Self { input, output }));
+        routes.min_by_key(|route| route.flops(shape)).expect("there are four routes")
+    }
+
+    /// Operations of this route for the whole batch.
+    pub fn flops(self, shape: Shape) -> u128 {
+        let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
+        let side = |rotate, size: u128| match rotate {
+            Rotate::Rows => 2 * rows * size * size,
+            Rotate::Gradient => 2 * b * o * i * size,
+            Rotate::Never => 0,
+        };
+        2 * rows * o * i + side(self.input, i) + side(self.output, o)
+    }
+}
+
+/// How `Σ_t s_tᵀ Z_q a_t` is contracted: the routes F and W of METHOD §8.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScoreRoute {
+    /// The example's gradient is formed block by block and multiplied with all queries at once.
+    Gradient,
+    /// Each query's matrix is applied to every row.
+    Rows,
+}
+
+impl ScoreRoute {
+    /// The cheaper one for this many queries.
+    pub fn cheapest(shape: Shape, queries: usize) -> Self {
+        if Self::Rows.flops(shape, queries) < Self::Gradient.flops(shape, queries) {
+            Self::Rows
+        } else {
+            Self::Gradient
+        }
+    }
+
+    /// Operations of this route for the whole batch.
+    pub fn flops(self, shape: Shape, queries: usize) -> u128 {
+        let [b, rows, o, i, q] = [shape.examples, shape.rows, shape.outputs, shape.columns, queries].map(|n| n as u128);
+        match self {
+            Self::Gradient => 2 * o * i * (rows + b * q),
+            Self::Rows => 2 * rows * q * o * (i + 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRADIENT: RotationRoute = RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient };
+    const ROWS: RotationRoute = RotationRoute { input: Rotate::Rows, output: Rotate::Rows };
+
+    fn shape(examples: usize, positions: usize, outputs: usize, columns: usize) -> Shape {
+        Shape { examples, rows: examples * positions, outputs, columns }
+    }
+
+    #[test]
+    fn rows_win_while_examples_are_shorter_than_the_layer_is_wide() {
+        // METHOD §8.3: for o = i = d, R beats G below T = d.
+        assert_eq!(RotationRoute::cheapest(shape(4, 255, 256, 256)), ROWS);
+        assert_eq!(RotationRoute::cheapest(shape(4, 257, 256, 256)), GRADIENT);
+        let formula = |t: u128, o: u128, i: u128| 2 * t * o * i + 2 * o * i * (o + i);
+        assert_eq!(GRADIENT.flops(shape(1, 7, 5, 3)), formula(7, 5, 3));
+        assert_eq!(ROWS.flops(shape(1, 7, 5, 3)), 2 * 7 * (25 + 9) + 2 * 7 * 15);
+    }
+
+    #[test]
+    fn a_narrow_side_is_rotated_before_a_wide_one() {
+        // A long example at a layer with 8 outputs and 1024 columns: rotating 8-vectors costs least.
+        let route = RotationRoute::cheapest(shape(1, 512, 8, 1024));
+        assert_eq!(route, RotationRoute { input: Rotate::Gradient, output: Rotate::Rows });
+    }
+
+    #[test]
+    fn single_rows_are_scored_without_forming_gradients() {
+        assert_eq!(ScoreRoute::cheapest(shape(64, 1, 256, 785), 1), ScoreRoute::Rows);
+        assert_eq!(ScoreRoute::cheapest(shape(4, 256, 768, 257), 32), ScoreRoute::Gradient);
+    }
+}

@@ -1,0 +1,286 @@
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::{Error, LayerSpec, Matrix, Tap, TapSink, with_slice};
+
+/// Running sums of `a aᵀ` and `s sᵀ` over positions.
+///
+/// Products run in the taps' type; [`CovarianceSum::flush`] adds them to sums in `f64`. Where it is
+/// called decides the rounding, so a pass calls it at places that depend on the data alone.
+///
+/// # Source
+/// METHOD §1.2, §7.
+#[derive(Debug)]
+pub struct CovarianceSum<T> {
+    layers: Vec<LayerSpec>,
+    /// By input group; `None` where no layer has the number.
+    inputs: Vec<Option<GramSum<T>>>,
+    outputs: Vec<GramSum<T>>,
+    examples: u64,
+}
+
+/// Means over positions: input covariances by input group, output covariances by layer.
+#[derive(Debug, Clone)]
+pub struct Covariance {
+    /// `A = (1/n) Σ a aᵀ`, `[columns, columns]`, by input group; `None` where no layer has the number.
+    pub inputs: Vec<Option<Matrix<f64>>>,
+    /// `S = (1/n) Σ s sᵀ`, `[O, O]`, by layer.
+    pub outputs: Vec<Matrix<f64>>,
+    /// Positions counted, n.
+    pub positions: u64,
+    /// Examples counted, each as often as labels were drawn for it.
+    pub examples: u64,
+}
+
+impl Covariance {
+    /// T̄, the mean number of positions of an example.
+    pub fn mean_positions(&self) -> f64 {
+        self.positions as f64 / self.examples as f64
+    }
+}
+
+/// `Σ x xᵀ` with an optional trailing 1 in `x`.
+#[derive(Debug)]
+struct GramSum<T> {
+    n: usize,
+    ones: bool,
+    /// Lower triangle of `Σ x xᵀ` since the last flush, `[n, n]`.
+    pending: Vec<T>,
+    /// `Σ x` since the last flush, `[n]`, if a 1 trails.
+    pending_column_sums: Vec<f64>,
+    pending_rows: u64,
+    /// Lower triangle in `f64`, `[n + 1, n + 1]` with the trailing 1.
+    sum: Vec<f64>,
+    rows: u64,
+}
+
+impl<T: Real> GramSum<T> {
+    fn new(n: usize, ones: bool) -> Self {
+        let size = n + usize::from(ones);
+        Self {
+            n,
+            ones,
+            pending: vec![T::of(0.0); n * n],
+            pending_column_sums: vec![0.0; if ones { n } else { 0 }],
+            pending_rows: 0,
+            sum: vec![0.0; size * size],
+            rows: 0,
+        }
+    }
+
+    fn add(&mut self, x: &[T]) {
+        let (n, rows) = (self.n, x.len() / self.n);
+        gemm::add_gram(ViewMut::dense(&mut self.pending, n, n), View::dense(x, rows, n), Threads::Pool);
+        if self.ones {
+            for row in x.chunks_exact(n) {
+                for (sum, x) in self.pending_column_sums.iter_mut().zip(row) {
+                    *sum += x.wide();
+                }
+            }
+        }
+        self.pending_rows += rows as u64;
+    }
+
+    fn flush(&mut self) {
+        let (n, size) = (self.n, self.n + usize::from(self.ones));
+        for r in 0..n {
+            for c in 0..=r {
+                self.sum[r * size + c] += self.pending[r * n + c].wide();
+            }
+        }
+        if self.ones {
+            for c in 0..n {
+                self.sum[n * size + c] += self.pending_column_sums[c];
+            }
+            self.sum[n * size + n] += self.pending_rows as f64;
+        }
+        self.pending.fill(T::of(0.0));
+        self.pending_column_sums.fill(0.0);
+        self.rows += self.pending_rows;
+        self.pending_rows = 0;
+    }
+
+    fn is_finite(&self) -> bool {
+        self.sum.iter().all(|x| x.is_finite())
+    }
+
+    /// The symmetric mean.
+    fn mean(&self) -> Matrix<f64> {
+        let size = self.n + usize::from(self.ones);
+        let mut mean = vec![0.0; size * size];
+        for r in 0..size {
+            for c in 0..=r {
+                let x = self.sum[r * size + c] / self.rows as f64;
+                mean[r * size + c] = x;
+                mean[c * size + r] = x;
+            }
+        }
+        Matrix::new(mean, size, size)
+    }
+}
+
+impl<T: Real> CovarianceSum<T> {
+    /// Sums for these layers, empty.
+    pub fn new(layers: &[LayerSpec]) -> Self {
+        let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
+        let mut inputs: Vec<Option<GramSum<T>>> = (0..groups).map(|_| None).collect();
+        for layer in layers {
+            inputs[layer.input_group].get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
+        }
+        let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
+        Self { layers: layers.to_vec(), inputs, outputs, examples: 0 }
+    }
+
+    /// Moves what was added since the last call into the `f64` sums. `examples` are those added since
+    /// then, each with `draws` labels, for the count and for messages.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], naming the first layer whose sum is not finite.
+    pub fn flush(&mut self, examples: Range<usize>, draws: usize) -> Result<(), Error> {
+        self.examples += (examples.len() * draws) as u64;
+        self.inputs.par_iter_mut().flatten().for_each(GramSum::flush);
+        self.outputs.par_iter_mut().for_each(GramSum::flush);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let input = self.inputs[layer.input_group].as_ref().is_none_or(GramSum::is_finite);
+            let what = match (input, self.outputs[index].is_finite()) {
+                (true, true) => continue,
+                (false, _) => "the input",
+                (true, false) => "the output gradient",
+            };
+            return Err(Error::NonFinite { layer: layer.name.clone(), what, examples });
+        }
+        Ok(())
+    }
+
+    /// The sums by name, for storage: lower triangles in `f64`, and `[rows, examples]` as numbers.
+    /// Only meaningful right after [`CovarianceSum::flush`].
+    pub fn state(&self) -> Vec<(String, &[f64])> {
+        let inputs = self.inputs.iter().enumerate().filter_map(|(group, sum)| {
+            let sum = sum.as_ref()?;
+            Some((format!("input.{group}"), sum.sum.as_slice()))
+        });
+        let outputs = self.outputs.iter().enumerate().map(|(l, sum)| (format!("output.{l}"), sum.sum.as_slice()));
+        inputs.chain(outputs).collect()
+    }
+
+    /// Positions and examples counted so far.
+    pub fn counts(&self) -> [u64; 2] {
+        [self.outputs.first().map_or(0, |sum| sum.rows), self.examples]
+    }
+
+    /// Adds stored sums, those of another shard or of the interrupted pass that goes on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a sum is missing or has another size.
+    pub fn add_state<'a>(
+        &mut self,
+        mut find: impl FnMut(&str) -> Option<&'a [f64]>,
+        [rows, examples]: [u64; 2],
+    ) -> Result<(), Error> {
+        let groups =
+            self.inputs.iter_mut().enumerate().filter_map(|(g, sum)| Some((format!("input.{g}"), sum.as_mut()?)));
+        let layers = self.outputs.iter_mut().enumerate().map(|(l, sum)| (format!("output.{l}"), sum));
+        for (name, sum) in groups.chain(layers) {
+            let found = find(&name).unwrap_or(&[]);
+            if found.len() != sum.sum.len() {
+                let (found, expected) = (vec![found.len()], vec![sum.sum.len()]);
+                return Err(Error::Shape { layer: name, what: "a stored covariance sum", found, expected });
+            }
+            sum.sum.iter_mut().zip(found).for_each(|(sum, x)| *sum += x);
+            sum.rows += rows;
+        }
+        self.examples += examples;
+        Ok(())
+    }
+
+    /// The means.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`] if nothing was added.
+    pub fn finish(&self) -> Result<Covariance, Error> {
+        let [positions, examples] = self.counts();
+        if positions == 0 || examples == 0 {
+            let layer = self.layers.first().map_or_else(String::new, |layer| layer.name.clone());
+            return Err(Error::NoExamples { layer, what: "its covariance" });
+        }
+        let inputs = self.inputs.iter().map(|sum| sum.as_ref().map(GramSum::mean)).collect();
+        let outputs = self.outputs.iter().map(GramSum::mean).collect();
+        Ok(Covariance { inputs, outputs, positions, examples })
+    }
+}
+
+impl<T: Real> TapSink for CovarianceSum<T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        let group = self.layers[tap.layer.0].input_group;
+        let first_of_group = self.layers.iter().position(|layer| layer.input_group == group) == Some(tap.layer.0);
+        if let (true, Some(sum)) = (first_of_group, &mut self.inputs[group]) {
+            with_slice(tap.input, |a: &[T]| sum.add(a))?;
+        }
+        with_slice(tap.output_gradient, |s: &[T]| self.outputs[tap.layer.0].add(s))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::{LayerId, Positions};
+
+    fn layer(name: &str, outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
+        LayerSpec { name: name.into(), outputs, inputs, bias, input_group }
+    }
+
+    #[test]
+    fn means_over_positions_with_ones_and_shared_inputs() -> Result<(), Error> {
+        let layers = [layer("q", 2, 3, true, 0), layer("k", 1, 3, true, 0)];
+        let a: Vec<f64> = (0..12).map(|i| (i as f64 * 0.7).sin()).collect();
+        let s: Vec<f64> = (0..8).map(|i| (i as f64 * 1.3).cos()).collect();
+        let mut sum = CovarianceSum::<f64>::new(&layers);
+        let positions = Positions::from_lengths([3, 1]);
+        let input = Tensor::from_slice(&a, (4, 3), &Device::Cpu)?;
+        let gradients =
+            [Tensor::from_slice(&s, (4, 2), &Device::Cpu)?, Tensor::from_slice(&s[..4], (4, 1), &Device::Cpu)?];
+        for (l, output_gradient) in gradients.iter().enumerate() {
+            sum.tap(Tap { layer: LayerId(l), input: &input, output_gradient, positions: &positions })?;
+        }
+        sum.flush(0..2, 1)?;
+        let (mean, found) = (sum.finish()?, sum.counts());
+        assert_eq!((found, mean.mean_positions(), mean.inputs.len()), ([4, 2], 2.0, 1));
+        let rows = mean.inputs[0].as_ref().expect("the group has layers").to_rows();
+        let with_one = |t: usize, i: usize| if i < 3 { a[t * 3 + i] } else { 1.0 };
+        for i in 0..4 {
+            for j in 0..4 {
+                let want = (0..4).map(|t| with_one(t, i) * with_one(t, j)).sum::<f64>() / 4.0;
+                assert!((rows[i][j] - want).abs() < 1e-15, "A[{i}, {j}]");
+            }
+        }
+        let rows = mean.outputs[0].to_rows();
+        for i in 0..2 {
+            for j in 0..2 {
+                let want = (0..4).map(|t| s[t * 2 + i] * s[t * 2 + j]).sum::<f64>() / 4.0;
+                assert!((rows[i][j] - want).abs() < 1e-15, "S[{i}, {j}]");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn infinity_names_the_layer_and_what_held_it() -> Result<(), Error> {
+        let mut sum = CovarianceSum::<f32>::new(&[layer("fc", 1, 1, false, 0)]);
+        let (input, output_gradient) =
+            (Tensor::new(&[[1f32]], &Device::Cpu)?, Tensor::new(&[[f32::INFINITY]], &Device::Cpu)?);
+        sum.tap(Tap {
+            layer: LayerId(0),
+            input: &input,
+            output_gradient: &output_gradient,
+            positions: &Positions::single(1),
+        })?;
+        let message = sum.flush(5..6, 1).expect_err("infinity must not pass").to_string();
+        assert_eq!(message, "layer `fc`: the output gradient holds NaN or infinity (examples 5..6 of the batch)");
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! The definitions written out in `f64`: what the fast routes are tested against.
+
+use candle_core::{Device, Tensor};
+
+use crate::gemm::Real;
+use crate::{
+    CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId, LayerSpec, Positions,
+    QuadraticForm, SpectralFn, Tap, TapSink,
+};
+
+/// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
+struct Case {
+    layer: LayerSpec,
+    positions: Positions,
+    a: Vec<f64>,
+    s: Vec<f64>,
+}
+
+impl Case {
+    fn new(outputs: usize, inputs: usize, bias: bool, lengths: &[usize]) -> Self {
+        let layer = LayerSpec { name: "fc".into(), outputs, inputs, bias, input_group: 0 };
+        let positions = Positions::from_lengths(lengths.iter().copied());
+        let wave = |n: usize, step: f64| (0..n).map(|k| (k as f64 * step + 0.3).sin() * 1.7 - 0.2).collect();
+        let (a, s) = (wave(positions.rows() * inputs, 0.73), wave(positions.rows() * outputs, 1.31));
+        Self { layer, positions, a, s }
+    }
+
+    fn push<T: Real>(&self, sink: &mut dyn TapSink) -> Result<(), Error> {
+        let (dtype, rows) = (T::DTYPE, self.positions.rows());
+        let input = Tensor::from_slice(&self.a, (rows, self.layer.inputs), &Device::Cpu)?.to_dtype(dtype)?;
+        let output_gradient = Tensor::from_slice(&self.s, (rows, self.layer.outputs), &Device::Cpu)?.to_dtype(dtype)?;
+        sink.tap(Tap {
+            layer: LayerId(0),
+            input: &input,
+            output_gradient: &output_gradient,
+            positions: &self.positions,
+        })
+    }
+
+    /// `G_m = Σ_t s_t a_tᵀ` with the bias as the last column, element by element.
+    fn gradient(&self, m: usize) -> Vec<f64> {
+        let (o, i) = (self.layer.outputs, self.layer.inputs);
+        let mut gradient = vec![];
+        for r in 0..o {
+            for c in 0..self.layer.columns() {
+                let rows = self.positions.example(m);
+                gradient.push(rows.map(|t| self.s[t * o + r] * if c < i { self.a[t * i + c] } else { 1.0 }).sum());
+            }
+        }
+        gradient
+    }
+
+    fn bases<T: Real>(&self) -> Result<Vec<Eigenbasis<T>>, Error> {
+        let mut sum = CovarianceSum::<T>::new(std::slice::from_ref(&self.layer));
+        self.push::<T>(&mut sum)?;
+        sum.flush(0..self.positions.examples(), 1)?;
+        Eigenbasis::of_layers(&sum.finish()?, std::slice::from_ref(&self.layer))
+    }
+}
+
+/// `[i, j]` of the Kronecker eigenvector matrix, `vec` row by row.
+fn eigenvector<T: Real>(basis: &Eigenbasis<T>, columns: usize, i: usize, j: usize) -> f64 {
+    let (s, a) = (&basis.output.vectors, &basis.input.vectors);
+    s.row(i / columns)[j / columns].wide() * a.row(i % columns)[j % columns].wide()
+}
+
+fn relative_error(found: &[f64], want: &[f64]) -> f64 {
+    assert_eq!(found.len(), want.len());
+    let scale = want.iter().fold(0f64, |m, x| m.max(x.abs()));
+    found.iter().zip(want).fold(0f64, |m, (f, w)| m.max((f - w).abs())) / scale
+}
+
+/// Λ, dense curvature, IHVP and scores of one case, all against loops over every element.
+fn check<T: Real>(case: &Case, conditioner: Option<&[T]>, tolerance: f64) -> Result<(), Error> {
+    let layers = std::slice::from_ref(&case.layer);
+    let (n, columns, b) = (case.layer.parameters(), case.layer.columns(), case.positions.examples());
+    let bases = case.bases::<T>()?;
+    let mut sum = LambdaSum::new(layers, vec![Some(&bases[0])]).conditioned(vec![conditioner]);
+    case.push::<T>(&mut sum)?;
+    sum.flush(0..b, 1)?;
+    let lambda = sum.finish()?;
+    let mut want = vec![0.0; n];
+    for m in 0..b {
+        let mut g = case.gradient(m);
+        if let Some(h) = conditioner {
+            g.iter_mut().zip(h).for_each(|(g, h)| *g *= h.wide());
+        }
+        for j in 0..n {
+            let turned: f64 = (0..n).map(|i| eigenvector(&bases[0], columns, i, j) * g[i]).sum();
+            want[j] += turned * turned / b as f64;
+        }
+    }
+    let error = relative_error(lambda.layers[0].as_slice(), &want);
+    assert!(error < tolerance, "lambda: {error:e} for {:?}", case.layer);
+
+    let factors = Factors::ekfac(bases, lambda);
+    let layer = &factors.layers[0];
+    let damping = layer.damping(Damping::MeanFraction(0.1));
+    // The dense operator applied to the IHVP gives the vector back: no inverse is needed.
+    let query = case.gradient(0);
+    let mut ihvp: Vec<T> = query.iter().map(|x| T::of(*x)).collect();
+    layer.apply(&SpectralFn::Inverse { damping }, &mut ihvp, &case.layer);
+    let dense = layer.to_dense(&case.layer)?;
+    let back: Vec<f64> =
+        (0..n).map(|i| damping * ihvp[i].wide() + (0..n).map(|j| dense[i][j] * ihvp[j].wide()).sum::<f64>()).collect();
+    let error = relative_error(&back, &query);
+    assert!(error < 10.0 * tolerance, "IHVP: {error:e}");
+
+    // Three queries whose vectors differ, so that a swap of queries shows.
+    let vectors: Vec<T> = (0..3).flat_map(|q| ihvp.iter().map(move |x| *x * T::of(1.0 + f64::from(q)))).collect();
+    let mut scores = Scores {
+        products: GradientProducts::default(),
+        layer: &case.layer,
+        vectors: &vectors,
+        scores: vec![0.0; 3 * b],
+    };
+    case.push::<T>(&mut scores)?;
+    let mut want = vec![];
+    for m in 0..b {
+        let dot: f64 = case.gradient(m).iter().zip(&ihvp).map(|(g, z)| g * z.wide()).sum();
+        want.extend([dot, 2.0 * dot, 3.0 * dot]);
+    }
+    let error = relative_error(&scores.scores, &want);
+    assert!(error < tolerance, "scores: {error:e}");
+
+    let mut form = QuadraticForm::new(layers, &factors, |_| SpectralFn::Inverse { damping });
+    case.push::<T>(&mut form)?;
+    let found = form.take();
+    for m in 0..b {
+        let gradient = case.gradient(m);
+        let mut z: Vec<T> = gradient.iter().map(|x| T::of(*x)).collect();
+        factors.layers[0].apply(&SpectralFn::Inverse { damping }, &mut z, &case.layer);
+        let want: f64 = gradient.iter().zip(&z).map(|(g, z)| g * z.wide()).sum();
+        assert!((found[m] - want).abs() <= 10.0 * tolerance * want.abs(), "self-influence {m}: {} {want}", found[m]);
+    }
+    Ok(())
+}
+
+struct Scores<'a, T> {
+    products: GradientProducts<T>,
+    layer: &'a LayerSpec,
+    vectors: &'a [T],
+    scores: Vec<f64>,
+}
+
+impl<T: Real> TapSink for Scores<'_, T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        self.products.add_scores(tap, self.layer, self.vectors, &mut self.scores)
+    }
+}
+
+/// Lengths that make each of the four rotation routes, the single-row product and both score routes the
+/// cheapest; 67 outputs need a second, incomplete tile.
+const CASES: [(usize, usize, bool, &[usize]); 7] = [
+    (5, 3, true, &[1, 4, 2]),          // R: both sides by rows
+    (5, 3, false, &[40, 50, 60]),      // G: both sides after
+    (3, 12, true, &[20, 19, 23]),      // output side by rows, input side after
+    (12, 3, false, &[20, 19, 23]),     // input side by rows, output side after
+    (5, 3, true, &[1, 1, 1, 1, 1, 1]), // one row each
+    (67, 2, true, &[2, 5]),
+    (4, 6, true, &[3, 0, 2]), // an example without positions has no gradient
+];
+
+#[test]
+fn every_route_equals_the_definition() -> Result<(), Error> {
+    for (o, i, bias, lengths) in CASES {
+        let case = Case::new(o, i, bias, lengths);
+        check::<f64>(&case, None, 1e-12)?;
+        check::<f32>(&case, None, 2e-5)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn conditioned_gradients_equal_the_definition() -> Result<(), Error> {
+    for (o, i, bias, lengths) in CASES {
+        let case = Case::new(o, i, bias, lengths);
+        let h: Vec<f64> = (0..case.layer.parameters()).map(|k| 0.5 + (k % 7) as f64 / 3.0).collect();
+        check::<f64>(&case, Some(&h), 1e-12)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn kfac_is_the_product_of_its_covariances() -> Result<(), Error> {
+    let case = Case::new(3, 4, true, &[2, 3]);
+    let mut sum = CovarianceSum::<f64>::new(std::slice::from_ref(&case.layer));
+    case.push::<f64>(&mut sum)?;
+    sum.flush(0..2, 1)?;
+    let covariance = sum.finish()?;
+    let bases = Eigenbasis::of_layers(&covariance, std::slice::from_ref(&case.layer))?;
+    let factors = Factors::<f64>::kfac(bases, Factors::<f64>::kfac_scale(&covariance));
+    let dense = factors.layers[0].to_dense(&case.layer)?;
+    let a = covariance.inputs[0].as_ref().expect("one group");
+    for i in 0..15 {
+        for j in 0..15 {
+            let want = 2.5 * covariance.outputs[0].row(i / 5)[j / 5] * a.row(i % 5)[j % 5];
+            assert!((dense[i][j] - want).abs() < 1e-12, "[{i}, {j}]");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn diagonal_curvature_is_the_mean_square_and_identity_is_one() -> Result<(), Error> {
+    let case = Case::new(3, 2, true, &[2, 3, 1]);
+    let layers = std::slice::from_ref(&case.layer);
+    let mut sum = LambdaSum::<f64>::new(layers, vec![None]);
+    case.push::<f64>(&mut sum)?;
+    sum.flush(0..3, 1)?;
+    let factors = Factors::<f64>::diagonal(sum.finish()?);
+    let dense = factors.layers[0].to_dense(&case.layer)?;
+    for k in 0..9 {
+        let want = (0..3).map(|m| case.gradient(m)[k].powi(2)).sum::<f64>() / 3.0;
+        assert!((dense[k][k] - want).abs() < 1e-14, "[{k}]");
+    }
+    let mut vector = case.gradient(1);
+    Factors::<f64>::identity(1).layers[0].apply(&SpectralFn::Inverse { damping: 0.0 }, &mut vector, &case.layer);
+    assert_eq!(vector, case.gradient(1));
+    Ok(())
+}

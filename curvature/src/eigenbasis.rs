@@ -1,0 +1,140 @@
+use faer::diag::Diag;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+use faer::{Mat, Par};
+use rayon::prelude::*;
+
+use crate::gemm::{Real, Threads};
+use crate::{Covariance, Error, LayerSpec, Matrix};
+
+/// The eigenvectors of one covariance, in the run's type, and its eigenvalues.
+#[derive(Debug, Clone)]
+pub struct Eigenpairs<T> {
+    /// Orthonormal columns, by ascending eigenvalue, `[n, n]`.
+    pub vectors: Matrix<T>,
+    /// Ascending, none below 0.
+    pub values: Vec<f64>,
+    /// How many eigenvalues rounding had left below 0; they were set to 0.
+    pub clipped: usize,
+}
+
+/// The Kronecker eigenbasis of one layer: `U = Q_S ⊗ Q_A`.
+#[derive(Debug, Clone)]
+pub struct Eigenbasis<T> {
+    /// Of the output covariance S, `[O, O]`.
+    pub output: Eigenpairs<T>,
+    /// Of the input covariance A, `[columns, columns]`; shared by the layers of an input group.
+    pub input: Eigenpairs<T>,
+}
+
+/// From this size on a decomposition uses all threads by itself; smaller ones run one on each thread.
+/// `faer` gains nothing from a second thread up to 1,025 (docs/performance.md).
+const THREADED_FROM: usize = 2000;
+
+impl<T: Real> Eigenbasis<T> {
+    /// Decomposes every covariance, in `f64`, and gives each layer its basis.
+    ///
+    /// # Errors
+    /// [`Error::NegativeEigenvalue`] below `-1e-6` of the largest, [`Error::NoConvergence`],
+    /// [`Error::NonFinite`].
+    /// # Source
+    /// METHOD §2.2.
+    pub fn of_layers(covariance: &Covariance, layers: &[LayerSpec]) -> Result<Vec<Self>, Error> {
+        let name_of_group = |group| layers.iter().find(|l| l.input_group == group).map_or("", |l| l.name.as_str());
+        let inputs = covariance.inputs.iter().enumerate().map(|(group, a)| (name_of_group(group), "input", a.as_ref()));
+        let outputs = layers.iter().zip(&covariance.outputs).map(|(l, s)| (l.name.as_str(), "output", Some(s)));
+        let mut jobs: Vec<_> =
+            inputs.chain(outputs).enumerate().filter_map(|(k, (n, side, m))| Some((k, n, side, m?))).collect();
+        // Longest first, so that no thread ends with the dearest one.
+        jobs.sort_by_key(|(k, _, _, matrix)| (std::cmp::Reverse(matrix.rows()), *k));
+        let (large, small): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.3.rows() >= THREADED_FROM);
+        let mut found: Vec<Option<Eigenpairs<T>>> = vec![None; covariance.inputs.len() + layers.len()];
+        for (k, name, side, matrix) in large {
+            found[k] = Some(Eigenpairs::of(matrix, name, side, Threads::Pool)?);
+        }
+        let small: Result<Vec<_>, Error> = small
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|(k, name, side, matrix)| Ok((k, Eigenpairs::of(matrix, name, side, Threads::One)?)))
+            .collect();
+        for (k, pairs) in small? {
+            found[k] = Some(pairs);
+        }
+        let take = |k: usize| found[k].clone().expect("every layer has both covariances");
+        let first_output = covariance.inputs.len();
+        Ok(layers
+            .iter()
+            .enumerate()
+            .map(|(l, layer)| Self { output: take(first_output + l), input: take(layer.input_group) })
+            .collect())
+    }
+}
+
+impl<T: Real> Eigenpairs<T> {
+    /// Decomposes one symmetric matrix, named by layer and side for messages.
+    ///
+    /// # Errors
+    /// As [`Eigenbasis::of_layers`].
+    pub fn of(matrix: &Matrix<f64>, layer: &str, side: &'static str, threads: Threads) -> Result<Self, Error> {
+        let n = matrix.rows();
+        if !matrix.as_slice().iter().all(|x| x.is_finite()) {
+            return Err(Error::NonFinite { layer: layer.into(), what: "a covariance", examples: 0..0 });
+        }
+        let par: Par = threads.faer();
+        let a = Mat::from_fn(n, n, |r, c| 0.5 * (matrix.row(r)[c] + matrix.row(c)[r]));
+        let (mut values, mut vectors) = (Diag::<f64>::zeros(n), Mat::<f64>::zeros(n, n));
+        let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
+        let mut buffer = MemBuffer::new(scratch);
+        let stack = MemStack::new(&mut buffer);
+        self_adjoint_evd(a.as_ref(), values.as_mut(), Some(vectors.as_mut()), par, stack, Default::default())
+            .map_err(|_| Error::NoConvergence { layer: layer.into(), side })?;
+        let values: Vec<f64> = values.column_vector().iter().copied().collect();
+        let (smallest, largest) = (values.first().copied().unwrap_or(0.0), values.last().copied().unwrap_or(0.0));
+        if smallest < -1e-6 * largest.max(0.0) {
+            return Err(Error::NegativeEigenvalue { layer: layer.into(), side, value: smallest, largest });
+        }
+        let clipped = values.iter().filter(|&&x| x < 0.0).count();
+        let values = values.into_iter().map(|x| x.max(0.0)).collect();
+        let mut flat = Vec::with_capacity(n * n);
+        for r in 0..n {
+            flat.extend((0..n).map(|c| T::of(vectors[(r, c)])));
+        }
+        Ok(Self { vectors: Matrix::new(flat, n, n), values, clipped })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_rebuild_the_matrix_and_are_orthonormal() -> Result<(), Error> {
+        let n = 7;
+        let x: Vec<f64> = (0..5 * n).map(|i| ((i * i + 3) as f64 * 0.37).sin()).collect();
+        let gram = |i: usize, j: usize| (0..5).map(|r| x[r * n + i] * x[r * n + j]).sum::<f64>();
+        let matrix = Matrix::new((0..n * n).map(|k| gram(k / n, k % n)).collect(), n, n);
+        let pairs = Eigenpairs::<f64>::of(&matrix, "fc", "input", Threads::One)?;
+        assert!(pairs.values.windows(2).all(|pair| pair[0] <= pair[1]) && pairs.values[0] >= 0.0);
+        assert!(pairs.values[1] < 1e-13, "five rows have rank five of seven");
+        let u = pairs.vectors.to_rows();
+        for i in 0..n {
+            for j in 0..n {
+                let rebuilt: f64 = (0..n).map(|k| u[i][k] * pairs.values[k] * u[j][k]).sum();
+                let unit: f64 = (0..n).map(|k| u[k][i] * u[k][j]).sum();
+                assert!((rebuilt - gram(i, j)).abs() < 1e-13, "[{i}, {j}]");
+                assert!((unit - f64::from(i == j)).abs() < 1e-14, "[{i}, {j}]");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_negative_eigenvalue_names_the_layer() {
+        let matrix = Matrix::new(vec![1.0, 0.0, 0.0, -0.5], 2, 2);
+        let error = Eigenpairs::<f32>::of(&matrix, "h.0.fc", "output", Threads::One).expect_err("indefinite");
+        assert_eq!(
+            error.to_string(),
+            "layer `h.0.fc`: the output covariance has the eigenvalue -5e-1, below -1e-6 of its largest, 1e0"
+        );
+    }
+}

@@ -1,0 +1,209 @@
+use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::{Covariance, Eigenbasis, Error, Lambda, LayerSpec, Matrix, SpectralFn};
+
+/// How the curvature of a layer is approximated (METHOD §2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CurvatureKind {
+    /// The unit matrix: scores become gradient dot products.
+    Identity,
+    /// The diagonal of the Fisher in the standard basis.
+    Diagonal,
+    /// `T̄ · S ⊗ A`.
+    Kfac,
+    /// The eigenbasis of `S ⊗ A` with the Fisher's own diagonal there.
+    Ekfac,
+}
+
+impl CurvatureKind {
+    /// Whether covariances and eigenbases are needed.
+    pub fn has_eigenbasis(self) -> bool {
+        matches!(self, Self::Kfac | Self::Ekfac)
+    }
+
+    /// Whether a pass for Λ is needed.
+    pub fn has_lambda_pass(self) -> bool {
+        matches!(self, Self::Diagonal | Self::Ekfac)
+    }
+}
+
+/// What is added to every eigenvalue before it is inverted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Damping {
+    /// The same number for every layer.
+    Absolute(f64),
+    /// This multiple of the mean of the layer's eigenvalues, zeros included.
+    MeanFraction(f64),
+}
+
+impl Default for Damping {
+    /// 0.1 times the layer's mean eigenvalue, as in Grosse et al. 2023.
+    fn default() -> Self {
+        Self::MeanFraction(0.1)
+    }
+}
+
+/// One layer's curvature: `H = U diag(Λ) Uᵀ`, `U = U_S ⊗ U_A`.
+///
+/// # Source
+/// METHOD §2.1 (4).
+#[derive(Debug, Clone)]
+pub struct LayerFactors<T> {
+    /// `None` is the standard basis.
+    pub basis: Option<Eigenbasis<T>>,
+    /// Λ, `[O, columns]`, undamped; `None` is 1 everywhere, without damping.
+    pub lambda: Option<Matrix<f64>>,
+}
+
+/// Curvature of every tracked layer.
+#[derive(Debug, Clone)]
+pub struct Factors<T> {
+    /// How it was approximated.
+    pub kind: CurvatureKind,
+    /// In the order of [`crate::Network::layers`].
+    pub layers: Vec<LayerFactors<T>>,
+}
+
+impl<T: Real> Factors<T> {
+    /// The unit matrix for every layer.
+    pub fn identity(layers: usize) -> Self {
+        let layers = (0..layers).map(|_| LayerFactors { basis: None, lambda: None }).collect();
+        Self { kind: CurvatureKind::Identity, layers }
+    }
+
+    /// The Fisher's diagonal, from Λ in the standard basis.
+    pub fn diagonal(lambda: Lambda) -> Self {
+        let layers =
+            lambda.layers.into_iter().map(|lambda| LayerFactors { basis: None, lambda: Some(lambda) }).collect();
+        Self { kind: CurvatureKind::Diagonal, layers }
+    }
+
+    /// `scale · λ_S λ_Aᵀ` in the eigenbasis. The scale is T̄ ([`Covariance::mean_positions`]); 1 gives
+    /// kronfluence's per-position scale (METHOD §1.2).
+    pub fn kfac(bases: Vec<Eigenbasis<T>>, scale: f64) -> Self {
+        let layer = |basis: Eigenbasis<T>| {
+            let (s, a) = (&basis.output.values, &basis.input.values);
+            let products = s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect();
+            let lambda = Some(Matrix::new(products, s.len(), a.len()));
+            LayerFactors { basis: Some(basis), lambda }
+        };
+        Self { kind: CurvatureKind::Kfac, layers: bases.into_iter().map(layer).collect() }
+    }
+
+    /// Λ in the eigenbasis it was taken in.
+    pub fn ekfac(bases: Vec<Eigenbasis<T>>, lambda: Lambda) -> Self {
+        let layer = |(basis, lambda)| LayerFactors { basis: Some(basis), lambda: Some(lambda) };
+        Self { kind: CurvatureKind::Ekfac, layers: bases.into_iter().zip(lambda.layers).map(layer).collect() }
+    }
+
+    /// K-FAC's scale for a covariance: T̄.
+    pub fn kfac_scale(covariance: &Covariance) -> f64 {
+        covariance.mean_positions()
+    }
+}
+
+impl<T: Real> LayerFactors<T> {
+    /// The number that a damping means for this layer; 0 for identity curvature.
+    pub fn damping(&self, damping: Damping) -> f64 {
+        match (&self.lambda, damping) {
+            (None, _) => 0.0,
+            (Some(_), Damping::Absolute(damping)) => damping,
+            (Some(lambda), Damping::MeanFraction(fraction)) => {
+                let values = lambda.as_slice();
+                fraction * values.iter().sum::<f64>() / values.len() as f64
+            }
+        }
+    }
+
+    /// `f(Λ)`, `[O, columns]`, evaluated in `f64` and rounded once; a single number if Λ is 1 everywhere.
+    pub fn spectrum(&self, f: &SpectralFn) -> Spectrum<T> {
+        match &self.lambda {
+            Some(lambda) => Spectrum::Each(lambda.as_slice().iter().map(|&sigma| T::of(f.at(sigma))).collect()),
+            None => Spectrum::All(T::of(f.at(1.0))),
+        }
+    }
+
+    /// Rotates gradients into the basis: `U_Sᵀ V U_A` for each `V: [O, columns]` of `vectors`.
+    pub fn rotate(&self, vectors: &mut Vec<T>, layer: &LayerSpec) {
+        self.turn(vectors, layer, |basis| (basis.output.vectors.view().t(), basis.input.vectors.view()));
+    }
+
+    /// Rotates back: `U_S V U_Aᵀ`.
+    pub fn rotate_back(&self, vectors: &mut Vec<T>, layer: &LayerSpec) {
+        self.turn(vectors, layer, |basis| (basis.output.vectors.view(), basis.input.vectors.view().t()));
+    }
+
+    /// `left · V · right` for each `V`.
+    fn turn<'s>(
+        &'s self,
+        vectors: &mut Vec<T>,
+        layer: &LayerSpec,
+        sides: impl Fn(&'s Eigenbasis<T>) -> (View<'s, T>, View<'s, T>),
+    ) {
+        let Some(basis) = &self.basis else { return };
+        let (left, right) = sides(basis);
+        let (o, i) = (layer.outputs, layer.columns());
+        let count = vectors.len() / (o * i);
+        let mut half = vec![T::of(0.0); vectors.len()];
+        let all = View::dense(vectors, count * o, i);
+        gemm::matmul(
+            ViewMut::dense(&mut half, count * o, i),
+            gemm::Into::Replace,
+            T::of(1.0),
+            all,
+            right,
+            Threads::Pool,
+        );
+        for (half, vector) in half.chunks_exact(o * i).zip(vectors.chunks_exact_mut(o * i)) {
+            let (half, vector) = (View::dense(half, o, i), ViewMut::dense(vector, o, i));
+            gemm::matmul(vector, gemm::Into::Replace, T::of(1.0), left, half, Threads::Pool);
+        }
+    }
+
+    /// `f(H) vec(V)` for each `V: [O, columns]` of `vectors`, in place (METHOD §2.1 (4)).
+    pub fn apply(&self, f: &SpectralFn, vectors: &mut Vec<T>, layer: &LayerSpec) {
+        self.rotate(vectors, layer);
+        self.spectrum(f).scale(vectors);
+        self.rotate_back(vectors, layer);
+    }
+
+    /// The curvature as one matrix, `[O · columns, O · columns]` with `vec` row by row: for tests.
+    pub fn to_dense(&self, layer: &LayerSpec) -> Result<Vec<Vec<f64>>, Error> {
+        let n = layer.parameters();
+        let mut rows = Vec::with_capacity(n);
+        for k in 0..n {
+            let mut unit = vec![T::of(0.0); n];
+            unit[k] = T::of(1.0);
+            self.rotate(&mut unit, layer);
+            match &self.lambda {
+                Some(lambda) => unit.iter_mut().zip(lambda.as_slice()).for_each(|(x, sigma)| *x *= T::of(*sigma)),
+                None => {}
+            }
+            self.rotate_back(&mut unit, layer);
+            rows.push(unit.iter().map(|x| x.wide()).collect());
+        }
+        Ok(rows)
+    }
+}
+
+/// A spectral function's values on a layer's Λ.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Spectrum<T> {
+    /// One for each eigenvalue, `[O, columns]`.
+    Each(Vec<T>),
+    /// The same for all.
+    All(T),
+}
+
+impl<T: Real> Spectrum<T> {
+    /// Multiplies each of `vectors` elementwise.
+    pub fn scale(&self, vectors: &mut [T]) {
+        match self {
+            Self::Each(values) => {
+                for vector in vectors.chunks_exact_mut(values.len()) {
+                    vector.iter_mut().zip(values).for_each(|(x, f)| *x *= *f);
+                }
+            }
+            Self::All(value) => vectors.iter_mut().for_each(|x| *x *= *value),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Example gradients in an eigenbasis, `G̃ = Uₛᵀ G U_A`, handed out tile by tile so that no `[B, O, I]`
+//! stack has to exist where the route allows it.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::contraction::{Rotate, RotationRoute, Shape};
+use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::{Eigenbasis, Error, Positions, with_slice};
+
+/// Output rows of one tile.
+pub(crate) const TILE_ROWS: usize = 64;
+
+/// Largest stack of whole gradients, in numbers, that a gradient-first route forms at a time.
+const STACK_NUMBERS: usize = 1 << 24;
+
+/// Rows of one layer in one batch, ready to be contracted: the inputs with their column of ones,
+/// rotated or not, and the output gradients likewise.
+#[derive(Debug, Default)]
+pub(crate) struct RowBuffers<T> {
+    inputs: Vec<T>,
+    /// Which tensor `inputs` was made of, so that layers that share an input rotate it once.
+    made_of: Option<(candle_core::TensorId, Rotate)>,
+    outputs: Vec<T>,
+    stack: Vec<T>,
+    turned: Vec<T>,
+}
+
+/// One layer's part of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerRows<'a, T> {
+    pub input: &'a Tensor,
+    pub output_gradient: &'a Tensor,
+    pub positions: &'a Positions,
+    pub bias: bool,
+    /// `None` is the standard basis.
+    pub basis: Option<&'a Eigenbasis<T>>,
+    /// Multiplies every example's gradient before it is rotated, `[O, columns]` (METHOD §4.4).
+    pub conditioner: Option<&'a [T]>,
+}
+
+impl<T: Real> LayerRows<'_, T> {
+    fn shape(&self) -> Result<Shape, Error> {
+        let (inputs, outputs) = (self.input.dim(1)?, self.output_gradient.dim(1)?);
+        Ok(Shape::of(self.positions, outputs, inputs + usize::from(self.bias)))
+    }
+
+    /// The cheapest admissible route.
+    fn route(&self, shape: Shape) -> RotationRoute {
+        match (self.basis, self.conditioner) {
+            (None, _) => RotationRoute { input: Rotate::Never, output: Rotate::Never },
+            (Some(_), Some(_)) => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
+            (Some(_), None) => RotationRoute::cheapest(shape),
+        }
+    }
+}
+
+impl<T: Real> RowBuffers<T> {
+    /// Calls `take(state, example, tile)` for every example and every block of [`TILE_ROWS`] output
+    /// rows, `tile: [rows of the block, columns]`. Each block has its own state and sees the examples in
+    /// order, so what `take` sums does not depend on the number of threads.
+    pub(crate) fn for_each_tile<S: Send>(
+        &mut self,
+        layer: LayerRows<'_, T>,
+        states: &mut [S],
+        take: impl Fn(&mut S, usize, &[T]) + Sync,
+    ) -> Result<(), Error> {
+        let shape = layer.shape()?;
+        let route = layer.route(shape);
+        self.prepare(layer, route)?;
+        let (o, i) = (shape.outputs, shape.columns);
+        assert_eq!(states.len(), o.div_ceil(TILE_ROWS), "one state for each block of rows");
+        let gradient_first =
+            route.input == Rotate::Gradient || route.output == Rotate::Gradient || layer.conditioner.is_some();
+        if !gradient_first {
+            let (a, s) = (&self.inputs, &self.outputs);
+            states.par_iter_mut().enumerate().for_each_init(
+                || vec![T::of(0.0); TILE_ROWS * i],
+                |tile, (block, state)| {
+                    let start = block * TILE_ROWS;
+                    let rows = TILE_ROWS.min(o - start);
+                    for (example, range) in layer.positions.iter().enumerate() {
+                        form(&mut tile[..rows * i], a, s, range, o, i, start, rows);
+                        take(state, example, &tile[..rows * i]);
+                    }
+                },
+            );
+            return Ok(());
+        }
+        let group = (STACK_NUMBERS / (o * i)).max(1);
+        for first in (0..shape.examples).step_by(group) {
+            let examples = first..shape.examples.min(first + group);
+            self.turned_stack(layer, route, examples.clone(), o, i);
+            let turned = &self.turned;
+            let vectors = layer.basis.filter(|_| route.output == Rotate::Gradient).map(|basis| &basis.output.vectors);
+            states.par_iter_mut().enumerate().for_each_init(
+                || vec![T::of(0.0); TILE_ROWS * i],
+                |tile, (block, state)| {
+                    let start = block * TILE_ROWS;
+                    let rows = TILE_ROWS.min(o - start);
+                    for (place, example) in examples.clone().enumerate() {
+                        let gradient = &turned[place * o * i..(place + 1) * o * i];
+                        let Some(u) = vectors else {
+                            take(state, example, &gradient[start * i..(start + rows) * i]);
+                            continue;
+                        };
+                        let columns = View::new(&u.as_slice()[start..], o, rows, o).t();
+                        let into = ViewMut::dense(&mut tile[..rows * i], rows, i);
+                        gemm::matmul(
+                            into,
+                            gemm::Into::Replace,
+                            T::of(1.0),
+                            columns,
+                            View::dense(gradient, o, i),
+                            Threads::One,
+                        );
+                        take(state, example, &tile[..rows * i]);
+                    }
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// `(ã, s̃)` where every example has one row: both sides rotated, `[B, columns]` and `[B, O]`.
+    pub(crate) fn single_rows(&mut self, layer: LayerRows<'_, T>) -> Result<(&[T], &[T]), Error> {
+        let rotate = if layer.basis.is_some() { Rotate::Rows } else { Rotate::Never };
+        self.prepare(layer, RotationRoute { input: rotate, output: rotate })?;
+        Ok((&self.inputs, &self.outputs))
+    }
+
+    /// Fills `inputs` and `outputs`: the rows with their column of ones, rotated where the route says so.
+    fn prepare(&mut self, layer: LayerRows<'_, T>, route: RotationRoute) -> Result<(), Error> {
+        let made_of = (layer.input.id(), route.input);
+        if self.made_of != Some(made_of) {
+            let vectors =
+                layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| basis.input.vectors.as_slice());
+            with_slice(layer.input, |a: &[T]| {
+                augmented(&mut self.inputs, a, layer.input.dims()[1], layer.bias, vectors)
+            })?;
+            self.made_of = Some(made_of);
+        }
+        let vectors = layer.basis.filter(|_| route.output == Rotate::Rows).map(|basis| basis.output.vectors.as_slice());
+        let outputs = layer.output_gradient.dims()[1];
+        with_slice(layer.output_gradient, |s: &[T]| augmented(&mut self.outputs, s, outputs, false, vectors))?;
+        Ok(())
+    }
+
+    /// Fills `turned` with whole gradients of some examples, conditioned, and rotated on the input side
+    /// if the route left that for the gradient.
+    fn turned_stack(
+        &mut self,
+        layer: LayerRows<'_, T>,
+        route: RotationRoute,
+        examples: std::ops::Range<usize>,
+        o: usize,
+        i: usize,
+    ) {
+        let (a, s) = (&self.inputs, &self.outputs);
+        let count = examples.len();
+        self.stack.resize(count * o * i, T::of(0.0));
+        self.stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
+            form(gradient, a, s, layer.positions.example(example), o, i, 0, o);
+            if let Some(conditioner) = layer.conditioner {
+                gradient.iter_mut().zip(conditioner).for_each(|(g, h)| *g *= *h);
+            }
+        });
+        match layer.basis.filter(|_| route.input == Rotate::Gradient) {
+            Some(basis) => {
+                self.turned.resize(count * o * i, T::of(0.0));
+                let turned = ViewMut::dense(&mut self.turned, count * o, i);
+                let stack = View::dense(&self.stack, count * o, i);
+                gemm::matmul(turned, gemm::Into::Replace, T::of(1.0), stack, basis.input.vectors.view(), Threads::Pool);
+            }
+            None => std::mem::swap(&mut self.turned, &mut self.stack),
+        }
+    }
+}
+
+/// Rows `start..start + rows` of `Σ_t s_t a_tᵀ` over one example's rows.
+pub(crate) fn form<T: Real>(
+    tile: &mut [T],
+    a: &[T],
+    s: &[T],
+    range: std::ops::Range<usize>,
+    o: usize,
+    i: usize,
+    start: usize,
+    rows: usize,
+) {
+    let t = range.len();
+    if t == 0 {
+        tile.fill(T::of(0.0));
+        return;
+    }
+    let s = View::new(&s[range.start * o + start..range.end * o], t, rows, o);
+    let a = View::dense(&a[range.start * i..range.end * i], t, i);
+    gemm::matmul(ViewMut::dense(tile, rows, i), gemm::Into::Replace, T::of(1.0), s.t(), a, Threads::One);
+}
+
+/// `into` becomes the rows of `x`, `[R, n]`, with a trailing 1 if `ones`, times `vectors` if given.
+pub(crate) fn augmented<T: Real>(into: &mut Vec<T>, x: &[T], n: usize, ones: bool, vectors: Option<&[T]>) {
+    let rows = x.len() / n;
+    let size = n + usize::from(ones);
+    into.resize(rows * size, T::of(0.0));
+    match vectors {
+        Some(u) => {
+            if ones {
+                into.par_chunks_mut(size).for_each(|row| row.copy_from_slice(&u[n * size..]));
+            }
+            let how = if ones { gemm::Into::Add } else { gemm::Into::Replace };
+            let product = ViewMut::dense(into, rows, size);
+            gemm::matmul(
+                product,
+                how,
+                T::of(1.0),
+                View::dense(x, rows, n),
+                View::dense(&u[..n * size], n, size),
+                Threads::Pool,
+            );
+        }
+        None => {
+            for (row, x) in into.chunks_exact_mut(size).zip(x.chunks_exact(n)) {
+                row[..n].copy_from_slice(x);
+                row[n..].fill(T::of(1.0));
+            }
+        }
+    }
+}
