@@ -4,6 +4,19 @@
 //! This crate knows factors, walks, ids and its own artifacts on disk. It does not know tokenizers,
 //! configurations or terminals.
 
+mod error;
 pub mod evaluate;
+mod observer;
+mod pass;
+mod query;
+mod scorer;
 pub mod store;
 pub mod trajectory;
+mod walk;
+
+pub use error::Error;
+pub use observer::{Event, Observer, Pass};
+pub use pass::{ChunkEnd, Examples, LabelMode, Sweep};
+pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
+pub use scorer::{ScoreColumns, score, self_influence};
+pub use walk::{Leg, LegFn, Walk};

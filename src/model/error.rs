@@ -1,0 +1,162 @@
+use std::path::PathBuf;
+
+/// Why a checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The path does not exist or cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Unreadable {
+        /// Which path.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder holds no checkpoint.
+    #[error("{}: not a checkpoint: no `{missing}`", folder.display())]
+    NotACheckpoint {
+        /// Which folder.
+        folder: PathBuf,
+        /// What should be there.
+        missing: &'static str,
+        /// What is there instead and can be used, if anything.
+        instead: Option<String>,
+    },
+    /// A configuration is not valid JSON, lacks a key, or holds a value of the wrong kind.
+    #[error("{}: {problem}", file.display())]
+    Config {
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong, with the key's name.
+        problem: String,
+    },
+    /// The architecture is not one of ours.
+    #[error("{}: `model_type` is `{found}`, which is not supported", file.display())]
+    UnsupportedModel {
+        /// The configuration.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+    },
+    /// The configuration asks for something that would change the numbers and is not implemented.
+    #[error("{}: `{key}` = {value} is not supported", file.display())]
+    UnsupportedOption {
+        /// The configuration.
+        file: PathBuf,
+        /// Which key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A weight file's header is broken, truncated, or does not fit the file.
+    #[error("{}: not a valid safetensors file: {problem}", file.display())]
+    BrokenWeights {
+        /// Which file.
+        file: PathBuf,
+        /// What the parser found.
+        problem: String,
+    },
+    /// The index names a file that is not there.
+    #[error("{}: the index names the shard `{shard}`, which is not in the folder", index.display())]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The shard's file name.
+        shard: String,
+    },
+    /// A tensor is missing.
+    #[error("{}: no tensor `{name}`", file.display())]
+    MissingTensor {
+        /// The weight file or index.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The most similar name in the file.
+        nearest: Option<String>,
+    },
+    /// A tensor has another shape than the configuration says.
+    #[error("{}: tensor `{name}` has the shape {found:?}, `config.json` asks for {expected:?}", file.display())]
+    Shape {
+        /// The weight file.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it must have.
+        expected: Vec<usize>,
+    },
+    /// A tensor is stored in a type that weights do not come in.
+    #[error("{}: tensor `{name}` is stored as {dtype}; weights are read from F32, F16, BF16 and F64", file.display())]
+    Dtype {
+        /// The weight file.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A weight is NaN or infinite.
+    #[error("{}: tensor `{name}` holds NaN or infinity at index {index}", file.display())]
+    NonFinite {
+        /// The weight file.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Row-major place of the first such number.
+        index: usize,
+    },
+    /// A layer pattern is not a valid glob.
+    #[error("the layer pattern `{pattern}` is not a valid glob: {problem}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The patterns leave nothing to attribute.
+    #[error("no layer is tracked: {reason}")]
+    NoLayers {
+        /// Which pattern matched nothing, or that everything was skipped.
+        reason: String,
+        /// The linear layers that exist.
+        available: Vec<String>,
+    },
+    /// A tensor operation failed while the model was built.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A layer could not be built.
+    #[error(transparent)]
+    Curvature(#[from] crate::curvature::Error),
+}
+
+impl LoadError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreadable { .. } => "check the path and its permissions".into(),
+            Self::NotACheckpoint { instead: Some(instead), .. } => instead.clone(),
+            Self::NotACheckpoint { .. } => "give the folder that holds `config.json` and `model.safetensors`".into(),
+            Self::UnsupportedModel { .. } => format!("supported are {}", super::SUPPORTED.join(", ")),
+            Self::BrokenWeights { .. } => "the file may be incomplete: copy or download it again".into(),
+            Self::MissingShard { .. } => "copy the missing file into the folder".into(),
+            Self::MissingTensor { nearest: Some(nearest), .. } => {
+                format!("the file has `{nearest}`; is this checkpoint of another class?")
+            }
+            Self::MissingTensor { .. } => "is this checkpoint of another class?".into(),
+            Self::Shape { .. } => "do `config.json` and the weights belong together?".into(),
+            Self::NonFinite { .. } => "the training run diverged, or the file is damaged; use another checkpoint".into(),
+            Self::NoLayers { available, .. } => format!("the linear layers are {}", abridged(available)),
+            Self::Pattern { .. } => "write for example `*.mlp.*` or `transformer.h.0.*`".into(),
+            Self::Config { .. } | Self::UnsupportedOption { .. } | Self::Dtype { .. } => return None,
+            Self::Tensor(_) | Self::Curvature(_) => return None,
+        })
+    }
+}
+
+fn abridged(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
+    let more = names.len().saturating_sub(shown.len());
+    if more == 0 { shown.join(", ") } else { format!("{}, and {more} more", shown.join(", ")) }
+}

@@ -1,0 +1,219 @@
+//! Weights on disk: one safetensors file, or shards with an index, memory-mapped.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use rayon::prelude::*;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::LoadError;
+
+/// The tensors of a checkpoint folder, by name.
+#[derive(Debug)]
+pub struct Weights {
+    files: Vec<(PathBuf, Mmap)>,
+    /// Tensor name to file.
+    index: BTreeMap<String, usize>,
+    /// What an error about a missing tensor names.
+    origin: PathBuf,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl Weights {
+    /// Maps the weight files of a folder and checks their headers.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file.
+    pub fn open(folder: &Path) -> Result<Self, LoadError> {
+        let single = folder.join(SINGLE);
+        if single.is_file() {
+            let map = map(&single)?;
+            let index = header(&single, &map)?.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
+            return Ok(Self { files: vec![(single.clone(), map)], index, origin: single });
+        }
+        let index_file = folder.join(INDEX);
+        if index_file.is_file() { Self::open_shards(folder, index_file) } else { Err(Self::absent(folder)) }
+    }
+
+    fn open_shards(folder: &Path, index_file: PathBuf) -> Result<Self, LoadError> {
+        let text = read(&index_file)?;
+        let config = |problem: String| LoadError::Config { file: index_file.clone(), problem };
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| config(format!("not valid JSON: {error}")))?;
+        let entries = json.get("weight_map").and_then(|map| map.as_object());
+        let entries = entries.ok_or_else(|| config("no object `weight_map`".into()))?;
+        let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut files = Vec::new();
+        let mut index = BTreeMap::new();
+        for (name, shard) in entries {
+            let shard = shard.as_str().ok_or_else(|| config(format!("`weight_map.{name}` is not a file name")))?;
+            // a shard is a file of this folder, never a path out of it
+            if Path::new(shard).file_name().and_then(|name| name.to_str()) != Some(shard) {
+                return Err(config(format!("`weight_map.{name}` = `{shard}` is not a plain file name")));
+            }
+            let number = match shards.get(shard) {
+                Some(&number) => number,
+                None => {
+                    let path = folder.join(shard);
+                    if !path.is_file() {
+                        return Err(LoadError::MissingShard { index: index_file, shard: shard.to_owned() });
+                    }
+                    let map = map(&path)?;
+                    header(&path, &map)?;
+                    files.push((path, map));
+                    shards.insert(shard, files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            index.insert(name.clone(), number);
+        }
+        Ok(Self { files, index, origin: index_file })
+    }
+
+    /// No safetensors in the folder: say what there is.
+    fn absent(folder: &Path) -> LoadError {
+        let has = |name: &str| folder.join(name).exists();
+        let instead = if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
+            Some("the weights are in `pytorch_model.bin`; save them with `model.save_pretrained(folder, safe_serialization=True)`".to_owned())
+        } else if has("adapter_model.safetensors") || has("adapter_config.json") {
+            Some("this is a PEFT adapter; merge it with `model.merge_and_unload()` and save the result".to_owned())
+        } else {
+            checkpoints_in(folder)
+        };
+        LoadError::NotACheckpoint { folder: folder.to_owned(), missing: SINGLE, instead }
+    }
+
+    /// All tensor names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// Files that the weights come from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// A tensor's shape.
+    ///
+    /// # Errors
+    /// [`LoadError::MissingTensor`].
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>, LoadError> {
+        Ok(self.view(name)?.1.shape().to_vec())
+    }
+
+    /// A tensor in the run's type.
+    ///
+    /// # Errors
+    /// [`LoadError`] if it is missing, misshapen, of another type, or not finite.
+    pub fn tensor(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        let (file, view) = self.view(name)?;
+        if view.shape() != expected {
+            let (found, expected) = (view.shape().to_vec(), expected.to_vec());
+            return Err(LoadError::Shape { file: file.to_owned(), name: name.to_owned(), found, expected });
+        }
+        let non_finite = |index| LoadError::NonFinite { file: file.to_owned(), name: name.to_owned(), index };
+        if dtype == DType::F64 {
+            let numbers = numbers(&view, file, name)?;
+            if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
+                return Err(non_finite(index));
+            }
+            return Ok(Tensor::from_vec(numbers, expected, &Device::Cpu)?);
+        }
+        let numbers = singles(&view, file, name)?;
+        if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
+            return Err(non_finite(index));
+        }
+        Ok(Tensor::from_vec(numbers, expected, &Device::Cpu)?.to_dtype(dtype)?)
+    }
+
+    /// BLAKE3 over names, types, shapes and contents: the identity of the checkpoint.
+    pub fn content_hash(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for name in self.index.keys() {
+            if let Ok((_, view)) = self.view(name) {
+                hasher.update(format!("{name}\0{:?}{:?}\0", view.dtype(), view.shape()).as_bytes());
+                hasher.update(view.data());
+            }
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    fn view(&self, name: &str) -> Result<(&Path, TensorView<'_>), LoadError> {
+        let missing = || LoadError::MissingTensor {
+            file: self.origin.clone(),
+            name: name.to_owned(),
+            nearest: nearest(name, self.names()),
+        };
+        let (path, map) = &self.files[*self.index.get(name).ok_or_else(missing)?];
+        let view = header(path, map)?.tensor(name).map_err(|_| missing())?;
+        Ok((path, view))
+    }
+}
+
+/// The file as UTF-8 text.
+pub(super) fn read(path: &Path) -> Result<String, LoadError> {
+    std::fs::read_to_string(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
+}
+
+#[allow(unsafe_code)]
+fn map(path: &Path) -> Result<Mmap, LoadError> {
+    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    // SAFETY: the map is read-only. A checkpoint that somebody truncates while it is read ends the
+    // process with a signal; that is documented and the usual contract of memory-mapped weights.
+    unsafe { Mmap::map(&file) }.map_err(unreadable)
+}
+
+fn header<'a>(path: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>, LoadError> {
+    SafeTensors::deserialize(map)
+        .map_err(|error| LoadError::BrokenWeights { file: path.to_owned(), problem: error.to_string() })
+}
+
+fn singles(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f32>, LoadError> {
+    let data = view.data();
+    Ok(match view.dtype() {
+        Dtype::F32 => data.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => data.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::BF16 => data.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        _ => numbers(view, file, name)?.into_iter().map(|x| x as f32).collect(),
+    })
+}
+
+fn numbers(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f64>, LoadError> {
+    if view.dtype() == Dtype::F64 {
+        let eight = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        return Ok(view.data().par_chunks_exact(8).map(eight).collect());
+    }
+    if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+        let dtype = format!("{:?}", view.dtype());
+        return Err(LoadError::Dtype { file: file.to_owned(), name: name.to_owned(), dtype });
+    }
+    Ok(singles(view, file, name)?.into_iter().map(f64::from).collect())
+}
+
+/// The existing name that shares the longest ending with the wanted one: prefixes are what differs
+/// between classes of one architecture.
+fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let common = |name: &str| name.bytes().rev().zip(wanted.bytes().rev()).take_while(|(a, b)| a == b).count();
+    names.map(|name| (common(name), name)).filter(|(length, _)| *length > 3).max_by_key(|(length, _)| *length).map(|(_, name)| name.to_owned())
+}
+
+/// A hint that names the `checkpoint-N` folders, if somebody gave a Trainer's output folder.
+fn checkpoints_in(folder: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    let step = |name: &str| name.strip_prefix("checkpoint-")?.parse::<u64>().ok();
+    let steps = entries.flatten().filter_map(|entry| step(&entry.file_name().to_string_lossy()));
+    let last = steps.max()?;
+    Some(format!("this is a Trainer's output folder; give one checkpoint, the last is `{}`", folder.join(format!("checkpoint-{last}")).display()))
+}
