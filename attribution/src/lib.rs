@@ -5,5 +5,6 @@
 //! configurations or terminals.
 
 pub mod evaluate;
+pub mod ranking;
 pub mod store;
 pub mod trajectory;
