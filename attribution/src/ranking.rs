@@ -310,14 +310,14 @@ mod tests {
 
     use super::*;
 
-    /// A full stable sort of one row.
-    fn by_sorting(row: &[f32], k: usize) -> (Vec<(usize, f32)>, Vec<(usize, f32)>) {
+    /// Both ends of a full sort of one row.
+    fn by_sorting(row: &[f32], k: usize) -> [Vec<(usize, f32)>; 2] {
         let mut all: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
         all.sort_by(|a, b| b.1.partial_cmp(&a.1).expect("finite"));
         let proponents = all[..k.min(all.len())].to_vec();
         all.sort_by(|a, b| a.1.partial_cmp(&b.1).expect("finite").then(a.0.cmp(&b.0)));
         all.truncate(k);
-        (proponents, all)
+        [proponents, all]
     }
 
     #[test]
@@ -378,7 +378,7 @@ mod tests {
             let merged = b.finish().expect("no example twice");
             let whole = rank(ScoreRows::new(&row, 1, n).expect("one row"), k).expect("finite");
             prop_assert_eq!(&merged, &whole);
-            let (proponents, opponents) = by_sorting(&row, k);
+            let [proponents, opponents] = by_sorting(&row, k);
             prop_assert_eq!((&whole[0].proponents, &whole[0].opponents), (&proponents, &opponents));
         }
     }

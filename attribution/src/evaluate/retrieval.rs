@@ -279,4 +279,17 @@ mod tests {
         assert_eq!(message("[1]"), "FILE: line 1: expected a JSON object");
         assert!(message("{").starts_with("FILE: line 1: EOF"));
     }
+
+    #[test]
+    #[allow(clippy::print_stderr, reason = "a test says what it lacks")]
+    fn recorded_answers_are_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/gpt2-mini/facts.jsonl");
+        if !path.exists() {
+            eprintln!("skipped: no {}", path.display());
+            return;
+        }
+        let answers = Answers::read(&path, "stated_by").expect("valid");
+        assert_eq!(answers.queries().len(), 40);
+        assert!(answers.queries().iter().all(|(_, ids)| ids.len() == 8));
+    }
 }
