@@ -9,6 +9,7 @@ pub mod evaluate;
 mod observer;
 mod pass;
 mod query;
+pub mod ranking;
 mod scorer;
 pub mod store;
 pub mod trajectory;
