@@ -1,1 +1,172 @@
-//! Model architectures and the checkpoints they are read from.
+//! Model architectures and the checkpoints they are read from: one file for each architecture.
+
+mod config;
+mod decoder;
+mod error;
+mod gpt2;
+mod llama;
+mod mlp;
+mod tracking;
+mod weights;
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+
+pub use config::Config;
+pub use error::LoadError;
+pub use tracking::LayerSelection;
+pub use weights::Weights;
+
+use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
+use crate::data::{Batch, ModelLimits, RowLimits};
+
+/// Values of `model_type` that are supported.
+pub const SUPPORTED: [&str; 3] = ["gpt2", "llama", "mlp"];
+
+/// A checkpoint, ready to be differentiated.
+#[derive(Debug)]
+pub struct Model {
+    architecture: Architecture,
+    layers: Vec<LayerSpec>,
+    limits: Limits,
+    graphs: Graphs,
+    kind: String,
+    notes: Vec<String>,
+    content_hash: [u8; 32],
+}
+
+#[derive(Debug)]
+enum Architecture {
+    Gpt2(gpt2::Gpt2),
+    Llama(llama::Llama),
+    Mlp(mlp::Mlp),
+}
+
+/// What a model can be given.
+#[derive(Debug, Clone, Copy)]
+pub enum Limits {
+    /// Token sequences.
+    Tokens(ModelLimits),
+    /// Rows of numbers.
+    Rows(RowLimits),
+}
+
+/// How a checkpoint is read.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Which layers are tracked.
+    pub selection: LayerSelection,
+    /// Type of the arithmetic, F32 or F64.
+    pub dtype: DType,
+    /// What is kept between forward and backward.
+    pub graphs: Graphs,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { selection: LayerSelection::default(), dtype: DType::F32, graphs: Graphs::Kept }
+    }
+}
+
+impl Model {
+    /// Reads a checkpoint folder as it lies on disk.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file and the key or tensor.
+    pub fn load(folder: &Path, options: &LoadOptions) -> Result<Self, LoadError> {
+        let config = Config::read(folder)?;
+        let kind = config.text("model_type", "")?.to_owned();
+        if !SUPPORTED.contains(&kind.as_str()) {
+            let file = config.file().to_owned();
+            return Err(match kind.as_str() {
+                "" => LoadError::Config { file, problem: "no key `model_type`".into() },
+                _ => LoadError::UnsupportedModel { file, found: kind },
+            });
+        }
+        let weights = Weights::open(folder)?;
+        let (selection, dtype) = (&options.selection, options.dtype);
+        let tokens = |vocabulary, max_positions| Limits::Tokens(ModelLimits { vocabulary, max_positions });
+        let (architecture, layers, limits, notes) = match kind.as_str() {
+            "gpt2" => {
+                let loaded = gpt2::load(&config, &weights, selection, dtype)?;
+                let limits = tokens(loaded.vocabulary, loaded.max_positions);
+                (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.notes)
+            }
+            "llama" => {
+                let loaded = llama::load(&config, &weights, selection, dtype)?;
+                let limits = tokens(loaded.vocabulary, loaded.max_positions);
+                (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.notes)
+            }
+            _ => {
+                let loaded = mlp::load(&config, &weights, selection, dtype)?;
+                let limits = RowLimits { inputs: loaded.inputs, outputs: loaded.outputs, task: loaded.task };
+                (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.notes)
+            }
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&weights.content_hash());
+        hasher.update(serde_json::Value::Object(config.keys().clone()).to_string().as_bytes());
+        let content_hash = *hasher.finalize().as_bytes();
+        Ok(Self { architecture, layers, limits, graphs: options.graphs, kind, notes, content_hash })
+    }
+
+    /// What the model can be given.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// `model_type` of the configuration.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// What a person should know of how the checkpoint was read.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// BLAKE3 over weights and configuration.
+    pub fn content_hash(&self) -> [u8; 32] {
+        self.content_hash
+    }
+
+    /// Logits of every row, `[R, V]`; outputs of an MLP, `[B, outputs]`.
+    ///
+    /// # Errors
+    /// If the batch is of another kind than the model takes.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
+        match (&self.architecture, batch) {
+            (Architecture::Gpt2(model), Batch::Tokens(batch)) => decoder::logits(model, batch),
+            (Architecture::Llama(model), Batch::Tokens(batch)) => decoder::logits(model, batch),
+            (Architecture::Mlp(model), Batch::Rows(batch)) => Ok(model.outputs(batch)?),
+            _ => Err(wrong_batch()),
+        }
+    }
+}
+
+impl Network for Model {
+    type Batch = Batch;
+
+    fn layers(&self) -> &[LayerSpec] {
+        &self.layers
+    }
+
+    fn positions<'a>(&self, batch: &'a Batch) -> &'a Positions {
+        batch.positions()
+    }
+
+    fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
+        let graphs = self.graphs;
+        match (&self.architecture, batch) {
+            (Architecture::Gpt2(model), Batch::Tokens(batch)) => decoder::differentiate(model, batch, objective, graphs, sink),
+            (Architecture::Llama(model), Batch::Tokens(batch)) => decoder::differentiate(model, batch, objective, graphs, sink),
+            (Architecture::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
+            _ => Err(wrong_batch()),
+        }
+    }
+}
+
+fn wrong_batch() -> Error {
+    Error::Objective { objective: "a batch of the other kind".into(), network: "this model" }
+}

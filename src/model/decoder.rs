@@ -1,0 +1,121 @@
+//! What all decoder language models share: a chain of blocks between embeddings and a language-model
+//! head, differentiated section by section.
+
+use candle_core::Tensor;
+
+use super::LoadError;
+use crate::curvature::{
+    Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, backward_through,
+};
+use crate::data::TokenBatch;
+use crate::nn::{LogitsGradient, language_model_loss, language_model_logits};
+
+/// One architecture: what lies between token ids and logits.
+pub(super) trait Decoder: Send + Sync {
+    /// Token ids to the first block's input, `[R, D]`.
+    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor>;
+
+    /// Number of blocks.
+    fn blocks(&self) -> usize;
+
+    /// Block `index`: `[R, D]` to `[R, D]`.
+    fn block(&self, index: usize, x: &Tensor, context: &Self::Context, taps: &TapRecorder) -> candle_core::Result<Tensor>;
+
+    /// What all blocks need to know of a batch, computed once.
+    type Context;
+
+    /// Computes it.
+    fn context(&self, positions: &Positions) -> Self::Context;
+
+    /// The norm before the head.
+    fn final_norm(&self, x: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// The head.
+    fn head(&self) -> &Head;
+}
+
+/// The language-model head: logits = `hidden · weightᵀ`.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// `[V, D]`; the embedding itself if it is tied.
+    pub weight: Tensor,
+    /// The head's number, if it is tracked.
+    pub layer: Option<LayerId>,
+}
+
+/// Runs one batch forwards and backwards.
+pub(super) fn differentiate<D: Decoder>(
+    decoder: &D,
+    batch: &TokenBatch,
+    objective: Objective,
+    graphs: Graphs,
+    sink: &mut dyn TapSink,
+) -> Result<Vec<f64>, Error> {
+    let context = decoder.context(&batch.positions);
+    let x = decoder.embed(batch)?;
+    let block = |index: usize| {
+        let context = &context;
+        move |x: &Tensor, taps: &TapRecorder| decoder.block(index, x, context, taps)
+    };
+    let blocks: Vec<_> = (0..decoder.blocks()).map(block).collect();
+    let norm = |x: &Tensor, _: &TapRecorder| decoder.final_norm(x);
+    let sections: Vec<&dyn Section> = blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
+    let head = decoder.head();
+    backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
+        let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
+        let loss = language_model_loss(hidden, &head.weight, None, &batch.positions, &batch.targets, &batch.keys, objective, keep)?;
+        if let (Some(layer), Some(gradient)) = (head.layer, loss.logits_gradient) {
+            taps.record(layer, hidden.clone(), gradient);
+        }
+        Ok((loss.values, loss.hidden_gradient))
+    })
+}
+
+/// Logits of every row, `[R, V]`.
+pub(super) fn logits<D: Decoder>(decoder: &D, batch: &TokenBatch) -> Result<Tensor, Error> {
+    let context = decoder.context(&batch.positions);
+    let taps = TapRecorder::default();
+    let mut x = decoder.embed(batch)?;
+    for index in 0..decoder.blocks() {
+        x = decoder.block(index, &x, &context, &taps)?;
+    }
+    Ok(language_model_logits(&decoder.final_norm(&x)?, &decoder.head().weight, None)?)
+}
+
+/// What a language model's file gives: the decoder and its tracked layers.
+pub(super) struct Loaded<D> {
+    pub decoder: D,
+    pub layers: Vec<LayerSpec>,
+    pub vocabulary: usize,
+    pub max_positions: Option<usize>,
+    /// What a person should know of how the checkpoint was read.
+    pub notes: Vec<String>,
+}
+
+/// The head of a checkpoint: its own tensor, or the embedding if they are tied or it is absent.
+///
+/// A file may hold both although the configuration says tied; then equal values mean tied, and
+/// different ones are both kept, as transformers 5.23 does.
+pub(super) fn head_weight(
+    weights: &super::Weights,
+    embedding: &Tensor,
+    name: &str,
+    tied: bool,
+    notes: &mut Vec<String>,
+) -> Result<Tensor, LoadError> {
+    if !weights.contains(name) {
+        if !tied {
+            notes.push(format!("`{name}` is absent although the configuration says untied: the embedding serves as head"));
+        }
+        return Ok(embedding.clone());
+    }
+    let head = weights.tensor(name, embedding.dims(), embedding.dtype())?;
+    if tied {
+        let differs = head.ne(embedding)?.sum_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? > 0.0;
+        if !differs {
+            return Ok(embedding.clone());
+        }
+        notes.push(format!("`{name}` differs from the embedding although the configuration says tied: both are kept"));
+    }
+    Ok(head)
+}

@@ -1,0 +1,139 @@
+//! A multilayer perceptron: the linear layers of `model.safetensors` in the order of the numbers in
+//! their names, with one activation between them.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::tracking::{SharedInput, Tracking};
+use super::{Config, LayerSelection, LoadError, Weights};
+use crate::curvature::{Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, backward_through};
+use crate::data::{RowBatch, RowTargets, RowTask};
+use crate::nn::{Activation, SquaredError, classification_loss, regression_loss};
+
+/// `x: [B, width]` throughout.
+#[derive(Debug)]
+pub(super) struct Mlp {
+    layers: Vec<Linear>,
+    activation: Activation,
+    task: Task,
+    dtype: DType,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Task {
+    Classification,
+    Regression(SquaredError),
+}
+
+/// What an MLP's folder gives.
+pub(super) struct Loaded {
+    pub mlp: Mlp,
+    pub layers: Vec<LayerSpec>,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub task: RowTask,
+    pub notes: Vec<String>,
+}
+
+impl Mlp {
+    fn inputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
+        let shape = (batch.positions.examples(), batch.width);
+        Tensor::from_slice(&batch.inputs, shape, &Device::Cpu)?.to_dtype(self.dtype)
+    }
+
+    /// Outputs of the last layer, `[B, outputs]`.
+    pub(super) fn outputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
+        let taps = TapRecorder::default();
+        let (last, before) = self.layers.split_last().expect("an MLP has a layer");
+        let mut x = self.inputs(batch)?;
+        for layer in before {
+            x = self.activation.forward(&layer.forward(&x, &taps)?)?;
+        }
+        last.forward(&x, &taps)
+    }
+
+    pub(super) fn differentiate(&self, batch: &RowBatch, objective: Objective, graphs: Graphs, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
+        let count = self.layers.len();
+        let section = |(index, layer): (usize, &'_ Linear)| {
+            let layer = layer.clone();
+            move |x: &Tensor, taps: &TapRecorder| {
+                let y = layer.forward(x, taps)?;
+                if index + 1 < count { self.activation.forward(&y) } else { Ok(y) }
+            }
+        };
+        let sections: Vec<_> = self.layers.iter().enumerate().map(section).collect();
+        let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
+        backward_through(&sections, &self.inputs(batch)?, graphs, &batch.positions, sink, |outputs, _| {
+            match (self.task, &batch.targets) {
+                (Task::Classification, RowTargets::Classes(targets)) => classification_loss(outputs, targets, &batch.keys, objective),
+                (Task::Regression(loss), RowTargets::Values { values, width }) => {
+                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &Device::Cpu)?.to_dtype(self.dtype)?;
+                    regression_loss(outputs, &targets, loss, &batch.keys, objective)
+                }
+                _ => Err(Error::Objective { objective: "the targets' kind".into(), network: "this MLP's task" }),
+            }
+        })
+    }
+}
+
+/// Builds the MLP from its folder's configuration and weights.
+pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelection, dtype: DType) -> Result<Loaded, LoadError> {
+    let activation = config.text("activation", "")?;
+    if activation.is_empty() {
+        return Err(config.problem("no key `activation`"));
+    }
+    let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation"))?;
+    let mut names: Vec<&str> = weights.names().filter_map(|name| name.strip_suffix(".weight")).collect();
+    names.sort_by_key(|name| (numbers_in(name), *name));
+    if names.is_empty() {
+        return Err(config.problem("the weights hold no tensor whose name ends in `.weight`"));
+    }
+    let mut tracking = Tracking::new(selection);
+    let mut layers = Vec::with_capacity(names.len());
+    let mut sizes = vec![];
+    for name in names {
+        let shape = weights.shape(&format!("{name}.weight"))?;
+        let &[outputs, inputs] = shape.as_slice() else {
+            return Err(config.problem(format!("`{name}.weight` has the shape {shape:?}; an MLP's weights are matrices [outputs, inputs]")));
+        };
+        if sizes.last().is_some_and(|&before| before != inputs) {
+            let before = sizes.last().copied().unwrap_or_default();
+            return Err(config.problem(format!("`{name}` reads {inputs} numbers, but the layer before it writes {before}")));
+        }
+        if sizes.is_empty() {
+            sizes.push(inputs);
+        }
+        sizes.push(outputs);
+        let bias_name = format!("{name}.bias");
+        let bias = weights.contains(&bias_name).then(|| weights.tensor(&bias_name, &[outputs], dtype)).transpose()?;
+        let weight = weights.tensor(&format!("{name}.weight"), &[outputs, inputs], dtype)?;
+        let layer = tracking.layer(name, outputs, inputs, bias.is_some(), &mut SharedInput::default());
+        layers.push(Linear::new(weight, bias, layer)?);
+    }
+    let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);
+    if let Some(given) = config.get("layer_sizes") {
+        if given != &serde_json::json!(sizes) {
+            return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
+        }
+    }
+    let (task, row_task) = match config.text("task", "")? {
+        "classification" => (Task::Classification, RowTask::Classification),
+        "regression" => {
+            let loss = match config.text("loss", "")? {
+                "half_mse" => SquaredError { a: 0.5 },
+                "mse" => SquaredError { a: 1.0 / outputs as f64 },
+                "" => return Err(config.problem("a regression needs `loss`: `mse` or `half_mse`")),
+                _ => return Err(config.unsupported("loss")),
+            };
+            (Task::Regression(loss), RowTask::Regression)
+        }
+        "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
+        _ => return Err(config.unsupported("task")),
+    };
+    let mlp = Mlp { layers, activation, task, dtype };
+    Ok(Loaded { mlp, layers: tracking.finish()?, inputs, outputs, task: row_task, notes: vec![] })
+}
+
+/// The numbers in a name, in order: `layers.10` comes after `layers.9`.
+fn numbers_in(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}
