@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""ascribe and kronfluence side by side on one workload folder, alternately, each as a whole process.
+
+    python benches/rivals/compare.py FOLDER --ascribe target/release/ascribe --work DIR --report report.md \\
+        [--repeats 3] [--threads 2] [--precision highest medium] [--ascribe-arg=--dtype=bf16 ...]
+
+FOLDER comes from workloads.py. Every repeat measures the matrix-product rate (calibrate.py), then runs each side
+once, the order turned round in every other repeat. `--precision` names the rivals: kronfluence at each of these
+settings. The report is a Markdown file: machine, versions, medians with [least, most], and ratios kronfluence/ascribe,
+where [least, most] are of the ratios within one repeat. All single figures go to DIR/runs.json, and a run that is
+there already is kept: an interrupted comparison goes on with the next repeat.
+
+Stages: ascribe's come from `stages` in the run folder's `run.json`, kronfluence's from kronfluence_side.py. kronfluence
+computes query gradients inside its score stage, so ascribe's `queries` and `scores` are added up. `start and load` is
+what remains of the whole process. Peak memory is that of the process: ascribe's from wait4, kronfluence's the
+greatest of its stages (it resets the kernel's own mark).
+"""
+
+import machine
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+STAGES = ("covariance", "eigendecomposition", "lambda", "scores")
+
+
+def run_process(command, stdout, stderr):
+    """`(wall seconds, peak MiB)` of a child; an error shows the end of what it said."""
+    start = time.perf_counter()
+    with open(stdout, "wb") as out, open(stderr, "wb") as err:
+        child = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if child.returncode != 0:
+        with open(stderr, errors="replace") as err:
+            sys.exit(f"{' '.join(command)}\nended with {child.returncode}:\n{err.read()[-3000:]}")
+    return seconds, usage.ru_maxrss / 1024
+
+
+def run_ascribe(a, spec, work):
+    out = os.path.join(work, "ascribe")
+    shutil.rmtree(out, ignore_errors=True)
+    path = lambda key: os.path.join(a.folder, spec[key])
+    command = [a.ascribe, "influence", "--model", path("model"), "--train", path("train"), "--queries", path("queries"), "--out", out,
+               "--threads", str(a.threads), "--progress", "json", *a.ascribe_arg]
+    seconds, peak = run_process(command, os.path.join(work, "ascribe.out"), os.path.join(work, "ascribe.err"))
+    with open(os.path.join(out, "run.json")) as file:
+        stages = {}
+        for stage in json.load(file)["stages"]:
+            name = "scores" if stage["stage"] == "queries" else stage["stage"]
+            stages[name] = stages.get(name, 0.0) + stage["seconds"]
+    return dict(total=seconds, peak_mib=peak, stages=stages)
+
+
+def run_kronfluence(a, precision, work):
+    command = [sys.executable, os.path.join(HERE, "kronfluence_side.py"), a.folder, "--threads", str(a.threads), "--precision", precision,
+               "--out", os.path.join(work, "kronfluence-" + precision)]
+    log = os.path.join(work, f"kronfluence-{precision}.out")
+    seconds, _ = run_process(command, log, os.path.join(work, f"kronfluence-{precision}.err"))
+    with open(log) as file:
+        lines = {line["stage"]: line for line in map(json.loads, file)}
+    return dict(total=seconds, peak_mib=lines["total"]["peak_mib"], scores=lines["total"]["scores"],
+                stages={name: lines[name]["seconds"] for name in STAGES})
+
+
+def calibrate(a):
+    done = subprocess.run([sys.executable, os.path.join(HERE, "calibrate.py"), "--threads", str(a.threads), "--seconds", "0.2"],
+                          check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+def agreement(work, kronfluence_scores):
+    done = subprocess.run([sys.executable, os.path.join(HERE, "agreement.py"), os.path.join(work, "ascribe"), kronfluence_scores],
+                          check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
+# ------------------------------------------------------------------ report
+
+
+def spread(values, digits=2):
+    return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def figures(side):
+    """Rows of the table for one run."""
+    rest = side["total"] - sum(side["stages"].get(name, 0.0) for name in STAGES)
+    rows = {name: side["stages"].get(name) for name in STAGES}
+    return {**rows, "start and load": rest, "whole job": side["total"], "peak MiB": side["peak_mib"]}
+
+
+def report(a, spec, runs):
+    names = ["ascribe"] + [f"kronfluence {p}" for p in a.precision]
+    table = {name: [figures(run[name]) for run in runs] for name in names}
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "kronfluence", "transformers"))
+    ascribe = subprocess.run([a.ascribe, "--version"], capture_output=True, text=True).stdout.strip()
+    calibrations = [run["calibration"] for run in runs]
+    lines = [
+        f"# {spec['name']}: {spec['n_train']} training examples, {spec['n_queries']} queries", "",
+        f"- {machine.cpu_model()}; {' '.join(machine.cpu_flags())}; {platform.system()} {platform.release()}",
+        f"- {ascribe}{' with ' + ' '.join(a.ascribe_arg) if a.ascribe_arg else ''}; {versions}; Python {platform.python_version()}",
+        f"- {a.threads} threads, {len(runs)} repeats, sides alternating; load average before each repeat: "
+        + ", ".join(str(c["load_before"]) for c in calibrations),
+        "- matrix products of torch, best of three shapes, GFLOP/s (error against f64): " + "; ".join(
+            f"{mode} {spread([c[mode]['best'] for c in calibrations], 0)} ({calibrations[0][mode]['error']:.0e})" for mode in ("highest", "medium", "bf16")),
+    ]
+    for precision in a.precision:
+        found = runs[-1].get("agreement", {}).get(precision)
+        lines.append(f"- agreement of scores with kronfluence {precision}: " + (
+            f"Spearman {found['spearman']} (mean over queries; each side drew its own labels; sign as each side defines it)" if found else "not compared"))
+    lines += ["", "Seconds, median [least, most]; ratios are kronfluence / ascribe.", "",
+              "| | " + " | ".join(names + [f"ratio to {p}" for p in a.precision]) + " |", "|---" * (1 + len(names) + len(a.precision)) + "|"]
+    for row in table["ascribe"][0]:
+        digits = 0 if row == "peak MiB" else 2
+        columns = {name: [t[row] for t in table[name]] for name in names}
+        cells = [spread(v, digits) if None not in v else "-" for v in columns.values()]
+        for name in names[1:]:
+            pairs = list(zip(columns[name], columns["ascribe"]))
+            good = all(x is not None and y for x, y in pairs) and row != "start and load"
+            if good:
+                middle = statistics.median(columns[name]) / statistics.median(columns["ascribe"])
+                ratios = [x / y for x, y in pairs]
+                cells.append(f"{middle:.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+            else:
+                cells.append("-")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--ascribe", required=True, help="the binary")
+    parser.add_argument("--ascribe-arg", action="append", default=[], help="a further argument for ascribe, e.g. --ascribe-arg=--dtype=bf16")
+    parser.add_argument("--work", required=True, help="scratch folder outside the repository")
+    parser.add_argument("--report", required=True, help="the Markdown file to write")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", nargs="+", choices=["highest", "medium", "bf16"], default=["highest", "medium"])
+    a = parser.parse_args()
+    with open(os.path.join(a.folder, "workload.json")) as file:
+        spec = json.load(file)
+    os.makedirs(a.work, exist_ok=True)
+    log = os.path.join(a.work, "runs.json")
+    setting = dict(workload=spec, threads=a.threads, precision=a.precision, ascribe=a.ascribe, ascribe_arg=a.ascribe_arg, cpu=machine.cpu_model())
+    runs = []
+    if os.path.exists(log):
+        with open(log) as file:
+            saved = json.load(file)
+        if saved["setting"] != setting:
+            sys.exit(f"{log} holds runs of another setting: name another --work or delete it")
+        runs = saved["runs"]
+    while len(runs) < a.repeats:
+        run = dict(calibration=calibrate(a))
+        sides = {"ascribe": lambda: run_ascribe(a, spec, a.work)}
+        sides.update({f"kronfluence {p}": lambda p=p: run_kronfluence(a, p, a.work) for p in a.precision})
+        order = list(sides) if len(runs) % 2 == 0 else list(sides)[::-1]
+        for name in order:
+            run[name] = sides[name]()
+            print(f"repeat {len(runs) + 1}, {name}: {run[name]['total']:.1f} s, {run[name]['peak_mib']:.0f} MiB", file=sys.stderr, flush=True)
+        run["agreement"] = {p: agreement(a.work, run[f"kronfluence {p}"]["scores"]) for p in a.precision}
+        runs.append(run)
+        with open(log + ".new", "w") as file:
+            json.dump(dict(setting=setting, runs=runs), file, indent=1)
+        os.replace(log + ".new", log)
+    with open(a.report, "w") as file:
+        file.write(report(a, spec, runs[:a.repeats]))
+    print(a.report)
+
+
+if __name__ == "__main__":
+    main()
