@@ -19,5 +19,5 @@ pub use error::Error;
 pub use observer::{Event, Observer, Pass};
 pub use pass::{ChunkEnd, Examples, LabelMode, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
-pub use scorer::{ScoreColumns, score, self_influence};
+pub use scorer::{ScoreColumns, quadratic_forms, score};
 pub use walk::{Leg, LegFn, Walk};

@@ -1,9 +1,9 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink};
+use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink, Tee};
 
-use crate::{Error, Sweep, VectorSource};
+use crate::{ChunkEnd, Error, Sweep, VectorSource};
 
 /// Scores of a contiguous range of training examples with all queries.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,12 +13,16 @@ pub struct ScoreColumns {
     /// `[examples, Q]`: predicted change of each query's measurement in its own unit, for one more copy
     /// of the example (METHOD §1.3).
     pub scores: Vec<f32>,
+    /// `[examples]`: `scale · <G_m, f(H) G_m>`, if a form was given.
+    pub self_influence: Vec<f32>,
 }
 
-/// Streams training gradients past the queries' vectors of one leg.
+/// Streams training gradients past the queries' vectors of one leg and, if `form` is given, past
+/// themselves (METHOD §3.3).
 ///
 /// `scale` multiplies every score: `1/N`, the weight one example has in the training objective.
-/// Columns are handed to `take` in order, a chunk of batches at a time.
+/// Columns are handed to `take` in order, a chunk of batches at a time; the flag says that it is time to
+/// save.
 ///
 /// # Errors
 /// [`Error::NonFiniteScore`]; the network's, `take`'s, [`Error::Interrupted`].
@@ -31,52 +35,58 @@ pub fn score<N: Network, T: Real>(
     vectors: &dyn VectorSource<T>,
     leg: usize,
     scale: f64,
-    mut take: impl FnMut(ScoreColumns) -> Result<(), Error>,
+    mut form: Option<QuadraticForm<'_, T>>,
+    mut take: impl FnMut(ScoreColumns, ChunkEnd) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let layers = sweep.network.layers();
     let queries = vectors.queries();
-    let mut state = (GradientProducts::<T>::default(), Vec::<f32>::new());
-    let batch = |state: &mut (GradientProducts<T>, Vec<f32>), range: Range<usize>, batch: &N::Batch| {
-        let mut sink = ScoreTaps { layers, products: &mut state.0, vectors, leg, scores: vec![0.0; range.len() * queries], failure: None };
-        let found = sweep.network.differentiate(batch, Objective::TrainingLoss, &mut sink);
+    let mut products = GradientProducts::<T>::default();
+    let batch = |columns: &mut [Vec<f32>; 2], range: Range<usize>, batch: &N::Batch| {
+        let scores = vec![0.0; range.len() * queries];
+        let mut sink = ScoreTaps { layers, products: &mut products, vectors, leg, scores, failure: None };
+        let found = match &mut form {
+            Some(form) => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut Tee(&mut sink, form)),
+            None => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut sink),
+        };
         if let Some(failure) = sink.failure {
             return Err(failure);
         }
         found?;
-        if !sink.scores.iter().all(|score| score.is_finite()) {
+        let own = form.as_mut().map(QuadraticForm::take).unwrap_or_default();
+        if !sink.scores.iter().chain(&own).all(|score| score.is_finite()) {
             return Err(Error::NonFiniteScore(range));
         }
-        state.1.extend(sink.scores.iter().map(|score| (score * scale) as f32));
+        columns[0].extend(sink.scores.iter().map(|score| (score * scale) as f32));
+        columns[1].extend(own.iter().map(|value| (value * scale) as f32));
         Ok(())
     };
-    sweep.run(start, &mut state, batch, |state, chunk| {
-        take(ScoreColumns { examples: chunk.examples, scores: std::mem::take(&mut state.1) })
+    sweep.run(start, &mut [vec![], vec![]], batch, |columns, chunk| {
+        let [scores, self_influence] = std::mem::take(columns);
+        take(ScoreColumns { examples: chunk.examples.clone(), scores, self_influence }, chunk)
     })
 }
 
-/// Self-influence `(1/N) <G_m, f(H) G_m>` of every example of the sweep, summed over layers, in nats or
-/// the loss's own unit (METHOD §3.3). `take` gets ranges in order.
+/// `<g, f(H) g>` of every example's gradient of `objective`, in order.
 ///
 /// # Errors
 /// As [`score`].
-pub fn self_influence<N: Network, T: Real>(
+pub fn quadratic_forms<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
-    start: usize,
+    objective: Objective,
     mut form: QuadraticForm<'_, T>,
-    scale: f64,
-    mut take: impl FnMut(Range<usize>, Vec<f32>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut values = Vec::new();
-    let batch = |values: &mut Vec<f32>, range: Range<usize>, batch: &N::Batch| {
-        sweep.network.differentiate(batch, Objective::TrainingLoss, &mut form)?;
+) -> Result<Vec<f64>, Error> {
+    let mut values = Vec::with_capacity(sweep.range.len());
+    let batch = |values: &mut Vec<f64>, range: Range<usize>, batch: &N::Batch| {
+        sweep.network.differentiate(batch, objective, &mut form)?;
         let found = form.take();
         if !found.iter().all(|value| value.is_finite()) {
             return Err(Error::NonFiniteScore(range));
         }
-        values.extend(found.iter().map(|value| (value * scale) as f32));
+        values.extend(found);
         Ok(())
     };
-    sweep.run(start, &mut values, batch, |values, chunk| take(chunk.examples, std::mem::take(values)))
+    sweep.run(sweep.range.start, &mut values, batch, |_, _| Ok(()))?;
+    Ok(values)
 }
 
 struct ScoreTaps<'a, T> {

@@ -111,6 +111,11 @@ impl Model {
         Ok(Self { architecture, layers, limits, graphs: options.graphs, kind, notes, content_hash })
     }
 
+    /// Changes what is kept between forward and backward.
+    pub fn set_graphs(&mut self, graphs: Graphs) {
+        self.graphs = graphs;
+    }
+
     /// What the model can be given.
     pub fn limits(&self) -> Limits {
         self.limits

@@ -1,0 +1,108 @@
+use std::path::PathBuf;
+
+use crate::attribution::store::StoreError;
+use crate::data::DataError;
+use crate::model::LoadError;
+
+/// Why a job cannot be planned or did not finish.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// The checkpoint.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Training examples or queries.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The run folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A pass.
+    #[error(transparent)]
+    Pass(#[from] crate::attribution::Error),
+    /// A measurement that the model does not define.
+    #[error("`measure = {measure}` is not defined for a {task}")]
+    Measure {
+        /// What was asked for.
+        measure: &'static str,
+        /// What the model is.
+        task: &'static str,
+        /// What can be measured there.
+        possible: &'static str,
+    },
+    /// Options that exclude each other, or a value out of range.
+    #[error("{problem}")]
+    Options {
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The step needs queries and the job names none.
+    #[error("this step needs queries, and the job names none")]
+    NoQueries,
+    /// A step's result is missing.
+    #[error("{}: {what} is not there", folder.display())]
+    MissingStep {
+        /// The run folder.
+        folder: PathBuf,
+        /// What is missing.
+        what: &'static str,
+        /// The step that makes it.
+        step: &'static str,
+    },
+    /// The run folder holds results of another job at the fixed place.
+    #[error("{}: holds the scores of another job (other queries, data or options)", file.display())]
+    OtherResults {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Query and training examples do not fit into the memory that is allowed.
+    #[error("the job needs about {} MiB, the budget is {} MiB", needed >> 20, budget >> 20)]
+    Memory {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        budget: u64,
+    },
+    /// A file of results cannot be written or read.
+    #[error("{}: {action}", file.display())]
+    Io {
+        /// Which file.
+        file: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl JobError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Load(error) => error.hint(),
+            Self::Data(error) => error.hint(),
+            Self::Store(error) | Self::Pass(crate::attribution::Error::Store(error)) => error.hint(),
+            Self::Pass(_) | Self::Io { .. } => None,
+            Self::Measure { possible, .. } => Some(format!("write {possible}")),
+            Self::Options { hint, .. } => hint.clone(),
+            Self::NoQueries => Some("give a file of queries".into()),
+            Self::MissingStep { step, .. } => Some(format!("run `ascribe {step}` on this folder first")),
+            Self::OtherResults { .. } => Some("choose another run folder; nothing was written".into()),
+            Self::Memory { .. } => Some("allow more memory, or take fewer queries or layers".into()),
+        }
+    }
+
+    /// Whether somebody asked the run to stop.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Pass(crate::attribution::Error::Interrupted))
+    }
+}
+
+impl From<crate::curvature::Error> for JobError {
+    fn from(error: crate::curvature::Error) -> Self {
+        Self::Pass(error.into())
+    }
+}
