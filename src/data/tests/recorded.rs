@@ -100,7 +100,7 @@ fn token_counts_of_gpt2_mini_are_those_of_python() {
     let (facts, report) = read("facts.jsonl", Role::Queries, Which::Train, None).expect("sound");
     assert_eq!(targets(&facts, 40), integers(&expected, "fact_tokens"));
     assert_eq!(facts.metadata(0)["stated_by"][7], "fact-00-h");
-    assert_eq!(facts.excerpt(0, 30), "… Cowis always carries a| heavy stone.".replace("… Cowis always", "…s"));
+    assert_eq!(facts.excerpt(0, 30), "…lways carries a| heavy stone.");
     assert!(
         report.first.iter().filter(|(_, target)| *target).map(|(text, _)| text.as_str()).eq([" heavy", " stone", "."])
     );
