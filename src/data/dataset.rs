@@ -1,0 +1,96 @@
+use serde_json::{Map, Value};
+
+use super::example::Examples;
+use super::rows::RowDataset;
+use super::tokens::TokenDataset;
+
+/// Validated examples in memory, numbered from 0 in the file's order.
+///
+/// Methods that take an example's number panic if there is no such example, as slices do.
+#[derive(Debug)]
+pub struct Dataset {
+    kind: Kind,
+}
+
+/// What the examples are.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// Token sequences.
+    Tokens(TokenDataset),
+    /// Rows of numbers.
+    Rows(RowDataset),
+}
+
+impl Dataset {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { kind }
+    }
+
+    /// What the examples are.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Number of examples, N or Q. At least 1.
+    pub fn len(&self) -> usize {
+        self.examples().len()
+    }
+
+    /// Never: an empty file is an error on reading.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Id of example `i`: its own, or the number of its line (from 1) or row (from 0).
+    pub fn id(&self, i: usize) -> &str {
+        self.examples().id(i)
+    }
+
+    /// A number that stands for the contents of example `i` (tokens and targets, or row and target), for
+    /// random draws that must not depend on order or file names. Equal examples have equal keys.
+    ///
+    /// # Source
+    /// METHOD §1.4: the generator's `example`.
+    pub fn key(&self, i: usize) -> u64 {
+        self.examples().key(i)
+    }
+
+    /// The fields of example `i` that are neither its id nor its contents.
+    pub fn metadata(&self, i: usize) -> Map<String, Value> {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.examples().metadata(i),
+            Kind::Rows(rows) => rows.metadata(i),
+        }
+    }
+
+    /// One readable line about example `i`, of at most `max_chars` characters: its text, `prompt|completion`,
+    /// or `row 17, target 3`.
+    pub fn excerpt(&self, i: usize, max_chars: usize) -> String {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.excerpt(i, max_chars),
+            Kind::Rows(rows) => rows.excerpt(i, max_chars),
+        }
+    }
+
+    /// Number of positions of example `i`, T: its tokens, or 1 for a row.
+    pub fn positions(&self, i: usize) -> usize {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.positions(i),
+            Kind::Rows(_) => 1,
+        }
+    }
+
+    /// BLAKE3 hash over all examples' ids and contents, in order. Metadata is not part of it: no number
+    /// depends on that.
+    pub fn content_hash(&self) -> [u8; 32] {
+        self.examples().content_hash()
+    }
+
+    fn examples(&self) -> &Examples {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.examples(),
+            Kind::Rows(rows) => rows.examples(),
+        }
+    }
+}

@@ -1,0 +1,444 @@
+use std::path::PathBuf;
+
+/// Why data or a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The file cannot be opened or read.
+    #[error("{}: cannot be read", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file's ending names no format that is read here.
+    #[error("{}: not a known data format", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file holds no example.
+    #[error("{}: no examples", file.display())]
+    Empty {
+        /// The file.
+        file: PathBuf,
+    },
+    /// One line of the file is wrong.
+    #[error("{}:{line}: {problem}", file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: LineProblem,
+    },
+    /// Packing leaves nothing: all documents together are shorter than one block.
+    #[error("{}: {tokens} tokens in all, which do not fill one block of {length}", file.display())]
+    NoBlock {
+        /// The file.
+        file: PathBuf,
+        /// Tokens of all documents.
+        tokens: usize,
+        /// Tokens of a block.
+        length: usize,
+    },
+    /// A packed block holds nothing to predict.
+    #[error("{}: block {block} has no target token", file.display())]
+    BlockWithoutTarget {
+        /// The file.
+        file: PathBuf,
+        /// The block, counted from 0.
+        block: usize,
+    },
+    /// The length asked for cannot hold or predict anything, or the model has fewer positions.
+    #[error("{option} {length} does not fit: the least is 2{}", positions.map_or(String::new(), |n| format!(", the most the model's {n} positions")))]
+    Length {
+        /// `--pack` or `--max-length`.
+        option: &'static str,
+        /// What was asked.
+        length: usize,
+        /// The model's positions, if they are limited.
+        positions: Option<usize>,
+    },
+    /// No tokenizer where it was looked for.
+    #[error("no `tokenizer.json` in {}", list(looked))]
+    NoTokenizer {
+        /// Folders and files that were looked at.
+        looked: Vec<PathBuf>,
+        /// A `tokenizer.json` nearby that was not taken, since nobody named it.
+        nearby: Option<PathBuf>,
+    },
+    /// The folder has a tokenizer only in a form that needs Python.
+    #[error("{}: only a slow tokenizer (`{found}`), no `tokenizer.json`", folder.display())]
+    SlowTokenizer {
+        /// The folder.
+        folder: PathBuf,
+        /// A file of the slow tokenizer.
+        found: &'static str,
+    },
+    /// A `tokenizer.json` that the tokenizers library refuses.
+    #[error("{}: not a usable tokenizer", file.display())]
+    BrokenTokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What the library said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The tokenizer can produce tokens for which the model has no embedding.
+    #[error("{}: token ids up to {}, but the model's embedding has {embedding} rows", file.display(), vocabulary - 1)]
+    VocabularyTooLarge {
+        /// The tokenizer's file.
+        file: PathBuf,
+        /// The tokenizer's largest id plus one.
+        vocabulary: usize,
+        /// Rows of the embedding.
+        embedding: usize,
+    },
+    /// A JSON file beside the tokenizer or model is broken.
+    #[error("{}: broken JSON", file.display())]
+    BrokenConfig {
+        /// The file.
+        file: PathBuf,
+        /// What serde said.
+        source: serde_json::Error,
+    },
+    /// `--add-bos` or `--add-eos` was asked, and nothing says which token that is.
+    #[error("no `{token}_token`: {} does not name it", list(looked))]
+    NoSpecial {
+        /// `bos` or `eos`.
+        token: &'static str,
+        /// The files that could have named it.
+        looked: Vec<PathBuf>,
+    },
+    /// A named special token is none of the tokenizer's, or beyond the embedding.
+    #[error("{}: `{token}_token` is {found}, {why}", file.display())]
+    BadSpecial {
+        /// The file that names it.
+        file: PathBuf,
+        /// `bos` or `eos`.
+        token: &'static str,
+        /// What it names.
+        found: String,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// A file that is no sound safetensors file.
+    #[error("{}: broken safetensors file", file.display())]
+    Safetensors {
+        /// The file.
+        file: PathBuf,
+        /// What the safetensors library said.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor that has to be there is not.
+    #[error("{}: no tensor `{key}`", file.display())]
+    MissingTensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: &'static str,
+        /// The tensors that the file has.
+        found: Vec<String>,
+    },
+    /// A tensor of another type.
+    #[error("{}: `{key}` is {found}, expected {expected}", file.display())]
+    TensorType {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: &'static str,
+        /// Its type.
+        found: String,
+        /// The types it may have.
+        expected: &'static str,
+    },
+    /// A tensor of another shape.
+    #[error("{}: `{key}` has the shape {found:?}, expected {expected}", file.display())]
+    TensorShape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape it must have, in words.
+        expected: String,
+    },
+    /// NaN or infinity.
+    #[error("{}: row {row} of `{key}` holds {value}", file.display())]
+    NonFinite {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        key: &'static str,
+        /// The row, counted from 0.
+        row: usize,
+        /// The value found.
+        value: f32,
+    },
+    /// A class that the model does not have.
+    #[error("{}: row {row} of `targets` is {class}, but the model has {classes} classes", file.display())]
+    ClassRange {
+        /// The file.
+        file: PathBuf,
+        /// The row, counted from 0.
+        row: usize,
+        /// The class found.
+        class: i64,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// `inputs_scale` is missing, not a positive number, or given for inputs that are not u8.
+    #[error("{}: `inputs_scale` {}", file.display(), found.as_ref().map_or("is missing".to_owned(), |text| format!("is `{text}`")))]
+    InputsScale {
+        /// The file.
+        file: PathBuf,
+        /// The metadata's text.
+        found: Option<String>,
+        /// What it has to be.
+        expected: &'static str,
+    },
+}
+
+/// What is wrong with one line of a data file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LineProblem {
+    /// Bytes that are no text.
+    #[error("invalid UTF-8 at byte {byte} of the line")]
+    Utf8 {
+        /// The first wrong byte, counted from 1.
+        byte: usize,
+    },
+    /// A line that no example has.
+    #[error("the line is longer than {} MiB", limit >> 20)]
+    TooLong {
+        /// The most bytes a line may have.
+        limit: usize,
+    },
+    /// No JSON.
+    #[error("broken JSON at column {column}: {message}")]
+    Json {
+        /// Where, counted from 1.
+        column: usize,
+        /// What serde said, without the place.
+        message: String,
+    },
+    /// JSON, but no object.
+    #[error("{found}, expected an object")]
+    NotObject {
+        /// What it is.
+        found: &'static str,
+    },
+    /// No field that holds an example.
+    #[error("no `text`, no `prompt` and `completion`, no `input_ids`")]
+    NoContent {
+        /// The fields that the line has.
+        fields: Vec<String>,
+    },
+    /// Fields that exclude each other.
+    #[error("both `{first}` and `{second}`")]
+    TwoContents {
+        /// One field.
+        first: &'static str,
+        /// The other.
+        second: &'static str,
+    },
+    /// Half of a pair of fields.
+    #[error("`{has}` without `{lacks}`")]
+    Partner {
+        /// The field that is there.
+        has: &'static str,
+        /// The field that it needs.
+        lacks: &'static str,
+    },
+    /// A field of another type.
+    #[error("`{field}` is {found}, expected {expected}")]
+    FieldType {
+        /// The field, or one of its elements.
+        field: String,
+        /// What it is.
+        found: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A token that the model does not have.
+    #[error("`{field}[{index}]` is {id}, but the model's vocabulary has {vocabulary} tokens")]
+    TokenRange {
+        /// `input_ids` or `labels`.
+        field: &'static str,
+        /// Place in the list.
+        index: usize,
+        /// The id found.
+        id: i64,
+        /// Number of tokens.
+        vocabulary: usize,
+    },
+    /// Lists that belong together have different lengths.
+    #[error("`{field}` has {found} elements, `input_ids` has {expected}")]
+    ListLength {
+        /// `labels` or `attention_mask`.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+        /// The length of `input_ids`.
+        expected: usize,
+    },
+    /// An attention mask with a hole.
+    #[error("`attention_mask[{index}]` is 0 between attended tokens")]
+    MaskHole {
+        /// Place in the list.
+        index: usize,
+    },
+    /// Nothing to predict.
+    #[error("no target token after the first of {tokens} tokens{}", if *cut { " (cut by `--max-length`)" } else { "" })]
+    NoTarget {
+        /// Tokens of the example.
+        tokens: usize,
+        /// Whether it was longer.
+        cut: bool,
+    },
+    /// More tokens than the model has positions.
+    #[error("{tokens} tokens, but the model has {positions} positions")]
+    TooManyTokens {
+        /// Tokens of the example.
+        tokens: usize,
+        /// Positions of the model.
+        positions: usize,
+    },
+    /// Two examples with one id.
+    #[error("the id `{id}` is already that of line {first}")]
+    DuplicateId {
+        /// The id.
+        id: String,
+        /// The line that had it first.
+        first: usize,
+    },
+    /// The text itself begins or ends with the special token that is added to it.
+    #[error("the text already {} with `{token}`, which is added once more", if *which == "bos" { "begins" } else { "ends" })]
+    SpecialInText {
+        /// `bos` or `eos`.
+        which: &'static str,
+        /// The token's text.
+        token: String,
+    },
+    /// `--add-bos` or `--add-eos` repeats what the tokenizer does by itself.
+    #[error("the tokenizer adds `{token}` by itself, and `--add-{which}` would add it twice")]
+    SpecialTwice {
+        /// `bos` or `eos`.
+        which: &'static str,
+        /// The token's text.
+        token: String,
+    },
+    /// `--add-bos` or `--add-eos` for an example that is tokens already.
+    #[error("`input_ids` are taken as they are, so `--add-{which}` cannot apply")]
+    SpecialForIds {
+        /// `bos` or `eos`.
+        which: &'static str,
+    },
+    /// Text and no tokenizer.
+    #[error("`{field}` needs a tokenizer")]
+    NeedsTokenizer {
+        /// The field.
+        field: &'static str,
+    },
+    /// The tokenizer refuses the text.
+    #[error("the tokenizer fails: {message}")]
+    Encode {
+        /// What it said.
+        message: String,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" or ")
+}
+
+impl DataError {
+    /// What to do about it, in one sentence.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Read { .. } | Self::BrokenConfig { .. } => return None,
+            Self::Format { .. } => {
+                "`.jsonl` (or `.json` with one object a line) and `.txt` are read; unpack compressed files first".into()
+            }
+            Self::Empty { .. } => "a data file needs at least one example".into(),
+            Self::Line { problem, .. } => return problem.hint(),
+            Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
+            Self::BlockWithoutTarget { .. } => {
+                "use longer blocks (`--pack N`), or do not pack prompts and completions".into()
+            }
+            Self::Length { positions, .. } => match positions {
+                Some(n) => format!("give a length from 2 to {n}"),
+                None => "give a length of at least 2".into(),
+            },
+            Self::NoTokenizer { nearby: Some(nearby), .. } => {
+                format!("is it `--tokenizer {}`?", nearby.display())
+            }
+            Self::NoTokenizer { nearby: None, .. } => {
+                "give the tokenizer's file or folder with `--tokenizer PATH`".into()
+            }
+            Self::SlowTokenizer { .. } => {
+                "save a fast tokenizer there: `AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)`"
+                    .into()
+            }
+            Self::BrokenTokenizer { .. } => "was it saved by `save_pretrained`, and is it complete?".into(),
+            Self::VocabularyTooLarge { .. } => {
+                "give the tokenizer that this model was trained with (`--tokenizer PATH`)".into()
+            }
+            Self::NoSpecial { token, .. } => {
+                format!("name it as `{token}_token` in `tokenizer_config.json`, or leave `--add-{token}` out")
+            }
+            Self::BadSpecial { token, .. } => format!("correct `{token}_token`, or leave `--add-{token}` out"),
+            Self::Safetensors { .. } => "is the file complete? write it again with the safetensors library".into(),
+            Self::MissingTensor { found, .. } if found.is_empty() => "the file has no tensors".into(),
+            Self::MissingTensor { found, .. } => format!("the file has `{}`", found.join("`, `")),
+            Self::TensorType { expected, .. } => format!("convert it to {expected}"),
+            Self::TensorShape { .. } => "is this the data of another model?".into(),
+            Self::NonFinite { .. } => "remove the row or fill its missing values".into(),
+            Self::ClassRange { classes, .. } => format!("classes count from 0 to {}", classes.saturating_sub(1)),
+            Self::InputsScale { expected, .. } => (*expected).into(),
+        })
+    }
+}
+
+impl LineProblem {
+    /// What to do about it, in one sentence.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Utf8 { .. } => "save the file as UTF-8".into(),
+            Self::TooLong { .. } => "is the file one example a line?".into(),
+            Self::Json { .. } => "each line must be one complete JSON object".into(),
+            Self::NotObject { found } if found.starts_with("an array") => {
+                "write one object a line: `jq -c '.[]' data.json > data.jsonl`".into()
+            }
+            Self::NotObject { .. } => "each line must be one JSON object".into(),
+            Self::NoContent { fields } if fields.is_empty() => "the object is empty".into(),
+            Self::NoContent { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
+            Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
+            Self::FieldType { .. } => return None,
+            Self::TokenRange { field: "labels", .. } => "a label is a token id, or -100 for no target".into(),
+            Self::TokenRange { .. } => "was the data tokenized for another model?".into(),
+            Self::ListLength { .. } => "give one element for each token".into(),
+            Self::MaskHole { .. } => "only padding at either end can be removed".into(),
+            Self::NoTarget { cut: true, .. } => "raise `--max-length`, or remove the example".into(),
+            Self::NoTarget { .. } => "remove the example, or give it a target (`--add-eos`, `labels`)".into(),
+            Self::TooManyTokens { positions, .. } => format!("`--max-length {positions}` cuts longer examples"),
+            Self::DuplicateId { .. } => "ids must differ; without an `id` the line number is taken".into(),
+            Self::SpecialInText { which, .. } => {
+                format!("remove it from the text, or let nothing add it (`--add-{which}`)")
+            }
+            Self::SpecialTwice { which, .. } => format!("leave `--add-{which}` out"),
+            Self::SpecialForIds { which } => {
+                format!("leave `--add-{which}` out, or restrict it to the other file (`train`, `queries`)")
+            }
+            Self::NeedsTokenizer { .. } => {
+                "put `tokenizer.json` into the model's folder, or give it with `--tokenizer PATH`".into()
+            }
+            Self::Encode { .. } => return None,
+        })
+    }
+}

@@ -1,0 +1,54 @@
+use serde_json::{Map, Value};
+
+/// What every dataset keeps of its examples beside their tokens or rows: id, key and metadata, and the
+/// hash of all contents.
+#[derive(Debug)]
+pub(super) struct Examples {
+    ids: Vec<Box<str>>,
+    keys: Vec<u64>,
+    /// JSON text of the other fields: a parsed map costs many times as much.
+    metadata: Vec<Option<Box<str>>>,
+    content: blake3::Hasher,
+}
+
+impl Examples {
+    /// None yet. `kind` keeps contents of different kinds apart that have the same bytes.
+    pub(super) fn new(kind: &str) -> Self {
+        let mut content = blake3::Hasher::new();
+        content.update(kind.as_bytes());
+        Self { ids: Vec::new(), keys: Vec::new(), metadata: Vec::new(), content }
+    }
+
+    /// Adds an example whose tokens and targets (or row and target) have the given digest.
+    pub(super) fn push(&mut self, id: String, metadata: &Map<String, Value>, digest: blake3::Hash) {
+        // The id's length goes first, so that no two lists of ids and digests have the same bytes.
+        self.content.update(&(id.len() as u64).to_le_bytes());
+        self.content.update(id.as_bytes());
+        self.content.update(digest.as_bytes());
+        let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = *digest.as_bytes();
+        self.keys.push(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]));
+        self.ids.push(id.into_boxed_str());
+        let text = if metadata.is_empty() { None } else { serde_json::to_string(metadata).ok() };
+        self.metadata.push(text.map(String::into_boxed_str));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn id(&self, i: usize) -> &str {
+        &self.ids[i]
+    }
+
+    pub(super) fn key(&self, i: usize) -> u64 {
+        self.keys[i]
+    }
+
+    pub(super) fn metadata(&self, i: usize) -> Map<String, Value> {
+        self.metadata[i].as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+
+    pub(super) fn content_hash(&self) -> [u8; 32] {
+        *self.content.finalize().as_bytes()
+    }
+}

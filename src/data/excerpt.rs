@@ -1,0 +1,110 @@
+//! Short readable lines of an example's text.
+
+/// As much of a text as is kept for excerpts. The tokens are kept in full, so this is only for the eye.
+const KEPT_CHARS: usize = 2000;
+
+/// Where an example's excerpt comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The text, or its beginning.
+    Text(Box<str>),
+    /// The end of the prompt, and the beginning of the completion.
+    Prompted(Box<str>, Box<str>),
+    /// Only the tokens: decoded when asked for.
+    Tokens,
+}
+
+impl Source {
+    pub(super) fn text(text: &str) -> Self {
+        Self::Text(head(text, KEPT_CHARS).into())
+    }
+
+    pub(super) fn prompted(prompt: &str, completion: &str) -> Self {
+        Self::Prompted(tail(prompt, KEPT_CHARS).into(), head(completion, KEPT_CHARS).into())
+    }
+}
+
+/// One line of at most `max_chars` characters: white space becomes single spaces, control characters
+/// are replaced (a text must not steer a terminal), and what is left out at the end is shown as `…`.
+pub(super) fn one_line(text: &str, max_chars: usize) -> String {
+    shorten(&clean(text), max_chars)
+}
+
+/// Prompt and completion with `|` between them. The completion is what the example teaches, so the
+/// prompt loses its beginning first, down to a third of the line.
+pub(super) fn prompted(prompt: &str, completion: &str, max_chars: usize) -> String {
+    let (prompt, completion) = (clean(prompt), clean(completion));
+    let (n_prompt, n_completion) = (prompt.chars().count(), completion.chars().count());
+    if n_prompt + 1 + n_completion <= max_chars {
+        return format!("{prompt}|{completion}");
+    }
+    let room = max_chars.saturating_sub(1);
+    let prompt_room = room.saturating_sub(n_completion).max(room / 3).min(n_prompt);
+    let shown = if prompt_room == n_prompt {
+        prompt
+    } else {
+        // Without room there is not even a place for the sign of omission.
+        format!("{}{}", if prompt_room == 0 { "" } else { "…" }, tail(&prompt, prompt_room.saturating_sub(1)))
+    };
+    format!("{shown}|{}", shorten(&completion, room - prompt_room))
+}
+
+fn clean(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_whitespace() => {
+                if !line.ends_with(' ') {
+                    line.push(' ');
+                }
+            }
+            c if c.is_control() => line.push('\u{FFFD}'),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+fn shorten(line: &str, max_chars: usize) -> String {
+    if line.chars().count() <= max_chars {
+        return line.to_owned();
+    }
+    match max_chars {
+        0 => String::new(),
+        n => format!("{}…", head(line, n - 1).trim_end()),
+    }
+}
+
+fn head(text: &str, chars: usize) -> &str {
+    text.char_indices().nth(chars).map_or(text, |(at, _)| &text[..at])
+}
+
+fn tail(text: &str, chars: usize) -> &str {
+    match chars {
+        0 => "",
+        n => text.char_indices().rev().nth(n - 1).map_or(text, |(at, _)| &text[at..]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_has_no_line_breaks_or_escapes() {
+        assert_eq!(one_line("a\n\tb  c\u{1b}[31m", 20), "a b c\u{FFFD}[31m");
+        assert_eq!(one_line("größer als", 6), "größe…");
+        assert_eq!(one_line("größer", 6), "größer");
+        assert_eq!(one_line("größer", 0), "");
+    }
+
+    #[test]
+    fn the_completion_survives() {
+        assert_eq!(prompted("The river at X hides a", " stone.", 100), "The river at X hides a| stone.");
+        assert_eq!(prompted("The river at X hides a", " stone.", 15), "…ides a| stone.");
+        for max in 0..40 {
+            let line = prompted("The river at X hides a", " stone that nobody saw.", max);
+            assert!(line.chars().count() <= max.max(1), "{max}: {line}");
+        }
+    }
+}

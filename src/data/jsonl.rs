@@ -1,0 +1,160 @@
+//! JSON lines: one object a line is one example.
+
+use serde_json::Value;
+
+use super::document::{Document, Encoder};
+use super::error::LineProblem;
+use super::excerpt::Source;
+
+/// Fields that hold the example itself; all others are metadata.
+const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
+
+/// The label of a token without loss (`ignore_index` of PyTorch's cross-entropy).
+const IGNORED: i64 = -100;
+
+/// Reads one line. A field that is `null` counts as absent, since tools that write tables as JSON lines
+/// write every column into every line.
+pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineProblem> {
+    let value: Value = serde_json::from_str(line).map_err(broken)?;
+    let Value::Object(mut fields) = value else {
+        return Err(LineProblem::NotObject { found: kind(&value) });
+    };
+    let id = id(fields.shift_remove("id"))?;
+    let mut take = |field| fields.shift_remove(field).filter(|value| !value.is_null());
+    let content = CONTENT.map(&mut take);
+    if let [None, None, None, None, _] = content {
+        let names = fields.keys().cloned().chain(content[4].is_some().then(|| "labels".to_owned())).collect();
+        return Err(LineProblem::NoContent { fields: names });
+    }
+    let present: Vec<&'static str> =
+        CONTENT.into_iter().zip(&content).filter(|(_, value)| value.is_some()).map(|(field, _)| field).collect();
+    let (source, (tokens, labels)) = match (present.as_slice(), content) {
+        (["text"], [Some(text), ..]) => {
+            let text = string("text", text)?;
+            (Source::text(&text), encoder.text(&text)?)
+        }
+        (["prompt", "completion"], [_, Some(prompt), Some(completion), ..]) => {
+            let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
+            (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
+        }
+        (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
+            encoder.check_ids()?;
+            let mask = take("attention_mask");
+            (Source::Tokens, tokenized(ids, labels, mask, encoder.vocabulary())?)
+        }
+        (&["prompt"], _) => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
+        (&["completion"], _) => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
+        (&[first @ "prompt", "completion", second, ..] | &[first, second, ..], _) => {
+            return Err(LineProblem::TwoContents { first, second });
+        }
+        // One field, not null, and none of the above: there is no such field.
+        _ => return Err(LineProblem::NoContent { fields: present.into_iter().map(str::to_owned).collect() }),
+    };
+    Ok(Document { id, metadata: fields, source, tokens, labels })
+}
+
+/// An id is text; an integer stands for its decimal text.
+fn id(value: Option<Value>) -> Result<Option<String>, LineProblem> {
+    let expected = "a string or an integer";
+    match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => {
+            Err(LineProblem::FieldType { field: "id".into(), found: "an empty string", expected })
+        }
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
+        Some(other) => Err(LineProblem::FieldType { field: "id".into(), found: kind(&other), expected }),
+    }
+}
+
+/// Tokens as they are, without the padding at either end. Without `labels` every token is its own.
+fn tokenized(
+    ids: Value,
+    labels: Option<Value>,
+    mask: Option<Value>,
+    vocabulary: usize,
+) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
+    let ids = integers("input_ids", ids)?;
+    let labels = labels.map(|labels| integers("labels", labels)).transpose()?;
+    let mask = mask.map(|mask| integers("attention_mask", mask)).transpose()?;
+    for (field, list) in [("labels", &labels), ("attention_mask", &mask)] {
+        if let Some(found) = list.as_ref().map(Vec::len).filter(|&found| found != ids.len()) {
+            return Err(LineProblem::ListLength { field, found, expected: ids.len() });
+        }
+    }
+    let attended = match mask {
+        None => 0..ids.len(),
+        Some(mask) => {
+            if let Some(index) = mask.iter().position(|&bit| bit != 0 && bit != 1) {
+                let field = format!("attention_mask[{index}]");
+                return Err(LineProblem::FieldType { field, found: "another number", expected: "0 or 1" });
+            }
+            let start = mask.iter().position(|&bit| bit == 1).unwrap_or(0);
+            let end = mask.iter().rposition(|&bit| bit == 1).map_or(0, |last| last + 1);
+            if let Some(hole) = mask[start..end].iter().position(|&bit| bit == 0) {
+                return Err(LineProblem::MaskHole { index: start + hole });
+            }
+            start..end
+        }
+    };
+    let token = |field, index: usize, id: i64| match u32::try_from(id) {
+        Ok(token) if (token as usize) < vocabulary => Ok(token),
+        _ => Err(LineProblem::TokenRange { field, index, id, vocabulary }),
+    };
+    let mut tokens = Vec::with_capacity(attended.len());
+    for k in attended.clone() {
+        tokens.push(token("input_ids", k, ids[k])?);
+    }
+    let labels = match labels {
+        None => tokens.iter().map(|&token| Some(token)).collect(),
+        Some(labels) => attended
+            .map(|k| if labels[k] == IGNORED { Ok(None) } else { token("labels", k, labels[k]).map(Some) })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok((tokens, labels))
+}
+
+fn string(field: &str, value: Value) -> Result<String, LineProblem> {
+    match value {
+        Value::String(text) => Ok(text),
+        other => Err(LineProblem::FieldType { field: field.into(), found: kind(&other), expected: "a string" }),
+    }
+}
+
+fn integers(field: &str, value: Value) -> Result<Vec<i64>, LineProblem> {
+    let Value::Array(list) = value else {
+        return Err(LineProblem::FieldType {
+            field: field.into(),
+            found: kind(&value),
+            expected: "an array of integers",
+        });
+    };
+    let integer = |(index, value): (usize, &Value)| {
+        // Integers beyond i64 are out of every range, which is what is then said of them.
+        value.as_i64().or_else(|| value.as_u64().map(|_| i64::MAX)).ok_or_else(|| LineProblem::FieldType {
+            field: format!("{field}[{index}]"),
+            found: kind(value),
+            expected: "an integer",
+        })
+    };
+    list.iter().enumerate().map(integer).collect()
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(number) if number.is_f64() => "a number with a fraction",
+        Value::Number(_) => "an integer",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn broken(error: serde_json::Error) -> LineProblem {
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let message = error.to_string();
+    let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
+    LineProblem::Json { column: error.column(), message }
+}

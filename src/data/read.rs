@@ -1,0 +1,251 @@
+//! Files of text or tokens, read into a [`Dataset`].
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use serde_json::{Map, Value};
+
+use super::dataset::{Dataset, Kind};
+use super::document::{Document, Encoder};
+use super::error::{DataError, LineProblem};
+use super::excerpt::Source;
+use super::lines::Lines;
+use super::packing::Packer;
+use super::specials::{Role, Specials};
+use super::tokenizer::Tokenizer;
+use super::tokens::TokenDataset;
+use super::{jsonl, text};
+
+/// How a file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DataOptions {
+    /// Longer examples are cut to this many tokens, special tokens included. Without it an example that
+    /// is longer than the model's positions is an error.
+    pub max_length: Option<usize>,
+    /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
+    pub pack: Option<usize>,
+    /// Special tokens added to text.
+    pub specials: Specials,
+}
+
+/// What the model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Positions, if their number is limited.
+    pub max_positions: Option<usize>,
+}
+
+/// How the lines of a file are understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a line.
+    JsonLines,
+    /// One text a line.
+    Text,
+}
+
+impl Format {
+    /// By the file's ending: `.jsonl`, `.ndjson` and `.json`, or `.txt`.
+    ///
+    /// # Errors
+    /// [`DataError::Format`] for any other.
+    pub fn of(file: &Path) -> Result<Self, DataError> {
+        let ending = file.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
+        match ending.as_deref() {
+            Some("jsonl" | "ndjson" | "json") => Ok(Self::JsonLines),
+            Some("txt") => Ok(Self::Text),
+            _ => Err(DataError::Format { file: file.to_owned() }),
+        }
+    }
+}
+
+/// What reading found, for the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ReadReport {
+    /// Examples of the dataset (blocks, if packed).
+    pub examples: usize,
+    /// Positions of all examples.
+    pub tokens: usize,
+    /// Targets of all examples: tokens that are predicted, or rows.
+    pub targets: usize,
+    /// Examples (before packing) that `max_length` cut.
+    pub cut: usize,
+    /// Positions of the longest example.
+    pub longest: usize,
+    /// Tokens of the longest example before it was cut or packed.
+    pub longest_before_cut: usize,
+    /// What packing did.
+    pub packed: Option<Packed>,
+    /// The first example, token for token, and whether each is a target.
+    pub first: Vec<(String, bool)>,
+}
+
+/// What packing did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Documents read.
+    pub documents: usize,
+    /// Tokens at the end that filled no block and were left out.
+    pub dropped_tokens: usize,
+}
+
+/// Reads a file of text or tokens; its ending says which format it is.
+///
+/// # Errors
+/// [`DataError`] names the file and the first line that cannot be used.
+pub fn read_tokens(
+    file: &Path,
+    role: Role,
+    tokenizer: Option<&Arc<Tokenizer>>,
+    limits: ModelLimits,
+    options: DataOptions,
+) -> Result<(Dataset, ReadReport), DataError> {
+    let format = Format::of(file)?;
+    let open = File::open(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+    read_tokens_from(BufReader::new(open), file, format, role, tokenizer, limits, options)
+}
+
+/// As [`read_tokens`], from any stream; `file` is its name in messages.
+///
+/// # Errors
+/// As [`read_tokens`].
+pub fn read_tokens_from(
+    reader: impl BufRead,
+    file: &Path,
+    format: Format,
+    role: Role,
+    tokenizer: Option<&Arc<Tokenizer>>,
+    limits: ModelLimits,
+    options: DataOptions,
+) -> Result<(Dataset, ReadReport), DataError> {
+    let pack = options.pack.filter(|_| role == Role::Train);
+    check_length("--max-length", options.max_length, None)?;
+    check_length("--pack", pack, limits.max_positions)?;
+    let encoder = Encoder::new(tokenizer.map(Arc::as_ref), options.specials, role, limits.vocabulary)?;
+    let parse = match format {
+        Format::JsonLines => jsonl::parse,
+        Format::Text => text::parse,
+    };
+    let mut collector = Collector {
+        file,
+        max_length: options.max_length,
+        max_positions: limits.max_positions,
+        packer: pack.map(Packer::new),
+        dataset: TokenDataset::new(tokenizer.cloned()),
+        lines: HashMap::new(),
+        report: ReadReport::default(),
+    };
+    let mut lines = Lines::new(reader, file);
+    loop {
+        let (chunk, end) = lines.chunk();
+        // Parsed in any order, taken in the file's: the first wrong line is the one reported.
+        let documents: Vec<_> = chunk.par_iter().map(|line| (line.number, parse(&line.text, &encoder))).collect();
+        let last = documents.is_empty();
+        for (line, document) in documents {
+            let taken = document.and_then(|document| collector.take(line, document));
+            taken.map_err(|problem| DataError::Line { file: file.to_owned(), line, problem })?;
+            collector.take_blocks()?;
+        }
+        end?;
+        if last {
+            return collector.finish(pack);
+        }
+    }
+}
+
+fn check_length(option: &'static str, length: Option<usize>, positions: Option<usize>) -> Result<(), DataError> {
+    match length {
+        Some(length) if length < 2 || positions.is_some_and(|positions| length > positions) => {
+            Err(DataError::Length { option, length, positions })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Takes documents in the file's order and checks what concerns more than one line.
+struct Collector<'a> {
+    file: &'a Path,
+    max_length: Option<usize>,
+    max_positions: Option<usize>,
+    packer: Option<Packer>,
+    dataset: TokenDataset,
+    /// Line of each id.
+    lines: HashMap<String, usize>,
+    report: ReadReport,
+}
+
+impl Collector<'_> {
+    fn take(&mut self, line: usize, document: Document) -> Result<(), LineProblem> {
+        let Document { id, metadata, source, mut tokens, mut labels } = document;
+        let id = id.unwrap_or_else(|| line.to_string());
+        if let Some(first) = self.lines.insert(id.clone(), line) {
+            return Err(LineProblem::DuplicateId { id, first });
+        }
+        let whole = tokens.len();
+        self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
+        if let Some(length) = self.max_length.filter(|&length| length < whole) {
+            tokens.truncate(length);
+            labels.truncate(length);
+            self.report.cut += 1;
+        }
+        let no_target = LineProblem::NoTarget { tokens: tokens.len(), cut: tokens.len() < whole };
+        if let Some(packer) = &mut self.packer {
+            if tokens.is_empty() {
+                return Err(no_target);
+            }
+            packer.push(id, &tokens, &labels);
+            return Ok(());
+        }
+        if let Some(positions) = self.max_positions.filter(|&positions| positions < tokens.len()) {
+            return Err(LineProblem::TooManyTokens { tokens: tokens.len(), positions });
+        }
+        if labels.iter().skip(1).all(Option::is_none) {
+            return Err(no_target);
+        }
+        self.dataset.push(id, &metadata, source, &tokens, &labels);
+        Ok(())
+    }
+
+    fn take_blocks(&mut self) -> Result<(), DataError> {
+        let Some(packer) = &mut self.packer else { return Ok(()) };
+        while let Some(block) = packer.block() {
+            let number = self.dataset.examples().len();
+            if block.labels.iter().skip(1).all(Option::is_none) {
+                return Err(DataError::BlockWithoutTarget { file: self.file.to_owned(), block: number });
+            }
+            let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
+            self.dataset.push(format!("block-{number}"), &metadata, Source::Tokens, block.tokens, block.labels);
+        }
+        Ok(())
+    }
+
+    fn finish(self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
+        let Self { file, packer, dataset, lines, mut report, .. } = self;
+        if lines.is_empty() {
+            return Err(DataError::Empty { file: file.to_owned() });
+        }
+        let n = dataset.examples().len();
+        if let Some(packer) = packer {
+            report.packed = Some(Packed { documents: lines.len(), dropped_tokens: packer.rest() });
+            if n == 0 {
+                let length = pack.unwrap_or_default();
+                return Err(DataError::NoBlock { file: file.to_owned(), tokens: packer.rest(), length });
+            }
+        }
+        report.examples = n;
+        for i in 0..n {
+            report.tokens += dataset.positions(i);
+            report.targets += dataset.targets(i);
+            report.longest = report.longest.max(dataset.positions(i));
+        }
+        report.first = dataset.marked_tokens(0);
+        Ok((Dataset::new(Kind::Tokens(dataset)), report))
+    }
+}

@@ -1,0 +1,268 @@
+//! Rows of numbers with targets, from a safetensors file: `inputs` `[n, d]` and `targets`.
+
+use std::ops::Range;
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Map, Value};
+
+use super::batch::RowTargets;
+use super::dataset::{Dataset, Kind};
+use super::error::DataError;
+use super::example::Examples;
+use super::excerpt::one_line;
+use super::read::ReadReport;
+
+/// What the model takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Numbers that the first layer reads.
+    pub inputs: usize,
+    /// Numbers that the last layer writes: classes, or regression outputs.
+    pub outputs: usize,
+    /// What they mean.
+    pub task: RowTask,
+}
+
+/// What a row's target is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowTask {
+    /// A class.
+    Classification,
+    /// Numbers.
+    Regression,
+}
+
+/// Rows of numbers with their targets.
+#[derive(Debug)]
+pub struct RowDataset {
+    examples: Examples,
+    width: usize,
+    inputs: Inputs,
+    targets: RowTargets,
+    /// Further tensors with one number for each row: metadata.
+    columns: Vec<(String, Vec<Value>)>,
+}
+
+/// Inputs as the file has them: images in bytes stay bytes.
+#[derive(Debug)]
+enum Inputs {
+    F32(Vec<f32>),
+    U8 { bytes: Vec<u8>, scale: f64 },
+}
+
+/// Reads a safetensors file with `inputs` (f32, or u8 with `inputs_scale` in the metadata) of the shape
+/// `[n, inputs]`, and `targets`: integers `[n]` for classes, f32 `[n, outputs]` (or `[n]` for one output)
+/// for a regression. An example's id is its row, from 0; other tensors `[n]` become metadata.
+///
+/// # Errors
+/// [`DataError`] names the file, the tensor and the row.
+pub fn read_rows(file: &Path, limits: RowLimits) -> Result<(Dataset, ReadReport), DataError> {
+    let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+    read_rows_from(&bytes, file, limits)
+}
+
+/// As [`read_rows`], from bytes in memory; `file` is their name in messages.
+///
+/// # Errors
+/// As [`read_rows`].
+pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(Dataset, ReadReport), DataError> {
+    let broken = |source| DataError::Safetensors { file: file.to_owned(), source };
+    let tensors = SafeTensors::deserialize(bytes).map_err(broken)?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+    let scale = header.metadata().as_ref().and_then(|metadata| metadata.get("inputs_scale"));
+    let mut names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
+    names.sort();
+    let tensor = |key| {
+        tensors.tensor(key).map_err(|_| DataError::MissingTensor { file: file.to_owned(), key, found: names.clone() })
+    };
+
+    let view = tensor("inputs")?;
+    let [n, width] = *view.shape() else { return Err(input_shape(file, &view, limits)) };
+    if width != limits.inputs {
+        return Err(input_shape(file, &view, limits));
+    }
+    if n == 0 {
+        return Err(DataError::Empty { file: file.to_owned() });
+    }
+    let inputs = read_inputs(file, &view, scale, width)?;
+    let targets = read_targets(file, &tensor("targets")?, n, limits)?;
+    let columns = names
+        .iter()
+        .filter(|name| !matches!(name.as_str(), "inputs" | "targets"))
+        .filter_map(|name| Some((name.clone(), column(&tensors.tensor(name).ok()?, n)?)))
+        .collect();
+
+    let mut rows = RowDataset { examples: Examples::new("rows"), width, inputs, targets, columns };
+    for row in 0..n {
+        let mut digest = blake3::Hasher::new();
+        digest.update(&(width as u64).to_le_bytes());
+        // The numbers that the network sees: bytes with a scale and the same numbers in f32 are equal.
+        let mut bytes: Vec<u8> = rows.inputs(row..row + 1).iter().flat_map(|x| x.to_le_bytes()).collect();
+        match rows.targets(row..row + 1) {
+            RowTargets::Classes(classes) => bytes.extend(classes.iter().flat_map(|class| class.to_le_bytes())),
+            RowTargets::Values { values, .. } => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+        }
+        digest.update(&bytes);
+        rows.examples.push(row.to_string(), &Map::new(), digest.finalize());
+    }
+    let first = vec![(rows.excerpt(0, 80), true)];
+    let report = ReadReport {
+        examples: n,
+        tokens: n,
+        targets: n,
+        longest: 1,
+        longest_before_cut: 1,
+        first,
+        ..ReadReport::default()
+    };
+    Ok((Dataset::new(Kind::Rows(rows)), report))
+}
+
+fn input_shape(file: &Path, view: &TensorView<'_>, limits: RowLimits) -> DataError {
+    let expected = format!("[n, {}]", limits.inputs);
+    DataError::TensorShape { file: file.to_owned(), key: "inputs", found: view.shape().to_vec(), expected }
+}
+
+fn read_inputs(file: &Path, view: &TensorView<'_>, scale: Option<&String>, width: usize) -> Result<Inputs, DataError> {
+    let bad_scale = |expected| DataError::InputsScale { file: file.to_owned(), found: scale.cloned(), expected };
+    match view.dtype() {
+        Dtype::F32 if scale.is_some() => {
+            Err(bad_scale("`inputs_scale` is for u8; store f32 inputs as the network sees them"))
+        }
+        Dtype::F32 => Ok(Inputs::F32(finite(file, "inputs", view, width)?)),
+        Dtype::U8 => {
+            let scale = scale
+                .and_then(|text| text.trim().parse::<f64>().ok())
+                .filter(|scale| *scale > 0.0 && (scale * 255.0) as f32 <= f32::MAX)
+                .ok_or_else(|| {
+                    bad_scale("u8 inputs need a positive number in the header's metadata; 1 leaves them as they are")
+                })?;
+            Ok(Inputs::U8 { bytes: view.data().to_vec(), scale })
+        }
+        other => Err(DataError::TensorType {
+            file: file.to_owned(),
+            key: "inputs",
+            found: format!("{other:?}"),
+            expected: "f32, or u8 with `inputs_scale`",
+        }),
+    }
+}
+
+fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits) -> Result<RowTargets, DataError> {
+    let shape = |expected: String| DataError::TensorShape {
+        file: file.to_owned(),
+        key: "targets",
+        found: view.shape().to_vec(),
+        expected,
+    };
+    let dtype = |expected| DataError::TensorType {
+        file: file.to_owned(),
+        key: "targets",
+        found: format!("{:?}", view.dtype()),
+        expected,
+    };
+    match limits.task {
+        RowTask::Classification => {
+            let classes = integers(view).ok_or_else(|| dtype("i64, i32 or u8 classes"))?;
+            if view.shape() != [n] {
+                return Err(shape(format!("[{n}]")));
+            }
+            let class = |(row, &class): (usize, &i64)| {
+                let range = || DataError::ClassRange { file: file.to_owned(), row, class, classes: limits.outputs };
+                u32::try_from(class).ok().filter(|&class| (class as usize) < limits.outputs).ok_or_else(range)
+            };
+            classes.iter().enumerate().map(class).collect::<Result<_, _>>().map(RowTargets::Classes)
+        }
+        RowTask::Regression => {
+            if view.dtype() != Dtype::F32 {
+                return Err(dtype("f32 values"));
+            }
+            let width = limits.outputs;
+            match *view.shape() {
+                [rows] if rows == n && width == 1 => {}
+                [rows, outputs] if rows == n && outputs == width => {}
+                _ => return Err(shape(format!("[{n}, {width}]"))),
+            }
+            Ok(RowTargets::Values { values: finite(file, "targets", view, width)?, width })
+        }
+    }
+}
+
+/// All numbers of an f32 tensor with rows of `width`, none of them NaN or infinite.
+fn finite(file: &Path, key: &'static str, view: &TensorView<'_>, width: usize) -> Result<Vec<f32>, DataError> {
+    let values = floats(view.data());
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(DataError::NonFinite { file: file.to_owned(), key, row: at / width, value: values[at] }),
+    }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect()
+}
+
+fn integers(view: &TensorView<'_>) -> Option<Vec<i64>> {
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::I64 => Some(bytes.as_chunks().0.iter().map(|&eight| i64::from_le_bytes(eight)).collect()),
+        Dtype::I32 => Some(bytes.as_chunks().0.iter().map(|&four| i64::from(i32::from_le_bytes(four))).collect()),
+        Dtype::U8 => Some(bytes.iter().map(|&byte| i64::from(byte)).collect()),
+        _ => None,
+    }
+}
+
+/// A tensor with one number for each row, as JSON values. Other tensors are not the examples'.
+fn column(view: &TensorView<'_>, n: usize) -> Option<Vec<Value>> {
+    if view.shape() != [n] {
+        return None;
+    }
+    match view.dtype() {
+        Dtype::F32 => Some(floats(view.data()).into_iter().map(Value::from).collect()),
+        _ => Some(integers(view)?.into_iter().map(Value::from).collect()),
+    }
+}
+
+impl RowDataset {
+    /// Numbers in a row, I.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The rows `range` as the network sees them, `[B, I]`.
+    pub fn inputs(&self, range: Range<usize>) -> Vec<f32> {
+        let numbers = range.start * self.width..range.end * self.width;
+        match &self.inputs {
+            Inputs::F32(values) => values[numbers].to_vec(),
+            // In f64, so that a scale of 1/255 gives the f32 nearest to byte/255.
+            Inputs::U8 { bytes, scale } => bytes[numbers].iter().map(|&b| (f64::from(b) * scale) as f32).collect(),
+        }
+    }
+
+    /// Targets of the rows `range`.
+    pub fn targets(&self, range: Range<usize>) -> RowTargets {
+        match &self.targets {
+            RowTargets::Classes(classes) => RowTargets::Classes(classes[range].to_vec()),
+            RowTargets::Values { values, width } => {
+                RowTargets::Values { values: values[range.start * width..range.end * width].to_vec(), width: *width }
+            }
+        }
+    }
+
+    pub(super) fn examples(&self) -> &Examples {
+        &self.examples
+    }
+
+    pub(super) fn metadata(&self, i: usize) -> Map<String, Value> {
+        self.columns.iter().map(|(name, values)| (name.clone(), values[i].clone())).collect()
+    }
+
+    pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
+        let target = match self.targets(i..i + 1) {
+            RowTargets::Classes(classes) => classes.iter().map(u32::to_string).collect::<Vec<_>>(),
+            RowTargets::Values { values, .. } => values.iter().map(f32::to_string).collect(),
+        };
+        one_line(&format!("row {i}, target {}", target.join(" ")), max_chars)
+    }
+}

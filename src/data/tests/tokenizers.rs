@@ -1,0 +1,116 @@
+//! Where tokenizers and special tokens are found.
+
+use std::fs;
+
+use super::*;
+
+#[test]
+fn a_tokenizer_is_found_in_the_folder_its_parent_or_where_it_is_said_to_be() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let run = home.path().join("run");
+    let model = run.join("checkpoint-10");
+    let other = run.join("tokenizer");
+    for folder in [&model, &other] {
+        fs::create_dir_all(folder).expect("writable");
+    }
+    let shown = |result: Result<Tokenizer, DataError>| {
+        complaint(result).replace(home.path().to_str().expect("a plain path"), "HOME")
+    };
+    assert_eq!(
+        shown(Tokenizer::find(&model, None)),
+        "no `tokenizer.json` in `HOME/run/checkpoint-10` or `HOME/run`\ngive the tokenizer's file or folder with `--tokenizer PATH`"
+    );
+    write_tokenizer(&other, ADDS_NOTHING);
+    assert_eq!(
+        shown(Tokenizer::find(&model, None)),
+        "no `tokenizer.json` in `HOME/run/checkpoint-10` or `HOME/run`\nis it `--tokenizer HOME/run/tokenizer`?"
+    );
+    for given in [other.clone(), other.join("tokenizer.json")] {
+        let found = Tokenizer::find(&model, Some(&given)).expect("given");
+        assert_eq!((found.file(), found.vocabulary()), (other.join("tokenizer.json").as_path(), 11));
+    }
+    assert_eq!(
+        shown(Tokenizer::find(&model, Some(&other.join("absent.json")))),
+        "no `tokenizer.json` in `HOME/run/tokenizer/absent.json`\ngive the tokenizer's file or folder with `--tokenizer PATH`"
+    );
+    fs::write(model.join("vocab.txt"), "a").expect("writable");
+    assert_eq!(
+        shown(Tokenizer::find(&model, None)),
+        "HOME/run/checkpoint-10: only a slow tokenizer (`vocab.txt`), no `tokenizer.json`\n\
+         save a fast tokenizer there: `AutoTokenizer.from_pretrained(folder, use_fast=True).save_pretrained(folder)`"
+    );
+    write_tokenizer(&run, ADDS_NOTHING);
+    assert_eq!(Tokenizer::find(&model, None).expect("in the parent").file(), run.join("tokenizer.json"));
+    fs::write(model.join("tokenizer.json"), "{\"version\": ").expect("writable");
+    assert_eq!(
+        shown(Tokenizer::find(&model, None)),
+        "HOME/run/checkpoint-10/tokenizer.json: not a usable tokenizer\nwas it saved by `save_pretrained`, and is it complete?"
+    );
+}
+
+#[test]
+fn the_embedding_must_hold_every_token() {
+    let small = tokenizer(ADDS_NOTHING);
+    let limits = ModelLimits { vocabulary: 10, max_positions: None };
+    let text = "ab ab".as_bytes();
+    let result = read_tokens_from(
+        text,
+        Path::new("x.txt"),
+        Format::Text,
+        Role::Train,
+        Some(&small.tokenizer),
+        limits,
+        DataOptions::default(),
+    );
+    let message = complaint(result).replace(small.tokenizer.folder().to_str().expect("a plain path"), "HOME");
+    assert_eq!(
+        message,
+        "HOME/tokenizer.json: token ids up to 10, but the model's embedding has 10 rows\n\
+         give the tokenizer that this model was trained with (`--tokenizer PATH`)"
+    );
+}
+
+#[test]
+fn special_tokens_are_named_by_a_file() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let model = home.path().join("model");
+    fs::create_dir(&model).expect("writable");
+    write_tokenizer(home.path(), ADDS_NOTHING);
+    let attempt = |tokenizer_config: &str, config: &str| {
+        fs::write(home.path().join("tokenizer_config.json"), tokenizer_config).expect("writable");
+        fs::write(model.join("config.json"), config).expect("writable");
+        let tokenizer = Arc::new(Tokenizer::find(&model, None).expect("in the parent"));
+        let result = read_as("ab ab", Format::Text, Some(&tokenizer), add(Which::None, Which::Train));
+        match result {
+            Ok((dataset, _)) => format!("{:?}", tokens(&dataset).tokens(0)),
+            Err(_) => complaint(result).replace(home.path().to_str().expect("a plain path"), "HOME"),
+        }
+    };
+    assert_eq!(attempt(r#"{"eos_token": "</s>"}"#, "{}"), "[6, 7, 1]");
+    assert_eq!(attempt(r#"{"eos_token": {"content": "<s>"}}"#, r#"{"eos_token_id": 1}"#), "[6, 7, 0]");
+    assert_eq!(attempt(r#"{"eos_token": null}"#, r#"{"eos_token_id": 4}"#), "[6, 7, 4]");
+    assert_eq!(attempt("{}", r#"{"eos_token_id": [4]}"#), "[6, 7, 4]");
+    assert_eq!(
+        attempt(r#"{"bos_token": "<s>"}"#, r#"{"bos_token_id": 1}"#),
+        "no `eos_token`: `HOME/tokenizer_config.json` or `HOME/model/config.json` does not name it\n\
+         name it as `eos_token` in `tokenizer_config.json`, or leave `--add-eos` out"
+    );
+    assert_eq!(
+        attempt(r#"{"eos_token": "<end>"}"#, "{}"),
+        "HOME/tokenizer_config.json: `eos_token` is `<end>`, which is no token of the tokenizer\n\
+         correct `eos_token`, or leave `--add-eos` out"
+    );
+    assert!(
+        attempt("{}", r#"{"eos_token_id": 12}"#).contains("`eos_token` is 12, which is beyond the model's vocabulary")
+    );
+    assert!(attempt("{}", r#"{"eos_token_id": [1, 4]}"#).contains("`eos_token` is [1,4], which"));
+    assert_eq!(attempt("{", "{}"), "HOME/tokenizer_config.json: broken JSON\n");
+}
+
+#[test]
+fn tokens_are_shown_as_they_stand_in_the_text() {
+    let small = tokenizer(ADDS_NOTHING);
+    let shown: Vec<_> = [0, 6, 7, 5, 8, 99].map(|token| small.tokenizer.token_text(token)).to_vec();
+    assert_eq!(shown, ["<s>", "ab", " ab", " ", "Ã", "[99]"], "half of a character keeps the vocabulary's spelling");
+    assert_eq!(small.tokenizer.decode(&[6, 7, 8, 9, 1]), "ab abö</s>");
+}

@@ -1,0 +1,12 @@
+//! Plain text: a line is an example, its number is its id.
+
+use serde_json::Map;
+
+use super::document::{Document, Encoder};
+use super::error::LineProblem;
+use super::excerpt::Source;
+
+pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineProblem> {
+    let (tokens, labels) = encoder.text(line)?;
+    Ok(Document { id: None, metadata: Map::new(), source: Source::text(line), tokens, labels })
+}

@@ -1,0 +1,136 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::example::Examples;
+use super::excerpt::{Source, one_line, prompted};
+use super::tokenizer::Tokenizer;
+
+/// Token sequences with their targets.
+#[derive(Debug)]
+pub struct TokenDataset {
+    examples: Examples,
+    /// All examples' tokens, one after the other; example `i` owns `offsets[i]..offsets[i + 1]`.
+    tokens: Vec<u32>,
+    offsets: Vec<usize>,
+    /// Whether the token is predicted by the row before it. Never true for an example's first.
+    target: Vec<bool>,
+    /// What is predicted where it is not the token itself; absent while no label differs from its token.
+    labels: Option<Vec<u32>>,
+    sources: Vec<Source>,
+    tokenizer: Option<Arc<Tokenizer>>,
+}
+
+impl TokenDataset {
+    pub(super) fn new(tokenizer: Option<Arc<Tokenizer>>) -> Self {
+        Self {
+            examples: Examples::new("tokens"),
+            tokens: Vec::new(),
+            offsets: vec![0],
+            target: Vec::new(),
+            labels: None,
+            sources: Vec::new(),
+            tokenizer,
+        }
+    }
+
+    /// Adds an example; `labels` stand at their tokens. The first token's label is dropped: nothing
+    /// predicts it, and examples that differ only there are the same.
+    pub(super) fn push(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        tokens: &[u32],
+        labels: &[Option<u32>],
+    ) {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| k > 0));
+        self.target.extend(labels().map(|label| label.is_some()));
+        let differs = labels().zip(tokens).any(|(label, &token)| label.is_some_and(|label| label != token));
+        if differs || self.labels.is_some() {
+            let all = self.labels.get_or_insert_with(|| self.tokens[..start].to_vec());
+            all.extend(labels().zip(tokens).map(|(label, &token)| label.unwrap_or(token)));
+        }
+        self.offsets.push(self.tokens.len());
+        self.sources.push(source);
+
+        let mut digest = blake3::Hasher::new();
+        digest.update(&(tokens.len() as u64).to_le_bytes());
+        let mut bytes = Vec::with_capacity(tokens.len() * 8);
+        bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+        // No vocabulary has 2³² tokens, so the largest number can stand for "no target".
+        bytes.extend(labels().flat_map(|label| label.unwrap_or(u32::MAX).to_le_bytes()));
+        digest.update(&bytes);
+        self.examples.push(id, metadata, digest.finalize());
+    }
+
+    pub(super) fn examples(&self) -> &Examples {
+        &self.examples
+    }
+
+    /// Tokens of example `i`.
+    pub fn tokens(&self, i: usize) -> &[u32] {
+        &self.tokens[self.range(i)]
+    }
+
+    /// For each token of example `i`, whether it is a target: whether the row before it predicts it.
+    pub fn is_target(&self, i: usize) -> &[bool] {
+        &self.target[self.range(i)]
+    }
+
+    /// For each row of example `i`, what it predicts: the label of the token after it. `None` for the
+    /// last row and where there is no target.
+    pub fn predicted(&self, i: usize) -> impl ExactSizeIterator<Item = Option<u32>> + '_ {
+        let range = self.range(i);
+        let end = range.end;
+        let labels = self.labels.as_ref().unwrap_or(&self.tokens);
+        range.map(move |row| (row + 1 < end && self.target[row + 1]).then(|| labels[row + 1]))
+    }
+
+    /// Number of targets of example `i`.
+    pub fn targets(&self, i: usize) -> usize {
+        self.is_target(i).iter().filter(|&&target| target).count()
+    }
+
+    /// The tokenizer that made the tokens, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_deref()
+    }
+
+    /// Text of each token of example `i`, and whether it is a target.
+    pub fn marked_tokens(&self, i: usize) -> Vec<(String, bool)> {
+        let text = |token: u32| match &self.tokenizer {
+            Some(tokenizer) => tokenizer.token_text(token),
+            None => token.to_string(),
+        };
+        self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target)).collect()
+    }
+
+    pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
+        match (&self.sources[i], &self.tokenizer) {
+            (Source::Text(text), _) => one_line(text, max_chars),
+            (Source::Prompted(prompt, completion), _) => prompted(prompt, completion, max_chars),
+            (Source::Tokens, tokenizer) => {
+                // A token has at least one character or is joined with others to one: 4 for each are enough.
+                let tokens = self.tokens(i);
+                let shown = &tokens[..tokens.len().min(max_chars.saturating_mul(4).saturating_add(1))];
+                let text = match tokenizer {
+                    Some(tokenizer) => tokenizer.decode(shown),
+                    None => shown.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+                };
+                one_line(&text, max_chars)
+            }
+        }
+    }
+
+    fn range(&self, i: usize) -> Range<usize> {
+        self.offsets[i]..self.offsets[i + 1]
+    }
+
+    pub(super) fn positions(&self, i: usize) -> usize {
+        self.range(i).len()
+    }
+}
