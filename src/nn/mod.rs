@@ -1,1 +1,56 @@
 //! Differentiable building blocks of the models: fused kernels on the CPU, composed candle ops elsewhere.
+//!
+//! Hidden states are `[R, D]`: the positions of a batch's examples one below the other
+//! ([`crate::curvature::Positions`]), without padding. Weights are plain tensors, not variables; the
+//! fused blocks form no gradient for them.
+//!
+//! Every block exists twice. [`Implementation::Fused`] is one custom op with a hand-written backward
+//! pass, for `f32` on the CPU. [`Implementation::Composed`] is built from candle ops that really
+//! differentiate, for every type and device; it is what the fused one is tested against.
+
+pub mod activation;
+pub mod attention;
+pub mod head;
+mod kernel;
+pub mod loss;
+pub mod norm;
+mod objective;
+pub mod rope;
+mod rotation;
+
+#[cfg(test)]
+mod gradient_check;
+
+pub use activation::{Activation, gated};
+pub use attention::{Attention, Mask};
+pub use head::{HeadLoss, LogitsGradient, language_model_logits, language_model_loss};
+pub use loss::{SquaredError, classification_loss, regression_loss};
+pub use norm::{LayerNorm, RmsNorm};
+pub use rope::{Frequencies, RopeConfig, RopeError};
+pub use rotation::RopeTables;
+
+use candle_core::{CpuStorage, DType, Layout, Tensor};
+
+/// How a block is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Implementation {
+    /// One custom op: `f32` on the CPU only.
+    Fused,
+    /// candle's ops, for every type and device.
+    Composed,
+}
+
+impl Implementation {
+    /// The one to use for `x`: fused for `f32` on the CPU, composed otherwise.
+    pub fn of(x: &Tensor) -> Self {
+        if x.dtype() == DType::F32 && x.device().is_cpu() { Self::Fused } else { Self::Composed }
+    }
+}
+
+/// The elements of a contiguous `f32` storage.
+fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),
+    }
+}

@@ -1,0 +1,576 @@
+//! Activations, and products of an activated gate with a second tensor.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::kernel::{self, LANES, Lanes, TASK, vectorised};
+use super::{Implementation, elements};
+use crate::curvature::with_slice;
+
+/// A function applied to every element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Activation {
+    /// `max(x, 0)`; its gradient at 0 is 0.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// `x Φ(x)`, Φ the normal distribution.
+    Gelu,
+    /// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
+    GeluTanh,
+    /// `x / (1 + e^{-1.702 x})`.
+    QuickGelu,
+    /// `x / (1 + e⁻ˣ)`.
+    Silu,
+    /// `1 / (1 + e⁻ˣ)`.
+    Sigmoid,
+    /// `x`.
+    Identity,
+}
+
+const GELU_SLOPE: f64 = 0.797_884_560_802_865_4; // √(2/π)
+const GELU_CUBIC: f64 = 0.044715;
+const QUICK_GELU: f64 = 1.702;
+
+impl Activation {
+    /// Names that [`Activation::from_name`] knows.
+    pub const NAMES: [&str; 14] = [
+        "relu",
+        "tanh",
+        "gelu",
+        "gelu_python",
+        "gelu_new",
+        "gelu_fast",
+        "gelu_accurate",
+        "gelu_pytorch_tanh",
+        "quick_gelu",
+        "silu",
+        "swish",
+        "sigmoid",
+        "linear",
+        "identity",
+    ];
+
+    /// The activation that a Hugging Face configuration calls `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "relu" => Self::Relu,
+            "tanh" => Self::Tanh,
+            "gelu" | "gelu_python" => Self::Gelu,
+            // `gelu_fast` writes √(2/π) with ten digits; the rest are spellings of one formula
+            "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Self::GeluTanh,
+            "quick_gelu" => Self::QuickGelu,
+            "silu" | "swish" => Self::Silu,
+            "sigmoid" => Self::Sigmoid,
+            "linear" | "identity" => Self::Identity,
+            _ => return None,
+        })
+    }
+
+    /// Applies the function to every element.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn forward(self, x: &Tensor) -> Result<Tensor> {
+        self.forward_with(x, Implementation::of(x))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn forward_with(self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
+        match implementation {
+            _ if self == Self::Identity => Ok(x.clone()),
+            Implementation::Fused => x.contiguous()?.apply_op1(Pointwise(self)),
+            Implementation::Composed => self.composed(x),
+        }
+    }
+
+    /// Not candle's `gelu`, `gelu_erf` (six digits in their gradients) and `relu` (gradient 1 at 0).
+    fn composed(self, x: &Tensor) -> Result<Tensor> {
+        // (1 + tanh(x/2)) / 2, whose gradient does not overflow
+        let sigmoid = |x: &Tensor| x.affine(0.5, 0.0)?.tanh()?.affine(0.5, 0.5);
+        match self {
+            Self::Relu => {
+                let zero = x.zeros_like()?;
+                x.gt(&zero)?.where_cond(x, &zero)
+            }
+            Self::Tanh => x.tanh(),
+            Self::Gelu => x * x.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?,
+            Self::GeluTanh => {
+                let argument = (x * x.sqr()?.affine(GELU_SLOPE * GELU_CUBIC, GELU_SLOPE)?)?;
+                x * argument.tanh()?.affine(0.5, 0.5)?
+            }
+            Self::QuickGelu => x * sigmoid(&x.affine(QUICK_GELU, 0.0)?)?,
+            Self::Silu => x * sigmoid(x)?,
+            Self::Sigmoid => sigmoid(x),
+            Self::Identity => Ok(x.clone()),
+        }
+    }
+}
+
+/// `activation(gate) ⊙ up`, elementwise.
+///
+/// # Errors
+/// If the shapes differ or a tensor operation fails.
+pub fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gated_with(activation, gate, up, Implementation::of(gate))
+}
+
+/// [`gated`], computed as asked.
+///
+/// # Errors
+/// If the shapes differ or a tensor operation fails.
+pub fn gated_with(
+    activation: Activation,
+    gate: &Tensor,
+    up: &Tensor,
+    implementation: Implementation,
+) -> Result<Tensor> {
+    match implementation {
+        Implementation::Fused => {
+            if gate.dims() != up.dims() {
+                candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
+            }
+            gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation))
+        }
+        Implementation::Composed => activation.composed(gate)? * up,
+    }
+}
+
+struct Pointwise(Activation);
+
+impl CustomOp1 for Pointwise {
+    fn name(&self) -> &'static str {
+        "activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(storage, layout)?;
+        let mut y = vec![0.0; x.len()];
+        x.par_chunks(TASK).zip(y.par_chunks_mut(TASK)).for_each(|(x, y)| values(self.0, x, y));
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = gradient.contiguous()?;
+        let mut dx = vec![0.0; x.elem_count()];
+        with_slice(x, |x: &[f32]| {
+            with_slice(&gradient, |gradient: &[f32]| {
+                let tasks = x.par_chunks(TASK).zip(gradient.par_chunks(TASK)).zip(dx.par_chunks_mut(TASK));
+                tasks.for_each(|((x, gradient), dx)| slopes(self.0, x, gradient, dx));
+            })
+        })??;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+struct Gated(Activation);
+
+impl CustomOp2 for Gated {
+    fn name(&self) -> &'static str {
+        "gated-activation"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
+        let mut y = vec![0.0; gate.len()];
+        let tasks = gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(y.par_chunks_mut(TASK));
+        tasks.for_each(|((gate, up), y)| gated_values(self.0, gate, up, y));
+        Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let gradient = gradient.contiguous()?;
+        let (mut d_gate, mut d_up) = (vec![0.0; gate.elem_count()], vec![0.0; gate.elem_count()]);
+        with_slice(gate, |gate: &[f32]| {
+            with_slice(up, |up: &[f32]| {
+                with_slice(&gradient, |gradient: &[f32]| {
+                    let inputs = gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(gradient.par_chunks(TASK));
+                    let tasks = inputs.zip(d_gate.par_chunks_mut(TASK).zip(d_up.par_chunks_mut(TASK)));
+                    tasks.for_each(|(((gate, up), gradient), (d_gate, d_up))| {
+                        gated_slopes(self.0, gate, up, gradient, d_gate, d_up);
+                    });
+                })
+            })
+        })???;
+        let tensor = |data| Tensor::from_vec(data, gate.shape(), gate.device());
+        Ok((Some(tensor(d_gate)?), Some(tensor(d_up)?)))
+    }
+}
+
+/// A function of sixteen numbers, and its value together with its derivative.
+trait Curve {
+    fn value<V: Lanes>(x: V) -> V;
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V);
+}
+
+struct Relu;
+impl Curve for Relu {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        x.at_least(V::splat(0.0))
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (zero, one) = (V::splat(0.0), V::splat(1.0));
+        (x.at_least(zero), zero.choose_below(x, one, zero))
+    }
+}
+
+struct Tanh;
+impl Curve for Tanh {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        kernel::tanh(x)
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let y = kernel::tanh(x);
+        (y, V::splat(1.0) - y * y)
+    }
+}
+
+struct Gelu;
+impl Curve for Gelu {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        let (tail, _) = kernel::gaussian_tail(x);
+        x * x.choose_below(V::splat(0.0), tail, V::splat(1.0) - tail)
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (tail, density) = kernel::gaussian_tail(x);
+        let below = x.choose_below(V::splat(0.0), tail, V::splat(1.0) - tail);
+        let density = density * V::splat(0.398_942_3); // 1/√(2π)
+        (x * below, x.times_plus(density, below))
+    }
+}
+
+/// `x · sigmoid(u)`: with `u = 2 √(2/π) (x + 0.044715 x³)` that is the tanh form of GELU.
+struct GeluTanh;
+impl Curve for GeluTanh {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        Self::value_and_slope(x).0
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (a, b) = (2.0 * GELU_SLOPE, 2.0 * GELU_SLOPE * GELU_CUBIC);
+        // Beyond 30 the sigmoid is 0 or 1; the cube of a larger number could overflow.
+        let c = x.at_least(V::splat(-30.0)).at_most(V::splat(30.0));
+        let square = c * c;
+        let u = c * square.times_plus(V::splat(b as f32), V::splat(a as f32));
+        let (s, rest) = kernel::sigmoid_and_rest(u);
+        let du = square.times_plus(V::splat(3.0 * b as f32), V::splat(a as f32));
+        let ds = s * rest * du;
+        (x * s, c.times_plus(ds, s))
+    }
+}
+
+struct QuickGelu;
+impl Curve for QuickGelu {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        x * kernel::sigmoid(x * V::splat(QUICK_GELU as f32))
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let u = x * V::splat(QUICK_GELU as f32);
+        let (s, rest) = kernel::sigmoid_and_rest(u);
+        (x * s, (u * rest).times_plus(s, s))
+    }
+}
+
+struct Silu;
+impl Curve for Silu {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        x * kernel::sigmoid(x)
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (s, rest) = kernel::sigmoid_and_rest(x);
+        (x * s, (x * rest).times_plus(s, s))
+    }
+}
+
+struct Sigmoid;
+impl Curve for Sigmoid {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        kernel::sigmoid(x)
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (s, rest) = kernel::sigmoid_and_rest(x);
+        (s, s * rest)
+    }
+}
+
+struct Identity;
+impl Curve for Identity {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        x
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        (x, V::splat(1.0))
+    }
+}
+
+/// Runs `$run::<V, C>` with the curve C of the activation.
+macro_rules! with_curve {
+    ($activation:expr, $run:ident($($argument:expr),*)) => {
+        match $activation {
+            Activation::Relu => $run::<V, Relu>($($argument),*),
+            Activation::Tanh => $run::<V, Tanh>($($argument),*),
+            Activation::Gelu => $run::<V, Gelu>($($argument),*),
+            Activation::GeluTanh => $run::<V, GeluTanh>($($argument),*),
+            Activation::QuickGelu => $run::<V, QuickGelu>($($argument),*),
+            Activation::Silu => $run::<V, Silu>($($argument),*),
+            Activation::Sigmoid => $run::<V, Sigmoid>($($argument),*),
+            Activation::Identity => $run::<V, Identity>($($argument),*),
+        }
+    };
+}
+
+vectorised!(
+    fn values(activation: Activation, x: &[f32], y: &mut [f32]) = values_lanes
+);
+vectorised!(
+    fn slopes(activation: Activation, x: &[f32], gradient: &[f32], dx: &mut [f32]) = slopes_lanes
+);
+vectorised!(
+    fn gated_values(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) = gated_values_lanes
+);
+vectorised!(
+    fn gated_slopes(
+        activation: Activation,
+        gate: &[f32],
+        up: &[f32],
+        gradient: &[f32],
+        d_gate: &mut [f32],
+        d_up: &mut [f32],
+    ) = gated_slopes_lanes
+);
+
+#[inline(always)]
+fn values_lanes<V: Lanes>(activation: Activation, x: &[f32], y: &mut [f32]) {
+    with_curve!(activation, map(x, y));
+}
+
+#[inline(always)]
+fn slopes_lanes<V: Lanes>(activation: Activation, x: &[f32], gradient: &[f32], dx: &mut [f32]) {
+    with_curve!(activation, map_backward(x, gradient, dx));
+}
+
+#[inline(always)]
+fn gated_values_lanes<V: Lanes>(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f32]) {
+    with_curve!(activation, gate_map(gate, up, y));
+}
+
+#[inline(always)]
+fn gated_slopes_lanes<V: Lanes>(
+    activation: Activation,
+    gate: &[f32],
+    up: &[f32],
+    gradient: &[f32],
+    d_gate: &mut [f32],
+    d_up: &mut [f32],
+) {
+    with_curve!(activation, gate_backward(gate, up, gradient, d_gate, d_up));
+}
+
+#[inline(always)]
+fn map<V: Lanes, C: Curve>(x: &[f32], y: &mut [f32]) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for (x, y) in x.iter().zip(y) {
+        C::value(V::load(x)).store(y);
+    }
+    C::value(V::load_part(x_tail, 0.0)).store_part(y_tail);
+}
+
+#[inline(always)]
+fn map_backward<V: Lanes, C: Curve>(x: &[f32], gradient: &[f32], dx: &mut [f32]) {
+    let (x, x_tail) = x.as_chunks::<LANES>();
+    let (g, g_tail) = gradient.as_chunks::<LANES>();
+    let (dx, dx_tail) = dx.as_chunks_mut::<LANES>();
+    for ((x, g), dx) in x.iter().zip(g).zip(dx) {
+        let (_, slope) = C::value_and_slope(V::load(x));
+        (V::load(g) * slope).store(dx);
+    }
+    let (_, slope) = C::value_and_slope(V::load_part(x_tail, 0.0));
+    (V::load_part(g_tail, 0.0) * slope).store_part(dx_tail);
+}
+
+#[inline(always)]
+fn gate_map<V: Lanes, C: Curve>(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    let (gate, gate_tail) = gate.as_chunks::<LANES>();
+    let (up, up_tail) = up.as_chunks::<LANES>();
+    let (y, y_tail) = y.as_chunks_mut::<LANES>();
+    for ((gate, up), y) in gate.iter().zip(up).zip(y) {
+        (C::value(V::load(gate)) * V::load(up)).store(y);
+    }
+    (C::value(V::load_part(gate_tail, 0.0)) * V::load_part(up_tail, 0.0)).store_part(y_tail);
+}
+
+#[inline(always)]
+fn gate_backward<V: Lanes, C: Curve>(gate: &[f32], up: &[f32], gradient: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+    let (gate, gate_tail) = gate.as_chunks::<LANES>();
+    let (up, up_tail) = up.as_chunks::<LANES>();
+    let (g, g_tail) = gradient.as_chunks::<LANES>();
+    let (d_gate, d_gate_tail) = d_gate.as_chunks_mut::<LANES>();
+    let (d_up, d_up_tail) = d_up.as_chunks_mut::<LANES>();
+    for i in 0..gate.len() {
+        let (value, slope) = C::value_and_slope(V::load(&gate[i]));
+        let g = V::load(&g[i]);
+        (g * value).store(&mut d_up[i]);
+        (g * V::load(&up[i]) * slope).store(&mut d_gate[i]);
+    }
+    let (value, slope) = C::value_and_slope(V::load_part(gate_tail, 0.0));
+    let g = V::load_part(g_tail, 0.0);
+    (g * value).store_part(d_up_tail);
+    (g * V::load_part(up_tail, 0.0) * slope).store_part(d_gate_tail);
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device, Var};
+
+    use super::super::gradient_check::{agree, central_differences, flat, wave};
+    use super::super::kernel::Plain;
+    use super::*;
+
+    const ALL: [Activation; 8] = [
+        Activation::Relu,
+        Activation::Tanh,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+        Activation::Silu,
+        Activation::Sigmoid,
+        Activation::Identity,
+    ];
+
+    #[test]
+    fn composed_gradients_are_central_differences() -> Result<()> {
+        // 3 x 11 numbers between -4 and 4, none within a step of 0 where relu has its corner
+        let x = wave(&[3, 11], 5)?.affine(4.0, 0.0)?;
+        assert!(flat(&x)?.iter().all(|x| x.abs() > 2e-3));
+        let up = wave(&[3, 11], 6)?;
+        for activation in ALL {
+            central_differences(&x, |x| activation.forward(x), 1e-9)?;
+            central_differences(&x, |x| gated(activation, x, &up), 1e-9)?;
+            central_differences(&up, |up| gated(activation, &x, up), 1e-9)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn composed_values_are_their_definitions() -> Result<()> {
+        let x = wave(&[40], 8)?.affine(3.0, 0.0)?;
+        let pairs: [(Activation, fn(f64) -> f64); 4] = [
+            (Activation::Relu, |x| x.max(0.0)),
+            (Activation::GeluTanh, |x| {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            }),
+            (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
+            (Activation::Silu, |x| x / (1.0 + (-x).exp())),
+        ];
+        for (activation, definition) in pairs {
+            for (x, y) in flat(&x)?.into_iter().zip(flat(&activation.forward(&x)?)?) {
+                assert!((y - definition(x)).abs() < 1e-14, "{activation:?}({x})"); // a few roundings of order 1
+            }
+        }
+        // Φ(1) to 15 digits (tables): the rest of Gelu's definition is the error function's.
+        let y = Activation::Gelu.forward(&Tensor::new(&[1.0f64, -1.0], &Device::Cpu)?)?.to_vec1::<f64>()?;
+        assert!((y[0] - 0.841_344_746_068_543).abs() < 1e-14 && (y[1] + 0.158_655_253_931_457).abs() < 1e-14);
+        Ok(())
+    }
+
+    #[test]
+    fn fused_agrees_with_composed() -> Result<()> {
+        for (rows, width) in [(1, 8), (5, 24), (19, 33), (3, 6000)] {
+            let x = wave(&[rows, width], 1)?.affine(7.0, 0.0)?;
+            let up = wave(&[rows, width], 2)?;
+            for activation in ALL {
+                let fused = Implementation::Fused;
+                // Relative to the largest value, up to 7, or slope, about 1: a few roundings of 1.2e-7.
+                agree(&[&x], |x| activation.forward_with(x[0], fused), |x| activation.forward(x[0]), 1e-6)?;
+                agree(
+                    &[&x, &up],
+                    |x| gated_with(activation, x[0], x[1], fused),
+                    |x| gated(activation, x[0], x[1]),
+                    1e-6,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn plain_lanes_agree_with_the_best_ones() -> Result<()> {
+        let numbers = |seed| wave(&[203], seed)?.affine(6.0, 0.0)?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        let (x, up, g) = (numbers(1)?, numbers(2)?, numbers(3)?);
+        for activation in ALL {
+            let mut found = vec![vec![0.0; 203]; 5];
+            let mut want = found.clone();
+            let [a, b, c, d, e] = &mut found[..] else { unreachable!("five outputs") };
+            values(activation, &x, a);
+            slopes(activation, &x, &g, b);
+            gated_values(activation, &x, &up, c);
+            gated_slopes(activation, &x, &up, &g, d, e);
+            let [a, b, c, d, e] = &mut want[..] else { unreachable!("five outputs") };
+            values_lanes::<Plain>(activation, &x, a);
+            slopes_lanes::<Plain>(activation, &x, &g, b);
+            gated_values_lanes::<Plain>(activation, &x, &up, c);
+            gated_slopes_lanes::<Plain>(activation, &x, &up, &g, d, e);
+            for (found, want) in found.iter().flatten().zip(want.iter().flatten()) {
+                // numbers up to 36, with and without fused multiply-add
+                assert!((found - want).abs() < 2e-5, "{activation:?}: {found} {want}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn relu_has_no_slope_at_zero_and_extremes_stay_finite() -> Result<()> {
+        for dtype in [DType::F32, DType::F64] {
+            let x = Tensor::new(&[0.0f32, -0.0, 1e20, -1e20, 100.0, -100.0], &Device::Cpu)?.to_dtype(dtype)?;
+            for activation in ALL {
+                let x = Var::from_tensor(&x)?;
+                let gradients = activation.forward(&x)?.sum_all()?.backward()?;
+                let slopes = flat(gradients.get(&x).expect("differentiable"))?;
+                match activation {
+                    Activation::Relu => assert_eq!(slopes, [0.0, 0.0, 1.0, 0.0, 1.0, 0.0]),
+                    _ => assert!(slopes.iter().all(|s| s.is_finite()), "{activation:?} {dtype:?}: {slopes:?}"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn every_listed_name_is_known() {
+        assert!(Activation::NAMES.iter().all(|name| Activation::from_name(name).is_some()));
+        assert_eq!(Activation::from_name("gelu_new"), Some(Activation::GeluTanh));
+        assert_eq!(Activation::from_name("mish"), None);
+    }
+}

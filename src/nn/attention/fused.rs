@@ -1,0 +1,269 @@
+//! The kernel: one task for each example and head, blocks of query positions inside.
+#![allow(unsafe_code)] // tasks write disjoint columns of one buffer
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::super::kernel::{self, Columns, with_workspace};
+use super::super::rotation::{Direction, rotate};
+use super::BLOCK;
+use super::op::Context;
+use crate::curvature::gemm::{Into, Threads, View, ViewMut, matmul};
+
+/// Columns `offset..` of a row-major matrix with rows `stride` apart.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) offset: usize,
+    pub(super) stride: usize,
+}
+
+impl<'a> Part<'a> {
+    /// `width` columns from `column` on, in `rows`.
+    fn view(self, rows: Range<usize>, column: usize, width: usize) -> View<'a, f32> {
+        let start = (rows.start * self.stride + self.offset + column).min(self.data.len());
+        View::new(&self.data[start..], rows.len(), width, self.stride)
+    }
+
+    fn row(self, row: usize, column: usize, width: usize) -> &'a [f32] {
+        let start = row * self.stride + self.offset + column;
+        &self.data[start..start + width]
+    }
+}
+
+/// The same to write to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PartMut<'a> {
+    pub(super) columns: Columns<'a>,
+    pub(super) offset: usize,
+}
+
+/// Queries, keys and values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) q: Part<'a>,
+    pub(super) k: Part<'a>,
+    pub(super) v: Part<'a>,
+}
+
+/// One head of one example.
+struct Head<'a> {
+    context: &'a Context,
+    inputs: Inputs<'a>,
+    /// Example, and its rows in the batch.
+    example: usize,
+    rows: Range<usize>,
+    /// First column of the query head, and of its key-value head.
+    query: usize,
+    key: usize,
+}
+
+impl<'a> Head<'a> {
+    fn width(&self) -> usize {
+        self.context.attention.head_dimension
+    }
+
+    /// Rows of the batch for the positions `block` of the example.
+    fn at(&self, block: &Range<usize>) -> Range<usize> {
+        self.rows.start + block.start..self.rows.start + block.end
+    }
+
+    /// Blocks of query positions.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let length = self.rows.len();
+        (0..length).step_by(BLOCK).map(move |start| start..(start + BLOCK).min(length))
+    }
+
+    /// Keys that some query of the block sees.
+    fn keys(&self, block: &Range<usize>) -> Range<usize> {
+        let seen = |i| self.context.attention.seen(i, self.rows.len());
+        seen(block.start).0..seen(block.end - 1).1
+    }
+
+    /// The head's keys, rotated into `space` if there are rotary embeddings.
+    fn all_keys<'s>(&self, space: &'s mut [f32]) -> Part<'s>
+    where
+        'a: 's,
+    {
+        self.rotated(self.inputs.k, self.key, &(0..self.rows.len()), space)
+    }
+
+    /// The queries of a block, rotated into `space` if there are rotary embeddings.
+    fn queries<'s>(&self, block: &Range<usize>, space: &'s mut [f32]) -> Part<'s>
+    where
+        'a: 's,
+    {
+        self.rotated(self.inputs.q, self.query, block, space)
+    }
+
+    /// Row 0 of the result is position `block.start`.
+    fn rotated<'s>(&self, x: Part<'a>, column: usize, block: &Range<usize>, space: &'s mut [f32]) -> Part<'s>
+    where
+        'a: 's,
+    {
+        let (width, first) = (self.width(), self.rows.start + block.start);
+        let Some(rope) = &self.context.rope else {
+            let start = (first * x.stride + x.offset + column).min(x.data.len());
+            return Part { data: &x.data[start..], offset: 0, stride: x.stride };
+        };
+        let (cos, sin) = rope.rows(self.example);
+        let half = rope.rotated() / 2;
+        for (i, to) in space[..block.len() * width].chunks_exact_mut(width).enumerate() {
+            let angles = (block.start + i) * half..(block.start + i + 1) * half;
+            rotate(x.row(first + i, column, width), &cos[angles.clone()], &sin[angles], Direction::Forwards, to);
+        }
+        Part { data: space, offset: 0, stride: width }
+    }
+
+    /// Probabilities of a block, `[block, keys]`, zero where a query does not see a key.
+    fn probabilities(&self, block: &Range<usize>, queries: Part<'_>, keys: Part<'_>, p: &mut [f32]) {
+        let attention = &self.context.attention;
+        let (seen, width) = (self.keys(block), self.width());
+        let n = seen.len();
+        let (q, k) = (queries.view(0..block.len(), 0, width), keys.view(seen.clone(), 0, width));
+        product(ViewMut::dense(p, block.len(), n), q, k.t());
+        for (i, row) in block.clone().zip(p.chunks_exact_mut(n)) {
+            let (start, end) = attention.seen(i, self.rows.len());
+            row[..start - seen.start].fill(0.0);
+            row[end - seen.start..].fill(0.0);
+            kernel::softmax(&mut row[start - seen.start..end - seen.start], attention.scale as f32);
+        }
+    }
+}
+
+/// Most keys that a block can see.
+fn most_keys(context: &Context) -> usize {
+    let length = context.positions.longest();
+    match context.attention.window {
+        Some(window) => length.min(BLOCK + 2 * window),
+        None => length,
+    }
+}
+
+/// Numbers needed for rotated keys of an example.
+fn rotated_keys(context: &Context) -> usize {
+    if context.rope.is_some() { context.positions.longest() * context.attention.head_dimension } else { 0 }
+}
+
+/// `output = softmax(scale · q kᵀ) v`.
+pub(super) fn forward(context: &Context, inputs: Inputs<'_>, output: PartMut<'_>) {
+    let attention = &context.attention;
+    let (heads, width) = (attention.heads, attention.head_dimension);
+    let (most, rotated) = (most_keys(context), rotated_keys(context));
+    (0..context.positions.examples() * heads).into_par_iter().with_max_len(1).for_each(|task| {
+        let (example, h) = (task / heads, task % heads);
+        let rows = context.positions.example(example);
+        let (query, key) = (h * width, h / (heads / attention.kv_heads) * width);
+        let head = Head { context, inputs, example, rows, query, key };
+        with_workspace(rotated + BLOCK * (2 * width + most), |space| {
+            let (k_space, space) = space.split_at_mut(rotated);
+            let (q_space, space) = space.split_at_mut(BLOCK * width);
+            let (o, p) = space.split_at_mut(BLOCK * width);
+            let k = head.all_keys(k_space);
+            for block in head.blocks() {
+                let (m, seen) = (block.len(), head.keys(&block));
+                let p = &mut p[..m * seen.len()];
+                let q = head.queries(&block, q_space);
+                head.probabilities(&block, q, k, p);
+                let v = inputs.v.view(head.at(&seen), head.key, width);
+                let probabilities = View::dense(p, m, seen.len());
+                product(ViewMut::dense(&mut o[..m * width], m, width), probabilities, v);
+                for (row, o) in head.at(&block).zip(o.chunks_exact(width)) {
+                    // SAFETY: this task alone writes these rows of this query head.
+                    unsafe { output.columns.part(row, output.offset + query, width) }.copy_from_slice(o);
+                }
+            }
+        });
+    });
+}
+
+fn product(c: ViewMut<'_, f32>, a: View<'_, f32>, b: View<'_, f32>) {
+    matmul(c, Into::Replace, 1.0, a, b, Threads::One);
+}
+
+fn add_product(c: ViewMut<'_, f32>, a: View<'_, f32>, b: View<'_, f32>) {
+    matmul(c, Into::Add, 1.0, a, b, Threads::One);
+}
+
+/// Gradients at `q`, `k`, `v` from the one at the output.
+pub(super) fn backward(context: &Context, inputs: Inputs<'_>, gradient: Part<'_>, [dq, dk, dv]: [PartMut<'_>; 3]) {
+    let attention = &context.attention;
+    let (kv_heads, width) = (attention.kv_heads, attention.head_dimension);
+    let group = attention.heads / kv_heads;
+    let (most, rotated) = (most_keys(context), rotated_keys(context));
+    let all = context.positions.longest() * width;
+    // One task for each key-value head: it sums over its query heads in their order.
+    (0..context.positions.examples() * kv_heads).into_par_iter().with_max_len(1).for_each(|task| {
+        let (example, kv_head) = (task / kv_heads, task % kv_heads);
+        let rows = context.positions.example(example);
+        let length = rows.len();
+        with_workspace(rotated + 2 * all + BLOCK * (2 * width + 2 * most), |space| {
+            let (k_space, space) = space.split_at_mut(rotated);
+            let (dk_sum, space) = space.split_at_mut(all);
+            let (dv_sum, space) = space.split_at_mut(all);
+            let (q_space, space) = space.split_at_mut(BLOCK * width);
+            let (dq_block, space) = space.split_at_mut(BLOCK * width);
+            let (p, dp) = space.split_at_mut(BLOCK * most);
+            dk_sum[..length * width].fill(0.0);
+            dv_sum[..length * width].fill(0.0);
+            let key = kv_head * width;
+            let head = |h| Head { context, inputs, example, rows: rows.clone(), query: h * width, key };
+            let k = head(kv_head * group).all_keys(k_space);
+            for head in (kv_head * group..(kv_head + 1) * group).map(head) {
+                for block in head.blocks() {
+                    let (m, seen) = (block.len(), head.keys(&block));
+                    let n = seen.len();
+                    let (p, dp) = (&mut p[..m * n], &mut dp[..m * n]);
+                    let q = head.queries(&block, q_space);
+                    head.probabilities(&block, q, k, p);
+                    let s = gradient.view(head.at(&block), head.query, width);
+                    let v = inputs.v.view(head.at(&seen), key, width);
+                    let part = seen.start * width..seen.end * width;
+                    add_product(ViewMut::dense(&mut dv_sum[part.clone()], n, width), View::dense(p, m, n).t(), s);
+                    product(ViewMut::dense(dp, m, n), s, v.t());
+                    // p is 0 where a key is not seen, and so is the gradient
+                    for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
+                        kernel::softmax_backward(p, dp, attention.scale as f32);
+                    }
+                    let ds = View::dense(dp, m, n);
+                    let q = q.view(0..m, 0, width);
+                    add_product(ViewMut::dense(&mut dk_sum[part], n, width), ds.t(), q);
+                    let dq_block = &mut dq_block[..m * width];
+                    product(ViewMut::dense(dq_block, m, width), ds, k.view(seen, 0, width));
+                    // SAFETY: this task alone writes these rows of this query head.
+                    unsafe { head.unrotate_into(dq, head.query, &block, dq_block) };
+                }
+            }
+            let head = head(kv_head * group);
+            // SAFETY: this task alone writes these rows of this key-value head.
+            unsafe { head.unrotate_into(dk, key, &(0..length), dk_sum) };
+            for (row, from) in rows.clone().zip(dv_sum.chunks_exact(width)) {
+                // SAFETY: the same.
+                unsafe { dv.columns.part(row, dv.offset + key, width) }.copy_from_slice(from);
+            }
+        });
+    });
+}
+
+impl Head<'_> {
+    /// Writes the gradients of positions `block`, taking the rotation back.
+    ///
+    /// # Safety
+    /// No other task may use these rows and columns.
+    unsafe fn unrotate_into(&self, to: PartMut<'_>, column: usize, block: &Range<usize>, from: &[f32]) {
+        let width = self.width();
+        let angles = self.context.rope.as_ref().map(|rope| (rope.rows(self.example), rope.rotated() / 2));
+        for (i, from) in block.clone().zip(from.chunks_exact(width)) {
+            // SAFETY: the caller's promise.
+            let to = unsafe { to.columns.part(self.rows.start + i, to.offset + column, width) };
+            match angles {
+                Some(((cos, sin), half)) => {
+                    let row = i * half..(i + 1) * half;
+                    rotate(from, &cos[row.clone()], &sin[row], Direction::Transposed, to);
+                }
+                None => to.copy_from_slice(from),
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Self-attention within each example.
+
+mod fused;
+mod op;
+
+use candle_core::{D, Result, Tensor};
+
+use super::{Implementation, RopeTables};
+use crate::curvature::Positions;
+
+/// Which positions a position may look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// Itself and those before it.
+    Causal,
+    /// All of its example.
+    Bidirectional,
+}
+
+/// `softmax(scale · q kᵀ) v` within each example and head; rotary embeddings can be applied to `q` and
+/// `k` on the way.
+///
+/// Scores exist for one block of query positions at a time, and the backward pass computes them again.
+/// The gradient of a key-value head sums over the query heads that share it in their order, so results
+/// do not depend on the number of threads.
+///
+/// # Shapes
+/// `q: [R, heads · d]`, `k` and `v`: `[R, kv_heads · d]`, the output `[R, heads · d]`, with d the head
+/// dimension. Query head `h` uses key-value head `h / (heads / kv_heads)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Query heads, H.
+    pub heads: usize,
+    /// Key-value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head, d.
+    pub head_dimension: usize,
+    /// Factor of the scores, usually `1/√d`.
+    pub scale: f64,
+    /// Which positions are seen.
+    pub mask: Mask,
+    /// If given, only positions at a distance below it are seen.
+    pub window: Option<usize>,
+}
+
+/// Block of query positions that are processed together. Half of the scores in a block on the diagonal
+/// are masked: smaller blocks waste less, larger ones multiply faster.
+const BLOCK: usize = 64;
+
+impl Attention {
+    /// Causal attention with as many key-value heads as query heads and the scale `1/√d`.
+    pub fn causal(heads: usize, head_dimension: usize) -> Self {
+        Self {
+            heads,
+            kv_heads: heads,
+            head_dimension,
+            scale: 1.0 / (head_dimension as f64).sqrt(),
+            mask: Mask::Causal,
+            window: None,
+        }
+    }
+
+    /// Attends; `rope` rotates queries and keys first.
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other, the positions or the tables.
+    pub fn forward(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Tensor> {
+        self.forward_with(q, k, v, positions, rope, Implementation::of(q))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other, the positions or the tables.
+    pub fn forward_with(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+        implementation: Implementation,
+    ) -> Result<Tensor> {
+        self.check(positions, rope)?;
+        let (wide, narrow) = (self.heads * self.head_dimension, self.kv_heads * self.head_dimension);
+        for (name, x, width) in [("q", q, wide), ("k", k, narrow), ("v", v, narrow)] {
+            expect_shape(name, x, positions, width)?;
+        }
+        match implementation {
+            Implementation::Fused => {
+                let op = op::Separate(op::Context::new(self, positions, rope));
+                q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+            }
+            Implementation::Composed => self.composed(q, k, v, positions, rope),
+        }
+    }
+
+    /// [`Attention::forward`] of queries, keys and values side by side, `[R, (heads + 2 kv_heads) · d]`.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn forward_packed(&self, qkv: &Tensor, positions: &Positions, rope: Option<&RopeTables>) -> Result<Tensor> {
+        self.forward_packed_with(qkv, positions, rope, Implementation::of(qkv))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn forward_packed_with(
+        &self,
+        qkv: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+        implementation: Implementation,
+    ) -> Result<Tensor> {
+        self.check(positions, rope)?;
+        let (wide, narrow) = (self.heads * self.head_dimension, self.kv_heads * self.head_dimension);
+        expect_shape("qkv", qkv, positions, wide + 2 * narrow)?;
+        match implementation {
+            Implementation::Fused => qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope))),
+            Implementation::Composed => {
+                let part = |start, width| qkv.narrow(1, start, width);
+                let (q, k, v) = (part(0, wide)?, part(wide, narrow)?, part(wide + narrow, narrow)?);
+                self.composed(&q, &k, &v, positions, rope)
+            }
+        }
+    }
+
+    fn check(&self, positions: &Positions, rope: Option<&RopeTables>) -> Result<()> {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
+            candle_core::bail!("{} query heads cannot share {} key-value heads", self.heads, self.kv_heads);
+        }
+        if self.window == Some(0) {
+            candle_core::bail!("a window of 0 positions sees nothing");
+        }
+        rope.map_or(Ok(()), |rope| rope.check(positions, self.head_dimension))
+    }
+
+    /// First and one past the last key that query `i` of `length` sees.
+    fn seen(&self, i: usize, length: usize) -> (usize, usize) {
+        let reach = self.window.unwrap_or(length);
+        let end = match self.mask {
+            Mask::Causal => i + 1,
+            Mask::Bidirectional => (i + reach).min(length),
+        };
+        ((i + 1).saturating_sub(reach), end)
+    }
+
+    fn composed(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Tensor> {
+        let (d, group) = (self.head_dimension, self.heads / self.kv_heads);
+        let mut outputs = Vec::with_capacity(positions.examples());
+        for (b, rows) in positions.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let length = rows.len();
+            let part = |x: &Tensor, heads| x.narrow(0, rows.start, length)?.reshape((length, heads, d));
+            let turn = |x: Tensor| rope.map_or(Ok(x.clone()), |rope| rope.rotate_composed(&x, b));
+            let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
+            // [T, kv, d] to [kv, group, T, d]: each key-value head stands beside its query heads
+            let shared = |x: Tensor| {
+                let x = heads_first(x)?.unsqueeze(1)?.broadcast_as((self.kv_heads, group, length, d))?.contiguous()?;
+                x.reshape((self.heads, length, d))
+            };
+            let q = heads_first(turn(part(q, self.heads)?)?)?;
+            let k = shared(turn(part(k, self.kv_heads)?)?)?;
+            let v = shared(part(v, self.kv_heads)?)?;
+            let scores = q.matmul(&k.transpose(1, 2)?.contiguous()?)?.affine(self.scale, 0.0)?;
+            let hidden: Vec<f64> = (0..length)
+                .flat_map(|i| {
+                    let (start, end) = self.seen(i, length);
+                    (0..length).map(move |j| if (start..end).contains(&j) { 0.0 } else { f64::NEG_INFINITY })
+                })
+                .collect();
+            let hidden = Tensor::from_vec(hidden, (1, length, length), q.device())?.to_dtype(q.dtype())?;
+            let scores = scores.broadcast_add(&hidden)?;
+            let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+            let p = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
+            outputs.push(p.matmul(&v)?.transpose(0, 1)?.contiguous()?.reshape((length, self.heads * d))?);
+        }
+        if outputs.is_empty() {
+            return q.zeros_like();
+        }
+        Tensor::cat(&outputs, 0)
+    }
+}
+
+fn expect_shape(name: &str, x: &Tensor, positions: &Positions, width: usize) -> Result<()> {
+    if x.dims() != [positions.rows(), width] {
+        candle_core::bail!(
+            "attention got {name} of the shape {:?}, expected {:?}",
+            x.dims(),
+            [positions.rows(), width]
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

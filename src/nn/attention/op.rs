@@ -1,0 +1,126 @@
+//! Attention as candle ops: buffers in and out of the fused kernel.
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::super::kernel::Columns;
+use super::super::{RopeTables, elements};
+use super::Attention;
+use super::fused::{self, Inputs, Part, PartMut};
+use crate::curvature::{Positions, with_slice};
+
+/// What forward and backward pass need beside the tensors.
+pub(super) struct Context {
+    pub(super) attention: Attention,
+    pub(super) positions: Positions,
+    pub(super) rope: Option<RopeTables>,
+}
+
+impl Context {
+    pub(super) fn new(attention: &Attention, positions: &Positions, rope: Option<&RopeTables>) -> Self {
+        Self { attention: attention.clone(), positions: positions.clone(), rope: rope.cloned() }
+    }
+
+    /// Columns of all query heads, and of all key-value heads.
+    fn widths(&self) -> (usize, usize) {
+        let Attention { heads, kv_heads, head_dimension, .. } = self.attention;
+        (heads * head_dimension, kv_heads * head_dimension)
+    }
+
+    fn forward(&self, inputs: Inputs<'_>) -> (CpuStorage, Shape) {
+        let (rows, width) = (self.positions.rows(), self.widths().0);
+        let mut output = vec![0.0; rows * width];
+        fused::forward(self, inputs, PartMut { columns: Columns::new(&mut output, width), offset: 0 });
+        (CpuStorage::F32(output), (rows, width).into())
+    }
+}
+
+/// `q`, `k`, `v` in three tensors.
+pub(super) struct Separate(pub(super) Context);
+
+impl CustomOp3 for Separate {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (wide, narrow) = self.0.widths();
+        let q = Part { data: elements(q, q_layout)?, offset: 0, stride: wide };
+        let k = Part { data: elements(k, k_layout)?, offset: 0, stride: narrow };
+        let v = Part { data: elements(v, v_layout)?, offset: 0, stride: narrow };
+        Ok(self.0.forward(Inputs { q, k, v }))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _output: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (wide, narrow) = self.0.widths();
+        let gradient = gradient.contiguous()?;
+        let mut dq = vec![0.0; q.elem_count()];
+        let mut dk = vec![0.0; k.elem_count()];
+        let mut dv = vec![0.0; v.elem_count()];
+        with_slice(q, |q: &[f32]| {
+            with_slice(k, |k: &[f32]| {
+                with_slice(v, |v: &[f32]| {
+                    with_slice(&gradient, |gradient: &[f32]| {
+                        let part = |data, stride| Part { data, offset: 0, stride };
+                        let inputs = Inputs { q: part(q, wide), k: part(k, narrow), v: part(v, narrow) };
+                        let into = |data, stride| PartMut { columns: Columns::new(data, stride), offset: 0 };
+                        let gradients = [into(&mut dq, wide), into(&mut dk, narrow), into(&mut dv, narrow)];
+                        fused::backward(&self.0, inputs, part(gradient, wide), gradients);
+                    })
+                })
+            })
+        })????;
+        let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
+        Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
+    }
+}
+
+/// `q`, `k`, `v` side by side in one tensor.
+pub(super) struct Packed(pub(super) Context);
+
+impl Packed {
+    fn inputs<'a>(&self, data: &'a [f32]) -> Inputs<'a> {
+        let (wide, narrow) = self.0.widths();
+        let part = |offset| Part { data, offset, stride: wide + 2 * narrow };
+        Inputs { q: part(0), k: part(wide), v: part(wide + narrow) }
+    }
+}
+
+impl CustomOp1 for Packed {
+    fn name(&self) -> &'static str {
+        "packed-attention"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok(self.0.forward(self.inputs(elements(qkv, layout)?)))
+    }
+
+    fn bwd(&self, qkv: &Tensor, _output: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let (wide, narrow) = self.0.widths();
+        let gradient = gradient.contiguous()?;
+        let mut d = vec![0.0; qkv.elem_count()];
+        with_slice(qkv, |qkv: &[f32]| {
+            with_slice(&gradient, |gradient: &[f32]| {
+                let columns = Columns::new(&mut d, wide + 2 * narrow);
+                let gradients = [0, wide, wide + narrow].map(|offset| PartMut { columns, offset });
+                let gradient = Part { data: gradient, offset: 0, stride: wide };
+                fused::backward(&self.0, self.inputs(qkv), gradient, gradients);
+            })
+        })??;
+        Tensor::from_vec(d, qkv.shape(), qkv.device()).map(Some)
+    }
+}

@@ -1,0 +1,169 @@
+use candle_core::{DType, Var};
+
+use super::super::gradient_check::{agree, central_differences, flat, wave};
+use super::super::rope::RopeConfig;
+use super::*;
+
+const LENGTHS: [usize; 3] = [1, 5, 19];
+
+fn shapes() -> Vec<Attention> {
+    let base = Attention::causal(2, 6);
+    let grouped = Attention { heads: 6, kv_heads: 2, scale: 0.3, ..base.clone() };
+    vec![
+        base.clone(),
+        grouped.clone(),
+        Attention { window: Some(4), ..grouped.clone() },
+        Attention { mask: Mask::Bidirectional, ..base.clone() },
+        Attention { mask: Mask::Bidirectional, window: Some(3), ..grouped },
+        Attention { head_dimension: 33, ..base },
+    ]
+}
+
+fn inputs(attention: &Attention, rows: usize) -> Result<[Tensor; 3]> {
+    let (wide, narrow) = (attention.heads * attention.head_dimension, attention.kv_heads * attention.head_dimension);
+    Ok([
+        wave(&[rows, wide], 1)?.affine(2.0, 0.0)?,
+        wave(&[rows, narrow], 2)?.affine(2.0, 0.0)?,
+        wave(&[rows, narrow], 3)?,
+    ])
+}
+
+fn rope(attention: &Attention, positions: &Positions) -> RopeTables {
+    let config = serde_json::json!({"rope_theta": 50.0, "partial_rotary_factor": 0.7, "max_position_embeddings": 8,
+        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
+    let rope = RopeConfig::from_config(&config, attention.head_dimension, None);
+    // 0.7 · 6 = 4 and 0.7 · 33 = 23, which is odd: fewer coordinates there
+    let rope = rope.unwrap_or_else(|_| RopeConfig::new(22, 50.0));
+    RopeTables::new(&rope, positions)
+}
+
+/// The definition, one number at a time.
+fn definition(attention: &Attention, q: &[f64], k: &[f64], v: &[f64], positions: &Positions) -> Vec<f64> {
+    let d = attention.head_dimension;
+    let (wide, narrow) = (attention.heads * d, attention.kv_heads * d);
+    let mut output = vec![0.0; positions.rows() * wide];
+    for rows in positions.iter() {
+        for h in 0..attention.heads {
+            let g = h * attention.kv_heads / attention.heads;
+            for i in rows.clone() {
+                let seen: Vec<usize> = rows
+                    .clone()
+                    .filter(|&j| attention.mask == Mask::Bidirectional || j <= i)
+                    .filter(|&j| attention.window.is_none_or(|window| i.abs_diff(j) < window))
+                    .collect();
+                let score = |j: usize| -> f64 {
+                    (0..d).map(|c| q[i * wide + h * d + c] * k[j * narrow + g * d + c]).sum::<f64>() * attention.scale
+                };
+                let weights: Vec<f64> = seen.iter().map(|&j| score(j).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for c in 0..d {
+                    let sum: f64 = seen.iter().zip(&weights).map(|(&j, w)| w * v[j * narrow + g * d + c]).sum();
+                    output[i * wide + h * d + c] = sum / total;
+                }
+            }
+        }
+    }
+    output
+}
+
+#[test]
+fn composed_values_are_the_definition() -> Result<()> {
+    let positions = Positions::from_lengths(LENGTHS);
+    for attention in shapes() {
+        let [q, k, v] = inputs(&attention, positions.rows())?;
+        let found = flat(&attention.forward(&q, &k, &v, &positions, None)?)?;
+        let want = definition(&attention, &flat(&q)?, &flat(&k)?, &flat(&v)?, &positions);
+        for (found, want) in found.iter().zip(&want) {
+            assert!((found - want).abs() < 1e-13, "{attention:?}"); // sums of 19 products of order 1
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn composed_gradients_are_central_differences() -> Result<()> {
+    let positions = Positions::from_lengths([1, 5]);
+    for attention in shapes() {
+        let rope = rope(&attention, &positions);
+        let [q, k, v] = inputs(&attention, positions.rows())?;
+        let run = |q: &Tensor, k: &Tensor, v: &Tensor| attention.forward(q, k, v, &positions, Some(&rope));
+        central_differences(&q, |q| run(q, &k, &v), 1e-9)?;
+        central_differences(&k, |k| run(&q, k, &v), 1e-9)?;
+        central_differences(&v, |v| run(&q, &k, v), 1e-9)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fused_agrees_with_composed() -> Result<()> {
+    // 150 positions: three blocks, the last one short; windows that begin inside an earlier block
+    let positions = Positions::from_lengths([1, 5, 19, 150, 0, 64]);
+    for attention in shapes() {
+        for attention in [attention.clone(), Attention { window: attention.window.map(|w| 20 * w), ..attention }] {
+            let tables = rope(&attention, &positions);
+            let [q, k, v] = inputs(&attention, positions.rows())?;
+            for rope in [None, Some(&tables)] {
+                agree(
+                    &[&q, &k, &v],
+                    |x| attention.forward_with(x[0], x[1], x[2], &positions, rope, Implementation::Fused),
+                    |x| attention.forward(x[0], x[1], x[2], &positions, rope),
+                    // scores of order 10 are rounded to 1.2e-7 of themselves; sums of up to 150 terms
+                    1e-5,
+                )?;
+                let packed = Tensor::cat(&[&q, &k, &v], 1)?;
+                agree(
+                    &[&packed],
+                    |x| attention.forward_packed_with(x[0], &positions, rope, Implementation::Fused),
+                    |x| attention.forward_packed(x[0], &positions, rope),
+                    1e-5,
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn results_do_not_depend_on_threads_or_neighbours() -> Result<()> {
+    let attention = Attention { heads: 4, kv_heads: 2, ..Attention::causal(4, 24) };
+    let positions = Positions::from_lengths([70, 5, 130]);
+    let alone = Positions::from_lengths([5]);
+    let [q, k, v] = inputs(&attention, positions.rows())?.map(|x| x.to_dtype(DType::F32).expect("a cast"));
+    let run = |rows: std::ops::Range<usize>, positions: &Positions| -> Result<Vec<Vec<f64>>> {
+        let tables = rope(&attention, positions);
+        let x = [&q, &k, &v].map(|x| Var::from_tensor(&x.narrow(0, rows.start, rows.len())?.contiguous()?));
+        let [q, k, v] = x;
+        let (q, k, v) = (q?, k?, v?);
+        let y = attention.forward(&q, &k, &v, positions, Some(&tables))?;
+        let gradients = y.sqr()?.sum_all()?.backward()?;
+        let mut all = vec![flat(&y)?];
+        for x in [&q, &k, &v] {
+            all.push(flat(gradients.get(x).expect("differentiable"))?);
+        }
+        Ok(all)
+    };
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    let one = pool(1).install(|| run(0..205, &positions))?;
+    let three = pool(3).install(|| run(0..205, &positions))?;
+    assert_eq!(one, three);
+    let lonely = run(70..75, &alone)?;
+    for (all, alone) in one.iter().zip(&lonely) {
+        let width = alone.len() / 5;
+        assert_eq!(all[70 * width..75 * width], alone[..]);
+    }
+    Ok(())
+}
+
+#[test]
+fn senseless_shapes_are_refused() -> Result<()> {
+    let positions = Positions::from_lengths([2]);
+    let x = wave(&[2, 12], 1)?;
+    let attention = Attention { heads: 3, kv_heads: 2, ..Attention::causal(3, 4) };
+    assert!(attention.forward(&x, &x, &x, &positions, None).is_err());
+    let attention = Attention { window: Some(0), ..Attention::causal(3, 4) };
+    assert!(attention.forward(&x, &x, &x, &positions, None).is_err());
+    let attention = Attention::causal(2, 4);
+    let error = attention.forward(&x, &x, &x, &positions, None).unwrap_err();
+    assert!(error.to_string().contains("q of the shape [2, 12], expected [2, 8]"), "{error}");
+    Ok(())
+}

@@ -1,0 +1,384 @@
+//! Layer norm and root-mean-square norm over the last axis.
+
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::kernel::{LANES, Lanes, TASK, vectorised};
+use super::{Implementation, elements};
+use crate::curvature::with_slice;
+
+/// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.
+///
+/// # Shapes
+/// `weight`, `bias`: `[D]`; `x` and `y`: `[..., D]`.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    /// Factor of each feature.
+    pub weight: Tensor,
+    /// Added to each feature.
+    pub bias: Option<Tensor>,
+    /// Added to the variance.
+    pub epsilon: f64,
+}
+
+impl LayerNorm {
+    /// Normalises every row.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_with(x, Implementation::of(x))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
+        match implementation {
+            Implementation::Fused => fused(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon),
+            Implementation::Composed => {
+                let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+                let y = unit_scale(&x, self.epsilon)?.broadcast_mul(&self.weight)?;
+                match &self.bias {
+                    Some(bias) => y.broadcast_add(bias),
+                    None => Ok(y),
+                }
+            }
+        }
+    }
+}
+
+/// `y = x / √(mean(x²) + ε) ⊙ (weight + offset)`.
+///
+/// # Shapes
+/// `weight`: `[D]`; `x` and `y`: `[..., D]`.
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    /// Factor of each feature, less `offset`.
+    pub weight: Tensor,
+    /// Added to the mean square.
+    pub epsilon: f64,
+    /// 0 for Llama, 1 for Gemma.
+    pub offset: f64,
+}
+
+impl RmsNorm {
+    /// Normalises every row.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_with(x, Implementation::of(x))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
+        match implementation {
+            Implementation::Fused => fused(x, Origin::Zero, &self.weight, self.offset, None, self.epsilon),
+            Implementation::Composed => {
+                unit_scale(x, self.epsilon)?.broadcast_mul(&self.weight.affine(1.0, self.offset)?)
+            }
+        }
+    }
+}
+
+/// `x / √(mean(x²) + ε)`.
+fn unit_scale(x: &Tensor, epsilon: f64) -> Result<Tensor> {
+    x.broadcast_div(&x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, epsilon)?.sqrt()?)
+}
+
+fn fused(
+    x: &Tensor,
+    origin: Origin,
+    weight: &Tensor,
+    offset: f64,
+    bias: Option<&Tensor>,
+    epsilon: f64,
+) -> Result<Tensor> {
+    let (width, weights) = (x.dim(D::Minus1)?, weight.dims1()?);
+    let biases = bias.map(Tensor::dims1).transpose()?.unwrap_or(width);
+    if weights != width || biases != width {
+        candle_core::bail!("a norm of {weights} weights and {biases} biases got rows of {width}");
+    }
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let op = Norm { origin, weight: weight.contiguous()?, offset: offset as f32, bias, epsilon: epsilon as f32 };
+    x.contiguous()?.apply_op1(op)
+}
+
+/// What deviations are measured from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Mean,
+    Zero,
+}
+
+struct Norm {
+    origin: Origin,
+    weight: Tensor,
+    offset: f32,
+    bias: Option<Tensor>,
+    epsilon: f32,
+}
+
+impl CustomOp1 for Norm {
+    fn name(&self) -> &'static str {
+        "norm"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = elements(storage, layout)?;
+        let width = self.weight.elem_count();
+        let mut y = vec![0.0; x.len()];
+        let task = rows_of_a_task(width) * width;
+        let mut run = |weight: &[f32], bias: Option<&[f32]>| {
+            x.par_chunks(task).zip(y.par_chunks_mut(task)).for_each(|(x, y)| {
+                forward_rows(x, weight, self.offset, bias, self.epsilon, self.origin, y);
+            });
+        };
+        with_slice(&self.weight, |weight: &[f32]| match &self.bias {
+            Some(bias) => with_slice(bias, |bias: &[f32]| run(weight, Some(bias))),
+            None => {
+                run(weight, None);
+                Ok(())
+            }
+        })??;
+        Ok((CpuStorage::F32(y), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let gradient = gradient.contiguous()?;
+        let width = self.weight.elem_count();
+        let mut dx = vec![0.0; x.elem_count()];
+        let task = rows_of_a_task(width) * width;
+        with_slice(x, |x: &[f32]| {
+            with_slice(&gradient, |gradient: &[f32]| {
+                with_slice(&self.weight, |weight: &[f32]| {
+                    let tasks = x.par_chunks(task).zip(gradient.par_chunks(task)).zip(dx.par_chunks_mut(task));
+                    tasks.for_each(|((x, gradient), dx)| {
+                        backward_rows(x, weight, self.offset, self.epsilon, self.origin, gradient, dx);
+                    });
+                })
+            })
+        })???;
+        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    }
+}
+
+fn rows_of_a_task(width: usize) -> usize {
+    (TASK / width.max(1)).max(1)
+}
+
+vectorised!(
+    fn forward_rows(
+        x: &[f32],
+        weight: &[f32],
+        offset: f32,
+        bias: Option<&[f32]>,
+        epsilon: f32,
+        origin: Origin,
+        y: &mut [f32],
+    ) = forward_lanes
+);
+
+vectorised!(
+    fn backward_rows(
+        x: &[f32],
+        weight: &[f32],
+        offset: f32,
+        epsilon: f32,
+        origin: Origin,
+        gradient: &[f32],
+        dx: &mut [f32],
+    ) = backward_lanes
+);
+
+/// A row's origin, and the reciprocal of its root-mean-square deviation from there.
+#[inline(always)]
+fn statistics<V: Lanes>(row: &[f32], epsilon: f32, origin: Origin) -> (f32, f32) {
+    let n = row.len() as f32;
+    let (chunks, tail) = row.as_chunks::<LANES>();
+    let mean = match origin {
+        Origin::Zero => 0.0,
+        Origin::Mean => {
+            let mut sum = V::load_part(tail, 0.0);
+            for x in chunks {
+                sum = sum + V::load(x);
+            }
+            sum.sum() / n
+        }
+    };
+    let m = V::splat(mean);
+    let d = V::load_part(tail, mean) - m;
+    let mut squares = d * d;
+    for x in chunks {
+        let d = V::load(x) - m;
+        squares = d.times_plus(d, squares);
+    }
+    (mean, 1.0 / (squares.sum() / n + epsilon).sqrt())
+}
+
+#[inline(always)]
+fn forward_lanes<V: Lanes>(
+    x: &[f32],
+    weight: &[f32],
+    offset: f32,
+    bias: Option<&[f32]>,
+    epsilon: f32,
+    origin: Origin,
+    y: &mut [f32],
+) {
+    let width = weight.len();
+    let (w, w_tail) = weight.as_chunks::<LANES>();
+    let (b, b_tail) = bias.unwrap_or(&[]).as_chunks::<LANES>();
+    let offset = V::splat(offset);
+    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+        let (mean, rate) = statistics::<V>(x, epsilon, origin);
+        let (mean, rate) = (V::splat(mean), V::splat(rate));
+        let (x, x_tail) = x.as_chunks::<LANES>();
+        let (y, y_tail) = y.as_chunks_mut::<LANES>();
+        let normal = |x: V, w: V| (x - mean) * rate * (w + offset);
+        if bias.is_some() {
+            for i in 0..x.len() {
+                (normal(V::load(&x[i]), V::load(&w[i])) + V::load(&b[i])).store(&mut y[i]);
+            }
+            let last = normal(V::load_part(x_tail, 0.0), V::load_part(w_tail, 0.0));
+            (last + V::load_part(b_tail, 0.0)).store_part(y_tail);
+        } else {
+            for i in 0..x.len() {
+                normal(V::load(&x[i]), V::load(&w[i])).store(&mut y[i]);
+            }
+            normal(V::load_part(x_tail, 0.0), V::load_part(w_tail, 0.0)).store_part(y_tail);
+        }
+    }
+}
+
+/// With `h = (x - mean) · rate` and `u = gradient ⊙ weight`: `dx = rate · (u - mean(u) - h · mean(u ⊙ h))`,
+/// without `mean(u)` when deviations are measured from zero.
+#[inline(always)]
+fn backward_lanes<V: Lanes>(
+    x: &[f32],
+    weight: &[f32],
+    offset: f32,
+    epsilon: f32,
+    origin: Origin,
+    gradient: &[f32],
+    dx: &mut [f32],
+) {
+    let width = weight.len();
+    let (w, w_tail) = weight.as_chunks::<LANES>();
+    let offset = V::splat(offset);
+    let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+    for ((x, g), dx) in rows {
+        let (mean, rate) = statistics::<V>(x, epsilon, origin);
+        let (m, r) = (V::splat(mean), V::splat(rate));
+        let (x, x_tail) = x.as_chunks::<LANES>();
+        let (g, g_tail) = g.as_chunks::<LANES>();
+        let (dx, dx_tail) = dx.as_chunks_mut::<LANES>();
+        // lanes beyond the tail have h = 0 and u = 0
+        let h_tail = (V::load_part(x_tail, mean) - m) * r;
+        let u_tail = V::load_part(g_tail, 0.0) * (V::load_part(w_tail, 0.0) + offset);
+        let (mut sum_u, mut sum_uh) = (u_tail, u_tail * h_tail);
+        for i in 0..x.len() {
+            let h = (V::load(&x[i]) - m) * r;
+            let u = V::load(&g[i]) * (V::load(&w[i]) + offset);
+            sum_u = sum_u + u;
+            sum_uh = u.times_plus(h, sum_uh);
+        }
+        let n = width as f32;
+        let mean_u = match origin {
+            Origin::Mean => V::splat(sum_u.sum() / n),
+            Origin::Zero => V::splat(0.0),
+        };
+        let minus_uh = V::splat(-sum_uh.sum() / n);
+        for i in 0..x.len() {
+            let h = (V::load(&x[i]) - m) * r;
+            let u = V::load(&g[i]) * (V::load(&w[i]) + offset);
+            (h.times_plus(minus_uh, u - mean_u) * r).store(&mut dx[i]);
+        }
+        (h_tail.times_plus(minus_uh, u_tail - mean_u) * r).store_part(dx_tail);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::super::gradient_check::{agree, central_differences, wave};
+    use super::super::kernel::Plain;
+    use super::*;
+
+    fn norms(width: usize, dtype: DType) -> Result<(LayerNorm, LayerNorm, RmsNorm, RmsNorm)> {
+        let weight = wave(&[width], 3)?.affine(0.5, 1.0)?.to_dtype(dtype)?;
+        let bias = wave(&[width], 4)?.to_dtype(dtype)?;
+        Ok((
+            LayerNorm { weight: weight.clone(), bias: Some(bias), epsilon: 1e-5 },
+            LayerNorm { weight: weight.clone(), bias: None, epsilon: 1e-3 },
+            RmsNorm { weight: weight.clone(), epsilon: 1e-6, offset: 0.0 },
+            RmsNorm { weight, epsilon: 1e-6, offset: 1.0 },
+        ))
+    }
+
+    #[test]
+    fn composed_gradients_are_central_differences() -> Result<()> {
+        // not 1: x/√(x² + ε) is too steep at 0 for differences
+        for width in [5, 24, 33] {
+            let x = wave(&[3, width], 1)?;
+            let (a, b, c, d) = norms(width, DType::F64)?;
+            central_differences(&x, |x| a.forward(x), 1e-9)?;
+            central_differences(&x, |x| b.forward(x), 1e-9)?;
+            central_differences(&x, |x| c.forward(x), 1e-9)?;
+            central_differences(&x, |x| d.forward(x), 1e-9)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn fused_agrees_with_composed() -> Result<()> {
+        // Rows are of order 1 with means up to 3: rounding 1.2e-7, amplified by (mean / deviation) and
+        // summed over at most 1030 features.
+        for (rows, width) in [(1, 8), (5, 24), (19, 33), (70, 256), (40, 1030)] {
+            let x = wave(&[rows, width], 1)?.affine(1.0, 0.5)?;
+            let (a, b, c, d) = norms(width, DType::F64)?;
+            let (e, f, g, h) = norms(width, DType::F32)?;
+            let tolerance = 2e-5;
+            agree(&[&x], |x| e.forward_with(x[0], Implementation::Fused), |x| a.forward(x[0]), tolerance)?;
+            agree(&[&x], |x| f.forward_with(x[0], Implementation::Fused), |x| b.forward(x[0]), tolerance)?;
+            agree(&[&x], |x| g.forward_with(x[0], Implementation::Fused), |x| c.forward(x[0]), tolerance)?;
+            agree(&[&x], |x| h.forward_with(x[0], Implementation::Fused), |x| d.forward(x[0]), tolerance)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn plain_lanes_agree_with_the_best_ones() -> Result<()> {
+        let numbers = |n, seed| wave(&[n], seed)?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        for width in [5, 16, 33, 64] {
+            let (x, g) = (numbers(3 * width, 1)?, numbers(3 * width, 2)?);
+            let (w, b) = (numbers(width, 3)?, numbers(width, 4)?);
+            for origin in [Origin::Mean, Origin::Zero] {
+                let mut y = [vec![0.0; 3 * width], vec![0.0; 3 * width], vec![0.0; 3 * width], vec![0.0; 3 * width]];
+                forward_rows(&x, &w, 0.5, Some(&b), 1e-5, origin, &mut y[0]);
+                forward_lanes::<Plain>(&x, &w, 0.5, Some(&b), 1e-5, origin, &mut y[1]);
+                backward_rows(&x, &w, 0.5, 1e-5, origin, &g, &mut y[2]);
+                backward_lanes::<Plain>(&x, &w, 0.5, 1e-5, origin, &g, &mut y[3]);
+                for (found, want) in [(&y[0], &y[1]), (&y[2], &y[3])] {
+                    // the same sums in the same order, with and without fused multiply-add
+                    assert!(found.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{width} {origin:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_widths_are_refused() -> Result<()> {
+        let x = Tensor::zeros((2, 5), DType::F32, &Device::Cpu)?;
+        let (norm, _, _, _) = norms(4, DType::F32)?;
+        assert!(norm.forward(&x).is_err());
+        Ok(())
+    }
+}
