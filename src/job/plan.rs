@@ -10,7 +10,7 @@ use super::request::{Curvature, Fisher, Measure, Normalize, Precision, StoreScor
 use super::{Job, JobError};
 use crate::attribution::{Error, Examples, LabelMode};
 use crate::curvature::{Graphs, LayerSpec, Network};
-use crate::data::{self, Batch, DataOptions, Dataset, ModelLimits, ReadReport, Role, RowTask, Specials, Tokenizer};
+use crate::data::{self, Batch, DataOptions, Dataset, ReadReport, Role, RowTask, Specials, Tokenizer};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model};
 
 /// A job whose inputs were read and checked and whose every choice is made.

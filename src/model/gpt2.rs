@@ -136,7 +136,7 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
             attn: SelfAttention {
                 c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
                 c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
-                attention: Attention { heads, kv_heads: heads, scale, mask: Mask::Causal, window: None },
+                attention: Attention { heads, kv_heads: heads, head_dimension: d / heads, scale, mask: Mask::Causal, window: None },
             },
             ln_2: norm(&format!("h.{n}.ln_2"))?,
             mlp: Mlp {

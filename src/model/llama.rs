@@ -149,7 +149,7 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
                 k_proj: linear(&name("self_attn.k_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
                 v_proj: linear(&name("self_attn.v_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
                 o_proj: linear(&name("self_attn.o_proj"), d, heads * head_size, attention_bias, &mut SharedInput::default())?,
-                attention: Attention { heads, kv_heads, scale, mask: Mask::Causal, window: None },
+                attention: Attention { heads, kv_heads, head_dimension: head_size, scale, mask: Mask::Causal, window: None },
             },
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,
             mlp: Mlp {

@@ -67,7 +67,7 @@ impl Mlp {
                 (Task::Classification, RowTargets::Classes(targets)) => classification_loss(outputs, targets, &batch.keys, objective),
                 (Task::Regression(loss), RowTargets::Values { values, width }) => {
                     let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &Device::Cpu)?.to_dtype(self.dtype)?;
-                    regression_loss(outputs, &targets, loss, &batch.keys, objective)
+                    regression_loss(outputs, &targets, &batch.keys, loss, objective)
                 }
                 _ => Err(Error::Objective { objective: "the targets' kind".into(), network: "this MLP's task" }),
             }
