@@ -1,1 +1,6 @@
 //! Training runs on disk: Trainer folders and TOML files, read into validated trajectories.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod pickle;
+pub mod torch_zip;

@@ -14,6 +14,8 @@
 //! # Source
 //! METHOD §4.1, §4.3, §4.5, §4.8.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod clipping;
 mod error;
 mod loss_scale;
