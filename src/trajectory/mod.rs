@@ -5,13 +5,16 @@
 //! [`TrainingStage`](ascribe_attribution::trajectory::TrainingStage). Files of Python are read without Python and
 //! without running anything in them ([`pickle`]).
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod error;
 pub mod optimizer_state;
 pub mod parameter_groups;
 pub mod pickle;
 mod reading;
+mod schedule_arguments;
+mod tensor_place;
+pub mod toml_file;
 pub mod torch_zip;
 pub mod trainer;
 mod version;

@@ -104,6 +104,8 @@ pub struct Reading {
     pub version: Option<TransformersVersion>,
     /// Segments that the description asks for, as steps at which they end.
     pub segment_ends: Option<Vec<usize>>,
+    /// Layers that the stage changed.
+    pub trained_layers: TrainedLayers,
     /// Everything that was understood.
     pub facts: Vec<Fact>,
     /// Everything that a person should know.
@@ -135,7 +137,7 @@ pub struct Stated {
     /// Whether clipping counts.
     pub clipping: ClippingUse,
     /// Layers that the stage changed.
-    pub trained_layers: TrainedLayers,
+    pub trained_layers: Option<TrainedLayers>,
 }
 
 impl Reading {
@@ -173,7 +175,7 @@ impl Reading {
                 .map(|checkpoint| CheckpointAt { step: checkpoint.step, id: checkpoint.id.clone() })
                 .collect(),
             clipping,
-            trained_layers: stated.trained_layers.clone(),
+            trained_layers: stated.trained_layers.clone().unwrap_or_else(|| self.trained_layers.clone()),
         })
         .map_err(|problem| self.numbers(problem))
     }

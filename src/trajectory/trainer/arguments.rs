@@ -2,19 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use ascribe_attribution::trajectory::{DecayShape, Schedule, ScheduleKind};
+use ascribe_attribution::trajectory::Schedule;
 
 use super::super::ReadError;
 use super::super::pickle::Value;
+use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
-
-/// A value of `lr_scheduler_kwargs`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Argument {
-    Number(f64),
-    Text(String),
-    Other(&'static str),
-}
 
 /// What we take from the arguments, whatever class they are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,76 +107,11 @@ impl TrainingArguments {
 
     /// The schedule's closed form, or `None` if it has none that we know.
     pub(super) fn schedule(&self, max_steps: usize) -> Result<Option<Schedule>, ReadError> {
-        let Some(kind) = self.schedule_kind() else { return Ok(None) };
+        let kind = schedule_kind(&self.scheduler, &self.scheduler_arguments, self.learning_rate);
+        let Some(kind) = kind else { return Ok(None) };
         Schedule::new(kind, self.learning_rate, self.warmup(max_steps), max_steps)
             .map(Some)
             .map_err(|problem| ReadError::Numbers { source_path: self.file.clone(), problem })
-    }
-
-    fn schedule_kind(&self) -> Option<ScheduleKind> {
-        let number = |key: &str| match self.scheduler_arguments.iter().find(|(k, _)| k == key)? {
-            (_, Argument::Number(value)) => Some(*value),
-            _ => None,
-        };
-        let shape = |key: &str, default| match self.scheduler_arguments.iter().find(|(k, _)| k == key) {
-            None => Some(default),
-            Some((_, Argument::Text(text))) => match text.as_str() {
-                "linear" => Some(DecayShape::Linear),
-                "cosine" => Some(DecayShape::Cosine),
-                "1-sqrt" => Some(DecayShape::OneMinusSqrt),
-                _ => None,
-            },
-            Some(_) => None,
-        };
-        let cycles = number("num_cycles").unwrap_or(0.5);
-        let minimum = || number("min_lr_rate").or_else(|| Some(number("min_lr")? / self.learning_rate));
-        let (kind, known): (ScheduleKind, &[&str]) = match self.scheduler.as_str() {
-            "constant" => (ScheduleKind::Constant, &[]),
-            "constant_with_warmup" => (ScheduleKind::ConstantWithWarmup, &[]),
-            "linear" => (ScheduleKind::Linear, &[]),
-            "cosine" => (ScheduleKind::Cosine { cycles }, &["num_cycles"]),
-            "cosine_with_restarts" => {
-                (ScheduleKind::CosineWithRestarts { cycles: number("num_cycles").unwrap_or(1.0) }, &["num_cycles"])
-            }
-            "polynomial" => {
-                let (end, power) = (number("lr_end").unwrap_or(1e-7), number("power").unwrap_or(1.0));
-                (ScheduleKind::Polynomial { end, power }, &["lr_end", "power"])
-            }
-            "inverse_sqrt" => (ScheduleKind::InverseSqrt { timescale: number("timescale") }, &["timescale"]),
-            "cosine_with_min_lr" => (
-                ScheduleKind::CosineWithMinimum { cycles, minimum: minimum()? },
-                &["num_cycles", "min_lr", "min_lr_rate"],
-            ),
-            "cosine_warmup_with_min_lr" => (
-                ScheduleKind::CosineWarmupWithMinimum {
-                    cycles,
-                    minimum: minimum()?,
-                    warmup_start: number("warmup_lr_rate"),
-                },
-                &["num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"],
-            ),
-            "warmup_stable_decay" => {
-                let whole = |key: &str| number(key).filter(|n| *n >= 0.0).map(|n| n as usize);
-                let kind = ScheduleKind::WarmupStableDecay {
-                    stable_steps: whole("num_stable_steps"),
-                    decay_steps: whole("num_decay_steps")?,
-                    warmup: shape("warmup_type", DecayShape::Linear)?,
-                    decay: shape("decay_type", DecayShape::Cosine)?,
-                    minimum: number("min_lr_ratio").unwrap_or(0.0),
-                    cycles,
-                };
-                let known =
-                    &["num_stable_steps", "num_decay_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles"];
-                (kind, known)
-            }
-            _ => return None,
-        };
-        // An argument that we do not know may change the form: then it is not known.
-        let all_known = self
-            .scheduler_arguments
-            .iter()
-            .all(|(key, value)| known.contains(&key.as_str()) && !matches!(value, Argument::Other(_)));
-        all_known.then_some(kind)
     }
 
     /// The first field in which two checkpoints' arguments differ and training would have: (name, here, there).
@@ -256,6 +184,8 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
+    use ascribe_attribution::trajectory::ScheduleKind;
+
     use super::*;
 
     fn read(run: &str) -> TrainingArguments {

@@ -12,7 +12,7 @@ mod state;
 
 use std::path::{Path, PathBuf};
 
-use ascribe_attribution::trajectory::{Schedule, StepRates};
+use ascribe_attribution::trajectory::{Schedule, StepRates, TrainedLayers};
 
 use self::arguments::TrainingArguments;
 use self::checkpoints::Folder;
@@ -118,6 +118,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         gradient_norms,
         version,
         segment_ends: None,
+        trained_layers: TrainedLayers::All,
         facts: Vec::new(),
         warnings,
     };
