@@ -321,7 +321,7 @@ impl Run<'_> {
     }
 
     /// Every layer's eigenbasis, mapped from the store, and T̄.
-    fn eigenbases<T: Number>(&self) -> Result<Option<(Vec<Eigenbasis<T>>, f64)>, JobError> {
+    fn eigenbases<T: Number>(&self) -> Result<Option<Eigenbases<T>>, JobError> {
         let Some(artifact) = self.store.find(EIGENBASIS, &self.plan.covariance_key())? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.layers();
@@ -378,6 +378,9 @@ impl Run<'_> {
         Ok(Some(Lambda { layers, examples: count(&artifact, "examples")? }))
     }
 }
+
+/// Every layer's eigenbasis, and T̄, the mean number of positions of an example.
+type Eigenbases<T> = (Vec<Eigenbasis<T>>, f64);
 
 /// Numbers that stay in the artifact's memory map.
 struct Mapped<T> {

@@ -128,10 +128,8 @@ pub(super) fn load(
         layers.push(Linear::new(weight, bias, layer)?);
     }
     let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);
-    if let Some(given) = config.get("layer_sizes") {
-        if given != &serde_json::json!(sizes) {
-            return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
-        }
+    if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {
+        return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
     }
     let (task, row_task) = match config.text("task", "")? {
         "classification" => (Task::Classification, RowTask::Classification),
