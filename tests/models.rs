@@ -432,3 +432,50 @@ fn llama_gives_the_logits_of_candle_transformers() -> Outcome {
     }
     Ok(())
 }
+
+/// Logits of the last position of a GPT-2 with one head. candle-transformers has no GPT-2; its
+/// multi-query GPT-BigCode with a single head is one, with `[out, in]` weights.
+fn candle_gpt2(checkpoint: &Editable, ids: &[u32]) -> candle_core::Result<Vec<f64>> {
+    use candle_transformers::models::bigcode::{Config, GPTBigCode};
+    let mut tensors = std::collections::HashMap::new();
+    for (name, (shape, values)) in &checkpoint.tensors {
+        let tensor = Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)?.to_dtype(DType::F32)?;
+        let conv1d = name.contains(".c_") && name.ends_with(".weight");
+        tensors.insert(name.clone(), if conv1d { tensor.t()?.contiguous()? } else { tensor });
+    }
+    let config: Value = serde_json::from_slice(&checkpoint.config).expect("a configuration");
+    let size = |key: &str| config[key].as_u64().expect("a number") as usize;
+    let config = Config {
+        vocab_size: size("vocab_size"),
+        max_position_embeddings: size("n_positions"),
+        num_hidden_layers: size("n_layer"),
+        hidden_size: size("n_embd"),
+        layer_norm_epsilon: config["layer_norm_epsilon"].as_f64().expect("a number"),
+        n_inner: None,
+        num_attention_heads: size("n_head"),
+        multi_query: true,
+        use_cache: false,
+    };
+    let mut gpt2 = GPTBigCode::load(candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), config)?;
+    let logits = gpt2.forward(&Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?, 0)?;
+    Ok(wide(&logits.squeeze(0)?.to_vec1::<f32>()?))
+}
+
+#[test]
+fn gpt2_with_one_head_gives_the_logits_of_candle_transformers() -> Outcome {
+    let mut checkpoint = Editable::read(&fixture("gpt2-tiny"));
+    let mut config: Value = serde_json::from_slice(&checkpoint.config)?;
+    config["n_head"] = json!(1);
+    checkpoint.config = config.to_string().into_bytes();
+    let folder = tempfile::tempdir()?;
+    checkpoint.write(folder.path());
+    let model = load(folder.path(), DType::F32);
+    for length in [2, 17, 60] {
+        let ids: Vec<u32> = (0..length).map(|t| (t * t * 31 + 7 * t + 3) % 512).collect();
+        let batch = whole(&tokens(&model, &[json!({"input_ids": ids})]));
+        let found = logits(&model, &batch);
+        let want = candle_gpt2(&checkpoint, &ids)?;
+        assert_absolute(found.last().expect("rows"), &want, 1e-4, &format!("{length} tokens"));
+    }
+    Ok(())
+}
