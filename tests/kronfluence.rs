@@ -13,7 +13,7 @@ use candle_core::DType;
 use support::figures::{frobenius, norm, pearson, rank_correlation, relative, slope};
 use support::passes::{BATCH, Batched, Fitted, KfacScale, covariance, fit, lambda, score_with, vectors};
 use support::recorded::Recorded;
-use support::{Fixture, Outcome, Source, fixture, load, open, shared};
+use support::{Fixture, Outcome, Source, fixture, load, open, say, shared};
 
 /// What the work asks of factors (issue text: 1e-3); kronfluence's own f32 sums are good to about 1e-6.
 const FACTORS: f64 = 1e-5;
@@ -41,6 +41,7 @@ fn check_factors<T: Real>(model: &Model, train: &Dataset, reference: &Recorded, 
     let Fitted { covariance, factors } =
         fit::<_, T>(model, &examples, CurvatureKind::Ekfac, LabelMode::Empirical, KfacScale::PerExample)?;
     let covariance = covariance.expect("EK-FAC has one");
+    let worst = std::cell::Cell::new(0f64);
     for (l, layer) in model.layers().iter().enumerate() {
         let check = |kind: &str, found: &Matrix<f64>, count: u64| {
             let want = reference.get(&format!("{kind}.{}", layer.name));
@@ -50,6 +51,7 @@ fn check_factors<T: Real>(model: &Model, train: &Dataset, reference: &Recorded, 
             assert_eq!(want.shape, [found.rows(), found.columns()], "{kind} of {}", layer.name);
             let want: Vec<f64> = want.values.iter().map(|x| x / theirs).collect();
             let error = frobenius(found.as_slice(), &want);
+            worst.set(worst.get().max(error));
             assert!(error < tolerance, "{kind} of {}: relative Frobenius error {error:.1e}", layer.name);
         };
         let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
@@ -57,6 +59,7 @@ fn check_factors<T: Real>(model: &Model, train: &Dataset, reference: &Recorded, 
         check("gradient_covariance", &covariance.outputs[l], covariance.positions);
         check("lambda_matrix", factors.layers[l].lambda.as_ref().expect("EK-FAC has one"), train.len() as u64);
     }
+    say(format_args!("{}: factors within {:.1e} (relative Frobenius)", model.kind(), worst.get()));
     Ok(())
 }
 
@@ -98,16 +101,11 @@ impl Check<'_> {
             let found = score_with(self.model, &train, &vectors, &factors, damping, 1.0 / self.train.len() as f64)?;
             let theirs = self.reference.get(&format!("{set}.{name}{}", self.suffix));
             assert_eq!(theirs.shape, [found.queries, found.examples], "{set}");
-            let want: Vec<f64> = theirs.values.iter().map(|k| k * scale).collect();
-            let what = format!("{set}.{name}{}", self.suffix);
-            for q in 0..found.queries {
-                let (found, want) = (found.row(q), &want[q * found.examples..(q + 1) * found.examples]);
-                let (correlation, slope) = (pearson(&found, want), slope(&found, want));
-                assert!(correlation >= 0.9999, "{what}, query {q}: correlation {correlation}");
-                assert!((slope - 1.0).abs() <= 0.01, "{what}, query {q}: slope {slope}");
-            }
-            let error = relative(&found.wide(), &want);
-            assert!(error < self.tolerance, "{what}: {error:.1e} of the largest score");
+            let want: Vec<Vec<f64>> =
+                theirs.values.chunks(found.examples).map(|row| row.iter().map(|k| k * scale).collect()).collect();
+            let rows: Vec<Vec<f64>> = (0..found.queries).map(|q| found.row(q)).collect();
+            let what = format!("{}, {set}.{name}{}", self.model.kind(), self.suffix);
+            check_block(&rows, &want, self.tolerance, &what);
             let theirs = self.reference.values(&format!("self_scores.{name}{}", self.suffix));
             let found: Vec<f64> = found.self_influence.iter().map(|&x| f64::from(x)).collect();
             let want: Vec<f64> = theirs.iter().map(|k| k / self.train.len() as f64).collect();
@@ -188,6 +186,7 @@ fn check_norm(
     let want = reference.number(&format!("{prefix}.{kind}.{layer}.frobenius_norm"));
     let found = norm(found.as_slice()) * theirs;
     let error = (found / want - 1.0).abs();
+    say(format_args!("{prefix}.{kind}.{layer}: norm off by {error:.1e}"));
     assert!(error < tolerance, "{prefix}.{kind}.{layer}: {found} {want}, off by {error:.1e}");
 }
 
@@ -214,14 +213,22 @@ fn recorded_block(reference: &Recorded, name: &str, scale: f64) -> Vec<Vec<f64>>
     want.values.chunks(16).map(|row| row.iter().map(|k| k * scale).collect()).collect()
 }
 
-fn check_block(found: &[Vec<f64>], want: &[Vec<f64>], what: &str) {
+/// Every query's correlation and slope, and the largest difference of all.
+fn check_block(found: &[Vec<f64>], want: &[Vec<f64>], tolerance: f64, what: &str) {
+    let (mut lowest, mut steepest) = (1.0, 0.0);
     for (q, (found, want)) in found.iter().zip(want).enumerate() {
         let (correlation, slope) = (pearson(found, want), slope(found, want));
         assert!(correlation >= 0.9999, "{what}, query {q}: correlation {correlation}");
         assert!((slope - 1.0).abs() <= 0.01, "{what}, query {q}: slope {slope}");
+        lowest = f64::min(lowest, correlation);
+        steepest = f64::max(steepest, (slope - 1.0).abs());
     }
     let error = relative(&found.concat(), &want.concat());
-    assert!(error < 1e-3, "{what}: {error:.1e} of the largest score");
+    say(format_args!(
+        "{what}: 1 - Pearson {:.1e}, |slope - 1| {steepest:.1e}, {error:.1e} of the largest",
+        1.0 - lowest
+    ));
+    assert!(error < tolerance, "{what}: {error:.1e} of the largest score");
 }
 
 #[test]
@@ -252,10 +259,15 @@ fn perceptrons_on_real_data() -> Outcome {
         }
         let scale = ours(measurement, train.len());
         let found = block(&model, &train, &queries, &fitted, measurement)?;
-        check_block(&found, &recorded_block(&reference, "ekfac_empirical.scores", scale), &format!("{name}, EK-FAC"));
+        check_block(
+            &found,
+            &recorded_block(&reference, "ekfac_empirical.scores", scale),
+            1e-3,
+            &format!("{name}, EK-FAC"),
+        );
         let plain = fit(&model, &examples, CurvatureKind::Identity, LabelMode::Empirical, KfacScale::PerExample)?;
         let found = block(&model, &train, &queries, &plain, measurement)?;
-        check_block(&found, &recorded_block(&reference, "identity.scores", scale), &format!("{name}, identity"));
+        check_block(&found, &recorded_block(&reference, "identity.scores", scale), 1e-3, &format!("{name}, identity"));
     }
     Ok(())
 }
@@ -280,7 +292,7 @@ fn gpt2_on_real_text() -> Outcome {
         fit(&model, &Batched(&train, BATCH), CurvatureKind::Identity, LabelMode::Empirical, KfacScale::PerExample)?;
     for (set, queries) in &sets {
         let found = block(&model, &train, queries, &plain, Measurement::Loss)?;
-        check_block(&found, &recorded_block(&reference, &format!("identity.{set}"), scale), set);
+        check_block(&found, &recorded_block(&reference, &format!("identity.{set}"), scale), 1e-3, set);
     }
     Ok(())
 }
@@ -318,6 +330,7 @@ fn gpt2_curvature_on_real_text() -> Outcome {
         let found = block(&model, &train, &read(file, Role::Queries, add_eos), &fitted, Measurement::Loss)?.concat();
         let want = recorded_block(&reference, &format!("ekfac.{set}"), scale).concat();
         let (linear, rank) = (pearson(&found, &want), rank_correlation(&found, &want));
+        say(format_args!("ekfac.{set}, other random labels: Pearson {linear:.4}, Spearman {rank:.4}"));
         assert!(linear > 0.9 && rank > 0.9, "ekfac.{set}: Pearson {linear}, Spearman {rank}");
     }
     Ok(())

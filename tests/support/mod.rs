@@ -26,14 +26,19 @@ pub fn fixture(path: &str) -> PathBuf {
 }
 
 /// A folder of the larger data beside the repository, or `None` with a word about what is not tested.
-#[allow(clippy::print_stderr)]
 pub fn shared(path: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(path);
     if folder.exists() {
         return Some(folder);
     }
-    eprintln!("skipped: no {}", folder.display());
+    say(format_args!("skipped: no {}", folder.display()));
     None
+}
+
+/// A figure for whoever runs the tests with `--nocapture`.
+#[allow(clippy::print_stderr)]
+pub fn say(figure: std::fmt::Arguments<'_>) {
+    eprintln!("{figure}");
 }
 
 /// A checkpoint in `f32` or `f64`, with the default layers.
