@@ -123,19 +123,19 @@ impl<T: Real> LayerFactors<T> {
     }
 
     /// Rotates gradients into the basis: `U_Sᵀ V U_A` for each `V: [O, columns]` of `vectors`.
-    pub fn rotate(&self, vectors: &mut Vec<T>, layer: &LayerSpec) {
+    pub fn rotate(&self, vectors: &mut [T], layer: &LayerSpec) {
         self.turn(vectors, layer, |basis| (basis.output.vectors.view().t(), basis.input.vectors.view()));
     }
 
     /// Rotates back: `U_S V U_Aᵀ`.
-    pub fn rotate_back(&self, vectors: &mut Vec<T>, layer: &LayerSpec) {
+    pub fn rotate_back(&self, vectors: &mut [T], layer: &LayerSpec) {
         self.turn(vectors, layer, |basis| (basis.output.vectors.view(), basis.input.vectors.view().t()));
     }
 
     /// `left · V · right` for each `V`.
     fn turn<'s>(
         &'s self,
-        vectors: &mut Vec<T>,
+        vectors: &mut [T],
         layer: &LayerSpec,
         sides: impl Fn(&'s Eigenbasis<T>) -> (View<'s, T>, View<'s, T>),
     ) {
@@ -160,7 +160,7 @@ impl<T: Real> LayerFactors<T> {
     }
 
     /// `f(H) vec(V)` for each `V: [O, columns]` of `vectors`, in place (METHOD §2.1 (4)).
-    pub fn apply(&self, f: &SpectralFn, vectors: &mut Vec<T>, layer: &LayerSpec) {
+    pub fn apply(&self, f: &SpectralFn, vectors: &mut [T], layer: &LayerSpec) {
         self.rotate(vectors, layer);
         self.spectrum(f).scale(vectors);
         self.rotate_back(vectors, layer);
@@ -174,9 +174,8 @@ impl<T: Real> LayerFactors<T> {
             let mut unit = vec![T::of(0.0); n];
             unit[k] = T::of(1.0);
             self.rotate(&mut unit, layer);
-            match &self.lambda {
-                Some(lambda) => unit.iter_mut().zip(lambda.as_slice()).for_each(|(x, sigma)| *x *= T::of(*sigma)),
-                None => {}
+            if let Some(lambda) = &self.lambda {
+                unit.iter_mut().zip(lambda.as_slice()).for_each(|(x, sigma)| *x *= T::of(*sigma));
             }
             self.rotate_back(&mut unit, layer);
             rows.push(unit.iter().map(|x| x.wide()).collect());

@@ -117,7 +117,8 @@ impl Plan {
             None => None,
         };
         let train_size = *job.data.train_size.get_or_insert(train.len());
-        for (what, report) in [("training examples", Some(&train_report)), ("queries", queries.as_ref().map(|q| &q.1))] {
+        for (what, report) in [("training examples", Some(&train_report)), ("queries", queries.as_ref().map(|q| &q.1))]
+        {
             if let Some(report) = report.filter(|report| report.cut > 0) {
                 notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
             }
@@ -129,7 +130,10 @@ impl Plan {
             }
         }
         if train_size != train.len() {
-            notes.push(format!("scores are for a training set of {train_size} examples, of which {} are scored", train.len()));
+            notes.push(format!(
+                "scores are for a training set of {train_size} examples, of which {} are scored",
+                train.len()
+            ));
         }
         let layers = model.layers();
         let longest = train_report.longest.max(queries.as_ref().map_or(0, |q| q.1.longest));
@@ -190,7 +194,7 @@ impl Plan {
 
 /// A dataset in batches of a given number of positions.
 #[derive(Debug, Clone, Copy)]
-pub struct InBatches<'a> {
+pub(super) struct InBatches<'a> {
     /// The examples.
     pub dataset: &'a Dataset,
     /// Positions of a batch, at most, unless one example has more.
@@ -216,7 +220,8 @@ impl Examples<Batch> for InBatches<'_> {
 }
 
 fn check_options(job: &Job) -> Result<(), JobError> {
-    let options = |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     if job.output.top == 0 {
         return options("`top` is 0", "list at least one proponent");
     }

@@ -279,15 +279,9 @@ pub enum Normalize {
 }
 
 /// `auto`, a number (absolute), or a number with `x` (times the layer's mean eigenvalue).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct DampingRequest(pub Damping);
-
-impl Default for DampingRequest {
-    fn default() -> Self {
-        Self(Damping::default())
-    }
-}
 
 impl From<DampingRequest> for String {
     fn from(request: DampingRequest) -> Self {

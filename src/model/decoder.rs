@@ -8,7 +8,7 @@ use crate::curvature::{
     Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, backward_through,
 };
 use crate::data::TokenBatch;
-use crate::nn::{LogitsGradient, language_model_loss, language_model_logits};
+use crate::nn::{LogitsGradient, language_model_logits, language_model_loss};
 
 /// One architecture: what lies between token ids and logits.
 pub(super) trait Decoder: Send + Sync {
@@ -19,7 +19,13 @@ pub(super) trait Decoder: Send + Sync {
     fn blocks(&self) -> usize;
 
     /// Block `index`: `[R, D]` to `[R, D]`.
-    fn block(&self, index: usize, x: &Tensor, context: &Self::Context, taps: &TapRecorder) -> candle_core::Result<Tensor>;
+    fn block(
+        &self,
+        index: usize,
+        x: &Tensor,
+        context: &Self::Context,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Tensor>;
 
     /// What all blocks need to know of a batch, computed once.
     type Context;
@@ -59,11 +65,21 @@ pub(super) fn differentiate<D: Decoder>(
     };
     let blocks: Vec<_> = (0..decoder.blocks()).map(block).collect();
     let norm = |x: &Tensor, _: &TapRecorder| decoder.final_norm(x);
-    let sections: Vec<&dyn Section> = blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
+    let sections: Vec<&dyn Section> =
+        blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
     let head = decoder.head();
     backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
         let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
-        let loss = language_model_loss(hidden, &head.weight, None, &batch.positions, &batch.targets, &batch.keys, objective, keep)?;
+        let loss = language_model_loss(
+            hidden,
+            &head.weight,
+            None,
+            &batch.positions,
+            &batch.targets,
+            &batch.keys,
+            objective,
+            keep,
+        )?;
         if let (Some(layer), Some(gradient)) = (head.layer, loss.logits_gradient) {
             taps.record(layer, hidden.clone(), gradient);
         }
@@ -105,7 +121,9 @@ pub(super) fn head_weight(
 ) -> Result<Tensor, LoadError> {
     if !weights.contains(name) {
         if !tied {
-            notes.push(format!("`{name}` is absent although the configuration says untied: the embedding serves as head"));
+            notes.push(format!(
+                "`{name}` is absent although the configuration says untied: the embedding serves as head"
+            ));
         }
         return Ok(embedding.clone());
     }

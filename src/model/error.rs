@@ -146,7 +146,9 @@ impl LoadError {
             }
             Self::MissingTensor { .. } => "is this checkpoint of another class?".into(),
             Self::Shape { .. } => "do `config.json` and the weights belong together?".into(),
-            Self::NonFinite { .. } => "the training run diverged, or the file is damaged; use another checkpoint".into(),
+            Self::NonFinite { .. } => {
+                "the training run diverged, or the file is damaged; use another checkpoint".into()
+            }
             Self::NoLayers { available, .. } => format!("the linear layers are {}", abridged(available)),
             Self::Pattern { .. } => "write for example `*.mlp.*` or `transformer.h.0.*`".into(),
             Self::Config { .. } | Self::UnsupportedOption { .. } | Self::Dtype { .. } => return None,

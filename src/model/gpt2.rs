@@ -81,7 +81,13 @@ impl Decoder for Gpt2 {
         self.h.len()
     }
 
-    fn block(&self, index: usize, x: &Tensor, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Tensor> {
+    fn block(
+        &self,
+        index: usize,
+        x: &Tensor,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Tensor> {
         self.h[index].forward(x, positions, taps)
     }
 
@@ -95,7 +101,12 @@ impl Decoder for Gpt2 {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelection, dtype: DType) -> Result<Loaded<Gpt2>, LoadError> {
+pub(super) fn load(
+    config: &Config,
+    weights: &Weights,
+    selection: &LayerSelection,
+    dtype: DType,
+) -> Result<Loaded<Gpt2>, LoadError> {
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
     let (vocabulary, max_positions) = (config.size("vocab_size")?, config.size("n_positions")?);
@@ -136,7 +147,14 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
             attn: SelfAttention {
                 c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
                 c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
-                attention: Attention { heads, kv_heads: heads, head_dimension: d / heads, scale, mask: Mask::Causal, window: None },
+                attention: Attention {
+                    heads,
+                    kv_heads: heads,
+                    head_dimension: d / heads,
+                    scale,
+                    mask: Mask::Causal,
+                    window: None,
+                },
             },
             ln_2: norm(&format!("h.{n}.ln_2"))?,
             mlp: Mlp {

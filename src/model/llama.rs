@@ -105,8 +105,14 @@ impl Decoder for Llama {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelection, dtype: DType) -> Result<Loaded<Llama>, LoadError> {
-    let (d, heads, blocks) = (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
+pub(super) fn load(
+    config: &Config,
+    weights: &Weights,
+    selection: &LayerSelection,
+    dtype: DType,
+) -> Result<Loaded<Llama>, LoadError> {
+    let (d, heads, blocks) =
+        (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
     let head_size = config.optional_size("head_dim")?.unwrap_or(d / heads);
     let (inner, vocabulary) = (config.size("intermediate_size")?, config.size("vocab_size")?);
@@ -118,7 +124,8 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
     if config.number("pretraining_tp", 1.0)? > 1.0 {
         return Err(config.unsupported("pretraining_tp"));
     }
-    let activation = Activation::from_name(config.text("hidden_act", "silu")?).ok_or_else(|| config.unsupported("hidden_act"))?;
+    let activation =
+        Activation::from_name(config.text("hidden_act", "silu")?).ok_or_else(|| config.unsupported("hidden_act"))?;
     let keys = serde_json::Value::Object(config.keys().clone());
     let rope = RopeConfig::from_config(&keys, head_size, None).map_err(|error| config.problem(error.to_string()))?;
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
@@ -130,12 +137,13 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
         Ok(RmsNorm { weight: tensor(&format!("{name}.weight"), &[d])?, epsilon, offset: 0.0 })
     };
     let mut tracking = Tracking::new(selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| -> Result<Linear, LoadError> {
-        let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias_tensor = bias.then(|| tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
-        let layer = tracking.layer(&format!("{prefix}{name}"), outputs, inputs, bias, input);
-        Ok(Linear::new(weight, bias_tensor, layer)?)
-    };
+    let mut linear =
+        |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| -> Result<Linear, LoadError> {
+            let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+            let bias_tensor = bias.then(|| tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
+            let layer = tracking.layer(&format!("{prefix}{name}"), outputs, inputs, bias, input);
+            Ok(Linear::new(weight, bias_tensor, layer)?)
+        };
     let embed_tokens = tensor("embed_tokens.weight", &[vocabulary, d])?;
     let mut layers = Vec::with_capacity(blocks);
     for n in 0..blocks {
@@ -148,8 +156,21 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
                 q_proj: linear(&name("self_attn.q_proj"), heads * head_size, d, attention_bias, &mut qkv)?,
                 k_proj: linear(&name("self_attn.k_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
                 v_proj: linear(&name("self_attn.v_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
-                o_proj: linear(&name("self_attn.o_proj"), d, heads * head_size, attention_bias, &mut SharedInput::default())?,
-                attention: Attention { heads, kv_heads, head_dimension: head_size, scale, mask: Mask::Causal, window: None },
+                o_proj: linear(
+                    &name("self_attn.o_proj"),
+                    d,
+                    heads * head_size,
+                    attention_bias,
+                    &mut SharedInput::default(),
+                )?,
+                attention: Attention {
+                    heads,
+                    kv_heads,
+                    head_dimension: head_size,
+                    scale,
+                    mask: Mask::Causal,
+                    window: None,
+                },
             },
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,
             mlp: Mlp {

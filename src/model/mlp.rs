@@ -51,7 +51,13 @@ impl Mlp {
         last.forward(&x, &taps)
     }
 
-    pub(super) fn differentiate(&self, batch: &RowBatch, objective: Objective, graphs: Graphs, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
+    pub(super) fn differentiate(
+        &self,
+        batch: &RowBatch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error> {
         let count = self.layers.len();
         let section = |(index, layer): (usize, &'_ Linear)| {
             let layer = layer.clone();
@@ -64,9 +70,12 @@ impl Mlp {
         let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
         backward_through(&sections, &self.inputs(batch)?, graphs, &batch.positions, sink, |outputs, _| {
             match (self.task, &batch.targets) {
-                (Task::Classification, RowTargets::Classes(targets)) => classification_loss(outputs, targets, &batch.keys, objective),
+                (Task::Classification, RowTargets::Classes(targets)) => {
+                    classification_loss(outputs, targets, &batch.keys, objective)
+                }
                 (Task::Regression(loss), RowTargets::Values { values, width }) => {
-                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &Device::Cpu)?.to_dtype(self.dtype)?;
+                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &Device::Cpu)?
+                        .to_dtype(self.dtype)?;
                     regression_loss(outputs, &targets, &batch.keys, loss, objective)
                 }
                 _ => Err(Error::Objective { objective: "the targets' kind".into(), network: "this MLP's task" }),
@@ -76,7 +85,12 @@ impl Mlp {
 }
 
 /// Builds the MLP from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelection, dtype: DType) -> Result<Loaded, LoadError> {
+pub(super) fn load(
+    config: &Config,
+    weights: &Weights,
+    selection: &LayerSelection,
+    dtype: DType,
+) -> Result<Loaded, LoadError> {
     let activation = config.text("activation", "")?;
     if activation.is_empty() {
         return Err(config.problem("no key `activation`"));
@@ -93,11 +107,15 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
     for name in names {
         let shape = weights.shape(&format!("{name}.weight"))?;
         let &[outputs, inputs] = shape.as_slice() else {
-            return Err(config.problem(format!("`{name}.weight` has the shape {shape:?}; an MLP's weights are matrices [outputs, inputs]")));
+            return Err(config.problem(format!(
+                "`{name}.weight` has the shape {shape:?}; an MLP's weights are matrices [outputs, inputs]"
+            )));
         };
         if sizes.last().is_some_and(|&before| before != inputs) {
             let before = sizes.last().copied().unwrap_or_default();
-            return Err(config.problem(format!("`{name}` reads {inputs} numbers, but the layer before it writes {before}")));
+            return Err(
+                config.problem(format!("`{name}` reads {inputs} numbers, but the layer before it writes {before}"))
+            );
         }
         if sizes.is_empty() {
             sizes.push(inputs);
@@ -110,10 +128,8 @@ pub(super) fn load(config: &Config, weights: &Weights, selection: &LayerSelectio
         layers.push(Linear::new(weight, bias, layer)?);
     }
     let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);
-    if let Some(given) = config.get("layer_sizes") {
-        if given != &serde_json::json!(sizes) {
-            return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
-        }
+    if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {
+        return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
     }
     let (task, row_task) = match config.text("task", "")? {
         "classification" => (Task::Classification, RowTask::Classification),

@@ -164,8 +164,12 @@ impl Network for Model {
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
         let graphs = self.graphs;
         match (&self.architecture, batch) {
-            (Architecture::Gpt2(model), Batch::Tokens(batch)) => decoder::differentiate(model, batch, objective, graphs, sink),
-            (Architecture::Llama(model), Batch::Tokens(batch)) => decoder::differentiate(model, batch, objective, graphs, sink),
+            (Architecture::Gpt2(model), Batch::Tokens(batch)) => {
+                decoder::differentiate(model, batch, objective, graphs, sink)
+            }
+            (Architecture::Llama(model), Batch::Tokens(batch)) => {
+                decoder::differentiate(model, batch, objective, graphs, sink)
+            }
             (Architecture::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
             _ => Err(wrong_batch()),
         }

@@ -34,16 +34,18 @@ fn globs(patterns: &[String]) -> Result<Option<(GlobSet, Vec<String>)>, LoadErro
     }
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let problem = |error: globset::Error| LoadError::Pattern { pattern: pattern.clone(), problem: error.to_string() };
+        let problem =
+            |error: globset::Error| LoadError::Pattern { pattern: pattern.clone(), problem: error.to_string() };
         set.add(Glob::new(pattern).map_err(problem)?);
     }
-    let problem = |error: globset::Error| LoadError::Pattern { pattern: patterns.join(" "), problem: error.to_string() };
+    let problem =
+        |error: globset::Error| LoadError::Pattern { pattern: patterns.join(" "), problem: error.to_string() };
     Ok(Some((set.build().map_err(problem)?, patterns.to_vec())))
 }
 
 /// Numbers the tracked layers while a model is built, in the order in which they are asked for.
 #[derive(Debug)]
-pub struct Tracking<'a> {
+pub(super) struct Tracking<'a> {
     selection: &'a LayerSelection,
     layers: Vec<LayerSpec>,
     available: Vec<String>,
@@ -52,27 +54,42 @@ pub struct Tracking<'a> {
 
 /// A tensor that several layers read: they share its covariance if they have the same bias setting.
 #[derive(Debug, Default)]
-pub struct SharedInput {
+pub(super) struct SharedInput {
     groups: [Option<usize>; 2],
 }
 
 impl<'a> Tracking<'a> {
     /// Nothing tracked yet.
-    pub fn new(selection: &'a LayerSelection) -> Self {
+    pub(super) fn new(selection: &'a LayerSelection) -> Self {
         Self { selection, layers: vec![], available: vec![], groups: 0 }
     }
 
     /// The number of this layer if the selection tracks it.
-    pub fn layer(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput) -> Option<LayerId> {
+    pub(super) fn layer(
+        &mut self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        bias: bool,
+        input: &mut SharedInput,
+    ) -> Option<LayerId> {
         self.add(name, outputs, inputs, bias, input, true)
     }
 
     /// The same for a layer outside the blocks, tracked only if a pattern names it.
-    pub fn outer_layer(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
+    pub(super) fn outer_layer(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
         self.add(name, outputs, inputs, bias, &mut SharedInput::default(), false)
     }
 
-    fn add(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput, by_default: bool) -> Option<LayerId> {
+    fn add(
+        &mut self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+        bias: bool,
+        input: &mut SharedInput,
+        by_default: bool,
+    ) -> Option<LayerId> {
         self.available.push(name.to_owned());
         if !self.selection.tracks(name, by_default) {
             return None;
@@ -89,10 +106,11 @@ impl<'a> Tracking<'a> {
     ///
     /// # Errors
     /// [`LoadError::NoLayers`] if there is none, or if a pattern matched nothing.
-    pub fn finish(self) -> Result<Vec<LayerSpec>, LoadError> {
+    pub(super) fn finish(self) -> Result<Vec<LayerSpec>, LoadError> {
         let unmatched = |patterns: &Option<(GlobSet, Vec<String>)>| {
             let (globs, texts) = patterns.as_ref()?;
-            let matched: std::collections::BTreeSet<usize> = self.available.iter().flat_map(|name| globs.matches(name)).collect();
+            let matched: std::collections::BTreeSet<usize> =
+                self.available.iter().flat_map(|name| globs.matches(name)).collect();
             texts.iter().enumerate().find(|(index, _)| !matched.contains(index)).map(|(_, text)| text.clone())
         };
         let reason = match (unmatched(&self.selection.include), unmatched(&self.selection.skip)) {
@@ -135,7 +153,10 @@ mod tests {
         assert_eq!(names(tracked(&["*.attn.*", "lm_head"], &["*.k"])?), ["h.0.attn.q", "h.0.attn.v", "lm_head"]);
         let error = tracked(&["*.atn.*"], &[]).expect_err("a misspelt pattern");
         assert_eq!(error.to_string(), "no layer is tracked: the pattern `*.atn.*` matches no linear layer");
-        assert_eq!(tracked(&[], &["*"]).expect_err("nothing left").to_string(), "no layer is tracked: every linear layer is skipped");
+        assert_eq!(
+            tracked(&[], &["*"]).expect_err("nothing left").to_string(),
+            "no layer is tracked: every linear layer is skipped"
+        );
         Ok(())
     }
 }

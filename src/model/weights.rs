@@ -45,7 +45,8 @@ impl Weights {
     fn open_shards(folder: &Path, index_file: PathBuf) -> Result<Self, LoadError> {
         let text = read(&index_file)?;
         let config = |problem: String| LoadError::Config { file: index_file.clone(), problem };
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|error| config(format!("not valid JSON: {error}")))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).map_err(|error| config(format!("not valid JSON: {error}")))?;
         let entries = json.get("weight_map").and_then(|map| map.as_object());
         let entries = entries.ok_or_else(|| config("no object `weight_map`".into()))?;
         let mut shards: BTreeMap<&str, usize> = BTreeMap::new();
@@ -206,7 +207,11 @@ fn numbers(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f64>, L
 /// between classes of one architecture.
 fn nearest<'a>(wanted: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let common = |name: &str| name.bytes().rev().zip(wanted.bytes().rev()).take_while(|(a, b)| a == b).count();
-    names.map(|name| (common(name), name)).filter(|(length, _)| *length > 3).max_by_key(|(length, _)| *length).map(|(_, name)| name.to_owned())
+    names
+        .map(|name| (common(name), name))
+        .filter(|(length, _)| *length > 3)
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, name)| name.to_owned())
 }
 
 /// A hint that names the `checkpoint-N` folders, if somebody gave a Trainer's output folder.
@@ -215,5 +220,8 @@ fn checkpoints_in(folder: &Path) -> Option<String> {
     let step = |name: &str| name.strip_prefix("checkpoint-")?.parse::<u64>().ok();
     let steps = entries.flatten().filter_map(|entry| step(&entry.file_name().to_string_lossy()));
     let last = steps.max()?;
-    Some(format!("this is a Trainer's output folder; give one checkpoint, the last is `{}`", folder.join(format!("checkpoint-{last}")).display()))
+    Some(format!(
+        "this is a Trainer's output folder; give one checkpoint, the last is `{}`",
+        folder.join(format!("checkpoint-{last}")).display()
+    ))
 }

@@ -315,6 +315,7 @@ fn composed(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
 mod tests {
     use super::super::gradient_check::{flat, wave};
     use super::*;

@@ -158,6 +158,7 @@ fn on_cpu(
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
 mod tests {
     use super::super::gradient_check::{flat, wave};
     use super::*;

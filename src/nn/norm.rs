@@ -201,23 +201,37 @@ vectorised!(
 fn statistics<V: Lanes>(row: &[f32], epsilon: f32, origin: Origin) -> (f32, f32) {
     let n = row.len() as f32;
     let (chunks, tail) = row.as_chunks::<LANES>();
+    // four sums at a time: one would wait for each addition to finish
+    let (fours, rest) = chunks.as_chunks::<4>();
     let mean = match origin {
         Origin::Zero => 0.0,
         Origin::Mean => {
-            let mut sum = V::load_part(tail, 0.0);
-            for x in chunks {
-                sum = sum + V::load(x);
+            let mut sums = [V::load_part(tail, 0.0), V::splat(0.0), V::splat(0.0), V::splat(0.0)];
+            for four in fours {
+                for s in 0..4 {
+                    sums[s] = sums[s] + V::load(&four[s]);
+                }
             }
-            sum.sum() / n
+            for x in rest {
+                sums[1] = sums[1] + V::load(x);
+            }
+            ((sums[0] + sums[1]) + (sums[2] + sums[3])).sum() / n
         }
     };
     let m = V::splat(mean);
     let d = V::load_part(tail, mean) - m;
-    let mut squares = d * d;
-    for x in chunks {
-        let d = V::load(x) - m;
-        squares = d.times_plus(d, squares);
+    let mut squares = [d * d, V::splat(0.0), V::splat(0.0), V::splat(0.0)];
+    for four in fours {
+        for s in 0..4 {
+            let d = V::load(&four[s]) - m;
+            squares[s] = d.times_plus(d, squares[s]);
+        }
     }
+    for x in rest {
+        let d = V::load(x) - m;
+        squares[1] = d.times_plus(d, squares[1]);
+    }
+    let squares = (squares[0] + squares[1]) + (squares[2] + squares[3]);
     (mean, 1.0 / (squares.sum() / n + epsilon).sqrt())
 }
 
@@ -281,13 +295,14 @@ fn backward_lanes<V: Lanes>(
         // lanes beyond the tail have h = 0 and u = 0
         let h_tail = (V::load_part(x_tail, mean) - m) * r;
         let u_tail = V::load_part(g_tail, 0.0) * (V::load_part(w_tail, 0.0) + offset);
-        let (mut sum_u, mut sum_uh) = (u_tail, u_tail * h_tail);
+        let (mut sum_u, mut sum_uh) = ([u_tail, V::splat(0.0)], [u_tail * h_tail, V::splat(0.0)]);
         for i in 0..x.len() {
             let h = (V::load(&x[i]) - m) * r;
             let u = V::load(&g[i]) * (V::load(&w[i]) + offset);
-            sum_u = sum_u + u;
-            sum_uh = u.times_plus(h, sum_uh);
+            sum_u[i % 2] = sum_u[i % 2] + u;
+            sum_uh[i % 2] = u.times_plus(h, sum_uh[i % 2]);
         }
+        let (sum_u, sum_uh) = (sum_u[0] + sum_u[1], sum_uh[0] + sum_uh[1]);
         let n = width as f32;
         let mean_u = match origin {
             Origin::Mean => V::splat(sum_u.sum() / n),

@@ -346,6 +346,7 @@ fn factors(key: &'static str, value: &Value, n: usize) -> Result<Vec<f64>, RopeE
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
 mod tests {
     use serde_json::json;
 

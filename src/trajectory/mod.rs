@@ -1,1 +1,27 @@
 //! Training runs on disk: Trainer folders and TOML files, read into validated trajectories.
+//!
+//! A reader returns a [`Reading`]: what it understood, where each fact comes from, and warnings.
+//! [`Reading::stage`] joins it with what the user states into a validated
+//! [`TrainingStage`](ascribe_attribution::trajectory::TrainingStage). Files of Python are read without Python and
+//! without running anything in them ([`pickle`]).
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
+
+mod error;
+pub mod optimizer_state;
+pub mod parameter_groups;
+pub mod pickle;
+mod reading;
+mod schedule_arguments;
+mod tensor_place;
+pub mod toml_file;
+pub mod torch_zip;
+pub mod trainer;
+mod version;
+mod warning;
+
+pub use error::ReadError;
+pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, RatesOrigin, Reading, Stated};
+pub use trainer::Gaps;
+pub use version::TransformersVersion;
+pub use warning::Warning;

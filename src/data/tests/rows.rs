@@ -14,6 +14,9 @@ const VALUES: RowLimits = RowLimits { inputs: 3, outputs: 2, task: RowTask::Regr
 
 type Part<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
 
+/// Tensors, `inputs_scale`, the model, and the message and hint that they earn.
+type Case<'a> = (Vec<Part<'a>>, Option<&'a str>, RowLimits, &'a str, &'a str);
+
 fn f32s(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -83,7 +86,7 @@ fn values_of_one_or_more_outputs() {
 #[test]
 fn broken_rows_are_named() {
     let fine = inputs(&[1.0; 6]);
-    let cases: Vec<(Vec<Part<'_>>, Option<&str>, RowLimits, &str, &str)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         (vec![fine.clone()], None, CLASSES, "x.safetensors: no tensor `targets`", "the file has `inputs`"),
         (vec![], None, CLASSES, "x.safetensors: no tensor `inputs`", "the file has no tensors"),
         (

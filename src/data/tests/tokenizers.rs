@@ -114,3 +114,16 @@ fn tokens_are_shown_as_they_stand_in_the_text() {
     assert_eq!(shown, ["<s>", "ab", " ab", " ", "Ã", "[99]"], "half of a character keeps the vocabulary's spelling");
     assert_eq!(small.tokenizer.decode(&[6, 7, 8, 9, 1]), "ab abö</s>");
 }
+
+#[test]
+fn the_same_text_always_has_the_same_tokens() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    write_tokenizer(home.path(), ADDS_NOTHING);
+    let file = home.path().join("tokenizer.json");
+    let text = fs::read_to_string(&file).expect("readable");
+    // With a dropout of 1 no merge would ever happen.
+    fs::write(&file, text.replace("\"dropout\": null", "\"dropout\": 1.0")).expect("writable");
+    let tokenizer = Arc::new(Tokenizer::load(&file).expect("sound"));
+    let (dataset, _) = read_as("ab ab", Format::Text, Some(&tokenizer), DataOptions::default()).expect("sound");
+    assert_eq!(tokens(&dataset).tokens(0), [6, 7]);
+}

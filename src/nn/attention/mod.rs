@@ -209,4 +209,5 @@ fn expect_shape(name: &str, x: &Tensor, positions: &Positions, width: usize) -> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // a test may panic
 mod tests;

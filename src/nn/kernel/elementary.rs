@@ -23,8 +23,7 @@ pub(in crate::nn) fn exp<V: Lanes>(x: V) -> V {
     // ln 2 in two parts, the first with few enough bits that n times it is exact
     let r = n.times_plus(V::splat(-0.693_359_4), x);
     let r = n.times_plus(V::splat(2.121_944_4e-4), r);
-    let p =
-        polynomial(r, [1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1]);
+    let p = polynomial(r, [1.987_569_2e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5]);
     let p = p.times_plus(r * r, r) + V::splat(1.0);
     p.times_power_of_two(n)
 }
@@ -54,7 +53,7 @@ pub(in crate::nn) fn sigmoid_and_rest<V: Lanes>(x: V) -> (V, V) {
 pub(in crate::nn) fn tanh<V: Lanes>(x: V) -> V {
     let (one, two, zero) = (V::splat(1.0), V::splat(2.0), V::splat(0.0));
     let z = x * x;
-    let p = polynomial(z, [-5.704_988_7e-3, 2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
+    let p = polynomial(z, [-5.704_988_7e-3, 2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1]);
     let near = p.times_plus(z * x, x);
     let a = x.abs();
     let magnitude = one - two / (exp(a + a) + one);
@@ -81,12 +80,12 @@ pub(in crate::nn) fn gaussian_tail<V: Lanes>(x: V) -> (V, V) {
             0.112_375_76,
             -0.228_067_47,
             0.191_581_65,
-            -0.079_247_303,
-            0.096_057_817,
+            -0.079_247_3,
+            0.096_057_82,
             0.078_425_586,
             0.110_227_324,
-            0.119_572_841,
-            0.119_686_633,
+            0.119_572_84,
+            0.119_686_63,
         ],
     );
     let density = exp(a * a * V::splat(-0.5));

@@ -23,32 +23,29 @@ pub(super) use workspace::{Columns, with_workspace};
 pub(super) const TASK: usize = 1 << 14;
 
 /// Instruction sets that kernels are compiled for.
+#[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     /// [`Plain`] lanes with the instructions every processor of the target has.
     Plain,
     /// [`Plain`] lanes that the compiler turns into AVX2 instructions.
-    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// [`Avx512`] lanes.
-    #[cfg(target_arch = "x86_64")]
     Avx512,
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Level {
     /// The best one that this processor has.
     #[inline]
     pub(super) fn here() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
-            }
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+            Self::Avx512
+        } else if is_x86_feature_detected!("avx2") {
+            Self::Avx2
+        } else {
+            Self::Plain
         }
-        Self::Plain
     }
 }
 

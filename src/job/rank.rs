@@ -1,0 +1,125 @@
+//! From scores to lists that a person reads.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::output::{self, SCORES_FILE, TOP_FILE};
+use super::plan::measure_name;
+use super::{AggregateRequest, JobError, Plan};
+use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::store::TensorFile;
+
+/// Characters of an excerpt.
+const EXCERPT: usize = 160;
+
+/// A query and the training examples that matter most to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QueryRanking {
+    /// The query.
+    pub query: QueryInfo,
+    /// Examples that help it, the strongest first; none has a score of 0 or less.
+    pub proponents: Vec<RankedExample>,
+    /// Examples that hurt it, the strongest first; none has a score of 0 or more.
+    pub opponents: Vec<RankedExample>,
+}
+
+/// A query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QueryInfo {
+    /// Its id.
+    pub id: String,
+    /// A readable line.
+    pub excerpt: String,
+    /// What was measured.
+    pub measurement: &'static str,
+    /// Its value now.
+    pub value: f64,
+}
+
+/// A training example in a ranking.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RankedExample {
+    /// Its id.
+    pub id: String,
+    /// Its score for the query.
+    pub score: f32,
+    /// A readable line.
+    pub excerpt: String,
+    /// Its other fields.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+}
+
+impl Plan {
+    /// Ranks the scores of the run folder; writes `ranking.jsonl`, and `ranking.csv` if asked for.
+    ///
+    /// # Errors
+    /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
+    pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
+        let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
+        self.check_results()?;
+        let folder = &self.job.output.path;
+        let (scores, top) = (folder.join(SCORES_FILE), folder.join(TOP_FILE));
+        let (rankings, values) = if scores.exists() {
+            let file = TensorFile::open(&scores)?;
+            let shape = &file.spec("scores")?.shape;
+            let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
+            (rank(rows, self.job.output.top).map_err(output::ranking_error)?, file.f64("measurements")?.to_vec())
+        } else if top.exists() {
+            let file = TensorFile::open(&top)?;
+            (stored_top(&file)?, file.f64("measurements")?.to_vec())
+        } else {
+            return Err(JobError::MissingStep { folder: folder.clone(), what: "a score matrix", step: "score" });
+        };
+        let ids = output::query_ids(self);
+        let measurement = measure_name(self.measure());
+        let query = |q: usize| match self.job.method.aggregate {
+            AggregateRequest::Each => (queries.excerpt(q, EXCERPT), values[q]),
+            AggregateRequest::Sum => (format!("the sum of {} queries", queries.len()), values.iter().sum()),
+            AggregateRequest::Mean => {
+                (format!("the mean of {} queries", queries.len()), values.iter().sum::<f64>() / values.len() as f64)
+            }
+        };
+        let examples = |side: Vec<(usize, f32)>| {
+            let example = |(m, score): (usize, f32)| RankedExample {
+                id: self.train.id(m).to_owned(),
+                score,
+                excerpt: self.train.excerpt(m, EXCERPT),
+                metadata: self.train.metadata(m),
+            };
+            side.into_iter().map(example).collect()
+        };
+        let rankings: Vec<_> = rankings
+            .into_iter()
+            .map(Ranking::signed)
+            .map(|ranking| {
+                let (excerpt, value) = query(ranking.query);
+                QueryRanking {
+                    query: QueryInfo { id: ids[ranking.query].clone(), excerpt, measurement, value },
+                    proponents: examples(ranking.proponents),
+                    opponents: examples(ranking.opponents),
+                }
+            })
+            .collect();
+        output::write_rankings(self, &rankings)?;
+        Ok(rankings)
+    }
+}
+
+fn stored_top(file: &TensorFile) -> Result<Vec<Ranking>, JobError> {
+    let shape = file.spec("proponents.index")?.shape.clone();
+    let side = |name: &str| -> Result<Vec<(usize, f32)>, JobError> {
+        let (index, score) = (file.i64(&format!("{name}.index"))?, file.f32(&format!("{name}.score"))?);
+        Ok(index.iter().map(|m| *m as usize).zip(score.iter().copied()).collect())
+    };
+    let (best, worst) = (side("proponents")?, side("opponents")?);
+    let (queries, width) = (shape[0], shape[1].max(1));
+    Ok((0..queries)
+        .map(|query| Ranking {
+            query,
+            proponents: best.chunks(width).nth(query).unwrap_or_default().to_vec(),
+            opponents: worst.chunks(width).nth(query).unwrap_or_default().to_vec(),
+        })
+        .collect())
+}

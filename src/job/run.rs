@@ -1,0 +1,223 @@
+//! Doing what was planned, step by step, in a run folder.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::rank::QueryRanking;
+use super::request::Precision;
+use super::{Job, JobError, Plan};
+use crate::attribution::store::{Element, Shard, Store, Writer};
+use crate::attribution::{Event, Observer, Pass};
+use crate::curvature::gemm::Real;
+
+/// Types that a run can compute in and store.
+pub(super) trait Number: Real + Element {}
+impl Number for f32 {}
+impl Number for f64 {}
+
+/// What a step did.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct StepReport {
+    /// Its stages, in order.
+    pub stages: Vec<StageReport>,
+    /// What has to be run next, if the step alone does not finish the job (shards).
+    pub next: Option<String>,
+}
+
+/// One stage of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Which.
+    pub stage: String,
+    /// Wall time in this process.
+    pub seconds: f64,
+    /// Examples, queries or layers that were done in this process.
+    pub units: u64,
+    /// What is counted.
+    pub unit: String,
+    /// Whether the whole result was found from an earlier run.
+    pub reused: bool,
+}
+
+/// An open run folder, and the clock of its stages.
+pub(super) struct Run<'a> {
+    pub plan: &'a Plan,
+    pub store: Store,
+    pub shard: Option<Shard>,
+    clock: Clock<'a>,
+}
+
+impl Run<'_> {
+    pub(super) fn observer(&self) -> &dyn Observer {
+        &self.clock
+    }
+}
+
+/// Passes events on and keeps the time of each pass.
+struct Clock<'a> {
+    observer: &'a dyn Observer,
+    stages: Mutex<Vec<(Pass, Instant, StageReport)>>,
+}
+
+impl Observer for Clock<'_> {
+    fn event(&self, event: Event) {
+        let mut stages = self.stages.lock().expect("no code panics while it holds the lock");
+        let stage = |pass: Pass, reused| StageReport {
+            stage: pass.name().into(),
+            seconds: 0.0,
+            units: 0,
+            unit: pass.unit().into(),
+            reused,
+        };
+        match event {
+            Event::Started { pass, .. } => stages.push((pass, Instant::now(), stage(pass, false))),
+            Event::Advanced { pass, units } => {
+                if let Some((_, started, stage)) = stages.iter_mut().rev().find(|(p, ..)| *p == pass) {
+                    stage.units += units;
+                    stage.seconds = started.elapsed().as_secs_f64();
+                }
+            }
+            Event::Reused { pass } => stages.push((pass, Instant::now(), stage(pass, true))),
+            Event::Finished { pass } => {
+                if let Some((_, started, stage)) = stages.iter_mut().rev().find(|(p, ..)| *p == pass) {
+                    stage.seconds = started.elapsed().as_secs_f64();
+                }
+            }
+            _ => {}
+        }
+        drop(stages);
+        self.observer.event(event);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.observer.interrupted()
+    }
+}
+
+impl Job {
+    /// Reads a job file, the one that a run folder holds or one written by hand.
+    ///
+    /// # Errors
+    /// If it cannot be read, or a key is unknown, missing or of the wrong kind; the message has the line.
+    pub fn read(file: &std::path::Path) -> Result<Self, JobError> {
+        let io = |source| JobError::Io { file: file.to_owned(), action: "cannot be read", source };
+        let text = std::fs::read_to_string(file).map_err(io)?;
+        toml::from_str(&text).map_err(|error| JobError::Options {
+            problem: format!("{}: {}", file.display(), error.to_string().trim_end()),
+            hint: Some("the keys are those that every run folder's `job.toml` shows".into()),
+        })
+    }
+
+    /// The job as a file that [`Job::read`] reads.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a job holds only what TOML can say")
+    }
+}
+
+impl Plan {
+    /// Opens the run folder for writing and does `work` there.
+    fn in_run<R>(
+        &self,
+        shard: Option<Shard>,
+        observer: &dyn Observer,
+        work: impl FnOnce(&Run<'_>) -> Result<R, JobError>,
+    ) -> Result<(R, StepReport), JobError> {
+        self.check_results()?;
+        let writer = shard.map_or(Writer::Whole, Writer::Shard);
+        let store = Store::claim(&self.job.output.path, &self.factors_key(), writer)?;
+        let clock = Clock { observer, stages: Mutex::default() };
+        let run = Run { plan: self, store, shard, clock };
+        if shard.is_none() {
+            super::output::write_file(&self.job.output.path.join("job.toml"), self.job.to_toml().as_bytes())?;
+        }
+        let result = work(&run)?;
+        let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
+        let report = StepReport { stages: stages.into_iter().map(|(_, _, stage)| stage).collect(), next: None };
+        if shard.is_none() {
+            super::output::write_report(self, &report)?;
+        }
+        Ok((result, report))
+    }
+
+    /// Fits the curvature: covariances, eigenbases and Λ, as far as the kind needs them. With a shard,
+    /// its part of the next of these passes.
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn fit(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
+        let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
+            Precision::F32 => run.fit_step::<f32>(),
+            Precision::F64 => run.fit_step::<f64>(),
+        })?;
+        report.next = next;
+        Ok(report)
+    }
+
+    /// Prepares the queries' vectors.
+    ///
+    /// # Errors
+    /// [`JobError`]; [`JobError::MissingStep`] before `fit` is done.
+    pub fn query(&self, observer: &dyn Observer) -> Result<StepReport, JobError> {
+        let work = |run: &Run<'_>| match self.job.model.dtype {
+            Precision::F32 => run.query::<f32>(&run.fitted::<f32>()?).map(drop),
+            Precision::F64 => run.query::<f64>(&run.fitted::<f64>()?).map(drop),
+        };
+        Ok(self.in_run(None, observer, work)?.1)
+    }
+
+    /// Scores the training examples, or a shard of them.
+    ///
+    /// # Errors
+    /// [`JobError`]; [`JobError::MissingStep`] before `query` is done.
+    pub fn score(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
+        let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
+            Precision::F32 => run.score::<f32>(),
+            Precision::F64 => run.score::<f64>(),
+        })?;
+        report.next = next;
+        Ok(report)
+    }
+
+    /// Fits, prepares queries, scores and ranks: the whole job.
+    ///
+    /// # Errors
+    /// [`JobError`].
+    pub fn run(&self, observer: &dyn Observer) -> Result<Vec<QueryRanking>, JobError> {
+        if self.queries.is_none() {
+            return Err(JobError::NoQueries);
+        }
+        let work = |run: &Run<'_>| match self.job.model.dtype {
+            Precision::F32 => run.whole::<f32>(),
+            Precision::F64 => run.whole::<f64>(),
+        };
+        self.in_run(None, observer, work)?;
+        self.rank()
+    }
+
+    /// Joins what shards left, in this run folder and in `from`, as far as it is complete.
+    ///
+    /// # Errors
+    /// [`JobError`]; the store's if parts have gaps, overlap, or belong to another job.
+    pub fn merge(&self, from: &[PathBuf], observer: &dyn Observer) -> Result<StepReport, JobError> {
+        let (next, mut report) = self.in_run(None, observer, |run| match self.job.model.dtype {
+            Precision::F32 => run.merge::<f32>(from),
+            Precision::F64 => run.merge::<f64>(from),
+        })?;
+        report.next = next;
+        Ok(report)
+    }
+}
+
+impl Run<'_> {
+    fn whole<T: Number>(&self) -> Result<(), JobError> {
+        let factors = self.fit::<T>()?;
+        self.query(&factors)?;
+        drop(factors);
+        self.score::<T>()?;
+        Ok(())
+    }
+}

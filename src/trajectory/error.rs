@@ -1,0 +1,254 @@
+use std::path::PathBuf;
+
+use ascribe_attribution::trajectory::TrajectoryError;
+
+use super::optimizer_state::OptimizerStateError;
+use super::torch_zip::TorchFileError;
+
+/// Why a description of training on disk cannot be turned into a trajectory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// A file cannot be read.
+    #[error("{}: cannot be read", file.display())]
+    Read {
+        /// The file or folder.
+        file: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A folder without checkpoints.
+    #[error("{}: has no folders `checkpoint-N`", folder.display())]
+    NoCheckpoints {
+        /// The folder.
+        folder: PathBuf,
+        /// Whether it looks like a checkpoint itself.
+        is_checkpoint: bool,
+    },
+    /// Two checkpoint folders of one step.
+    #[error("{} and {} are both of step {step}", first.display(), second.display())]
+    RepeatedStep {
+        /// The step.
+        step: usize,
+        /// One of them.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A file that has to be there is not.
+    #[error("{}: is missing; it holds {what}", file.display())]
+    MissingFile {
+        /// The file.
+        file: PathBuf,
+        /// What is in it.
+        what: &'static str,
+    },
+    /// Text that is not JSON.
+    #[error("{}: line {line}: not valid JSON", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Text that is not TOML, or not of our form.
+    #[error("{}: line {line}: {message}", file.display())]
+    Toml {
+        /// The file.
+        file: PathBuf,
+        /// The line.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// An entry that is missing or of the wrong kind.
+    #[error("{}: `{key}` is {found}, expected {expected}", file.display())]
+    Entry {
+        /// The file.
+        file: PathBuf,
+        /// Which entry.
+        key: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A torch file.
+    #[error(transparent)]
+    Torch(#[from] TorchFileError),
+    /// An `optimizer.pt`.
+    #[error(transparent)]
+    OptimizerState(#[from] OptimizerStateError),
+    /// A checkpoint's state says another step than its folder.
+    #[error("{}: was written at step {found}, the folder's name says {step}", file.display())]
+    StepMismatch {
+        /// `trainer_state.json`.
+        file: PathBuf,
+        /// The folder's number.
+        step: usize,
+        /// The state's.
+        found: usize,
+    },
+    /// Checkpoints of one run that disagree about it.
+    #[error("`{key}` is {first} in {} and {second} in {}", first_file.display(), second_file.display())]
+    CheckpointsDiffer {
+        /// Which entry.
+        key: String,
+        /// Its value in the earlier checkpoint.
+        first: String,
+        /// The earlier file.
+        first_file: PathBuf,
+        /// Its value in the later checkpoint.
+        second: String,
+        /// The later file.
+        second_file: PathBuf,
+    },
+    /// A logged rate that is not a number.
+    #[error("{}: the learning rate logged at step {step} is {rate}", file.display())]
+    LoggedRate {
+        /// The file.
+        file: PathBuf,
+        /// The step.
+        step: usize,
+        /// The rate.
+        rate: f64,
+    },
+    /// The replayed schedule gives another rate than the run recorded.
+    #[error(
+        "{}: the learning rate at step {step} is {logged:e}, but the schedule `{schedule}` replays {replayed:e}",
+        file.display()
+    )]
+    RateDisagrees {
+        /// The file.
+        file: PathBuf,
+        /// The step of the entry.
+        step: usize,
+        /// The rate in the file.
+        logged: f64,
+        /// The rate of the schedule.
+        replayed: f64,
+        /// The schedule's name.
+        schedule: String,
+    },
+    /// Parameter groups with rates of their own.
+    #[error("{}: its parameter groups have different learning rates, {rates:?}", file.display())]
+    GroupRates {
+        /// The file.
+        file: PathBuf,
+        /// One rate for each group.
+        rates: Vec<f64>,
+    },
+    /// Rates between logged steps that nothing tells.
+    #[error(
+        "{}: the schedule `{schedule}` has no closed form here and the run recorded the rates of {known} of {n_steps} steps",
+        folder.display()
+    )]
+    RatesUnknown {
+        /// The run.
+        folder: PathBuf,
+        /// The schedule's name.
+        schedule: String,
+        /// Steps whose rate is known.
+        known: usize,
+        /// Steps in all.
+        n_steps: usize,
+    },
+    /// `N` was not stated and is not recorded.
+    #[error("{}: does not say how many training examples there were", source_path.display())]
+    UnknownExamples {
+        /// The folder or file.
+        source_path: PathBuf,
+    },
+    /// `c` was not stated and is not recorded.
+    #[error("{}: does not say what training divided the loss by", source_path.display())]
+    UnknownLossScale {
+        /// The folder or file.
+        source_path: PathBuf,
+    },
+    /// `N` contradicts the log.
+    #[error(
+        "{}: {n_examples} examples in batches of {batch_size} make {expected} steps an epoch, but the log has {logged:.2}",
+        source_path.display()
+    )]
+    ExamplesDisagree {
+        /// The folder or file.
+        source_path: PathBuf,
+        /// `N` as stated.
+        n_examples: usize,
+        /// Examples in an update.
+        batch_size: usize,
+        /// Steps of an epoch for them.
+        expected: usize,
+        /// Steps of an epoch in the log.
+        logged: f64,
+    },
+    /// Mean rates given twice that differ.
+    #[error(
+        "{}: checkpoint `{checkpoint}` states the mean rate {stated:e}, but its steps have {computed:e}",
+        file.display()
+    )]
+    MeanRate {
+        /// The file.
+        file: PathBuf,
+        /// The checkpoint.
+        checkpoint: String,
+        /// Its `learning_rate_mean`.
+        stated: f64,
+        /// The mean of the rates in force.
+        computed: f64,
+    },
+    /// The numbers do not describe a training run.
+    #[error("{}: {problem}", source_path.display())]
+    Numbers {
+        /// The folder or file.
+        source_path: PathBuf,
+        /// What is wrong.
+        #[source]
+        problem: TrajectoryError,
+    },
+}
+
+impl ReadError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoCheckpoints { is_checkpoint: true, .. } => {
+                "this is a checkpoint; give the folder that holds it".to_string()
+            }
+            Self::NoCheckpoints { .. } => {
+                "give the Trainer's output folder, or describe the run in a `trajectory.toml`".to_string()
+            }
+            Self::MissingFile { .. } => {
+                "copy it from the training machine, or describe the run in a `trajectory.toml`".to_string()
+            }
+            Self::RepeatedStep { .. } => "remove or rename one of them".to_string(),
+            Self::StepMismatch { .. } => "give the folder its own number back, or remove it".to_string(),
+            Self::Torch(error) => return error.hint(),
+            Self::OptimizerState(error) => return error.hint(),
+            Self::CheckpointsDiffer { .. } => {
+                "the run was changed on the way: describe each part as a stage in a `trajectory.toml`".to_string()
+            }
+            Self::RateDisagrees { .. } => {
+                "the run used another schedule than its arguments say: state it, or list the rates in a `trajectory.toml`".to_string()
+            }
+            Self::GroupRates { .. } => "groups with rates of their own are not supported yet".to_string(),
+            Self::RatesUnknown { .. } => {
+                "state the schedule, list the rates in a `trajectory.toml`, log every step (`logging_steps=1`), or allow interpolation between logged steps".to_string()
+            }
+            Self::UnknownExamples { .. } => "state the number of training examples, or give the training data".to_string(),
+            Self::UnknownLossScale { .. } => {
+                "state the loss scale: 1 for a mean over examples, 1 / (mean label tokens of an example) for a mean over tokens".to_string()
+            }
+            Self::ExamplesDisagree { .. } => {
+                "give the whole training set of the run; if it was trained on several processes, state how many".to_string()
+            }
+            Self::MeanRate { .. } => "remove one of the two, or correct it".to_string(),
+            Self::Numbers { problem, .. } => return problem.hint(),
+            _ => return None,
+        })
+    }
+}

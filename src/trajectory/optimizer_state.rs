@@ -1,0 +1,440 @@
+//! Second moments of Adam out of `optimizer.pt`, by parameter name.
+//!
+//! What is not certain is refused: an 8-bit, factored or sharded state is named, never misread.
+//!
+//! # Source
+//! FORMATS §5, METHOD §4.4, traps 24, 25, 27.
+
+use std::path::{Path, PathBuf};
+
+use super::parameter_groups::{GroupRule, Parameter, Unmatched, match_groups};
+use super::pickle::Value;
+use super::torch_zip::{TensorPlace, TorchFile, TorchFileError};
+use super::version::TransformersVersion;
+
+/// Why second moments cannot be taken from a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptimizerStateError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] TorchFileError),
+    /// A kind of state that is known and not read.
+    #[error("{}: holds the state of {kind}, which has no plain second moments", file.display())]
+    Kind {
+        /// The file or folder.
+        file: PathBuf,
+        /// Whose state it is.
+        kind: &'static str,
+    },
+    /// The dictionary does not look like an optimizer's.
+    #[error("{}: `{key}` is {found}, expected {expected}", file.display())]
+    Layout {
+        /// The file.
+        file: PathBuf,
+        /// Which entry.
+        key: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// No decay rule gives groups of these sizes and shapes.
+    #[error("{}: its groups of {sizes:?} parameters fit no known order of the model's {parameters}", file.display())]
+    Unmatched {
+        /// The file.
+        file: PathBuf,
+        /// Sizes of its groups.
+        sizes: Vec<usize>,
+        /// Parameters of the model.
+        parameters: usize,
+        /// Sizes that the known rules give.
+        tried: Vec<Vec<usize>>,
+    },
+    /// Two decay rules fit with different names.
+    #[error("{}: entry {index} may be `{first}` or `{second}`", file.display())]
+    Ambiguous {
+        /// The file.
+        file: PathBuf,
+        /// The entry.
+        index: usize,
+        /// Its name by one rule.
+        first: String,
+        /// Its name by another.
+        second: String,
+    },
+    /// A parameter that the file does not know.
+    #[error("{}: has no second moments of `{parameter}`", file.display())]
+    NoState {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        parameter: String,
+    },
+    /// A second moment that is negative or not finite, or a step of 0.
+    #[error("{}: `{parameter}` has {what} {value}", file.display())]
+    Value {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        parameter: String,
+        /// Which number.
+        what: &'static str,
+        /// The number.
+        value: f64,
+    },
+}
+
+impl OptimizerStateError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::File(error) => return error.hint(),
+            Self::Kind { kind, .. } if kind.contains("DeepSpeed") => {
+                "second moments of sharded runs are not read: use influence at the final checkpoint, or convert the weights with `zero_to_fp32.py` and state the trajectory without second moments".to_string()
+            }
+            Self::Kind { kind, .. } if kind.contains("FSDP") => {
+                "second moments of sharded runs are not read: merge the weights with `accelerate merge-weights` and use influence at the final checkpoint".to_string()
+            }
+            Self::Kind { .. } => "use influence at the final checkpoint, which needs no optimizer state".to_string(),
+            Self::Unmatched { tried, .. } => format!(
+                "known rules give groups of {tried:?}; was part of the model frozen, or were the groups made by hand?"
+            ),
+            Self::Ambiguous { .. } => {
+                "the version of transformers that wrote the checkpoint does not settle it; no guess is made".to_string()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// Options of one parameter group, where the file has them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ParameterGroup {
+    /// Number of its parameters.
+    pub n_parameters: usize,
+    /// The rate that the next update will use.
+    pub learning_rate: Option<f64>,
+    /// `initial_lr`: the base rate of the schedule.
+    pub base_rate: Option<f64>,
+    /// `w`.
+    pub weight_decay: Option<f64>,
+    /// Whether the decay is decoupled, for Adam since torch 2.6.
+    pub decoupled: Option<bool>,
+    /// `(β₁, β₂)`.
+    pub betas: Option<(f64, f64)>,
+    /// `ε`.
+    pub epsilon: Option<f64>,
+    /// SGD's momentum.
+    pub momentum: Option<f64>,
+    /// SGD's dampening.
+    pub dampening: Option<f64>,
+    /// SGD's Nesterov form.
+    pub nesterov: Option<bool>,
+    /// Whether `P` uses the largest `v` so far.
+    pub amsgrad: Option<bool>,
+    /// Whether it ascends.
+    pub maximize: Option<bool>,
+}
+
+/// The parameter groups of an `optimizer.pt`; no tensor is read.
+///
+/// # Errors
+/// The file cannot be read or is of a kind that is refused.
+pub fn read_groups(path: &Path) -> Result<Vec<ParameterGroup>, OptimizerStateError> {
+    let file = TorchFile::open(path)?;
+    refuse_foreign(&file)?;
+    groups(&file)
+}
+
+/// The optimizer's file in a checkpoint folder, if there is one.
+///
+/// # Errors
+/// The folder has the sharded state of FSDP or DeepSpeed instead.
+pub fn find(checkpoint: &Path) -> Result<Option<PathBuf>, OptimizerStateError> {
+    let path = checkpoint.join("optimizer.pt");
+    if path.is_file() {
+        return Ok(Some(path));
+    }
+    let kind = |kind| Err(OptimizerStateError::Kind { file: checkpoint.to_path_buf(), kind });
+    if checkpoint.join("optimizer.bin").is_file() || checkpoint.join("optimizer_0").is_dir() {
+        return kind("an FSDP run");
+    }
+    if checkpoint.join("latest").is_file() && checkpoint.join("zero_to_fp32.py").is_file() {
+        return kind("a DeepSpeed run");
+    }
+    Ok(None)
+}
+
+/// Second moments of one parameter.
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    /// Updates that it has seen.
+    step: f64,
+    beta2: f64,
+    second_moment: TensorPlace,
+}
+
+/// An `optimizer.pt` of Adam or AdamW whose entries have names.
+pub struct OptimizerState {
+    file: TorchFile,
+    parameters: Vec<Parameter>,
+    /// For each parameter; `None` if it never had a gradient.
+    entries: Vec<Option<Entry>>,
+    /// For each parameter its group.
+    group_of: Vec<usize>,
+    groups: Vec<ParameterGroup>,
+    rule: GroupRule,
+}
+
+impl OptimizerState {
+    /// Opens a file and maps its entries to `parameters`: the model's trainable ones in the order of
+    /// `named_parameters()`, tied ones once, in torch's layout. `version` settles which decay rule is named.
+    ///
+    /// # Errors
+    /// A state that is not Adam's, 8-bit or sharded; groups or shapes that fit no rule, or more than one.
+    pub fn open(
+        path: &Path,
+        parameters: &[Parameter],
+        version: Option<TransformersVersion>,
+    ) -> Result<Self, OptimizerStateError> {
+        let mut file = TorchFile::open(path)?;
+        refuse_foreign(&file)?;
+        let groups = groups(&file)?;
+        let (places, order, rule) = match_entries(&file, &groups, parameters, version)?;
+        let mut entries = vec![None; parameters.len()];
+        let mut group_of = vec![0; parameters.len()];
+        let mut group_ends = Vec::new();
+        for group in &groups {
+            group_ends.push(group_ends.last().copied().unwrap_or(0) + group.n_parameters);
+        }
+        for (index, (parameter, place)) in order.into_iter().zip(places).enumerate() {
+            let group = group_ends.partition_point(|&end| end <= index);
+            group_of[parameter] = group;
+            let Some(place) = place else { continue };
+            let step = match place.step {
+                Step::Number(step) => step,
+                Step::Tensor(at) => file.read_f64(&at)?.first().copied().unwrap_or(f64::NAN),
+            };
+            let name = &parameters[parameter].name;
+            if !(step.is_finite() && step >= 1.0) {
+                let (file, parameter) = (path.to_path_buf(), name.clone());
+                return Err(OptimizerStateError::Value { file, parameter, what: "the step", value: step });
+            }
+            let beta2 = groups[group].betas.map(|(_, beta2)| beta2).filter(|b| (0.0..1.0).contains(b));
+            let beta2 = beta2.ok_or_else(|| layout(&file, "param_groups", "without `betas` in [0, 1)", "Adam's"))?;
+            entries[parameter] = Some(Entry { step, beta2, second_moment: place.second_moment });
+        }
+        Ok(Self { file, parameters: parameters.to_vec(), entries, group_of, groups, rule })
+    }
+
+    /// How entries were mapped to names.
+    pub fn rule(&self) -> &GroupRule {
+        &self.rule
+    }
+
+    /// The optimizer's parameter groups.
+    pub fn groups(&self) -> &[ParameterGroup] {
+        &self.groups
+    }
+
+    /// The parameters that it was opened with.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The group of a parameter, with its own weight decay and rate.
+    pub fn group_of(&self, parameter: &str) -> Option<&ParameterGroup> {
+        Some(&self.groups[self.group_of[self.index(parameter)?]])
+    }
+
+    /// Updates that a parameter has seen.
+    pub fn step(&self, parameter: &str) -> Option<f64> {
+        self.entries[self.index(parameter)?].as_ref().map(|entry| entry.step)
+    }
+
+    /// `v`, the running mean of squared gradients as the file has it: not bias-corrected.
+    ///
+    /// # Shapes
+    /// The parameter's own in torch's layout, row major.
+    /// # Errors
+    /// A parameter without state, or numbers that are negative or not finite.
+    pub fn second_moment(&mut self, parameter: &str) -> Result<Vec<f32>, OptimizerStateError> {
+        self.read(parameter).map(|(v, _)| v)
+    }
+
+    /// `v̂ = v / (1 - β₂^step)`.
+    ///
+    /// # Shapes
+    /// The parameter's own in torch's layout, row major.
+    /// # Errors
+    /// As [`second_moment`](Self::second_moment).
+    /// # Source
+    /// METHOD §4.4.
+    pub fn corrected_second_moment(&mut self, parameter: &str) -> Result<Vec<f32>, OptimizerStateError> {
+        let (mut v, entry) = self.read(parameter)?;
+        // 1 - β^k without cancellation for the first steps of a slow β.
+        let correction = -(entry.step * entry.beta2.ln()).exp_m1();
+        for v in &mut v {
+            *v = (f64::from(*v) / correction) as f32;
+        }
+        Ok(v)
+    }
+
+    fn index(&self, parameter: &str) -> Option<usize> {
+        self.parameters.iter().position(|p| p.name == parameter)
+    }
+
+    fn read(&mut self, parameter: &str) -> Result<(Vec<f32>, Entry), OptimizerStateError> {
+        let file = || self.file.path().to_path_buf();
+        let entry = self.index(parameter).and_then(|index| self.entries[index].clone());
+        let entry =
+            entry.ok_or_else(|| OptimizerStateError::NoState { file: file(), parameter: parameter.to_string() })?;
+        let v = self.file.read_f32(&entry.second_moment)?;
+        if let Some(&bad) = v.iter().find(|v| !v.is_finite() || **v < 0.0) {
+            let (file, parameter) = (self.file.path().to_path_buf(), parameter.to_string());
+            return Err(OptimizerStateError::Value { file, parameter, what: "the second moment", value: bad.into() });
+        }
+        Ok((v, entry))
+    }
+}
+
+fn layout(file: &TorchFile, key: &str, found: &str, expected: &'static str) -> OptimizerStateError {
+    OptimizerStateError::Layout {
+        file: file.path().to_path_buf(),
+        key: key.to_string(),
+        found: found.to_string(),
+        expected,
+    }
+}
+
+/// Names a state that is not plain, by keys that only it has.
+fn refuse_foreign(file: &TorchFile) -> Result<(), OptimizerStateError> {
+    let refuse = |kind| Err(OptimizerStateError::Kind { file: file.path().to_path_buf(), kind });
+    let root = file.value();
+    let has = |key: &str| root.get(key).is_some();
+    if ["zero_stage", "ds_version", "optimizer_state_dict", "fp32_flat_groups"].into_iter().any(has) {
+        return refuse("a DeepSpeed run");
+    }
+    let Some(state) = root.get("state") else {
+        return Err(layout(file, "state", "missing", "a dict"));
+    };
+    for (key, entry) in state.entries() {
+        if key.as_str().is_some() {
+            return refuse("an FSDP run (entries by name)");
+        }
+        let has = |key: &str| entry.get(key).is_some();
+        if has("state1") || has("__bnb_optimizer_quant_state__") {
+            return refuse("an 8-bit or bitsandbytes optimizer");
+        }
+        if has("exp_avg_sq_row") || has("row_var") {
+            return refuse("Adafactor");
+        }
+        if has("max_exp_avg_sq") {
+            return refuse("Adam with `amsgrad`");
+        }
+    }
+    Ok(())
+}
+
+fn groups(file: &TorchFile) -> Result<Vec<ParameterGroup>, OptimizerStateError> {
+    let list = file.value().get("param_groups").and_then(Value::elements);
+    let list = list.ok_or_else(|| layout(file, "param_groups", "missing", "a list"))?;
+    let mut next = 0;
+    let mut groups = Vec::with_capacity(list.len());
+    for group in list.iter() {
+        let indices = group.get("params").and_then(Value::elements);
+        let indices = indices.ok_or_else(|| layout(file, "params", "missing", "a list of indices"))?;
+        for index in indices.iter() {
+            if index.as_usize() != Some(next) {
+                return Err(layout(file, "params", &format!("{index:?}"), "indices in order"));
+            }
+            next += 1;
+        }
+        let number = |key: &str| group.get(key).and_then(Value::as_f64);
+        let flag = |key: &str| group.get(key).and_then(Value::as_bool);
+        let betas = group.get("betas").and_then(Value::elements).and_then(|betas| match betas.len() {
+            2 => Some((betas.get(0)?.as_f64()?, betas.get(1)?.as_f64()?)),
+            _ => None,
+        });
+        groups.push(ParameterGroup {
+            n_parameters: indices.len(),
+            learning_rate: number("lr"),
+            base_rate: number("initial_lr"),
+            weight_decay: number("weight_decay"),
+            decoupled: flag("decoupled_weight_decay"),
+            betas,
+            epsilon: number("eps"),
+            momentum: number("momentum"),
+            dampening: number("dampening"),
+            nesterov: flag("nesterov"),
+            amsgrad: flag("amsgrad"),
+            maximize: flag("maximize"),
+        });
+    }
+    Ok(groups)
+}
+
+enum Step {
+    Number(f64),
+    Tensor(TensorPlace),
+}
+
+struct Place {
+    step: Step,
+    second_moment: TensorPlace,
+}
+
+/// Where each entry's numbers lie, in the optimizer's order, and the parameters in that order.
+#[allow(clippy::type_complexity)] // three results of one walk, used once
+fn match_entries(
+    file: &TorchFile,
+    groups: &[ParameterGroup],
+    parameters: &[Parameter],
+    version: Option<TransformersVersion>,
+) -> Result<(Vec<Option<Place>>, Vec<usize>, GroupRule), OptimizerStateError> {
+    let sizes: Vec<usize> = groups.iter().map(|group| group.n_parameters).collect();
+    let n: usize = sizes.iter().sum();
+    let mut places: Vec<Option<Place>> = (0..n).map(|_| None).collect();
+    let state = file.value().get("state").ok_or_else(|| layout(file, "state", "missing", "a dict"))?;
+    for (key, entry) in state.entries() {
+        let index = key.as_usize().filter(|&index| index < n);
+        let index = index.ok_or_else(|| layout(file, "state", &format!("{key:?}"), "an index of a group"))?;
+        let Some(second_moment) = entry.get("exp_avg_sq") else {
+            let kind = if entry.get("momentum_buffer").is_some() {
+                "SGD with momentum"
+            } else if entry.get("square_avg").is_some() {
+                "RMSprop"
+            } else if entry.get("sum").is_some() {
+                "Adagrad"
+            } else {
+                "another optimizer than Adam"
+            };
+            return Err(OptimizerStateError::Kind { file: file.path().to_path_buf(), kind });
+        };
+        let step = entry.get("step").ok_or_else(|| layout(file, "step", "missing", "a number"))?;
+        let step = match step.as_f64() {
+            Some(step) => Step::Number(step),
+            None => Step::Tensor(file.tensor(step)?),
+        };
+        places[index] = Some(Place { step, second_moment: file.tensor(second_moment)? });
+    }
+    if places.iter().all(Option::is_none) {
+        let kind = "SGD without momentum, or of no update";
+        return Err(OptimizerStateError::Kind { file: file.path().to_path_buf(), kind });
+    }
+    let shape = |i: usize| places[i].as_ref().map(|place| place.second_moment.shape.clone());
+    let path = file.path().to_path_buf();
+    let matched = match_groups(parameters, &sizes, shape, version).map_err(|unmatched| match unmatched {
+        Unmatched::None { tried } => {
+            OptimizerStateError::Unmatched { file: path, sizes: sizes.clone(), parameters: parameters.len(), tried }
+        }
+        Unmatched::Ambiguous { index, first, second } => {
+            OptimizerStateError::Ambiguous { file: path, index, first, second }
+        }
+    });
+    matched.map(|(order, rule)| (places, order, rule))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! Files of `torch.save`: a zip of stored entries, one of them a pickle, the others the bytes of storages.
+//!
+//! Opening reads the pickle alone. A tensor in it is described first ([`TorchFile::tensor`]) and read when asked
+//! for, one storage at a time, so that an `optimizer.pt` of many gigabytes costs no more than the tensors used.
+//!
+//! # Source
+//! FORMATS §6.
+
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use zip::{CompressionMethod, ZipArchive};
+
+use super::pickle::{Pickle, PickleError, Value};
+pub use super::tensor_place::{NumberType, TensorPlace};
+use super::tensor_place::{gather, place};
+
+/// First bytes of the format before torch 1.6: a pickle of the number 0x1950a86a20f9469cfc6c.
+const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+
+/// Why a file is not a torch file that we read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {problem}", file.display())]
+pub struct TorchFileError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: TorchProblem,
+}
+
+/// What is wrong with a torch file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TorchProblem {
+    /// It cannot be read.
+    #[error("cannot be read")]
+    Read(#[from] std::io::Error),
+    /// The pickle-only format before torch 1.6, or `_use_new_zipfile_serialization=False`.
+    #[error("is in torch's old format, which is not a zip")]
+    OldFormat,
+    /// A tar archive, the format before that.
+    #[error("is a tar archive, torch's oldest format")]
+    Tar,
+    /// Neither.
+    #[error("is not a zip, as files of `torch.save` are")]
+    NotZip,
+    /// A zip whose structure is broken.
+    #[error("is a damaged zip: {reason}")]
+    DamagedZip {
+        /// What the zip reader says.
+        reason: String,
+    },
+    /// A model with code.
+    #[error("is a TorchScript archive: it holds code (`{entry}`)")]
+    TorchScript {
+        /// An entry that only TorchScript has.
+        entry: String,
+    },
+    /// Written on a big-endian machine.
+    #[error("has the byte order `{order}`, expected `little`")]
+    ByteOrder {
+        /// What the file says.
+        order: String,
+    },
+    /// A zip without `data.pkl`, or with several.
+    #[error("has {found} entries `data.pkl`, expected one")]
+    Pickles {
+        /// How many.
+        found: usize,
+    },
+    /// An entry that is compressed.
+    #[error("entry `{entry}` is compressed, which `torch.save` never does")]
+    Compressed {
+        /// Its name.
+        entry: String,
+    },
+    /// An entry with a wrong number of bytes.
+    #[error("entry `{entry}` has {found} bytes, expected {expected}")]
+    EntrySize {
+        /// Its name.
+        entry: String,
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that it should have.
+        expected: u64,
+    },
+    /// A storage without an entry.
+    #[error("has no entry `{entry}`, which a tensor needs")]
+    MissingEntry {
+        /// Its name.
+        entry: String,
+    },
+    /// The pickle.
+    #[error(transparent)]
+    Pickle(#[from] PickleError),
+    /// A value that is no tensor, or one of a kind that we do not read.
+    #[error("{what} where a tensor is expected")]
+    NotTensor {
+        /// What it is.
+        what: String,
+    },
+    /// A storage of a type whose numbers are codes.
+    #[error("holds a tensor of `{storage}`, whose numbers are not plain")]
+    StorageType {
+        /// The storage class or dtype.
+        storage: String,
+    },
+    /// Sizes, strides or offset reach outside the storage.
+    #[error(
+        "a tensor of shape {shape:?}, strides {strides:?} and offset {offset} does not lie in its {elements} elements"
+    )]
+    Bounds {
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its strides.
+        strides: Vec<usize>,
+        /// Its first element.
+        offset: usize,
+        /// Elements of the storage.
+        elements: usize,
+    },
+}
+
+impl TorchFileError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self.problem {
+            TorchProblem::OldFormat | TorchProblem::Tar | TorchProblem::ByteOrder { .. } => {
+                "load it with torch 1.6 or later on a little-endian machine and save it again: `torch.save(torch.load(PATH, map_location=\"cpu\"), PATH)`"
+                    .to_string()
+            }
+            TorchProblem::TorchScript { .. } => "save the state dict instead of the scripted module".to_string(),
+            TorchProblem::DamagedZip { .. } | TorchProblem::NotZip | TorchProblem::EntrySize { .. } => {
+                "copy the file again; a checkpoint that was cut short while it was saved cannot be used".to_string()
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// An open torch file and its pickle.
+pub struct TorchFile {
+    path: PathBuf,
+    archive: ZipArchive<BufReader<File>>,
+    file_size: u64,
+    /// Folder of all entries, with its slash.
+    folder: String,
+    pickle: Pickle,
+}
+
+impl TorchFile {
+    /// Opens a file and reads its pickle.
+    ///
+    /// # Errors
+    /// A file that is not a zip of `torch.save`, is TorchScript or big-endian, or has a pickle that we refuse.
+    pub fn open(path: &Path) -> Result<Self, TorchFileError> {
+        Self::open_inner(path).map_err(|problem| TorchFileError { file: path.to_path_buf(), problem })
+    }
+
+    fn open_inner(path: &Path) -> Result<Self, TorchProblem> {
+        let mut file = File::open(path)?;
+        let file_size = file.metadata()?.len();
+        check_magic(&mut file)?;
+        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
+        let mut folders = Vec::new();
+        let mut names = Vec::with_capacity(archive.len());
+        for name in archive.file_names() {
+            names.push(name.map_err(damaged)?.into_owned());
+        }
+        for name in &names {
+            if name.contains("/code/") || name.ends_with("/constants.pkl") {
+                return Err(TorchProblem::TorchScript { entry: name.clone() });
+            }
+            match name.strip_suffix("data.pkl") {
+                Some(folder) if folder.is_empty() || folder.ends_with('/') => folders.push(folder.to_string()),
+                _ => {}
+            }
+        }
+        let [folder] = <[String; 1]>::try_from(folders).map_err(|all| TorchProblem::Pickles { found: all.len() })?;
+        if names.contains(&format!("{folder}byteorder")) {
+            let order = entry(&mut archive, &format!("{folder}byteorder"), file_size, None)?;
+            if order != b"little" {
+                return Err(TorchProblem::ByteOrder { order: String::from_utf8_lossy(&order).into_owned() });
+            }
+        }
+        let bytes = entry(&mut archive, &format!("{folder}data.pkl"), file_size, None)?;
+        let pickle = Pickle::read(&bytes)?;
+        Ok(Self { path: path.to_path_buf(), archive, file_size, folder, pickle })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The value that was saved.
+    pub fn value(&self) -> Value<'_> {
+        self.pickle.root()
+    }
+
+    /// Where a value's tensor lies.
+    ///
+    /// # Errors
+    /// The value is no tensor, its storage is of a type with coded numbers (quantised, complex, 8-bit floats), or it
+    /// does not lie in its storage.
+    pub fn tensor(&self, value: Value<'_>) -> Result<TensorPlace, TorchFileError> {
+        place(value).map_err(|problem| self.error(problem))
+    }
+
+    /// Reads a tensor's numbers, row major.
+    ///
+    /// # Errors
+    /// The storage's entry is missing, damaged, compressed or of another size.
+    pub fn read_f32(&mut self, tensor: &TensorPlace) -> Result<Vec<f32>, TorchFileError> {
+        let bytes = self.storage(tensor)?;
+        if tensor.number_type == NumberType::F32 {
+            // Not through f64: a signalling NaN would change, and the way is long.
+            return Ok(gather(tensor, |at| f32::from_le_bytes(bytes[4 * at..][..4].try_into().expect("four bytes"))));
+        }
+        let (kind, size) = (tensor.number_type, tensor.number_type.size());
+        Ok(gather(tensor, |at| kind.number(&bytes[size * at..][..size]) as f32))
+    }
+
+    /// Reads a tensor's numbers, row major.
+    ///
+    /// # Errors
+    /// As [`read_f32`](Self::read_f32).
+    pub fn read_f64(&mut self, tensor: &TensorPlace) -> Result<Vec<f64>, TorchFileError> {
+        let bytes = self.storage(tensor)?;
+        let (kind, size) = (tensor.number_type, tensor.number_type.size());
+        Ok(gather(tensor, |at| kind.number(&bytes[size * at..][..size])))
+    }
+
+    fn storage(&mut self, tensor: &TensorPlace) -> Result<Vec<u8>, TorchFileError> {
+        let name = format!("{}data/{}", self.folder, tensor.key);
+        let expected = tensor.elements as u64 * tensor.number_type.size() as u64;
+        entry(&mut self.archive, &name, self.file_size, Some(expected)).map_err(|problem| self.error(problem))
+    }
+
+    fn error(&self, problem: TorchProblem) -> TorchFileError {
+        TorchFileError { file: self.path.clone(), problem }
+    }
+}
+
+fn damaged(error: zip::result::ZipError) -> TorchProblem {
+    TorchProblem::DamagedZip { reason: error.to_string() }
+}
+
+fn check_magic(file: &mut File) -> Result<(), TorchProblem> {
+    let mut head = Vec::with_capacity(512);
+    file.take(512).read_to_end(&mut head)?;
+    file.rewind()?;
+    if head.starts_with(OLD_MAGIC) {
+        return Err(TorchProblem::OldFormat);
+    }
+    if head.get(257..262) == Some(b"ustar") {
+        return Err(TorchProblem::Tar);
+    }
+    if !head.starts_with(b"PK") {
+        return Err(TorchProblem::NotZip);
+    }
+    Ok(())
+}
+
+/// The bytes of a stored entry, its checksum verified.
+fn entry(
+    archive: &mut ZipArchive<BufReader<File>>,
+    name: &str,
+    file_size: u64,
+    expected: Option<u64>,
+) -> Result<Vec<u8>, TorchProblem> {
+    if archive.index_for_name(name).is_none() {
+        return Err(TorchProblem::MissingEntry { entry: name.to_string() });
+    }
+    let entry = archive.by_name(name).map_err(damaged)?;
+    if entry.compression() != CompressionMethod::Stored {
+        return Err(TorchProblem::Compressed { entry: name.to_string() });
+    }
+    // Stored bytes lie in the file, so that no size can ask for more memory than the file has bytes.
+    let (size, limit) = (entry.size(), expected.unwrap_or(file_size));
+    if size > limit || size != expected.unwrap_or(size) || size > file_size {
+        return Err(TorchProblem::EntrySize { entry: name.to_string(), found: size, expected: limit });
+    }
+    let mut bytes = Vec::with_capacity(size as usize);
+    entry
+        .take(size + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| TorchProblem::DamagedZip { reason: format!("entry `{name}`: {error}") })?;
+    if bytes.len() as u64 != size {
+        return Err(TorchProblem::EntrySize { entry: name.to_string(), found: bytes.len() as u64, expected: size });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name)
+    }
+
+    fn open_error(bytes: &[u8]) -> (String, Option<String>) {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        let error = TorchFile::open(file.path()).err().unwrap();
+        let path = file.path().display().to_string();
+        (error.to_string().replace(&path, "FILE"), error.hint())
+    }
+
+    #[test]
+    fn scheduler_files_are_read() {
+        let file = TorchFile::open(&fixture("linear-1/checkpoint-24/scheduler.pt")).unwrap();
+        assert_eq!(file.value().get("last_epoch").and_then(Value::as_usize), Some(24));
+        let rates = file.value().get("_last_lr").unwrap().elements().unwrap();
+        assert_eq!(rates.len(), 2);
+        assert_eq!(rates.get(0).unwrap().as_f64(), Some(0.0));
+    }
+
+    #[test]
+    fn what_is_no_torch_zip_is_named() {
+        assert_eq!(open_error(b"hello").0, "FILE: is not a zip, as files of `torch.save` are");
+        assert_eq!(open_error(b"").0, "FILE: is not a zip, as files of `torch.save` are");
+        let (text, hint) = open_error(&[OLD_MAGIC, b".\x80\x02M\xe9\x03."].concat());
+        assert_eq!(text, "FILE: is in torch's old format, which is not a zip");
+        assert!(hint.unwrap().contains("torch.save"));
+        let mut tar = vec![0; 600];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert_eq!(open_error(&tar).0, "FILE: is a tar archive, torch's oldest format");
+        let bytes = std::fs::read(fixture("linear-1/checkpoint-24/scheduler.pt")).unwrap();
+        assert!(open_error(&bytes[..900]).0.starts_with("FILE: is a damaged zip: "), "{}", open_error(&bytes[..900]).0);
+        // Names are in the local and in the central headers; the zip reader believes the latter.
+        let renamed = |from: &[u8], to: &[u8]| {
+            let mut bytes = bytes.clone();
+            for at in 0..bytes.len() - from.len() {
+                if &bytes[at..at + from.len()] == from {
+                    bytes[at..at + from.len()].copy_from_slice(to);
+                }
+            }
+            open_error(&bytes).0
+        };
+        assert_eq!(renamed(b"/data.pkl", b"/data.pkx"), "FILE: has 0 entries `data.pkl`, expected one");
+        assert_eq!(
+            renamed(b"/.format_version", b"/code/__main__.p"),
+            "FILE: is a TorchScript archive: it holds code (`scheduler/code/__main__.p`)"
+        );
+        let flipped = renamed(b"little", b"big   ");
+        assert!(flipped.contains("byteorder"), "the checksum or the order refuses: {flipped}");
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_tensor_is_noticed() {
+        let path = fixture("adamw-gpt2/checkpoint-20/optimizer.pt");
+        let file = TorchFile::open(&path).unwrap();
+        let state = file.value().get("state").unwrap();
+        let (_, first) = state.entries().next().unwrap();
+        let place = file.tensor(first.get("exp_avg_sq").unwrap()).unwrap();
+        assert_eq!((place.number_type, place.shape.as_slice()), (NumberType::F32, &[12, 4][..]));
+        let mut original = TorchFile::open(&path).unwrap();
+        let values = original.read_f32(&place).unwrap();
+        assert_eq!(original.read_f64(&place).unwrap(), values.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
+        // Find the numbers in the file and change one bit of them.
+        let needle: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = (0..bytes.len()).find(|&at| bytes[at..].starts_with(&needle)).unwrap();
+        bytes[at + 9] ^= 4;
+        let mut copy = tempfile::NamedTempFile::new().unwrap();
+        copy.write_all(&bytes).unwrap();
+        let error = TorchFile::open(copy.path()).unwrap().read_f32(&place).unwrap_err();
+        assert!(matches!(error.problem, TorchProblem::DamagedZip { .. }), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Truncated and damaged files give an error or a value, never a panic or an allocation beyond the file.
+        #[test]
+        fn damaged_files_are_read_or_refused(cut in 0usize..1500, flips in prop::collection::vec((0usize..1500, 0..8u32), 0..5)) {
+            let mut bytes = std::fs::read(fixture("linear-1/checkpoint-24/scheduler.pt")).unwrap();
+            if cut > 700 {
+                bytes.truncate(cut);
+            }
+            for (at, bit) in flips {
+                let n = bytes.len();
+                bytes[at % n] ^= 1 << bit;
+            }
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&bytes).unwrap();
+            let _ = TorchFile::open(file.path());
+        }
+    }
+}

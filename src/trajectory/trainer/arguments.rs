@@ -1,0 +1,227 @@
+//! `training_args.bin`: the fields that say how training went.
+
+use std::path::{Path, PathBuf};
+
+use ascribe_attribution::trajectory::Schedule;
+
+use super::super::ReadError;
+use super::super::pickle::Value;
+use super::super::schedule_arguments::{Argument, schedule_kind};
+use super::super::torch_zip::TorchFile;
+
+/// What we take from the arguments, whatever class they are of.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TrainingArguments {
+    pub(super) file: PathBuf,
+    pub(super) class: String,
+    pub(super) learning_rate: f64,
+    pub(super) scheduler: String,
+    pub(super) scheduler_arguments: Vec<(String, Argument)>,
+    /// A number of steps, or below 1 a share of them (transformers 5).
+    pub(super) warmup_steps: f64,
+    /// A share (transformers 4).
+    pub(super) warmup_ratio: f64,
+    pub(super) per_device_batch_size: usize,
+    pub(super) devices: usize,
+    pub(super) processes: Option<usize>,
+    pub(super) accumulation: usize,
+    pub(super) optimizer: String,
+    pub(super) optimizer_arguments: Option<String>,
+    pub(super) weight_decay: f64,
+    pub(super) betas: (f64, f64),
+    pub(super) epsilon: f64,
+    pub(super) max_grad_norm: f64,
+    pub(super) drops_last: bool,
+    pub(super) fp16: bool,
+    /// Options that change training and not the loss that scores explain.
+    pub(super) training_only: Vec<(&'static str, String)>,
+}
+
+impl TrainingArguments {
+    pub(super) fn read(file: &Path) -> Result<Self, ReadError> {
+        let torch = TorchFile::open(file)?;
+        let root = torch.value();
+        let fields = Fields { file, root };
+        let class = root.global().filter(|_| root.is_object());
+        let (module, class) = class.ok_or_else(|| ReadError::Entry {
+            file: file.to_path_buf(),
+            key: "pickle".to_string(),
+            found: format!("a {}", root.kind()),
+            expected: "an object of training arguments",
+        })?;
+        let mut training_only = Vec::new();
+        for option in ["label_smoothing_factor", "neftune_noise_alpha"] {
+            if let Some(value) = fields.optional_number(option)?.filter(|&value| value != 0.0) {
+                training_only.push((option, value.to_string()));
+            }
+        }
+        let kwargs = root.attribute("lr_scheduler_kwargs");
+        let mut scheduler_arguments = Vec::new();
+        for (key, value) in kwargs.into_iter().flat_map(Value::entries) {
+            let value = match (value.as_f64(), value.as_str()) {
+                (Some(number), _) => Argument::Number(number),
+                (None, Some(text)) => Argument::Text(text.to_string()),
+                (None, None) if value.is_none() => continue,
+                (None, None) => Argument::Other(value.kind()),
+            };
+            scheduler_arguments.push((key.as_str().unwrap_or("?").to_string(), value));
+        }
+        let distributed = root.attribute("distributed_state");
+        let processes = distributed.and_then(|state| state.attribute("num_processes")).and_then(Value::as_usize);
+        Ok(Self {
+            file: file.to_path_buf(),
+            class: format!("{module}.{class}"),
+            learning_rate: fields.number("learning_rate")?,
+            scheduler: fields.name("lr_scheduler_type")?,
+            scheduler_arguments,
+            warmup_steps: fields.optional_number("warmup_steps")?.unwrap_or(0.0),
+            warmup_ratio: fields.optional_number("warmup_ratio")?.unwrap_or(0.0),
+            per_device_batch_size: fields.count("per_device_train_batch_size")?,
+            // Without a GPU the Trainer records none and trains on one device.
+            devices: root.attribute("_n_gpu").and_then(Value::as_usize).unwrap_or(1).max(1),
+            processes,
+            accumulation: fields.count("gradient_accumulation_steps")?,
+            optimizer: fields.name("optim")?,
+            optimizer_arguments: root.attribute("optim_args").and_then(Value::as_str).map(str::to_string),
+            weight_decay: fields.number("weight_decay")?,
+            betas: (fields.number("adam_beta1")?, fields.number("adam_beta2")?),
+            epsilon: fields.number("adam_epsilon")?,
+            max_grad_norm: fields.optional_number("max_grad_norm")?.unwrap_or(0.0),
+            drops_last: root.attribute("dataloader_drop_last").and_then(Value::as_bool).unwrap_or(false),
+            fp16: root.attribute("fp16").and_then(Value::as_bool).unwrap_or(false),
+            training_only,
+        })
+    }
+
+    /// Warm-up steps of a run of `max_steps`, as the Trainer resolves them.
+    pub(super) fn warmup(&self, max_steps: usize) -> usize {
+        let share = |share: f64| (max_steps as f64 * share).ceil() as usize;
+        if self.warmup_steps >= 1.0 {
+            self.warmup_steps as usize
+        } else if self.warmup_steps > 0.0 {
+            share(self.warmup_steps)
+        } else {
+            share(self.warmup_ratio.max(0.0))
+        }
+    }
+
+    /// The schedule's closed form, or `None` if it has none that we know.
+    pub(super) fn schedule(&self, max_steps: usize) -> Result<Option<Schedule>, ReadError> {
+        let kind = schedule_kind(&self.scheduler, &self.scheduler_arguments, self.learning_rate);
+        let Some(kind) = kind else { return Ok(None) };
+        Schedule::new(kind, self.learning_rate, self.warmup(max_steps), max_steps)
+            .map(Some)
+            .map_err(|problem| ReadError::Numbers { source_path: self.file.clone(), problem })
+    }
+
+    /// The first field in which two checkpoints' arguments differ and training would have: (name, here, there).
+    pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        fn show(value: &impl std::fmt::Debug) -> String {
+            format!("{value:?}")
+        }
+        macro_rules! compare {
+            ($($name:literal => $field:ident),* $(,)?) => {
+                $(if self.$field != other.$field {
+                    return Some(($name, show(&self.$field), show(&other.$field)));
+                })*
+            };
+        }
+        compare!(
+            "learning_rate" => learning_rate,
+            "lr_scheduler_type" => scheduler,
+            "lr_scheduler_kwargs" => scheduler_arguments,
+            "warmup_steps" => warmup_steps,
+            "warmup_ratio" => warmup_ratio,
+            "per_device_train_batch_size" => per_device_batch_size,
+            "gradient_accumulation_steps" => accumulation,
+            "optim" => optimizer,
+            "optim_args" => optimizer_arguments,
+            "weight_decay" => weight_decay,
+            "betas" => betas,
+            "adam_epsilon" => epsilon,
+            "max_grad_norm" => max_grad_norm,
+        );
+        None
+    }
+}
+
+struct Fields<'a> {
+    file: &'a Path,
+    root: Value<'a>,
+}
+
+impl Fields<'_> {
+    fn error(&self, key: &str, expected: &'static str) -> ReadError {
+        let found = self.root.attribute(key).map_or("missing".to_string(), |value| format!("{value:?}"));
+        ReadError::Entry { file: self.file.to_path_buf(), key: key.to_string(), found, expected }
+    }
+
+    fn optional_number(&self, key: &str) -> Result<Option<f64>, ReadError> {
+        match self.root.attribute(key) {
+            None => Ok(None),
+            Some(value) if value.is_none() => Ok(None),
+            Some(value) => {
+                let number = value.as_f64().filter(|number| number.is_finite());
+                number.map(Some).ok_or_else(|| self.error(key, "a finite number"))
+            }
+        }
+    }
+
+    fn number(&self, key: &str) -> Result<f64, ReadError> {
+        self.optional_number(key)?.ok_or_else(|| self.error(key, "a finite number"))
+    }
+
+    fn count(&self, key: &str) -> Result<usize, ReadError> {
+        let count = self.root.attribute(key).and_then(Value::as_usize).filter(|&count| count > 0);
+        count.ok_or_else(|| self.error(key, "a number of at least 1"))
+    }
+
+    fn name(&self, key: &str) -> Result<String, ReadError> {
+        let name = self.root.attribute(key).and_then(Value::as_name);
+        name.map(str::to_string).ok_or_else(|| self.error(key, "a name"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ascribe_attribution::trajectory::ScheduleKind;
+
+    use super::*;
+
+    fn read(run: &str) -> TrainingArguments {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(run);
+        TrainingArguments::read(&folder.join("training_args.bin")).unwrap()
+    }
+
+    #[test]
+    fn arguments_are_what_the_generator_gave() {
+        let arguments = read("polynomial-10/checkpoint-36");
+        assert_eq!(arguments.class, "transformers.training_args.TrainingArguments");
+        assert_eq!((arguments.learning_rate, arguments.scheduler.as_str()), (2e-3, "polynomial"));
+        assert_eq!((arguments.per_device_batch_size, arguments.accumulation, arguments.devices), (4, 2, 1));
+        assert_eq!((arguments.processes, arguments.fp16, arguments.drops_last), (Some(1), false, false));
+        assert_eq!((arguments.betas, arguments.epsilon, arguments.max_grad_norm), ((0.9, 0.999), 1e-8, 1.0));
+        assert_eq!(arguments.schedule(36).unwrap().unwrap().kind, ScheduleKind::Polynomial { end: 1e-5, power: 2.0 });
+        assert_eq!(arguments.warmup(36), 4);
+        // A share of the steps, rounded up.
+        assert_eq!((read("cosine-1/checkpoint-24").warmup(24), read("cosine-1/checkpoint-24").warmup(30)), (3, 3));
+        assert_eq!(read("sgd-gpt2/checkpoint-8").optimizer_arguments.as_deref(), Some("momentum=0.9"));
+        assert!(read("plateau-gpt2/checkpoint-8").schedule(20).unwrap().is_none());
+        assert_eq!(arguments.difference(&arguments), None);
+        assert_eq!(arguments.difference(&read("linear-10/checkpoint-36")).unwrap().0, "lr_scheduler_type");
+    }
+
+    #[test]
+    fn other_pickles_are_no_arguments() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory/linear-1/checkpoint-24");
+        let error = TrainingArguments::read(&folder.join("scheduler.pt")).unwrap_err();
+        assert!(error.to_string().ends_with("`pickle` is a dict, expected an object of training arguments"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_schedule_argument_means_an_unknown_form() {
+        let mut arguments = read("cosine-1/checkpoint-24");
+        arguments.scheduler_arguments.push(("offset".to_string(), Argument::Number(3.0)));
+        assert!(arguments.schedule(24).unwrap().is_none());
+    }
+}

@@ -1,0 +1,52 @@
+//! `scheduler.pt`.
+
+use std::path::{Path, PathBuf};
+
+use super::super::ReadError;
+use super::super::pickle::Value;
+use super::super::torch_zip::TorchFile;
+
+/// What we take from a scheduler's state.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct SchedulerState {
+    pub(super) file: PathBuf,
+    /// Updates done by the checkpoint that it belongs to.
+    pub(super) step: usize,
+    /// How often the scheduler has moved; `None` if it does not move with every update.
+    pub(super) moves: Option<usize>,
+    /// The rate that the next update would use.
+    pub(super) next_rate: Option<f64>,
+}
+
+impl SchedulerState {
+    pub(super) fn read(file: &Path, step: usize) -> Result<Self, ReadError> {
+        let torch = TorchFile::open(file)?;
+        let root = torch.value();
+        let entry = |key: &str, expected| ReadError::Entry {
+            file: file.to_path_buf(),
+            key: key.to_string(),
+            found: root.get(key).map_or("missing".to_string(), |value| format!("{value:?}")),
+            expected,
+        };
+        let mut rates = Vec::new();
+        for rate in root.get("_last_lr").and_then(Value::elements).into_iter().flat_map(|list| list.iter()) {
+            let rate = rate.as_f64().ok_or_else(|| entry("_last_lr", "a list of numbers"))?;
+            if !rate.is_finite() || rate < 0.0 {
+                return Err(ReadError::LoggedRate { file: file.to_path_buf(), step, rate });
+            }
+            rates.push(rate);
+        }
+        if rates.iter().any(|rate| *rate != rates[0]) {
+            return Err(ReadError::GroupRates { file: file.to_path_buf(), rates });
+        }
+        // Only a LambdaLR moves with every update that was not skipped.
+        let moves = match root.get("lr_lambdas") {
+            None => None,
+            Some(_) => {
+                let moves = root.get("last_epoch").and_then(Value::as_usize).filter(|&moves| moves <= step);
+                Some(moves.ok_or_else(|| entry("last_epoch", "at most the checkpoint's step"))?)
+            }
+        };
+        Ok(Self { file: file.to_path_buf(), step, moves, next_rate: rates.first().copied() })
+    }
+}
