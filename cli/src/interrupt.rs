@@ -1,21 +1,38 @@
-//! Ctrl-C: the first asks the work to stop where it can be taken up again, the second ends the process.
+//! Ctrl-C, and a scheduler's request to end: the first asks the work to stop where it can be taken up again,
+//! the second ends the process.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::progress::Progress;
 use crate::status::Status;
 
-/// From now on the first Ctrl-C (or a scheduler's request to end) sets the flag that `progress` answers from.
+/// How soon the request is answered with a word.
+const POLL: Duration = Duration::from_millis(100);
+
+/// From now on the first signal sets what `progress` answers to the library, and is answered on stderr.
+/// (Not SIGHUP: whoever starts a job with `nohup` wants it ignored.)
 ///
 /// # Errors
-/// If the system refuses the handler.
-pub(crate) fn listen(progress: &Arc<Progress>) -> anyhow::Result<()> {
+/// If the system refuses.
+pub(crate) fn listen(progress: &Arc<Progress>) -> io::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal must not yet find the flag set.
+        flag::register_conditional_shutdown(signal, Status::Interrupted.code().into(), Arc::clone(&asked))?;
+        flag::register(signal, Arc::clone(&asked))?;
+    }
     let progress = Arc::clone(progress);
-    let asked = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(Status::Interrupted.code().into());
+    // A signal's handler may do next to nothing, so a thread looks after the flag; it ends with the process.
+    thread::Builder::new().name("interrupt".into()).spawn(move || {
+        while !asked.load(Ordering::SeqCst) {
+            thread::sleep(POLL);
         }
         progress.interrupt();
         progress.say("stopping at the next safe point; run the same command again to go on (Ctrl-C again: stop now)");

@@ -101,8 +101,7 @@ impl Progress {
 
     fn start(&self, pass: Pass, done: u64, total: u64) {
         let bar = (self.form == Form::Bars).then(|| bar(pass, done, total));
-        let running =
-            Running { pass, started: Instant::now(), last_line: None, before: done, done, total, bar };
+        let running = Running { pass, started: Instant::now(), last_line: None, before: done, done, total, bar };
         self.json("started", &running);
         *self.lock() = Some(running);
     }

@@ -80,9 +80,18 @@ mod tests {
     #[test]
     fn numbers_are_readable() {
         assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
-        assert_eq!([counted(1, "queries"), counted(1, "layers"), counted(2, "queries")], ["1 query", "1 layer", "2 queries"]);
-        assert_eq!([bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)], ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 GiB"]);
-        assert_eq!([duration(0.04), duration(59.97), duration(125.0), duration(11_520.0)], ["0.0 s", "1 min 00 s", "2 min 05 s", "3 h 12 min"]);
+        assert_eq!(
+            [counted(1, "queries"), counted(1, "layers"), counted(2, "queries")],
+            ["1 query", "1 layer", "2 queries"]
+        );
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
+            ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 GiB"]
+        );
+        assert_eq!(
+            [duration(0.04), duration(59.97), duration(125.0), duration(11_520.0)],
+            ["0.0 s", "1 min 00 s", "2 min 05 s", "3 h 12 min"]
+        );
     }
 
     #[test]

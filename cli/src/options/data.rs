@@ -22,33 +22,33 @@ pub(crate) struct DataOptions {
     /// Queries, in the same formats
     #[arg(long, value_name = "FILE")]
     pub(crate) queries: Option<PathBuf>,
-    /// A `tokenizer.json` or its folder
+    /// A `tokenizer.json` or its folder [default: the model's, then its parent's]
     ///
-    /// [default: the model's folder, then its parent, since a trainer's `checkpoint-N` often has none]
+    /// A trainer's `checkpoint-N` often has none, its parent does.
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// Cut longer examples to this many tokens
     ///
-    /// [default: none is cut, and one that exceeds the model's positions is an error]
+    /// Without it none is cut, and one that exceeds the model's positions is an error.
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Join training documents and cut them into blocks of this many tokens, as pretraining does
     #[arg(long, value_name = "TOKENS")]
     pack: Option<usize>,
-    /// Put the begin-of-sequence token in front
+    /// Put the begin-of-sequence token in front [default: none]
     ///
-    /// [default: none. What the tokenizer adds by itself is kept; nothing else is guessed. Choose what the
-    /// training run did, and look at the tokens with --dry-run]
+    /// What the tokenizer adds by itself is kept; nothing else is guessed. Choose what the training run did,
+    /// and look at the tokens with --dry-run.
     #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
     add_bos: Option<Side>,
-    /// Put the end-of-sequence token behind
+    /// Put the end-of-sequence token behind [default: none]
     ///
-    /// [default: none, as for --add-bos]
+    /// As for --add-bos.
     #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
     add_eos: Option<Side>,
-    /// Examples that the training objective averaged over: the N of the weight 1/N
+    /// The N of the weight 1/N [default: the training file's examples]
     ///
-    /// [default: as many as the training file has. Give it if that file is a part of the data]
+    /// How many examples the training objective averaged over. Give it if the file is a part of the data.
     #[arg(long, value_name = "N")]
     train_size: Option<usize>,
 }

@@ -9,9 +9,9 @@ use super::values::one_of;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Method")]
 pub(crate) struct MethodOptions {
-    /// How the curvature of the training loss is approximated
+    /// How the curvature of the training loss is approximated [default: ekfac]
     ///
-    /// [default: ekfac, which predicts retraining best]
+    /// EK-FAC predicts retraining best; identity is the quick check beside it.
     #[arg(long, value_name = "KIND", value_parser = one_of::<Curvature>(&[
         ("identity", "none: scores are gradient dot products"),
         ("diagonal", "the Fisher's diagonal"),
@@ -19,43 +19,41 @@ pub(crate) struct MethodOptions {
         ("ekfac", "Kronecker factors with corrected eigenvalues"),
     ]))]
     curvature: Option<Curvature>,
-    /// Whose labels the curvature is taken with
+    /// Whose labels the curvature is taken with [default: true]
     ///
-    /// [default: true, since the empirical Fisher vanishes where the model fits its data]
+    /// The empirical Fisher vanishes where the model fits its data.
     #[arg(long, value_name = "LABELS", value_parser = one_of::<Fisher>(&[
         ("true", "drawn from the model; depends on --seed"),
         ("empirical", "those of the data; nothing is random"),
     ]))]
     fisher: Option<Fisher>,
-    /// Labels drawn for each position and pass, averaged
+    /// Labels drawn for each position and pass, averaged [default: 1]
     ///
-    /// [default: 1; more cost a backward pass each and lessen the noise]
+    /// More of them lessen the noise and cost a backward pass each.
     #[arg(long, value_name = "N")]
     label_draws: Option<u32>,
-    /// What is added to every eigenvalue: `auto`, `NUMBERx` times each layer's mean eigenvalue, or a plain
-    /// number
+    /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8` [default: auto]
     ///
-    /// [default: auto = 0.1x, as in Grosse et al. 2023]. `1e-8` is absolute, which is what kronfluence
-    /// takes by default.
+    /// A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
+    /// as in Grosse et al. 2023; kronfluence's default is 1e-8.
     #[arg(long, value_name = "DAMPING")]
     damping: Option<DampingRequest>,
-    /// Scale of K-FAC's eigenvalues
+    /// Scale of K-FAC's eigenvalues [default: per-example]
     ///
-    /// [default: per-example, which makes damping comparable with EK-FAC]
+    /// Per example, an absolute damping means the same as with EK-FAC.
     #[arg(long, value_name = "SCALE", value_parser = one_of::<KfacScale>(&[
         ("per-example", "times the mean number of positions"),
         ("per-position", "as kronfluence has it"),
     ]))]
     kfac_scale: Option<KfacScale>,
-    /// For the labels drawn from the model
+    /// For the labels drawn from the model [default: 0]
     ///
-    /// [default: 0; the same seed gives the same bytes on any number of threads]
+    /// The same seed gives the same bytes on any number of threads.
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// What is measured at a query
+    /// What is measured at a query [default: by the model]
     ///
-    /// [default: loss for language models, margin for classifiers, prediction for regressions: what is
-    /// closest to linear in the weights]
+    /// By default the loss of language models, the margin of classifiers and the prediction of regressions.
     #[arg(long, value_name = "WHAT", value_parser = one_of::<Measure>(&[
         ("loss", "the loss; a proponent lowers it"),
         ("logprob", "log-probability of the targets"),
@@ -63,23 +61,19 @@ pub(crate) struct MethodOptions {
         ("prediction", "the predicted value of a regression"),
     ]))]
     measure: Option<Measure>,
-    /// How a measurement is taken over a query's target tokens
-    ///
-    /// [default: sum]
+    /// How a measurement is taken over a query's target tokens [default: sum]
     #[arg(long, value_name = "HOW", value_parser = one_of::<ReductionRequest>(&[("sum", ""), ("mean", "")]))]
     reduction: Option<ReductionRequest>,
-    /// Score queries one by one, or as one
-    ///
-    /// [default: each]
+    /// Score queries one by one, or as one [default: each]
     #[arg(long, value_name = "HOW", value_parser = one_of::<AggregateRequest>(&[
         ("each", "one row of scores for each query"),
         ("sum", "one row, of the sum of all measurements"),
         ("mean", "one row, of their mean"),
     ]))]
     aggregate: Option<AggregateRequest>,
-    /// What scores are divided by
+    /// What scores are divided by [default: none]
     ///
-    /// [default: none; a cosine says nothing about how much]
+    /// A cosine favours no long example, and says nothing about how much.
     #[arg(long, value_name = "HOW", value_parser = one_of::<Normalize>(&[
         ("none", "nothing"),
         ("cosine", "the norms of both sides; with `--curvature identity` the cosine of gradients"),

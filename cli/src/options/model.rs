@@ -14,16 +14,16 @@ pub(crate) struct ModelOptions {
     pub(crate) model: Option<PathBuf>,
     /// Track layers whose name in the checkpoint matches this glob; may be repeated
     ///
-    /// [default: every linear layer inside the blocks, all layers of an MLP: the embeddings and the
-    /// language-model head are large and say little]
+    /// By default every linear layer inside the blocks, and all layers of an MLP: the embeddings and the
+    /// language-model head are large and say little.
     #[arg(long, value_name = "GLOB")]
     layers: Vec<String>,
     /// Leave out layers whose name matches this glob; may be repeated
     #[arg(long, value_name = "GLOB")]
     skip_layers: Vec<String>,
-    /// Type of the arithmetic
+    /// Type of the arithmetic [default: f32]
     ///
-    /// [default: f32, whose scores agree with f64 to about four digits; sums over batches are in f64 anyway]
+    /// Scores in f32 agree with f64 to about four digits; sums over batches are in f64 anyway.
     #[arg(long, value_parser = one_of::<Precision>(&[("f32", "32 bits"), ("f64", "64 bits throughout: slow, for checks")]))]
     dtype: Option<Precision>,
 }

@@ -12,14 +12,12 @@ pub(crate) struct OutputOptions {
     /// The run folder: results at fixed places, and everything that a later start can use again
     #[arg(long, value_name = "RUN")]
     pub(crate) out: Option<PathBuf>,
-    /// Proponents and opponents listed for each query
-    ///
-    /// [default: 10]
+    /// Proponents and opponents listed for each query [default: 10]
     #[arg(long, value_name = "K")]
     top: Option<usize>,
-    /// What of the scores is kept on disk
+    /// What of the scores is kept on disk [default: full]
     ///
-    /// [default: full, which `evaluate` needs]
+    /// `evaluate` needs them all.
     #[arg(long, value_name = "WHAT", value_parser = one_of::<StoreScores>(&[
         ("full", "queries times training examples, four bytes each"),
         ("top", "the --top best and worst of each query alone"),
@@ -28,9 +26,7 @@ pub(crate) struct OutputOptions {
     /// Also write `ranking.csv`
     #[arg(long)]
     csv: bool,
-    /// Unit of the scores
-    ///
-    /// [default: per-example, the change that one copy of the example makes]
+    /// Unit of the scores [default: per-example]
     #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
         ("per-example", "change of the measurement for one more copy: 1/N is in"),
         ("kronfluence", "without 1/N, as kronfluence prints influence on a loss"),

@@ -7,9 +7,9 @@ use super::values;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Resources")]
 pub(crate) struct ResourceOptions {
-    /// Threads
+    /// Threads [default: as many as this process may use]
     ///
-    /// [default: as many as this process may use; results are the same for any number]
+    /// Results are the same for any number.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
     /// Memory to stay within: `8GiB`, `512MiB` or a number of bytes
@@ -17,9 +17,9 @@ pub(crate) struct ResourceOptions {
     /// Batches become smaller and activations are computed twice where that helps.
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     memory: Option<u64>,
-    /// Positions that go through the model together
+    /// Positions that go through the model together [default: 2048]
     ///
-    /// [default: 2048 tokens, or 4096 rows of an MLP, and less if --memory asks for it]
+    /// 4096 rows for an MLP; less if --memory asks for it.
     #[arg(long, value_name = "TOKENS")]
     batch_tokens: Option<usize>,
 }

@@ -35,7 +35,8 @@ impl JobOptions {
     /// If `--model`, `--train` or `--out` is not among them.
     pub(crate) fn from_flags(&self) -> anyhow::Result<Job> {
         let required = [("--model", &self.model.model), ("--train", &self.data.train), ("--out", &self.output.out)];
-        let missing: Vec<_> = required.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| format!("`{name}`")).collect();
+        let missing: Vec<_> =
+            required.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| format!("`{name}`")).collect();
         if !missing.is_empty() {
             let hint = "give them, or the `--out` of a run folder that has a `job.toml`";
             return Err(Problem::hinted(format!("{} not given", missing.join(" and ")), hint));
@@ -130,17 +131,20 @@ mod tests {
         let job = options(flags).from_flags().expect("model, train and out are there");
         // every key of the file in another than its default state
         let text = toml::to_string(&job).expect("a job is TOML");
-        let plain = toml::to_string(&options("--model m --train t --out r").from_flags().expect("enough")).expect("TOML");
+        let plain =
+            toml::to_string(&options("--model m --train t --out r").from_flags().expect("enough")).expect("TOML");
         for line in ["path = \"m\"", "train = \"t\"", "path = \"r\""] {
             assert!(text.contains(line) && plain.contains(line), "{text}");
         }
-        let same: Vec<_> = text.lines().filter(|line| line.contains('=') && plain.lines().any(|l| l == *line)).collect();
+        let same: Vec<_> =
+            text.lines().filter(|line| line.contains('=') && plain.lines().any(|l| l == *line)).collect();
         assert_eq!(same, ["path = \"m\"", "train = \"t\"", "path = \"r\""], "{text}");
     }
 
     #[test]
     fn flags_that_were_not_given_change_nothing() {
-        let given = options("--model m --train t --out r --curvature kfac --seed 3 --csv --add-eos both --damping 1e-8");
+        let given =
+            options("--model m --train t --out r --curvature kfac --seed 3 --csv --add-eos both --damping 1e-8");
         let job = given.from_flags().expect("enough");
         assert_eq!(options("").over(job.clone()), job);
         let other = options("--seed 4").over(job.clone());

@@ -31,7 +31,9 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
         ("", 1),
     ];
     let text = text.trim();
-    let ends = |unit: &str| text.len() >= unit.len() && text.as_bytes()[text.len() - unit.len()..].eq_ignore_ascii_case(unit.as_bytes());
+    let ends = |unit: &str| {
+        text.len() >= unit.len() && text.as_bytes()[text.len() - unit.len()..].eq_ignore_ascii_case(unit.as_bytes())
+    };
     let bytes = UNITS.iter().find(|(unit, _)| ends(unit)).and_then(|(unit, size)| {
         let number: f64 = text[..text.len() - unit.len()].trim().parse().ok()?;
         let bytes = number * *size as f64;

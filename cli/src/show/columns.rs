@@ -33,7 +33,8 @@ impl Columns {
         let width = |c: usize| cells(c).map(|cell| measure_text_width(cell)).max().unwrap_or(0);
         let is_number = |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c));
         let side = |c: usize| {
-            let numbers = self.rows.iter().skip(1).filter_map(|row| row.get(c)).all(|cell| is_number(cell) || cell.is_empty());
+            let numbers =
+                self.rows.iter().skip(1).filter_map(|row| row.get(c)).all(|cell| is_number(cell) || cell.is_empty());
             if numbers && self.rows.len() > 1 { Side::Right } else { Side::Left }
         };
         let form: Vec<_> = (0..n).map(|c| (width(c), side(c))).collect();

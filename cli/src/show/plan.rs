@@ -43,7 +43,11 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
 
 fn model(summary: &Summary) -> String {
     let parameters = count(summary.tracked_parameters as u64);
-    format!("{}, {} tracked with {parameters} weights", summary.architecture, counted(summary.layers.len() as u64, "layers"))
+    format!(
+        "{}, {} tracked with {parameters} weights",
+        summary.architecture,
+        counted(summary.layers.len() as u64, "layers")
+    )
 }
 
 fn data(line: &mut impl FnMut(&str, &str), name: &str, unit: &str, data: &DataSummary) {
@@ -115,7 +119,9 @@ fn method(job: &Job) -> String {
     }
     let labels = match method.fisher {
         Fisher::Empirical => "empirical Fisher".to_owned(),
-        Fisher::True => format!("true Fisher ({}, seed {})", counted(method.label_draws.into(), "label draws"), method.seed),
+        Fisher::True => {
+            format!("true Fisher ({}, seed {})", counted(method.label_draws.into(), "label draws"), method.seed)
+        }
     };
     let damping = String::from(method.damping);
     let damping = match damping.strip_suffix('x') {

@@ -68,18 +68,27 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
 /// What the numbers say.
 fn meaning(job: &Job) -> String {
     let what = job.method.measure.map(|measure| words::name_of(&measure)).unwrap_or_default();
-    let change = if what == "loss" { "fall of the query's loss".to_owned() } else { format!("rise of the query's {what}") };
+    let change =
+        if what == "loss" { "fall of the query's loss".to_owned() } else { format!("rise of the query's {what}") };
     let unit = match (job.method.normalize, job.output.scale) {
-        (Normalize::Cosine, _) => "Score: cosine between the query's and the example's gradients, from -1 to 1.".to_owned(),
+        (Normalize::Cosine, _) => {
+            "Score: cosine between the query's and the example's gradients, from -1 to 1.".to_owned()
+        }
         (_, ScoreScale::PerExample) => match job.data.train_size {
-            Some(n) => format!("Score: {change} predicted for one more copy of the example in training (weight 1/{n})."),
+            Some(n) => {
+                format!("Score: {change} predicted for one more copy of the example in training (weight 1/{n}).")
+            }
             None => format!("Score: {change} predicted for one more copy of the example in training (weight 1/N)."),
         },
         (_, ScoreScale::Kronfluence) => {
-            format!("Score: {change} predicted for one more copy of the example in training, times N (kronfluence's scale).")
+            format!(
+                "Score: {change} predicted for one more copy of the example in training, times N (kronfluence's scale)."
+            )
         }
     };
-    format!("{unit}\nPositive: a proponent, it helps the query; negative: an opponent, it hurts. Order is more reliable than size.")
+    format!(
+        "{unit}\nPositive: a proponent, it helps the query; negative: an opponent, it hurts. Order is more reliable than size."
+    )
 }
 
 fn csv(out: &mut impl Write, rankings: &[QueryRanking]) -> anyhow::Result<()> {
