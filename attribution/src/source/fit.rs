@@ -96,8 +96,21 @@ pub fn conditioned_eigenbases<T: Real>(
     frozen: &[usize],
 ) -> Result<Vec<Option<Eigenbasis<T>>>, Error> {
     if conditioners.is_empty() {
-        let bases = Eigenbasis::of_layers(covariance, layers)?;
-        return Ok(bases.into_iter().enumerate().map(|(l, basis)| (!frozen.contains(&l)).then_some(basis)).collect());
+        // layers share what they read, so they are decomposed together: those that were trained
+        let trained: Vec<usize> = (0..layers.len()).filter(|l| !frozen.contains(l)).collect();
+        let specs: Vec<LayerSpec> = trained.iter().map(|&l| layers[l].clone()).collect();
+        let reads = |group: usize| specs.iter().any(|layer| layer.input_group == group);
+        let inputs = covariance.inputs.iter().enumerate();
+        let of_trained = Covariance {
+            inputs: inputs.map(|(group, matrix)| matrix.clone().filter(|_| reads(group))).collect(),
+            outputs: trained.iter().map(|&l| covariance.outputs[l].clone()).collect(),
+            ..*covariance
+        };
+        let mut bases = vec![None; layers.len()];
+        for (l, basis) in trained.into_iter().zip(Eigenbasis::of_layers(&of_trained, &specs)?) {
+            bases[l] = Some(basis);
+        }
+        return Ok(bases);
     }
     let basis = |(l, layer): (usize, &LayerSpec)| {
         if frozen.contains(&l) {
