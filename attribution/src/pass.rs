@@ -129,7 +129,9 @@ impl<N: Network> Sweep<'_, N> {
                 next = range.end;
                 self.observer.event(Event::Advanced { pass, units: range.len() as u64 });
             }
-            let save = next == self.range.end || saved.elapsed() >= SAVE_INTERVAL;
+            // who asks to stop at the end of a chunk loses nothing
+            let due = saved.elapsed() >= SAVE_INTERVAL || self.observer.interrupted();
+            let save = due || next == self.range.end;
             end(state, ChunkEnd { examples: chunk_start..next, save })?;
             if save {
                 saved = Instant::now();

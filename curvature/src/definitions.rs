@@ -219,3 +219,46 @@ fn diagonal_curvature_is_the_mean_square_and_identity_is_one() -> Result<(), Err
     assert_eq!(vector, case.gradient(1));
     Ok(())
 }
+
+/// Layers that read the same tensor share its prepared rows only where those are the same: not with
+/// another bias setting, not with other eigenvectors.
+#[test]
+fn layers_that_share_an_input_do_not_share_what_differs() -> Result<(), Error> {
+    for lengths in [[3, 4], [1, 1]] {
+        let positions = Positions::from_lengths(lengths);
+        let rows = positions.rows();
+        let cases = [(5, true), (4, false), (6, true)].map(|(o, bias)| Case::new(o, 3, bias, &lengths));
+        // the third layer reads the same tensor as the first in a basis of its own
+        let layers: Vec<LayerSpec> = (cases.iter().enumerate())
+            .map(|(input_group, case)| LayerSpec { input_group, ..case.layer.clone() })
+            .collect();
+        let mut bases: Vec<Eigenbasis<f64>> = vec![];
+        for case in &cases {
+            bases.extend(case.bases::<f64>()?);
+        }
+        let columns = bases[2].input.vectors.to_rows();
+        let turned = columns.iter().flat_map(|row| row.iter().rev().copied()).collect();
+        bases[2].input.vectors = crate::Matrix::new(turned, 4, 4);
+        let input = Tensor::from_slice(&cases[0].a, (rows, 3), &Device::Cpu)?;
+        let tap = |sink: &mut dyn TapSink, layer: usize, place: usize| {
+            let s = Tensor::from_slice(&cases[layer].s, (rows, cases[layer].layer.outputs), &Device::Cpu)?;
+            sink.tap(Tap { layer: LayerId(place), input: &input, output_gradient: &s, positions: &positions })
+        };
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut together = LambdaSum::new(&layers, bases.iter().map(Some).collect());
+            for layer in order {
+                tap(&mut together, layer, layer)?;
+            }
+            together.flush(0..2, 1)?;
+            let together = together.finish()?;
+            for layer in 0..3 {
+                let mut alone = LambdaSum::new(&layers[layer..=layer], vec![Some(&bases[layer])]);
+                tap(&mut alone, layer, 0)?;
+                alone.flush(0..2, 1)?;
+                let (found, want) = (&together.layers[layer], &alone.finish()?.layers[0]);
+                assert_eq!(found.as_slice(), want.as_slice(), "layer {layer} of {order:?}");
+            }
+        }
+    }
+    Ok(())
+}

@@ -19,11 +19,21 @@ const STACK_NUMBERS: usize = 1 << 24;
 #[derive(Debug, Default)]
 pub(crate) struct RowBuffers<T> {
     inputs: Vec<T>,
-    /// Which tensor `inputs` was made of, so that layers that share an input rotate it once.
-    made_of: Option<(candle_core::TensorId, Rotate)>,
+    /// What `inputs` was made of, so that layers that share an input rotate it once.
+    made_of: Option<MadeOf>,
     outputs: Vec<T>,
     stack: Vec<T>,
     turned: Vec<T>,
+}
+
+/// What prepared inputs depend on. Layers may read the same tensor and yet differ: one has a bias, or a
+/// basis of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct MadeOf {
+    tensor: candle_core::TensorId,
+    bias: bool,
+    /// Address of the eigenvectors that rotated the rows; clones of a basis share them.
+    vectors: Option<usize>,
 }
 
 /// One layer's part of a batch.
@@ -131,10 +141,13 @@ impl<T: Real> RowBuffers<T> {
 
     /// Fills `inputs` and `outputs`: the rows with their column of ones, rotated where the route says so.
     fn prepare(&mut self, layer: LayerRows<'_, T>, route: RotationRoute) -> Result<(), Error> {
-        let made_of = (layer.input.id(), route.input);
+        let vectors = layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| basis.input.vectors.as_slice());
+        let made_of = MadeOf {
+            tensor: layer.input.id(),
+            bias: layer.bias,
+            vectors: vectors.map(|vectors| vectors.as_ptr().addr()),
+        };
         if self.made_of != Some(made_of) {
-            let vectors =
-                layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| basis.input.vectors.as_slice());
             with_slice(layer.input, |a: &[T]| {
                 augmented(&mut self.inputs, a, layer.input.dims()[1], layer.bias, vectors)
             })?;

@@ -53,6 +53,13 @@ impl Run<'_> {
             return Ok(Some(next));
         }
         let key = self.plan.score_key().ok_or(JobError::NoQueries)?;
+        let next = format!("next: `ascribe rank --out {}`", self.store.folder().display());
+        if output::results_of(self.store.folder(), &key)? {
+            // joined before: by a merge that was killed before it tidied up, or asked for twice
+            self.observer().event(Event::Reused { pass: Pass::Scores });
+            self.store.remove_parts(SCORES, &key)?;
+            return Ok(Some(next));
+        }
         let Some(vectors) = self.find_vectors()? else {
             return Ok(Some(format!(
                 "the curvature is complete; next: `ascribe query --out {}`",
@@ -64,7 +71,7 @@ impl Run<'_> {
         parts.sort_by_key(|part| part.range.start);
         self.join(&key, &parts, &vectors)?;
         self.store.remove_parts(SCORES, &key)?;
-        Ok(Some(format!("scores joined; next: `ascribe rank --out {}`", self.store.folder().display())))
+        Ok(Some(format!("scores joined; {next}")))
     }
 
     fn score_gap<T: Number>(&self, key: &Key, gap: Range<usize>, vectors: &StoredVectors) -> Result<(), JobError> {
