@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use ascribe::attribution::evaluate::{cosine, relatif_loss};
 use ascribe::attribution::{
     Aggregate, Examples, LabelMode, MemoryVectors, Pass, VectorSource, Walk, prepare_queries, quadratic_forms,
@@ -10,7 +12,7 @@ use ascribe::attribution::{
 use ascribe::curvature::random::{self, stream};
 use ascribe::curvature::{
     CurvatureKind, Damping, Eigenbasis, Factors, LabelDraw, Matrix, Measurement, Network, Objective, Reduction,
-    SpectralFn,
+    SpectralFn, Step,
 };
 use serde_json::Value;
 use support::figures::{assert_absolute, assert_relative, wide};
@@ -458,10 +460,10 @@ fn spectral_functions_are_those_of_sixty_digits() {
     let rates = flat(&product["etas"]);
     for (k, sigma) in flat(&product["sigma"]).into_iter().enumerate() {
         for (suffix, decay) in [("", 0.0), ("_wd", number(&product["weight_decay"]))] {
-            let (rates, scale) = (|| rates.clone(), 1.0);
-            let found = SpectralFn::DecayProduct { rates: rates(), scale, decay }.at(sigma);
+            let steps: Arc<[Step]> = rates.iter().map(|&rate| Step { rate, scale: 1.0, decay, shrink: 0.0 }).collect();
+            let found = SpectralFn::DecayProduct { steps: steps.clone() }.at(sigma);
             assert_relative(&[found], &[number(&product[format!("decay{suffix}")][k])], 1e-14, "decay");
-            let found = SpectralFn::ResponseProduct { rates: rates(), scale, decay }.at(sigma);
+            let found = SpectralFn::ResponseProduct { steps }.at(sigma);
             assert_relative(&[found], &[number(&product[format!("response{suffix}")][k])], 1e-14, "response");
         }
     }

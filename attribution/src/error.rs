@@ -10,6 +10,9 @@ pub enum Error {
     /// In the run folder.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// In the description of training or of an optimizer's state.
+    #[error(transparent)]
+    Source(#[from] crate::source::SourceError),
     /// Somebody asked to stop; what was finished is kept.
     #[error("interrupted")]
     Interrupted,

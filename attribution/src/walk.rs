@@ -1,5 +1,7 @@
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, SpectralFn};
+use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
+
+use crate::source::Conditioner;
 
 /// A function of the curvature that may depend on the layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,12 +28,140 @@ impl LegFn {
 /// One leg: curvature, what it makes of the vector that is carried through it, and what it leaves.
 #[derive(Debug)]
 pub struct Leg<'a, T> {
-    /// The leg's curvature.
+    /// The leg's curvature; that of the conditioned gradients if there are conditioners.
     pub factors: &'a Factors<T>,
     /// Turns the carried vector into the leg's cached inverse-Hessian-vector product.
     pub response: LegFn,
     /// Turns the carried vector into what the leg before it receives; not used by the first leg.
     pub decay: LegFn,
+    /// How a preconditioned optimizer scales each parameter, by layer; empty if it does not.
+    pub conditioners: &'a [Option<Conditioner<T>>],
+    /// What multiplies weight decay in each eigen-direction, `[O, columns]` by layer; empty means 1.
+    pub decay_factors: Vec<Vec<f64>>,
+    /// Layers that the leg did not train, by index: it leaves what is carried and responds to no example.
+    pub frozen: Vec<usize>,
+    /// Momentum followed exactly, in place of `response` and `decay`.
+    pub momentum: Option<Momentum>,
+    /// Where the leg's momentum buffer came from.
+    pub buffer: Buffer,
+}
+
+/// The momentum buffer at the start of a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffer {
+    /// The one that the leg before it left.
+    Continued,
+    /// A new optimizer's: empty.
+    New,
+}
+
+impl<'a, T: Real> Leg<'a, T> {
+    /// A leg without an optimizer's state: curvature, response and decay.
+    pub fn new(factors: &'a Factors<T>, response: LegFn, decay: LegFn) -> Self {
+        Self {
+            factors,
+            response,
+            decay,
+            conditioners: &[],
+            decay_factors: vec![],
+            frozen: vec![],
+            momentum: None,
+            buffer: Buffer::New,
+        }
+    }
+
+    /// A function's values on one layer's eigenvalues.
+    pub fn spectrum(&self, layer: usize, f: &LegFn) -> Spectrum<T> {
+        let factors = &self.factors.layers[layer];
+        let f = f.for_layer(factors);
+        match (self.decay_factors.get(layer), &factors.lambda) {
+            (Some(decay_factors), Some(lambda)) => {
+                let values = lambda.as_slice().iter().zip(decay_factors);
+                Spectrum::Each(values.map(|(&sigma, &factor)| T::of(f.at_decayed(sigma, factor))).collect())
+            }
+            _ => factors.spectrum(&f),
+        }
+    }
+
+    fn conditioner(&self, layer: usize) -> Option<&'a Conditioner<T>> {
+        self.conditioners.get(layer)?.as_ref()
+    }
+
+    /// Takes vectors of one layer into the leg's eigenbasis, conditioned.
+    pub(crate) fn enter(&self, layer: usize, spec: &LayerSpec, vectors: &mut [T]) {
+        if let Some(conditioner) = self.conditioner(layer) {
+            conditioner.multiply(vectors);
+        }
+        self.factors.layers[layer].rotate(vectors, spec);
+    }
+
+    /// The momentum map in every eigen-direction as six spectra, `[R_x, R_u, M_xx, M_ux, M_xu, M_uu]`.
+    fn transfers(&self, layer: usize, momentum: &Momentum) -> [Spectrum<T>; 6] {
+        let lambda = self.factors.layers[layer].lambda.as_ref().map_or(&[1.0][..], |lambda| lambda.as_slice());
+        let decay_factors = self.decay_factors.get(layer);
+        let mut values: [Vec<T>; 6] = Default::default();
+        for (k, &sigma) in lambda.iter().enumerate() {
+            let found = momentum.at(sigma, decay_factors.map_or(1.0, |factors| factors[k]));
+            let ([r_x, r_u], [[xx, xu], [ux, uu]]) = (found.response, found.matrix);
+            for (values, x) in values.iter_mut().zip([r_x, r_u, xx, ux, xu, uu]) {
+                values.push(T::of(x));
+            }
+        }
+        values.map(|values| match self.factors.layers[layer].lambda {
+            Some(_) => Spectrum::Each(values),
+            None => Spectrum::All(values[0]),
+        })
+    }
+
+    /// Carries the pair `(y_x, y_u)`; returns the leg's product. Without `before` nothing has to be left.
+    fn carry_pair(
+        &self,
+        layer: usize,
+        spec: &LayerSpec,
+        momentum: &Momentum,
+        pair: &mut [Vec<T>; 2],
+        before: Before,
+    ) -> Vec<T> {
+        let (factors, conditioner) = (&self.factors.layers[layer], self.conditioner(layer));
+        let [r_x, r_u, xx, ux, xu, uu] = self.transfers(layer, momentum);
+        let [x, u] = pair;
+        self.enter(layer, spec, x);
+        // the buffer holds gradients, so its adjoint is conditioned the other way round
+        if let Some(conditioner) = conditioner {
+            conditioner.divide(u);
+        }
+        factors.rotate(u, spec);
+        let combine = |a: &Spectrum<T>, b: &Spectrum<T>, x: &[T], u: &[T]| {
+            let (mut sum, mut part) = (x.to_vec(), u.to_vec());
+            a.scale(&mut sum);
+            b.scale(&mut part);
+            sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            sum
+        };
+        let mut product = combine(&r_x, &r_u, x, u);
+        product.iter_mut().for_each(|z| *z = T::of(0.0) - *z);
+        factors.rotate_back(&mut product, spec);
+        if let Some(conditioner) = conditioner {
+            conditioner.multiply(&mut product);
+        }
+        if before == Before::Leg {
+            let left = [combine(&xx, &ux, x, u), combine(&xu, &uu, x, u)];
+            *pair = left;
+            pair.iter_mut().for_each(|part| factors.rotate_back(part, spec));
+            if let Some(conditioner) = conditioner {
+                conditioner.divide(&mut pair[0]);
+                conditioner.multiply(&mut pair[1]);
+            }
+        }
+        product
+    }
+}
+
+/// Whether a leg has one before it, which gets what the leg leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Leg,
+    Nothing,
 }
 
 /// The legs of a method from first to last; a query is carried from the last to the first.
@@ -48,7 +178,15 @@ impl<'a, T: Real> Walk<'a, T> {
     /// Influence functions: one leg with `1 / (σ + damping)` (METHOD §3).
     pub fn influence(factors: &'a Factors<T>, damping: Damping) -> Self {
         let decay = LegFn::Same(SpectralFn::Constant(1.0));
-        Self { legs: vec![Leg { factors, response: LegFn::Inverse(damping), decay }] }
+        Self { legs: vec![Leg::new(factors, LegFn::Inverse(damping), decay)] }
+    }
+
+    /// The query's gradient as it is, for gradient products at one checkpoint: with weights `(Σ η) c / N` and summed
+    /// over checkpoints this is TracIn, each checkpoint with its own query gradients (METHOD §4.7). `factors` is
+    /// [`Factors::identity`].
+    pub fn gradients(factors: &'a Factors<T>) -> Self {
+        let one = || LegFn::Same(SpectralFn::Constant(1.0));
+        Self { legs: vec![Leg::new(factors, one(), one())] }
     }
 
     /// Carries vectors of one layer through all legs, last leg first, handing each leg's product to
@@ -59,6 +197,9 @@ impl<'a, T: Real> Walk<'a, T> {
     ///
     /// # Errors
     /// Those of `take`.
+    ///
+    /// # Source
+    /// METHOD (14), (16), (19).
     pub fn carry<E>(
         &self,
         layer: usize,
@@ -66,16 +207,41 @@ impl<'a, T: Real> Walk<'a, T> {
         mut vectors: Vec<T>,
         mut take: impl FnMut(usize, &[T]) -> Result<(), E>,
     ) -> Result<(), E> {
+        // The part for the momentum buffer; none is zero.
+        let mut buffer: Option<Vec<T>> = None;
         for (index, leg) in self.legs.iter().enumerate().rev() {
-            let factors = &leg.factors.layers[layer];
-            factors.rotate(&mut vectors, spec);
-            let mut product = vectors.clone();
-            factors.spectrum(&leg.response.for_layer(factors)).scale(&mut product);
-            factors.rotate_back(&mut product, spec);
-            take(index, &product)?;
-            if index > 0 {
-                factors.spectrum(&leg.decay.for_layer(factors)).scale(&mut vectors);
-                factors.rotate_back(&mut vectors, spec);
+            let before = if index > 0 { Before::Leg } else { Before::Nothing };
+            if leg.frozen.contains(&layer) {
+                take(index, &vec![T::of(0.0); vectors.len()])?;
+            } else if let Some(momentum) = &leg.momentum {
+                let zeros = || vec![T::of(0.0); vectors.len()];
+                let start = buffer.take().unwrap_or_else(zeros);
+                let mut pair = [vectors, start];
+                take(index, &leg.carry_pair(layer, spec, momentum, &mut pair, before))?;
+                let [x, u] = pair;
+                vectors = x;
+                buffer = Some(u);
+            } else {
+                let (factors, conditioner) = (&leg.factors.layers[layer], leg.conditioner(layer));
+                leg.enter(layer, spec, &mut vectors);
+                let mut product = vectors.clone();
+                leg.spectrum(layer, &leg.response).scale(&mut product);
+                factors.rotate_back(&mut product, spec);
+                if let Some(conditioner) = conditioner {
+                    conditioner.multiply(&mut product);
+                }
+                take(index, &product)?;
+                if before == Before::Leg {
+                    leg.spectrum(layer, &leg.decay).scale(&mut vectors);
+                    factors.rotate_back(&mut vectors, spec);
+                    if let Some(conditioner) = conditioner {
+                        conditioner.divide(&mut vectors);
+                    }
+                }
+                buffer = None;
+            }
+            if leg.buffer == Buffer::New {
+                buffer = None;
             }
         }
         Ok(())

@@ -1,2 +1,32 @@
-//! cli
-fn main() {}
+//! The `ascribe` command: flags become a job, the library does it, results go to stdout and talk to stderr.
+
+mod cli;
+mod commands;
+mod failure;
+mod interrupt;
+mod options;
+mod progress;
+mod score_file;
+mod show;
+mod status;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    let style = command.message_style();
+    match command.run() {
+        Ok(status) => status.into(),
+        Err(error) if failure::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            failure::report(&error, style);
+            failure::exit_status(&error).into()
+        }
+    }
+}

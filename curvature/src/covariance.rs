@@ -106,13 +106,13 @@ impl<T: Real> GramSum<T> {
         self.sum.iter().all(|x| x.is_finite())
     }
 
-    /// The symmetric mean.
-    fn mean(&self) -> Matrix<f64> {
+    /// The symmetric mean, in the sum's own memory.
+    fn into_mean(self) -> Matrix<f64> {
         let size = self.n + usize::from(self.ones);
-        let mut mean = vec![0.0; size * size];
+        let mut mean = self.sum;
         for r in 0..size {
             for c in 0..=r {
-                let x = self.sum[r * size + c] / self.rows as f64;
+                let x = mean[r * size + c] / self.rows as f64;
                 mean[r * size + c] = x;
                 mean[c * size + r] = x;
             }
@@ -199,14 +199,14 @@ impl<T: Real> CovarianceSum<T> {
     ///
     /// # Errors
     /// [`Error::NoExamples`] if nothing was added.
-    pub fn finish(&self) -> Result<Covariance, Error> {
+    pub fn finish(self) -> Result<Covariance, Error> {
         let [positions, examples] = self.counts();
         if positions == 0 || examples == 0 {
             let layer = self.layers.first().map_or_else(String::new, |layer| layer.name.clone());
             return Err(Error::NoExamples { layer, what: "its covariance" });
         }
-        let inputs = self.inputs.iter().map(|sum| sum.as_ref().map(GramSum::mean)).collect();
-        let outputs = self.outputs.iter().map(GramSum::mean).collect();
+        let inputs = self.inputs.into_iter().map(|sum| sum.map(GramSum::into_mean)).collect();
+        let outputs = self.outputs.into_iter().map(GramSum::into_mean).collect();
         Ok(Covariance { inputs, outputs, positions, examples })
     }
 }
@@ -248,7 +248,8 @@ mod tests {
             sum.tap(Tap { layer: LayerId(l), input: &input, output_gradient, positions: &positions })?;
         }
         sum.flush(0..2, 1)?;
-        let (mean, found) = (sum.finish()?, sum.counts());
+        let found = sum.counts();
+        let mean = sum.finish()?;
         assert_eq!((found, mean.mean_positions(), mean.inputs.len()), ([4, 2], 2.0, 1));
         let rows = mean.inputs[0].as_ref().expect("the group has layers").to_rows();
         let with_one = |t: usize, i: usize| if i < 3 { a[t * 3 + i] } else { 1.0 };

@@ -117,13 +117,17 @@ impl<'a, T: Real> LambdaSum<'a, T> {
     ///
     /// # Errors
     /// [`Error::NoExamples`] if nothing was added.
-    pub fn finish(&self) -> Result<Lambda, Error> {
+    pub fn finish(self) -> Result<Lambda, Error> {
         if self.examples == 0 {
             let layer = self.layers.first().map_or_else(String::new, |layer| layer.name.clone());
             return Err(Error::NoExamples { layer, what: "its lambda" });
         }
-        let mean = |sum: &Vec<f64>| sum.iter().map(|x| x / self.examples as f64).collect();
-        let layers = self.layers.iter().zip(&self.sum);
+        let n = self.examples as f64;
+        let mean = |mut sum: Vec<f64>| {
+            sum.iter_mut().for_each(|x| *x /= n);
+            sum
+        };
+        let layers = self.layers.iter().zip(self.sum);
         let layers = layers.map(|(layer, sum)| Matrix::new(mean(sum), layer.outputs, layer.columns())).collect();
         Ok(Lambda { layers, examples: self.examples })
     }

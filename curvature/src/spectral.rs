@@ -1,3 +1,28 @@
+use std::sync::Arc;
+
+/// One optimizer step as curvature sees it: `x' = x - rate · (scale σ + decay) x - shrink · x`.
+///
+/// # Source
+/// METHOD §4.1 (12), §4.3.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// η, with what momentum multiplies it by where that is folded in.
+    pub rate: f64,
+    /// Loss scale c, with gradient clipping if that counts.
+    pub scale: f64,
+    /// Weight decay that is part of the gradient.
+    pub decay: f64,
+    /// What the step takes off the weights besides its gradient: `η w` of decoupled weight decay.
+    pub shrink: f64,
+}
+
+impl Step {
+    /// What the step leaves of an older change.
+    fn factor(&self, sigma: f64, decay_factor: f64) -> f64 {
+        1.0 - self.rate * (self.scale * sigma + self.decay * decay_factor) - self.shrink
+    }
+}
+
 /// A scalar function of the curvature's eigenvalue σ, with the right limit at σ → 0.
 ///
 /// The set is closed and small: whatever a method does with curvature, it does through one of these.
@@ -30,23 +55,15 @@ pub enum SpectralFn {
         /// Weight decay.
         decay: f64,
     },
-    /// `Π_k (1 - η_k x)`: [`SpectralFn::Decay`] step by step.
+    /// `Π_k (1 - η_k x_k - shrink_k)`: [`SpectralFn::Decay`] step by step.
     DecayProduct {
-        /// Rates of the segment's steps, in order.
-        rates: Vec<f64>,
-        /// Loss scale c.
-        scale: f64,
-        /// Weight decay.
-        decay: f64,
+        /// The segment's steps, in order.
+        steps: Arc<[Step]>,
     },
-    /// `scale · Σ_k η_k Π_{j>k} (1 - η_j x)`: [`SpectralFn::Response`] step by step.
+    /// `Σ_k η_k scale_k Π_{j>k} (1 - η_j x_j - shrink_j)`: [`SpectralFn::Response`] step by step.
     ResponseProduct {
-        /// Rates of the segment's steps, in order.
-        rates: Vec<f64>,
-        /// Loss scale c.
-        scale: f64,
-        /// Weight decay.
-        decay: f64,
+        /// The segment's steps, in order.
+        steps: Arc<[Step]>,
     },
     /// `(σ + damping)^exponent`.
     Power {
@@ -62,22 +79,24 @@ pub enum SpectralFn {
 impl SpectralFn {
     /// The function's value at σ ≥ 0.
     pub fn at(&self, sigma: f64) -> f64 {
+        self.at_decayed(sigma, 1.0)
+    }
+
+    /// The function's value at σ ≥ 0 where this direction's weight decay is multiplied by `decay_factor`, as Adam's
+    /// preconditioner does if the decay is part of its gradient. Functions without weight decay ignore it.
+    pub fn at_decayed(&self, sigma: f64, decay_factor: f64) -> f64 {
         match self {
             Self::Inverse { damping } => 1.0 / (sigma + damping),
-            Self::Decay { time, scale, decay } => (-time * (scale * sigma + decay)).exp(),
+            Self::Decay { time, scale, decay } => (-time * (scale * sigma + decay * decay_factor)).exp(),
             Self::Response { time, scale, decay } => {
-                let x = scale * sigma + decay;
+                let x = scale * sigma + decay * decay_factor;
                 // the quotient is accurate wherever it is defined; only 0/0 needs its limit
                 if time * x == 0.0 { scale * time } else { -scale * (-time * x).exp_m1() / x }
             }
-            Self::DecayProduct { rates, scale, decay } => {
-                let x = scale * sigma + decay;
-                rates.iter().map(|rate| 1.0 - rate * x).product()
-            }
-            Self::ResponseProduct { rates, scale, decay } => {
-                let x = scale * sigma + decay;
-                scale * rates.iter().fold(0.0, |response, rate| (1.0 - rate * x) * response + rate)
-            }
+            Self::DecayProduct { steps } => steps.iter().map(|step| step.factor(sigma, decay_factor)).product(),
+            Self::ResponseProduct { steps } => steps
+                .iter()
+                .fold(0.0, |response, step| step.factor(sigma, decay_factor) * response + step.rate * step.scale),
             Self::Power { exponent, damping } => (sigma + damping).powf(*exponent),
             Self::Constant(value) => *value,
         }
@@ -100,10 +119,11 @@ mod tests {
     #[test]
     fn product_forms_telescope() {
         // r = (1 - Π) / σ for constant curvature, METHOD (11)
-        let rates = vec![0.1, 0.3, 0.05, 0.2];
+        let rates = [0.1, 0.3, 0.05, 0.2];
         for (sigma, decay) in [(0.7, 0.0), (1.9, 0.05)] {
-            let product = SpectralFn::DecayProduct { rates: rates.clone(), scale: 0.5, decay }.at(sigma);
-            let response = SpectralFn::ResponseProduct { rates: rates.clone(), scale: 0.5, decay }.at(sigma);
+            let steps: Arc<[Step]> = rates.iter().map(|&rate| Step { rate, scale: 0.5, decay, shrink: 0.0 }).collect();
+            let product = SpectralFn::DecayProduct { steps: steps.clone() }.at(sigma);
+            let response = SpectralFn::ResponseProduct { steps }.at(sigma);
             assert!((response - 0.5 * (1.0 - product) / (0.5 * sigma + decay)).abs() < 1e-15);
         }
     }

@@ -59,8 +59,9 @@ impl Run<'_> {
                     covariance
                 }
                 None => {
-                    let sum = self.covariance_pass::<T>()?;
-                    self.keep_covariance(&sum.finish()?)?
+                    let covariance = self.covariance_pass::<T>()?.finish()?;
+                    self.keep_covariance(&covariance)?;
+                    covariance
                 }
             };
             self.decompose::<T>(&covariance)?;
@@ -159,7 +160,8 @@ impl Run<'_> {
                 let counts = [count(&part, "positions")?, count(&part, "examples")?];
                 sum.add_state(|name| part.f64(name).ok(), counts)?;
             }
-            let covariance = self.keep_covariance(&sum.finish()?)?;
+            let covariance = sum.finish()?;
+            self.keep_covariance(&covariance)?;
             self.store.remove_parts(COVARIANCE, &key)?;
             self.decompose::<T>(&covariance)?;
             let next = if kind.has_lambda_pass() { "fit --shard i/n" } else { "query" };
@@ -245,7 +247,7 @@ impl Run<'_> {
         Ok(self.store.save_partial(kind, key, &Progress { next_example: next as u64, counters }, &data(&tensors))?)
     }
 
-    fn keep_covariance(&self, covariance: &Covariance) -> Result<Covariance, JobError> {
+    fn keep_covariance(&self, covariance: &Covariance) -> Result<(), JobError> {
         let key = self.plan.covariance_key();
         let layers = self.layers();
         let inputs = covariance.inputs.iter().enumerate().filter_map(|(group, matrix)| {
@@ -263,15 +265,14 @@ impl Run<'_> {
         ]);
         self.store.write(COVARIANCE, &key, &data(&tensors), &metadata)?;
         self.store.remove_partial(COVARIANCE, &key)?;
-        Ok(covariance.clone())
+        Ok(())
     }
 
     fn covariance(&self) -> Result<Option<Covariance>, JobError> {
         let Some(artifact) = self.store.find(COVARIANCE, &self.plan.covariance_key())? else { return Ok(None) };
+        let artifact = Arc::new(artifact);
         let layers = self.layers();
-        let matrix = |name: String, n: usize| -> Result<Matrix<f64>, JobError> {
-            Ok(Matrix::new(artifact.f64(&name)?.to_vec(), n, n))
-        };
+        let matrix = |name: String, n: usize| mapped::<f64>(&artifact, name, n, n);
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let inputs = (0..groups).map(|group| {
             let layer = layers.iter().find(|layer| layer.input_group == group);

@@ -131,8 +131,10 @@ impl Plan {
         let store = Store::claim(&self.job.output.path, &self.factors_key(), writer)?;
         let clock = Clock { observer, stages: Mutex::default() };
         let run = Run { plan: self, store, shard, clock };
-        if shard.is_none() {
-            super::output::write_file(&self.job.output.path.join("job.toml"), self.job.to_toml().as_bytes())?;
+        let job_file = self.job.output.path.join("job.toml");
+        // the first shard leaves it for `merge`; the others would write the same
+        if shard.is_none() || !job_file.exists() {
+            super::output::write_file(&job_file, self.job.to_toml().as_bytes())?;
         }
         let result = work(&run)?;
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");

@@ -1,0 +1,33 @@
+//! Source: differentiation through training, approximated segment by segment (Bae et al. 2024).
+//!
+//! A [`Segment`](crate::trajectory::Segment) of training becomes a leg of a [`Walk`](crate::Walk):
+//!
+//! 1. [`fit_leg`] takes the segment's curvature at its checkpoints, or its pieces [`CovariancePool`],
+//!    [`conditioned_eigenbases`] and [`LambdaPool`] do where sums are kept on disk in between;
+//! 2. under Adam and AdamW a [`Conditioner`] for each layer takes the place of the preconditioner;
+//! 3. [`Walk::source`](crate::Walk::source) turns rates, weight decay and momentum of every segment into response and
+//!    decay;
+//! 4. [`crate::prepare_queries`] at the final checkpoint carries the queries, [`checkpoint_scores`] scores one
+//!    checkpoint against its leg's vectors, [`ScoreSum`] adds the checkpoints up.
+//!
+//! Checkpoints are networks here: averaging their parameters first (FAST-Source) is the caller's, and gives legs with
+//! one network.
+//!
+//! # Source
+//! METHOD §4.
+
+mod conditioner;
+mod error;
+mod fit;
+mod legs;
+mod pool;
+mod scores;
+mod self_influence;
+
+pub use conditioner::Conditioner;
+pub use error::SourceError;
+pub use fit::{LegCheckpoint, LegCurvature, conditioned_eigenbases, fit_leg};
+pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, tracin_weight};
+pub use pool::{CovariancePool, LambdaPool};
+pub use scores::{ScoreSum, checkpoint_scores};
+pub use self_influence::{WalkCheckpoint, leg_self_influence, self_influence};

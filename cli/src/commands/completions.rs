@@ -1,0 +1,30 @@
+use std::io::{self, Write};
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+use crate::status::Status;
+
+/// Print completions for a shell
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ascribe completions bash > ~/.local/share/bash-completion/completions/ascribe
+  ascribe completions fish > ~/.config/fish/completions/ascribe.fish";
+
+impl Completions {
+    pub(super) fn run(self) -> anyhow::Result<Status> {
+        let mut script = vec![];
+        clap_complete::generate(self.shell, &mut Cli::command(), "ascribe", &mut script);
+        io::stdout().lock().write_all(&script)?;
+        Ok(Status::Done)
+    }
+}

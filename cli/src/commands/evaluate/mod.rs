@@ -1,0 +1,79 @@
+//! `ascribe evaluate`: scores against what is known.
+
+mod lds;
+mod retrieval;
+mod subsets;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use ascribe::attribution::evaluate::Interval;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::status::Status;
+
+/// Compare scores with retraining, or with known answers
+#[derive(Debug, Subcommand)]
+pub(crate) enum Evaluate {
+    Lds(lds::Lds),
+    Retrieval(retrieval::Retrieval),
+    Subsets(subsets::Subsets),
+}
+
+impl Evaluate {
+    pub(super) fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Lds(command) => command.run(),
+            Self::Retrieval(command) => command.run(),
+            Self::Subsets(command) => command.run(),
+        }
+    }
+}
+
+/// The runs that are evaluated, and how figures are printed.
+#[derive(Debug, Clone, Args)]
+struct Figures {
+    /// Run folders, or score files with `query_ids` and `train_ids` in their metadata
+    #[arg(long, value_name = "RUN", required = true, num_args = 1..)]
+    scores: Vec<PathBuf>,
+    /// How figures are printed on stdout
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Output")]
+    format: FigureFormat,
+    /// End with exit code 1 if a run's figure is below this
+    #[arg(long, value_name = "FIGURE", help_heading = "Output")]
+    at_least: Option<f64>,
+}
+
+impl Figures {
+    /// Done, or the check said no.
+    fn status(&self, figures: impl IntoIterator<Item = f64>) -> Status {
+        let Some(least) = self.at_least else { return Status::Done };
+        // a figure that is no number is not at least anything
+        if figures.into_iter().all(|figure| figure >= least) { Status::Done } else { Status::CheckFailed }
+    }
+}
+
+/// How figures are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum FigureFormat {
+    /// For reading
+    #[default]
+    Table,
+    /// Everything, every query by itself included
+    Json,
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    io::stdout().lock().write_all(text.as_bytes())?;
+    Ok(())
+}
+
+fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
+    print(&format!("{}\n", serde_json::to_string_pretty(report)?))
+}
+
+/// `0.123 to 0.456`, or nothing.
+fn range(interval: Option<Interval>) -> String {
+    interval.map_or_else(String::new, |Interval { low, high }| format!("{low:.3} to {high:.3}"))
+}

@@ -1,0 +1,66 @@
+use ascribe::job::Job;
+use clap::Args;
+
+use super::session::Session;
+use crate::options::{JobOptions, RankingFormat};
+use crate::status::{Status, exit_codes, with_exit_codes};
+
+/// The whole job: fit the curvature, score every training example for every query, rank
+///
+/// Prints the plan on stderr and, for each query, the strongest proponents and opponents on stdout. The run
+/// folder holds `scores.safetensors`, `ranking.jsonl`, and the `job.toml` that repeats the run. Stopped at
+/// any moment, the same command goes on from what is finished.
+#[derive(Debug, Args)]
+#[command(
+    after_help = exit_codes!(),
+    after_long_help = EXAMPLES,
+    mut_arg("model", |arg| arg.required(true)),
+    mut_arg("train", |arg| arg.required(true)),
+    mut_arg("queries", |arg| arg.required(true)),
+    mut_arg("out", |arg| arg.required(true))
+)]
+pub(crate) struct Influence {
+    #[command(flatten)]
+    pub(super) options: JobOptions,
+    #[command(flatten)]
+    pub(super) printing: Printing,
+}
+
+/// What the commands that end in a ranking print.
+#[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Printing {
+    /// How rankings are printed on stdout
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub(super) format: RankingFormat,
+    /// Read and check everything, print the plan on stdout, and stop
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+const EXAMPLES: &str = with_exit_codes!(
+    "\
+Examples:
+  ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run
+  ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run --dry-run
+  ascribe influence --model mlp --train train.safetensors --queries test.safetensors --measure margin --out run
+  ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run --format jsonl | jq .query.id"
+);
+
+impl Influence {
+    pub(super) fn run(self) -> anyhow::Result<Status> {
+        whole(self.options.from_flags()?, &self.options, self.printing)
+    }
+}
+
+/// Plans a job, does it and prints its rankings.
+pub(super) fn whole(job: Job, options: &JobOptions, printing: Printing) -> anyhow::Result<Status> {
+    if printing.dry_run {
+        Session::resolve(job, options.talk)?.print_plan(printing.format)?;
+        return Ok(Status::Done);
+    }
+    let session = Session::open(job, options.talk)?;
+    let rankings = session.plan.run(&*session.progress)?;
+    session.print(&rankings, printing.format)?;
+    Ok(Status::Done)
+}

@@ -1,0 +1,63 @@
+use std::fmt::Write;
+use std::path::Path;
+
+use ascribe::curvature::{LayerSpec, Network};
+use ascribe::data::{RowTask, Tokenizer};
+use ascribe::model::{Limits, LoadOptions, Model};
+
+use super::Detail;
+use crate::show::Columns;
+use crate::words::{count, counted};
+
+/// Layers listed without `--verbose`.
+const SHOWN: usize = 16;
+
+/// A checkpoint: architecture, what it can be given, and the layers that are tracked by default.
+pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
+    let model = Model::load(folder, &LoadOptions::default())?;
+    let mut text = format!("{}: a checkpoint of `{}`\n", folder.display(), model.kind());
+    match model.limits() {
+        Limits::Tokens(limits) => {
+            let positions = limits.max_positions.map_or("any number of".to_owned(), |n| format!("up to {n}"));
+            let _ = writeln!(text, "reads sequences of {positions} tokens, out of {}", count(limits.vocabulary as u64));
+            match Tokenizer::find(folder, None) {
+                Ok(tokenizer) => {
+                    let (file, size) = (tokenizer.file().display(), count(tokenizer.vocabulary() as u64));
+                    let _ = writeln!(text, "tokenizer: {file}, {size} tokens");
+                }
+                Err(error) => {
+                    let _ = writeln!(text, "tokenizer: {error}");
+                }
+            }
+        }
+        Limits::Rows(limits) => {
+            let task = match limits.task {
+                RowTask::Classification => "classes",
+                RowTask::Regression => "values",
+            };
+            let _ = writeln!(text, "reads rows of {} numbers, gives {} {task}", limits.inputs, limits.outputs);
+        }
+    }
+    let layers = model.layers();
+    let weights: usize = layers.iter().map(LayerSpec::parameters).sum();
+    let _ = writeln!(
+        text,
+        "\n{} tracked by default, {} weights:",
+        counted(layers.len() as u64, "layers"),
+        count(weights as u64)
+    );
+    let mut columns = Columns::titled(["layer", "outputs", "inputs", "bias"]);
+    let shown = if detail == Detail::Full { layers.len() } else { SHOWN };
+    for layer in layers.iter().take(shown) {
+        let bias = if layer.columns() > layer.inputs { "yes" } else { "no" };
+        columns.row([layer.name.clone(), layer.outputs.to_string(), layer.inputs.to_string(), bias.into()]);
+    }
+    text.push_str(&columns.text("  "));
+    if layers.len() > shown {
+        let _ = writeln!(text, "  and {} more (--verbose)", layers.len() - shown);
+    }
+    for note in model.notes() {
+        let _ = writeln!(text, "note: {note}");
+    }
+    Ok(text)
+}

@@ -1,0 +1,80 @@
+//! `ascribe inspect`: what a file or folder is. Reading never writes.
+
+mod checkpoint;
+mod lines;
+mod run_folder;
+mod tensors;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::failure::Problem;
+use crate::status::{Status, exit_codes, with_exit_codes};
+
+/// Explain a checkpoint, a run folder, or a file: factors, query cache, scores, data, any safetensors
+///
+/// Reading never writes, and works while another process writes into the folder.
+#[derive(Debug, Args)]
+#[command(after_help = exit_codes!(), after_long_help = EXAMPLES)]
+pub(crate) struct Inspect {
+    /// A folder or a file
+    path: PathBuf,
+    /// Print every tensor, layer and entry of the metadata in full
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+const EXAMPLES: &str = with_exit_codes!(
+    "\
+Examples:
+  ascribe inspect my-gpt2
+  ascribe inspect run
+  ascribe inspect run/scores.safetensors
+  ascribe inspect run/artifacts/lambda-0123456789abcdef.safetensors --verbose"
+);
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// What fits a screen.
+    Short,
+    /// Everything.
+    Full,
+}
+
+impl Inspect {
+    pub(super) fn run(self) -> anyhow::Result<Status> {
+        let detail = if self.verbose { Detail::Full } else { Detail::Short };
+        let text = explain(&self.path, detail)?;
+        io::stdout().lock().write_all(text.as_bytes())?;
+        Ok(Status::Done)
+    }
+}
+
+fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    if path.is_dir() {
+        if path.join("ascribe.json").exists() {
+            return run_folder::explain(path, detail);
+        }
+        if path.join("config.json").exists() {
+            return checkpoint::explain(path, detail);
+        }
+        let hint = "a checkpoint has a `config.json`, a run folder an `ascribe.json`";
+        return Err(Problem::hinted(format!("{}: neither a checkpoint nor a run folder", path.display()), hint));
+    }
+    match extension {
+        _ if !path.exists() => {
+            Err(Problem::hinted(format!("{}: no such file or folder", path.display()), "check the path"))
+        }
+        "safetensors" => tensors::explain(path, detail),
+        "toml" => run_folder::explain_job(path),
+        "jsonl" => lines::explain(path, detail),
+        _ => Err(Problem::hinted(
+            format!("{}: not a kind of file that is explained here", path.display()),
+            "`.safetensors`, `.jsonl` and `.toml` files are, and folders of checkpoints and runs",
+        )),
+    }
+}

@@ -1,0 +1,29 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, CommandFactory};
+
+use crate::cli::Cli;
+use crate::status::Status;
+
+/// Write a man page for every command
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Man {
+    /// The folder for `ascribe.1`, `ascribe-influence.1` and so on; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ascribe man --out ~/.local/share/man/man1";
+
+impl Man {
+    pub(super) fn run(self) -> anyhow::Result<Status> {
+        std::fs::create_dir_all(&self.out).with_context(|| format!("{}: cannot be made", self.out.display()))?;
+        clap_mangen::generate_to(Cli::command(), &self.out)
+            .with_context(|| format!("{}: man pages cannot be written", self.out.display()))?;
+        Ok(Status::Done)
+    }
+}

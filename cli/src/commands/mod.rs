@@ -1,0 +1,70 @@
+//! The subcommands, one file each.
+
+mod completions;
+mod evaluate;
+mod fit;
+mod influence;
+mod inspect;
+mod man;
+mod merge;
+mod query;
+mod rank;
+mod run;
+mod score;
+mod session;
+
+use clap::Subcommand;
+
+use crate::failure::MessageStyle;
+use crate::status::Status;
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Influence(influence::Influence),
+    Run(run::Run),
+    Fit(fit::Fit),
+    Query(query::Query),
+    Score(score::Score),
+    Merge(merge::Merge),
+    Rank(rank::Rank),
+    Inspect(inspect::Inspect),
+    #[command(subcommand)]
+    Evaluate(evaluate::Evaluate),
+    Completions(completions::Completions),
+    Man(man::Man),
+}
+
+impl Command {
+    /// Does it.
+    pub(crate) fn run(self) -> anyhow::Result<Status> {
+        match self {
+            Self::Influence(command) => command.run(),
+            Self::Run(command) => command.run(),
+            Self::Fit(command) => command.run(),
+            Self::Query(command) => command.run(),
+            Self::Score(command) => command.run(),
+            Self::Merge(command) => command.run(),
+            Self::Rank(command) => command.run(),
+            Self::Inspect(command) => command.run(),
+            Self::Evaluate(command) => command.run(),
+            Self::Completions(command) => command.run(),
+            Self::Man(command) => command.run(),
+        }
+    }
+
+    /// How its errors are written.
+    pub(crate) fn message_style(&self) -> MessageStyle {
+        let options = match self {
+            Self::Influence(influence::Influence { options, .. })
+            | Self::Run(run::Run { options, .. })
+            | Self::Fit(fit::Fit { options, .. })
+            | Self::Query(query::Query { options, .. })
+            | Self::Score(score::Score { options, .. })
+            | Self::Merge(merge::Merge { options, .. })
+            | Self::Rank(rank::Rank { options, .. }) => options,
+            _ => return MessageStyle::Text,
+        };
+        options.talk.progress.into()
+    }
+}

@@ -1,0 +1,97 @@
+//! What every command on a run has in common: threads, the plan, progress, interruption, the last word.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use anyhow::Context;
+use ascribe::job::{Job, Plan, QueryRanking, StepReport};
+use serde_json::json;
+
+use crate::failure::Problem;
+use crate::interrupt;
+use crate::options::{ProgressMode, RankingFormat, TalkOptions};
+use crate::progress::{Progress, write_line};
+use crate::show;
+
+/// A plan, and somebody who watches it being done.
+pub(super) struct Session {
+    /// What will be done.
+    pub(super) plan: Plan,
+    /// Receives the events.
+    pub(super) progress: Arc<Progress>,
+    talk: TalkOptions,
+}
+
+impl Session {
+    /// Sets the threads, reads and checks the inputs, and says on stderr what will be done.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the inputs, before any long work.
+    pub(super) fn open(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
+        let session = Self::resolve(job, talk)?;
+        if talk.progress == ProgressMode::Json {
+            write_line(&json!({"event": "plan", "summary": session.plan.summary()}).to_string());
+        } else if !talk.quiet {
+            write_line(&show::plan(&session.plan, talk.verbose));
+        }
+        interrupt::listen(&session.progress)?;
+        Ok(session)
+    }
+
+    /// As [`open`](Self::open), without a word.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn resolve(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
+        set_threads(job.resources.threads)?;
+        let plan = Plan::resolve(job)?;
+        Ok(Self { plan, progress: Arc::new(Progress::new(talk)), talk })
+    }
+
+    /// Prints the plan on stdout: with `--dry-run` it is the result.
+    ///
+    /// # Errors
+    /// If stdout cannot be written.
+    pub(super) fn print_plan(&self, format: RankingFormat) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        match format {
+            RankingFormat::Jsonl => writeln!(out, "{}", json!({"job": self.plan.job, "summary": self.plan.summary()}))?,
+            _ => write!(out, "{}", show::plan(&self.plan, self.talk.verbose))?,
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    /// Prints rankings on stdout, and on stderr where they lie.
+    ///
+    /// # Errors
+    /// If stdout cannot be written.
+    pub(super) fn print(&self, rankings: &[QueryRanking], format: RankingFormat) -> anyhow::Result<()> {
+        show::rankings(rankings, &self.plan.job, format)?;
+        self.say(&format!("results in {}", self.plan.job.output.path.display()));
+        Ok(())
+    }
+
+    /// Says on stderr what a step was and what comes next.
+    pub(super) fn tell(&self, report: &StepReport) {
+        if let Some(next) = &report.next {
+            self.say(next);
+        }
+    }
+
+    fn say(&self, text: &str) {
+        if !self.talk.quiet {
+            self.progress.say(text);
+        }
+    }
+}
+
+/// One pool of threads for everything, set before anything uses it.
+fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    if threads == Some(0) {
+        return Err(Problem::hinted("`threads` is 0", "leave it out, or give at least 1"));
+    }
+    let available = std::thread::available_parallelism().map_or(1, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(available));
+    pool.build_global().context("the threads cannot be started")
+}

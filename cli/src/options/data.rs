@@ -1,0 +1,75 @@
+use std::path::PathBuf;
+
+use ascribe::job::{Job, Side};
+use clap::Args;
+
+use super::values::one_of;
+
+const SIDES: &[(&str, &str)] =
+    &[("none", "to no file"), ("train", "to training examples"), ("queries", "to queries"), ("both", "to both")];
+
+/// Training examples and queries.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Data")]
+pub(crate) struct DataOptions {
+    /// Training examples
+    ///
+    /// JSON lines with `text`, with `prompt` and `completion` (loss on the completion only), or with
+    /// `input_ids` and optional `labels`; plain text, one example a line; for an MLP a safetensors file with
+    /// `inputs` and `targets`. A field `id` names the example, else its line number does.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) train: Option<PathBuf>,
+    /// Queries, in the same formats
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: Option<PathBuf>,
+    /// A `tokenizer.json` or its folder [default: the model's, then its parent's]
+    ///
+    /// A trainer's `checkpoint-N` often has none, its parent does.
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Cut longer examples to this many tokens
+    ///
+    /// Without it none is cut, and one that exceeds the model's positions is an error.
+    #[arg(long, value_name = "TOKENS")]
+    max_length: Option<usize>,
+    /// Join training documents and cut them into blocks of this many tokens, as pretraining does
+    #[arg(long, value_name = "TOKENS")]
+    pack: Option<usize>,
+    /// Put the begin-of-sequence token in front [default: none]
+    ///
+    /// What the tokenizer adds by itself is kept; nothing else is guessed. Choose what the training run did,
+    /// and look at the tokens with --dry-run.
+    #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
+    add_bos: Option<Side>,
+    /// Put the end-of-sequence token behind [default: none]
+    ///
+    /// As for --add-bos.
+    #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
+    add_eos: Option<Side>,
+    /// The N of the weight 1/N [default: the training file's examples]
+    ///
+    /// How many examples the training objective averaged over. Give it if the file is a part of the data.
+    #[arg(long, value_name = "N")]
+    train_size: Option<usize>,
+}
+
+impl DataOptions {
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        let data = &mut job.data;
+        if let Some(train) = &self.train {
+            // a resolved job holds the size of the file it was resolved with
+            if data.train != *train {
+                data.train_size = None;
+            }
+            data.train.clone_from(train);
+        }
+        data.queries = self.queries.clone().or(data.queries.take());
+        data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
+        data.max_length = self.max_length.or(data.max_length);
+        data.pack = self.pack.or(data.pack);
+        data.add_bos = self.add_bos.unwrap_or(data.add_bos);
+        data.add_eos = self.add_eos.unwrap_or(data.add_eos);
+        data.train_size = self.train_size.or(data.train_size);
+    }
+}

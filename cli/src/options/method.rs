@@ -1,0 +1,103 @@
+use ascribe::job::{
+    AggregateRequest, Curvature, DampingRequest, Fisher, Job, KfacScale, Measure, Normalize, ReductionRequest,
+};
+use clap::Args;
+
+use super::values::one_of;
+
+/// The method.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Method")]
+pub(crate) struct MethodOptions {
+    /// How the curvature of the training loss is approximated [default: ekfac]
+    ///
+    /// EK-FAC predicts retraining best; identity is the quick check beside it.
+    #[arg(long, value_name = "KIND", value_parser = one_of::<Curvature>(&[
+        ("identity", "none: scores are gradient dot products"),
+        ("diagonal", "the Fisher's diagonal"),
+        ("kfac", "Kronecker factors"),
+        ("ekfac", "Kronecker factors with corrected eigenvalues"),
+    ]))]
+    curvature: Option<Curvature>,
+    /// Whose labels the curvature is taken with [default: true]
+    ///
+    /// The empirical Fisher vanishes where the model fits its data.
+    #[arg(long, value_name = "LABELS", value_parser = one_of::<Fisher>(&[
+        ("true", "drawn from the model; depends on --seed"),
+        ("empirical", "those of the data; nothing is random"),
+    ]))]
+    fisher: Option<Fisher>,
+    /// Labels drawn for each position and pass, averaged [default: 1]
+    ///
+    /// More of them lessen the noise and cost a backward pass each.
+    #[arg(long, value_name = "N")]
+    label_draws: Option<u32>,
+    /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8` [default: auto]
+    ///
+    /// A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
+    /// as in Grosse et al. 2023; kronfluence's default is 1e-8.
+    #[arg(long, value_name = "DAMPING")]
+    damping: Option<DampingRequest>,
+    /// Scale of K-FAC's eigenvalues [default: per-example]
+    ///
+    /// Per example, an absolute damping means the same as with EK-FAC.
+    #[arg(long, value_name = "SCALE", value_parser = one_of::<KfacScale>(&[
+        ("per-example", "times the mean number of positions"),
+        ("per-position", "as kronfluence has it"),
+    ]))]
+    kfac_scale: Option<KfacScale>,
+    /// For the labels drawn from the model [default: 0]
+    ///
+    /// The same seed gives the same bytes on any number of threads.
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// What is measured at a query [default: by the model]
+    ///
+    /// By default the loss of language models, the margin of classifiers and the prediction of regressions.
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<Measure>(&[
+        ("loss", "the loss; a proponent lowers it"),
+        ("logprob", "log-probability of the targets"),
+        ("margin", "log-odds of the right label"),
+        ("prediction", "the predicted value of a regression"),
+    ]))]
+    measure: Option<Measure>,
+    /// How a measurement is taken over a query's target tokens [default: sum]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<ReductionRequest>(&[("sum", ""), ("mean", "")]))]
+    reduction: Option<ReductionRequest>,
+    /// Score queries one by one, or as one [default: each]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<AggregateRequest>(&[
+        ("each", "one row of scores for each query"),
+        ("sum", "one row, of the sum of all measurements"),
+        ("mean", "one row, of their mean"),
+    ]))]
+    aggregate: Option<AggregateRequest>,
+    /// What scores are divided by [default: none]
+    ///
+    /// A cosine favours no long example, and says nothing about how much.
+    #[arg(long, value_name = "HOW", value_parser = one_of::<Normalize>(&[
+        ("none", "nothing"),
+        ("cosine", "the norms of both sides; with `--curvature identity` the cosine of gradients"),
+    ]))]
+    normalize: Option<Normalize>,
+    /// Also score every training example against itself, into `self_influence.safetensors`
+    #[arg(long)]
+    self_influence: bool,
+}
+
+impl MethodOptions {
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        let method = &mut job.method;
+        method.curvature = self.curvature.unwrap_or(method.curvature);
+        method.fisher = self.fisher.unwrap_or(method.fisher);
+        method.label_draws = self.label_draws.unwrap_or(method.label_draws);
+        method.damping = self.damping.unwrap_or(method.damping);
+        method.kfac_scale = self.kfac_scale.unwrap_or(method.kfac_scale);
+        method.seed = self.seed.unwrap_or(method.seed);
+        method.measure = self.measure.or(method.measure);
+        method.reduction = self.reduction.unwrap_or(method.reduction);
+        method.aggregate = self.aggregate.unwrap_or(method.aggregate);
+        method.normalize = self.normalize.unwrap_or(method.normalize);
+        method.self_influence |= self.self_influence;
+    }
+}

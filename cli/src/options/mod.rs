@@ -1,0 +1,21 @@
+//! Flags by subject, each group of which can be laid on top of a job.
+//!
+//! A flag that was not given changes nothing: what stands in a job file, or the library's default, stays.
+
+mod data;
+mod method;
+mod model;
+mod output;
+mod resources;
+mod source;
+mod talk;
+mod values;
+
+pub(crate) use data::DataOptions;
+pub(crate) use method::MethodOptions;
+pub(crate) use model::ModelOptions;
+pub(crate) use output::{OutputOptions, RankingFormat};
+pub(crate) use resources::ResourceOptions;
+pub(crate) use source::JobOptions;
+pub(crate) use talk::{ProgressMode, TalkOptions};
+pub(crate) use values::shard;

@@ -1,0 +1,46 @@
+use std::path::PathBuf;
+
+use ascribe::job::{Job, Precision};
+use clap::Args;
+
+use super::values::one_of;
+
+/// The checkpoint and what of it is tracked.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelOptions {
+    /// Folder of the checkpoint: `config.json` and `model.safetensors`, or shards with their index
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// Track layers whose name in the checkpoint matches this glob; may be repeated
+    ///
+    /// By default every linear layer inside the blocks, and all layers of an MLP: the embeddings and the
+    /// language-model head are large and say little.
+    #[arg(long, value_name = "GLOB")]
+    layers: Vec<String>,
+    /// Leave out layers whose name matches this glob; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    skip_layers: Vec<String>,
+    /// Type of the arithmetic [default: f32]
+    ///
+    /// Scores in f32 agree with f64 to about four digits; sums over batches are in f64 anyway.
+    #[arg(long, value_parser = one_of::<Precision>(&[("f32", "32 bits"), ("f64", "64 bits throughout: slow, for checks")]))]
+    dtype: Option<Precision>,
+}
+
+impl ModelOptions {
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        let model = &mut job.model;
+        if let Some(path) = &self.model {
+            model.path.clone_from(path);
+        }
+        if !self.layers.is_empty() {
+            model.layers.clone_from(&self.layers);
+        }
+        if !self.skip_layers.is_empty() {
+            model.skip_layers.clone_from(&self.skip_layers);
+        }
+        model.dtype = self.dtype.unwrap_or(model.dtype);
+    }
+}

@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use ascribe::job::{Job, ScoreScale, StoreScores};
+use clap::{Args, ValueEnum};
+
+use super::values::one_of;
+
+/// Where results go, and which.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputOptions {
+    /// The run folder: results at fixed places, and everything that a later start can use again
+    #[arg(long, value_name = "RUN")]
+    pub(crate) out: Option<PathBuf>,
+    /// Proponents and opponents listed for each query [default: 10]
+    #[arg(long, value_name = "K")]
+    top: Option<usize>,
+    /// What of the scores is kept on disk [default: full]
+    ///
+    /// `evaluate` needs them all.
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<StoreScores>(&[
+        ("full", "queries times training examples, four bytes each"),
+        ("top", "the --top best and worst of each query alone"),
+    ]))]
+    store_scores: Option<StoreScores>,
+    /// Also write `ranking.csv`
+    #[arg(long)]
+    csv: bool,
+    /// Unit of the scores [default: per-example]
+    #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
+        ("per-example", "change of the measurement for one more copy: 1/N is in"),
+        ("kronfluence", "without 1/N, as kronfluence prints influence on a loss"),
+    ]))]
+    score_scale: Option<ScoreScale>,
+}
+
+impl OutputOptions {
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        let output = &mut job.output;
+        if let Some(out) = &self.out {
+            output.path.clone_from(out);
+        }
+        output.top = self.top.unwrap_or(output.top);
+        output.store_scores = self.store_scores.unwrap_or(output.store_scores);
+        output.csv |= self.csv;
+        output.scale = self.score_scale.unwrap_or(output.scale);
+    }
+}
+
+/// How rankings are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum RankingFormat {
+    /// For reading
+    #[default]
+    Table,
+    /// One JSON object for each query
+    Jsonl,
+    /// One line for each query and training example
+    Csv,
+}

@@ -1,0 +1,35 @@
+use ascribe::job::Job;
+use clap::Args;
+
+use super::values;
+
+/// What the run may use.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Resources")]
+pub(crate) struct ResourceOptions {
+    /// Threads [default: as many as this process may use]
+    ///
+    /// Results are the same for any number.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Memory to stay within: `8GiB`, `512MiB` or a number of bytes
+    ///
+    /// Batches become smaller and activations are computed twice where that helps.
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    memory: Option<u64>,
+    /// Positions that go through the model together [default: 2048]
+    ///
+    /// 4096 rows for an MLP; less if --memory asks for it.
+    #[arg(long, value_name = "TOKENS")]
+    batch_tokens: Option<usize>,
+}
+
+impl ResourceOptions {
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        let resources = &mut job.resources;
+        resources.threads = self.threads.or(resources.threads);
+        resources.memory = self.memory.or(resources.memory);
+        resources.batch_tokens = self.batch_tokens.or(resources.batch_tokens);
+    }
+}

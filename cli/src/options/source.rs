@@ -1,0 +1,162 @@
+//! Where a job comes from: flags alone, a job file, or a run folder, with flags on top.
+
+use std::path::{Path, PathBuf};
+
+use ascribe::job::{DataRequest, Job, MethodRequest, ModelRequest, OutputRequest, Precision, Side};
+use clap::Args;
+
+use super::{DataOptions, MethodOptions, ModelOptions, OutputOptions, ResourceOptions, TalkOptions};
+use crate::failure::Problem;
+
+/// The job that a run folder repeats.
+const JOB_FILE: &str = "job.toml";
+
+/// All flags that describe a job.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct JobOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelOptions,
+    #[command(flatten)]
+    pub(crate) data: DataOptions,
+    #[command(flatten)]
+    pub(crate) method: MethodOptions,
+    #[command(flatten)]
+    pub(crate) resources: ResourceOptions,
+    #[command(flatten)]
+    pub(crate) output: OutputOptions,
+    #[command(flatten)]
+    pub(crate) talk: TalkOptions,
+}
+
+impl JobOptions {
+    /// The job that the flags alone describe.
+    ///
+    /// # Errors
+    /// If `--model`, `--train` or `--out` is not among them.
+    pub(crate) fn from_flags(&self) -> anyhow::Result<Job> {
+        let required = [("--model", &self.model.model), ("--train", &self.data.train), ("--out", &self.output.out)];
+        let missing: Vec<_> =
+            required.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| format!("`{name}`")).collect();
+        if !missing.is_empty() {
+            let hint = "give them, or the `--out` of a run folder that has a `job.toml`";
+            return Err(Problem::hinted(format!("{} not given", missing.join(" and ")), hint));
+        }
+        Ok(self.over(empty()))
+    }
+
+    /// The job that the run folder `--out` holds with these flags on top, or the flags' own if there is no
+    /// such folder yet.
+    ///
+    /// # Errors
+    /// If the folder's job cannot be read, or there is none and the flags alone do not make one.
+    pub(crate) fn from_run_folder(&self) -> anyhow::Result<Job> {
+        match &self.output.out {
+            Some(out) if out.join(JOB_FILE).exists() => self.from_file(&out.join(JOB_FILE)),
+            Some(out) if self.model.model.is_none() || self.data.train.is_none() => Err(Problem::hinted(
+                format!("{}: no `{JOB_FILE}` there", out.display()),
+                "give `--model` and `--train`, or the folder of an earlier run as `--out`",
+            )),
+            _ => self.from_flags(),
+        }
+    }
+
+    /// The job of a file with these flags on top.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub(crate) fn from_file(&self, file: &Path) -> anyhow::Result<Job> {
+        Ok(self.over(Job::read(file)?))
+    }
+
+    /// These flags on top of a job.
+    fn over(&self, mut job: Job) -> Job {
+        self.model.apply(&mut job);
+        self.data.apply(&mut job);
+        self.method.apply(&mut job);
+        self.resources.apply(&mut job);
+        self.output.apply(&mut job);
+        job
+    }
+}
+
+/// A job with every default and no path.
+fn empty() -> Job {
+    Job {
+        model: ModelRequest { path: PathBuf::new(), layers: vec![], skip_layers: vec![], dtype: Precision::default() },
+        data: DataRequest {
+            train: PathBuf::new(),
+            queries: None,
+            tokenizer: None,
+            max_length: None,
+            pack: None,
+            add_bos: Side::default(),
+            add_eos: Side::default(),
+            train_size: None,
+        },
+        method: MethodRequest::default(),
+        resources: Default::default(),
+        output: OutputRequest {
+            path: PathBuf::new(),
+            top: 10,
+            store_scores: Default::default(),
+            csv: false,
+            scale: Default::default(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: JobOptions,
+    }
+
+    fn options(flags: &str) -> JobOptions {
+        Line::try_parse_from(std::iter::once("test").chain(flags.split_whitespace())).expect("flags").options
+    }
+
+    #[test]
+    fn every_flag_reaches_the_job() {
+        let flags = "--model m --layers *.mlp.* --layers h.0.* --skip-layers *.c_attn --dtype f64 --train t --queries q \
+            --tokenizer k --max-length 9 --pack 8 --add-bos both --add-eos train --train-size 7 --curvature kfac \
+            --fisher empirical --label-draws 3 --damping 0.5x --kfac-scale per-position --seed 5 --measure logprob \
+            --reduction mean --aggregate sum --normalize cosine --self-influence --threads 2 --memory 1GiB \
+            --batch-tokens 11 --out r --top 4 --store-scores top --csv --score-scale kronfluence";
+        let job = options(flags).from_flags().expect("model, train and out are there");
+        // every key of the file in another than its default state
+        let text = toml::to_string(&job).expect("a job is TOML");
+        let plain =
+            toml::to_string(&options("--model m --train t --out r").from_flags().expect("enough")).expect("TOML");
+        for line in ["path = \"m\"", "train = \"t\"", "path = \"r\""] {
+            assert!(text.contains(line) && plain.contains(line), "{text}");
+        }
+        let same: Vec<_> =
+            text.lines().filter(|line| line.contains('=') && plain.lines().any(|l| l == *line)).collect();
+        assert_eq!(same, ["path = \"m\"", "train = \"t\"", "path = \"r\""], "{text}");
+    }
+
+    #[test]
+    fn flags_that_were_not_given_change_nothing() {
+        let given =
+            options("--model m --train t --out r --curvature kfac --seed 3 --csv --add-eos both --damping 1e-8");
+        let job = given.from_flags().expect("enough");
+        assert_eq!(options("").over(job.clone()), job);
+        let other = options("--seed 4").over(job.clone());
+        assert_eq!((other.method.seed, other.method.curvature), (4, job.method.curvature));
+    }
+
+    #[test]
+    fn another_training_file_has_another_size() {
+        let mut job = options("--model m --train t --out r").from_flags().expect("enough");
+        job.data.train_size = Some(160);
+        assert_eq!(options("--train t").over(job.clone()).data.train_size, Some(160));
+        assert_eq!(options("--train u").over(job.clone()).data.train_size, None);
+        assert_eq!(options("--train u --train-size 5").over(job).data.train_size, Some(5));
+    }
+}

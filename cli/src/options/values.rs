@@ -1,0 +1,65 @@
+//! Parsers of single values.
+
+use ascribe::attribution::store::Shard;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::de::DeserializeOwned;
+
+/// A choice of the library's by the name it has in `job.toml`; the second text says what it means.
+pub(super) fn one_of<T>(choices: &'static [(&'static str, &'static str)]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    let values = choices.iter().map(|(name, help)| match *help {
+        "" => PossibleValue::new(*name),
+        help => PossibleValue::new(*name).help(help),
+    });
+    PossibleValuesParser::new(values).try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
+}
+
+/// `8GiB`, `1.5GiB`, `512MiB`, `4GB` or plain bytes.
+pub(super) fn memory(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 10] = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1 << 10),
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("kB", 1_000),
+        ("B", 1),
+        ("", 1),
+    ];
+    let text = text.trim();
+    let ends = |unit: &str| {
+        text.len() >= unit.len() && text.as_bytes()[text.len() - unit.len()..].eq_ignore_ascii_case(unit.as_bytes())
+    };
+    let bytes = UNITS.iter().find(|(unit, _)| ends(unit)).and_then(|(unit, size)| {
+        let number: f64 = text[..text.len() - unit.len()].trim().parse().ok()?;
+        let bytes = number * *size as f64;
+        (bytes.is_finite() && (1.0..1e18).contains(&bytes)).then_some(bytes as u64)
+    });
+    bytes.ok_or_else(|| "write `8GiB`, `512MiB` or a number of bytes".to_owned())
+}
+
+/// `2/8`: the second of eight.
+pub(crate) fn shard(text: &str) -> Result<Shard, String> {
+    Shard::parse(text).map_err(|error| match error.hint() {
+        Some(hint) => format!("{error}; {hint}"),
+        None => error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_written_with_units() {
+        let parsed = ["8GiB", "512MiB", "1.5 gib", "1000", "2kB", "64B"].map(memory);
+        assert_eq!(parsed, [8 << 30, 512 << 20, 3 << 29, 1000, 2000, 64].map(Ok));
+        for bad in ["", "GiB", "-1GiB", "0", "1e400", "8 apples", "nan", "größe"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Score files as the library writes them, for evaluation.
+
+use std::path::{Path, PathBuf};
+
+use ascribe::attribution::ranking::ScoreRows;
+use ascribe::attribution::store::TensorFile;
+
+use crate::failure::Problem;
+
+const SCORES: &str = "scores.safetensors";
+const TOP: &str = "top.safetensors";
+
+/// The scores of one run, mapped into memory.
+#[derive(Debug)]
+pub(crate) struct ScoreFile {
+    /// For reports.
+    pub(crate) name: String,
+    /// `[Q]`.
+    pub(crate) query_ids: Vec<String>,
+    /// `[N]`.
+    pub(crate) train_ids: Vec<String>,
+    file: TensorFile,
+}
+
+impl ScoreFile {
+    /// Opens the scores of several run folders (or score files), which must be of the same queries and
+    /// training examples in the same order.
+    ///
+    /// # Errors
+    /// If one cannot be read, or two differ.
+    pub(crate) fn open_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
+        let mut files = paths.iter().map(|path| Self::open(path)).collect::<anyhow::Result<Vec<_>>>()?;
+        let twice = |name: &String| files.iter().filter(|file| file.name == *name).count() > 1;
+        let is_ambiguous: Vec<bool> = files.iter().map(|file| twice(&file.name)).collect();
+        for ((file, path), is_ambiguous) in files.iter_mut().zip(paths).zip(is_ambiguous) {
+            if is_ambiguous {
+                file.name = path.display().to_string();
+            }
+        }
+        if let [first, others @ ..] = &files[..] {
+            for other in others {
+                first.require_same(other)?;
+            }
+        }
+        Ok(files)
+    }
+
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let scores = if path.is_dir() { path.join(SCORES) } else { path.to_owned() };
+        if path.is_dir() && !scores.exists() {
+            let hint = match path.join(TOP).exists() {
+                true => "the run kept only each query's best and worst; score again with `--store-scores full`",
+                false => "run `ascribe score` on this folder first",
+            };
+            return Err(Problem::hinted(format!("{}: no `{SCORES}`", path.display()), hint));
+        }
+        let file = TensorFile::open(&scores)?;
+        let ids = |entry: &str| -> anyhow::Result<Vec<String>> {
+            let list = file.metadata(entry).and_then(|text| serde_json::from_str(text).ok());
+            list.ok_or_else(|| {
+                let hint = "give a run folder, or a score file with `query_ids` and `train_ids` in its metadata";
+                Problem::hinted(format!("{}: no list `{entry}` in the metadata", scores.display()), hint)
+            })
+        };
+        let (query_ids, train_ids) = (ids("query_ids")?, ids("train_ids")?);
+        let shape = &file.spec("scores")?.shape;
+        if *shape != [query_ids.len(), train_ids.len()] {
+            let (queries, examples) = (query_ids.len(), train_ids.len());
+            let found = format!(
+                "`scores` has the shape {shape:?}, the metadata names {queries} queries and {examples} examples"
+            );
+            return Err(Problem::hinted(format!("{}: {found}", scores.display()), "was the file written by ascribe?"));
+        }
+        file.f32("scores")?;
+        Ok(Self { name: name_of(path), query_ids, train_ids, file })
+    }
+
+    /// `[Q, N]`.
+    ///
+    /// # Errors
+    /// None after [`open`](Self::open) checked type and shape.
+    pub(crate) fn rows(&self) -> anyhow::Result<ScoreRows<'_>> {
+        Ok(ScoreRows::new(self.file.f32("scores")?, self.query_ids.len(), self.train_ids.len())?)
+    }
+
+    fn require_same(&self, other: &Self) -> anyhow::Result<()> {
+        let axes =
+            [("queries", &self.query_ids, &other.query_ids), ("training examples", &self.train_ids, &other.train_ids)];
+        for (axis, ours, theirs) in axes {
+            if ours != theirs {
+                let message = format!("`{}` and `{}` are not of the same {axis}", self.name, other.name);
+                return Err(Problem::hinted(message, "compare runs of the same files, in the same order"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The folder's name; for a file in it, the folder's unless the file has a name of its own.
+fn name_of(path: &Path) -> String {
+    let named = if path.file_name().is_some_and(|name| name == SCORES) { path.parent().unwrap_or(path) } else { path };
+    let name = if named.is_file() { named.file_stem() } else { named.file_name() };
+    match name.map(|name| name.to_string_lossy().into_owned()) {
+        Some(name) => name,
+        // `.` and `..` have no last part
+        None => std::fs::canonicalize(named)
+            .ok()
+            .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .unwrap_or_else(|| path.display().to_string()),
+    }
+}

@@ -1,0 +1,9 @@
+//! What is printed for people: the plan before the work, the rankings after it, aligned columns.
+
+mod columns;
+mod plan;
+mod rankings;
+
+pub(crate) use columns::Columns;
+pub(crate) use plan::plan;
+pub(crate) use rankings::rankings;

@@ -1,0 +1,162 @@
+//! The plan as a person checks it before the work begins.
+
+use std::fmt::Write;
+
+use ascribe::job::{Curvature, DataSummary, Fisher, Job, Normalize, Plan, Summary};
+
+use crate::words::{bytes, count, counted, name_of};
+
+/// Tokens of the first example that are shown at its beginning, before and behind its first target, and at
+/// its end.
+const SHOWN: [usize; 4] = [24, 8, 24, 8];
+
+/// The plan, a subject a line; every tracked layer if `verbose`.
+pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
+    let (job, summary) = (&plan.job, plan.summary());
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<9} {value}");
+    };
+    line("model", &model(summary));
+    if verbose {
+        for layer in &summary.layers {
+            line("", &format!("{} {} x {}", layer.name, layer.outputs, layer.columns));
+        }
+    }
+    data(&mut line, "train", "examples", &summary.train);
+    if let Some(queries) = &summary.queries {
+        data(&mut line, "queries", "queries", queries);
+    }
+    line("method", &method(job));
+    if summary.queries.is_some() {
+        line("measure", &measure(job, summary));
+    }
+    if summary.factor_bytes + summary.query_bytes > 0 {
+        let (factors, queries) = (bytes(summary.factor_bytes), bytes(summary.query_bytes));
+        line("disk", &format!("{factors} of curvature, {queries} of query vectors, in {}", job.output.path.display()));
+    }
+    for note in &summary.notes {
+        line("note", note);
+    }
+    text
+}
+
+fn model(summary: &Summary) -> String {
+    let parameters = count(summary.tracked_parameters as u64);
+    format!(
+        "{}, {} tracked with {parameters} weights",
+        summary.architecture,
+        counted(summary.layers.len() as u64, "layers")
+    )
+}
+
+fn data(line: &mut impl FnMut(&str, &str), name: &str, unit: &str, data: &DataSummary) {
+    let n = counted(data.examples as u64, unit);
+    // rows of numbers have one position each, and nothing to say about tokens
+    let is_rows = data.positions == data.examples && data.longest == 1;
+    if is_rows {
+        line(name, &n);
+        for (row, _) in &data.first {
+            line("", &format!("the first: {row}"));
+        }
+        return;
+    }
+    let cut = if data.cut > 0 { format!(", {} cut", count(data.cut as u64)) } else { String::new() };
+    let (tokens, targets) = (counted(data.positions as u64, "tokens"), counted(data.targets as u64, "targets"));
+    line(name, &format!("{n}, {tokens}, {targets}, the longest has {}{cut}", data.longest));
+    line("", &format!("the first, [targets] marked: {}", tokens_with_marks(&data.first)));
+}
+
+/// Every token between bars, targets in brackets: `The| sky| is|[ blue]`.
+fn tokens_with_marks(tokens: &[(String, bool)]) -> String {
+    let [front, before, behind, back] = SHOWN;
+    let n = tokens.len();
+    let target = tokens.iter().position(|(_, target)| *target).unwrap_or(0);
+    let shown = |i: usize| i < front || (i + before >= target && i < target + behind) || i + back >= n;
+    let mut text = String::new();
+    let mut left_out = 0;
+    let mut was_plain = false;
+    for (i, (token, is_target)) in tokens.iter().enumerate() {
+        if !shown(i) {
+            left_out += 1;
+            continue;
+        }
+        if left_out > 0 {
+            let _ = write!(text, " … {left_out} tokens … ");
+            (left_out, was_plain) = (0, false);
+        }
+        // what stands in data must not steer a terminal
+        let token: String = token.chars().map(visible).collect();
+        match is_target {
+            true => {
+                let _ = write!(text, "[{token}]");
+            }
+            false => {
+                let _ = write!(text, "{}{token}", if was_plain { "|" } else { "" });
+            }
+        }
+        was_plain = !is_target;
+    }
+    text
+}
+
+fn visible(c: char) -> char {
+    match c {
+        '\n' => '⏎',
+        '\t' => '⇥',
+        c if c.is_control() => '\u{FFFD}',
+        c => c,
+    }
+}
+
+fn method(job: &Job) -> String {
+    let method = &job.method;
+    if method.curvature == Curvature::Identity {
+        return match method.normalize {
+            Normalize::Cosine => "cosine of gradients".into(),
+            Normalize::None => "dot product of gradients (no curvature)".into(),
+        };
+    }
+    let labels = match method.fisher {
+        Fisher::Empirical => "empirical Fisher".to_owned(),
+        Fisher::True => {
+            format!("true Fisher ({}, seed {})", counted(method.label_draws.into(), "label draws"), method.seed)
+        }
+    };
+    let damping = String::from(method.damping);
+    let damping = match damping.strip_suffix('x') {
+        Some(share) => format!("damping {share} x each layer's mean eigenvalue"),
+        None => format!("damping {damping}"),
+    };
+    let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
+    format!("{}, {labels}, {damping}, {}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
+}
+
+fn measure(job: &Job, summary: &Summary) -> String {
+    let method = &job.method;
+    let name = method.measure.map(|measure| name_of(&measure)).unwrap_or_default();
+    let aggregate = match name_of(&method.aggregate).as_str() {
+        "each" => String::new(),
+        how => format!(", {how} of all queries"),
+    };
+    let tokens = summary.queries.as_ref().is_some_and(|queries| queries.longest > 1);
+    let reduction = if tokens { format!(", {} over target tokens", name_of(&method.reduction)) } else { String::new() };
+    format!("{name} of the query{reduction}{aggregate}; training set of {}", count(summary.train_size as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_marked_and_the_middle_is_left_out() {
+        let tokens = |n: usize, first_target: usize| -> Vec<(String, bool)> {
+            (0..n).map(|i| (format!("t{i}"), i >= first_target)).collect()
+        };
+        assert_eq!(tokens_with_marks(&tokens(5, 3)), "t0|t1|t2[t3][t4]");
+        assert_eq!(tokens_with_marks(&[("a\u{1b}[31m\n".into(), true)]), "[a\u{FFFD}[31m⏎]");
+        let long = tokens_with_marks(&tokens(1000, 500));
+        assert!(long.contains("t23 … 468 tokens … t492|") && long.contains("|t499[t500][t501]"), "{long}");
+        assert!(long.ends_with("[t523] … 468 tokens … [t992][t993][t994][t995][t996][t997][t998][t999]"), "{long}");
+    }
+}

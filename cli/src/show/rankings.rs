@@ -1,0 +1,112 @@
+//! Rankings on stdout: for reading, or for a program.
+
+use std::io::{self, IsTerminal, Write};
+
+use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, ScoreScale};
+use console::{Term, measure_text_width, pad_str, style, truncate_str};
+
+use crate::options::RankingFormat;
+use crate::words;
+
+/// Columns of a table where stdout is no terminal.
+const WIDTH: usize = 120;
+
+/// Prints every query with its proponents and opponents.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub(crate) fn rankings(rankings: &[QueryRanking], job: &Job, format: RankingFormat) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match format {
+        RankingFormat::Table => table(&mut out, rankings, job)?,
+        RankingFormat::Jsonl => {
+            for ranking in rankings {
+                serde_json::to_writer(&mut out, ranking).map_err(io::Error::from)?;
+                writeln!(out)?;
+            }
+        }
+        RankingFormat::Csv => csv(&mut out, rankings)?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Result<()> {
+    let width = match io::stdout().is_terminal() {
+        true => usize::from(Term::stdout().size().1).max(40),
+        false => WIDTH,
+    };
+    for ranking in rankings {
+        let query = &ranking.query;
+        writeln!(out, "{}", truncate_str(&format!("{}  {}", style(&query.id).bold(), query.excerpt), width, "…"))?;
+        writeln!(out, "  {} {:.4}", query.measurement, query.value)?;
+        let sides = [("proponents", &ranking.proponents), ("opponents", &ranking.opponents)];
+        let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());
+        let widest = |cell: fn(&RankedExample) -> usize| examples().map(cell).max().unwrap_or(0);
+        let score_width = widest(|example| words::score(example.score).len());
+        let id_width = widest(|example| measure_text_width(&example.id)).min(width / 3);
+        for (name, examples) in sides {
+            let name = if name == "proponents" { style(name).green() } else { style(name).red() };
+            if examples.is_empty() {
+                writeln!(out, "  {name}: none")?;
+                continue;
+            }
+            writeln!(out, "  {name}")?;
+            for example in examples {
+                let id = truncate_str(&example.id, id_width, "…");
+                let id = pad_str(&id, id_width, console::Alignment::Left, None);
+                let score = words::score(example.score);
+                let line = format!("    {score:>score_width$}  {id}  {}", example.excerpt);
+                writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
+            }
+        }
+        writeln!(out)?;
+    }
+    writeln!(out, "{}", meaning(job))
+}
+
+/// What the numbers say.
+fn meaning(job: &Job) -> String {
+    let what = job.method.measure.map(|measure| words::name_of(&measure)).unwrap_or_default();
+    let change =
+        if what == "loss" { "fall of the query's loss".to_owned() } else { format!("rise of the query's {what}") };
+    let unit = match (job.method.normalize, job.output.scale) {
+        (Normalize::Cosine, _) => {
+            "Score: cosine between the query's and the example's gradients, from -1 to 1.".to_owned()
+        }
+        (_, ScoreScale::PerExample) => match job.data.train_size {
+            Some(n) => {
+                format!("Score: {change} predicted for one more copy of the example in training (weight 1/{n}).")
+            }
+            None => format!("Score: {change} predicted for one more copy of the example in training (weight 1/N)."),
+        },
+        (_, ScoreScale::Kronfluence) => {
+            format!(
+                "Score: {change} predicted for one more copy of the example in training, times N (kronfluence's scale)."
+            )
+        }
+    };
+    format!(
+        "{unit}\nPositive: a proponent, it helps the query; negative: an opponent, it hurts. Order is more reliable than size."
+    )
+}
+
+fn csv(out: &mut impl Write, rankings: &[QueryRanking]) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(out);
+    let failed = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    };
+    writer.write_record(["query_id", "side", "rank", "train_id", "score", "excerpt"]).map_err(failed)?;
+    for ranking in rankings {
+        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
+            for (rank, example) in examples.iter().enumerate() {
+                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
+                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
+                writer.write_record(record).map_err(failed)?;
+            }
+        }
+    }
+    writer.flush()?;
+    Ok(())
+}

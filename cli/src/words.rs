@@ -1,0 +1,102 @@
+//! Numbers and names in the form in which they are shown.
+
+use serde::Serialize;
+
+/// The name that a choice has in flags and files.
+pub(crate) fn name_of<T: Serialize>(choice: &T) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(name)) => name,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+/// `1,234,567`.
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 example`, `2 examples`.
+pub(crate) fn counted(n: u64, unit: &str) -> String {
+    let text = count(n);
+    match unit.strip_suffix('s') {
+        Some("querie") if n == 1 => format!("{text} query"),
+        Some(one) if n == 1 => format!("{text} {one}"),
+        _ => format!("{text} {unit}"),
+    }
+}
+
+/// `1.5 MiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} bytes");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `0.4 s`, `2 min 05 s`, `3 h 12 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    if seconds < 59.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    if whole < 3600 {
+        return format!("{} min {:02} s", whole / 60, whole % 60);
+    }
+    format!("{} h {:02} min", whole / 3600, whole % 3600 / 60)
+}
+
+/// A score with its sign, to four significant digits.
+pub(crate) fn score(value: f32) -> String {
+    let size = value.abs();
+    if value == 0.0 || (1e-3..1e4).contains(&size) {
+        // digits behind the point so that four are significant
+        let digits = if value == 0.0 { 4 } else { (3 - size.log10().floor() as i32).clamp(0, 6) as usize };
+        format!("{value:+.digits$}")
+    } else {
+        format!("{value:+.3e}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!([count(0), count(999), count(1000), count(1_234_567)], ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            [counted(1, "queries"), counted(1, "layers"), counted(2, "queries")],
+            ["1 query", "1 layer", "2 queries"]
+        );
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
+            ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 GiB"]
+        );
+        assert_eq!(
+            [duration(0.04), duration(59.97), duration(125.0), duration(11_520.0)],
+            ["0.0 s", "1 min 00 s", "2 min 05 s", "3 h 12 min"]
+        );
+    }
+
+    #[test]
+    fn scores_show_four_digits_and_their_sign() {
+        let shown = [0.0, 0.012_345, -12.345_6, 1.0e-9, -0.999_96, 123_456.0].map(score);
+        assert_eq!(shown, ["+0.0000", "+0.01235", "-12.35", "+1.000e-9", "-1.00000", "+1.235e5"]);
+    }
+}
