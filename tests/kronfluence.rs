@@ -262,7 +262,8 @@ fn perceptrons_on_real_data() -> Outcome {
         check_block(
             &found,
             &recorded_block(&reference, "ekfac_empirical.scores", scale),
-            1e-3,
+            // single scores feel kronfluence's own f32 factors; correlation and slope hardly do
+            5e-3,
             &format!("{name}, EK-FAC"),
         );
         let plain = fit(&model, &examples, CurvatureKind::Identity, LabelMode::Empirical, KfacScale::PerExample)?;

@@ -160,10 +160,20 @@ pub fn score_with<N: Network, T: Real>(
     damping: Damping,
     scale: f64,
 ) -> Result<Matrix, Error> {
+    score_and(network, train, vectors, scale, Some(form(network.layers(), factors, damping)))
+}
+
+/// Scores of `train` with given vectors, times `scale`, and the quadratic form if there is one.
+pub fn score_and<N: Network, T: Real>(
+    network: &N,
+    train: &dyn Examples<N::Batch>,
+    vectors: &dyn VectorSource<T>,
+    scale: f64,
+    form: Option<QuadraticForm<'_, T>>,
+) -> Result<Matrix, Error> {
     let (queries, examples) = (vectors.queries(), train.len());
     let mut matrix = Matrix { queries, examples, values: vec![0.0; queries * examples], self_influence: vec![] };
-    let form = form(network.layers(), factors, damping);
-    score(&sweep(network, train, Pass::Scores), 0, vectors, 0, scale, Some(form), |columns, _| {
+    score(&sweep(network, train, Pass::Scores), 0, vectors, 0, scale, form, |columns, _| {
         for (place, m) in columns.examples.clone().enumerate() {
             for q in 0..queries {
                 matrix.values[q * examples + m] = columns.scores[place * queries + q];
