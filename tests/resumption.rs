@@ -105,7 +105,7 @@ impl Observer for Stop {
     fn event(&self, event: Event) {
         self.seen.fetch_add(1, Ordering::Relaxed);
         if let Event::Started { pass, done, .. } = event {
-            self.begun.lock().unwrap().push((pass, done));
+            self.begun.lock().expect("no test panics while it holds the lock").push((pass, done));
         }
     }
 
@@ -163,7 +163,7 @@ fn interrupted(asked: &Asked, events: usize, want: &BTreeMap<String, Vec<u8>>) -
     let second = Stop::never();
     asked.plan(out.path()).run(&second).expect("the rest of the run");
     assert_same(&contents(out.path()), want, &format!("interrupted after {events} events"));
-    second.begun.into_inner().unwrap()
+    second.begun.into_inner().expect("no test panics while it holds the lock")
 }
 
 #[test]
