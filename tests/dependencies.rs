@@ -79,7 +79,7 @@ fn root() -> &'static Path {
 fn packages() -> Vec<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // for this platform alone: what others need was not downloaded
-    let platform = Command::new("rustc").arg("-vV").output().expect("rustc, which built this test");
+    let platform = Command::new(&cargo).arg("-vV").output().expect("cargo, which runs this test");
     let platform = String::from_utf8(platform.stdout).expect("text");
     let platform = platform.lines().find_map(|line| line.strip_prefix("host: ")).expect("the line `host:`");
     let output = Command::new(cargo)

@@ -105,7 +105,7 @@ impl Observer for Stop {
     fn event(&self, event: Event) {
         self.seen.fetch_add(1, Ordering::Relaxed);
         if let Event::Started { pass, done, .. } = event {
-            self.begun.lock().expect("no panic under the lock").push((pass, done));
+            self.begun.lock().expect("no test panics while it holds the lock").push((pass, done));
         }
     }
 
@@ -163,7 +163,7 @@ fn interrupted(asked: &Asked, events: usize, want: &BTreeMap<String, Vec<u8>>) -
     let second = Stop::never();
     asked.plan(out.path()).run(&second).expect("the rest of the run");
     assert_same(&contents(out.path()), want, &format!("interrupted after {events} events"));
-    second.begun.into_inner().expect("no panic under the lock")
+    second.begun.into_inner().expect("no test panics while it holds the lock")
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_run_may_be_interrupted_again_and_again() {
 }
 
 /// Fits, prepares and scores in shards that share one run folder.
-fn in_shards(asked: &Asked, out: &Path, count: u32) -> Outcome {
+fn in_shards(asked: &Asked, out: &Path, count: u32) -> Result<(), JobError> {
     let shards = || (1..=count).map(move |index| Shard::new(index, count).expect("in range"));
     // covariances, then Λ
     for _ in 0..2 {

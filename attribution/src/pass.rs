@@ -110,6 +110,19 @@ impl<N: Network> Sweep<'_, N> {
         &self,
         start: usize,
         state: &mut S,
+        batch: impl FnMut(&mut S, Range<usize>, &N::Batch) -> Result<(), Error>,
+        end: impl FnMut(&mut S, ChunkEnd) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.run_repeated(start, 1, state, batch, end)
+    }
+
+    /// [`Sweep::run`] where every position enters the sums `repeats` times: chunks are shorter then, so
+    /// that as few numbers as before are added up in the run's own type.
+    fn run_repeated<S>(
+        &self,
+        start: usize,
+        repeats: usize,
+        state: &mut S,
         mut batch: impl FnMut(&mut S, Range<usize>, &N::Batch) -> Result<(), Error>,
         mut end: impl FnMut(&mut S, ChunkEnd) -> Result<(), Error>,
     ) -> Result<(), Error> {
@@ -119,7 +132,7 @@ impl<N: Network> Sweep<'_, N> {
         while next < self.range.end {
             let chunk_start = next;
             let mut positions = 0;
-            while next < self.range.end && positions < CHUNK_POSITIONS {
+            while next < self.range.end && positions < CHUNK_POSITIONS.div_ceil(repeats.max(1)) {
                 if self.observer.interrupted() {
                     return Err(Error::Interrupted);
                 }
@@ -158,6 +171,6 @@ impl<N: Network> Sweep<'_, N> {
             }
             Ok(())
         };
-        self.run(start, sink, batch, end)
+        self.run_repeated(start, objectives.len(), sink, batch, end)
     }
 }

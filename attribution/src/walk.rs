@@ -1,5 +1,6 @@
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
+use rayon::prelude::*;
 
 use crate::source::Conditioner;
 
@@ -99,14 +100,17 @@ impl<'a, T: Real> Leg<'a, T> {
     fn transfers(&self, layer: usize, momentum: &Momentum) -> [Spectrum<T>; 6] {
         let lambda = self.factors.layers[layer].lambda.as_ref().map_or(&[1.0][..], |lambda| lambda.as_slice());
         let decay_factors = self.decay_factors.get(layer);
-        let mut values: [Vec<T>; 6] = Default::default();
-        for (k, &sigma) in lambda.iter().enumerate() {
-            let found = momentum.at(sigma, decay_factors.map_or(1.0, |factors| factors[k]));
-            let ([r_x, r_u], [[xx, xu], [ux, uu]]) = (found.response, found.matrix);
-            for (values, x) in values.iter_mut().zip([r_x, r_u, xx, ux, xu, uu]) {
-                values.push(T::of(x));
-            }
-        }
+        // a value takes as long as the segment has steps
+        let found: Vec<[f64; 6]> = lambda
+            .par_iter()
+            .enumerate()
+            .map(|(k, &sigma)| {
+                let found = momentum.at(sigma, decay_factors.map_or(1.0, |factors| factors[k]));
+                let ([r_x, r_u], [[xx, xu], [ux, uu]]) = (found.response, found.matrix);
+                [r_x, r_u, xx, ux, xu, uu]
+            })
+            .collect();
+        let values = std::array::from_fn(|part| found.iter().map(|values| T::of(values[part])).collect::<Vec<T>>());
         values.map(|values| match self.factors.layers[layer].lambda {
             Some(_) => Spectrum::Each(values),
             None => Spectrum::All(values[0]),

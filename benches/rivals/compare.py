@@ -17,6 +17,7 @@ greatest of its stages (it resets the kernel's own mark).
 """
 
 import machine
+from minimal_work import minimal_work
 
 import argparse
 import importlib.metadata
@@ -134,6 +135,14 @@ def report(a, spec, runs):
             else:
                 cells.append("-")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    best = max(statistics.median([c[mode]["best"] for c in calibrations]) for mode in ("highest", "medium"))
+    lines += ["", f"ascribe's share of the best f32 product rate above ({best:.0f} GFLOP/s), counting the least arithmetic "
+              "(minimal_work.py); eigendecompositions are in f64:", "",
+              "| | TFLOP | GFLOP/s | share | positions/s |", "|---|---|---|---|---|"]
+    for stage, (flop, positions) in minimal_work(a.folder, spec).items():
+        seconds = statistics.median([run["ascribe"]["stages"].get(stage, float("nan")) for run in runs])
+        rate = "-" if positions is None else f"{positions / seconds:,.0f}"
+        lines.append(f"| {stage} | {flop / 1e12:.3f} | {flop / seconds / 1e9:.0f} | {flop / seconds / 1e9 / best:.0%} | {rate} |")
     return "\n".join(lines) + "\n"
 
 

@@ -52,6 +52,9 @@ impl From<ProgressMode> for MessageStyle {
 
 /// What to do about an error, if whoever made it knows.
 fn hint(error: &anyhow::Error) -> Option<String> {
+    if exit_status(error) == Status::Interrupted {
+        return Some("what was finished is kept; run the same command again to go on".to_owned());
+    }
     error.chain().find_map(|cause| {
         None.or_else(|| cause.downcast_ref::<JobError>().and_then(JobError::hint))
             .or_else(|| cause.downcast_ref::<LoadError>().and_then(LoadError::hint))

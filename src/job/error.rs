@@ -42,7 +42,7 @@ pub enum JobError {
     #[error("this step needs queries, and the job names none")]
     NoQueries,
     /// A step's result is missing.
-    #[error("{}: {what} is not there", folder.display())]
+    #[error("{}: {what}: not there yet", folder.display())]
     MissingStep {
         /// The run folder.
         folder: PathBuf,
@@ -58,7 +58,7 @@ pub enum JobError {
         file: PathBuf,
     },
     /// Query and training examples do not fit into the memory that is allowed.
-    #[error("the job needs about {} MiB, the budget is {} MiB", needed >> 20, budget >> 20)]
+    #[error("the job needs about {} MiB, the budget is {} MiB", needed.div_ceil(1 << 20), budget >> 20)]
     Memory {
         /// Bytes.
         needed: u64,
@@ -85,6 +85,7 @@ impl JobError {
             Self::Load(error) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Store(error) | Self::Pass(crate::attribution::Error::Store(error)) => error.hint(),
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some("check the path".into()),
             Self::Pass(_) | Self::Io { .. } => None,
             Self::Measure { possible, .. } => Some(format!("write {possible}")),
             Self::Options { hint, .. } => hint.clone(),

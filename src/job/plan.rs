@@ -105,9 +105,6 @@ impl Plan {
         let mut model = Model::load(&job.model.path, &options)?;
         let mut notes = model.notes().to_vec();
         let measure = resolve_measure(job.method.measure, model.limits())?;
-        if job.method.measure.is_none() {
-            notes.push(format!("measurement: {} (the default for this model)", measure_name(measure)));
-        }
         job.method.measure = Some(measure);
 
         let tokenizer = load_tokenizer(&job, model.limits())?;

@@ -23,16 +23,21 @@ impl<T: Real> Conditioner<T> {
     /// # Errors
     /// No checkpoint, another number of parameters, or a moment that gives no finite `P`.
     pub fn from_second_moments(layer: &LayerSpec, moments: &[&[T]], epsilon: f64) -> Result<Self, SourceError> {
-        let expected = layer.parameters();
-        if let Some(bad) = moments.iter().map(|moments| moments.len()).find(|&found| found != expected) {
-            return Err(SourceError::SecondMomentCount { layer: layer.name.clone(), found: bad, expected });
-        }
-        if moments.is_empty() {
-            return Err(SourceError::SecondMomentCount { layer: layer.name.clone(), found: 0, expected });
-        }
-        let mean = |k: usize| moments.iter().map(|moments| moments[k].wide()).sum::<f64>() / moments.len() as f64;
-        let mean: Vec<f64> = (0..expected).map(mean).collect();
+        let mean = mean_moments(layer, moments)?;
         Self::from_inverse(layer, mean.iter().map(|v| v.sqrt() + epsilon).collect(), &mean)
+    }
+
+    /// One number for the whole layer, `P = 1 / mean(√v̂ + ε)`, where single second moments are estimates.
+    ///
+    /// # Errors
+    /// As [`Conditioner::from_second_moments`].
+    ///
+    /// # Source
+    /// METHOD §4.4, `adam = scalar`.
+    pub fn scalar(layer: &LayerSpec, moments: &[&[T]], epsilon: f64) -> Result<Self, SourceError> {
+        let mean = mean_moments(layer, moments)?;
+        let inverse = mean.iter().map(|v| v.sqrt() + epsilon).sum::<f64>() / mean.len() as f64;
+        Self::from_inverse(layer, vec![inverse; mean.len()], &mean)
     }
 
     /// From the preconditioner `P` itself, `[O, columns]`.
@@ -127,6 +132,19 @@ impl<T: Real> Conditioner<T> {
     }
 }
 
+/// Means over checkpoints.
+fn mean_moments<T: Real>(layer: &LayerSpec, moments: &[&[T]]) -> Result<Vec<f64>, SourceError> {
+    let expected = layer.parameters();
+    if let Some(bad) = moments.iter().map(|moments| moments.len()).find(|&found| found != expected) {
+        return Err(SourceError::SecondMomentCount { layer: layer.name.clone(), found: bad, expected });
+    }
+    if moments.is_empty() {
+        return Err(SourceError::SecondMomentCount { layer: layer.name.clone(), found: 0, expected });
+    }
+    let mean = |k: usize| moments.iter().map(|moments| moments[k].wide()).sum::<f64>() / moments.len() as f64;
+    Ok((0..expected).map(mean).collect())
+}
+
 fn elementwise<T: Real>(vectors: &mut [T], by: &Matrix<T>) {
     let by = by.as_slice();
     for vector in vectors.chunks_exact_mut(by.len()) {
@@ -158,6 +176,16 @@ mod tests {
             assert!((product - rho[k / 3] * pi[k % 3]).abs() < 1e-14, "[{k}] {product}");
             assert!((found.h().as_slice()[k] - product).abs() < 1e-14);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_scalar_is_the_inverse_of_the_mean_root() -> Result<(), SourceError> {
+        let (first, second) = ([0.0, 4.0, 4.0, 1.0, 9.0, 0.0], [2.0, 4.0, 4.0, 1.0, 9.0, 2.0]);
+        let found = Conditioner::<f64>::scalar(&layer(), &[&first, &second], 0.5)?;
+        // roots of the means: 1, 2, 2, 1, 3, 1
+        let want = (10.0_f64 / 6.0 + 0.5).sqrt().recip();
+        assert!(found.h().as_slice().iter().all(|h| (h - want).abs() < 1e-15));
         Ok(())
     }
 

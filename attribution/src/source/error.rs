@@ -66,7 +66,9 @@ pub enum SourceError {
         value: f64,
     },
     /// The step-by-step form where a single step more than undoes a direction.
-    #[error("segment {leg}: step {step} has rate × curvature = {product}, above 1, where the product form oscillates")]
+    #[error(
+        "segment {leg}: step {step} has rate × curvature = {product}, above {limit}, where the product form oscillates"
+    )]
     ProductDiverges {
         /// The segment, from 0.
         leg: usize,
@@ -74,6 +76,8 @@ pub enum SourceError {
         step: usize,
         /// `η_k (c σ + w)` with the largest σ of the segment.
         product: f64,
+        /// [`SourceOptions::largest_step`](super::SourceOptions::largest_step).
+        limit: f64,
     },
     /// A factor on all rates that is not a positive number.
     #[error("the time scale is {0}, expected a number above 0")]

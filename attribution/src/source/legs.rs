@@ -4,7 +4,7 @@ use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{LayerFactors, LayerSpec, Momentum, SpectralFn, Step};
 
 use super::{LegCurvature, SourceError};
-use crate::trajectory::{Optimizer, Segment, TrainingStage, WeightDecay};
+use crate::trajectory::{Optimizer, Segment, TrainingStage, Trajectory, WeightDecay};
 use crate::{Buffer, Leg, LegFn, Walk};
 
 /// How a segment's steps are put together.
@@ -27,11 +27,14 @@ pub struct SourceOptions {
     pub form: SourceForm,
     /// Multiplies every learning rate; 1 is training as it was.
     pub time_scale: f64,
+    /// The largest `η_k (c σ + w)` that a step-by-step form accepts: above 1 it oscillates, which an average over data
+    /// orders does not. Infinity to follow one order's own curvature exactly.
+    pub largest_step: f64,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { form: SourceForm::default(), time_scale: 1.0 }
+        Self { form: SourceForm::default(), time_scale: 1.0, largest_step: 1.0 }
     }
 }
 
@@ -46,6 +49,23 @@ pub struct SourceLeg<'a, T> {
     pub curvature: &'a LegCurvature<T>,
     /// [`Buffer::New`] for the first segment of a stage that began with a new optimizer; only the momentum form asks.
     pub buffer: Buffer,
+}
+
+impl<'a, T> SourceLeg<'a, T> {
+    /// The legs of a whole trajectory: its [`segments`](Trajectory::segments) with their curvatures, in order. Every
+    /// stage begins with a new optimizer.
+    pub fn of_trajectory(
+        trajectory: &'a Trajectory,
+        segments: &'a [(usize, Segment)],
+        curvatures: &'a [LegCurvature<T>],
+    ) -> Vec<Self> {
+        let mut previous = None;
+        let legs = segments.iter().zip(curvatures).map(|((stage, segment), curvature)| {
+            let buffer = if previous.replace(*stage) == Some(*stage) { Buffer::Continued } else { Buffer::New };
+            Self { stage: &trajectory.stages()[*stage], segment, curvature, buffer }
+        });
+        legs.collect()
+    }
 }
 
 impl<'a, T: Real> Walk<'a, T> {
@@ -110,9 +130,9 @@ fn walk_leg<'a, T: Real>(
         let kept = (0..layers.len()).filter(|&l| trained(l)).map(|l| &factors.layers[l]);
         let largest = kept.map(largest_eigenvalue).fold(0.0, f64::max);
         let product = |step: &Step| step.rate * (step.scale * largest + step.decay) + step.shrink;
-        if let Some(k) = steps.iter().position(|step| product(step) > 1.0) {
+        if let Some(k) = steps.iter().position(|step| product(step) > options.largest_step) {
             let (step, product) = (leg.segment.steps.start + k, product(&steps[k]));
-            return Err(SourceError::ProductDiverges { leg: index, step, product });
+            return Err(SourceError::ProductDiverges { leg: index, step, product, limit: options.largest_step });
         }
     }
     let through_preconditioner = matches!(optimizer, Optimizer::Adam { .. }) && optimizer.weight_decay().1 > 0.0;

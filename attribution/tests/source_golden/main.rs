@@ -2,5 +2,10 @@
 //! parameters, in f64. Tolerances are those of METHOD §7, 1e-9 where scores are compared.
 
 mod golden;
+mod limits;
+mod mlp;
+mod network;
 mod quadratic;
+mod regression;
 mod spectral;
+mod unrolled;

@@ -255,7 +255,7 @@ fn short_training_is_tracin_and_long_training_influence() {
 fn what_cannot_be_walked_is_refused() {
     let refused = |problem: &Problem, options| problem.walk(options).expect_err("refused");
     let long = Problem::new(|_, _| ());
-    let error = refused(&long, SourceOptions { form: SourceForm::Product, time_scale: 2.0 });
+    let error = refused(&long, SourceOptions { time_scale: 2.0, ..options(SourceForm::Product) });
     assert_eq!(
         error.to_string(),
         "segment 0: step 0 has rate × curvature = 1.2, above 1, where the product form oscillates"
@@ -266,7 +266,7 @@ fn what_cannot_be_walked_is_refused() {
     let sgd = Problem::new(|_, _| ()).conditioned(&vec![vec![1.0; 6]; 2]);
     let error = refused(&sgd, options(SourceForm::Exponential));
     assert_eq!(error.to_string(), "segment 0 was trained with SGD, which has no second moments, but some were given");
-    let error = refused(&long, SourceOptions { form: SourceForm::Exponential, time_scale: f64::NAN });
+    let error = refused(&long, SourceOptions { time_scale: f64::NAN, ..SourceOptions::default() });
     assert!(matches!(error, SourceError::TimeScale(_)));
     assert_eq!(Walk::<f64>::source(&[], &[], SourceOptions::default()).expect_err("empty"), SourceError::NoLegs);
 }

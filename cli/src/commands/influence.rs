@@ -43,13 +43,14 @@ const EXAMPLES: &str = with_exit_codes!(
 Examples:
   ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run
   ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run --dry-run
-  ascribe influence --model mlp --train train.safetensors --queries test.safetensors --measure margin --out run
-  ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run --format jsonl | jq .query.id"
+  ascribe influence --model mlp --train train.safetensors --queries test.safetensors --out run
+  ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run \\
+    --format jsonl | jq '[.query.id, .proponents[0].id]'"
 );
 
 impl Influence {
     pub(super) fn run(self) -> anyhow::Result<Status> {
-        whole(self.options.from_flags()?, &self.options, self.printing)
+        whole(self.options.job_of_flags()?, &self.options, self.printing)
     }
 }
 

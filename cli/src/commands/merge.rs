@@ -28,7 +28,7 @@ Examples:
 
 impl Merge {
     pub(super) fn run(self) -> anyhow::Result<Status> {
-        let session = Session::open(self.options.from_run_folder()?, self.options.talk)?;
+        let session = Session::open(self.options.job_of_run_folder()?, self.options.talk)?;
         session.tell(&session.plan.merge(&self.from, &*session.progress)?);
         Ok(Status::Done)
     }

@@ -25,7 +25,7 @@ Examples:
 impl Rank {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         // The plan was shown when the scores were made.
-        let session = Session::resolve(self.options.from_run_folder()?, self.options.talk)?;
+        let session = Session::resolve(self.options.job_of_run_folder()?, self.options.talk)?;
         let rankings = session.plan.rank()?;
         session.print(&rankings, self.format)?;
         Ok(Status::Done)

@@ -30,6 +30,6 @@ Examples:
 
 impl Run {
     pub(super) fn run(self) -> anyhow::Result<Status> {
-        whole(self.options.from_file(&self.job)?, &self.options, self.printing)
+        whole(self.options.job_of_file(&self.job)?, &self.options, self.printing)
     }
 }

@@ -36,7 +36,7 @@ pub(crate) struct MethodOptions {
     ///
     /// A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
     /// as in Grosse et al. 2023; kronfluence's default is 1e-8.
-    #[arg(long, value_name = "DAMPING")]
+    #[arg(long, value_name = "DAMPING", allow_negative_numbers = true)]
     damping: Option<DampingRequest>,
     /// Scale of K-FAC's eigenvalues [default: per-example]
     ///

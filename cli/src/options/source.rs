@@ -33,7 +33,7 @@ impl JobOptions {
     ///
     /// # Errors
     /// If `--model`, `--train` or `--out` is not among them.
-    pub(crate) fn from_flags(&self) -> anyhow::Result<Job> {
+    pub(crate) fn job_of_flags(&self) -> anyhow::Result<Job> {
         let required = [("--model", &self.model.model), ("--train", &self.data.train), ("--out", &self.output.out)];
         let missing: Vec<_> =
             required.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| format!("`{name}`")).collect();
@@ -49,14 +49,14 @@ impl JobOptions {
     ///
     /// # Errors
     /// If the folder's job cannot be read, or there is none and the flags alone do not make one.
-    pub(crate) fn from_run_folder(&self) -> anyhow::Result<Job> {
+    pub(crate) fn job_of_run_folder(&self) -> anyhow::Result<Job> {
         match &self.output.out {
-            Some(out) if out.join(JOB_FILE).exists() => self.from_file(&out.join(JOB_FILE)),
+            Some(out) if out.join(JOB_FILE).exists() => self.job_of_file(&out.join(JOB_FILE)),
             Some(out) if self.model.model.is_none() || self.data.train.is_none() => Err(Problem::hinted(
                 format!("{}: no `{JOB_FILE}` there", out.display()),
                 "give `--model` and `--train`, or the folder of an earlier run as `--out`",
             )),
-            _ => self.from_flags(),
+            _ => self.job_of_flags(),
         }
     }
 
@@ -64,7 +64,7 @@ impl JobOptions {
     ///
     /// # Errors
     /// If the file cannot be read.
-    pub(crate) fn from_file(&self, file: &Path) -> anyhow::Result<Job> {
+    pub(crate) fn job_of_file(&self, file: &Path) -> anyhow::Result<Job> {
         Ok(self.over(Job::read(file)?))
     }
 
@@ -128,11 +128,11 @@ mod tests {
             --fisher empirical --label-draws 3 --damping 0.5x --kfac-scale per-position --seed 5 --measure logprob \
             --reduction mean --aggregate sum --normalize cosine --self-influence --threads 2 --memory 1GiB \
             --batch-tokens 11 --out r --top 4 --store-scores top --csv --score-scale kronfluence";
-        let job = options(flags).from_flags().expect("model, train and out are there");
+        let job = options(flags).job_of_flags().expect("model, train and out are there");
         // every key of the file in another than its default state
         let text = toml::to_string(&job).expect("a job is TOML");
         let plain =
-            toml::to_string(&options("--model m --train t --out r").from_flags().expect("enough")).expect("TOML");
+            toml::to_string(&options("--model m --train t --out r").job_of_flags().expect("enough")).expect("TOML");
         for line in ["path = \"m\"", "train = \"t\"", "path = \"r\""] {
             assert!(text.contains(line) && plain.contains(line), "{text}");
         }
@@ -145,7 +145,7 @@ mod tests {
     fn flags_that_were_not_given_change_nothing() {
         let given =
             options("--model m --train t --out r --curvature kfac --seed 3 --csv --add-eos both --damping 1e-8");
-        let job = given.from_flags().expect("enough");
+        let job = given.job_of_flags().expect("enough");
         assert_eq!(options("").over(job.clone()), job);
         let other = options("--seed 4").over(job.clone());
         assert_eq!((other.method.seed, other.method.curvature), (4, job.method.curvature));
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn another_training_file_has_another_size() {
-        let mut job = options("--model m --train t --out r").from_flags().expect("enough");
+        let mut job = options("--model m --train t --out r").job_of_flags().expect("enough");
         job.data.train_size = Some(160);
         assert_eq!(options("--train t").over(job.clone()).data.train_size, Some(160));
         assert_eq!(options("--train u").over(job.clone()).data.train_size, None);

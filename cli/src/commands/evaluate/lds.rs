@@ -57,8 +57,10 @@ enum Mask {
 const EXAMPLES: &str = with_exit_codes!(
     "\
 Examples:
-  ascribe evaluate lds --scores run --subsets subsets.safetensors --outcomes outcomes.safetensors --outcome margin
-  ascribe evaluate lds --scores ekfac kfac identity --subsets subsets.safetensors --outcomes outcomes.safetensors --outcome loss"
+  ascribe evaluate lds --scores run --outcome margin \\
+    --subsets subsets.safetensors --outcomes outcomes.safetensors
+  ascribe evaluate lds --scores ekfac kfac identity --outcome loss \\
+    --subsets subsets.safetensors --outcomes outcomes.safetensors"
 );
 
 impl Lds {

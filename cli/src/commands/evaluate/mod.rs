@@ -11,10 +11,11 @@ use ascribe::attribution::evaluate::Interval;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::status::Status;
+use crate::status::{Status, exit_codes};
 
 /// Compare scores with retraining, or with known answers
 #[derive(Debug, Subcommand)]
+#[command(after_help = exit_codes!())]
 pub(crate) enum Evaluate {
     Lds(lds::Lds),
     Retrieval(retrieval::Retrieval),

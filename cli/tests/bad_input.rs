@@ -1,0 +1,287 @@
+//! Every kind of bad input ends in one clear message, before any long work, with nothing written over.
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::{Folder, GPT2, MLP, ascribe, done, ended};
+
+/// The message of a run on these inputs, which must fail at once and leave no run folder.
+#[track_caller]
+fn refused(folder: &Folder, model: &str, train: &str, queries: &str, flags: &str) -> String {
+    let run = folder.arg("run");
+    let arguments = format!("influence --model {model} --train {train} --queries {queries} --out {run} {flags}");
+    let ended = ended(ascribe(&arguments));
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{arguments}\n{}", ended.err);
+    assert!(!folder.path("run").exists(), "{arguments}\nnothing is written before the inputs are checked");
+    folder.filtered(&ended.err)
+}
+
+const TRAIN: &str = "fixtures/gpt2-tiny/train.jsonl";
+const QUERIES: &str = "fixtures/gpt2-tiny/queries.jsonl";
+
+/// A checkpoint whose weights were changed.
+fn with_weights(folder: &Folder, fixture: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let model = folder.copy_of(fixture);
+    let file = folder.path(fixture).join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    change(&mut bytes);
+    fs::write(&file, bytes).unwrap();
+    model
+}
+
+/// A checkpoint whose weights' header was changed.
+fn with_header(folder: &Folder, fixture: &str, change: impl FnOnce(&mut Value)) -> String {
+    with_weights(folder, fixture, |bytes| {
+        let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+        change(&mut header);
+        let header = header.to_string();
+        let mut changed = (header.len() as u64).to_le_bytes().to_vec();
+        changed.extend_from_slice(header.as_bytes());
+        changed.extend_from_slice(&bytes[8 + n..]);
+        *bytes = changed;
+    })
+}
+
+#[test]
+fn checkpoints() {
+    let mut text = String::new();
+    let mut case = |what: &str, folder: &Folder, model: &str| {
+        let said = refused(folder, model, TRAIN, QUERIES, "--add-eos train");
+        text.push_str(&format!("# {what}\n{said}\n"));
+    };
+
+    let folder = Folder::new();
+    case("no such directory", &folder, &folder.arg("nowhere"));
+    folder.write("empty/readme.txt", "");
+    case("not a checkpoint", &folder, &folder.arg("empty"));
+    case("a file instead of a folder", &folder, "fixtures/gpt2-tiny/model.safetensors");
+
+    let folder = Folder::new();
+    let model = folder.copy_of("gpt2-tiny");
+    folder.write("gpt2-tiny/config.json", json!({"model_type": "bert", "vocab_size": 512}).to_string());
+    case("unsupported architecture", &folder, &model);
+    folder.write("gpt2-tiny/config.json", "{\"model_type\": \"gpt2\",");
+    case("broken configuration", &folder, &model);
+
+    let folder = Folder::new();
+    let model = with_header(&folder, "gpt2-tiny", |header| {
+        let tensor = header.as_object_mut().unwrap().remove("transformer.h.1.attn.c_attn.weight").unwrap();
+        header["transformer.h.1.attn.c_attn.wieght"] = tensor;
+    });
+    case("a missing tensor", &folder, &model);
+
+    let folder = Folder::new();
+    let model = with_header(&folder, "gpt2-tiny", |header| {
+        let shape = header["transformer.h.1.attn.c_attn.weight"]["shape"].as_array_mut().unwrap();
+        shape.reverse();
+    });
+    case("a misshapen tensor", &folder, &model);
+
+    let folder = Folder::new();
+    let model = with_weights(&folder, "gpt2-tiny", |bytes| bytes.truncate(bytes.len() - 1000));
+    case("a truncated file", &folder, &model);
+
+    let folder = Folder::new();
+    let model = with_weights(&folder, "gpt2-tiny", |bytes| bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes()));
+    case("a lying header", &folder, &model);
+
+    let folder = Folder::new();
+    let model = with_weights(&folder, "gpt2-tiny", |bytes| {
+        let n = bytes.len();
+        bytes[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    case("NaN in the weights", &folder, &model);
+
+    let folder = Folder::new();
+    let model = folder.copy_of("llama-tiny-llama3rope");
+    fs::remove_file(folder.path("llama-tiny-llama3rope/model-00002-of-00002.safetensors")).unwrap();
+    case("a missing shard", &folder, &model);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn tokenizers() {
+    let mut text = String::new();
+    let folder = Folder::new();
+    let model = folder.copy_of("gpt2-tiny");
+    fs::remove_file(folder.path("gpt2-tiny/tokenizer.json")).unwrap();
+    text.push_str(&refused(&folder, &model, TRAIN, QUERIES, ""));
+    text.push_str(&refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {}", folder.arg("nowhere"))));
+    let broken = folder.write("broken/tokenizer.json", "{\"version\": \"1.0\"}");
+    text.push_str(&refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {broken}")));
+
+    // an embedding with half the rows
+    let mut tokenizer: Value =
+        serde_json::from_slice(&fs::read(support::root().join("fixtures/gpt2-tiny/tokenizer.json")).unwrap()).unwrap();
+    tokenizer["model"]["vocab"]["zzzzz"] = 5000.into();
+    let large = folder.write("large/tokenizer.json", tokenizer.to_string());
+    text.push_str(&refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {large}")));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn examples() {
+    let folder = Folder::new();
+    let long = json!({"text": "the sheep stayed in the barn ".repeat(40)}).to_string();
+    let ids = |ids: &[i64]| json!({"input_ids": ids}).to_string();
+    let cases: [(&str, &str, String); 15] = [
+        ("no such file", "", String::new()),
+        ("an empty file", "train.jsonl", String::new()),
+        ("only blank lines", "train.jsonl", "\n\n".into()),
+        ("broken JSON", "train.jsonl", "{\"text\": \"fine\"}\n{\"text\": \"not fine\n".into()),
+        ("not an object", "train.jsonl", "[1, 2]\n".into()),
+        ("no content", "train.jsonl", "{\"id\": \"a\", \"txt\": \"the sheep\"}\n".into()),
+        ("half a pair", "train.jsonl", "{\"prompt\": \"the sheep\"}\n".into()),
+        ("no target token", "train.jsonl", ids(&[7])),
+        ("all labels masked", "train.jsonl", json!({"input_ids": [3, 4, 5], "labels": [-100, -100, -100]}).to_string()),
+        ("a token id out of range", "train.jsonl", format!("{}\n{}\n", ids(&[3, 4]), ids(&[3, 512]))),
+        ("a negative token id", "train.jsonl", ids(&[3, -4])),
+        ("longer than the model's positions", "train.jsonl", long.clone()),
+        (
+            "duplicate ids",
+            "train.jsonl",
+            "{\"id\": \"a\", \"text\": \"the sheep\"}\n{\"id\": \"a\", \"text\": \"the barn\"}\n".into(),
+        ),
+        ("not text", "train.jsonl", "{\"text\": \"\u{1}\"}\n".into()),
+        ("an unknown format", "train.parquet", "PAR1".into()),
+    ];
+    let mut text = String::new();
+    for (what, name, content) in cases {
+        let train = if name.is_empty() { folder.arg("nowhere.jsonl") } else { folder.write(name, content) };
+        text.push_str(&format!("# {what}\n{}\n", refused(&folder, "fixtures/gpt2-tiny", &train, QUERIES, "")));
+    }
+    // queries are read with the same care
+    let queries = folder.write("queries.jsonl", "{\"prompt\": \"the sheep\", \"completion\": \"\"}\n");
+    text.push_str(&format!(
+        "# a query without target\n{}\n",
+        refused(&folder, "fixtures/gpt2-tiny", TRAIN, &queries, "")
+    ));
+    // a length makes the long one fit
+    let train = folder.write("train.jsonl", format!("{long}\n{long}\n"));
+    let plan = done(&format!(
+        "influence --model fixtures/gpt2-tiny --train {train} --queries {QUERIES} --max-length 64 --out {} --dry-run",
+        folder.arg("run")
+    ));
+    assert!(plan.out.contains("2 training examples were cut to 64 tokens"), "{}", plan.out);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn rows() {
+    let folder = Folder::new();
+    let model = "fixtures/mlp-tiny";
+    let query = "fixtures/mlp-tiny/query.safetensors";
+    let mut text = String::new();
+    let mut case = |what: &str, train: &str| {
+        text.push_str(&format!("# {what}\n{}\n", refused(&folder, model, train, query, "")));
+    };
+    case("rows of another model", "fixtures/mlp-regression/train.safetensors");
+    case("tensors of something else", "fixtures/mlp-tiny/subsets.safetensors");
+    case("text for an MLP", TRAIN);
+    let mut bytes = fs::read(support::root().join("fixtures/mlp-tiny/train.safetensors")).unwrap();
+    bytes.truncate(bytes.len() - 3);
+    case("a truncated file", &folder.write("train.safetensors", bytes));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn job_files() {
+    let folder = Folder::new();
+    let job = |change: &str| {
+        format!(
+            "[model]\npath = \"fixtures/mlp-tiny\"\n[data]\ntrain = \"t\"\n[method]\n{change}\n[output]\npath = \"TMP\"\n"
+        )
+    };
+    let mut text = String::new();
+    let contents = [
+        ("an unknown key", job("curvatur = \"kfac\"")),
+        ("an unknown value", job("curvature = \"kfca\"")),
+        ("a bad damping", job("damping = \"plenty\"")),
+        ("a missing key", "[model]\npath = \"m\"\n".to_owned()),
+        ("no TOML", "model: m\n".to_owned()),
+    ];
+    for (what, content) in contents {
+        let file = folder.write("job.toml", content);
+        let ended = ended(ascribe(&format!("run {file}")));
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{what}");
+        text.push_str(&folder.filtered(&format!("# {what}\n{}\n", ended.err)));
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Runs `arguments` on a folder with something in it; returns the message, and checks that all is as it was.
+#[track_caller]
+fn refused_on(folder: &Folder, arguments: &str) -> String {
+    let before = folder.files("run");
+    let ended = ended(ascribe(&format!("{arguments} --out {}", folder.arg("run"))));
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{arguments}\n{}", ended.err);
+    support::assert_untouched(&before, &folder.files("run"));
+    // of the plan and the message, the message
+    let at = ended.err.find("error: ").expect("a message");
+    folder.filtered(&ended.err[at..])
+}
+
+#[test]
+fn run_folders() {
+    let mut text = String::new();
+    let folder = Folder::new();
+    folder.write("run/thesis.tex", "two years of work");
+    text.push_str(&format!("# a folder of something else\n{}\n", refused_on(&folder, &format!("influence {MLP}"))));
+
+    let folder = Folder::new();
+    done(&format!("influence {MLP} --out {} --quiet", folder.arg("run")));
+    let other = format!("influence {GPT2}");
+    text.push_str(&format!("# a run of other inputs\n{}\n", refused_on(&folder, &other)));
+    let seed = format!("influence {MLP} --seed 1");
+    text.push_str(&format!("# a run with other options\n{}\n", refused_on(&folder, &seed)));
+    let damping = format!("influence {MLP} --damping 1e-3");
+    text.push_str(&format!("# scores with other options\n{}\n", refused_on(&folder, &damping)));
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn two_processes_on_one_run_folder() {
+    use ascribe::attribution::store::{Store, Writer};
+    let folder = Folder::new();
+    let run = folder.arg("run");
+    done(&format!("influence {MLP} --out {run} --quiet"));
+    let key = Store::open(&folder.path("run")).unwrap().job();
+    let held = Store::claim(&folder.path("run"), &key, Writer::Whole).unwrap();
+    let said = refused_on(&folder, &format!("influence {MLP}"));
+    insta::assert_snapshot!(said, @r"
+    error: the run folder `TMP/run` is in use by another process (pid PID)
+    hint: wait until it ends, end it, or choose another `--out`
+    ");
+    // readers may read any time
+    done(&format!("inspect {run}"));
+    done(&format!("rank --out {run} --quiet"));
+    drop(held);
+    done(&format!("influence {MLP} --out {run} --quiet"));
+}
+
+/// A damaged artifact is an error that says it may be deleted, and deleting it mends the run.
+#[test]
+fn damaged_artifacts() {
+    let folder = Folder::new();
+    let run = folder.arg("run");
+    let ranking = done(&format!("influence {MLP} --out {run} --quiet")).out;
+    let mut artifacts = fs::read_dir(folder.path("run/artifacts")).unwrap().map(|entry| entry.unwrap().path());
+    let lambda = artifacts.find(|path| path.to_string_lossy().contains("lambda-")).expect("EK-FAC has a lambda");
+    let bytes = fs::read(&lambda).unwrap();
+    fs::write(&lambda, &bytes[..bytes.len() / 2]).unwrap();
+    fs::remove_file(folder.path("run/scores.safetensors")).unwrap();
+    let parts = fs::read_dir(folder.path("run/artifacts")).unwrap().map(|entry| entry.unwrap().path());
+    for path in parts
+        .filter(|path| !path.to_string_lossy().contains("lambda-") && !path.to_string_lossy().contains("eigenbasis-"))
+    {
+        fs::remove_file(path).unwrap();
+    }
+    let said = ended(ascribe(&format!("influence {MLP} --out {run} --quiet")));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(said.err.contains("lambda-") && said.err.contains("deleting this file is safe"), "{}", said.err);
+    fs::remove_file(&lambda).unwrap();
+    assert_eq!(done(&format!("influence {MLP} --out {run} --quiet")).out, ranking);
+}
