@@ -171,7 +171,7 @@ impl ascribe::attribution::Examples<ascribe::data::Batch> for First<'_> {
     }
 }
 
-/// Frobenius norms of sums, and how many were counted.
+/// Frobenius norms of sums, and how many were counted: exactly as many, or up to `missing` fewer.
 fn check_norm(
     reference: &Recorded,
     prefix: &str,
@@ -179,12 +179,14 @@ fn check_norm(
     layer: &str,
     found: &Matrix<f64>,
     count: u64,
+    missing: f64,
     tolerance: f64,
 ) {
     let theirs = reference.number(&format!("{prefix}.num_{}_processed.{layer}", kind.trim_end_matches("_matrix")));
-    assert_eq!(count as f64, theirs, "{kind} of {layer}: how many were counted");
+    let (count, fewer) = (count as f64, theirs - count as f64);
+    assert!((0.0..=missing).contains(&fewer), "{kind} of {layer}: {count} were counted, theirs {theirs}");
     let want = reference.number(&format!("{prefix}.{kind}.{layer}.frobenius_norm"));
-    let found = norm(found.as_slice()) * theirs;
+    let found = norm(found.as_slice()) * count;
     let error = (found / want - 1.0).abs();
     say(format_args!("{prefix}.{kind}.{layer}: norm off by {error:.1e}"));
     assert!(error < tolerance, "{prefix}.{kind}.{layer}: {found} {want}, off by {error:.1e}");
@@ -254,7 +256,7 @@ fn perceptrons_on_real_data() -> Outcome {
                 ("gradient_covariance", &covariance.outputs[l]),
                 ("lambda_matrix", lambda),
             ] {
-                check_norm(&reference, "ekfac_empirical", kind, &layer.name, matrix, n, 1e-3);
+                check_norm(&reference, "ekfac_empirical", kind, &layer.name, matrix, n, 0.0, 1e-3);
             }
         }
         let scale = ours(measurement, train.len());
@@ -319,10 +321,13 @@ fn gpt2_curvature_on_real_text() -> Outcome {
     for (l, layer) in model.layers().iter().enumerate() {
         let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
         let (n, positions) = (train.len() as u64, covariance.positions);
-        // one of 2,016 documents was changed after the reference was made
-        check_norm(&reference, "ekfac", "activation_covariance", &layer.name, input, positions, 1e-3);
-        check_norm(&reference, "ekfac", "gradient_covariance", &layer.name, &covariance.outputs[l], positions, 0.05);
-        check_norm(&reference, "ekfac", "lambda_matrix", &layer.name, &lambda.layers[l], n, 0.10);
+        // a web address was removed from one document after the reference was made: nine tokens
+        let check = |kind: &str, matrix: &Matrix<f64>, count: u64, tolerance: f64| {
+            check_norm(&reference, "ekfac", kind, &layer.name, matrix, count, 9.0, tolerance);
+        };
+        check("activation_covariance", input, positions, 1e-3);
+        check("gradient_covariance", &covariance.outputs[l], positions, 0.05);
+        check("lambda_matrix", &lambda.layers[l], n, 0.10);
     }
     let factors = ascribe::curvature::Factors::ekfac(bases, lambda);
     let fitted = Fitted { covariance: Some(covariance), factors };
