@@ -219,6 +219,21 @@ impl Examples<Batch> for InBatches<'_> {
 fn check_options(job: &Job) -> Result<(), JobError> {
     let options =
         |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    // `job.toml` has to be able to say what was asked
+    let paths = [
+        Some(&job.model.path),
+        Some(&job.data.train),
+        job.data.queries.as_ref(),
+        job.data.tokenizer.as_ref(),
+        Some(&job.output.path),
+    ];
+    if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
+        let problem = format!("the path `{}` is not UTF-8", path.display());
+        return Err(JobError::Options { problem, hint: Some("rename it, or give another path to it".into()) });
+    }
+    if i64::try_from(job.method.seed).is_err() {
+        return options("`seed` is out of range", "choose a seed below 2^63");
+    }
     if job.output.top == 0 {
         return options("`top` is 0", "list at least one proponent");
     }
