@@ -4,7 +4,7 @@ use super::session::Session;
 use crate::options::JobOptions;
 use crate::status::{Status, exit_codes, with_exit_codes};
 
-/// Prepare the queries: their gradients times the inverse curvature, kept in the run folder
+/// Prepare the queries: their gradients times the inverse curvature
 #[derive(Debug, Args)]
 #[command(after_help = exit_codes!(), after_long_help = EXAMPLES, mut_arg("out", |arg| arg.required(true)))]
 pub(crate) struct Query {
