@@ -89,13 +89,16 @@ pub fn quadratic_forms<N: Network, T: Real>(
     Ok(values)
 }
 
-struct ScoreTaps<'a, T> {
-    layers: &'a [LayerSpec],
-    products: &'a mut GradientProducts<T>,
-    vectors: &'a dyn VectorSource<T>,
-    leg: usize,
-    scores: Vec<f64>,
-    failure: Option<Error>,
+/// Adds up the scores of one batch over its layers, for one leg; a failure of the source is kept aside,
+/// because sinks speak the curvature's errors.
+pub(crate) struct ScoreTaps<'a, T> {
+    pub(crate) layers: &'a [LayerSpec],
+    pub(crate) products: &'a mut GradientProducts<T>,
+    pub(crate) vectors: &'a dyn VectorSource<T>,
+    pub(crate) leg: usize,
+    /// `[examples, Q]`, not scaled.
+    pub(crate) scores: Vec<f64>,
+    pub(crate) failure: Option<Error>,
 }
 
 impl<T: Real> TapSink for ScoreTaps<'_, T> {

@@ -1,8 +1,9 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, Tap, TapSink};
+use ascribe_curvature::{GradientProducts, Network, Objective};
 
+use crate::scorer::ScoreTaps;
 use crate::{ChunkEnd, Error, Sweep, VectorSource};
 
 /// Streams one checkpoint's training gradients past its leg's vectors; every inner product is multiplied by `weight`,
@@ -28,7 +29,7 @@ pub fn checkpoint_scores<N: Network, T: Real>(
     let mut products = GradientProducts::<T>::default();
     let batch = |columns: &mut Vec<f64>, range: Range<usize>, batch: &N::Batch| {
         let scores = vec![0.0; range.len() * queries];
-        let mut sink = LegTaps { layers, products: &mut products, vectors, leg, scores, failure: None };
+        let mut sink = ScoreTaps { layers, products: &mut products, vectors, leg, scores, failure: None };
         let found = sweep.network.differentiate(batch, Objective::TrainingLoss, &mut sink);
         if let Some(failure) = sink.failure {
             return Err(failure);
@@ -69,26 +70,5 @@ impl ScoreSum {
     /// in every stage that has it.
     pub fn scores(&self) -> &[f64] {
         &self.scores
-    }
-}
-
-struct LegTaps<'a, T> {
-    layers: &'a [LayerSpec],
-    products: &'a mut GradientProducts<T>,
-    vectors: &'a dyn VectorSource<T>,
-    leg: usize,
-    scores: Vec<f64>,
-    failure: Option<Error>,
-}
-
-impl<T: Real> TapSink for LegTaps<'_, T> {
-    fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
-        let l = tap.layer.0;
-        let vectors = self.vectors.vectors(self.leg, l).map_err(|error| {
-            let message = error.to_string();
-            self.failure = Some(error);
-            ascribe_curvature::Error::Sink(message.into())
-        })?;
-        self.products.add_scores(tap, &self.layers[l], vectors, &mut self.scores)
     }
 }
