@@ -237,7 +237,7 @@ fn scores(c: &mut Criterion) {
         group.throughput(Throughput::Elements(route.flops(shape, queries) as u64));
         group.bench_function(BenchmarkId::new(format!("queries-{queries}"), rows.name()), |bencher| {
             bencher.iter(|| {
-                let added = products.add_scores(rows.tap(), &rows.layer, &vectors, &mut scores);
+                let added = products.add_scores(rows.tap(), &rows.layer, &[&vectors], &mut scores);
                 added.expect("the tap is of this layer");
                 black_box(&scores);
             });

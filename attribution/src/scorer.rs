@@ -109,6 +109,6 @@ impl<T: Real> TapSink for ScoreTaps<'_, T> {
             self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())
         })?;
-        self.products.add_scores(tap, &self.layers[l], vectors, &mut self.scores)
+        self.products.add_scores(tap, &self.layers[l], &[vectors], &mut self.scores)
     }
 }

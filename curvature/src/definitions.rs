@@ -145,7 +145,9 @@ struct Scores<'a, T> {
 
 impl<T: Real> TapSink for Scores<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
-        self.products.add_scores(tap, self.layer, self.vectors, &mut self.scores)
+        // as vectors of two methods lie apart
+        let (one, others) = self.vectors.split_at(self.layer.parameters());
+        self.products.add_scores(tap, self.layer, &[one, others], &mut self.scores)
     }
 }
 

@@ -17,10 +17,11 @@ pub struct GradientProducts<T> {
 }
 
 impl<T: Real> GradientProducts<T> {
-    /// Adds `<Z_q, G_m>` of one layer to `scores[m · Q + q]` for every example `m` of the batch.
+    /// Adds `<Z_q, G_m>` of one layer to `scores[m · Q + q]` for every example `m` of the batch. Vectors that lie in
+    /// several places, as those of several methods do, meet the same gradients: `Q` counts them all, in order.
     ///
     /// # Shapes
-    /// `vectors: [Q, O, columns]`, `scores: [B, Q]`.
+    /// Each of `vectors: [_, O, columns]`, `scores: [B, Q]`.
     /// # Errors
     /// If the tap is not of this layer's shape or type.
     /// # Source
@@ -29,11 +30,11 @@ impl<T: Real> GradientProducts<T> {
         &mut self,
         tap: Tap<'_>,
         layer: &LayerSpec,
-        vectors: &[T],
+        vectors: &[&[T]],
         scores: &mut [f64],
     ) -> Result<(), Error> {
         let (o, i) = (layer.outputs, layer.columns());
-        let queries = vectors.len() / (o * i);
+        let queries = vectors.iter().map(|vectors| vectors.len() / (o * i)).sum();
         let b = tap.positions.examples();
         if queries == 0 || b == 0 {
             return Ok(());
@@ -83,7 +84,7 @@ fn by_gradient<T: Real>(
     tap: Tap<'_>,
     o: usize,
     i: usize,
-    vectors: &[T],
+    vectors: &[&[T]],
     queries: usize,
     scores: &mut [f64],
 ) {
@@ -100,15 +101,19 @@ fn by_gradient<T: Real>(
                 }
                 let mut part = vec![T::of(0.0); b * queries];
                 let gradients = View::dense(&gradients[..b * rows * i], b, rows * i);
-                let vectors = View::new(&vectors[start * i..], queries, rows * i, o * i);
-                gemm::matmul(
-                    ViewMut::dense(&mut part, b, queries),
-                    gemm::Into::Replace,
-                    T::of(1.0),
-                    gradients,
-                    vectors.t(),
-                    Threads::One,
-                );
+                let mut column = 0;
+                for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
+                    let n = vectors.len() / (o * i);
+                    gemm::matmul(
+                        ViewMut::new(&mut part[column..], b, n, queries),
+                        gemm::Into::Replace,
+                        T::of(1.0),
+                        gradients,
+                        View::new(&vectors[start * i..], n, rows * i, o * i).t(),
+                        Threads::One,
+                    );
+                    column += n;
+                }
                 part
             },
         )
@@ -126,17 +131,18 @@ fn by_rows<T: Real>(
     tap: Tap<'_>,
     o: usize,
     i: usize,
-    vectors: &[T],
+    vectors: &[&[T]],
     queries: usize,
     scores: &mut [f64],
 ) {
     let rows = tap.positions.rows();
-    let columns: Vec<Vec<f64>> = (0..queries)
+    let each: Vec<&[T]> = vectors.iter().flat_map(|vectors| vectors.chunks_exact(o * i)).collect();
+    let columns: Vec<Vec<f64>> = each
         .into_par_iter()
         .map_init(
             || vec![T::of(0.0); rows * o],
-            |turned, q| {
-                let vector = View::dense(&vectors[q * o * i..(q + 1) * o * i], o, i);
+            |turned, vector| {
+                let vector = View::dense(vector, o, i);
                 let a = View::dense(&a[..rows * i], rows, i);
                 gemm::matmul(
                     ViewMut::dense(turned, rows, o),

@@ -254,7 +254,7 @@ impl<T: Real> TapSink for LayerScores<'_, T> {
         let l = tap.layer.0;
         let vectors = self.vectors.vectors(0, l).expect("in memory");
         let mut scores = vec![0.0; tap.positions.examples() * self.vectors.queries()];
-        self.products.add_scores(tap, &self.layers[l], vectors, &mut scores)?;
+        self.products.add_scores(tap, &self.layers[l], &[vectors], &mut scores)?;
         self.scores[l].extend(scores);
         Ok(())
     }
