@@ -169,6 +169,30 @@ pub enum ReadError {
         /// The folder or file.
         source_path: PathBuf,
     },
+    /// `c` is one over a number of label tokens that nothing tells.
+    #[error("{}: training divided the loss by label tokens, but how many an example has is not known", source_path.display())]
+    UnknownLabelTokens {
+        /// The folder or file.
+        source_path: PathBuf,
+    },
+    /// Training data of more stages than the run has.
+    #[error("{}: has {}, but training data of {data} are given", source_path.display(), counted(*stages, "stage"))]
+    StagesOfData {
+        /// The folder or file.
+        source_path: PathBuf,
+        /// Stages of the run.
+        stages: usize,
+        /// Data sets.
+        data: usize,
+    },
+    /// Border steps that several stages could mean.
+    #[error("{}: has {stages} stages, so the steps at which segments end are not clear", source_path.display())]
+    EndsOfWhichStage {
+        /// The folder or file.
+        source_path: PathBuf,
+        /// Stages of the run.
+        stages: usize,
+    },
     /// `N` contradicts the log.
     #[error(
         "{}: {n_examples} examples in batches of {batch_size} make {expected} steps an epoch, but the log has {logged:.2}",
@@ -212,6 +236,10 @@ pub enum ReadError {
     },
 }
 
+fn counted(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 impl ReadError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
@@ -242,6 +270,13 @@ impl ReadError {
             Self::UnknownExamples { .. } => "state the number of training examples, or give the training data".to_string(),
             Self::UnknownLossScale { .. } => {
                 "state the loss scale: 1 for a mean over examples, 1 / (mean label tokens of an example) for a mean over tokens".to_string()
+            }
+            Self::UnknownLabelTokens { .. } => {
+                "give the training data, or state the loss scale as a number: 1 / (mean label tokens of an example)".to_string()
+            }
+            Self::StagesOfData { .. } => "give one data set for each stage, first trained first".to_string(),
+            Self::EndsOfWhichStage { .. } => {
+                "give each stage its own `segment_ends` in the `trajectory.toml`".to_string()
             }
             Self::ExamplesDisagree { .. } => {
                 "give the whole training set of the run; if it was trained on several processes, state how many".to_string()

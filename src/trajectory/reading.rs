@@ -181,7 +181,7 @@ impl Reading {
     }
 
     /// Examples in one update of this many processes.
-    fn batch_size(&self, processes: usize) -> usize {
+    pub(super) fn batch_size(&self, processes: usize) -> usize {
         self.batch.per_process.saturating_mul(self.batch.accumulation).saturating_mul(processes)
     }
 

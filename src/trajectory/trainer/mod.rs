@@ -19,6 +19,7 @@ use self::checkpoints::Folder;
 use self::replay::{Convention, Record};
 use self::scheduler_file::SchedulerState;
 use self::state::TrainerState;
+pub(super) use self::state::read_json;
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs};
 use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, Warning};

@@ -87,7 +87,7 @@ fn float(value: &Value) -> Option<f64> {
 }
 
 /// Reads JSON as Python writes it: `NaN` and `Infinity` come out as strings of that name.
-pub(super) fn read_json(file: &Path) -> Result<Value, ReadError> {
+pub(in crate::trajectory) fn read_json(file: &Path) -> Result<Value, ReadError> {
     let text = std::fs::read_to_string(file).map_err(|source| ReadError::Read { file: file.to_path_buf(), source })?;
     serde_json::from_str(&quote_constants(&text)).map_err(|source| ReadError::Json {
         file: file.to_path_buf(),

@@ -1,0 +1,273 @@
+//! A run as a method needs it: readings, what a person states and what the data say, joined into numbers.
+
+use ascribe_attribution::trajectory::{LossScale, Segment, SegmentRule, TrainingStage, Trajectory, segments};
+use serde_json::Value;
+
+use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
+use super::trainer::read_json;
+use super::{CheckpointFiles, ReadError, Reading, Stated};
+
+/// Segments of a stage where nobody says how many.
+const DEFAULT_SEGMENTS: usize = 3;
+
+/// What the data of a stage say where the run's files do not.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StageData {
+    /// Examples of the stage's whole training set.
+    pub examples: Option<usize>,
+    /// Mean number of targets of an example: label tokens of a language model, 1 of a classifier.
+    pub targets_per_example: Option<f64>,
+}
+
+/// A training run, ready for a method.
+#[derive(Debug, Clone)]
+pub struct TrainingRun {
+    /// What was read, one for each stage.
+    pub readings: Vec<Reading>,
+    /// Its numbers.
+    pub trajectory: Trajectory,
+    /// All segments in the order of training, each with the index of its stage.
+    pub segments: Vec<(usize, Segment)>,
+    /// What a person should know of how the numbers came about, beside the readings' warnings.
+    pub notes: Vec<String>,
+}
+
+impl TrainingRun {
+    /// The files of a stage's checkpoint, by the indices that segments use.
+    pub fn files(&self, stage: usize, checkpoint: usize) -> Option<&CheckpointFiles> {
+        self.readings.get(stage)?.checkpoints.get(checkpoint)
+    }
+}
+
+/// A number that neither the run's files nor a person gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// `N`.
+    Examples,
+    /// `c`.
+    LossScale,
+    /// `c` is one over the mean number of label tokens of an example, and that is not known.
+    LabelTokens,
+}
+
+/// A run without its data: what can be said before they are read.
+#[derive(Debug, Clone)]
+pub struct Outline {
+    /// What was read, one for each stage.
+    pub readings: Vec<Reading>,
+    /// `N` of every stage, if known.
+    pub n_examples: Vec<Option<usize>>,
+    /// `c` of every stage, if known.
+    pub loss_scales: Vec<Option<LossScale>>,
+    /// All segments in the order of training, each with the index of its stage. Where `c` is not known, `tau` is
+    /// that of `c = 1`.
+    pub segments: Vec<(usize, Segment)>,
+    /// What the data have to say, with the index of its stage.
+    pub unknown: Vec<(usize, Unknown)>,
+    /// As [`TrainingRun::notes`].
+    pub notes: Vec<String>,
+}
+
+impl TrajectoryRequest {
+    /// Joins readings with what is stated and with what the data of each stage say; stages beyond the end of `data`
+    /// have none.
+    ///
+    /// # Errors
+    /// `N` or `c` known from nowhere; an `N` that contradicts the log; more data than stages; segments that cannot be
+    /// cut.
+    pub fn resolve(&self, readings: Vec<Reading>, data: &[StageData]) -> Result<TrainingRun, ReadError> {
+        let outline = self.outline(readings, data)?;
+        if let Some(&(stage, unknown)) = outline.unknown.first() {
+            let source_path = outline.readings[stage].source.clone();
+            return Err(match unknown {
+                Unknown::Examples => ReadError::UnknownExamples { source_path },
+                Unknown::LossScale => ReadError::UnknownLossScale { source_path },
+                Unknown::LabelTokens => ReadError::UnknownLabelTokens { source_path },
+            });
+        }
+        let numbers = outline.n_examples.iter().zip(&outline.loss_scales);
+        let stages: Result<Vec<TrainingStage>, ReadError> = numbers
+            .zip(&outline.readings)
+            .map(|((&n_examples, &loss_scale), reading)| reading.stage(&self.stated(n_examples, loss_scale)))
+            .collect();
+        let source_path = self.path.clone();
+        let trajectory = Trajectory::new(stages?).map_err(|problem| ReadError::Numbers { source_path, problem })?;
+        let Outline { readings, segments, notes, .. } = outline;
+        Ok(TrainingRun { readings, trajectory, segments, notes })
+    }
+
+    /// As [`resolve`](Self::resolve), but numbers that are not known are listed instead of refused.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), without those of unknown numbers.
+    pub fn outline(&self, readings: Vec<Reading>, data: &[StageData]) -> Result<Outline, ReadError> {
+        if data.len() > readings.len() {
+            let (stages, data) = (readings.len(), data.len());
+            return Err(ReadError::StagesOfData { source_path: self.path.clone(), stages, data });
+        }
+        if readings.len() > 1
+            && let SegmentRequest::Rule(SegmentRule::Given(_)) = self.segments
+        {
+            return Err(ReadError::EndsOfWhichStage { source_path: self.path.clone(), stages: readings.len() });
+        }
+        let mut outline = Outline {
+            readings: Vec::with_capacity(readings.len()),
+            n_examples: Vec::new(),
+            loss_scales: Vec::new(),
+            segments: Vec::new(),
+            unknown: Vec::new(),
+            notes: Vec::new(),
+        };
+        let several = readings.len() > 1;
+        for (index, reading) in readings.into_iter().enumerate() {
+            let mut notes = Notes { stage: several.then(|| reading.name.clone()), list: &mut outline.notes };
+            let data = data.get(index).copied().unwrap_or_default();
+            let n_examples = n_examples(&reading, data, &mut notes);
+            let loss_scale = self.loss_scale(&reading, data, &mut notes)?;
+            // Segments depend on neither number, except for `τ`, which is proportional to `c`.
+            let mut stand_in = reading.clone();
+            if n_examples.is_none() {
+                stand_in.epochs = None;
+            }
+            let scale = loss_scale.ok().unwrap_or(LossScale::Stated(1.0));
+            // Whole batches: no note about the last one.
+            let batch = self.batch_size(&reading).max(1);
+            let stage = stand_in.stage(&self.stated(n_examples.or(Some(batch)), Some(scale)))?;
+            stage.notes().iter().for_each(|note| notes.add(note.to_string()));
+            let rule = self.rule(&reading, &mut notes);
+            let cut = segments(&stage, &rule, self.checkpoint_weights.into())
+                .map_err(|problem| ReadError::Numbers { source_path: reading.source.clone(), problem })?;
+            outline.segments.extend(cut.into_iter().map(|segment| (index, segment)));
+            outline.unknown.extend(n_examples.is_none().then_some((index, Unknown::Examples)));
+            outline.unknown.extend(loss_scale.err().map(|unknown| (index, unknown)));
+            outline.n_examples.push(n_examples);
+            outline.loss_scales.push(loss_scale.ok());
+            outline.readings.push(reading);
+        }
+        Ok(outline)
+    }
+
+    fn batch_size(&self, reading: &Reading) -> usize {
+        reading.batch_size(self.processes.or(reading.batch.processes).unwrap_or(1))
+    }
+
+    fn stated(&self, n_examples: Option<usize>, loss_scale: Option<LossScale>) -> Stated {
+        Stated {
+            n_examples,
+            loss_scale,
+            processes: self.processes,
+            clipping: self.clipping.into(),
+            trained_layers: None,
+        }
+    }
+
+    /// `c`: stated, else recorded, else the Trainer's own for language models. The inner error says what is missing.
+    fn loss_scale(
+        &self,
+        reading: &Reading,
+        data: StageData,
+        notes: &mut Notes<'_>,
+    ) -> Result<Result<LossScale, Unknown>, ReadError> {
+        let over_tokens = |tokens: Option<f64>| match tokens {
+            Some(tokens_per_example) => Ok(LossScale::MeanOverTokens { tokens_per_example }),
+            None => Err(Unknown::LabelTokens),
+        };
+        // A description may know the tokens although the person says it in their own words.
+        let recorded_tokens = match reading.loss_scale {
+            Some(LossScale::MeanOverTokens { tokens_per_example }) => Some(tokens_per_example),
+            _ => None,
+        };
+        Ok(match (self.loss_scale, reading.loss_scale) {
+            (Some(LossScaleRequest::Mean), _) => Ok(LossScale::MeanOverExamples),
+            (Some(LossScaleRequest::Sum), _) => Ok(LossScale::SumOverBatch { batch_size: self.batch_size(reading) }),
+            (Some(LossScaleRequest::TokenMean), _) => over_tokens(recorded_tokens.or(data.targets_per_example)),
+            (Some(LossScaleRequest::Number(c)), _) => Ok(LossScale::Stated(c)),
+            (None, Some(recorded)) => Ok(recorded),
+            (None, None) if is_trainer_of_language_model(reading)? => {
+                notes.add(match data.targets_per_example {
+                    Some(tokens) => format!(
+                        "the loss scale is that of transformers, a mean over label tokens; the training data have {tokens:.2} for each example"
+                    ),
+                    None => "the loss scale is that of transformers, a mean over label tokens".to_string(),
+                });
+                over_tokens(data.targets_per_example)
+            }
+            (None, None) => Err(Unknown::LossScale),
+        })
+    }
+
+    /// The rule of one stage.
+    fn rule(&self, reading: &Reading, notes: &mut Notes<'_>) -> SegmentRule {
+        let checkpoints = reading.checkpoints.len();
+        let last = reading.checkpoints.last().map_or(0, |checkpoint| checkpoint.step);
+        match (&self.segments, &reading.segment_ends) {
+            (SegmentRequest::Rule(SegmentRule::Given(ends)), _) | (SegmentRequest::Auto, Some(ends)) => {
+                // The end of the last segment may be written out; it is no border.
+                SegmentRule::Given(without_last(ends, last))
+            }
+            (SegmentRequest::Rule(rule), _) => rule.clone(),
+            (SegmentRequest::Auto, None) if checkpoints < DEFAULT_SEGMENTS => {
+                let plural =
+                    if checkpoints == 1 { "checkpoint makes 1 segment" } else { "checkpoints make 2 segments" };
+                notes.add(format!("{checkpoints} {plural} instead of {DEFAULT_SEGMENTS}"));
+                SegmentRule::EqualCheckpoints(checkpoints.max(1))
+            }
+            (SegmentRequest::Auto, None) => SegmentRule::EqualCheckpoints(DEFAULT_SEGMENTS),
+        }
+    }
+}
+
+fn without_last(ends: &[usize], last: usize) -> Vec<usize> {
+    match ends.split_last() {
+        Some((&end, others)) if end == last => others.to_vec(),
+        _ => ends.to_vec(),
+    }
+}
+
+/// `N`: recorded, else of the data.
+fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Option<usize> {
+    match (reading.n_examples, data.examples) {
+        (Some(recorded), Some(held)) if recorded != held => {
+            notes.add(format!(
+                "the run records {recorded} training examples, which is used; the training data hold {held}"
+            ));
+            Some(recorded)
+        }
+        (Some(recorded), _) => Some(recorded),
+        (None, Some(held)) => {
+            notes.add(format!("the number of training examples, {held}, is that of the training data"));
+            Some(held)
+        }
+        (None, None) => None,
+    }
+}
+
+/// Whether transformers divided the loss by label tokens: its Trainer does for a model that predicts the next token.
+fn is_trainer_of_language_model(reading: &Reading) -> Result<bool, ReadError> {
+    let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(false) };
+    let file = last.folder.join("config.json");
+    if !file.is_file() {
+        return Ok(false);
+    }
+    let config = read_json(&file)?;
+    let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+    Ok(class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel")))
+}
+
+/// Notes of one stage, with its name in front where there are several.
+struct Notes<'a> {
+    stage: Option<String>,
+    list: &'a mut Vec<String>,
+}
+
+impl Notes<'_> {
+    fn add(&mut self, note: String) {
+        self.list.push(match &self.stage {
+            Some(stage) => format!("stage `{stage}`: {note}"),
+            None => note,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
