@@ -4,6 +4,7 @@ use ascribe_attribution::trajectory::TrajectoryError;
 
 use super::optimizer_state::OptimizerStateError;
 use super::torch_zip::TorchFileError;
+use crate::model::LoadError;
 
 /// Why a description of training on disk cannot be turned into a trajectory.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,45 @@ pub enum ReadError {
     /// An `optimizer.pt`.
     #[error(transparent)]
     OptimizerState(#[from] OptimizerStateError),
+    /// A checkpoint as a model.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// An architecture whose parameters torch numbers in an order that is not known here.
+    #[error("{}: the order of the parameters of `{kind}` is not known", file.display())]
+    UnknownOrder {
+        /// `config.json`.
+        file: PathBuf,
+        /// `model_type`.
+        kind: String,
+    },
+    /// A tensor that has no place in that order.
+    #[error("{}: the place of `{name}` among the optimizer's parameters is not known", file.display())]
+    UnknownTensor {
+        /// The weights.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A layer that has no such parameter in the checkpoint.
+    #[error("{}: has no `{parameter}`, whose second moments are needed", file.display())]
+    LayerWithoutParameter {
+        /// The weights.
+        file: PathBuf,
+        /// The parameter.
+        parameter: String,
+    },
+    /// A parameter of another shape than the model's layer.
+    #[error("{}: `{parameter}` has the shape {found:?}, the layer needs {expected:?}", file.display())]
+    LayerShape {
+        /// The weights.
+        file: PathBuf,
+        /// The parameter.
+        parameter: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that the layer has, in the file's layout.
+        expected: Vec<usize>,
+    },
     /// A checkpoint's state says another step than its folder.
     #[error("{}: was written at step {found}, the folder's name says {step}", file.display())]
     StepMismatch {
@@ -257,6 +297,13 @@ impl ReadError {
             Self::StepMismatch { .. } => "give the folder its own number back, or remove it".to_string(),
             Self::Torch(error) => return error.hint(),
             Self::OptimizerState(error) => return error.hint(),
+            Self::Model(error) => return error.hint(),
+            Self::UnknownOrder { .. } | Self::UnknownTensor { .. } => {
+                "second moments are matched by order and shape, and no guess is made: use influence at the final checkpoint".to_string()
+            }
+            Self::LayerWithoutParameter { .. } | Self::LayerShape { .. } => {
+                "all checkpoints of a stage must be of one model".to_string()
+            }
             Self::CheckpointsDiffer { .. } => {
                 "the run was changed on the way: describe each part as a stage in a `trajectory.toml`".to_string()
             }

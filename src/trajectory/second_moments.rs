@@ -1,0 +1,99 @@
+//! Adam's second moments of a checkpoint, layer by layer in the layout of gradients.
+//!
+//! # Source
+//! METHOD §4.4, traps 24, 25, 27; FORMATS §5.
+
+use std::path::Path;
+
+use super::optimizer_state::{OptimizerState, OptimizerStateError};
+use super::parameter_groups::Parameter;
+use super::torch_parameters::{Layout, TorchParameters};
+use super::{ReadError, TransformersVersion};
+use crate::curvature::LayerSpec;
+
+/// The bias-corrected second moments `v̂` of every layer, `None` for one that the optimizer never updated.
+///
+/// `folder` is the checkpoint, whose configuration and weights tell names and shapes; `optimizer` its `optimizer.pt`;
+/// `version` the transformers that wrote it.
+///
+/// # Shapes
+/// `[outputs, columns]`, row major, the bias as the last column.
+/// # Errors
+/// A file that cannot be read or is of a kind that is refused; entries that cannot be mapped to names with
+/// certainty; a layer that is not in the checkpoint or has another shape there; a layer of which only the weight or
+/// only the bias was updated.
+pub fn second_moments(
+    folder: &Path,
+    optimizer: &Path,
+    layers: &[LayerSpec],
+    version: Option<TransformersVersion>,
+) -> Result<Vec<Option<Vec<f32>>>, ReadError> {
+    let parameters = TorchParameters::read(folder)?;
+    let mut state = OptimizerState::open(optimizer, &parameters.list, version)?;
+    layers.iter().map(|layer| of_layer(layer, &parameters, &mut state, optimizer)).collect()
+}
+
+fn of_layer(
+    layer: &LayerSpec,
+    parameters: &TorchParameters,
+    state: &mut OptimizerState,
+    optimizer: &Path,
+) -> Result<Option<Vec<f32>>, ReadError> {
+    let missing = |parameter: &str| ReadError::LayerWithoutParameter {
+        file: parameters.file.clone(),
+        parameter: format!("{}.{parameter}", layer.name),
+    };
+    let (weight, layout) = parameters.weight(&layer.name).ok_or_else(|| missing("weight"))?;
+    let (o, i) = (layer.outputs, layer.inputs);
+    let expected = match layout {
+        Layout::OutputsFirst => [o, i],
+        Layout::InputsFirst => [i, o],
+    };
+    let check = |parameter: &Parameter, expected: &[usize]| {
+        if parameter.shape == expected {
+            return Ok(());
+        }
+        Err(ReadError::LayerShape {
+            file: parameters.file.clone(),
+            parameter: parameter.name.clone(),
+            found: parameter.shape.clone(),
+            expected: expected.to_vec(),
+        })
+    };
+    check(weight, &expected)?;
+    let bias = match layer.bias {
+        true => Some(parameters.bias(&layer.name).ok_or_else(|| missing("bias"))?),
+        false => None,
+    };
+    if let Some(bias) = bias {
+        check(bias, &[o])?;
+    }
+    let updated = |parameter: &Parameter| state.step(&parameter.name).is_some();
+    match (updated(weight), bias.map(updated)) {
+        (false, None | Some(false)) => return Ok(None),
+        (true, None | Some(true)) => {}
+        // Part of the layer was frozen: neither a preconditioner of all of it, nor none.
+        (weight_updated, _) => {
+            let unmoved = if weight_updated { bias.unwrap_or(weight) } else { weight };
+            let (file, parameter) = (optimizer.to_path_buf(), unmoved.name.clone());
+            return Err(OptimizerStateError::NoState { file, parameter }.into());
+        }
+    }
+    let weight = state.corrected_second_moment(&weight.name)?;
+    let bias = bias.map(|bias| state.corrected_second_moment(&bias.name)).transpose()?;
+    let columns = layer.columns();
+    let mut moments = vec![0.0; o * columns];
+    for (r, row) in moments.chunks_exact_mut(columns).enumerate() {
+        match layout {
+            Layout::OutputsFirst => row[..i].copy_from_slice(&weight[r * i..(r + 1) * i]),
+            Layout::InputsFirst => row[..i].iter_mut().enumerate().for_each(|(c, v)| *v = weight[c * o + r]),
+        }
+        if let Some(bias) = &bias {
+            row[i] = bias[r];
+        }
+    }
+    Ok(Some(moments))
+}
+
+#[cfg(test)]
+mod tests;
