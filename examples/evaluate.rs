@@ -6,32 +6,17 @@
 
 use std::path::{Path, PathBuf};
 
-use ascribe::job::{DataRequest, Job, MethodRequest, ModelRequest, OutputRequest, Plan, Precision, Side};
+use ascribe::job::{Job, Plan, Side};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-tiny");
     let out = tempfile::tempdir()?;
-    let job = |queries: &str, run: PathBuf| Job {
-        model: ModelRequest { path: fixture.clone(), layers: vec![], skip_layers: vec![], dtype: Precision::F32 },
-        data: DataRequest {
-            train: fixture.join("train.jsonl"),
-            queries: Some(fixture.join(queries)),
-            tokenizer: None,
-            max_length: None,
-            pack: None,
-            add_bos: Side::None,
-            add_eos: Side::Train,
-            train_size: None,
-        },
-        method: MethodRequest::default(),
-        resources: Default::default(),
-        output: OutputRequest {
-            path: run,
-            top: 3,
-            store_scores: Default::default(),
-            csv: false,
-            scale: Default::default(),
-        },
+    let job = |queries: &str, run: PathBuf| {
+        let mut job = Job::new(&fixture, fixture.join("train.jsonl"), run);
+        job.data.queries = Some(fixture.join(queries));
+        job.data.add_eos = Side::Train;
+        job.output.top = 3;
+        job
     };
     for queries in ["queries.jsonl", "documents.jsonl"] {
         let plan = Plan::resolve(job(queries, out.path().join(queries)))?;

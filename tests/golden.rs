@@ -345,7 +345,7 @@ fn normalised_and_aggregated_scores_of_the_classifier() -> Outcome {
         let mut one = MemoryVectors::new(layers, 1, 1);
         let walk = Walk::influence(&factors, damping);
         let queries = sweep(&case.network, &case.queries, Pass::Queries);
-        prepare_queries(&queries, Measurement::Loss, Reduction::Sum, aggregate, &walk, &mut one)?;
+        prepare_queries(&queries, Measurement::Loss, Reduction::Sum, aggregate, &[&walk], &mut one)?;
         let matrix = score_with(&case.network, &case.train, &one, &factors, damping, 1.0 / 6.0)?;
         let want: Vec<f64> = mean.iter().map(|x| factor * x).collect();
         assert_relative(&matrix.wide(), &want, 1e-7, "aggregated queries");

@@ -20,5 +20,5 @@ pub use error::Error;
 pub use observer::{Event, Observer, Pass};
 pub use pass::{ChunkEnd, Examples, LabelMode, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
-pub use scorer::{ScoreColumns, quadratic_forms, score};
+pub use scorer::{QueryRows, ScoreColumns, quadratic_forms, score};
 pub use walk::{Buffer, Leg, LegFn, Walk};

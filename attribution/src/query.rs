@@ -83,8 +83,9 @@ impl<T: Real> VectorSource<T> for MemoryVectors<T> {
     }
 }
 
-/// Takes the gradients of all queries of `sweep`, carries them along `walk`, and puts every leg's
-/// products into `sink`. Returns each query's measurement.
+/// Takes the gradients of all queries of `sweep`, carries them along each of `walks`, and puts every leg's
+/// products into `sink`: one differentiation for several methods, dampings or time scales. Legs are numbered
+/// through all walks, those of the first walk first. Returns each query's measurement.
 ///
 /// # Errors
 /// [`Error::NonFiniteQuery`]; the network's, the sink's, [`Error::Interrupted`].
@@ -96,7 +97,7 @@ pub fn prepare_queries<N: Network, T: Real>(
     measurement: Measurement,
     reduction: Reduction,
     aggregate: Aggregate,
-    walk: &Walk<'_, T>,
+    walks: &[&Walk<'_, T>],
     sink: &mut dyn VectorSink<T>,
 ) -> Result<Vec<f64>, Error> {
     let layers = sweep.network.layers();
@@ -128,7 +129,7 @@ pub fn prepare_queries<N: Network, T: Real>(
                         }
                         Ok(())
                     }
-                    None => walk.carry(layer, &layers[layer], gradients, |leg, vectors| {
+                    None => carry_all(walks, layer, &layers[layer], gradients, |leg, vectors| {
                         sink.put(leg, layer, range.clone(), vectors)
                     }),
                 }
@@ -144,9 +145,26 @@ pub fn prepare_queries<N: Network, T: Real>(
     };
     sweep.run(sweep.range.start, &mut (), batch, |_, _| Ok(()))?;
     for (layer, sum) in sums.into_iter().enumerate() {
-        walk.carry(layer, &layers[layer], sum, |leg, vectors| sink.put(leg, layer, 0..1, vectors))?;
+        carry_all(walks, layer, &layers[layer], sum, |leg, vectors| sink.put(leg, layer, 0..1, vectors))?;
     }
     Ok(values)
+}
+
+/// Carries the same gradients along every walk.
+fn carry_all<T: Real>(
+    walks: &[&Walk<'_, T>],
+    layer: usize,
+    spec: &LayerSpec,
+    gradients: Vec<T>,
+    mut take: impl FnMut(usize, &[T]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some((last, others)) = walks.split_last() else { return Ok(()) };
+    let mut first_leg = 0;
+    for walk in others {
+        walk.carry(layer, spec, gradients.clone(), |leg, vectors| take(first_leg + leg, vectors))?;
+        first_leg += walk.legs.len();
+    }
+    last.carry(layer, spec, gradients, |leg, vectors| take(first_leg + leg, vectors))
 }
 
 /// Forms each layer's gradients for a batch and hands them on; a failure of the taker is kept aside,

@@ -5,59 +5,79 @@ use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, Quadrat
 
 use crate::{ChunkEnd, Error, Sweep, VectorSource};
 
-/// Scores of a contiguous range of training examples with all queries.
+/// Query vectors that training gradients are multiplied with, and what their products count.
+#[derive(Clone, Copy)]
+pub struct QueryRows<'a, T> {
+    /// Where the vectors are.
+    pub vectors: &'a dyn VectorSource<T>,
+    /// Which leg's.
+    pub leg: usize,
+    /// Multiplies every product: `w_a / N_l`; `1 / N` for influence functions.
+    pub weight: f64,
+}
+
+impl<T> std::fmt::Debug for QueryRows<'_, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryRows").field("leg", &self.leg).field("weight", &self.weight).finish_non_exhaustive()
+    }
+}
+
+/// Scores of a contiguous range of training examples with all query rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreColumns {
     /// Which training examples.
     pub examples: Range<usize>,
-    /// `[examples, Q]`: predicted change of each query's measurement in its own unit, for one more copy
-    /// of the example (METHOD §1.3).
-    pub scores: Vec<f32>,
-    /// `[examples]`: `scale · <G_m, f(H) G_m>`, if a form was given.
-    pub self_influence: Vec<f32>,
+    /// `[examples, rows]`: predicted change of each query's measurement in its own unit, for one more copy
+    /// of the example (METHOD §1.3), as far as this checkpoint contributes to it.
+    pub scores: Vec<f64>,
+    /// `[examples]`: weight · `<G_m, f(H) G_m>`, if a form was given.
+    pub self_influence: Vec<f64>,
 }
 
-/// Streams training gradients past the queries' vectors of one leg and, if `form` is given, past
-/// themselves (METHOD §3.3).
+/// Streams the training gradients of one checkpoint past the queries' vectors of one or several walks and, if
+/// `form` is given, past themselves (METHOD §3.3): its values are multiplied by the number beside it.
 ///
-/// `scale` multiplies every score: `1/N`, the weight one example has in the training objective.
-/// Columns are handed to `take` in order, a chunk of batches at a time; the flag says that it is time to
-/// save.
+/// The rows of all `rows` stand in their order in a score column. Columns are handed to `take` in order, a chunk of
+/// batches at a time.
 ///
 /// # Errors
 /// [`Error::NonFiniteScore`]; the network's, `take`'s, [`Error::Interrupted`].
 ///
 /// # Source
-/// METHOD §3.2 (7).
+/// METHOD §3.2 (7), §4.1 (14).
 pub fn score<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     start: usize,
-    vectors: &dyn VectorSource<T>,
-    leg: usize,
-    scale: f64,
-    mut form: Option<QuadraticForm<'_, T>>,
+    rows: &[QueryRows<'_, T>],
+    mut form: Option<(QuadraticForm<'_, T>, f64)>,
     mut take: impl FnMut(ScoreColumns, ChunkEnd) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let layers = sweep.network.layers();
-    let queries = vectors.queries();
+    let counts: Vec<usize> = rows.iter().map(|rows| rows.vectors.queries()).collect();
+    let width: usize = counts.iter().sum();
+    let weights: Vec<f64> =
+        rows.iter().zip(&counts).flat_map(|(rows, count)| std::iter::repeat_n(rows.weight, *count)).collect();
     let mut products = GradientProducts::<T>::default();
-    let batch = |columns: &mut [Vec<f32>; 2], range: Range<usize>, batch: &N::Batch| {
-        let scores = vec![0.0; range.len() * queries];
-        let mut sink = ScoreTaps { layers, products: &mut products, vectors, leg, scores, failure: None };
+    let batch = |columns: &mut [Vec<f64>; 2], range: Range<usize>, batch: &N::Batch| {
+        let scores = vec![0.0; range.len() * width];
+        let mut sink = ScoreTaps { layers, products: &mut products, rows, scores, failure: None };
         let found = match &mut form {
-            Some(form) => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut Tee(&mut sink, form)),
+            Some((form, _)) => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut Tee(&mut sink, form)),
             None => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut sink),
         };
         if let Some(failure) = sink.failure {
             return Err(failure);
         }
         found?;
-        let own = form.as_mut().map(QuadraticForm::take).unwrap_or_default();
+        let own = form.as_mut().map(|(form, _)| form.take()).unwrap_or_default();
         if !sink.scores.iter().chain(&own).all(|score| score.is_finite()) {
             return Err(Error::NonFiniteScore(range));
         }
-        columns[0].extend(sink.scores.iter().map(|score| (score * scale) as f32));
-        columns[1].extend(own.iter().map(|value| (value * scale) as f32));
+        for column in sink.scores.chunks_exact(width.max(1)) {
+            columns[0].extend(column.iter().zip(&weights).map(|(score, weight)| score * weight));
+        }
+        let weight = form.as_ref().map_or(1.0, |(_, weight)| *weight);
+        columns[1].extend(own.iter().map(|value| value * weight));
         Ok(())
     };
     sweep.run(start, &mut [vec![], vec![]], batch, |columns, chunk| {
@@ -89,26 +109,26 @@ pub fn quadratic_forms<N: Network, T: Real>(
     Ok(values)
 }
 
-/// Adds up the scores of one batch over its layers, for one leg; a failure of the source is kept aside,
-/// because sinks speak the curvature's errors.
-pub(crate) struct ScoreTaps<'a, T> {
-    pub(crate) layers: &'a [LayerSpec],
-    pub(crate) products: &'a mut GradientProducts<T>,
-    pub(crate) vectors: &'a dyn VectorSource<T>,
-    pub(crate) leg: usize,
-    /// `[examples, Q]`, not scaled.
-    pub(crate) scores: Vec<f64>,
-    pub(crate) failure: Option<Error>,
+/// Adds up the scores of one batch over its layers; a failure of a source is kept aside, because sinks speak the
+/// curvature's errors.
+struct ScoreTaps<'a, T> {
+    layers: &'a [LayerSpec],
+    products: &'a mut GradientProducts<T>,
+    rows: &'a [QueryRows<'a, T>],
+    /// `[examples, rows]`, not weighted.
+    scores: Vec<f64>,
+    failure: Option<Error>,
 }
 
 impl<T: Real> TapSink for ScoreTaps<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
         let l = tap.layer.0;
-        let vectors = self.vectors.vectors(self.leg, l).map_err(|error| {
+        let vectors = self.rows.iter().map(|rows| rows.vectors.vectors(rows.leg, l)).collect::<Result<Vec<_>, _>>();
+        let vectors = vectors.map_err(|error| {
             let message = error.to_string();
             self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())
         })?;
-        self.products.add_scores(tap, &self.layers[l], &[vectors], &mut self.scores)
+        self.products.add_scores(tap, &self.layers[l], &vectors, &mut self.scores)
     }
 }

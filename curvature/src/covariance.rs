@@ -112,7 +112,7 @@ impl<T: Real> GramSum<T> {
         let mut mean = self.sum;
         for r in 0..size {
             for c in 0..=r {
-                let x = mean[r * size + c] / self.rows as f64;
+                let x = mean[r * size + c] / self.rows.max(1) as f64;
                 mean[r * size + c] = x;
                 mean[c * size + r] = x;
             }
@@ -167,7 +167,8 @@ impl<T: Real> CovarianceSum<T> {
 
     /// Positions and examples counted so far.
     pub fn counts(&self) -> [u64; 2] {
-        [self.outputs.first().map_or(0, |sum| sum.rows), self.examples]
+        // a layer that some networks lack has seen none
+        [self.outputs.iter().map(|sum| sum.rows).max().unwrap_or(0), self.examples]
     }
 
     /// Adds stored sums, those of another shard or of the interrupted pass that goes on.

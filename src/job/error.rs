@@ -11,6 +11,21 @@ pub enum JobError {
     /// The checkpoint.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The training run.
+    #[error(transparent)]
+    Trajectory(#[from] crate::trajectory::ReadError),
+    /// A checkpoint was written over while it was used.
+    #[error("{}: the checkpoint has changed since the run began", folder.display())]
+    Changed {
+        /// The checkpoint.
+        folder: PathBuf,
+    },
+    /// Checkpoints of one run that do not take the same inputs.
+    #[error("{}: the checkpoint does not take the inputs that the run's last one takes", folder.display())]
+    OtherInputs {
+        /// The checkpoint.
+        folder: PathBuf,
+    },
     /// Training examples or queries.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -83,6 +98,12 @@ impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Load(error) => error.hint(),
+            Self::Trajectory(error) => error.hint(),
+            Self::Changed { .. } => Some("start again; what is finished is kept".into()),
+            Self::OtherInputs { .. } => {
+                Some("checkpoints of one run have one architecture, vocabulary and number of inputs".into())
+            }
+            Self::Pass(crate::attribution::Error::Source(error)) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Store(error) | Self::Pass(crate::attribution::Error::Store(error)) => error.hint(),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some("check the path".into()),

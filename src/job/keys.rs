@@ -1,25 +1,29 @@
 //! What each artifact depends on, and nothing else: its key in the store.
 
 use super::Plan;
+use super::answers::{Method, ScorePass, VectorSet};
 use super::plan::measure_name;
-use super::request::{Curvature, Fisher, KfacScale, Precision, ScoreScale};
+use super::request::{
+    AdamRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
+};
+use super::training::{Fit, Place, Site};
 use crate::attribution::store::{Key, KeyBuilder};
-use crate::curvature::{Damping, Network};
+use crate::curvature::{CurvatureKind, Damping};
 
 /// Raised whenever the arithmetic changes, so that older artifacts are not mixed in.
-const ARITHMETIC: u32 = 1;
+const ARITHMETIC: u32 = 2;
 
 impl Plan {
-    /// The model, as far as gradients of tracked layers depend on it.
-    fn model_key(&self) -> Key {
+    /// A network, as far as gradients of tracked layers depend on it.
+    fn network_key(&self, network: usize) -> Key {
         let dtype = match self.job.model.dtype {
             Precision::F32 => "f32",
             Precision::F64 => "f64",
         };
-        KeyBuilder::new("model", ARITHMETIC)
-            .field("checkpoint", &self.model.content_hash()[..])
+        KeyBuilder::new("network", ARITHMETIC)
+            .field("checkpoint", &self.training.networks.parameters()[network].content_hash[..])
             .field("dtype", dtype)
-            .list("layers", self.model.layers().iter().map(|layer| layer.name.as_str()))
+            .list("layers", self.training.layers().iter().map(|layer| layer.name.as_str()))
             .finish()
     }
 
@@ -33,75 +37,209 @@ impl Plan {
         }
     }
 
-    /// Covariances, and the eigenbases made of them.
-    pub(super) fn covariance_key(&self) -> Key {
+    /// The covariances of one network on one stage's data.
+    pub(super) fn covariance_key(&self, site: Site) -> Key {
         let builder = KeyBuilder::new("covariance", ARITHMETIC)
-            .field("model", self.model_key())
-            .field("data", &self.train.content_hash()[..]);
+            .field("network", self.network_key(site.network))
+            .field("data", &self.curvature_data(site.stage)[..]);
         self.labels(builder).finish()
     }
 
-    /// Λ.
-    pub(super) fn lambda_key(&self) -> Key {
-        let curvature = match self.job.method.curvature {
-            Curvature::Diagonal => "diagonal",
-            _ => "ekfac",
+    /// The eigenbases of a fit.
+    pub(super) fn eigenbasis_key(&self, fit: &Fit) -> Key {
+        let covariances = fit.places.iter().map(|place| self.covariance_key(site(fit, place)));
+        let builder = KeyBuilder::new("eigenbasis", ARITHMETIC)
+            .list("covariances", covariances)
+            .list("weights", fit.places.iter().map(|place| place.weight))
+            .list("frozen", fit.frozen.iter().map(|&l| self.training.layers()[l].name.as_str()));
+        self.conditioning(builder, fit).finish()
+    }
+
+    fn conditioning(&self, builder: KeyBuilder, fit: &Fit) -> KeyBuilder {
+        let (Some(moments), Some(source)) = (&fit.moments, &self.job.source) else { return builder };
+        let form = match source.adam {
+            AdamRequest::Conditioned => "conditioned",
+            AdamRequest::Scalar => "scalar",
         };
-        let builder = KeyBuilder::new("lambda", ARITHMETIC)
-            .field("covariance", self.covariance_key())
-            .field("curvature", curvature);
+        let hash = &moments.content_hash[..];
+        builder.field("moments", hash).field("epsilon", moments.epsilon()).field("adam", form)
+    }
+
+    /// Λ of one of a fit's networks in the fit's eigenbasis.
+    pub(super) fn lambda_key(&self, fit: &Fit, place: &Place) -> Key {
+        let builder = match fit.kind {
+            CurvatureKind::Diagonal => KeyBuilder::new("lambda", ARITHMETIC).field("basis", "standard"),
+            _ => KeyBuilder::new("lambda", ARITHMETIC).field("basis", self.eigenbasis_key(fit)),
+        };
+        let builder = builder
+            .field("network", self.network_key(place.network))
+            .field("data", &self.curvature_data(fit.stage)[..]);
+        self.labels(self.conditioning(builder, fit)).finish()
+    }
+
+    /// Everything that a fit makes.
+    fn fit_key(&self, fit: &Fit) -> Key {
+        let builder = KeyBuilder::new("factors", ARITHMETIC);
+        let lambdas = || fit.places.iter().map(|place| self.lambda_key(fit, place));
+        let weights = || fit.places.iter().map(|place| place.weight);
+        match fit.kind {
+            CurvatureKind::Identity => {
+                builder.field("kind", "identity").field("network", self.network_key(fit.places[0].network))
+            }
+            CurvatureKind::Diagonal => {
+                builder.field("kind", "diagonal").list("lambda", lambdas()).list("weights", weights())
+            }
+            CurvatureKind::Ekfac => builder.field("kind", "ekfac").list("lambda", lambdas()).list("weights", weights()),
+            CurvatureKind::Kfac => {
+                let scale = match self.job.method.kfac_scale {
+                    KfacScale::PerExample => "per-example",
+                    KfacScale::PerPosition => "per-position",
+                };
+                builder.field("kind", "kfac").field("basis", self.eigenbasis_key(fit)).field("scale", scale)
+            }
+        }
+        .finish()
+    }
+
+    /// The identity of the run folder. Of one checkpoint it is its curvature; of a training run its networks and data,
+    /// so that runs with other segments may share what they have in common.
+    pub(super) fn run_key(&self) -> Key {
+        if self.training.run.is_none() {
+            return self.fit_key(&self.training.fits[0]);
+        }
+        let networks = 0..self.training.networks.parameters().len();
+        let stages = 0..self.training.stages.len();
+        let builder = KeyBuilder::new("training run", ARITHMETIC)
+            .list("networks", networks.map(|network| self.network_key(network)))
+            .list(
+                "data",
+                stages.map(|stage| self.curvature_data(stage).to_vec()).collect::<Vec<_>>().iter().map(Vec::as_slice),
+            );
         self.labels(builder).finish()
     }
 
-    /// Everything that `fit` makes: the identity of the run folder.
-    pub(super) fn factors_key(&self) -> Key {
-        let (name, key) = match self.job.method.curvature {
-            Curvature::Identity => ("identity", self.model_key()),
-            Curvature::Diagonal => ("diagonal", self.lambda_key()),
-            Curvature::Kfac => ("kfac", self.covariance_key()),
-            Curvature::Ekfac => ("ekfac", self.lambda_key()),
-        };
-        let scale = match self.job.method.kfac_scale {
-            KfacScale::PerExample => "per-example",
-            KfacScale::PerPosition => "per-position",
-        };
-        let builder = KeyBuilder::new("factors", ARITHMETIC).field("kind", name).field("of", key);
-        if self.job.method.curvature == Curvature::Kfac { builder.field("scale", scale) } else { builder }.finish()
+    /// The walk of an answer: its curvatures and its functions of them.
+    fn walk_key(&self, answer: usize) -> Key {
+        let builder = KeyBuilder::new("walk", ARITHMETIC);
+        let fits = &self.training.fits;
+        match self.answers[answer].method {
+            Method::Influence { fit, damping } => {
+                let (kind, damping) = match damping {
+                    Damping::Absolute(x) => ("absolute", x),
+                    Damping::MeanFraction(x) => ("mean fraction", x),
+                };
+                let builder = builder.field("method", "influence").field("factors", self.fit_key(&fits[fit]));
+                match fits[fit].kind {
+                    // nothing is damped
+                    CurvatureKind::Identity => builder,
+                    _ => builder.field("damping kind", kind).field("damping", damping),
+                }
+            }
+            Method::Gradients | Method::Tracin => builder.field("method", "gradients"),
+            Method::Source { time_scale } => {
+                let segments = self.training.segments();
+                let form = self.job.source.as_ref().map(|source| source.form).unwrap_or_default();
+                let builder = builder
+                    .field("method", "source")
+                    .field("form", format!("{form:?}").as_str())
+                    .field("time scale", time_scale)
+                    .list("factors", fits[..segments.len()].iter().map(|fit| self.fit_key(fit)))
+                    .list("tau", segments.iter().map(|(_, segment)| segment.tau))
+                    .list("decay", segments.iter().map(|(_, segment)| segment.decay_exponent))
+                    .list("stages", segments.iter().map(|(stage, _)| *stage as u64));
+                if form == FormRequest::Exponential { self.optimizers(builder) } else { self.every_step(builder) }
+            }
+        }
+        .finish()
     }
 
-    /// The queries' inverse-Hessian-vector products.
-    pub(super) fn query_key(&self) -> Option<Key> {
+    fn optimizers(&self, builder: KeyBuilder) -> KeyBuilder {
+        let stages = self.training.run.iter().flat_map(|run| run.trajectory.stages());
+        let optimizers: Vec<String> = stages.map(|stage| format!("{:?}", stage.optimizer())).collect();
+        builder.list("optimizers", optimizers.iter().map(String::as_str))
+    }
+
+    /// What the step-by-step forms depend on.
+    fn every_step(&self, builder: KeyBuilder) -> KeyBuilder {
+        let mut builder = self.optimizers(builder);
+        for (stage, segment) in self.training.segments() {
+            let Some(stage) = self.training.stage_numbers(*stage) else { continue };
+            let steps = segment.steps.clone();
+            builder = builder
+                .list("rates", steps.clone().map(|k| stage.rates().rate(k).unwrap_or(0.0)))
+                .list("scaled rates", steps.map(|k| stage.scaled_rate(k).unwrap_or(0.0)));
+        }
+        builder
+    }
+
+    /// The query vectors of a set.
+    pub(super) fn vectors_key(&self, set: VectorSet) -> Option<Key> {
         let queries = self.queries.as_ref()?;
-        let (kind, damping) = match self.job.method.damping.0 {
-            Damping::Absolute(x) => ("absolute", x),
-            Damping::MeanFraction(x) => ("mean fraction", x),
-        };
         let method = &self.job.method;
         let key = KeyBuilder::new("queries", ARITHMETIC)
-            .field("factors", self.factors_key())
+            .field("walk", self.walk_key(set.answer))
+            .field("network", self.network_key(set.network))
             .field("data", &queries.content_hash()[..])
-            .field("damping kind", kind)
-            .field("damping", damping)
             .field("measure", measure_name(self.measure()))
             .field("reduction", format!("{:?}", method.reduction).as_str())
-            .field("aggregate", format!("{:?}", method.aggregate).as_str());
+            .field("aggregate", format!("{:?}", method.aggregate).as_str())
+            .field("normalize", format!("{:?}", method.normalize).as_str());
         Some(key.finish())
     }
 
-    /// Scores.
-    pub(super) fn score_key(&self) -> Option<Key> {
-        let scale = match self.job.output.scale {
-            ScoreScale::PerExample => self.train_size() as u64,
-            ScoreScale::Kronfluence => 0,
-        };
-        let key = KeyBuilder::new("scores", ARITHMETIC)
-            .field("queries", self.query_key()?)
-            .field("data", &self.train.content_hash()[..])
-            .field("train size", scale)
+    /// The score parts of a pass.
+    pub(super) fn pass_key(&self, pass: &ScorePass) -> Option<Key> {
+        let mut builder = KeyBuilder::new("score pass", ARITHMETIC)
+            .field("network", self.network_key(pass.site.network))
+            .field("data", &self.training.stages[pass.site.stage].train.content_hash()[..])
             .field("normalize", format!("{:?}", self.job.method.normalize).as_str())
-            .field("self-influence", self.job.method.self_influence)
-            .field("stored", format!("{:?}", self.job.output.store_scores).as_str());
-        let top = if self.job.output.store_scores == super::StoreScores::Top { self.job.output.top as u64 } else { 0 };
-        Some(key.field("top", top).finish())
+            .field("self-influence", self.job.method.self_influence);
+        for contribution in &pass.contributions {
+            builder = builder
+                .field("queries", self.vectors_key(contribution.set)?)
+                .field("leg", contribution.leg as u64)
+                .field("weight", contribution.weight);
+        }
+        Some(self.stored(builder).finish())
     }
+
+    /// The scores of an answer.
+    pub(super) fn answer_key(&self, answer: usize) -> Option<Key> {
+        let mut builder = KeyBuilder::new("scores", ARITHMETIC);
+        for pass in self.score_passes(&[answer]) {
+            builder = builder.field("pass", self.pass_key(&pass)?);
+        }
+        let builder = match self.job.output.scale {
+            ScoreScale::PerExample => builder,
+            ScoreScale::Kronfluence => builder.field("scale", "kronfluence"),
+        };
+        Some(builder.finish())
+    }
+
+    /// Self-influence under Source.
+    pub(super) fn self_influence_key(&self) -> Key {
+        let form = self.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
+        let form = match form {
+            SelfInfluenceForm::Walk => "walk",
+            SelfInfluenceForm::Local => "local",
+        };
+        let mut builder =
+            KeyBuilder::new("self-influence", ARITHMETIC).field("form", form).field("walk", self.walk_key(0));
+        for fit in &self.training.fits[..self.training.segments().len()] {
+            let stage = &self.training.stages[fit.stage];
+            builder = builder.field("data", &stage.train.content_hash()[..]).field("n", stage.n_examples as u64);
+        }
+        builder.finish()
+    }
+
+    fn stored(&self, builder: KeyBuilder) -> KeyBuilder {
+        let output = &self.job.output;
+        let top = if output.store_scores == StoreScores::Top { output.top as u64 } else { 0 };
+        builder.field("stored", format!("{:?}", output.store_scores).as_str()).field("top", top)
+    }
+}
+
+/// Where a part of a fit is taken.
+pub(super) fn site(fit: &Fit, place: &Place) -> Site {
+    Site { network: place.network, stage: fit.stage }
 }

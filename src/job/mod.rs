@@ -1,18 +1,26 @@
 //! A run from files to ranking: what was asked ([`Job`]), what will be done ([`Plan`]), and doing it.
 
+mod answers;
+mod curvature;
 mod error;
-mod fit;
 mod keys;
+mod moments;
+mod networks;
 mod output;
 mod plan;
 mod queries;
 mod rank;
 mod request;
+mod reuse;
 mod run;
+mod saturation;
 mod scores;
+mod self_influence;
+mod training;
 
 pub use error::JobError;
-pub use plan::{DataSummary, LayerSummary, Plan, Summary};
+pub use plan::{DataSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary};
 pub use rank::{QueryInfo, QueryRanking, RankedExample};
 pub use request::*;
 pub use run::{StageReport, StepReport};
+pub use saturation::{LayerSaturation, Saturation};

@@ -2,52 +2,73 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::answers::Method;
 use super::rank::QueryRanking;
+use super::reuse::CURVATURE_DATA;
 use super::run::StepReport;
-use super::{AggregateRequest, Curvature, Fisher, JobError, Normalize, Plan, ScoreScale};
-use crate::attribution::ranking::{Ranking, RankingError};
-use crate::attribution::store::{Key, Metadata, TensorData, TensorFile, write_safetensors};
+use super::scores::Sums;
+use super::{AggregateRequest, Curvature, DampingRequest, Fisher, JobError, Normalize, Plan, ScoreScale, StoreScores};
+use crate::attribution::ranking::{Ranking, RankingError, ScoreRows, rank};
+use crate::attribution::store::{
+    Dtype, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter, write_safetensors,
+};
 
 /// Kind of the store's score parts.
 pub(super) const SCORES: &str = "scores";
-/// The score matrix.
-pub(super) const SCORES_FILE: &str = "scores.safetensors";
-/// Each query's best and worst, if the matrix is not kept.
-pub(super) const TOP_FILE: &str = "top.safetensors";
 
 const KEY: &str = "ascribe_key";
 
 impl Plan {
     /// Refuses a run folder whose results belong to another job, before any work.
     pub(super) fn check_results(&self) -> Result<(), JobError> {
-        let Some(key) = self.score_key() else { return Ok(()) };
-        for name in [SCORES_FILE, TOP_FILE] {
-            let file = self.job.output.path.join(name);
-            if file.exists() && !has_key(&file, &key)? {
-                return Err(JobError::OtherResults { file });
+        for answer in 0..self.answers.len() {
+            let Some(key) = self.answer_key(answer) else { return Ok(()) };
+            for file in [scores_file(self, answer), top_file(self, answer)] {
+                if file.exists() && !has_key(&file, &key)? {
+                    return Err(JobError::OtherResults { file });
+                }
             }
         }
         Ok(())
     }
 }
 
-/// Whether the folder holds the results with this key.
-pub(super) fn results_of(folder: &Path, key: &Key) -> Result<bool, JobError> {
-    for name in [SCORES_FILE, TOP_FILE] {
-        let file = folder.join(name);
-        if file.exists() && has_key(&file, key)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+/// `name.safetensors` of the first answer, `name.ANSWER.safetensors` of the others.
+fn of_answer(plan: &Plan, answer: usize, name: &str, ending: &str) -> PathBuf {
+    let file = match answer {
+        0 => format!("{name}.{ending}"),
+        _ => format!("{name}.{}.{ending}", plan.answers[answer].name),
+    };
+    plan.job.output.path.join(file)
 }
 
-fn has_key(file: &Path, key: &Key) -> Result<bool, JobError> {
-    Ok(TensorFile::open(file)?.metadata(KEY) == Some(&key.to_string()))
+/// An answer's score matrix.
+pub(super) fn scores_file(plan: &Plan, answer: usize) -> PathBuf {
+    of_answer(plan, answer, "scores", "safetensors")
+}
+
+/// Each query's best and worst, if the matrix is not kept.
+pub(super) fn top_file(plan: &Plan, answer: usize) -> PathBuf {
+    of_answer(plan, answer, "top", "safetensors")
+}
+
+/// Every training example's score for itself.
+pub(super) fn self_influence_file(plan: &Plan) -> PathBuf {
+    plan.job.output.path.join("self_influence.safetensors")
+}
+
+/// Whether the folder holds an answer's results with this key.
+pub(super) fn has_results(plan: &Plan, answer: usize, key: &Key) -> Result<bool, JobError> {
+    Ok(has_key(&scores_file(plan, answer), key)? || has_key(&top_file(plan, answer), key)?)
+}
+
+/// Whether there is such a file and it was made from what the key says.
+pub(super) fn has_key(file: &Path, key: &Key) -> Result<bool, JobError> {
+    Ok(file.exists() && TensorFile::open(file)?.metadata(KEY) == Some(&key.to_string()))
 }
 
 /// Ids of the score matrix's rows.
@@ -61,10 +82,11 @@ pub(super) fn query_ids(plan: &Plan) -> Vec<String> {
 }
 
 /// What a reader of the scores has to know.
-pub(super) fn score_metadata(plan: &Plan, key: &Key) -> Metadata {
+fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata {
     let method = &plan.job.method;
     let ids = |ids: Vec<String>| serde_json::to_string(&ids).expect("texts are JSON");
-    let train_ids = (0..plan.train.len()).map(|m| plan.train.id(m).to_owned()).collect();
+    let columns = &plan.training.columns;
+    let train_ids = (0..columns.len()).map(|column| columns.id(column).to_owned()).collect();
     let measure = super::plan::measure_name(plan.measure());
     let unit = match (method.normalize, plan.job.output.scale) {
         (Normalize::Cosine, _) => "cosine between -1 and 1".to_owned(),
@@ -81,19 +103,24 @@ pub(super) fn score_metadata(plan: &Plan, key: &Key) -> Metadata {
         Fisher::True => "true",
         Fisher::Empirical => "empirical",
     };
-    let method_name = match method.curvature {
-        Curvature::Identity => "gradient dot product",
-        _ => "influence",
+    let answered = &plan.answers[answer];
+    let no_curvature = method.curvature == Curvature::Identity && plan.training.run.is_none();
+    let (method_name, detail) = match answered.method {
+        Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
+        Method::Influence { damping, .. } => ("influence", String::from(DampingRequest(damping))),
+        Method::Source { time_scale } => ("source", time_scale.to_string()),
+        Method::Tracin => ("tracin", String::new()),
+        Method::Gradients => ("gradient dot product", String::new()),
     };
     let layers: Vec<&str> = plan.summary().layers.iter().map(|layer| layer.name.as_str()).collect();
-    let entries: BTreeMap<&str, String> = BTreeMap::from([
+    let mut entries: BTreeMap<&str, String> = BTreeMap::from([
         (KEY, key.to_string()),
         ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
         ("format", "1".into()),
         ("method", method_name.into()),
         ("curvature", format!("{:?}", method.curvature).to_lowercase()),
         ("fisher", fisher.into()),
-        ("damping", method.damping.into()),
+        ("answer", answered.name.clone()),
         ("seed", method.seed.to_string()),
         ("measurement", measure.into()),
         ("reduction", format!("{:?}", method.reduction).to_lowercase()),
@@ -103,31 +130,45 @@ pub(super) fn score_metadata(plan: &Plan, key: &Key) -> Metadata {
         (
             "scale",
             match plan.job.output.scale {
-                ScoreScale::PerExample => format!("1/{}", plan.train_size()),
+                ScoreScale::PerExample => format!("1/{}", plan.training.last_stage().n_examples),
                 ScoreScale::Kronfluence => "1".into(),
             },
         ),
-        ("train_size", plan.train_size().to_string()),
+        ("train_size", plan.training.last_stage().n_examples.to_string()),
         ("layers", json!(layers).to_string()),
         ("notes", json!(plan.summary().notes).to_string()),
         ("query_ids", ids(query_ids(plan))),
         ("train_ids", ids(train_ids)),
     ]);
+    match answered.method {
+        Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),
+        Method::Source { .. } => {
+            entries.insert("time_scale", detail);
+            entries.insert("legs", json!(plan.summary().legs).to_string());
+        }
+        _ => {}
+    }
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// `self_influence.safetensors`.
 pub(super) fn write_self_influence(plan: &Plan, key: &Key, values: &[f32]) -> Result<(), JobError> {
-    let mut metadata = score_metadata(plan, key);
+    let mut metadata = score_metadata(plan, 0, key);
     metadata.remove("query_ids");
     metadata.insert("units".into(), "rise of the example's own loss predicted for its removal from training".into());
-    let file = plan.job.output.path.join("self_influence.safetensors");
+    let file = self_influence_file(plan);
     Ok(write_safetensors(&file, &[TensorData::new("self_influence", &[values.len()], values)], &metadata)?)
 }
 
 /// `top.safetensors`: for each query the places in the training file and the scores of its best and
 /// worst examples.
-pub(super) fn write_top(plan: &Plan, key: &Key, rankings: &[Ranking], measurements: &[f64]) -> Result<(), JobError> {
+pub(super) fn write_top(
+    plan: &Plan,
+    answer: usize,
+    key: &Key,
+    rankings: &[Ranking],
+    measurements: &[f64],
+) -> Result<(), JobError> {
     let width = rankings.first().map_or(0, |ranking| ranking.proponents.len());
     let shape = [rankings.len(), width];
     let split = |pairs: Vec<(usize, f32)>| {
@@ -143,21 +184,69 @@ pub(super) fn write_top(plan: &Plan, key: &Key, rankings: &[Ranking], measuremen
         TensorData::new("opponents.score", &shape, &worst_score),
         TensorData::new("measurements", &queries, measurements),
     ];
-    Ok(write_safetensors(&plan.job.output.path.join(TOP_FILE), &tensors, &score_metadata(plan, key))?)
+    Ok(write_safetensors(&top_file(plan, answer), &tensors, &score_metadata(plan, answer, key))?)
+}
+
+/// Numbers of the score matrix that are in memory at a time.
+const BLOCK: usize = 1 << 24;
+
+/// `scores.safetensors` from sums that are read a block of rows at a time; `finish(q, row)` has the last word on a
+/// row. If the matrix is not to be kept, its best and worst are, as in [`write_top`].
+pub(super) fn write_scores(
+    plan: &Plan,
+    answer: usize,
+    key: &Key,
+    measurements: &[f64],
+    sums: &mut Sums<'_>,
+    finish: impl Fn(usize, &mut [f32]),
+) -> Result<(), JobError> {
+    let (rows, n) = (sums.rows(), plan.training.columns.len());
+    let full = plan.job.output.store_scores == StoreScores::Full;
+    let specs = [
+        TensorSpec::new("scores", Dtype::F32, [rows, n]),
+        TensorSpec::new("measurements", Dtype::F64, [measurements.len()]),
+    ];
+    let writer = match full {
+        true => Some(TensorWriter::create(&scores_file(plan, answer), &specs, &score_metadata(plan, answer, key))?),
+        false => None,
+    };
+    let mut rankings = vec![];
+    let at_once = (BLOCK / n.max(1)).max(1);
+    for start in (0..rows).step_by(at_once) {
+        let block = start..(start + at_once).min(rows);
+        let mut scores = sums.read(block.clone())?;
+        block.clone().zip(scores.chunks_exact_mut(n)).for_each(|(q, row)| finish(q, row));
+        match &writer {
+            Some(writer) => writer.write_values_at("scores", (start * n) as u64, &scores)?,
+            None => {
+                let matrix = ScoreRows::new(&scores, block.len(), n).map_err(ranking_error)?;
+                let found = rank(matrix, plan.job.output.top).map_err(ranking_error)?;
+                rankings.extend(found.into_iter().map(|found| Ranking { query: start + found.query, ..found }));
+            }
+        }
+    }
+    match writer {
+        None => write_top(plan, answer, key, &rankings, measurements),
+        Some(writer) => {
+            writer.write_values_at("measurements", 0, measurements)?;
+            writer.finish()?;
+            Ok(())
+        }
+    }
 }
 
 /// `ranking.jsonl`, one object for each query, and `ranking.csv` if asked for.
-pub(super) fn write_rankings(plan: &Plan, rankings: &[QueryRanking]) -> Result<(), JobError> {
+pub(super) fn write_rankings(plan: &Plan, answer: usize, rankings: &[QueryRanking]) -> Result<(), JobError> {
     let mut lines = String::new();
     for ranking in rankings {
         lines.push_str(&serde_json::to_string(ranking).expect("a ranking is JSON"));
         lines.push('\n');
     }
-    write_file(&plan.job.output.path.join("ranking.jsonl"), lines.as_bytes())?;
+    write_file(&of_answer(plan, answer, "ranking", "jsonl"), lines.as_bytes())?;
     if !plan.job.output.csv {
         return Ok(());
     }
-    let file = plan.job.output.path.join("ranking.csv");
+    let file = of_answer(plan, answer, "ranking", "csv");
     let failed =
         |error: csv::Error| JobError::Io { file: file.clone(), action: "cannot be written", source: error.into() };
     let mut writer = csv::Writer::from_writer(vec![]);
@@ -180,11 +269,18 @@ pub(super) fn write_report(plan: &Plan, report: &StepReport) -> Result<(), JobEr
     let file = plan.job.output.path.join("run.json");
     let before =
         std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    let mut stages = before.and_then(|value| value.get("stages")?.as_array().cloned()).unwrap_or_default();
+    let mut stages = before.as_ref().and_then(|value| value.get("stages")?.as_array().cloned()).unwrap_or_default();
     stages.extend(report.stages.iter().filter(|stage| !stage.reused).map(|stage| json!(stage)));
+    let data = plan.training.stages.iter().enumerate().map(|(index, stage)| {
+        (stage.name.clone(), json!(blake3::Hash::from_bytes(plan.curvature_data(index)).to_hex().as_str()))
+    });
+    let saturation =
+        report.saturation.as_ref().map(|found| json!(found)).or_else(|| before?.get("saturation").cloned());
     let text = json!({
         "ascribe_version": env!("CARGO_PKG_VERSION"),
+        CURVATURE_DATA: data.collect::<serde_json::Map<_, _>>(),
         "summary": plan.summary(),
+        "saturation": saturation,
         "stages": stages,
     });
     let text = serde_json::to_string_pretty(&text).expect("a report is JSON");

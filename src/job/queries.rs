@@ -1,16 +1,18 @@
-//! The queries' inverse-Hessian-vector products on disk: written once, mapped by the scorer, usable
+//! The queries' inverse-Hessian-vector products on disk: written once for each answer, mapped by the scorer, usable
 //! with other training data.
 
 use std::ops::Range;
 
-use super::plan::InBatches;
+use super::answers::{Method, VectorSet};
+use super::plan::Few;
 use super::run::{Number, Run};
 use super::{JobError, Normalize};
+use crate::attribution::source::LegCurvature;
 use crate::attribution::store::{Artifact, Dtype, Element, Metadata, TensorSpec, TensorWriter};
 use crate::attribution::{
-    Aggregate, Error, Event, Pass, VectorSink, VectorSource, Walk, prepare_queries, quadratic_forms,
+    Aggregate, Error, Event, LegFn, Pass, Sweep, VectorSink, VectorSource, prepare_queries, quadratic_forms,
 };
-use crate::curvature::{Factors, LayerSpec, Measurement, Network, Objective, QuadraticForm};
+use crate::curvature::{Factors, LayerSpec, Measurement, Objective, QuadraticForm};
 
 const QUERIES: &str = "queries";
 
@@ -18,73 +20,109 @@ const QUERIES: &str = "queries";
 const GRADIENT_BYTES: usize = 64 << 20;
 
 impl Run<'_> {
-    /// The queries' vectors, prepared where they are not there yet.
-    pub(super) fn query<T: Number>(&self, factors: &Factors<T>) -> Result<StoredVectors, JobError> {
-        if let Some(found) = self.find_vectors()? {
-            self.observer().event(Event::Reused { pass: Pass::Queries });
-            return Ok(found);
-        }
-        let (Some(queries), Some(key)) = (&self.plan.queries, self.plan.query_key()) else {
+    /// The vectors of these answers, prepared where they are not there yet: all that ask the same network in one
+    /// pass over the queries.
+    pub(super) fn query<T: Number>(&self, answers: &[usize], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {
+        if self.plan.queries.is_none() {
             return Err(JobError::NoQueries);
-        };
-        let (layers, method) = (self.plan.model.layers(), &self.plan.job.method);
+        }
+        let mut missing = vec![];
+        for set in self.plan.vector_sets(answers) {
+            if self.find_vectors(set)?.is_none() {
+                missing.push(set);
+            }
+        }
+        if missing.is_empty() {
+            self.observer().event(Event::Reused { pass: Pass::Queries });
+        }
+        for sets in missing.chunk_by(|a, b| a.network == b.network) {
+            self.prepare(sets, curvatures)?;
+        }
+        Ok(())
+    }
+
+    fn prepare<T: Number>(&self, sets: &[VectorSet], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {
+        let Some(queries) = &self.plan.queries else { return Err(JobError::NoQueries) };
+        let (layers, method) = (self.plan.training.layers(), &self.plan.job.method);
         let aggregate = Aggregate::from(method.aggregate);
         let rows = aggregate.rows(queries.len());
-        let mut specs: Vec<TensorSpec> = layers
-            .iter()
-            .map(|l| TensorSpec::new(l.name.clone(), <T as Element>::DTYPE, [rows, l.outputs, l.columns()]))
-            .collect();
-        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries.len()]));
-        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
-        let metadata = Metadata::from([
-            ("measurement".into(), super::plan::measure_name(self.plan.measure()).into()),
-            (
-                "units".into(),
-                "response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]"
-                    .into(),
-            ),
-        ]);
-        let writer = self.store.writer(QUERIES, &key, &specs, &metadata)?;
-        let walk = Walk::influence(factors, method.damping.0);
+        if method.normalize == Normalize::Cosine && aggregate != Aggregate::Each {
+            return Err(JobError::Options {
+                problem: "`normalize = cosine` is defined for queries one by one".into(),
+                hint: Some("leave `aggregate` out".into()),
+            });
+        }
+        let identity = Factors::identity(layers.len());
+        let walks = sets.iter().map(|set| self.plan.walk(set.answer, curvatures, &identity));
+        let walks = walks.collect::<Result<Vec<_>, _>>()?;
+        let mut writers = Vec::with_capacity(sets.len());
+        for set in sets {
+            writers.push(self.writer::<T>(*set, rows, queries.len())?);
+        }
+        let network = self.plan.training.networks.get(sets[0].network)?;
         let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * size_of::<T>();
         let at_most = (GRADIENT_BYTES / widest.max(1)).max(1);
         let examples = Few { batches: self.plan.in_batches(queries), at_most };
-        let sweep = crate::attribution::Sweep {
-            network: &self.plan.model,
-            examples: &examples,
-            range: 0..queries.len(),
-            pass: Pass::Queries,
-            observer: self.observer(),
-        };
+        let range = 0..queries.len();
+        let sweep =
+            Sweep { network: &*network, examples: &examples, range, pass: Pass::Queries, observer: self.observer() };
         let measurement = Measurement::from(self.plan.measure());
-        let mut sink = Writing { writer: &writer, layers };
+        let mut legs = vec![];
+        for (set, writer) in sets.iter().zip(&writers) {
+            legs.extend((0..self.plan.legs(set.answer)).map(|leg| (writer, leg)));
+        }
+        let mut sink = Writing { legs, layers };
+        let walk_list: Vec<_> = walks.iter().collect();
         let values =
-            prepare_queries::<_, T>(&sweep, measurement, method.reduction.into(), aggregate, &walk, &mut sink)?;
-        writer.write_values_at(VALUES, 0, &values)?;
-        let norms = match method.normalize {
-            Normalize::None => vec![f64::NAN; rows],
-            Normalize::Cosine if aggregate != Aggregate::Each => {
-                return Err(JobError::Options {
-                    problem: "`normalize = cosine` is defined for queries one by one".into(),
-                    hint: Some("leave `aggregate` out".into()),
-                });
-            }
-            Normalize::Cosine => {
-                let objective = Objective::Measurement(measurement, method.reduction.into());
-                let form = QuadraticForm::new(layers, factors, |l| walk.legs[0].response.for_layer(&factors.layers[l]));
-                quadratic_forms(&sweep, objective, form)?
-            }
-        };
-        writer.write_values_at(NORMS, 0, &norms)?;
-        writer.finish()?;
-        self.find_vectors()?.ok_or(JobError::NoQueries)
+            prepare_queries::<_, T>(&sweep, measurement, method.reduction.into(), aggregate, &walk_list, &mut sink)?;
+        drop(sink);
+        for (set, writer) in sets.iter().zip(writers) {
+            writer.write_values_at(VALUES, 0, &values)?;
+            let norms = match (method.normalize, self.plan.answers[set.answer].method) {
+                (Normalize::Cosine, Method::Influence { fit, damping }) => {
+                    let factors = &curvatures[fit].factors;
+                    let objective = Objective::Measurement(measurement, method.reduction.into());
+                    let inverse = LegFn::Inverse(damping);
+                    let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
+                    quadratic_forms(&sweep, objective, form)?
+                }
+                _ => vec![f64::NAN; rows],
+            };
+            writer.write_values_at(NORMS, 0, &norms)?;
+            writer.finish()?;
+        }
+        Ok(())
+    }
+
+    fn writer<T: Number>(&self, set: VectorSet, rows: usize, queries: usize) -> Result<TensorWriter, JobError> {
+        let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
+        let layers = self.plan.training.layers();
+        let mut specs: Vec<TensorSpec> = (0..self.plan.legs(set.answer))
+            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
+            .map(|(leg, l)| TensorSpec::new(name(leg, &l.name), <T as Element>::DTYPE, [rows, l.outputs, l.columns()]))
+            .collect();
+        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
+        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
+        let metadata = Metadata::from([
+            ("of".into(), self.plan.answers[set.answer].name.clone()),
+            ("checkpoint".into(), self.plan.training.networks.parameters()[set.network].name.clone()),
+            ("measurement".into(), super::plan::measure_name(self.plan.measure()).into()),
+            (
+                "units".into(),
+                "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]"
+                    .into(),
+            ),
+        ]);
+        Ok(self.store.writer(QUERIES, &key, &specs, &metadata)?)
     }
 
     /// The vectors of an earlier `query`.
-    pub(super) fn find_vectors(&self) -> Result<Option<StoredVectors>, JobError> {
-        let Some(key) = self.plan.query_key() else { return Ok(None) };
-        let Some(artifact) = self.store.find(QUERIES, &key)? else { return Ok(None) };
-        let names = self.plan.model.layers().iter().map(|layer| layer.name.clone()).collect();
+    pub(super) fn find_vectors(&self, set: VectorSet) -> Result<Option<StoredVectors>, JobError> {
+        let Some(key) = self.plan.vectors_key(set) else { return Ok(None) };
+        let Some(artifact) = self.find(QUERIES, &key)? else { return Ok(None) };
+        let layers = self.plan.training.layers();
+        let of_leg = |leg| layers.iter().map(|layer| name(leg, &layer.name)).collect();
+        let names = (0..self.plan.legs(set.answer)).map(of_leg).collect();
         let rows = artifact.f64(NORMS)?.len();
         Ok(Some(StoredVectors { artifact, names, rows }))
     }
@@ -93,11 +131,16 @@ impl Run<'_> {
 const VALUES: &str = "ascribe.measurements";
 const NORMS: &str = "ascribe.quadratic_forms";
 
+fn name(leg: usize, layer: &str) -> String {
+    format!("{leg}/{layer}")
+}
+
 /// Query vectors in a memory map.
 #[derive(Debug)]
 pub(super) struct StoredVectors {
     artifact: Artifact,
-    names: Vec<String>,
+    /// For each leg the tensors' names.
+    names: Vec<Vec<String>>,
     rows: usize,
 }
 
@@ -111,11 +154,16 @@ impl StoredVectors {
     pub(super) fn norms(&self) -> Result<&[f64], JobError> {
         Ok(self.artifact.f64(NORMS)?)
     }
+
+    /// Rows of the score matrix.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
 }
 
 impl<T: Number> VectorSource<T> for StoredVectors {
-    fn vectors(&self, _: usize, layer: usize) -> Result<&[T], Error> {
-        Ok(self.artifact.values(&self.names[layer])?)
+    fn vectors(&self, leg: usize, layer: usize) -> Result<&[T], Error> {
+        Ok(self.artifact.values(&self.names[leg][layer])?)
     }
 
     fn queries(&self) -> usize {
@@ -124,38 +172,16 @@ impl<T: Number> VectorSource<T> for StoredVectors {
 }
 
 struct Writing<'a> {
-    writer: &'a TensorWriter,
+    /// For each leg of all walks its file and its number there.
+    legs: Vec<(&'a TensorWriter, usize)>,
     layers: &'a [LayerSpec],
 }
 
 impl<T: Number> VectorSink<T> for Writing<'_> {
-    fn put(&mut self, _: usize, layer: usize, queries: Range<usize>, vectors: &[T]) -> Result<(), Error> {
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, vectors: &[T]) -> Result<(), Error> {
         let layer = &self.layers[layer];
         let offset = (queries.start * layer.parameters()) as u64;
-        Ok(self.writer.write_values_at(&layer.name, offset, vectors)?)
-    }
-}
-
-/// Batches of at most so many examples: every one of them has a whole gradient in memory.
-struct Few<'a> {
-    batches: InBatches<'a>,
-    at_most: usize,
-}
-
-impl crate::attribution::Examples<crate::data::Batch> for Few<'_> {
-    fn len(&self) -> usize {
-        self.batches.len()
-    }
-
-    fn positions(&self, example: usize) -> usize {
-        self.batches.positions(example)
-    }
-
-    fn batch_end(&self, start: usize, end: usize) -> usize {
-        self.batches.batch_end(start, end.min(start + self.at_most))
-    }
-
-    fn batch(&self, range: Range<usize>) -> Result<crate::data::Batch, Error> {
-        self.batches.batch(range)
+        let (writer, leg) = self.legs[leg];
+        Ok(writer.write_values_at(&name(leg, &layer.name), offset, vectors)?)
     }
 }

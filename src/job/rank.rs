@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::output::{self, SCORES_FILE, TOP_FILE};
+use super::output;
 use super::plan::measure_name;
 use super::{AggregateRequest, JobError, Plan};
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
@@ -52,15 +52,25 @@ pub struct RankedExample {
 }
 
 impl Plan {
-    /// Ranks the scores of the run folder; writes `ranking.jsonl`, and `ranking.csv` if asked for.
+    /// Ranks the scores of the run folder; writes `ranking.jsonl`, and `ranking.csv` if asked for, and the same for
+    /// every further method, damping and time scale under its name. Returns the first's.
     ///
     /// # Errors
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
-        let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
         self.check_results()?;
-        let folder = &self.job.output.path;
-        let (scores, top) = (folder.join(SCORES_FILE), folder.join(TOP_FILE));
+        let mut first = None;
+        for answer in 0..self.answers.len() {
+            let rankings = self.rank_one(answer)?;
+            output::write_rankings(self, answer, &rankings)?;
+            first.get_or_insert(rankings);
+        }
+        Ok(first.unwrap_or_default())
+    }
+
+    fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
+        let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
+        let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
         let (rankings, values) = if scores.exists() {
             let file = TensorFile::open(&scores)?;
             let shape = &file.spec("scores")?.shape;
@@ -70,7 +80,8 @@ impl Plan {
             let file = TensorFile::open(&top)?;
             (stored_top(&file)?, file.f64("measurements")?.to_vec())
         } else {
-            return Err(JobError::MissingStep { folder: folder.clone(), what: "a score matrix", step: "score" });
+            let folder = self.job.output.path.clone();
+            return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
         };
         let ids = output::query_ids(self);
         let measurement = measure_name(self.measure());
@@ -81,29 +92,29 @@ impl Plan {
                 (format!("the mean of {} queries", queries.len()), values.iter().sum::<f64>() / values.len() as f64)
             }
         };
+        let columns = &self.training.columns;
         let examples = |side: Vec<(usize, f32)>| {
-            let example = |(m, score): (usize, f32)| RankedExample {
-                id: self.train.id(m).to_owned(),
-                score,
-                excerpt: self.train.excerpt(m, EXCERPT),
-                metadata: self.train.metadata(m),
+            let example = |(column, score): (usize, f32)| {
+                let (stage, m) = columns.example(column);
+                let train = &self.training.stages[stage].train;
+                RankedExample {
+                    id: columns.id(column).to_owned(),
+                    score,
+                    excerpt: train.excerpt(m, EXCERPT),
+                    metadata: train.metadata(m),
+                }
             };
             side.into_iter().map(example).collect()
         };
-        let rankings: Vec<_> = rankings
-            .into_iter()
-            .map(Ranking::signed)
-            .map(|ranking| {
-                let (excerpt, value) = query(ranking.query);
-                QueryRanking {
-                    query: QueryInfo { id: ids[ranking.query].clone(), excerpt, measurement, value },
-                    proponents: examples(ranking.proponents),
-                    opponents: examples(ranking.opponents),
-                }
-            })
-            .collect();
-        output::write_rankings(self, &rankings)?;
-        Ok(rankings)
+        let ranked = |ranking: Ranking| {
+            let (excerpt, value) = query(ranking.query);
+            QueryRanking {
+                query: QueryInfo { id: ids[ranking.query].clone(), excerpt, measurement, value },
+                proponents: examples(ranking.proponents),
+                opponents: examples(ranking.opponents),
+            }
+        };
+        Ok(rankings.into_iter().map(Ranking::signed).map(ranked).collect())
     }
 }
 

@@ -1,16 +1,20 @@
 //! Doing what was planned, step by step, in a run folder.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::networks::TrackedNetwork;
+use super::plan::InBatches;
 use super::rank::QueryRanking;
 use super::request::Precision;
+use super::saturation::Saturation;
 use super::{Job, JobError, Plan};
-use crate::attribution::store::{Element, Shard, Store, Writer};
-use crate::attribution::{Event, Observer, Pass};
+use crate::attribution::store::{Artifact, Element, Key, Shard, Store, Writer};
+use crate::attribution::{Event, Observer, Pass, Sweep};
 use crate::curvature::gemm::Real;
 
 /// Types that a run can compute in and store.
@@ -26,6 +30,9 @@ pub struct StepReport {
     pub stages: Vec<StageReport>,
     /// What has to be run next, if the step alone does not finish the job (shards).
     pub next: Option<String>,
+    /// How far each segment of training went, once its curvature is fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saturation: Option<Vec<Saturation>>,
 }
 
 /// One stage of a run.
@@ -54,6 +61,39 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn observer(&self) -> &dyn Observer {
         &self.clock
+    }
+
+    /// An artifact of this run folder, or of the one whose curvature is used again.
+    pub(super) fn find(&self, kind: &'static str, key: &Key) -> Result<Option<Artifact>, JobError> {
+        if let Some(found) = self.store.find(kind, key)? {
+            return Ok(Some(found));
+        }
+        match &self.plan.reused {
+            Some(reused) => Ok(reused.store.find(kind, key)?),
+            None => Ok(None),
+        }
+    }
+
+    /// The training examples of a stage that this process is responsible for.
+    pub(super) fn range(&self, stage: usize) -> Range<usize> {
+        let total = self.plan.training.stages[stage].train.len();
+        match self.shard {
+            Some(shard) => {
+                let range = shard.range(total as u64);
+                range.start as usize..range.end as usize
+            }
+            None => 0..total,
+        }
+    }
+
+    pub(super) fn sweep<'s>(
+        &'s self,
+        network: &'s TrackedNetwork,
+        examples: &'s InBatches<'s>,
+        range: Range<usize>,
+        pass: Pass,
+    ) -> Sweep<'s, TrackedNetwork> {
+        Sweep { network, examples, range, pass, observer: self.observer() }
     }
 }
 
@@ -128,7 +168,7 @@ impl Plan {
     ) -> Result<(R, StepReport), JobError> {
         self.check_results()?;
         let writer = shard.map_or(Writer::Whole, Writer::Shard);
-        let store = Store::claim(&self.job.output.path, &self.factors_key(), writer)?;
+        let store = Store::claim(&self.job.output.path, &self.run_key(), writer)?;
         let clock = Clock { observer, stages: Mutex::default() };
         let run = Run { plan: self, store, shard, clock };
         let job_file = self.job.output.path.join("job.toml");
@@ -136,9 +176,21 @@ impl Plan {
         if shard.is_none() || !job_file.exists() {
             super::output::write_file(&job_file, self.job.to_toml().as_bytes())?;
         }
+        if shard.is_none() {
+            // another run may use what this one makes before it ends
+            super::output::write_report(self, &StepReport::default())?;
+        }
         let result = work(&run)?;
+        let saturation = match self.training.run.is_some() && run.round()? == super::curvature::Round::Done {
+            true => Some(match self.job.model.dtype {
+                Precision::F32 => run.saturation(&run.fitted::<f32>()?),
+                Precision::F64 => run.saturation(&run.fitted::<f64>()?),
+            }),
+            false => None,
+        };
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
-        let report = StepReport { stages: stages.into_iter().map(|(_, _, stage)| stage).collect(), next: None };
+        let stages = stages.into_iter().map(|(_, _, stage)| stage).collect();
+        let report = StepReport { stages, next: None, saturation };
         if shard.is_none() {
             super::output::write_report(self, &report)?;
         }
@@ -165,8 +217,8 @@ impl Plan {
     /// [`JobError`]; [`JobError::MissingStep`] before `fit` is done.
     pub fn query(&self, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 => run.query::<f32>(&run.fitted::<f32>()?).map(drop),
-            Precision::F64 => run.query::<f64>(&run.fitted::<f64>()?).map(drop),
+            Precision::F32 => run.query::<f32>(&run.open_answers()?, &run.fitted::<f32>()?),
+            Precision::F64 => run.query::<f64>(&run.open_answers()?, &run.fitted::<f64>()?),
         };
         Ok(self.in_run(None, observer, work)?.1)
     }
@@ -216,9 +268,10 @@ impl Plan {
 
 impl Run<'_> {
     fn whole<T: Number>(&self) -> Result<(), JobError> {
-        let factors = self.fit::<T>()?;
-        self.query(&factors)?;
-        drop(factors);
+        let open = self.open_answers()?;
+        let curvatures = self.fit::<T>()?;
+        self.query(&open, &curvatures)?;
+        drop(curvatures);
         self.score::<T>()?;
         Ok(())
     }

@@ -1,50 +1,66 @@
-//! Scores of a run: computed part by part, joined into one file at a fixed place.
+//! Scores of a run: computed pass by pass and part by part, joined into a file for each answer at a fixed place.
 
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::answers::{Method, ScorePass};
 use super::output::{self, SCORES};
 use super::queries::StoredVectors;
 use super::run::{Number, Run};
-use super::{JobError, Normalize, ScoreScale, StoreScores};
+use super::{JobError, Normalize, StoreScores};
 use crate::attribution::ranking::{Ranking, TopK};
-use crate::attribution::store::{
-    Dtype, Key, Metadata, Part, TensorData, TensorSpec, TensorWriter, check_cover, gaps, list_parts,
-};
-use crate::attribution::{ChunkEnd, Event, Pass, ScoreColumns, VectorSource, Walk, score};
-use crate::curvature::{Network, QuadraticForm};
+use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
+use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score};
+use crate::curvature::QuadraticForm;
+
+/// Scores in memory before a part is written.
+const PENDING: usize = 1 << 24;
 
 impl Run<'_> {
+    /// Answers whose results are not there yet.
+    pub(super) fn open_answers(&self) -> Result<Vec<usize>, JobError> {
+        let mut open = vec![];
+        for answer in 0..self.plan.answers.len() {
+            let key = self.plan.answer_key(answer).ok_or(JobError::NoQueries)?;
+            if !output::has_results(self.plan, answer, &key)? {
+                open.push(answer);
+            }
+        }
+        Ok(open)
+    }
+
     /// Scores what is missing of this process's range; one that has the whole range joins the parts.
     pub(super) fn score<T: Number>(&self) -> Result<Option<String>, JobError> {
-        let missing = || JobError::MissingStep {
-            folder: self.store.folder().to_owned(),
-            what: "the queries' vectors",
-            step: "query",
-        };
-        let key = self.plan.score_key().ok_or(JobError::NoQueries)?;
-        if output::results_of(self.store.folder(), &key)? {
+        let open = self.open_answers()?;
+        if open.is_empty() {
             self.observer().event(Event::Reused { pass: Pass::Scores });
-            return Ok(None);
         }
-        let vectors = self.find_vectors()?.ok_or_else(missing)?;
-        let range = self.range();
-        let done = self.store.parts(SCORES, &key)?;
-        for gap in gaps(&done, range.start as u64..range.end as u64) {
-            self.score_gap::<T>(&key, gap.start as usize..gap.end as usize, &vectors)?;
+        let passes = self.plan.score_passes(&open);
+        for pass in &passes {
+            let key = self.plan.pass_key(pass).ok_or(JobError::NoQueries)?;
+            let range = self.range(pass.site.stage);
+            let done = self.store.parts(SCORES, &key)?;
+            for gap in gaps(&done, range.start as u64..range.end as u64) {
+                self.score_gap::<T>(pass, &key, gap.start as usize..gap.end as usize)?;
+            }
+        }
+        if self.walks_to_itself() {
+            self.self_influence::<T>()?;
         }
         let folder = self.store.folder().display();
-        match self.shard {
-            Some(shard) => {
-                Ok(Some(format!("when all {} shards are done: `ascribe merge --out {folder}`", shard.count())))
-            }
-            None => {
-                let parts = self.store.parts(SCORES, &key)?;
-                self.join(&key, &parts, &vectors)?;
-                self.store.remove_parts(SCORES, &key)?;
-                Ok(None)
-            }
+        if let Some(shard) = self.shard {
+            return Ok(Some(format!("when all {} shards are done: `ascribe merge --out {folder}`", shard.count())));
         }
+        let mut parts = Vec::with_capacity(passes.len());
+        for pass in &passes {
+            let key = self.plan.pass_key(pass).ok_or(JobError::NoQueries)?;
+            parts.push(self.store.parts(SCORES, &key)?);
+        }
+        self.join_all(&open, &passes, &parts)?;
+        if self.walks_to_itself() {
+            self.join_self_influence(&[])?;
+        }
+        Ok(None)
     }
 
     /// Joins the shards' sums or score parts, whichever are there.
@@ -52,152 +68,285 @@ impl Run<'_> {
         if let Some(next) = self.merge_fit::<T>(from)? {
             return Ok(Some(next));
         }
-        let key = self.plan.score_key().ok_or(JobError::NoQueries)?;
         let next = format!("next: `ascribe rank --out {}`", self.store.folder().display());
-        if output::results_of(self.store.folder(), &key)? {
+        let open = self.open_answers()?;
+        let passes = self.plan.score_passes(&open);
+        if open.is_empty() {
             // joined before: by a merge that was killed before it tidied up, or asked for twice
             self.observer().event(Event::Reused { pass: Pass::Scores });
-            self.store.remove_parts(SCORES, &key)?;
+            self.remove_parts()?;
             return Ok(Some(next));
         }
-        let Some(vectors) = self.find_vectors()? else {
-            return Ok(Some(format!(
-                "the curvature is complete; next: `ascribe query --out {}`",
-                self.store.folder().display()
-            )));
-        };
+        for set in self.plan.vector_sets(&open) {
+            if self.find_vectors(set)?.is_none() {
+                return Ok(Some(format!(
+                    "the curvature is complete; next: `ascribe query --out {}`",
+                    self.store.folder().display()
+                )));
+            }
+        }
         let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
-        let mut parts = list_parts(&folders, SCORES)?;
-        parts.sort_by_key(|part| part.range.start);
-        self.join(&key, &parts, &vectors)?;
-        self.store.remove_parts(SCORES, &key)?;
+        let found = list_parts(&folders, SCORES)?;
+        let keys = passes.iter().map(|pass| self.plan.pass_key(pass).ok_or(JobError::NoQueries));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let parts = keys.iter().map(|key| {
+            // a stranger's part stays in, and is refused by name
+            let of_this = |part: &&Part| part.key == *key || !keys.contains(&part.key);
+            let mut parts: Vec<Part> = found.iter().filter(of_this).cloned().collect();
+            parts.sort_by_key(|part| part.range.start);
+            parts
+        });
+        let parts: Vec<_> = parts.collect();
+        self.join_all(&open, &passes, &parts)?;
+        if self.walks_to_itself() {
+            self.join_self_influence(&folders)?;
+        }
         Ok(Some(format!("scores joined; {next}")))
     }
 
-    fn score_gap<T: Number>(&self, key: &Key, gap: Range<usize>, vectors: &StoredVectors) -> Result<(), JobError> {
-        let plan = self.plan;
-        let scale = match plan.job.output.scale {
-            ScoreScale::PerExample => 1.0 / plan.train_size() as f64,
-            ScoreScale::Kronfluence => 1.0,
-        };
-        let wants_own = plan.job.method.self_influence || plan.job.method.normalize == Normalize::Cosine;
-        let factors = if wants_own { Some(self.fitted::<T>()?) } else { None };
-        let form = factors.as_ref().map(|factors| {
-            let walk = Walk::influence(factors, plan.job.method.damping.0);
-            QuadraticForm::new(plan.model.layers(), factors, |l| walk.legs[0].response.for_layer(&factors.layers[l]))
-        });
-        let examples = plan.in_batches(&plan.train);
-        let sweep = self.sweep(&examples, gap.clone(), Pass::Scores);
-        let mut pending = ScoreColumns { examples: gap.start..gap.start, scores: vec![], self_influence: vec![] };
-        let take = |columns: ScoreColumns, chunk: ChunkEnd| {
-            pending.examples.end = columns.examples.end;
-            pending.scores.extend(columns.scores);
-            pending.self_influence.extend(columns.self_influence);
-            // parts are written when it is time, or when they have grown large
-            if chunk.save || pending.scores.len() > 1 << 24 {
-                self.keep_part(key, &pending, VectorSource::<T>::queries(vectors))?;
-                pending = ScoreColumns {
-                    examples: pending.examples.end..pending.examples.end,
-                    scores: vec![],
-                    self_influence: vec![],
-                };
-            }
-            Ok(())
-        };
-        Ok(score::<_, T>(&sweep, gap.start, vectors, 0, scale, form, take)?)
-    }
-
-    fn keep_part(&self, key: &Key, columns: &ScoreColumns, queries: usize) -> Result<(), crate::attribution::Error> {
-        let range = columns.examples.start as u64..columns.examples.end as u64;
-        let metadata = Metadata::new();
-        let own = [columns.self_influence.len()];
-        let self_influence = TensorData::new("self_influence", &own, &columns.self_influence);
-        match self.plan.job.output.store_scores {
-            StoreScores::Full => {
-                let shape = [columns.examples.len(), queries];
-                let scores = TensorData::new("scores", &shape, &columns.scores);
-                self.store.write_part(SCORES, key, range, &[scores, self_influence], &metadata)?;
-            }
-            StoreScores::Top => {
-                let mut top = TopK::new(queries, self.plan.job.output.top);
-                for (column, scores) in columns.scores.chunks_exact(queries).enumerate() {
-                    top.add_column(columns.examples.start + column, scores)
-                        .map_err(|_| crate::attribution::Error::NonFiniteScore(columns.examples.clone()))?;
-                }
-                let rankings =
-                    top.finish().map_err(|_| crate::attribution::Error::NonFiniteScore(columns.examples.clone()))?;
-                let (entries, values) = flatten(&rankings);
-                let shapes = [[entries.len() / 2, 2], [values.len(), 1]];
-                let tensors = [
-                    TensorData::new("entries", &shapes[0], &entries),
-                    TensorData::new("values", &shapes[1], &values),
-                    self_influence,
-                ];
-                self.store.write_part(SCORES, key, range, &tensors, &metadata)?;
+    fn remove_parts(&self) -> Result<(), JobError> {
+        let all: Vec<usize> = (0..self.plan.answers.len()).collect();
+        for pass in self.plan.score_passes(&all) {
+            if let Some(key) = self.plan.pass_key(&pass) {
+                self.store.remove_parts(SCORES, &key)?;
             }
         }
         Ok(())
     }
 
-    /// Writes the results at their fixed places from parts that cover all training examples.
-    fn join(&self, key: &Key, parts: &[Part], vectors: &StoredVectors) -> Result<(), JobError> {
+    /// Whether self-influence is one quadratic form, taken along with the scores: that of influence functions.
+    fn form_of(&self, pass: &ScorePass) -> Option<(usize, crate::curvature::Damping)> {
+        let method = &self.plan.job.method;
+        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
+        match self.plan.answers[first.set.answer].method {
+            Method::Influence { fit, damping } if method.self_influence || method.normalize == Normalize::Cosine => {
+                Some((fit, damping))
+            }
+            _ => None,
+        }
+    }
+
+    fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
-        let n = plan.train.len();
-        check_cover(parts, SCORES, key, n as u64)?;
-        let queries = VectorSource::<f32>::queries(vectors);
-        let mut own = Vec::with_capacity(n);
-        for part in parts {
-            own.extend_from_slice(part.open()?.f32("self_influence")?);
+        let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
+        for contribution in &pass.contributions {
+            sources.push(self.find_vectors(contribution.set)?.ok_or_else(|| JobError::MissingStep {
+                folder: self.store.folder().to_owned(),
+                what: "the queries' vectors",
+                step: "query",
+            })?);
         }
-        if plan.job.method.self_influence {
-            output::write_self_influence(plan, key, &own)?;
+        let rows: Vec<QueryRows<'_, T>> = pass
+            .contributions
+            .iter()
+            .zip(&sources)
+            .map(|(contribution, vectors)| QueryRows { vectors, leg: contribution.leg, weight: contribution.weight })
+            .collect();
+        let layers = plan.training.layers();
+        let form = self.form_of(pass);
+        let curvatures = if form.is_some() { self.fitted::<T>()? } else { vec![] };
+        let form = form.map(|(fit, damping)| {
+            let (factors, inverse) = (&curvatures[fit].factors, LegFn::Inverse(damping));
+            let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
+            (form, plan.example_weight())
+        });
+        let network = plan.training.networks.get(pass.site.network)?;
+        let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
+        let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
+        let widths: Vec<usize> = sources.iter().map(StoredVectors::rows).collect();
+        let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
+        let take = |columns: ScoreColumns, chunk: ChunkEnd| {
+            pending.end = columns.examples.end;
+            pending.scores.extend(columns.scores.iter().map(|score| *score as f32));
+            pending.self_influence.extend(columns.self_influence.iter().map(|value| *value as f32));
+            // parts are written when it is time, or when they have grown large
+            if chunk.save || pending.scores.len() > PENDING {
+                self.keep_part(key, &pending, &widths)?;
+                pending = Pending { start: pending.end, end: pending.end, scores: vec![], self_influence: vec![] };
+            }
+            Ok(())
+        };
+        Ok(score::<_, T>(&sweep, gap.start, &rows, form, take)?)
+    }
+
+    /// Whether a part may hold each query's best and worst alone: scores that other passes add to are kept whole.
+    fn keeps_top_alone(&self) -> bool {
+        self.plan.job.output.store_scores == StoreScores::Top && self.plan.training.run.is_none()
+    }
+
+    fn keep_part(&self, key: &Key, pending: &Pending, widths: &[usize]) -> Result<(), crate::attribution::Error> {
+        let range = pending.start as u64..pending.end as u64;
+        let metadata = Metadata::new();
+        let own = [pending.self_influence.len()];
+        let self_influence = TensorData::new("self_influence", &own, &pending.self_influence);
+        let width: usize = widths.iter().sum();
+        if !self.keeps_top_alone() {
+            let shape = [pending.end - pending.start, width];
+            let scores = TensorData::new("scores", &shape, &pending.scores);
+            self.store.write_part(SCORES, key, range, &[scores, self_influence], &metadata)?;
+            return Ok(());
         }
-        if plan.job.output.store_scores == StoreScores::Top {
-            let mut top = TopK::new(queries, plan.job.output.top);
+        let bad = |_| crate::attribution::Error::NonFiniteScore(pending.start..pending.end);
+        let mut top = TopK::new(width, self.plan.job.output.top);
+        for (column, scores) in pending.scores.chunks_exact(width).enumerate() {
+            top.add_column(pending.start + column, scores).map_err(bad)?;
+        }
+        let (entries, values) = flatten(&top.finish().map_err(bad)?);
+        let shapes = [[entries.len() / 2, 2], [values.len(), 1]];
+        let tensors = [
+            TensorData::new("entries", &shapes[0], &entries),
+            TensorData::new("values", &shapes[1], &values),
+            self_influence,
+        ];
+        self.store.write_part(SCORES, key, range, &tensors, &metadata)?;
+        Ok(())
+    }
+
+    /// Writes the results of these answers at their fixed places from parts that cover all training examples; the
+    /// first answer last, so that a folder with its results has all.
+    fn join_all(&self, open: &[usize], passes: &[ScorePass], parts: &[Vec<Part>]) -> Result<(), JobError> {
+        for (pass, parts) in passes.iter().zip(parts) {
+            let key = self.plan.pass_key(pass).ok_or(JobError::NoQueries)?;
+            let n = self.plan.training.stages[pass.site.stage].train.len();
+            check_cover(parts, SCORES, &key, n as u64)?;
+        }
+        for &answer in open.iter().rev() {
+            self.join(answer, passes, parts)?;
+        }
+        for pass in passes {
+            self.store.remove_parts(SCORES, &self.plan.pass_key(pass).ok_or(JobError::NoQueries)?)?;
+        }
+        Ok(())
+    }
+
+    fn join(&self, answer: usize, passes: &[ScorePass], parts: &[Vec<Part>]) -> Result<(), JobError> {
+        let plan = self.plan;
+        let key = plan.answer_key(answer).ok_or(JobError::NoQueries)?;
+        let sets = plan.vector_sets(&[answer]);
+        // the measurement is that of the last network, whichever others were asked
+        let at_last = sets.last().ok_or(JobError::NoQueries)?;
+        let vectors = self.find_vectors(*at_last)?.ok_or(JobError::NoQueries)?;
+        let values = vectors.values()?;
+        let own = self.own_values(answer, passes, parts)?;
+        if plan.job.method.self_influence && !own.is_empty() {
+            output::write_self_influence(plan, &key, &own)?;
+        }
+        if self.keeps_top_alone() {
+            let rankings = self.top_of_parts(answer, passes, parts, vectors.rows())?;
+            return output::write_top(plan, answer, &key, &rankings, values);
+        }
+        let mut sums = Sums { run: self, answer, passes, parts, rows: vectors.rows() };
+        let norms = match plan.job.method.normalize {
+            Normalize::None => vec![],
+            Normalize::Cosine => vectors.norms()?.to_vec(),
+        };
+        let cosine = |q: usize, row: &mut [f32]| {
+            let Some(norm) = norms.get(q) else { return };
+            // the form was weighted as scores are; a cosine has none of it
+            let norm = norm * plan.example_weight();
+            for (score, own) in row.iter_mut().zip(&own) {
+                let denominator = (norm * f64::from(*own)).sqrt();
+                *score = if denominator > 0.0 { (f64::from(*score) / denominator) as f32 } else { 0.0 };
+            }
+        };
+        output::write_scores(plan, answer, &key, values, &mut sums, cosine)
+    }
+
+    /// Self-influence of every column, as the pass of influence functions left it; empty if none did.
+    fn own_values(&self, answer: usize, passes: &[ScorePass], parts: &[Vec<Part>]) -> Result<Vec<f32>, JobError> {
+        let mut own = vec![];
+        if answer == 0 {
+            for (pass, parts) in passes.iter().zip(parts).filter(|(pass, _)| self.form_of(pass).is_some()) {
+                own = vec![0.0; self.plan.training.columns.len()];
+                for part in parts {
+                    let artifact = part.open()?;
+                    for (m, value) in part.range.clone().zip(artifact.f32("self_influence")?) {
+                        own[self.plan.training.columns.column(pass.site.stage, m as usize)] = *value;
+                    }
+                }
+            }
+        }
+        Ok(own)
+    }
+
+    /// The best and worst of parts that hold nothing else.
+    fn top_of_parts(
+        &self,
+        answer: usize,
+        passes: &[ScorePass],
+        parts: &[Vec<Part>],
+        rows: usize,
+    ) -> Result<Vec<Ranking>, JobError> {
+        let mut top = TopK::new(rows, self.plan.job.output.top);
+        for (pass, parts) in passes.iter().zip(parts) {
+            let Some(place) = pass.contributions.iter().position(|c| c.set.answer == answer) else { continue };
+            // every contribution of one checkpoint has as many rows
+            let wanted = place * rows..(place + 1) * rows;
             for part in parts {
                 let part = part.open()?;
                 let (entries, values) = (part.i64("entries")?, part.f32("values")?);
                 for (entry, value) in entries.chunks_exact(2).zip(values) {
-                    top.add(entry[0] as usize, entry[1] as usize, *value).map_err(output::ranking_error)?;
-                }
-            }
-            let rankings = top.finish().map_err(output::ranking_error)?;
-            return output::write_top(plan, key, &rankings, vectors.values()?);
-        }
-        let file = plan.job.output.path.join(output::SCORES_FILE);
-        let specs = [
-            TensorSpec::new("scores", Dtype::F32, [queries, n]),
-            TensorSpec::new("measurements", Dtype::F64, [vectors.values()?.len()]),
-        ];
-        let writer = TensorWriter::create(&file, &specs, &output::score_metadata(plan, key))?;
-        for part in parts {
-            let range = part.range.clone();
-            let part = part.open()?;
-            let columns = part.f32("scores")?;
-            for q in 0..queries {
-                let mut row: Vec<f32> = columns.iter().skip(q).step_by(queries).copied().collect();
-                if plan.job.method.normalize == Normalize::Cosine {
-                    let norm = vectors.norms()?[q] / self.scale_of_self();
-                    let own = &own[range.start as usize..range.end as usize];
-                    for (score, own) in row.iter_mut().zip(own) {
-                        let denominator = (norm * f64::from(*own)).sqrt();
-                        *score = if denominator > 0.0 { (f64::from(*score) / denominator) as f32 } else { 0.0 };
+                    let row = entry[0] as usize;
+                    if wanted.contains(&row) {
+                        top.add(row - wanted.start, entry[1] as usize, *value).map_err(output::ranking_error)?;
                     }
                 }
-                writer.write_values_at("scores", (q * n) as u64 + range.start, &row)?;
             }
         }
-        writer.write_values_at("measurements", 0, vectors.values()?)?;
-        writer.finish()?;
-        Ok(())
+        top.finish().map_err(output::ranking_error)
+    }
+}
+
+/// Scores that wait to be written.
+struct Pending {
+    start: usize,
+    end: usize,
+    scores: Vec<f32>,
+    self_influence: Vec<f32>,
+}
+
+/// The rows of one answer, added up over its passes.
+pub(super) struct Sums<'a> {
+    run: &'a Run<'a>,
+    answer: usize,
+    passes: &'a [ScorePass],
+    parts: &'a [Vec<Part>],
+    rows: usize,
+}
+
+impl Sums<'_> {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
-    /// What self-influence was divided by, so that a cosine has none of it.
-    fn scale_of_self(&self) -> f64 {
-        match self.plan.job.output.scale {
-            ScoreScale::PerExample => self.plan.train_size() as f64,
-            ScoreScale::Kronfluence => 1.0,
+    /// Rows of all columns, `[rows, columns]`, added up in `f64` and rounded once.
+    pub(super) fn read(&mut self, rows: Range<usize>) -> Result<Vec<f32>, JobError> {
+        let columns = &self.run.plan.training.columns;
+        let n = columns.len();
+        let mut sums = vec![0.0f64; rows.len() * n];
+        for (pass, parts) in self.passes.iter().zip(self.parts) {
+            // every contribution has as many rows
+            let width = pass.contributions.len() * self.rows;
+            let places = pass.contributions.iter().enumerate().filter(|(_, c)| c.set.answer == self.answer);
+            let places: Vec<usize> = places.map(|(place, _)| place * self.rows).collect();
+            if places.is_empty() {
+                continue;
+            }
+            for part in parts {
+                let artifact = part.open()?;
+                let scores = artifact.f32("scores")?;
+                for (m, column) in part.range.clone().zip(scores.chunks_exact(width)) {
+                    let to = columns.column(pass.site.stage, m as usize);
+                    for &place in &places {
+                        for (k, q) in rows.clone().enumerate() {
+                            sums[k * n + to] += f64::from(column[place + q]);
+                        }
+                    }
+                }
+            }
         }
+        Ok(sums.into_iter().map(|sum| sum as f32).collect())
     }
 }
 

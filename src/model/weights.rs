@@ -21,12 +21,27 @@ pub struct Weights {
     index: BTreeMap<String, usize>,
     /// What an error about a missing tensor names.
     origin: PathBuf,
+    /// What these tensors count in a mean with `others`.
+    weight: f64,
+    /// Other checkpoints that a tensor is the mean with.
+    others: Vec<Weights>,
 }
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl Weights {
+    /// Several checkpoints whose tensors are averaged with these weights, in `f64`, and rounded once.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn open_mean(checkpoints: &[(&Path, f64)]) -> Result<Self, LoadError> {
+        let open = |(folder, weight): &(&Path, f64)| Ok(Self { weight: *weight, ..Self::open(folder)? });
+        let mut others = checkpoints.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?;
+        let last = others.pop().ok_or_else(|| Self::absent(Path::new("")))?;
+        Ok(Self { others, ..last })
+    }
+
     /// Maps the weight files of a folder and checks their headers.
     ///
     /// # Errors
@@ -36,7 +51,7 @@ impl Weights {
         if single.is_file() {
             let map = map(&single)?;
             let index = header(&single, &map)?.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
-            return Ok(Self { files: vec![(single.clone(), map)], index, origin: single });
+            return Ok(Self { files: vec![(single.clone(), map)], index, origin: single, weight: 1.0, others: vec![] });
         }
         let index_file = folder.join(INDEX);
         if index_file.is_file() { Self::open_shards(folder, index_file) } else { Err(Self::absent(folder)) }
@@ -74,7 +89,7 @@ impl Weights {
             };
             index.insert(name.clone(), number);
         }
-        Ok(Self { files, index, origin: index_file })
+        Ok(Self { files, index, origin: index_file, weight: 1.0, others: vec![] })
     }
 
     /// No safetensors in the folder: say what there is.
@@ -118,6 +133,18 @@ impl Weights {
     /// # Errors
     /// [`LoadError`] if it is missing, misshapen, of another type, or not finite.
     pub fn tensor(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        if !self.others.is_empty() {
+            let mut mean = (self.one(name, expected, DType::F64)? * self.weight)?;
+            for other in &self.others {
+                mean = (mean + (other.one(name, expected, DType::F64)? * other.weight)?)?;
+            }
+            return Ok(mean.to_dtype(dtype)?);
+        }
+        self.one(name, expected, dtype)
+    }
+
+    /// A tensor of this checkpoint alone.
+    fn one(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
         let (file, view) = self.view(name)?;
         if view.shape() != expected {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());
@@ -146,6 +173,10 @@ impl Weights {
                 hasher.update(format!("{name}\0{:?}{:?}\0", view.dtype(), view.shape()).as_bytes());
                 hasher.update(view.data());
             }
+        }
+        for other in &self.others {
+            hasher.update(&other.weight.to_le_bytes());
+            hasher.update(&other.content_hash());
         }
         *hasher.finalize().as_bytes()
     }

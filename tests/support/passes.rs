@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ascribe::attribution::{
-    Aggregate, Error, Examples, LabelMode, MemoryVectors, Pass, Sweep, VectorSource, Walk, prepare_queries,
+    Aggregate, Error, Examples, LabelMode, MemoryVectors, Pass, QueryRows, Sweep, VectorSource, Walk, prepare_queries,
     quadratic_forms, score,
 };
 use ascribe::curvature::gemm::Real;
@@ -128,7 +128,7 @@ pub fn vectors<N: Network, T: Real>(
     let walk = Walk::influence(factors, damping);
     let mut kept = MemoryVectors::new(network.layers(), 1, queries.len());
     let sweep = sweep(network, queries, Pass::Queries);
-    let values = prepare_queries(&sweep, measurement, Reduction::Sum, Aggregate::Each, &walk, &mut kept)?;
+    let values = prepare_queries(&sweep, measurement, Reduction::Sum, Aggregate::Each, &[&walk], &mut kept)?;
     Ok((kept, values))
 }
 
@@ -173,13 +173,14 @@ pub fn score_and<N: Network, T: Real>(
 ) -> Result<Matrix, Error> {
     let (queries, examples) = (vectors.queries(), train.len());
     let mut matrix = Matrix { queries, examples, values: vec![0.0; queries * examples], self_influence: vec![] };
-    score(&sweep(network, train, Pass::Scores), 0, vectors, 0, scale, form, |columns, _| {
+    let rows = [QueryRows { vectors, leg: 0, weight: scale }];
+    score(&sweep(network, train, Pass::Scores), 0, &rows, form.map(|form| (form, scale)), |columns, _| {
         for (place, m) in columns.examples.clone().enumerate() {
             for q in 0..queries {
-                matrix.values[q * examples + m] = columns.scores[place * queries + q];
+                matrix.values[q * examples + m] = columns.scores[place * queries + q] as f32;
             }
         }
-        matrix.self_influence.extend(columns.self_influence);
+        matrix.self_influence.extend(columns.self_influence.iter().map(|value| *value as f32));
         Ok(())
     })?;
     Ok(matrix)

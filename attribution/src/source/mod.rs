@@ -7,8 +7,8 @@
 //! 2. under Adam and AdamW a [`Conditioner`] for each layer takes the place of the preconditioner;
 //! 3. [`Walk::source`](crate::Walk::source) turns rates, weight decay and momentum of every segment into response and
 //!    decay;
-//! 4. [`crate::prepare_queries`] at the final checkpoint carries the queries, [`checkpoint_scores`] scores one
-//!    checkpoint against its leg's vectors, [`ScoreSum`] adds the checkpoints up.
+//! 4. [`crate::prepare_queries`] at the final checkpoint carries the queries, [`crate::score`] scores one checkpoint
+//!    against its leg's vectors, [`ScoreSum`] adds the checkpoints up.
 //!
 //! Checkpoints are networks here: averaging their parameters first (FAST-Source) is the caller's, and gives legs with
 //! one network.
@@ -29,5 +29,5 @@ pub use error::SourceError;
 pub use fit::{LegCheckpoint, LegCurvature, conditioned_eigenbases, fit_leg};
 pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, tracin_weight};
 pub use pool::{CovariancePool, LambdaPool};
-pub use scores::{ScoreSum, checkpoint_scores};
+pub use scores::ScoreSum;
 pub use self_influence::{WalkCheckpoint, leg_self_influence, self_influence};

@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 
 use ascribe_attribution::source::{
-    LegCheckpoint, LegCurvature, SourceError, SourceForm, SourceLeg, SourceOptions, WalkCheckpoint, checkpoint_scores,
-    exponents, fit_leg, leg_self_influence, self_influence, tracin_weight,
+    LegCheckpoint, LegCurvature, SourceError, SourceForm, SourceLeg, SourceOptions, WalkCheckpoint, exponents, fit_leg,
+    leg_self_influence, self_influence, tracin_weight,
 };
 use ascribe_attribution::trajectory::{
     CheckpointWeights, Optimizer, SegmentRule, TrainedLayers, TrainingStage, Trajectory,
 };
-use ascribe_attribution::{Aggregate, Buffer, LabelMode, LegFn, MemoryVectors, VectorSource, Walk, prepare_queries};
+use ascribe_attribution::{
+    Aggregate, Buffer, LabelMode, LegFn, MemoryVectors, QueryRows, ScoreColumns, VectorSource, Walk, prepare_queries,
+    score,
+};
 use ascribe_curvature::{Damping, Factors, LayerSpec, Measurement, Reduction};
 
 use crate::golden::{close, stage};
@@ -135,19 +138,21 @@ fn stages_with_their_own_data_and_layers() {
     let queries = Data(run.train.0[1..3].to_vec());
     let mut vectors = MemoryVectors::<f64>::new(layers, 2, 2);
     let pass = sweep(&run.last, &queries);
-    prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &walk, &mut vectors).expect("queries");
+    prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut vectors)
+        .expect("queries");
     let mut found = vec![0.0; 12];
     let mut want = vec![0.0; 12];
     for (leg, n) in [(0, 50.0), (1, 40.0)] {
         let weight = 1.0 / (n * networks[leg].len() as f64);
         for network in &networks[leg] {
-            let add = |examples: std::ops::Range<usize>, scores: Vec<f64>, _| {
-                for (place, row) in examples.zip(scores.chunks_exact(2)) {
+            let add = |columns: ScoreColumns, _| {
+                for (place, row) in columns.examples.zip(columns.scores.chunks_exact(2)) {
                     (0..2).for_each(|q| found[q * 6 + place + 2 * leg] += row[q]);
                 }
                 Ok(())
             };
-            checkpoint_scores(&sweep(network, &data[leg]), 0, &vectors, leg, weight, add).expect("scores");
+            let rows = [QueryRows { vectors: &vectors, leg, weight }];
+            score(&sweep(network, &data[leg]), 0, &rows, None, add).expect("scores");
             // by definition, with dense matrices
             for (q, (m, example)) in (0..2).flat_map(|q| data[leg].0.iter().enumerate().map(move |pair| (q, pair))) {
                 let (y, g) = (run.last.gradient(&queries.0[q]), network.gradient(example));
@@ -186,16 +191,17 @@ fn tracin_takes_query_gradients_at_each_checkpoint() {
             assert!((weight - segment.rate_sum / 12.0).abs() < 1e-15);
             let mut vectors = MemoryVectors::<f64>::new(layers, 1, 2);
             let pass = sweep(network, &queries);
-            prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &walk, &mut vectors)
+            prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut vectors)
                 .expect("queries");
             assert_eq!(VectorSource::queries(&vectors), 2);
-            let add = |examples: std::ops::Range<usize>, scores: Vec<f64>, _| {
-                for (m, row) in examples.zip(scores.chunks_exact(2)) {
+            let add = |columns: ScoreColumns, _| {
+                for (m, row) in columns.examples.zip(columns.scores.chunks_exact(2)) {
                     (0..2).for_each(|q| found[q * 6 + m] += row[q]);
                 }
                 Ok(())
             };
-            checkpoint_scores(&sweep(network, &run.train), 0, &vectors, 0, weight, add).expect("scores");
+            let rows = [QueryRows { vectors: &vectors, leg: 0, weight }];
+            score(&sweep(network, &run.train), 0, &rows, None, add).expect("scores");
             for k in 0..12 {
                 let (query, example) = (&queries.0[k / 6], &run.train.0[k % 6]);
                 want[k] += segment.rate_sum / 12.0 * dot(&network.gradient(query), &network.gradient(example));

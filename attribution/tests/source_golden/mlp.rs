@@ -2,11 +2,13 @@
 //! scores (golden `source_mlp`; METHOD §4.1 to §4.6).
 
 use ascribe_attribution::source::{
-    Conditioner, LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, WalkCheckpoint,
-    checkpoint_scores, fit_leg, self_influence,
+    Conditioner, LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, WalkCheckpoint, fit_leg,
+    self_influence,
 };
 use ascribe_attribution::trajectory::{Segment, TrainingStage};
-use ascribe_attribution::{Aggregate, Buffer, LabelMode, Leg, LegFn, MemoryVectors, Walk, prepare_queries};
+use ascribe_attribution::{
+    Aggregate, Buffer, LabelMode, Leg, LegFn, MemoryVectors, QueryRows, Walk, prepare_queries, score,
+};
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
     Eigenpairs, Factors, LambdaSum, LayerSpec, Measurement, Network, Objective, Reduction, SpectralFn, Spectrum,
@@ -101,7 +103,7 @@ impl<T: Real> Run<T> {
         let layers = &self.last.layers;
         let mut vectors = MemoryVectors::new(layers, walk.legs.len(), 2);
         let sweep = sweep(&self.last, &self.queries);
-        prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, walk, &mut vectors)
+        prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[walk], &mut vectors)
             .expect("queries");
         let of_query = |leg: usize, q: usize| {
             let part = |l: usize| {
@@ -120,8 +122,9 @@ impl<T: Real> Run<T> {
         for (leg, networks) in self.networks.iter().enumerate() {
             let weight = 1.0 / (networks.len() * self.stage.n_examples()) as f64;
             for network in networks {
-                checkpoint_scores(&sweep(network, &self.train), 0, vectors, leg, weight, |examples, scores, _| {
-                    sum.add(examples, &scores);
+                let rows = [QueryRows { vectors, leg, weight }];
+                score(&sweep(network, &self.train), 0, &rows, None, |columns, _| {
+                    sum.add(columns.examples, &columns.scores);
                     Ok(())
                 })
                 .expect("scores");

@@ -2,10 +2,12 @@
 //! derivative, and averaged parameters change nothing (golden `source_linear_regression`; METHOD §4.1, §4.2).
 
 use ascribe_attribution::source::{
-    LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, checkpoint_scores, fit_leg,
+    LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, fit_leg,
 };
 use ascribe_attribution::trajectory::Optimizer;
-use ascribe_attribution::{Aggregate, Buffer, LabelMode, MemoryVectors, Walk, prepare_queries};
+use ascribe_attribution::{
+    Aggregate, Buffer, LabelMode, MemoryVectors, QueryRows, ScoreColumns, Walk, prepare_queries, score,
+};
 use ascribe_curvature::{Measurement, Reduction};
 use serde_json::Value;
 
@@ -57,16 +59,18 @@ fn scores(golden: &Value, n: usize, form: SourceForm, averaged: bool) -> Vec<f64
     let walk = Walk::source(&legs, &last.layers, SourceOptions { form, ..SourceOptions::default() }).expect("a walk");
     let mut vectors = MemoryVectors::<f64>::new(&last.layers, n, 2);
     let pass = sweep(&last, &queries);
-    prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &walk, &mut vectors).expect("queries");
+    prepare_queries(&pass, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut vectors)
+        .expect("queries");
     let mut sum = ScoreSum::new(train.0.len(), 2);
     for (leg, networks) in networks.iter().enumerate() {
         for network in networks {
             let weight = 1.0 / (networks.len() * stage.n_examples()) as f64;
-            let add = |examples: std::ops::Range<usize>, scores: Vec<f64>, _| {
-                sum.add(examples, &scores);
+            let add = |columns: ScoreColumns, _| {
+                sum.add(columns.examples, &columns.scores);
                 Ok(())
             };
-            checkpoint_scores(&sweep(network, &train), 0, &vectors, leg, weight, add).expect("scores");
+            let rows = [QueryRows { vectors: &vectors, leg, weight }];
+            score(&sweep(network, &train), 0, &rows, None, add).expect("scores");
         }
     }
     (0..2).flat_map(|q| sum.scores().chunks_exact(2).map(move |row| row[q])).collect()

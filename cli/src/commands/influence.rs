@@ -2,6 +2,7 @@ use ascribe::job::Job;
 use clap::Args;
 
 use super::session::Session;
+use crate::failure::Problem;
 use crate::options::{JobOptions, RankingFormat};
 use crate::status::{Status, exit_codes, with_exit_codes};
 
@@ -14,6 +15,11 @@ use crate::status::{Status, exit_codes, with_exit_codes};
 #[command(
     after_help = exit_codes!(),
     after_long_help = EXAMPLES,
+    mut_args(|arg| match arg.get_help_heading() {
+        // those of a training run are for `source`
+        Some("Training run") => arg.hide(true),
+        _ => arg,
+    }),
     mut_arg("model", |arg| arg.required(true)),
     mut_arg("train", |arg| arg.required(true)),
     mut_arg("queries", |arg| arg.required(true)),
@@ -50,6 +56,9 @@ Examples:
 
 impl Influence {
     pub(super) fn run(self) -> anyhow::Result<Status> {
+        if self.options.training.names_a_run() {
+            return Err(Problem::hinted("a training run is for Source", "use `ascribe source`"));
+        }
         whole(self.options.job_of_flags()?, &self.options, self.printing)
     }
 }
@@ -63,5 +72,6 @@ pub(super) fn whole(job: Job, options: &JobOptions, printing: Printing) -> anyho
     let session = Session::open(job, options.talk)?;
     let rankings = session.plan.run(&*session.progress)?;
     session.print(&rankings, printing.format)?;
+    session.tell_saturation();
     Ok(Status::Done)
 }

@@ -12,6 +12,7 @@ mod rank;
 mod run;
 mod score;
 mod session;
+mod source;
 
 use clap::Subcommand;
 
@@ -22,6 +23,7 @@ use crate::status::Status;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Influence(influence::Influence),
+    Source(source::Source),
     Run(run::Run),
     Fit(fit::Fit),
     Query(query::Query),
@@ -40,6 +42,7 @@ impl Command {
     pub(crate) fn run(self) -> anyhow::Result<Status> {
         match self {
             Self::Influence(command) => command.run(),
+            Self::Source(command) => command.run(),
             Self::Run(command) => command.run(),
             Self::Fit(command) => command.run(),
             Self::Query(command) => command.run(),
@@ -57,6 +60,7 @@ impl Command {
     pub(crate) fn message_style(&self) -> MessageStyle {
         let options = match self {
             Self::Influence(influence::Influence { options, .. })
+            | Self::Source(source::Source { options, .. })
             | Self::Run(run::Run { options, .. })
             | Self::Fit(fit::Fit { options, .. })
             | Self::Query(query::Query { options, .. })

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
-use ascribe::job::{Job, Plan, QueryRanking, StepReport};
+use ascribe::job::{Job, Plan, QueryRanking, Saturation, StepReport};
 use serde_json::json;
 
 use crate::failure::Problem;
@@ -76,6 +76,23 @@ impl Session {
     pub(super) fn tell(&self, report: &StepReport) {
         if let Some(next) = &report.next {
             self.say(next);
+        }
+    }
+
+    /// Says on stderr how far each segment of a training run went, and what follows if none went far.
+    pub(super) fn tell_saturation(&self) {
+        let found = self.plan.saturation();
+        if found.is_empty() {
+            return;
+        }
+        let medians = found.iter().map(|segment| format!("{}: {:.3}", segment.segment, segment.median));
+        self.say(&format!("median of tau x eigenvalue, {}", medians.collect::<Vec<_>>().join(", ")));
+        if found.iter().all(Saturation::is_far) {
+            self.say(
+                "no segment is near saturation: in most directions training kept more than nine tenths of an older \
+                 change, so that Source is close to a sum of gradient products and influence may rank better (see \
+                 --with influence, --time-scale)",
+            );
         }
     }
 

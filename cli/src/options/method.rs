@@ -1,5 +1,7 @@
+use std::path::PathBuf;
+
 use ascribe::job::{
-    AggregateRequest, Curvature, DampingRequest, Fisher, Job, KfacScale, Measure, Normalize, ReductionRequest,
+    AggregateRequest, Curvature, DampingRequest, Fisher, Job, KfacScale, Measure, Normalize, ReductionRequest, Several,
 };
 use clap::Args;
 
@@ -34,10 +36,10 @@ pub(crate) struct MethodOptions {
     label_draws: Option<u32>,
     /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8` [default: auto]
     ///
-    /// A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
+    /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
     /// as in Grosse et al. 2023; kronfluence's default is 1e-8.
-    #[arg(long, value_name = "DAMPING", allow_negative_numbers = true)]
-    damping: Option<DampingRequest>,
+    #[arg(long, value_name = "DAMPING", value_delimiter = ',', allow_negative_numbers = true)]
+    damping: Vec<DampingRequest>,
     /// Scale of K-FAC's eigenvalues [default: per-example]
     ///
     /// Per example, an absolute damping means the same as with EK-FAC.
@@ -82,6 +84,11 @@ pub(crate) struct MethodOptions {
     /// Also score every training example against itself, into `self_influence.safetensors`
     #[arg(long)]
     self_influence: bool,
+    /// Use the curvature, and the query vectors, of this run folder instead of fitting on --train
+    ///
+    /// The same curvature then scores other training examples: those that were not trained on, or new ones.
+    #[arg(long, value_name = "RUN")]
+    factors: Option<PathBuf>,
 }
 
 impl MethodOptions {
@@ -91,7 +98,10 @@ impl MethodOptions {
         method.curvature = self.curvature.unwrap_or(method.curvature);
         method.fisher = self.fisher.unwrap_or(method.fisher);
         method.label_draws = self.label_draws.unwrap_or(method.label_draws);
-        method.damping = self.damping.unwrap_or(method.damping);
+        if !self.damping.is_empty() {
+            method.damping = Several(self.damping.clone());
+        }
+        method.factors = self.factors.clone().or(method.factors.take());
         method.kfac_scale = self.kfac_scale.unwrap_or(method.kfac_scale);
         method.seed = self.seed.unwrap_or(method.seed);
         method.measure = self.measure.or(method.measure);

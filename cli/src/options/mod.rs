@@ -9,6 +9,8 @@ mod output;
 mod resources;
 mod source;
 mod talk;
+mod training;
+mod trajectory;
 mod values;
 
 pub(crate) use data::DataOptions;
@@ -18,4 +20,6 @@ pub(crate) use output::{OutputOptions, RankingFormat};
 pub(crate) use resources::ResourceOptions;
 pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};
+pub(crate) use training::TrainingOptions;
+pub(crate) use trajectory::TrajectoryOptions;
 pub(crate) use values::shard;

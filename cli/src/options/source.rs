@@ -1,11 +1,11 @@
 //! Where a job comes from: flags alone, a job file, or a run folder, with flags on top.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use ascribe::job::{DataRequest, Job, MethodRequest, ModelRequest, OutputRequest, Precision, Side};
+use ascribe::job::Job;
 use clap::Args;
 
-use super::{DataOptions, MethodOptions, ModelOptions, OutputOptions, ResourceOptions, TalkOptions};
+use super::{DataOptions, MethodOptions, ModelOptions, OutputOptions, ResourceOptions, TalkOptions, TrainingOptions};
 use crate::failure::Problem;
 
 /// The job that a run folder repeats.
@@ -21,6 +21,8 @@ pub(crate) struct JobOptions {
     #[command(flatten)]
     pub(crate) method: MethodOptions,
     #[command(flatten)]
+    pub(crate) training: TrainingOptions,
+    #[command(flatten)]
     pub(crate) resources: ResourceOptions,
     #[command(flatten)]
     pub(crate) output: OutputOptions,
@@ -34,14 +36,19 @@ impl JobOptions {
     /// # Errors
     /// If `--model`, `--train` or `--out` is not among them.
     pub(crate) fn job_of_flags(&self) -> anyhow::Result<Job> {
-        let required = [("--model", &self.model.model), ("--train", &self.data.train), ("--out", &self.output.out)];
+        let run = self.training.names_a_run();
+        let required = [
+            ("--model", self.model.model.is_some() || run),
+            ("--train", self.data.train.is_some() || run),
+            ("--out", self.output.out.is_some()),
+        ];
         let missing: Vec<_> =
-            required.iter().filter(|(_, path)| path.is_none()).map(|(name, _)| format!("`{name}`")).collect();
+            required.iter().filter(|(_, given)| !given).map(|(name, _)| format!("`{name}`")).collect();
         if !missing.is_empty() {
             let hint = "give them, or the `--out` of a run folder that has a `job.toml`";
             return Err(Problem::hinted(format!("{} not given", missing.join(" and ")), hint));
         }
-        Ok(self.over(empty()))
+        Ok(self.over(Job::new("", "", "")))
     }
 
     /// The job that the run folder `--out` holds with these flags on top, or the flags' own if there is no
@@ -52,10 +59,12 @@ impl JobOptions {
     pub(crate) fn job_of_run_folder(&self) -> anyhow::Result<Job> {
         match &self.output.out {
             Some(out) if out.join(JOB_FILE).exists() => self.job_of_file(&out.join(JOB_FILE)),
-            Some(out) if self.model.model.is_none() || self.data.train.is_none() => Err(Problem::hinted(
-                format!("{}: no `{JOB_FILE}` there", out.display()),
-                "give `--model` and `--train`, or the folder of an earlier run as `--out`",
-            )),
+            Some(out) if !self.training.names_a_run() && (self.model.model.is_none() || self.data.train.is_none()) => {
+                Err(Problem::hinted(
+                    format!("{}: no `{JOB_FILE}` there", out.display()),
+                    "give `--model` and `--train`, or the folder of an earlier run as `--out`",
+                ))
+            }
             _ => self.job_of_flags(),
         }
     }
@@ -73,35 +82,10 @@ impl JobOptions {
         self.model.apply(&mut job);
         self.data.apply(&mut job);
         self.method.apply(&mut job);
+        self.training.apply(&mut job);
         self.resources.apply(&mut job);
         self.output.apply(&mut job);
         job
-    }
-}
-
-/// A job with every default and no path.
-fn empty() -> Job {
-    Job {
-        model: ModelRequest { path: PathBuf::new(), layers: vec![], skip_layers: vec![], dtype: Precision::default() },
-        data: DataRequest {
-            train: PathBuf::new(),
-            queries: None,
-            tokenizer: None,
-            max_length: None,
-            pack: None,
-            add_bos: Side::default(),
-            add_eos: Side::default(),
-            train_size: None,
-        },
-        method: MethodRequest::default(),
-        resources: Default::default(),
-        output: OutputRequest {
-            path: PathBuf::new(),
-            top: 10,
-            store_scores: Default::default(),
-            csv: false,
-            scale: Default::default(),
-        },
     }
 }
 

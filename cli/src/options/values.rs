@@ -1,5 +1,7 @@
 //! Parsers of single values.
 
+use std::path::PathBuf;
+
 use ascribe::attribution::store::Shard;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
@@ -48,6 +50,20 @@ pub(crate) fn shard(text: &str) -> Result<Shard, String> {
         Some(hint) => format!("{error}; {hint}"),
         None => error.to_string(),
     })
+}
+
+/// A factor on learning rates.
+pub(super) fn time_scale(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|scale: &f64| scale.is_finite() && *scale > 0.0);
+    number.ok_or_else(|| "write a number above 0; 1 is training as it was".to_owned())
+}
+
+/// `pretraining=pages.jsonl`.
+pub(super) fn stage_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((stage, file)) if !stage.is_empty() && !file.is_empty() => Ok((stage.to_owned(), file.into())),
+        _ => Err("write the stage's name, `=` and its file".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use ascribe::job::{Curvature, DataSummary, Fisher, Job, Normalize, Plan, Summary};
+use ascribe::job::{
+    Average, Beside, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary, Normalize, Plan,
+    Summary,
+};
 
 use crate::words::{bytes, count, counted, name_of};
 
@@ -23,11 +26,20 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
             line("", &format!("{} {} x {}", layer.name, layer.outputs, layer.columns));
         }
     }
-    data(&mut line, "train", "examples", &summary.train);
+    for stage in &summary.stages {
+        let name = if summary.stages.len() > 1 { stage.name.as_str() } else { "train" };
+        data(&mut line, name, "examples", &stage.train);
+    }
     if let Some(queries) = &summary.queries {
         data(&mut line, "queries", "queries", queries);
     }
+    for leg in &summary.legs {
+        line(if leg.first_step == 0 { "segments" } else { "" }, &segment(leg, summary.stages.len() > 1));
+    }
     line("method", &method(job));
+    if summary.answers.len() > 1 {
+        line("scores", &summary.answers.join(", "));
+    }
     if summary.queries.is_some() {
         line("measure", &measure(job, summary));
     }
@@ -39,6 +51,25 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line("note", note);
     }
     text
+}
+
+fn segment(leg: &LegSummary, name_stage: bool) -> String {
+    let stage = if name_stage { format!(" of {}", leg.stage) } else { String::new() };
+    let (first, last) = (count(leg.first_step as u64), count((leg.first_step + leg.steps) as u64));
+    let moments = match leg.second_moments {
+        Some(n) if n < leg.checkpoints.len() => format!(", second moments of {n}"),
+        _ => String::new(),
+    };
+    let frozen = match leg.frozen.len() {
+        0 => String::new(),
+        n => format!(", {} not trained", counted(n as u64, "layers")),
+    };
+    format!(
+        "steps {first} to {last}{stage}: {}, sum of rates {:.4}, tau {:.3e}{moments}{frozen}",
+        leg.checkpoints.join(", "),
+        leg.rate_sum,
+        leg.tau
+    )
 }
 
 fn model(summary: &Summary) -> String {
@@ -123,13 +154,31 @@ fn method(job: &Job) -> String {
             format!("true Fisher ({}, seed {})", counted(method.label_draws.into(), "label draws"), method.seed)
         }
     };
-    let damping = String::from(method.damping);
-    let damping = match damping.strip_suffix('x') {
-        Some(share) => format!("damping {share} x each layer's mean eigenvalue"),
-        None => format!("damping {damping}"),
+    let damping = |damping: &DampingRequest| {
+        let text = String::from(*damping);
+        match text.strip_suffix('x') {
+            Some(share) => format!("damping {share} x each layer's mean eigenvalue"),
+            None => format!("damping {text}"),
+        }
     };
+    let dampings = method.damping.0.iter().map(damping).collect::<Vec<_>>().join(" and ");
+    if let Some(source) = &job.source {
+        let average = match source.average {
+            Average::Factors => "",
+            Average::Parameters => ", averaged parameters",
+        };
+        let form = match source.form {
+            FormRequest::Exponential => String::new(),
+            form => format!(", {} form", name_of(&form)),
+        };
+        let beside = match source.with.contains(&Beside::Influence) {
+            true => format!("; beside it influence, {dampings}"),
+            false => String::new(),
+        };
+        return format!("source{average}{form}, ekfac, {labels}, {}{beside}", name_of(&job.model.dtype));
+    }
     let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
-    format!("{}, {labels}, {damping}, {}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
+    format!("{}, {labels}, {dampings}, {}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
 }
 
 fn measure(job: &Job, summary: &Summary) -> String {
@@ -141,7 +190,8 @@ fn measure(job: &Job, summary: &Summary) -> String {
     };
     let tokens = summary.queries.as_ref().is_some_and(|queries| queries.longest > 1);
     let reduction = if tokens { format!(", {} over target tokens", name_of(&method.reduction)) } else { String::new() };
-    format!("{name} of the query{reduction}{aggregate}; training set of {}", count(summary.train_size as u64))
+    let sizes: Vec<String> = summary.stages.iter().map(|stage| count(stage.train_size as u64)).collect();
+    format!("{name} of the query{reduction}{aggregate}; training set of {}", sizes.join(", then "))
 }
 
 #[cfg(test)]

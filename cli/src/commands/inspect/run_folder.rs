@@ -61,7 +61,7 @@ fn summary(job: &Job) -> String {
         ("train", job.data.train.display().to_string()),
         ("queries", queries),
         ("curvature", format!("{}, {} Fisher", name_of(&job.method.curvature), name_of(&job.method.fisher))),
-        ("damping", String::from(job.method.damping)),
+        ("damping", job.method.damping.0.iter().map(|damping| String::from(*damping)).collect::<Vec<_>>().join(", ")),
         ("measure", measure),
         ("run", job.output.path.display().to_string()),
     ];

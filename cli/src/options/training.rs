@@ -1,0 +1,92 @@
+use std::path::PathBuf;
+
+use ascribe::job::{AdamRequest, Average, Beside, FormRequest, Job, SelfInfluenceForm, Several, SourceRequest};
+use ascribe::trajectory::TrajectoryRequest;
+use clap::Args;
+
+use super::TrajectoryOptions;
+use super::values::{one_of, stage_file, time_scale};
+
+/// A training run, for Source.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Training run")]
+pub(crate) struct TrainingOptions {
+    /// Output folder of a Hugging Face Trainer, with its `checkpoint-N` folders
+    #[arg(long, value_name = "DIR", conflicts_with = "trajectory")]
+    pub(crate) run: Option<PathBuf>,
+    /// A training run written down as TOML: checkpoints, learning rates, optimizer, stages
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trajectory: Option<PathBuf>,
+    /// Training examples of one stage of a run with several; once for each
+    #[arg(long, value_name = "STAGE=FILE", value_parser = stage_file)]
+    stage_train: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    reading: TrajectoryOptions,
+    /// What a segment's checkpoints are averaged in [default: factors]
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<Average>(&[
+        ("factors", "their curvatures and scores"),
+        ("parameters", "their weights, once (FAST-Source): cheaper, a little less accurate"),
+    ]))]
+    average: Option<Average>,
+    /// How a segment's steps are put together [default: exponential]
+    #[arg(long, value_name = "FORM", value_parser = one_of::<FormRequest>(&[
+        ("exponential", "the exponential of their sum"),
+        ("product", "step by step"),
+        ("momentum", "step by step, the momentum buffer followed"),
+    ]))]
+    form: Option<FormRequest>,
+    /// How Adam's preconditioner enters [default: conditioned]
+    #[arg(long, value_name = "FORM", value_parser = one_of::<AdamRequest>(&[
+        ("conditioned", "each parameter's second moment"),
+        ("scalar", "one number for each layer"),
+    ]))]
+    adam: Option<AdamRequest>,
+    /// Multiply every learning rate; several, with commas, are scored in one pass [default: 1]
+    #[arg(long, value_name = "SCALES", value_delimiter = ',', value_parser = time_scale)]
+    time_scale: Vec<f64>,
+    /// Score these methods in the same passes, with commas
+    #[arg(long, value_name = "METHODS", value_delimiter = ',', value_parser = one_of::<Beside>(&[
+        ("influence", "EK-FAC influence at the final checkpoint, with each --damping"),
+        ("tracin", "TracIn over all checkpoints"),
+        ("gradients", "the gradient dot product at the final checkpoint"),
+    ]))]
+    with: Vec<Beside>,
+    /// What --self-influence means for Source [default: walk]
+    #[arg(long, value_name = "FORM", value_parser = one_of::<SelfInfluenceForm>(&[
+        ("walk", "the example's own loss at the end is the query"),
+        ("local", "each segment's own gradients: never negative, cheaper, for ranking alone"),
+    ]))]
+    self_influence_form: Option<SelfInfluenceForm>,
+}
+
+impl TrainingOptions {
+    /// Whether a training run is named.
+    pub(crate) fn names_a_run(&self) -> bool {
+        self.run.is_some() || self.trajectory.is_some()
+    }
+
+    /// Lays the flags that were given on top of a job.
+    pub(crate) fn apply(&self, job: &mut Job) {
+        for (stage, file) in &self.stage_train {
+            job.data.stages.insert(stage.clone(), file.clone());
+        }
+        if let Some(path) = self.run.as_ref().or(self.trajectory.as_ref()) {
+            match &mut job.source {
+                Some(source) => source.trajectory.path.clone_from(path),
+                None => job.source = Some(SourceRequest::new(TrajectoryRequest::new(path.clone()))),
+            }
+        }
+        let Some(source) = &mut job.source else { return };
+        self.reading.apply(&mut source.trajectory);
+        source.average = self.average.unwrap_or(source.average);
+        source.form = self.form.unwrap_or(source.form);
+        source.adam = self.adam.unwrap_or(source.adam);
+        source.self_influence = self.self_influence_form.unwrap_or(source.self_influence);
+        if !self.time_scale.is_empty() {
+            source.time_scale = Several(self.time_scale.clone());
+        }
+        if !self.with.is_empty() {
+            source.with.clone_from(&self.with);
+        }
+    }
+}

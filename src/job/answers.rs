@@ -1,0 +1,221 @@
+//! What a job scores: one answer for each method, damping and time scale, all from the same passes.
+
+use super::request::{Beside, Curvature, DampingRequest, ScoreScale};
+use super::training::{Site, Training};
+use super::{Job, JobError, Plan};
+use crate::attribution::source::{LegCurvature, SourceOptions};
+use crate::attribution::{Error, Walk};
+use crate::curvature::{Damping, Factors};
+
+use super::run::Number;
+
+/// One way to score every training example for every query.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    /// Its name, in files and reports.
+    pub name: String,
+    /// How it is made.
+    pub method: Method,
+}
+
+/// How scores are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Method {
+    /// Influence functions at the last network.
+    Influence {
+        /// Which curvature.
+        fit: usize,
+        /// What is added to its eigenvalues.
+        damping: Damping,
+    },
+    /// Source over all segments.
+    Source {
+        /// Multiplies every rate.
+        time_scale: f64,
+    },
+    /// TracIn over all checkpoints.
+    Tracin,
+    /// The gradient dot product at the last network.
+    Gradients,
+}
+
+/// The query vectors of one answer at one network: TracIn asks every network, the others the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VectorSet {
+    /// Which answer's.
+    pub answer: usize,
+    /// Where the queries take their gradients.
+    pub network: usize,
+}
+
+/// What one answer gets from one pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Contribution {
+    /// The vectors.
+    pub set: VectorSet,
+    /// The leg whose vectors they are.
+    pub leg: usize,
+    /// What a product counts.
+    pub weight: f64,
+}
+
+/// One differentiation of a stage's training examples, and everything that is scored with it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ScorePass {
+    /// At which network, over which stage's data.
+    pub site: Site,
+    /// In the order of the score columns.
+    pub contributions: Vec<Contribution>,
+}
+
+impl Answer {
+    /// Every answer of a job; the first is the one that rankings are made of.
+    ///
+    /// # Errors
+    /// The same one twice; dampings that nothing uses.
+    pub(super) fn all(job: &Job, training: &Training) -> Result<Vec<Self>, JobError> {
+        let answers = match &job.source {
+            None if job.method.curvature == Curvature::Identity => {
+                // without curvature there is nothing to damp
+                let (name, method) = ("gradients".into(), Method::Influence { fit: 0, damping: Damping::default() });
+                vec![Self { name, method }]
+            }
+            None => Self::influence(job, 0),
+            Some(source) => {
+                let scales = &source.time_scale.0;
+                let mut answers: Vec<Self> = scales
+                    .iter()
+                    .map(|&time_scale| Self {
+                        name: named("source", "time-scale", scales.len(), &time_scale.to_string()),
+                        method: Method::Source { time_scale },
+                    })
+                    .collect();
+                for beside in &source.with {
+                    match beside {
+                        Beside::Influence => answers.extend(Self::influence(job, training.fits.len() - 1)),
+                        Beside::Tracin => answers.push(Self { name: "tracin".into(), method: Method::Tracin }),
+                        Beside::Gradients => {
+                            answers.push(Self { name: "gradients".into(), method: Method::Gradients });
+                        }
+                    }
+                }
+                answers
+            }
+        };
+        for (index, answer) in answers.iter().enumerate() {
+            if answers[..index].iter().any(|earlier| earlier.name == answer.name) {
+                return Err(JobError::Options {
+                    problem: format!("the scores `{}` are asked for twice", answer.name),
+                    hint: Some("name each damping, time scale and method once".into()),
+                });
+            }
+        }
+        Ok(answers)
+    }
+
+    fn influence(job: &Job, fit: usize) -> Vec<Self> {
+        let dampings = &job.method.damping.0;
+        let answer = |damping: &DampingRequest| Self {
+            name: named("influence", "damping", dampings.len(), &String::from(*damping)),
+            method: Method::Influence { fit, damping: damping.0 },
+        };
+        dampings.iter().map(answer).collect()
+    }
+}
+
+/// One of several has its value in its name.
+fn named(method: &str, option: &str, count: usize, value: &str) -> String {
+    if count == 1 { method.to_owned() } else { format!("{method}.{option}-{value}") }
+}
+
+impl Plan {
+    /// Every vector set of these answers, those of one network side by side.
+    pub(super) fn vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
+        let mut sets: Vec<VectorSet> = vec![];
+        for pass in self.score_passes(answers) {
+            for Contribution { set, .. } in pass.contributions {
+                if !sets.contains(&set) {
+                    sets.push(set);
+                }
+            }
+        }
+        sets.sort_by_key(|set| set.network);
+        sets
+    }
+
+    /// Every pass over training examples that these answers need, each with all that it serves.
+    pub(super) fn score_passes(&self, answers: &[usize]) -> Vec<ScorePass> {
+        let mut passes: Vec<ScorePass> = vec![];
+        let mut add = |site: Site, contribution: Contribution| match passes.iter_mut().find(|pass| pass.site == site) {
+            Some(pass) => pass.contributions.push(contribution),
+            None => passes.push(ScorePass { site, contributions: vec![contribution] }),
+        };
+        let training = &self.training;
+        let last = Site { network: training.last_network(), stage: training.stages.len() - 1 };
+        for &answer in answers {
+            let at_last = VectorSet { answer, network: last.network };
+            match self.answers[answer].method {
+                Method::Influence { .. } | Method::Gradients => {
+                    add(last, Contribution { set: at_last, leg: 0, weight: self.example_weight() });
+                }
+                Method::Source { .. } => {
+                    for (leg, fit) in training.fits[..training.segments().len()].iter().enumerate() {
+                        for place in &fit.places {
+                            let weight = place.weight / training.stages[fit.stage].n_examples as f64;
+                            let site = Site { network: place.network, stage: fit.stage };
+                            add(site, Contribution { set: at_last, leg, weight });
+                        }
+                    }
+                }
+                Method::Tracin => {
+                    for ((stage, segment), fit) in training.segments().iter().zip(&training.fits) {
+                        for place in &fit.places {
+                            let n = training.stages[*stage].n_examples as f64;
+                            // its share of the segment's rates, METHOD §4.7
+                            let weight = place.weight * segment.tau / n;
+                            let set = VectorSet { answer, network: place.network };
+                            add(Site { network: place.network, stage: *stage }, Contribution { set, leg: 0, weight });
+                        }
+                    }
+                }
+            }
+        }
+        passes.sort_by_key(|pass| (pass.site.stage, pass.site.network));
+        passes
+    }
+
+    /// What one example counts in the objective of the last stage, in the unit that was asked for.
+    pub(super) fn example_weight(&self) -> f64 {
+        match self.job.output.scale {
+            ScoreScale::PerExample => 1.0 / self.training.last_stage().n_examples as f64,
+            ScoreScale::Kronfluence => 1.0,
+        }
+    }
+
+    /// Legs of an answer's walk.
+    pub(super) fn legs(&self, answer: usize) -> usize {
+        match self.answers[answer].method {
+            Method::Source { .. } => self.training.segments().len(),
+            _ => 1,
+        }
+    }
+
+    /// An answer's walk over fitted curvatures, one for each fit of the training; `identity` is for methods without.
+    pub(super) fn walk<'a, T: Number>(
+        &'a self,
+        answer: usize,
+        curvatures: &'a [LegCurvature<T>],
+        identity: &'a Factors<T>,
+    ) -> Result<Walk<'a, T>, JobError> {
+        Ok(match self.answers[answer].method {
+            Method::Influence { fit, damping } => Walk::influence(&curvatures[fit].factors, damping),
+            Method::Tracin | Method::Gradients => Walk::gradients(identity),
+            Method::Source { time_scale } => {
+                let form = self.job.source.as_ref().map(|source| source.form.into()).unwrap_or_default();
+                let options = SourceOptions { form, time_scale, ..SourceOptions::default() };
+                let legs = self.training.source_legs(curvatures);
+                Walk::source(&legs, self.training.layers(), options).map_err(Error::from)?
+            }
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! Curvature of a run: found in the store, or fitted there.
+//!
+//! Two rounds of passes over the training data: covariances at every network, then Λ of every network in the
+//! eigenbasis of each fit that it is a part of. Fits that share a network share its differentiation.
+
+mod passes;
+mod stored;
+
+use super::JobError;
+use super::answers::Method;
+use super::keys::site;
+use super::run::{Number, Run};
+use super::training::{Fit, Site};
+use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
+use crate::attribution::{Error, Event, Pass};
+use crate::curvature::{CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors};
+
+const COVARIANCE: &str = "covariance";
+const EIGENBASIS: &str = "eigenbasis";
+const LAMBDA: &str = "lambda";
+
+/// The round of passes that the curvature still lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Round {
+    /// Covariances, and the eigenbases made of them.
+    Covariances,
+    /// Λ.
+    Lambdas,
+    /// Everything is there.
+    Done,
+}
+
+impl Run<'_> {
+    /// Fits that an answer needs.
+    fn fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        let segments = self.plan.training.segments().len();
+        let needed = move |&(index, _): &(usize, &Fit)| {
+            self.plan.answers.iter().any(|answer| match answer.method {
+                Method::Influence { fit, .. } => fit == index,
+                Method::Source { .. } => index < segments,
+                Method::Tracin | Method::Gradients => false,
+            })
+        };
+        self.plan.training.fits.iter().enumerate().filter(needed)
+    }
+
+    /// What is to be done next.
+    pub(super) fn round(&self) -> Result<Round, JobError> {
+        for (_, fit) in self.fits() {
+            if fit.kind.has_eigenbasis() && self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
+                return Ok(Round::Covariances);
+            }
+        }
+        Ok(if self.lambda_sites()?.is_empty() { Round::Done } else { Round::Lambdas })
+    }
+
+    /// Networks whose covariances a missing eigenbasis is made of.
+    fn covariance_sites(&self) -> Result<Vec<Site>, JobError> {
+        let mut missing = vec![];
+        for (index, fit) in self.fits() {
+            if fit.kind.has_eigenbasis() && self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
+                missing.push(index);
+            }
+        }
+        let fits = &self.plan.training.fits;
+        Ok(self.plan.training.sites(|fit| missing.iter().any(|&index| std::ptr::eq(&raw const fits[index], fit))))
+    }
+
+    /// Networks at which Λ of some fits is missing, and these fits.
+    fn lambda_sites(&self) -> Result<Vec<(Site, Vec<usize>)>, JobError> {
+        let mut sites: Vec<(Site, Vec<usize>)> = vec![];
+        for (index, fit) in self.fits().filter(|(_, fit)| fit.kind.has_lambda_pass()) {
+            for place in &fit.places {
+                if self.find(LAMBDA, &self.plan.lambda_key(fit, place))?.is_some() {
+                    continue;
+                }
+                let at = site(fit, place);
+                match sites.iter_mut().find(|(site, _)| *site == at) {
+                    Some((_, fits)) => fits.push(index),
+                    None => sites.push((at, vec![index])),
+                }
+            }
+        }
+        sites.sort_by_key(|(site, _)| (site.stage, site.network));
+        Ok(sites)
+    }
+
+    /// The curvatures, fitted where they are not there yet.
+    pub(super) fn fit<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
+        if self.round()? == Round::Covariances {
+            for site in self.covariance_sites()? {
+                match self.covariance(site)? {
+                    Some(_) => self.observer().event(Event::Reused { pass: Pass::Covariance }),
+                    None => {
+                        let covariance = self.covariance_pass::<T>(site)?.finish()?;
+                        self.keep_covariance(site, &covariance)?;
+                    }
+                }
+            }
+            self.decompose_missing::<T>()?;
+        }
+        for (site, fits) in self.lambda_sites()? {
+            let curvatures = self.bases_of::<T>(&fits)?;
+            let sums = self.lambda_pass(site, &fits, &curvatures)?;
+            for (fit, sum) in fits.iter().zip(sums.into_sums()) {
+                self.keep_lambda(*fit, site, &sum.finish()?)?;
+            }
+        }
+        self.fitted()
+    }
+
+    /// The curvatures of an earlier `fit`, one for each of the training's; those that no answer needs are empty.
+    pub(super) fn fitted<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
+        let needed: Vec<usize> = self.fits().map(|(index, _)| index).collect();
+        let layers = self.plan.training.layers();
+        let all = self.plan.training.fits.iter().enumerate();
+        all.map(|(index, fit)| match needed.contains(&index) {
+            true => self.one_fitted(fit),
+            false => Ok(LegCurvature { factors: Factors::identity(layers.len()), conditioners: vec![] }),
+        })
+        .collect()
+    }
+
+    fn one_fitted<T: Number>(&self, fit: &Fit) -> Result<LegCurvature<T>, JobError> {
+        let layers = self.plan.training.layers();
+        let missing =
+            || JobError::MissingStep { folder: self.store.folder().to_owned(), what: "the curvature", step: "fit" };
+        let bases = || self.eigenbases::<T>(fit)?.ok_or_else(missing);
+        let factors = match fit.kind {
+            CurvatureKind::Identity => Factors::identity(layers.len()),
+            CurvatureKind::Diagonal => Factors::diagonal(self.lambda_of(fit)?.ok_or_else(missing)?),
+            CurvatureKind::Kfac => {
+                let (bases, mean_positions) = bases()?;
+                let scale = match self.plan.job.method.kfac_scale {
+                    super::KfacScale::PerExample => mean_positions,
+                    super::KfacScale::PerPosition => 1.0,
+                };
+                Factors::kfac(bases.into_iter().flatten().collect(), scale)
+            }
+            CurvatureKind::Ekfac => {
+                let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
+                let layer = |(basis, lambda): (Option<Eigenbasis<T>>, _)| match basis {
+                    Some(_) => LayerFactors { basis, lambda: Some(lambda) },
+                    // frozen: nothing is taken there
+                    None => LayerFactors { basis: None, lambda: None },
+                };
+                let layers = bases()?.0.into_iter().zip(lambda.layers).map(layer).collect();
+                Factors { kind: CurvatureKind::Ekfac, layers }
+            }
+        };
+        let conditioners = match &fit.moments {
+            Some(moments) => moments.conditioners(layers, &fit.frozen)?,
+            None => vec![],
+        };
+        Ok(LegCurvature { factors, conditioners })
+    }
+
+    /// Λ of a fit: the weighted mean over its networks.
+    fn lambda_of(&self, fit: &Fit) -> Result<Option<Lambda>, JobError> {
+        if let [place] = fit.places.as_slice() {
+            return self.lambda(fit, place);
+        }
+        let mut pool = LambdaPool::default();
+        for place in &fit.places {
+            let Some(lambda) = self.lambda(fit, place)? else { return Ok(None) };
+            pool.add(place.weight, &lambda).map_err(Error::from)?;
+        }
+        Ok(Some(pool.finish().map_err(Error::from)?))
+    }
+
+    /// The eigenbases of some fits, and the conditioners that go with them.
+    fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<passes::Bases<T>>, JobError> {
+        let layers = self.plan.training.layers();
+        let bases = |&index: &usize| {
+            let fit = &self.plan.training.fits[index];
+            let bases = match fit.kind {
+                CurvatureKind::Diagonal => vec![None; layers.len()],
+                _ => self.eigenbases::<T>(fit)?.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases),
+            };
+            let conditioners = match &fit.moments {
+                Some(moments) => moments.conditioners(layers, &fit.frozen)?,
+                None => vec![],
+            };
+            Ok(passes::Bases { bases, conditioners, frozen: fit.frozen.clone() })
+        };
+        fits.iter().map(bases).collect()
+    }
+
+    /// Makes every missing eigenbasis from covariances, which are all there.
+    fn decompose_missing<T: Number>(&self) -> Result<(), JobError> {
+        let layers = self.plan.training.layers();
+        for (_, fit) in self.fits() {
+            let key = self.plan.eigenbasis_key(fit);
+            if !fit.kind.has_eigenbasis() || self.find(EIGENBASIS, &key)?.is_some() {
+                continue;
+            }
+            let (pass, total) = (Pass::Eigendecomposition, layers.len() as u64);
+            self.observer().event(Event::Started { pass, done: 0, total });
+            let mut pool = CovariancePool::default();
+            for place in &fit.places {
+                let covariance = self.covariance(site(fit, place))?.ok_or_else(|| JobError::MissingStep {
+                    folder: self.store.folder().to_owned(),
+                    what: "the covariances",
+                    step: "fit",
+                })?;
+                pool.add(place.weight, &covariance).map_err(Error::from)?;
+            }
+            let covariance = pool.finish().map_err(Error::from)?;
+            let conditioners = match &fit.moments {
+                Some(moments) => moments.conditioners::<T>(layers, &fit.frozen)?,
+                None => vec![],
+            };
+            let bases = conditioned_eigenbases(&covariance, layers, &conditioners, &fit.frozen)?;
+            self.keep_eigenbases(fit, &bases, covariance.mean_positions())?;
+            self.observer().event(Event::Advanced { pass, units: total });
+            self.observer().event(Event::Finished { pass });
+        }
+        Ok(())
+    }
+
+    /// One process fits what is missing; a shard leaves its sums of the next round as parts.
+    pub(super) fn fit_step<T: Number>(&self) -> Result<Option<String>, JobError> {
+        let Some(shard) = self.shard else {
+            self.fit::<T>()?;
+            return Ok(None);
+        };
+        let place = self.store.folder().display().to_string();
+        let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
+        let round = self.round()?;
+        match round {
+            Round::Covariances => {
+                for site in self.covariance_sites()? {
+                    if self.covariance(site)?.is_none() {
+                        self.covariance_part::<T>(site)?;
+                    }
+                }
+            }
+            Round::Lambdas => {
+                for (site, fits) in self.lambda_sites()? {
+                    self.lambda_part::<T>(site, &fits)?;
+                }
+            }
+            Round::Done => return Ok(Some(format!("the curvature is fitted; next: `ascribe query --out {place}`"))),
+        }
+        let then = match round {
+            Round::Covariances if has_lambda => "then `ascribe fit --shard` again for lambda",
+            _ => "then `ascribe query`",
+        };
+        Ok(Some(format!("when all {} shards are done: `ascribe merge --out {place}`, {then}", shard.count())))
+    }
+
+    /// Joins the shards' sums of the next round, if they are complete.
+    pub(super) fn merge_fit<T: Number>(&self, from: &[std::path::PathBuf]) -> Result<Option<String>, JobError> {
+        let layers = self.plan.training.layers();
+        let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
+        let place = self.store.folder().display();
+        match self.round()? {
+            Round::Done => Ok(None),
+            Round::Covariances => {
+                for site in self.covariance_sites()? {
+                    if self.covariance(site)?.is_some() {
+                        continue;
+                    }
+                    let key = self.plan.covariance_key(site);
+                    let mut sum = CovarianceSum::<T>::new(layers);
+                    for part in self.complete_parts(&folders, COVARIANCE, &key, site.stage)? {
+                        let part = part.open()?;
+                        let counts = [stored::count(&part, "positions")?, stored::count(&part, "examples")?];
+                        sum.add_state(|name| part.f64(name).ok(), counts)?;
+                    }
+                    self.keep_covariance(site, &sum.finish()?)?;
+                    self.store.remove_parts(COVARIANCE, &key)?;
+                }
+                self.decompose_missing::<T>()?;
+                let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
+                let next = if has_lambda { "fit --shard i/n" } else { "query" };
+                Ok(Some(format!("covariances joined; next: `ascribe {next} --out {place}`")))
+            }
+            Round::Lambdas => {
+                for (site, fits) in self.lambda_sites()? {
+                    for index in fits {
+                        let key = self.lambda_key_at(index, site);
+                        let mut sum = LambdaSum::<T>::new(layers, vec![None; layers.len()]);
+                        for part in self.complete_parts(&folders, LAMBDA, &key, site.stage)? {
+                            let part = part.open()?;
+                            sum.add_state(|name| part.f64(name).ok(), stored::count(&part, "examples")?)?;
+                        }
+                        self.keep_lambda(index, site, &sum.finish()?)?;
+                        self.store.remove_parts(LAMBDA, &key)?;
+                    }
+                }
+                Ok(Some(format!("lambda joined; next: `ascribe query --out {place}`")))
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Second moments of a segment's checkpoints, and the conditioners made of them.
+
+use std::path::PathBuf;
+
+use super::JobError;
+use super::request::AdamRequest;
+use super::run::Number;
+use super::training::Fit;
+use crate::attribution::source::{Conditioner, SourceError};
+use crate::attribution::trajectory::{Optimizer, Segment};
+use crate::curvature::LayerSpec;
+use crate::trajectory::{Reading, TransformersVersion, second_moments};
+
+/// Where a segment's second moments are.
+#[derive(Debug, Clone)]
+pub(super) struct Moments {
+    /// Checkpoint folders and their optimizers' files.
+    files: Vec<(PathBuf, PathBuf)>,
+    version: Option<TransformersVersion>,
+    epsilon: f64,
+    form: AdamRequest,
+    /// BLAKE3 over the moments of the layers that count.
+    pub content_hash: [u8; 32],
+}
+
+impl Moments {
+    /// Reads them once, so that what is wrong with them is said before long work.
+    ///
+    /// # Errors
+    /// No checkpoint of the segment with an optimizer's state; a state that cannot be used; a trained layer without
+    /// second moments.
+    pub(super) fn read(
+        reading: &Reading,
+        segment: &Segment,
+        optimizer: &Optimizer,
+        form: AdamRequest,
+        layers: &[LayerSpec],
+        fit: &Fit,
+    ) -> Result<Self, JobError> {
+        let (Optimizer::Adam { epsilon, .. } | Optimizer::AdamW { epsilon, .. }) = *optimizer else {
+            return Err(JobError::Options {
+                problem: format!("second moments of `{}` are not known", optimizer.name()),
+                hint: None,
+            });
+        };
+        let checkpoints = segment.checkpoints.iter().map(|at| &reading.checkpoints[at.index]);
+        let files: Vec<_> = checkpoints.filter_map(|at| Some((at.folder.clone(), at.optimizer.clone()?))).collect();
+        if files.is_empty() {
+            return Err(JobError::Options {
+                problem: format!(
+                    "{}, whose checkpoints are {}, was trained with {}, and none of these has an optimizer's state",
+                    fit.name,
+                    segment
+                        .checkpoints
+                        .iter()
+                        .map(|at| format!("`{}`", reading.checkpoints[at.index].id))
+                        .collect::<Vec<_>>()
+                        .join(", "),
+                    optimizer.name()
+                ),
+                hint: Some(
+                    "keep `optimizer.pt` in at least one checkpoint of each segment, or ask for fewer segments".into(),
+                ),
+            });
+        }
+        let mut moments = Self { files, version: reading.version, epsilon, form, content_hash: [0; 32] };
+        let mut hasher = blake3::Hasher::new();
+        for found in moments.load(layers)? {
+            for (l, values) in found.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
+                let Some(values) = values else {
+                    let (leg, layer) = (0, layers[l].name.clone());
+                    return Err(JobError::Pass(SourceError::LayerWithoutMoments { leg, layer }.into()));
+                };
+                values.iter().for_each(|x| {
+                    hasher.update(&x.to_le_bytes());
+                });
+            }
+        }
+        moments.content_hash = *hasher.finalize().as_bytes();
+        Ok(moments)
+    }
+
+    /// How many checkpoints have them.
+    pub(super) fn checkpoints(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Adam's ε.
+    pub(super) fn epsilon(&self) -> f64 {
+        self.epsilon
+    }
+
+    fn load(&self, layers: &[LayerSpec]) -> Result<Vec<Vec<Option<Vec<f32>>>>, JobError> {
+        let read = |(folder, file): &(PathBuf, PathBuf)| Ok(second_moments(folder, file, layers, self.version)?);
+        self.files.iter().map(read).collect()
+    }
+
+    /// A conditioner for every layer that is not frozen.
+    pub(super) fn conditioners<T: Number>(
+        &self,
+        layers: &[LayerSpec],
+        frozen: &[usize],
+    ) -> Result<Vec<Option<Conditioner<T>>>, JobError> {
+        let found = self.load(layers)?;
+        let of_layer = |(l, layer): (usize, &LayerSpec)| {
+            if frozen.contains(&l) {
+                return Ok(None);
+            }
+            let wide: Vec<Vec<T>> = found
+                .iter()
+                .filter_map(|moments| Some(moments[l].as_ref()?.iter().map(|&x| T::of(f64::from(x))).collect()))
+                .collect();
+            let slices: Vec<&[T]> = wide.iter().map(Vec::as_slice).collect();
+            let conditioner = match self.form {
+                AdamRequest::Conditioned => Conditioner::from_second_moments(layer, &slices, self.epsilon),
+                AdamRequest::Scalar => Conditioner::scalar(layer, &slices, self.epsilon),
+            };
+            Ok(Some(conditioner.map_err(crate::attribution::Error::from)?))
+        };
+        layers.iter().enumerate().map(of_layer).collect()
+    }
+}

@@ -1,0 +1,177 @@
+//! The networks of a run: its checkpoints, read one at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::JobError;
+use crate::curvature::{Error, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
+use crate::data::Batch;
+use crate::model::{LoadOptions, Model};
+
+/// Where a network's parameters come from.
+#[derive(Debug, Clone)]
+pub(super) struct Parameters {
+    /// For people: the checkpoint's name, or those whose mean it is.
+    pub name: String,
+    /// Checkpoint folders and what each counts in the mean; one with 1 for a checkpoint as it is.
+    pub of: Vec<(PathBuf, f64)>,
+    /// BLAKE3 over weights and configuration.
+    pub content_hash: [u8; 32],
+}
+
+/// All networks of a run; the one that was used last stays in memory.
+#[derive(Debug)]
+pub(super) struct Networks {
+    parameters: Vec<Parameters>,
+    kind: String,
+    layers: Vec<LayerSpec>,
+    /// For each network the layers of the run that it does not have.
+    absent: Vec<Vec<usize>>,
+    options: LoadOptions,
+    latest: Mutex<Option<(usize, Arc<TrackedNetwork>)>>,
+}
+
+impl Networks {
+    /// The networks at `of`, each with its name; `last` is the last of them, read already, whose tracked layers are
+    /// the run's. Every other one is read and checked now.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be read, or that takes other inputs than the last.
+    pub(super) fn open(
+        of: Vec<(String, Vec<(PathBuf, f64)>)>,
+        last: Model,
+        options: LoadOptions,
+    ) -> Result<Self, JobError> {
+        let (layers, limits, kind) = (last.layers().to_vec(), last.limits(), last.kind().to_owned());
+        let last = Arc::new(TrackedNetwork::new(last, &layers));
+        let count = of.len();
+        let (mut parameters, mut absent) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (index, (name, of)) in of.into_iter().enumerate() {
+            let network = match index + 1 == count {
+                true => last.clone(),
+                false => Arc::new(TrackedNetwork::load(&of, &options, &layers)?),
+            };
+            if !network.model.limits().agree(limits) {
+                return Err(JobError::OtherInputs { folder: of[0].0.clone() });
+            }
+            let content_hash = network.model.content_hash();
+            absent.push(network.absent());
+            parameters.push(Parameters { name, of, content_hash });
+        }
+        Ok(Self { parameters, kind, layers, absent, options, latest: Mutex::new(Some((count - 1, last))) })
+    }
+
+    /// Where they come from, in the order of training.
+    pub(super) fn parameters(&self) -> &[Parameters] {
+        &self.parameters
+    }
+
+    /// The run's tracked layers: those of the last checkpoint.
+    pub(super) fn layers(&self) -> &[LayerSpec] {
+        &self.layers
+    }
+
+    /// For each network the layers of the run that it does not have.
+    pub(super) fn absent(&self) -> &[Vec<usize>] {
+        &self.absent
+    }
+
+    /// `model_type` of the last.
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// How they are read.
+    pub(super) fn options_mut(&mut self) -> &mut LoadOptions {
+        self.latest = Mutex::new(None);
+        &mut self.options
+    }
+
+    /// A network, read if it is not the one that was used last.
+    ///
+    /// # Errors
+    /// If its files have changed and cannot be read any more.
+    pub(super) fn get(&self, index: usize) -> Result<Arc<TrackedNetwork>, JobError> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, network)) = latest.as_ref().filter(|(found, _)| *found == index) {
+            return Ok(network.clone());
+        }
+        // the one before goes first: two large networks need not fit
+        *latest = None;
+        let parameters = &self.parameters[index];
+        let network = Arc::new(TrackedNetwork::load(&parameters.of, &self.options, &self.layers)?);
+        if network.model.content_hash() != parameters.content_hash {
+            return Err(JobError::Changed { folder: parameters.of[0].0.clone() });
+        }
+        *latest = Some((index, network.clone()));
+        Ok(network)
+    }
+}
+
+/// A model whose tracked layers are numbered as the run's: a checkpoint of an earlier stage may lack some.
+#[derive(Debug)]
+pub(super) struct TrackedNetwork {
+    pub(super) model: Model,
+    layers: Vec<LayerSpec>,
+    /// For each layer of the model its place among the run's, if they differ.
+    places: Option<Vec<Option<usize>>>,
+}
+
+impl TrackedNetwork {
+    fn load(of: &[(PathBuf, f64)], options: &LoadOptions, layers: &[LayerSpec]) -> Result<Self, JobError> {
+        let folders: Vec<(&Path, f64)> = of.iter().map(|(folder, weight)| (folder.as_path(), *weight)).collect();
+        Ok(Self::new(Model::load_mean(&folders, options)?, layers))
+    }
+
+    fn new(model: Model, layers: &[LayerSpec]) -> Self {
+        let own = model.layers();
+        let same = |a: &LayerSpec, b: &LayerSpec| {
+            (&a.name, a.outputs, a.inputs, a.bias) == (&b.name, b.outputs, b.inputs, b.bias)
+        };
+        let place = |own: &LayerSpec| layers.iter().position(|layer| same(layer, own));
+        let places = (own != layers).then(|| own.iter().map(place).collect());
+        Self { model, layers: layers.to_vec(), places }
+    }
+
+    /// Places of the run's layers that this network does not have.
+    pub(super) fn absent(&self) -> Vec<usize> {
+        match &self.places {
+            None => vec![],
+            Some(places) => (0..self.layers.len()).filter(|l| !places.contains(&Some(*l))).collect(),
+        }
+    }
+}
+
+impl Network for TrackedNetwork {
+    type Batch = Batch;
+
+    fn layers(&self) -> &[LayerSpec] {
+        &self.layers
+    }
+
+    fn positions<'a>(&self, batch: &'a Batch) -> &'a Positions {
+        self.model.positions(batch)
+    }
+
+    fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
+        match &self.places {
+            None => self.model.differentiate(batch, objective, sink),
+            Some(places) => self.model.differentiate(batch, objective, &mut Renumbered { places, sink }),
+        }
+    }
+}
+
+/// Passes taps on under the run's numbers, without those of layers that the run does not track.
+struct Renumbered<'a> {
+    places: &'a [Option<usize>],
+    sink: &'a mut dyn TapSink,
+}
+
+impl TapSink for Renumbered<'_> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        match self.places[tap.layer.0] {
+            Some(place) => self.sink.tap(Tap { layer: LayerId(place), ..tap }),
+            None => Ok(()),
+        }
+    }
+}

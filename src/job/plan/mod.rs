@@ -1,0 +1,215 @@
+//! From what was asked to what will be done: files read and checked, every default resolved.
+
+mod data;
+mod memory;
+mod options;
+mod summary;
+
+use std::path::PathBuf;
+
+use candle_core::DType;
+
+pub(super) use self::data::{Few, InBatches};
+pub(super) use self::options::measure_name;
+pub use self::summary::{DataSummary, LayerSummary, LegSummary, StageSummary, Summary};
+use super::answers::Answer;
+use super::request::{Fisher, Measure, Precision};
+use super::reuse::Reused;
+use super::training::{Stage, Training};
+use super::{Job, JobError};
+use crate::attribution::LabelMode;
+use crate::curvature::Graphs;
+use crate::data::{Dataset, ReadReport, Role};
+use crate::model::{LayerSelection, LoadOptions, Model};
+use crate::trajectory::{Reading, StageData};
+
+/// A job whose inputs were read and checked and whose every choice is made.
+#[derive(Debug)]
+pub struct Plan {
+    /// The job with defaults resolved: what `run` replays.
+    pub job: Job,
+    pub(super) training: Training,
+    pub(super) answers: Vec<Answer>,
+    pub(super) queries: Option<Dataset>,
+    pub(super) reused: Option<Reused>,
+    summary: Summary,
+}
+
+/// The name of the only stage of a job that names none.
+const ONLY_STAGE: &str = "training";
+
+impl Plan {
+    /// Reads checkpoints and data, checks that they fit, and resolves every default.
+    ///
+    /// # Errors
+    /// [`JobError`], before any long work and before anything is written.
+    pub fn resolve(mut job: Job) -> Result<Self, JobError> {
+        options::check(&job)?;
+        let readings = match &job.source {
+            Some(source) => source.trajectory.read()?,
+            None => vec![],
+        };
+        let last = last_checkpoint(&job, &readings)?;
+        let dtype = match job.model.dtype {
+            Precision::F32 => DType::F32,
+            Precision::F64 => DType::F64,
+        };
+        let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers)?;
+        let options = LoadOptions { selection, dtype, graphs: Graphs::Kept };
+        let model = Model::load(&last, &options)?;
+        let limits = model.limits();
+        let mut notes = model.notes().to_vec();
+        job.method.measure = Some(options::resolve_measure(job.method.measure, limits)?);
+
+        let files = stage_files(&job, &readings)?;
+        let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
+        let mut reports = Vec::with_capacity(files.len());
+        let mut stages = Vec::with_capacity(files.len());
+        for (name, file) in files {
+            let (train, report) = data::read(&job, &file, Role::Train, limits, tokenizer.as_ref())?;
+            notes.extend(data::notes("training examples", &report));
+            stages.push(Stage { name, n_examples: train.len(), train });
+            reports.push(report);
+        }
+        let queries = match &job.data.queries {
+            Some(file) => Some(data::read(&job, file, Role::Queries, limits, tokenizer.as_ref())?),
+            None => None,
+        };
+        notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
+
+        let run = match &job.source {
+            None => None,
+            Some(source) => {
+                let data: Vec<StageData> = stages.iter().zip(&reports).map(|(s, r)| stage_data(&job, s, r)).collect();
+                Some(source.trajectory.resolve(readings, &data)?)
+            }
+        };
+        if let Some(run) = &run {
+            notes.extend(run.notes.iter().cloned());
+            notes.extend(run.readings.iter().flat_map(|reading| &reading.warnings).map(ToString::to_string));
+            notes.extend(run.trajectory.stages().iter().flat_map(|stage| stage.notes()).map(|note| note.to_string()));
+        }
+        let mut training = match (run, &job.source) {
+            (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
+            _ => Training::of_checkpoint(&job, (last, model), stages, options)?,
+        };
+        let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
+        let (batch_tokens, graphs) = memory::batch_size(&job, training.layers(), longest, limits)?;
+        job.resources.batch_tokens = Some(batch_tokens);
+        if graphs != Graphs::Kept {
+            training.networks.options_mut().graphs = graphs;
+            notes.push("memory is short: activations are computed twice instead of kept".into());
+        }
+        for stage in &training.stages {
+            if stage.n_examples != stage.train.len() {
+                notes.push(format!(
+                    "scores are for a training set of {} examples, of which {} are scored",
+                    stage.n_examples,
+                    stage.train.len()
+                ));
+            }
+        }
+        if job.source.is_none() {
+            job.data.train_size = Some(training.last_stage().n_examples);
+        }
+        let reused = match &job.method.factors {
+            Some(folder) => Some(Reused::open(folder)?),
+            None => None,
+        };
+        let answers = Answer::all(&job, &training)?;
+        let (queries, query_report) = queries.unzip();
+        let mut plan = Self { job, training, answers, queries, reused, summary: Summary::default() };
+        plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
+        Ok(plan)
+    }
+
+    /// What a person should see before the work begins.
+    pub fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// The training examples of the last stage of training.
+    pub fn train(&self) -> &Dataset {
+        &self.training.last_stage().train
+    }
+
+    /// The queries, if the job names any.
+    pub fn queries(&self) -> Option<&Dataset> {
+        self.queries.as_ref()
+    }
+
+    /// Labels for the curvature.
+    pub(super) fn label_mode(&self) -> LabelMode {
+        match self.job.method.fisher {
+            Fisher::Empirical => LabelMode::Empirical,
+            Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
+        }
+    }
+
+    /// The measurement, resolved.
+    pub(super) fn measure(&self) -> Measure {
+        self.job.method.measure.expect("`resolve` sets it")
+    }
+
+    /// A dataset cut into batches of the resolved size.
+    pub(super) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
+        InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
+    }
+}
+
+/// The checkpoint at which queries take their gradients.
+fn last_checkpoint(job: &Job, readings: &[Reading]) -> Result<PathBuf, JobError> {
+    match readings.last() {
+        None => Ok(job.model.path.clone()),
+        Some(reading) => match reading.checkpoints.last() {
+            Some(checkpoint) => Ok(checkpoint.folder.clone()),
+            None => Err(JobError::Options {
+                problem: format!("{}: the training run has no checkpoint", reading.source.display()),
+                hint: None,
+            }),
+        },
+    }
+}
+
+/// The file of training examples of every stage, in the order of training.
+fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>, JobError> {
+    let (train, by_name) = (&job.data.train, &job.data.stages);
+    let options = |problem: String, hint: String| Err(JobError::Options { problem, hint: Some(hint) });
+    match readings {
+        [] | [_] if by_name.is_empty() => {
+            let name = readings.first().map_or(ONLY_STAGE, |reading| &reading.name);
+            Ok(vec![(name.to_owned(), train.clone())])
+        }
+        [] => options("stages of data are for a training run".into(), "give `train`".into()),
+        _ if !train.as_os_str().is_empty() => {
+            let names: Vec<_> = readings.iter().map(|reading| format!("`{}`", reading.name)).collect();
+            options(
+                format!("the training run has {} stages, and one file of training examples is given", names.len()),
+                format!("give a file for each stage, by name: {}", names.join(", ")),
+            )
+        }
+        _ => {
+            let names: Vec<&str> = readings.iter().map(|reading| reading.name.as_str()).collect();
+            if let Some(unknown) = by_name.keys().find(|name| !names.contains(&name.as_str())) {
+                return options(
+                    format!("the training run has no stage `{unknown}`"),
+                    format!("its stages are {}", names.join(", ")),
+                );
+            }
+            if let Some(name) = names.iter().find(|name| !by_name.contains_key(**name)) {
+                return options(
+                    format!("the stage `{name}` of the training run has no file of training examples"),
+                    format!("name one: `stages.{name}` in a job file, `--stage-train {name}=FILE` as a flag"),
+                );
+            }
+            Ok(names.iter().map(|name| ((*name).to_owned(), by_name[*name].clone())).collect())
+        }
+    }
+}
+
+/// What a stage's data say where the run's files do not.
+fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
+    let examples = job.data.train_size.unwrap_or(stage.train.len());
+    let targets = report.targets as f64 / report.examples.max(1) as f64;
+    StageData { examples: Some(examples), targets_per_example: Some(targets).filter(|_| report.longest > 1) }
+}

@@ -1,0 +1,123 @@
+//! Options that exclude each other, values out of range, and what is measured by default.
+
+use super::super::request::{Beside, Curvature, Measure, Normalize, ScoreScale, SourceRequest, StoreScores};
+use super::super::{Job, JobError};
+use crate::data::RowTask;
+use crate::model::Limits;
+
+/// Refuses what can be refused without reading a file.
+pub(super) fn check(job: &Job) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    // `job.toml` has to be able to say what was asked
+    let trajectory = job.source.as_ref().map(|source| &source.trajectory.path);
+    let paths = [
+        Some(&job.model.path),
+        Some(&job.data.train),
+        trajectory,
+        job.method.factors.as_ref(),
+        job.data.queries.as_ref(),
+        job.data.tokenizer.as_ref(),
+        Some(&job.output.path),
+    ];
+    if let Some(path) = paths.into_iter().flatten().chain(job.data.stages.values()).find(|path| path.to_str().is_none())
+    {
+        let problem = format!("the path `{}` is not UTF-8", path.display());
+        return Err(JobError::Options { problem, hint: Some("rename it, or give another path to it".into()) });
+    }
+    if i64::try_from(job.method.seed).is_err() {
+        return options("`seed` is out of range", "choose a seed below 2^63");
+    }
+    if job.output.top == 0 {
+        return options("`top` is 0", "list at least one proponent");
+    }
+    if job.method.label_draws == 0 || job.method.label_draws >= 1 << 12 {
+        return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
+    }
+    if job.method.damping.0.is_empty() {
+        return options("no damping is named", "leave `damping` out, or name one");
+    }
+    if job.method.damping.0.len() > 1 && job.method.normalize == Normalize::Cosine {
+        return options("`normalize = cosine` takes one damping", "name one");
+    }
+    match &job.source {
+        Some(source) => check_source(job, source)?,
+        None if job.model.path.as_os_str().is_empty() => {
+            return options("the job names no checkpoint", "give its folder as `model.path`, `--model` as a flag");
+        }
+        None if job.data.train.as_os_str().is_empty() && job.data.stages.is_empty() => {
+            return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+        }
+        None => {}
+    }
+    if job.data.train_size == Some(0) {
+        return options("`train_size` is 0", "leave it out, or give the number of examples the model was trained on");
+    }
+    if job.resources.batch_tokens == Some(0) {
+        return options("`batch_tokens` is 0", "leave it out, or give at least 1");
+    }
+    if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
+        return options("`normalize = cosine` needs the full matrix", "leave `store_scores = top` out");
+    }
+    Ok(())
+}
+
+fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    if !job.model.path.as_os_str().is_empty() {
+        return options(
+            "a training run and a checkpoint are given",
+            "leave the checkpoint out: queries are asked of the run's last one",
+        );
+    }
+    if job.data.train.as_os_str().is_empty() && job.data.stages.is_empty() {
+        return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+    }
+    if source.time_scale.0.is_empty() {
+        return options("no time scale is named", "leave `time_scale` out, or name one");
+    }
+    if !source.time_scale.0.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
+        return options("a time scale is not a number above 0", "1 is training as it was");
+    }
+    if job.method.curvature != Curvature::Ekfac {
+        return options("Source takes EK-FAC curvature", "leave `curvature` out");
+    }
+    if job.method.normalize != Normalize::None {
+        return options("Source has no cosine", "leave `normalize` out");
+    }
+    if job.output.scale != ScoreScale::PerExample {
+        return options("Source has no scores without 1/N", "leave `scale` out");
+    }
+    if job.method.damping.0.len() > 1 && !source.with.contains(&Beside::Influence) {
+        return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
+    }
+    Ok(())
+}
+
+/// What is measured, and whether the model defines it.
+pub(in crate::job) fn resolve_measure(asked: Option<Measure>, limits: Limits) -> Result<Measure, JobError> {
+    use Measure::{Logprob, Loss, Margin, Prediction};
+    let (task, possible, allowed): (_, _, &[Measure]) = match limits {
+        Limits::Tokens(_) => ("language model", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin]),
+        Limits::Rows(rows) => match rows.task {
+            RowTask::Classification => ("classifier", "`margin`, `loss` or `logprob`", &[Margin, Loss, Logprob]),
+            RowTask::Regression => ("regression", "`prediction` or `loss`", &[Prediction, Loss]),
+        },
+    };
+    match asked {
+        None => Ok(allowed[0]),
+        Some(measure) if allowed.contains(&measure) => Ok(measure),
+        Some(measure) => Err(JobError::Measure { measure: measure_name(measure), task, possible }),
+    }
+}
+
+/// As it is written in flags and files.
+pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Loss => "loss",
+        Measure::Logprob => "logprob",
+        Measure::Margin => "margin",
+        Measure::Prediction => "prediction",
+    }
+}

@@ -1,0 +1,211 @@
+//! What a person should see before the work begins.
+
+use serde::Serialize;
+
+use super::Plan;
+use crate::attribution::Aggregate;
+use crate::curvature::{CurvatureKind, LayerSpec};
+use crate::data::ReadReport;
+use crate::job::moments::Moments;
+use crate::job::request::Precision;
+use crate::job::training::Fit;
+
+/// What a person should see before the work begins.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// `model_type`.
+    pub architecture: String,
+    /// Tracked layers and their shapes.
+    pub layers: Vec<LayerSummary>,
+    /// Numbers in all tracked gradients of one example.
+    pub tracked_parameters: usize,
+    /// The stages of training, each with its data; one for a checkpoint alone.
+    pub stages: Vec<StageSummary>,
+    /// What was read of the queries.
+    pub queries: Option<DataSummary>,
+    /// Source's segments, in the order of training.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub legs: Vec<LegSummary>,
+    /// Names of what is scored; rankings are made of the first.
+    pub answers: Vec<String>,
+    /// Bytes of curvature factors on disk.
+    pub factor_bytes: u64,
+    /// Bytes of the queries' vectors on disk.
+    pub query_bytes: u64,
+    /// Examples that are differentiated in all passes over training data together.
+    pub differentiations: u64,
+    /// Guesses and oddities that change numbers.
+    pub notes: Vec<String>,
+}
+
+/// A stage of training.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageSummary {
+    /// Its name.
+    pub name: String,
+    /// What was read of its file.
+    pub train: DataSummary,
+    /// N of METHOD §1.3: examples that its objective averaged over.
+    pub train_size: usize,
+}
+
+/// A segment of training, a leg of Source.
+#[derive(Debug, Clone, Serialize)]
+pub struct LegSummary {
+    /// Its name.
+    pub name: String,
+    /// The stage that it is a part of.
+    pub stage: String,
+    /// The first of its steps, from 0 within its stage.
+    pub first_step: usize,
+    /// K.
+    pub steps: usize,
+    /// Where its curvature is taken.
+    pub checkpoints: Vec<String>,
+    /// What each of them counts.
+    pub weights: Vec<f64>,
+    /// η̄.
+    pub mean_rate: f64,
+    /// Σ η.
+    pub rate_sum: f64,
+    /// τ = c Σ η, with clipping and momentum.
+    pub tau: f64,
+    /// Weight decay's exponent.
+    pub decay_exponent: f64,
+    /// Checkpoints with second moments, for Adam.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub second_moments: Option<usize>,
+    /// Layers that it did not train.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+}
+
+/// A tracked layer.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerSummary {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// O.
+    pub outputs: usize,
+    /// I, with the column of ones.
+    pub columns: usize,
+}
+
+/// One file of examples.
+#[derive(Debug, Clone, Serialize)]
+pub struct DataSummary {
+    /// Examples.
+    pub examples: usize,
+    /// Positions of all of them.
+    pub positions: usize,
+    /// Positions that are predicted.
+    pub targets: usize,
+    /// Positions of the longest.
+    pub longest: usize,
+    /// Examples that were cut to the maximal length.
+    pub cut: usize,
+    /// The first example's tokens; whether each is a target.
+    pub first: Vec<(String, bool)>,
+}
+
+impl From<&ReadReport> for DataSummary {
+    fn from(report: &ReadReport) -> Self {
+        Self {
+            examples: report.examples,
+            positions: report.tokens,
+            targets: report.targets,
+            longest: report.longest,
+            cut: report.cut,
+            first: report.first.clone(),
+        }
+    }
+}
+
+impl Summary {
+    /// Of a plan whose every other part is made.
+    pub(super) fn of(plan: &Plan, train: &[ReadReport], queries: Option<&ReadReport>, notes: Vec<String>) -> Self {
+        let (job, training) = (&plan.job, &plan.training);
+        let layers = training.layers();
+        let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
+        let square = |n: usize| (n * n) as u64;
+        let covariances: u64 = layers.iter().map(|l| 8 * (square(l.outputs) + square(l.columns()))).sum();
+        let vectors: u64 = layers.iter().map(|l| width * (square(l.outputs) + square(l.columns()))).sum();
+        let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();
+        let fit_bytes = |fit: &Fit| {
+            let lambdas = 8 * (tracked * fit.places.len()) as u64;
+            match fit.kind {
+                CurvatureKind::Identity => 0,
+                CurvatureKind::Diagonal => lambdas,
+                CurvatureKind::Kfac => vectors,
+                CurvatureKind::Ekfac => vectors + lambdas,
+            }
+        };
+        let sites = training.sites(|fit| fit.kind.has_eigenbasis()).len() as u64;
+        let rows = queries.map_or(0, |q| Aggregate::from(job.method.aggregate).rows(q.examples)) as u64;
+        let all: Vec<usize> = (0..plan.answers.len()).collect();
+        let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
+        let passes = plan.score_passes(&all);
+        let layer = |l: &LayerSpec| LayerSummary { name: l.name.clone(), outputs: l.outputs, columns: l.columns() };
+        let stages = training.stages.iter().zip(train);
+        Self {
+            architecture: training.networks.kind().to_owned(),
+            layers: layers.iter().map(layer).collect(),
+            tracked_parameters: tracked,
+            stages: stages
+                .map(|(stage, report)| StageSummary {
+                    name: stage.name.clone(),
+                    train: report.into(),
+                    train_size: stage.n_examples,
+                })
+                .collect(),
+            queries: queries.map(Into::into),
+            legs: legs_of(plan),
+            answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
+            factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>() + sites * covariances,
+            query_bytes: legs as u64 * rows * tracked as u64 * width,
+            differentiations: passes
+                .iter()
+                .map(|pass| training.stages[pass.site.stage].train.len() as u64)
+                .chain(
+                    training
+                        .sites(|fit| fit.kind.has_eigenbasis())
+                        .iter()
+                        .map(|s| training.stages[s.stage].train.len() as u64),
+                )
+                .chain(
+                    training
+                        .sites(|fit| fit.kind.has_lambda_pass())
+                        .iter()
+                        .map(|s| training.stages[s.stage].train.len() as u64),
+                )
+                .sum(),
+            notes,
+        }
+    }
+}
+
+fn legs_of(plan: &Plan) -> Vec<LegSummary> {
+    let training = &plan.training;
+    let segments = training.segments().iter().zip(&training.fits);
+    segments
+        .map(|((stage, segment), fit)| LegSummary {
+            name: fit.name.clone(),
+            stage: training.stages[*stage].name.clone(),
+            first_step: segment.steps.start,
+            steps: segment.n_steps(),
+            checkpoints: fit
+                .places
+                .iter()
+                .map(|place| training.networks.parameters()[place.network].name.clone())
+                .collect(),
+            weights: fit.places.iter().map(|place| place.weight).collect(),
+            mean_rate: segment.mean_rate(),
+            rate_sum: segment.rate_sum,
+            tau: segment.tau,
+            decay_exponent: segment.decay_exponent,
+            second_moments: fit.moments.as_ref().map(Moments::checkpoints),
+            frozen: fit.frozen.iter().map(|&l| training.layers()[l].name.clone()).collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! The method and its options.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DampingRequest, Several};
+use crate::attribution::Aggregate;
+use crate::curvature::{CurvatureKind, Measurement, Reduction};
+
+/// The method.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MethodRequest {
+    /// How curvature is approximated.
+    pub curvature: Curvature,
+    /// Whose labels the curvature is taken with.
+    pub fisher: Fisher,
+    /// Labels drawn for each position and pass, averaged.
+    pub label_draws: u32,
+    /// What is added to every eigenvalue; several are scored in one pass.
+    pub damping: Several<DampingRequest>,
+    /// Scale of K-FAC's eigenvalues.
+    pub kfac_scale: KfacScale,
+    /// For random labels.
+    pub seed: u64,
+    /// What is measured at a query; none: the loss of a language model, the margin of a classifier, the
+    /// prediction of a regression.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
+    /// Sum over a query's label positions, or mean.
+    pub reduction: ReductionRequest,
+    /// Queries one by one, or as one.
+    pub aggregate: AggregateRequest,
+    /// Gradient cosine instead of scores; needs `identity` curvature.
+    pub normalize: Normalize,
+    /// Self-influence of every training example beside the scores.
+    pub self_influence: bool,
+    /// Another run folder, whose curvature is used instead of one fitted on these training examples.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factors: Option<PathBuf>,
+}
+
+impl Default for MethodRequest {
+    fn default() -> Self {
+        Self {
+            curvature: Curvature::Ekfac,
+            fisher: Fisher::True,
+            label_draws: 1,
+            damping: Several::default(),
+            kfac_scale: KfacScale::PerExample,
+            seed: 0,
+            measure: None,
+            reduction: ReductionRequest::Sum,
+            aggregate: AggregateRequest::Each,
+            normalize: Normalize::None,
+            self_influence: false,
+            factors: None,
+        }
+    }
+}
+
+/// How curvature is approximated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Curvature {
+    /// None: scores are gradient dot products.
+    Identity,
+    /// The Fisher's diagonal.
+    Diagonal,
+    /// Kronecker factors.
+    Kfac,
+    /// Kronecker eigenbasis with corrected eigenvalues.
+    Ekfac,
+}
+
+impl From<Curvature> for CurvatureKind {
+    fn from(curvature: Curvature) -> Self {
+        match curvature {
+            Curvature::Identity => Self::Identity,
+            Curvature::Diagonal => Self::Diagonal,
+            Curvature::Kfac => Self::Kfac,
+            Curvature::Ekfac => Self::Ekfac,
+        }
+    }
+}
+
+/// Whose labels the curvature is taken with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fisher {
+    /// Labels drawn from the model.
+    True,
+    /// The labels of the data.
+    Empirical,
+}
+
+/// Scale of K-FAC's eigenvalues (METHOD §1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KfacScale {
+    /// Times the mean number of positions: comparable with EK-FAC.
+    PerExample,
+    /// As kronfluence has it.
+    PerPosition,
+}
+
+/// What is measured at a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    /// The loss.
+    Loss,
+    /// Log-probability of the targets.
+    Logprob,
+    /// Log-odds of the right label.
+    Margin,
+    /// The predicted value of a regression.
+    Prediction,
+}
+
+impl From<Measure> for Measurement {
+    fn from(measure: Measure) -> Self {
+        match measure {
+            Measure::Loss => Self::Loss,
+            Measure::Logprob => Self::LogProbability,
+            Measure::Margin => Self::Margin,
+            Measure::Prediction => Self::Prediction,
+        }
+    }
+}
+
+/// How a measurement is taken over positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReductionRequest {
+    /// Their sum.
+    Sum,
+    /// Their mean.
+    Mean,
+}
+
+impl From<ReductionRequest> for Reduction {
+    fn from(reduction: ReductionRequest) -> Self {
+        match reduction {
+            ReductionRequest::Sum => Self::Sum,
+            ReductionRequest::Mean => Self::Mean,
+        }
+    }
+}
+
+/// Whether queries are scored one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AggregateRequest {
+    /// One by one.
+    Each,
+    /// The sum of all.
+    Sum,
+    /// The mean of all.
+    Mean,
+}
+
+impl From<AggregateRequest> for Aggregate {
+    fn from(aggregate: AggregateRequest) -> Self {
+        match aggregate {
+            AggregateRequest::Each => Self::Each,
+            AggregateRequest::Sum => Self::Sum,
+            AggregateRequest::Mean => Self::Mean,
+        }
+    }
+}
+
+/// What finished scores are divided by (METHOD §3.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Normalize {
+    /// Nothing.
+    None,
+    /// The norms of both sides: with `identity` curvature, the cosine of gradients.
+    Cosine,
+}

@@ -1,0 +1,224 @@
+//! What a person asks for: every choice of a run, as flags give it and as `job.toml` writes it.
+
+mod damping;
+mod method;
+mod several;
+mod source;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::damping::DampingRequest;
+pub use self::method::*;
+pub use self::several::Several;
+pub use self::source::*;
+use crate::data::Which;
+
+/// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// The checkpoint and what of it is tracked.
+    #[serde(default)]
+    pub model: ModelRequest,
+    /// Training examples and queries.
+    pub data: DataRequest,
+    /// The method and its options.
+    #[serde(default)]
+    pub method: MethodRequest,
+    /// Source over a training run; none: influence functions at one checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceRequest>,
+    /// What the run may use.
+    #[serde(default)]
+    pub resources: ResourceRequest,
+    /// Where results go, and which.
+    pub output: OutputRequest,
+}
+
+impl Job {
+    /// Influence functions at a checkpoint, with every default and no queries yet.
+    pub fn new(model: impl Into<PathBuf>, train: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
+        Self {
+            model: ModelRequest { path: model.into(), ..ModelRequest::default() },
+            data: DataRequest { train: train.into(), ..DataRequest::default() },
+            method: MethodRequest::default(),
+            source: None,
+            resources: ResourceRequest::default(),
+            output: OutputRequest {
+                path: run.into(),
+                top: ten(),
+                store_scores: StoreScores::default(),
+                csv: false,
+                scale: ScoreScale::default(),
+            },
+        }
+    }
+}
+
+/// The checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelRequest {
+    /// Its folder. Of a training run it is the last checkpoint's, and left out.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub path: PathBuf,
+    /// Glob patterns over layer names; none: every linear layer inside the blocks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
+    /// Glob patterns over layer names that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skip_layers: Vec<String>,
+    /// Type of the arithmetic.
+    #[serde(default)]
+    pub dtype: Precision,
+}
+
+/// Type of the arithmetic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits, sums over batches in 64.
+    #[default]
+    F32,
+    /// 64 bits throughout: slow, for checks.
+    F64,
+}
+
+/// Training examples and queries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataRequest {
+    /// Training examples. Of a training run with several stages each has its own, and this is left out.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub train: PathBuf,
+    /// Training examples of each stage, by the stage's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stages: BTreeMap<String, PathBuf>,
+    /// Queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queries: Option<PathBuf>,
+    /// A tokenizer's file or folder; none: the model's folder or its parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    /// Longer examples are cut to this many tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// Training documents are joined and cut into blocks of this many tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack: Option<usize>,
+    /// Where a begin-of-sequence token is put in front.
+    #[serde(default)]
+    pub add_bos: Side,
+    /// Where an end-of-sequence token is put behind.
+    #[serde(default)]
+    pub add_eos: Side,
+    /// Examples that the training objective averaged over; none: as many as `train` holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train_size: Option<usize>,
+}
+
+/// To which files a special token is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// Neither.
+    #[default]
+    None,
+    /// The training examples.
+    Train,
+    /// The queries.
+    Queries,
+    /// Training examples and queries.
+    Both,
+}
+
+impl From<Side> for Which {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::None => Self::None,
+            Side::Train => Self::Train,
+            Side::Queries => Self::Queries,
+            Side::Both => Self::Both,
+        }
+    }
+}
+
+/// What the run may use.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ResourceRequest {
+    /// Threads; none: as many as the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    /// Bytes; none: two thirds of what is free.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Positions that go through the model together; none: by memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch_tokens: Option<usize>,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputRequest {
+    /// The run folder.
+    pub path: PathBuf,
+    /// Proponents and opponents listed for each query.
+    #[serde(default = "ten")]
+    pub top: usize,
+    /// The full matrix, or the best of it.
+    #[serde(default)]
+    pub store_scores: StoreScores,
+    /// `ranking.csv` beside `ranking.jsonl`.
+    #[serde(default)]
+    pub csv: bool,
+    /// Unit of the scores.
+    #[serde(default)]
+    pub scale: ScoreScale,
+}
+
+fn ten() -> usize {
+    10
+}
+
+/// What of the scores is kept on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreScores {
+    /// Queries times training examples.
+    #[default]
+    Full,
+    /// Each query's best and worst alone.
+    Top,
+}
+
+/// Unit of the scores (METHOD §1.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreScale {
+    /// Change of the measurement for one more copy of the example: `1/N` is in.
+    #[default]
+    PerExample,
+    /// Without `1/N`, as kronfluence prints influence on a loss.
+    Kronfluence,
+}
+
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let text = "[model]\npath = 'm'\n[data]\ntrain = 't'\n[output]\npath = 'r'\ntopp = 3\n";
+        let error = toml::from_str::<Job>(text).expect_err("a misspelt key").to_string();
+        assert!(error.contains("topp") && error.contains("line 7"), "{error}");
+    }
+}

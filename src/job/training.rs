@@ -1,0 +1,345 @@
+//! What training was, as a job sees it: networks, stages with their data, and the curvature that is fitted where.
+//!
+//! Influence functions know one network, one stage and one fit. Source knows a network for each checkpoint (or for
+//! each segment, FAST-Source), and fits one curvature for each segment; influence at the final checkpoint may stand
+//! beside it and is one more fit, of which every pass is shared.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::moments::Moments;
+use super::networks::Networks;
+use super::request::{Average, Beside, SourceRequest};
+use super::{Job, JobError};
+use crate::attribution::source::SourceLeg;
+use crate::attribution::trajectory::{Segment, TrainingStage};
+use crate::curvature::{CurvatureKind, LayerSpec};
+use crate::data::Dataset;
+use crate::model::{LoadOptions, Model};
+use crate::trajectory::TrainingRun;
+
+/// A part of training with its own data.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// Its name.
+    pub name: String,
+    /// N of METHOD §1.3: examples that its objective averaged over.
+    pub n_examples: usize,
+    /// Those that are scored.
+    pub train: Dataset,
+}
+
+/// Where a part of a curvature is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Place {
+    /// The network.
+    pub network: usize,
+    /// `w_a`; they sum to 1 in a fit.
+    pub weight: f64,
+}
+
+/// Curvature that is fitted as one: at one checkpoint, or at those of a segment.
+#[derive(Debug, Clone)]
+pub(super) struct Fit {
+    /// For people.
+    pub name: String,
+    /// How it is approximated.
+    pub kind: CurvatureKind,
+    /// The stage whose data it is taken on.
+    pub stage: usize,
+    /// The networks that it is taken at.
+    pub places: Vec<Place>,
+    /// Layers without a curvature here: the stage did not train them.
+    pub frozen: Vec<usize>,
+    /// Second moments of an optimizer that has them.
+    pub moments: Option<Moments>,
+}
+
+/// What training was.
+#[derive(Debug)]
+pub(super) struct Training {
+    /// Its networks; the last is the one that queries are asked of.
+    pub networks: Networks,
+    /// Its stages, first trained first.
+    pub stages: Vec<Stage>,
+    /// Its curvatures: those of Source's segments in their order, then that of influence functions.
+    pub fits: Vec<Fit>,
+    /// The training run, for Source.
+    pub run: Option<TrainingRun>,
+    /// Which column of the scores each example is.
+    pub columns: Columns,
+}
+
+impl Training {
+    /// One checkpoint, one stage, one fit.
+    pub(super) fn of_checkpoint(
+        job: &Job,
+        (folder, model): (PathBuf, Model),
+        mut stages: Vec<Stage>,
+        options: LoadOptions,
+    ) -> Result<Self, JobError> {
+        for stage in &mut stages {
+            stage.n_examples = job.data.train_size.unwrap_or(stage.train.len());
+        }
+        let name = folder_name(&folder);
+        let networks = Networks::open(vec![(name.clone(), vec![(folder, 1.0)])], model, options)?;
+        let fit = Fit {
+            name,
+            kind: job.method.curvature.into(),
+            stage: 0,
+            places: vec![Place { network: 0, weight: 1.0 }],
+            frozen: vec![],
+            moments: None,
+        };
+        Ok(Self { networks, columns: Columns::of(&stages), stages, fits: vec![fit], run: None })
+    }
+
+    /// A training run.
+    pub(super) fn of_run(
+        job: &Job,
+        source: &SourceRequest,
+        run: TrainingRun,
+        (last_folder, model): (PathBuf, Model),
+        mut stages: Vec<Stage>,
+        options: LoadOptions,
+    ) -> Result<Self, JobError> {
+        for (stage, numbers) in stages.iter_mut().zip(run.trajectory.stages()) {
+            stage.n_examples = numbers.n_examples();
+        }
+        let mut of: Vec<(String, Vec<(PathBuf, f64)>)> = vec![];
+        let mut fits = Vec::with_capacity(run.segments.len() + 1);
+        for (index, (stage, segment)) in run.segments.iter().enumerate() {
+            let folder = |checkpoint: usize| run.readings[*stage].checkpoints[checkpoint].folder.clone();
+            let id = |checkpoint: usize| {
+                let id = &run.readings[*stage].checkpoints[checkpoint].id;
+                if stages.len() > 1 { format!("{}/{id}", stages[*stage].name) } else { id.clone() }
+            };
+            let first = of.len();
+            let places = match source.average {
+                Average::Factors => {
+                    of.extend(segment.checkpoints.iter().map(|at| (id(at.index), vec![(folder(at.index), 1.0)])));
+                    let weights = segment.checkpoints.iter().enumerate();
+                    weights.map(|(k, at)| Place { network: first + k, weight: at.weight }).collect()
+                }
+                Average::Parameters => {
+                    let names: Vec<_> = segment.checkpoints.iter().map(|at| id(at.index)).collect();
+                    let folders = segment.checkpoints.iter().map(|at| (folder(at.index), at.weight)).collect();
+                    of.push((format!("mean of {}", names.join(", ")), folders));
+                    vec![Place { network: first, weight: 1.0 }]
+                }
+            };
+            fits.push(Fit {
+                name: format!("segment {}", index + 1),
+                kind: CurvatureKind::Ekfac,
+                stage: *stage,
+                places,
+                frozen: vec![],
+                moments: None,
+            });
+        }
+        let is_last = |(_, folders): &(String, Vec<(PathBuf, f64)>)| *folders == [(last_folder.clone(), 1.0)];
+        if !of.last().is_some_and(is_last) {
+            of.push((folder_name(&last_folder), vec![(last_folder.clone(), 1.0)]));
+        }
+        let networks = Networks::open(of, model, options)?;
+        let layers = networks.layers().to_vec();
+        for (fit, (stage, segment)) in fits.iter_mut().zip(&run.segments) {
+            let numbers = &run.trajectory.stages()[*stage];
+            let trained = |l: &usize| numbers.trained_layers().contains(&layers[*l].name);
+            fit.frozen = (0..layers.len()).filter(|l| !trained(l)).collect();
+            for place in &fit.places {
+                check_layers(&networks, place.network, fit, numbers)?;
+            }
+            if numbers.optimizer().has_second_moments() {
+                let reading = &run.readings[*stage];
+                fit.moments = Some(Moments::read(reading, segment, numbers.optimizer(), source.adam, &layers, fit)?);
+            }
+        }
+        if source.with.contains(&Beside::Influence) {
+            fits.push(Fit {
+                name: "final checkpoint".into(),
+                kind: job.method.curvature.into(),
+                stage: stages.len() - 1,
+                places: vec![Place { network: networks.parameters().len() - 1, weight: 1.0 }],
+                frozen: vec![],
+                moments: None,
+            });
+        }
+        Ok(Self { networks, columns: Columns::of(&stages), stages, fits, run: Some(run) })
+    }
+
+    /// The tracked layers: those of the last checkpoint.
+    pub(super) fn layers(&self) -> &[LayerSpec] {
+        self.networks.layers()
+    }
+
+    /// The network that queries are asked of.
+    pub(super) fn last_network(&self) -> usize {
+        self.networks.parameters().len() - 1
+    }
+
+    /// The stage that ended with the last network.
+    pub(super) fn last_stage(&self) -> &Stage {
+        self.stages.last().expect("training has a stage")
+    }
+
+    /// Source's segments and their stages.
+    pub(super) fn segments(&self) -> &[(usize, Segment)] {
+        self.run.as_ref().map_or(&[], |run| &run.segments)
+    }
+
+    /// Numbers of a stage; none without a training run.
+    pub(super) fn stage_numbers(&self, stage: usize) -> Option<&TrainingStage> {
+        self.run.as_ref().map(|run| &run.trajectory.stages()[stage])
+    }
+
+    /// Every network with the stage that it is taken in, as `fits` need them, each once, in the order of training.
+    pub(super) fn sites(&self, wanted: impl Fn(&Fit) -> bool) -> Vec<Site> {
+        let mut sites: Vec<Site> = vec![];
+        for fit in self.fits.iter().filter(|fit| wanted(fit)) {
+            for place in &fit.places {
+                let site = Site { network: place.network, stage: fit.stage };
+                if !sites.contains(&site) {
+                    sites.push(site);
+                }
+            }
+        }
+        sites
+    }
+
+    /// The legs of Source with their curvatures, which are the first of `curvatures`.
+    pub(super) fn source_legs<'a, T>(
+        &'a self,
+        curvatures: &'a [crate::attribution::source::LegCurvature<T>],
+    ) -> Vec<SourceLeg<'a, T>> {
+        match &self.run {
+            Some(run) => SourceLeg::of_trajectory(&run.trajectory, &run.segments, curvatures),
+            None => vec![],
+        }
+    }
+}
+
+/// A network, and the stage whose data it is run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Site {
+    /// The network.
+    pub network: usize,
+    /// The stage.
+    pub stage: usize,
+}
+
+/// `Err` if a stage trained a layer that its checkpoint does not have.
+fn check_layers(networks: &Networks, network: usize, fit: &Fit, stage: &TrainingStage) -> Result<(), JobError> {
+    let absent = &networks.absent()[network];
+    match absent.iter().find(|l| !fit.frozen.contains(l)) {
+        None => Ok(()),
+        Some(&l) => Err(JobError::Options {
+            problem: format!(
+                "{}: has no layer `{}` of the shape that the last checkpoint has",
+                networks.parameters()[network].of[0].0.display(),
+                networks.layers()[l].name
+            ),
+            hint: Some(format!(
+                "if the layer was made after the stage `{}`, list the layers that this stage trained as its `trained_layers` in a trajectory file; else the checkpoints are of different models",
+                stage.name()
+            )),
+        }),
+    }
+}
+
+pub(super) fn folder_name(folder: &std::path::Path) -> String {
+    let name = folder.file_name().or_else(|| folder.components().next_back().map(|part| part.as_os_str()));
+    name.map_or_else(|| "checkpoint".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Columns of the scores: every example once, whichever stages have it.
+///
+/// Two examples of different stages are one if they have the same id and the same contents.
+#[derive(Debug)]
+pub(super) struct Columns {
+    /// For each stage, the column of each of its examples.
+    of_stage: Vec<Vec<usize>>,
+    /// For each column the first stage that has it, and its place there.
+    first: Vec<(usize, usize)>,
+    ids: Vec<String>,
+}
+
+impl Columns {
+    fn of(stages: &[Stage]) -> Self {
+        let mut known: BTreeMap<(&str, u64), usize> = BTreeMap::new();
+        let mut of_stage = Vec::with_capacity(stages.len());
+        let mut first: Vec<(usize, usize)> = vec![];
+        for (s, stage) in stages.iter().enumerate() {
+            let column = |m: usize| {
+                // within a stage every example is itself: ids are unique there
+                let fresh = first.len();
+                let column = *known.entry((stage.train.id(m), stage.train.key(m))).or_insert(fresh);
+                if column == fresh {
+                    first.push((s, m));
+                }
+                column
+            };
+            of_stage.push((0..stage.train.len()).map(column).collect());
+        }
+        let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+        for &(s, m) in &first {
+            *uses.entry(stages[s].train.id(m)).or_default() += 1;
+        }
+        let id = |&(s, m): &(usize, usize)| {
+            let id = stages[s].train.id(m);
+            // line numbers of two files, say
+            if uses[id] > 1 { format!("{}/{id}", stages[s].name) } else { id.to_owned() }
+        };
+        let ids = first.iter().map(id).collect();
+        Self { of_stage, first, ids }
+    }
+
+    /// How many.
+    pub(super) fn len(&self) -> usize {
+        self.first.len()
+    }
+
+    /// The column of an example of a stage.
+    pub(super) fn column(&self, stage: usize, example: usize) -> usize {
+        self.of_stage[stage][example]
+    }
+
+    /// The id of a column.
+    pub(super) fn id(&self, column: usize) -> &str {
+        &self.ids[column]
+    }
+
+    /// A stage and a place there where the column's example stands.
+    pub(super) fn example(&self, column: usize) -> (usize, usize) {
+        self.first[column]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::data::{self, DataOptions, ModelLimits, Role};
+
+    fn stage(name: &str, lines: &[&str]) -> Stage {
+        let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().expect("a file");
+        file.write_all(lines.join("\n").as_bytes()).expect("writable");
+        let limits = ModelLimits { vocabulary: 9, max_positions: Some(9) };
+        let (train, _) =
+            data::read_tokens(file.path(), Role::Train, None, limits, DataOptions::default()).expect("examples");
+        Stage { name: name.into(), n_examples: train.len(), train }
+    }
+
+    #[test]
+    fn an_example_of_two_stages_is_one_column() {
+        let first = stage("a", &[r#"{"id":"x","input_ids":[1,2]}"#, r#"{"id":"y","input_ids":[3,4]}"#]);
+        let second = stage("b", &[r#"{"id":"y","input_ids":[3,4]}"#, r#"{"id":"x","input_ids":[5,6]}"#]);
+        let columns = Columns::of(&[first, second]);
+        assert_eq!(columns.len(), 3);
+        assert_eq!([columns.column(0, 1), columns.column(1, 0), columns.column(1, 1)], [1, 1, 2]);
+        // the same id, another example
+        assert_eq!([columns.id(0), columns.id(1), columns.id(2)], ["a/x", "y", "b/x"]);
+        assert_eq!(columns.example(2), (1, 1));
+    }
+}
