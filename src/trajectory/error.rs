@@ -283,6 +283,10 @@ impl ReadError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Read { .. } => "check the path and its permissions".to_string(),
+            Self::LoggedRate { .. } => {
+                "the file is damaged, or the run went wrong: list the rates in a `trajectory.toml`".to_string()
+            }
             Self::NoCheckpoints { is_checkpoint: true, .. } => {
                 "this is a checkpoint; give the folder that holds it".to_string()
             }

@@ -231,9 +231,7 @@ fn without_last(ends: &[usize], last: usize) -> Vec<usize> {
 fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Option<usize> {
     match (reading.n_examples, data.examples) {
         (Some(recorded), Some(held)) if recorded != held => {
-            notes.add(format!(
-                "the run records {recorded} training examples, which is used; {held} are given"
-            ));
+            notes.add(format!("the run records {recorded} training examples, which is used; {held} are given"));
             Some(recorded)
         }
         (Some(recorded), _) => Some(recorded),

@@ -9,6 +9,7 @@ mod output;
 mod resources;
 mod source;
 mod talk;
+mod trajectory;
 mod values;
 
 pub(crate) use data::DataOptions;
@@ -18,4 +19,5 @@ pub(crate) use output::{OutputOptions, RankingFormat};
 pub(crate) use resources::ResourceOptions;
 pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};
+pub(crate) use trajectory::TrajectoryOptions;
 pub(crate) use values::shard;

@@ -284,11 +284,7 @@ fn facts(
         Some(n) => format!("{n} processes"),
         None => "unknown processes".to_string(),
     };
-    fact(
-        "batch",
-        format!("{per_process} examples × {accumulation} accumulated × {processes}"),
-        arguments_file.clone(),
-    );
+    fact("batch", format!("{per_process} examples × {accumulation} accumulated × {processes}"), arguments_file.clone());
     if let Some(max_norm) = reading.max_grad_norm {
         let n = reading.gradient_norms.len();
         fact("clipping", format!("at norm {max_norm}; {n} norms logged"), arguments_file.clone());

@@ -1,0 +1,66 @@
+use std::path::PathBuf;
+
+use ascribe::trajectory::TrajectoryRequest;
+use ascribe::trajectory::request::{ClippingRequest, LossScaleRequest, SegmentRequest, WeightsRequest};
+use clap::Args;
+
+use super::values::one_of;
+
+/// How a training run is understood.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Training run")]
+pub(crate) struct TrajectoryOptions {
+    /// How each stage is cut into segments: `auto`, `3`, `steps:3`, `rate-drops`, `ends:333,667` [default: auto]
+    ///
+    /// A number alone makes segments of equally many checkpoints, `steps:3` of about equally many steps, `rate-drops`
+    /// ends them where the learning rate falls, `ends:` at these steps. `auto` is what the run's description says, else
+    /// 3, or as many as there are checkpoints if those are fewer.
+    #[arg(long, value_name = "HOW")]
+    segments: Option<SegmentRequest>,
+    /// Weights of the checkpoints in a segment [default: uniform]
+    #[arg(long, value_name = "WEIGHTS", value_parser = one_of::<WeightsRequest>(&[
+        ("uniform", "all the same"),
+        ("nearest", "the share of the segment's learning rates for which a checkpoint is the nearest"),
+    ]))]
+    checkpoint_weights: Option<WeightsRequest>,
+    /// Whether gradient clipping lowers the learning rates, where the log has norms [default: count]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<ClippingRequest>(&[
+        ("count", "rates are multiplied by min(1, largest norm / norm)"),
+        ("ignore", "rates count as the schedule has them"),
+    ]))]
+    clipping: Option<ClippingRequest>,
+    /// Interpolate learning rates that nothing tells, between recorded ones, instead of refusing the run
+    #[arg(long)]
+    interpolate_rates: bool,
+    /// Processes of the training run, where they are not recorded
+    #[arg(long, value_name = "N")]
+    processes: Option<usize>,
+    /// What training divided the loss by: `mean`, `token-mean`, `sum` or a number [default: as recorded]
+    ///
+    /// `mean` is over the examples of a batch, `token-mean` over its label tokens (transformers does that for language
+    /// models, which is the default for them), `sum` no division. A number is what the summed loss of an example was
+    /// multiplied by.
+    #[arg(long, value_name = "SCALE")]
+    loss_scale: Option<LossScaleRequest>,
+}
+
+impl TrajectoryOptions {
+    /// A request for this run with the flags that were given.
+    pub(crate) fn request(&self, path: PathBuf) -> TrajectoryRequest {
+        let mut request = TrajectoryRequest::new(path);
+        self.apply(&mut request);
+        request
+    }
+
+    /// Lays the flags that were given on top of a request.
+    pub(crate) fn apply(&self, request: &mut TrajectoryRequest) {
+        if let Some(segments) = &self.segments {
+            request.segments.clone_from(segments);
+        }
+        request.checkpoint_weights = self.checkpoint_weights.unwrap_or(request.checkpoint_weights);
+        request.clipping = self.clipping.unwrap_or(request.clipping);
+        request.interpolate_rates |= self.interpolate_rates;
+        request.processes = self.processes.or(request.processes);
+        request.loss_scale = self.loss_scale.or(request.loss_scale);
+    }
+}
