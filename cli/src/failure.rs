@@ -7,6 +7,7 @@ use ascribe::attribution::store::StoreError;
 use ascribe::data::DataError;
 use ascribe::job::JobError;
 use ascribe::model::LoadError;
+use ascribe::trajectory::ReadError;
 use console::style;
 use serde_json::json;
 
@@ -61,6 +62,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<DataError>().and_then(DataError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
             .or_else(|| cause.downcast_ref::<EvaluateError>().and_then(EvaluateError::hint))
+            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::hint))
             .or_else(|| cause.downcast_ref::<Problem>().and_then(|problem| problem.hint.clone()))
     })
 }

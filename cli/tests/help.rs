@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "influence",
     "run",
     "fit",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 14] = [
     "merge",
     "rank",
     "inspect",
+    "trajectory",
     "evaluate",
     "evaluate lds",
     "evaluate retrieval",

@@ -271,7 +271,6 @@ pub enum ReadError {
         /// The folder or file.
         source_path: PathBuf,
         /// What is wrong.
-        #[source]
         problem: TrajectoryError,
     },
 }
@@ -284,6 +283,10 @@ impl ReadError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::Read { .. } => "check the path and its permissions".to_string(),
+            Self::LoggedRate { .. } => {
+                "the file is damaged, or the run went wrong: list the rates in a `trajectory.toml`".to_string()
+            }
             Self::NoCheckpoints { is_checkpoint: true, .. } => {
                 "this is a checkpoint; give the folder that holds it".to_string()
             }
@@ -312,21 +315,21 @@ impl ReadError {
             }
             Self::GroupRates { .. } => "groups with rates of their own are not supported yet".to_string(),
             Self::RatesUnknown { .. } => {
-                "state the schedule, list the rates in a `trajectory.toml`, log every step (`logging_steps=1`), or allow interpolation between logged steps".to_string()
+                "state the schedule, list the rates in a `trajectory.toml`, log every step (`logging_steps=1`), or allow interpolation between logged steps (`--interpolate-rates`)".to_string()
             }
             Self::UnknownExamples { .. } => "state the number of training examples, or give the training data".to_string(),
             Self::UnknownLossScale { .. } => {
-                "state the loss scale: 1 for a mean over examples, 1 / (mean label tokens of an example) for a mean over tokens".to_string()
+                "state it with `--loss-scale`: `mean` over examples, `token-mean` over label tokens, `sum`, or a number".to_string()
             }
             Self::UnknownLabelTokens { .. } => {
-                "give the training data, or state the loss scale as a number: 1 / (mean label tokens of an example)".to_string()
+                "give the training data, or state 1 / (mean label tokens of an example) with `--loss-scale`".to_string()
             }
             Self::StagesOfData { .. } => "give one data set for each stage, first trained first".to_string(),
             Self::EndsOfWhichStage { .. } => {
                 "give each stage its own `segment_ends` in the `trajectory.toml`".to_string()
             }
             Self::ExamplesDisagree { .. } => {
-                "give the whole training set of the run; if it was trained on several processes, state how many".to_string()
+                "give the whole training set of the run; if it was trained on several processes, state how many (`--processes`)".to_string()
             }
             Self::MeanRate { .. } => "remove one of the two, or correct it".to_string(),
             Self::Numbers { problem, .. } => return problem.hint(),

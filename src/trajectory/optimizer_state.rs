@@ -437,4 +437,4 @@ fn match_entries(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

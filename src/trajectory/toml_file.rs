@@ -396,6 +396,9 @@ fn facts(reading: &Reading) -> Vec<Fact> {
     fact("batch", format!("{} examples", reading.batch.per_process));
     fact("examples", reading.n_examples.map_or("not stated".to_string(), |n| n.to_string()));
     fact("loss scale", reading.loss_scale.map_or("not stated".to_string(), |scale| scale.to_string()));
+    if let TrainedLayers::Only(layers) = &reading.trained_layers {
+        fact("trained layers", layers.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
     facts
 }
 

@@ -137,6 +137,9 @@ impl TrajectoryRequest {
             let rule = self.rule(&reading, &mut notes);
             let cut = segments(&stage, &rule, self.checkpoint_weights.into())
                 .map_err(|problem| ReadError::Numbers { source_path: reading.source.clone(), problem })?;
+            if stage.optimizer().has_second_moments() {
+                second_moments_of(&cut, outline.segments.len(), &reading, &mut notes);
+            }
             outline.segments.extend(cut.into_iter().map(|segment| (index, segment)));
             outline.unknown.extend(n_examples.is_none().then_some((index, Unknown::Examples)));
             outline.unknown.extend(loss_scale.err().map(|unknown| (index, unknown)));
@@ -228,14 +231,12 @@ fn without_last(ends: &[usize], last: usize) -> Vec<usize> {
 fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Option<usize> {
     match (reading.n_examples, data.examples) {
         (Some(recorded), Some(held)) if recorded != held => {
-            notes.add(format!(
-                "the run records {recorded} training examples, which is used; the training data hold {held}"
-            ));
+            notes.add(format!("the run records {recorded} training examples, which is used; {held} are given"));
             Some(recorded)
         }
         (Some(recorded), _) => Some(recorded),
         (None, Some(held)) => {
-            notes.add(format!("the number of training examples, {held}, is that of the training data"));
+            notes.add(format!("the run does not record how many training examples it had; {held} are given"));
             Some(held)
         }
         (None, None) => None,
@@ -252,6 +253,29 @@ fn is_trainer_of_language_model(reading: &Reading) -> Result<bool, ReadError> {
     let config = read_json(&file)?;
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     Ok(class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel")))
+}
+
+/// Says from which checkpoints segments take second moments, unless it is all of them. `before` segments precede.
+fn second_moments_of(cut: &[Segment], before: usize, reading: &Reading, notes: &mut Notes<'_>) {
+    for (number, segment) in (before + 1..).zip(cut) {
+        let members: Vec<&CheckpointFiles> =
+            segment.checkpoints.iter().filter_map(|member| reading.checkpoints.get(member.index)).collect();
+        let with: Vec<String> =
+            members.iter().filter(|files| files.optimizer.is_some()).map(|files| format!("`{}`", files.id)).collect();
+        if with.is_empty() {
+            let name = reading.optimizer.name();
+            notes.add(format!(
+                "segment {number} has no checkpoint with an optimizer state: Source through {name} needs one in every segment"
+            ));
+        } else if with.len() < members.len() {
+            notes.add(format!(
+                "segment {number} takes second moments from {} alone, {} of its {} checkpoints",
+                with.join(", "),
+                with.len(),
+                members.len()
+            ));
+        }
+    }
 }
 
 /// Notes of one stage, with its name in front where there are several.

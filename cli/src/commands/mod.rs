@@ -13,6 +13,7 @@ mod run;
 mod score;
 mod session;
 mod source;
+mod trajectory;
 
 use clap::Subcommand;
 
@@ -31,6 +32,7 @@ pub(crate) enum Command {
     Merge(merge::Merge),
     Rank(rank::Rank),
     Inspect(inspect::Inspect),
+    Trajectory(trajectory::Trajectory),
     #[command(subcommand)]
     Evaluate(evaluate::Evaluate),
     Completions(completions::Completions),
@@ -50,6 +52,7 @@ impl Command {
             Self::Merge(command) => command.run(),
             Self::Rank(command) => command.run(),
             Self::Inspect(command) => command.run(),
+            Self::Trajectory(command) => command.run(),
             Self::Evaluate(command) => command.run(),
             Self::Completions(command) => command.run(),
             Self::Man(command) => command.run(),

@@ -3,7 +3,9 @@
 mod columns;
 mod plan;
 mod rankings;
+mod trajectory;
 
 pub(crate) use columns::Columns;
 pub(crate) use plan::plan;
 pub(crate) use rankings::rankings;
+pub(crate) use trajectory::TrajectoryReport;

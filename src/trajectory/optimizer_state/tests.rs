@@ -149,7 +149,7 @@ fn second_moments_of_gpt2_mini() {
 }
 
 /// A torch file with right checksums around any pickle: what an attacker would send.
-fn torch_file(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> tempfile::NamedTempFile {
+pub(in crate::trajectory) fn torch_file(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let mut zip = ZipWriter::new(&mut file);
     let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
@@ -164,7 +164,7 @@ fn torch_file(pickle: &[u8], storages: &[(String, Vec<u8>)]) -> tempfile::NamedT
 }
 
 /// The pickle of `text` as protocol 2.
-fn text(text: &str) -> Vec<u8> {
+pub(in crate::trajectory) fn text(text: &str) -> Vec<u8> {
     [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
 }
 

@@ -5,7 +5,10 @@ use safetensors::tensor::TensorView;
 use serde_json::Value as Json;
 
 use super::*;
-use crate::trajectory::parameter_groups::Parameter;
+use crate::curvature::Network;
+use crate::model::{LoadOptions, Model, Weights};
+use crate::trajectory::TrajectoryRequest;
+use crate::trajectory::optimizer_state::tests::{text, torch_file};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name)
@@ -105,6 +108,93 @@ fn layers_that_do_not_fit_are_refused() {
     let folder = zeros("adamw-gpt2", &longer);
     let error = second_moments(folder.path(), &file, &[], VERSION).unwrap_err();
     assert!(matches!(error, ReadError::OptimizerState(OptimizerStateError::Unmatched { .. })), "{error}");
+}
+
+/// A real run from end to end: every number that torch has, in the layout of gradients (Conv1D transposed, the bias
+/// last), for the layers that the model tracks.
+#[test]
+fn a_trainers_run_gives_what_torch_gives() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trainer-tiny");
+    let reading = TrajectoryRequest::new(run.clone()).read().unwrap().remove(0);
+    let bytes = std::fs::read(run.join("expected.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    for step in [60, 240] {
+        let files = reading.checkpoints.iter().find(|files| files.step == step).unwrap();
+        let model = Model::load(&files.folder, &LoadOptions::default()).unwrap();
+        let layers = model.layers();
+        assert_eq!(layers.len(), 8);
+        let optimizer = files.optimizer.as_ref().unwrap();
+        let moments = second_moments(&files.folder, optimizer, layers, reading.version).unwrap();
+        for (layer, moments) in layers.iter().zip(moments) {
+            let view = expected.tensor(&format!("second_moment.{}.{step}", layer.name)).unwrap();
+            assert_eq!(view.shape(), [layer.outputs, layer.columns()]);
+            let numbers = view.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+            for (at, (got, torch)) in moments.unwrap().into_iter().zip(numbers).enumerate() {
+                // Both in f64 and rounded once; the correction's last digit may differ.
+                assert!((got - torch).abs() <= 6e-8 * torch, "{} {at}: {got:e} {torch:e}", layer.name);
+            }
+        }
+    }
+}
+
+/// The state of an MLP 3-2-1, second moments `10 p + k` of parameter `p`, for the parameters of `updated`.
+fn mlp_state(updated: &[u8]) -> tempfile::NamedTempFile {
+    let shapes: [&[u8]; 4] = [&[2, 3], &[2], &[1, 2], &[1]];
+    let numbers = |list: &[u8]| list.iter().flat_map(|&n| [b'K', n]).collect::<Vec<_>>();
+    let (mut state, mut storages) = (b"}(".to_vec(), Vec::new());
+    for &p in updated {
+        let shape = shapes[usize::from(p)];
+        let count: u8 = shape.iter().product();
+        let strides = if shape.len() == 2 { vec![shape[1], 1] } else { vec![1] };
+        let close: &[u8] = if shape.len() == 2 { b"\x86" } else { b"\x85" };
+        let storage =
+            [b"(".as_slice(), &text("storage"), b"ctorch\nFloatStorage\n", &text(&p.to_string()), &text("cpu")];
+        let tensor = [
+            &b"ctorch._utils\n_rebuild_tensor_v2\n("[..],
+            &storage.concat(),
+            &[b'K', count],
+            b"tQK\0",
+            &[numbers(shape), close.to_vec(), numbers(&strides), close.to_vec()].concat(),
+            b"\x89}tR",
+        ];
+        state.extend(
+            [&[b'K', p][..], b"}(", &text("step"), b"K\x01", &text("exp_avg_sq"), &tensor.concat(), b"u"].concat(),
+        );
+        let values = (0..count).flat_map(|k| f32::from(10 * p + k).to_le_bytes());
+        storages.push((p.to_string(), values.collect::<Vec<u8>>()));
+    }
+    state.push(b'u');
+    let half = [b"G".as_slice(), &0.5f64.to_be_bytes()].concat();
+    let group = [b"}(".as_slice(), &text("params"), b"](K\0K\x01K\x02K\x03e", &text("betas"), &half, &half, b"\x86u"];
+    let root =
+        [b"\x80\x02}(".as_slice(), &text("state"), &state, &text("param_groups"), b"](", &group.concat(), b"eu."];
+    torch_file(&root.concat(), &storages)
+}
+
+#[test]
+fn a_layer_that_was_never_updated_has_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = r#"{"model_type": "mlp", "activation": "relu", "task": "classification"}"#;
+    std::fs::write(folder.path().join("config.json"), config).unwrap();
+    let data = [0; 24];
+    let shapes = [("fc1.weight", vec![2, 3]), ("fc1.bias", vec![2]), ("fc2.weight", vec![1, 2]), ("fc2.bias", vec![1])];
+    let tensors = shapes.map(|(name, shape)| {
+        let n = 4 * shape.iter().product::<usize>();
+        (name, TensorView::new(Dtype::F32, shape, &data[..n]).unwrap())
+    });
+    std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    assert_eq!(Weights::open(folder.path()).unwrap().names().next(), Some("fc1.bias"), "sorted by name on disk");
+    let layers = [layer("fc1", 2, 3, true), layer("fc2", 1, 2, true)];
+    let moments = |state: &tempfile::NamedTempFile| second_moments(folder.path(), state.path(), &layers, None);
+    // β₂ = ½ after one step: v̂ = 2 v.
+    let first = Some(vec![0.0, 2.0, 4.0, 20.0, 6.0, 8.0, 10.0, 22.0]);
+    let second = Some(vec![40.0, 42.0, 60.0]);
+    assert_eq!(moments(&mlp_state(&[0, 1, 2, 3])).unwrap(), [first, second.clone()]);
+    assert_eq!(moments(&mlp_state(&[2, 3])).unwrap(), [None, second]);
+    for (updated, unmoved) in [([0, 2, 3], "fc1.bias"), ([1, 2, 3], "fc1.weight")] {
+        let error = moments(&mlp_state(&updated)).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("has no second moments of `{unmoved}`")), "{error}");
+    }
 }
 
 /// `../shared/data/gpt2-mini`, when it is there: single numbers as torch gives them,

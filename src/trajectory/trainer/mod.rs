@@ -279,12 +279,12 @@ fn facts(
     let optimizer_origin = groups.map_or(arguments_file.clone(), |file| relative(&file));
     fact("optimizer", reading.optimizer.to_string(), optimizer_origin);
     let Batch { per_process, accumulation, processes } = reading.batch;
-    let processes = processes.map_or("unknown".to_string(), |n| n.to_string());
-    fact(
-        "batch",
-        format!("{per_process} examples × {accumulation} accumulated × {processes} processes"),
-        arguments_file.clone(),
-    );
+    let processes = match processes {
+        Some(1) => "1 process".to_string(),
+        Some(n) => format!("{n} processes"),
+        None => "unknown processes".to_string(),
+    };
+    fact("batch", format!("{per_process} examples × {accumulation} accumulated × {processes}"), arguments_file.clone());
     if let Some(max_norm) = reading.max_grad_norm {
         let n = reading.gradient_norms.len();
         fact("clipping", format!("at norm {max_norm}; {n} norms logged"), arguments_file.clone());

@@ -50,7 +50,7 @@ fn a_trainers_folder_takes_both_numbers_from_the_data() {
         with_data
             .notes
             .iter()
-            .any(|note| note == &format!("the number of training examples, {n}, is that of the training data"))
+            .any(|note| note == &format!("the run does not record how many training examples it had; {n} are given"))
     );
     // τ of the outline is that of c = 1.
     for ((_, known), (_, outlined)) in with_data.segments.iter().zip(&outline.segments) {
@@ -71,7 +71,7 @@ fn what_is_stated_wins_over_what_is_recorded() {
     let recorded = run(&request, &[data(50, 3.0)]).unwrap();
     let stage = &recorded.trajectory.stages()[0];
     assert_eq!((stage.n_examples(), stage.loss_scale()), (48, LossScale::MeanOverExamples));
-    assert_eq!(recorded.notes, ["the run records 48 training examples, which is used; the training data hold 50"]);
+    assert_eq!(recorded.notes, ["the run records 48 training examples, which is used; 50 are given"]);
     // Three steps of 0.5 for every segment but the last, which has six; momentum 0.5 doubles.
     let taus: Vec<f64> = recorded.segments.iter().map(|(_, segment)| segment.tau).collect();
     assert_eq!(taus, [3.0, 3.0, 6.0]);
@@ -156,4 +156,45 @@ fn fewer_checkpoints_than_segments_are_noted() {
 fn a_path_without_anything_is_named() {
     let error = TrajectoryRequest::new(PathBuf::from("no/such/run")).read().unwrap_err();
     assert_eq!(error.to_string(), "no/such/run: cannot be read");
+}
+
+/// `fixtures/trainer-tiny` against what its generator recorded: rates, `N`, label tokens.
+#[test]
+fn a_trainers_run_is_what_its_generator_recorded() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trainer-tiny");
+    let expected: Value =
+        serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+    let targets = expected["targets_per_example"].as_f64().unwrap();
+    let n = expected["examples"].as_u64().unwrap() as usize;
+    let run = run(&TrajectoryRequest::new(folder), &[data(n, targets)]).unwrap();
+    let stage = &run.trajectory.stages()[0];
+    let applied: Vec<f64> = expected["rates"].as_array().unwrap().iter().map(|rate| rate.as_f64().unwrap()).collect();
+    assert_eq!(stage.rates().n_steps(), applied.len());
+    for (rate, applied) in stage.rates().iter().zip(&applied) {
+        assert!((rate - applied).abs() <= 1e-15, "{rate} {applied}");
+    }
+    assert_eq!(stage.loss_scale().value(), 1.0 / targets);
+    let ends: Vec<usize> = run.segments.iter().map(|(_, segment)| segment.steps.end).collect();
+    assert_eq!(ends, [60, 120, 240]);
+    // Clipping acted in every segment; the schedule's own sum is what the rates add up to.
+    for (_, segment) in &run.segments {
+        let sum: f64 = applied[segment.steps.clone()].iter().sum();
+        assert!((segment.rate_sum - sum).abs() <= 1e-12 * sum);
+        assert!(segment.clipped_rate_sum < segment.rate_sum && segment.tau == segment.clipped_rate_sum / targets);
+    }
+}
+
+/// `fixtures/mlp-trajectory` ends at `fixtures/mlp-tiny`, bit for bit.
+#[test]
+fn the_runs_of_the_fixtures_end_at_their_models() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let run = run(&TrajectoryRequest::new(fixtures.join("mlp-trajectory")), &[]).unwrap();
+    let last = run.readings[0].checkpoints.last().unwrap();
+    let bytes = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(bytes(&last.folder) == bytes(&fixtures.join("mlp-tiny")));
+    let taus: Vec<f64> = run.segments.iter().map(|(_, segment)| segment.tau).collect();
+    // 336 steps of 0.2; 168 of 0.2 and 72 of 0.02; 144 of 0.02.
+    for (tau, expected) in taus.iter().zip([67.2, 35.04, 2.88]) {
+        assert!((tau - expected).abs() <= 1e-12 * expected, "{taus:?}");
+    }
 }
