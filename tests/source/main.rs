@@ -1,0 +1,14 @@
+//! Jobs of Source, from files to score files, against the library's own pieces put together by hand: what a job adds
+//! to them is bookkeeping, and this is where it shows. The pieces themselves are held to the golden file in
+//! `attribution/tests/source_golden`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod answers;
+mod by_hand;
+mod case;
+mod limits;
+mod reuse;
+mod stages;
+mod whole;
