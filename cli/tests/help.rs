@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 16] = [
     "influence",
+    "source",
     "run",
     "fit",
     "query",

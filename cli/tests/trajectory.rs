@@ -3,10 +3,9 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 
 use serde_json::{Value, json};
-use support::{Folder, ascribe, done, ended, root};
+use support::{Folder, ascribe, done, ended};
 
 /// A base model and its fine-tuning: two rates, a last layer alone in the second stage.
 const TWO_STAGES: &str = r#"
@@ -86,23 +85,6 @@ fn programs_get_the_same_as_an_object() {
     }
 }
 
-/// A copy of a run's folder with its checkpoints.
-fn copy_of(folder: &Folder, fixture: &str) -> String {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).expect("writable");
-        for entry in fs::read_dir(from).expect("the fixture exists") {
-            let entry = entry.expect("readable");
-            let to = to.join(entry.file_name());
-            match entry.path().is_dir() {
-                true => copy(&entry.path(), &to),
-                false => _ = fs::copy(entry.path(), to).expect("writable"),
-            }
-        }
-    }
-    copy(&root().join("fixtures").join(fixture), &folder.path(fixture));
-    folder.arg(fixture)
-}
-
 fn edit(folder: &Folder, file: &str, from: &str, to: &str) {
     let path = folder.path(file);
     let text = fs::read_to_string(&path).expect("readable");
@@ -131,7 +113,7 @@ fn bad_runs() {
     case("examples of more stages than there are", &folder, "fixtures/mlp-trajectory --train-examples 60,60");
     case("rates that nothing tells", &folder, "fixtures/trajectory/plateau-gpt2");
 
-    let run = copy_of(&folder, "trainer-tiny");
+    let run = folder.copy_of("trainer-tiny");
     fs::rename(folder.path("trainer-tiny/checkpoint-180"), folder.path("trainer-tiny/checkpoint-200"))
         .expect("writable");
     case("a checkpoint of another step", &folder, &run);
@@ -185,7 +167,7 @@ fn bad_runs() {
 #[test]
 fn states_that_are_not_read_are_named() {
     let folder = Folder::new();
-    let run = copy_of(&folder, "trainer-tiny");
+    let run = folder.copy_of("trainer-tiny");
     let checkpoint = |step: u32, name: &str| folder.path(&format!("trainer-tiny/checkpoint-{step}/{name}"));
     fs::remove_file(checkpoint(60, "optimizer.pt")).expect("writable");
     fs::create_dir(checkpoint(60, "optimizer_0")).expect("writable");

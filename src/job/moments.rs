@@ -6,7 +6,7 @@ use super::JobError;
 use super::request::AdamRequest;
 use super::run::Number;
 use super::training::Fit;
-use crate::attribution::source::{Conditioner, SourceError};
+use crate::attribution::source::Conditioner;
 use crate::attribution::trajectory::{Optimizer, Segment};
 use crate::curvature::LayerSpec;
 use crate::trajectory::{Reading, TransformersVersion, second_moments};
@@ -68,8 +68,16 @@ impl Moments {
         for found in moments.load(layers)? {
             for (l, values) in found.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
                 let Some(values) = values else {
-                    let (leg, layer) = (0, layers[l].name.clone());
-                    return Err(JobError::Pass(SourceError::LayerWithoutMoments { leg, layer }.into()));
+                    return Err(JobError::Options {
+                        problem: format!(
+                            "{} trained the layer `{}`, but there are no second moments of it",
+                            fit.name, layers[l].name
+                        ),
+                        hint: Some(
+                            "say that the stage froze the layer if it did (`trained_layers` in a trajectory file), or leave the layer out of the tracked ones"
+                                .into(),
+                        ),
+                    });
                 };
                 values.iter().for_each(|x| {
                     hasher.update(&x.to_le_bytes());

@@ -124,7 +124,10 @@ impl Training {
                 Average::Parameters => {
                     let names: Vec<_> = segment.checkpoints.iter().map(|at| id(at.index)).collect();
                     let folders = segment.checkpoints.iter().map(|at| (folder(at.index), at.weight)).collect();
-                    of.push((format!("mean of {}", names.join(", ")), folders));
+                    of.push((
+                        if names.len() == 1 { names.concat() } else { format!("mean of {}", names.join(", ")) },
+                        folders,
+                    ));
                     vec![Place { network: first, weight: 1.0 }]
                 }
             };

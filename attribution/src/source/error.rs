@@ -6,7 +6,7 @@ pub enum SourceError {
     #[error("Source needs at least one segment of training")]
     NoLegs,
     /// A leg's curvature is of other layers than the network.
-    #[error("segment {leg}: curvature of {found} layers, the network has {expected}")]
+    #[error("segment {}: curvature of {found} layers, the network has {expected}", .leg + 1)]
     Layers {
         /// The segment, from 0.
         leg: usize,
@@ -22,7 +22,7 @@ pub enum SourceError {
         checkpoint: usize,
     },
     /// A trained layer has no second moments although its segment was trained with an optimizer that keeps them.
-    #[error("segment {leg} trained the layer `{layer}`, but there are no second moments of it")]
+    #[error("segment {} trained the layer `{layer}`, but there are no second moments of it", .leg + 1)]
     LayerWithoutMoments {
         /// The segment, from 0.
         leg: usize,
@@ -30,7 +30,7 @@ pub enum SourceError {
         layer: String,
     },
     /// An optimizer with second moments without any.
-    #[error("segment {leg} was trained with {optimizer}, but none of its checkpoints has second moments")]
+    #[error("segment {} was trained with {optimizer}, but none of its checkpoints has second moments", .leg + 1)]
     NoSecondMoments {
         /// The segment, from 0.
         leg: usize,
@@ -38,7 +38,7 @@ pub enum SourceError {
         optimizer: String,
     },
     /// Second moments for an optimizer that has none.
-    #[error("segment {leg} was trained with {optimizer}, which has no second moments, but some were given")]
+    #[error("segment {} was trained with {optimizer}, which has no second moments, but some were given", .leg + 1)]
     UnexpectedSecondMoments {
         /// The segment, from 0.
         leg: usize,
@@ -67,7 +67,8 @@ pub enum SourceError {
     },
     /// The step-by-step form where a single step more than undoes a direction.
     #[error(
-        "segment {leg}: step {step} has rate × curvature = {product}, above {limit}, where the product form oscillates"
+        "segment {}: step {step} has rate × curvature = {product}, above {limit}, where the product form oscillates",
+        .leg + 1
     )]
     ProductDiverges {
         /// The segment, from 0.

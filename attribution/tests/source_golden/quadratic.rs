@@ -258,14 +258,14 @@ fn what_cannot_be_walked_is_refused() {
     let error = refused(&long, SourceOptions { time_scale: 2.0, ..options(SourceForm::Product) });
     assert_eq!(
         error.to_string(),
-        "segment 0: step 0 has rate × curvature = 1.2, above 1, where the product form oscillates"
+        "segment 1: step 0 has rate × curvature = 1.2, above 1, where the product form oscillates"
     );
     assert_eq!(error.hint().as_deref(), Some("use the exponential form, which does not"));
     let adam = Problem::new(|_, numbers| numbers.optimizer = adamw(0.0));
     assert!(matches!(refused(&adam, options(SourceForm::Exponential)), SourceError::NoSecondMoments { leg: 0, .. }));
     let sgd = Problem::new(|_, _| ()).conditioned(&vec![vec![1.0; 6]; 2]);
     let error = refused(&sgd, options(SourceForm::Exponential));
-    assert_eq!(error.to_string(), "segment 0 was trained with SGD, which has no second moments, but some were given");
+    assert_eq!(error.to_string(), "segment 1 was trained with SGD, which has no second moments, but some were given");
     let error = refused(&long, SourceOptions { time_scale: f64::NAN, ..SourceOptions::default() });
     assert!(matches!(error, SourceError::TimeScale(_)));
     assert_eq!(Walk::<f64>::source(&[], &[], SourceOptions::default()).expect_err("empty"), SourceError::NoLegs);

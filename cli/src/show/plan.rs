@@ -33,8 +33,8 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     if let Some(queries) = &summary.queries {
         data(&mut line, "queries", "queries", queries);
     }
-    for leg in &summary.legs {
-        line(if leg.first_step == 0 { "segments" } else { "" }, &segment(leg, summary.stages.len() > 1));
+    for (index, leg) in summary.legs.iter().enumerate() {
+        line(if index == 0 { "segments" } else { "" }, &segment(leg, summary.stages.len() > 1));
     }
     line("method", &method(job));
     if summary.answers.len() > 1 {

@@ -70,13 +70,8 @@ impl Folder {
 
     /// A copy of a folder of the fixtures, and its path.
     pub fn copy_of(&self, fixture: &str) -> String {
-        let to = self.path(fixture);
-        fs::create_dir_all(&to).expect("writable");
-        for entry in fs::read_dir(root().join("fixtures").join(fixture)).expect("the fixture exists") {
-            let entry = entry.expect("readable");
-            fs::copy(entry.path(), to.join(entry.file_name())).expect("writable");
-        }
-        to.display().to_string()
+        copy(&root().join("fixtures").join(fixture), &self.path(fixture));
+        self.arg(fixture)
     }
 
     /// The text with this folder's name, times, keys, process ids and versions made the same everywhere.
@@ -101,6 +96,18 @@ impl Folder {
         }
         files.sort();
         files
+    }
+}
+
+/// A folder and all that is below it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("writable");
+    for entry in fs::read_dir(from).expect("the fixture exists") {
+        let entry = entry.expect("readable");
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).expect("writable")),
+        }
     }
 }
 
@@ -141,6 +148,12 @@ pub const GPT2: &str = "--model fixtures/gpt2-tiny --train fixtures/gpt2-tiny/tr
 
 /// The flags of a run on the small classifier, without its run folder.
 pub const MLP: &str = "--model fixtures/mlp-tiny --train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors";
+
+/// The flags of Source over the Trainer's run, without its run folder.
+pub const TRAINER: &str = "--run fixtures/trainer-tiny --train fixtures/trainer-tiny/train.jsonl --queries fixtures/trainer-tiny/queries.jsonl --add-eos train";
+
+/// The data of the small classifier, whose training run is `fixtures/mlp-trajectory`.
+pub const ROWS: &str = "--train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors";
 
 /// Every file is written as it was.
 #[track_caller]

@@ -181,6 +181,10 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
             Ok(vec![(name.to_owned(), train.clone())])
         }
         [] => options("stages of data are for a training run".into(), "give `train`".into()),
+        _ if !train.as_os_str().is_empty() && !by_name.is_empty() => options(
+            "training examples are given as one file and by stage".into(),
+            "leave one of the two out; a run with several stages needs a file for each".into(),
+        ),
         _ if !train.as_os_str().is_empty() => {
             let names: Vec<_> = readings.iter().map(|reading| format!("`{}`", reading.name)).collect();
             options(
