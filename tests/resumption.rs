@@ -18,30 +18,50 @@ use support::figures::assert_relative;
 use support::recorded::Recorded;
 use support::{Outcome, fixture};
 
-/// What is asked for: a checkpoint with its data, read from one folder or two.
+/// What is asked for: a checkpoint or a training run with its data.
 #[derive(Debug, Clone)]
 struct Asked {
-    model: PathBuf,
+    model: Scored,
     train: PathBuf,
     queries: PathBuf,
     batch_tokens: usize,
     seed: u64,
 }
 
+#[derive(Debug, Clone)]
+enum Scored {
+    /// Influence functions at a checkpoint.
+    Checkpoint(PathBuf),
+    /// Source over a training run, in so many segments, with two answers beside it.
+    Run(PathBuf, usize),
+}
+
 impl Asked {
     fn text(model: &str) -> Self {
         let text = fixture("gpt2-tiny");
         let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| text.join(name));
-        Self { model: fixture(model), train, queries, batch_tokens: 512, seed: 3 }
+        Self { model: Scored::Checkpoint(fixture(model)), train, queries, batch_tokens: 512, seed: 3 }
+    }
+
+    fn training_of_text() -> Self {
+        let run = fixture("trainer-tiny");
+        let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| run.join(name));
+        Self { model: Scored::Run(run, 3), train, queries, batch_tokens: 512, seed: 3 }
     }
 
     fn plan(&self, out: &Path) -> Plan {
         let path = |path: &Path| json!(path).to_string();
         let language = self.train.extension().is_some_and(|ending| ending == "jsonl");
+        let (scored, draws) = match &self.model {
+            Scored::Checkpoint(folder) => (format!("[model]\npath = {}\n", path(folder)), 1),
+            Scored::Run(folder, segments) => {
+                let run = format!("[source.trajectory]\npath = {}\nsegments = {segments}\n", path(folder));
+                (format!("[source]\nwith = [\"influence\", \"tracin\"]\n{run}"), 4)
+            }
+        };
         let text = format!(
-            "[model]\npath = {}\n[data]\ntrain = {}\nqueries = {}\n{}[method]\nseed = {}\nself_influence = true\n\
-             [resources]\nbatch_tokens = {}\n[output]\npath = {}\n",
-            path(&self.model),
+            "{scored}[data]\ntrain = {}\nqueries = {}\n{}[method]\nseed = {}\nlabel_draws = {draws}\n\
+             self_influence = true\n[resources]\nbatch_tokens = {}\n[output]\npath = {}\n",
             path(&self.train),
             path(&self.queries),
             if language { "add_eos = \"both\"\n" } else { "" },
@@ -55,6 +75,10 @@ impl Asked {
 
 /// A perceptron of 7-5-3 with 40,000 rows, which are three chunks of a pass.
 fn many_rows() -> (tempfile::TempDir, Asked) {
+    many_rows_of(40_000)
+}
+
+fn many_rows_of(rows: usize) -> (tempfile::TempDir, Asked) {
     let folder = tempfile::tempdir().expect("a folder");
     let number = |k: usize| (k.wrapping_mul(2_654_435_761) % 1_000_003) as f32 / 500_001.5 - 1.0;
     let floats = |n: usize, salt: usize| (0..n).flat_map(|k| number(k * 3 + salt).to_le_bytes()).collect::<Vec<u8>>();
@@ -74,14 +98,43 @@ fn many_rows() -> (tempfile::TempDir, Asked) {
     write("model.safetensors", layers);
     let config = json!({"model_type": "mlp", "activation": "tanh", "task": "classification"});
     std::fs::write(folder.path().join("config.json"), config.to_string()).expect("writable");
-    for (file, n) in [("train.safetensors", 40_000usize), ("query.safetensors", 4)] {
+    for (file, n) in [("train.safetensors", rows), ("query.safetensors", 4)] {
         let targets = (0..n).flat_map(|k| ((k * k / 7) as i64 % 3).to_le_bytes()).collect();
         let inputs = ("inputs", Dtype::F32, vec![n, 7], floats(n * 7, n));
         write(file, vec![inputs, ("targets", Dtype::I64, vec![n], targets)]);
     }
     let [model, train, queries] =
         [folder.path().to_owned(), folder.path().join("train.safetensors"), folder.path().join("query.safetensors")];
-    (folder, Asked { model, train, queries, batch_tokens: 4096, seed: 3 })
+    (folder, Asked { model: Scored::Checkpoint(model), train, queries, batch_tokens: 4096, seed: 3 })
+}
+
+/// 300 steps of training that perceptron, three checkpoints in two segments, with 6,000 rows: two chunks of a pass with
+/// four label draws, and many parts of self-influence.
+fn training_of_many_rows() -> (tempfile::TempDir, Asked) {
+    let (folder, asked) = many_rows_of(6_000);
+    let mut text = String::from(
+        "optimizer = \"sgd\"\nmomentum = 0.5\nweight_decay = 1e-3\nbatch_size = 100\nloss_reduction = \"mean\"\nsteps = 300\n",
+    );
+    text.push_str("learning_rate = [{ from_step = 0, value = 0.05 }]\nsegment_ends = [200]\n");
+    for (step, shift) in [(100, 0.25), (200, 0.125), (300, 0.0)] {
+        let name = format!("checkpoint-{step}");
+        std::fs::create_dir(folder.path().join(&name)).expect("writable");
+        for file in ["config.json", "model.safetensors"] {
+            let mut bytes = std::fs::read(folder.path().join(file)).expect("readable");
+            if file == "model.safetensors" {
+                // weights stand at the end, `f32`: those of an earlier checkpoint are a little larger
+                let n = bytes.len();
+                for number in bytes[n - 4 * 58..].as_chunks_mut::<4>().0 {
+                    *number = (f32::from_le_bytes(*number) * (1.0 + shift)).to_le_bytes();
+                }
+            }
+            std::fs::write(folder.path().join(&name).join(file), bytes).expect("writable");
+        }
+        text.push_str(&format!("[[checkpoint]]\npath = \"{name}\"\nstep = {step}\n"));
+    }
+    let run = folder.path().join("run.toml");
+    std::fs::write(&run, text).expect("writable");
+    (folder, Asked { model: Scored::Run(run, 2), batch_tokens: 1024, ..asked })
 }
 
 /// Counts events, keeps those that begin a pass, and asks to stop after some of them.
@@ -181,6 +234,27 @@ fn an_interrupted_run_ends_with_the_same_bytes() {
 }
 
 #[test]
+fn an_interrupted_source_run_ends_with_the_same_bytes() {
+    let (_folder, asked) = training_of_many_rows();
+    let (want, events) = whole(&asked);
+    let results = ["scores", "scores.influence", "scores.tracin", "self_influence"];
+    assert!(results.iter().all(|name| want.contains_key(&format!("{name}.safetensors"))), "{:?}", want.keys());
+    let mut resumed = vec![];
+    // no divisor of the eight events of a pass
+    for stop in (0..=events).step_by(3) {
+        resumed.extend(interrupted(&asked, stop, &want).into_iter().filter(|(_, done)| *done > 0));
+    }
+    for pass in [Pass::Covariance, Pass::Lambda, Pass::SelfInfluence] {
+        assert!(resumed.iter().any(|(resumed, _)| *resumed == pass), "{pass:?} never went on from what was kept");
+    }
+    let asked = Asked::training_of_text();
+    let (want, events) = whole(&asked);
+    for stop in (1..events).step_by(events / 6) {
+        interrupted(&asked, stop, &want);
+    }
+}
+
+#[test]
 fn interrupted_runs_of_language_models_end_with_the_same_bytes() {
     for model in ["gpt2-tiny", "llama-tiny"] {
         let asked = Asked::text(model);
@@ -229,13 +303,19 @@ fn in_shards(asked: &Asked, out: &Path, count: u32) -> Result<(), JobError> {
 #[test]
 fn shards_joined_are_the_whole() -> Outcome {
     let (_folder, rows) = many_rows();
-    for (asked, count) in [(Asked::text("gpt2-tiny"), 3), (Asked::text("llama-tiny"), 2), (rows, 4)] {
+    let (_another, training) = training_of_many_rows();
+    let of_text = Asked::training_of_text();
+    let texts = [(Asked::text("gpt2-tiny"), 3), (Asked::text("llama-tiny"), 2), (of_text, 3)];
+    for (asked, count) in texts.into_iter().chain([(rows, 4), (training, 3)]) {
         let (one, many) = (tempfile::tempdir()?, tempfile::tempdir()?);
         asked.plan(one.path()).run(&())?;
         in_shards(&asked, many.path(), count)?;
-        for (file, names) in
-            [("scores.safetensors", ["scores", "measurements"]), ("self_influence.safetensors", ["self_influence"; 2])]
-        {
+        let scores = ["scores", "measurements"];
+        let mut files = vec![("scores.safetensors", scores), ("self_influence.safetensors", ["self_influence"; 2])];
+        if let Scored::Run(..) = asked.model {
+            files.extend(["scores.influence.safetensors", "scores.tracin.safetensors"].map(|file| (file, scores)));
+        }
+        for (file, names) in files {
             let [one, many] = [&one, &many].map(|folder| Recorded::open(&folder.path().join(file)));
             for name in names {
                 let (found, want) = (many.get(name), one.get(name));
