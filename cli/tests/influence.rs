@@ -26,7 +26,7 @@ fn the_plan_is_json_on_request() {
     let folder = Folder::new();
     let plan = done(&format!("influence {GPT2} --out {} --dry-run --format jsonl", folder.arg("run")));
     let plan: Value = serde_json::from_str(&plan.out).expect("one object");
-    assert_eq!(plan["summary"]["train"]["examples"], 160);
+    assert_eq!(plan["summary"]["stages"][0]["train"]["examples"], 160);
     assert_eq!(plan["job"]["method"]["measure"], "loss");
 }
 

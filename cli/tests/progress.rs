@@ -21,7 +21,7 @@ fn progress_is_json_lines_on_request() {
     assert_eq!(events(&first, "started"), passes);
     assert_eq!(events(&first, "finished"), passes);
     assert_eq!(first[0]["event"], "plan");
-    assert_eq!(first[0]["summary"]["train"]["examples"], 60);
+    assert_eq!(first[0]["summary"]["stages"][0]["train"]["examples"], 60);
     for pass in passes {
         let of_pass: Vec<_> = first.iter().filter(|line| line["pass"] == pass).collect();
         let done: Vec<u64> = of_pass.iter().map(|line| line["done"].as_u64().unwrap()).collect();

@@ -91,6 +91,10 @@ fn documents_that_state_the_fact_come_first() {
     assert!(folder.path("run/scores.influence.safetensors").exists());
     let about = done(&format!("inspect {}", folder.arg("run/scores.influence.safetensors"))).out;
     assert!(about.contains("influence") && about.contains("0.1x"), "{about}");
+    let about = done(&format!("inspect {run}")).out;
+    for line in ["source     fixtures/trainer-tiny", "scores.influence.safetensors", "ranking.influence.jsonl"] {
+        assert!(about.contains(line), "{about}");
+    }
 }
 
 #[test]

@@ -55,7 +55,8 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
 
 fn segment(leg: &LegSummary, name_stage: bool) -> String {
     let stage = if name_stage { format!(" of {}", leg.stage) } else { String::new() };
-    let (first, last) = (count(leg.first_step as u64), count((leg.first_step + leg.steps) as u64));
+    // updates are counted from 1, as in checkpoints' names
+    let (first, last) = (count(leg.first_step as u64 + 1), count((leg.first_step + leg.steps) as u64));
     let moments = match leg.second_moments {
         Some(n) if n < leg.checkpoints.len() => format!(", second moments of {n}"),
         _ => String::new(),

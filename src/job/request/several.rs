@@ -1,38 +1,67 @@
 //! One value, or a list of them.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One value or several, each of which gets scores of its own; a file writes a single one without brackets.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(from = "Written<T>", into = "Written<T>")]
-pub struct Several<T: Clone>(pub Vec<T>);
+#[derive(Debug, Clone, PartialEq)]
+pub struct Several<T>(pub Vec<T>);
 
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Written<T> {
-    One(T),
-    Many(Vec<T>),
-}
-
-impl<T: Clone> From<Written<T>> for Several<T> {
-    fn from(written: Written<T>) -> Self {
-        match written {
-            Written::One(value) => Self(vec![value]),
-            Written::Many(values) => Self(values),
+impl<T: Serialize> Serialize for Several<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [value] => value.serialize(serializer),
+            values => values.serialize(serializer),
         }
     }
 }
 
-impl<T: Clone> From<Several<T>> for Written<T> {
-    fn from(several: Several<T>) -> Self {
-        match <[T; 1]>::try_from(several.0) {
-            Ok([value]) => Self::One(value),
-            Err(values) => Self::Many(values),
-        }
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Several<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // an untagged enum would swallow what is wrong with the value
+        deserializer.deserialize_any(OneOrMany(PhantomData))
     }
 }
 
-impl<T: Clone + Default> Default for Several<T> {
+struct OneOrMany<T>(PhantomData<T>);
+
+fn one<'de, T: Deserialize<'de>, E: Error>(value: impl IntoDeserializer<'de, E>) -> Result<Several<T>, E> {
+    Ok(Several(vec![T::deserialize(value.into_deserializer())?]))
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for OneOrMany<T> {
+    type Value = Several<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value or a list of values")
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+        one(value)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Self::Value, E> {
+        one(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+        one(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+        one(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, values: A) -> Result<Self::Value, A::Error> {
+        Ok(Several(Vec::deserialize(SeqAccessDeserializer::new(values))?))
+    }
+}
+
+impl<T: Default> Default for Several<T> {
     /// The default value alone.
     fn default() -> Self {
         Self(vec![T::default()])
@@ -55,6 +84,9 @@ mod tests {
             assert_eq!(file.x.0, values);
             assert_eq!(toml::to_string(&file).expect("TOML"), text);
         }
-        assert!(toml::from_str::<File>("x = 'two'\n").is_err());
+        assert_eq!(toml::from_str::<File>("x = 2\n").expect("a number").x.0, [2.0]);
+        let error = toml::from_str::<File>("x = 'two'\n").expect_err("text").to_string();
+        assert!(error.contains("invalid type: string \"two\", expected f64"), "{error}");
+        assert!(toml::from_str::<File>("x = { y = 1 }\n").is_err());
     }
 }

@@ -43,9 +43,28 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
             columns.row([name.to_owned(), bytes(metadata.len()), what.to_owned()]);
         }
     }
+    for (name, size) in of_other_answers(folder)? {
+        columns.row([name, bytes(size), "the same of another method, damping or time scale".to_owned()]);
+    }
     let _ = write!(text, "\n{}", columns.text("  "));
     text.push_str(&artifacts(&folder.join("artifacts"), detail)?);
     Ok(text)
+}
+
+/// Results of a run's further answers, by name.
+fn of_other_answers(folder: &Path) -> anyhow::Result<Vec<(String, u64)>> {
+    let reading = || format!("{}: cannot be read", folder.display());
+    let mut found = vec![];
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let entry = entry.with_context(reading)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_result = ["scores.", "top.", "ranking."].iter().any(|kind| name.starts_with(kind));
+        if is_result && !RESULTS.iter().any(|(result, _)| *result == name) {
+            found.push((name, entry.metadata().with_context(reading)?.len()));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// A job file.
@@ -56,9 +75,18 @@ pub(super) fn explain_job(file: &Path) -> anyhow::Result<String> {
 fn summary(job: &Job) -> String {
     let queries = job.data.queries.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
     let measure = job.method.measure.map_or("the model's default".to_owned(), |measure| name_of(&measure));
+    let model = match &job.source {
+        Some(source) => ("source", source.trajectory.path.display().to_string()),
+        None => ("model", job.model.path.display().to_string()),
+    };
+    let stages = job.data.stages.iter().map(|(stage, file)| format!("{stage}={}", file.display()));
+    let train = match job.data.stages.is_empty() {
+        true => job.data.train.display().to_string(),
+        false => stages.collect::<Vec<_>>().join(", "),
+    };
     let lines = [
-        ("model", job.model.path.display().to_string()),
-        ("train", job.data.train.display().to_string()),
+        model,
+        ("train", train),
         ("queries", queries),
         ("curvature", format!("{}, {} Fisher", name_of(&job.method.curvature), name_of(&job.method.fisher))),
         ("damping", job.method.damping.0.iter().map(|damping| String::from(*damping)).collect::<Vec<_>>().join(", ")),
