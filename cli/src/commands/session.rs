@@ -79,6 +79,21 @@ impl Session {
         }
     }
 
+    /// Says on stderr how the further methods, dampings and time scales rank beside the first.
+    ///
+    /// # Errors
+    /// If their scores cannot be read.
+    pub(super) fn tell_sensitivity(&self) -> anyhow::Result<()> {
+        let found = self.plan.sensitivity()?;
+        if let Some(first) = self.plan.summary().answers.first().filter(|_| !found.is_empty()) {
+            self.say(&format!("rank correlation with {first} over the training examples, mean over queries:"));
+            for other in found {
+                self.say(&format!("  {:.3}  {}", other.rank_correlation, other.answer));
+            }
+        }
+        Ok(())
+    }
+
     /// Says on stderr how far each segment of a training run went, and what follows if none went far.
     pub(super) fn tell_saturation(&self) {
         let found = self.plan.saturation();
