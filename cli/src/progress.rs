@@ -80,7 +80,13 @@ impl Progress {
             ProgressMode::Always if io::stderr().is_terminal() => Form::Bars,
             ProgressMode::Always => Form::Lines,
         };
-        Self { form, verbose: talk.verbose, interrupted: AtomicBool::new(false), current: Mutex::new(None), checkpoint: Mutex::new(None) }
+        Self {
+            form,
+            verbose: talk.verbose,
+            interrupted: AtomicBool::new(false),
+            current: Mutex::new(None),
+            checkpoint: Mutex::new(None),
+        }
     }
 
     /// From now on the work should stop where it can be taken up again.
@@ -111,7 +117,17 @@ impl Progress {
             None => pass.name().to_owned(),
         };
         let bar = (self.form == Form::Bars).then(|| bar(&name, pass.unit(), done, total));
-        let running = Running { pass, name, checkpoint, started: Instant::now(), last_line: None, before: done, done, total, bar };
+        let running = Running {
+            pass,
+            name,
+            checkpoint,
+            started: Instant::now(),
+            last_line: None,
+            before: done,
+            done,
+            total,
+            bar,
+        };
         self.json("started", &running);
         *self.lock() = Some(running);
     }
@@ -200,8 +216,7 @@ impl Observer for Progress {
 }
 
 fn bar(name: &str, unit: &str, done: u64, total: u64) -> ProgressBar {
-    let template =
-        format!("{name:<18} {{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+    let template = format!("{name:<18} {{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
     let style = ProgressStyle::with_template(&template).expect("the template is a constant with two names in it");
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8)).with_style(style);
     bar.set_position(done);

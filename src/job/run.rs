@@ -191,13 +191,14 @@ impl Plan {
             super::output::write_report(self, &StepReport::default())?;
         }
         let result = work(&run)?;
-        let saturation = match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
-            true => Some(match self.job.model.dtype {
-                Precision::F32 => run.saturation(&run.fitted::<f32>()?),
-                Precision::F64 => run.saturation(&run.fitted::<f64>()?),
-            }),
-            false => None,
-        };
+        let saturation =
+            match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
+                true => Some(match self.job.model.dtype {
+                    Precision::F32 => run.saturation(&run.fitted::<f32>()?),
+                    Precision::F64 => run.saturation(&run.fitted::<f64>()?),
+                }),
+                false => None,
+            };
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
         let stages = stages.into_iter().map(|(_, _, stage)| stage).collect();
         let report = StepReport { stages, next: None, saturation };

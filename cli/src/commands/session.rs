@@ -96,17 +96,19 @@ impl Session {
 
     /// Says on stderr how far each segment of a training run went, and what follows if none went far.
     pub(super) fn tell_saturation(&self) {
-        let found = self.plan.saturation();
+        let found = Saturation::of_run_folder(&self.plan.job.output.path);
         if found.is_empty() {
             return;
         }
-        let medians = found.iter().map(|segment| format!("{}: {:.3}", segment.segment, segment.median));
-        self.say(&format!("median of tau x eigenvalue, {}", medians.collect::<Vec<_>>().join(", ")));
+        let shares = found.iter().map(|segment| format!("{} {:.0} %", segment.segment, 100.0 * segment.forgotten));
+        self.say(&format!(
+            "of an older change, along the directions in which examples push, training forgot in {}",
+            shares.collect::<Vec<_>>().join(", ")
+        ));
         if found.iter().all(Saturation::is_far) {
             self.say(
-                "no segment is near saturation: in most directions training kept more than nine tenths of an older \
-                 change, so that Source is close to a sum of gradient products and influence may rank better (see \
-                 --with influence, --time-scale)",
+                "no segment is near saturation: Source is close to a sum of gradient products there, and influence \
+                 functions may rank better (look at both: --with influence, --time-scale)",
             );
         }
     }
