@@ -235,7 +235,10 @@ impl Run<'_> {
             let rankings = self.top_of_parts(answer, passes, parts, vectors.rows())?;
             return output::write_top(plan, answer, &key, &rankings, values);
         }
-        let mut sums = Sums { run: self, answer, passes, parts, rows: vectors.rows() };
+        let sums = |stage| Sums { run: self, answer, passes, parts, rows: vectors.rows(), stage };
+        for stage in output::stages_apart(plan, answer) {
+            output::write_scores(plan, (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
+        }
         let norms = match plan.job.method.normalize {
             Normalize::None => vec![],
             Normalize::Cosine => vectors.norms()?.to_vec(),
@@ -249,7 +252,7 @@ impl Run<'_> {
                 *score = if denominator > 0.0 { (f64::from(*score) / denominator) as f32 } else { 0.0 };
             }
         };
-        output::write_scores(plan, answer, &key, values, &mut sums, cosine)
+        output::write_scores(plan, (answer, None), &key, values, &mut sums(None), cosine)
     }
 
     /// Self-influence of every column, as the pass of influence functions left it; empty if none did.
@@ -312,6 +315,8 @@ pub(super) struct Sums<'a> {
     passes: &'a [ScorePass],
     parts: &'a [Vec<Part>],
     rows: usize,
+    /// What this stage contributes alone.
+    stage: Option<usize>,
 }
 
 impl Sums<'_> {
@@ -330,7 +335,7 @@ impl Sums<'_> {
             let width = pass.contributions.len() * self.rows;
             let places = pass.contributions.iter().enumerate().filter(|(_, c)| c.set.answer == self.answer);
             let places: Vec<usize> = places.map(|(place, _)| place * self.rows).collect();
-            if places.is_empty() {
+            if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
                 continue;
             }
             for part in parts {
