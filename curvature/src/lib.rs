@@ -11,6 +11,7 @@
 
 pub mod contraction;
 mod covariance;
+mod dot;
 mod eigenbasis;
 mod error;
 mod factors;
