@@ -29,6 +29,7 @@ mod rotated;
 mod section;
 mod spectral;
 mod tap;
+mod tape;
 
 #[cfg(test)]
 mod definitions;
@@ -45,6 +46,7 @@ pub use momentum::{Momentum, Transfer};
 pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
 pub use product::GradientProducts;
 pub use quadratic::QuadraticForm;
-pub use section::{Graphs, Section, backward_through, pull_back};
+pub use section::{Graphs, PullBack, Section, Taped, backward_through, pull_back};
 pub use spectral::{SpectralFn, Step};
 pub use tap::{Positions, Tap, TapSink, Tee};
+pub use tape::{Gradient, Tape, Traced};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::kernel::{LANES, Lanes, TASK, vectorised};
 use super::{Implementation, elements};
-use crate::curvature::with_slice;
+use crate::curvature::{Traced, with_slice};
 
 /// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.
 ///
@@ -36,7 +36,7 @@ impl LayerNorm {
     /// If shapes or types do not fit.
     pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
         match implementation {
-            Implementation::Fused => fused(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon),
+            Implementation::Fused => x.contiguous()?.apply_op1(self.op(x)?),
             Implementation::Composed => {
                 let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
                 let y = unit_scale(&x, self.epsilon)?.broadcast_mul(&self.weight)?;
@@ -46,6 +46,23 @@ impl LayerNorm {
                 }
             }
         }
+    }
+}
+
+impl LayerNorm {
+    /// [`LayerNorm::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            Implementation::Fused => x.op1(self.op(x.value())?),
+            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+        }
+    }
+
+    fn op(&self, x: &Tensor) -> Result<Norm> {
+        norm(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon)
     }
 }
 
@@ -78,11 +95,28 @@ impl RmsNorm {
     /// If shapes or types do not fit.
     pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
         match implementation {
-            Implementation::Fused => fused(x, Origin::Zero, &self.weight, self.offset, None, self.epsilon),
+            Implementation::Fused => x.contiguous()?.apply_op1(self.op(x)?),
             Implementation::Composed => {
                 unit_scale(x, self.epsilon)?.broadcast_mul(&self.weight.affine(1.0, self.offset)?)
             }
         }
+    }
+}
+
+impl RmsNorm {
+    /// [`RmsNorm::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            Implementation::Fused => x.op1(self.op(x.value())?),
+            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+        }
+    }
+
+    fn op(&self, x: &Tensor) -> Result<Norm> {
+        norm(x, Origin::Zero, &self.weight, self.offset, None, self.epsilon)
     }
 }
 
@@ -91,22 +125,15 @@ fn unit_scale(x: &Tensor, epsilon: f64) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, epsilon)?.sqrt()?)
 }
 
-fn fused(
-    x: &Tensor,
-    origin: Origin,
-    weight: &Tensor,
-    offset: f64,
-    bias: Option<&Tensor>,
-    epsilon: f64,
-) -> Result<Tensor> {
+/// The fused op, for rows as wide as those of `x`.
+fn norm(x: &Tensor, origin: Origin, weight: &Tensor, offset: f64, bias: Option<&Tensor>, epsilon: f64) -> Result<Norm> {
     let (width, weights) = (x.dim(D::Minus1)?, weight.dims1()?);
     let biases = bias.map(Tensor::dims1).transpose()?.unwrap_or(width);
     if weights != width || biases != width {
         candle_core::bail!("a norm of {weights} weights and {biases} biases got rows of {width}");
     }
     let bias = bias.map(Tensor::contiguous).transpose()?;
-    let op = Norm { origin, weight: weight.contiguous()?, offset: offset as f32, bias, epsilon: epsilon as f32 };
-    x.contiguous()?.apply_op1(op)
+    Ok(Norm { origin, weight: weight.contiguous()?, offset: offset as f32, bias, epsilon: epsilon as f32 })
 }
 
 /// What deviations are measured from.

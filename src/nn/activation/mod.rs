@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::kernel::TASK;
 use super::{Implementation, elements};
-use crate::curvature::with_slice;
+use crate::curvature::{Traced, with_slice};
 use curve::{gated_slopes, gated_values, slopes, values};
 
 /// A function applied to every element.
@@ -91,6 +91,18 @@ impl Activation {
         }
     }
 
+    /// [`Activation::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn trace(self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            _ if self == Self::Identity => Ok(x.clone()),
+            Implementation::Fused => x.op1(Pointwise(self)),
+            Implementation::Composed => Traced::composed([x], |[x]| self.composed(x)),
+        }
+    }
+
     /// Not candle's `gelu`, `gelu_erf` (six digits in their gradients) and `relu` (gradient 1 at 0).
     fn composed(self, x: &Tensor) -> Result<Tensor> {
         // (1 + tanh(x/2)) / 2, whose gradient does not overflow
@@ -134,13 +146,32 @@ pub fn gated_with(
 ) -> Result<Tensor> {
     match implementation {
         Implementation::Fused => {
-            if gate.dims() != up.dims() {
-                candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
-            }
+            same_shape(gate, up)?;
             gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation))
         }
         Implementation::Composed => activation.composed(gate)? * up,
     }
+}
+
+/// [`gated`] on a tape.
+///
+/// # Errors
+/// If the shapes differ or a tensor operation fails.
+pub fn trace_gated(activation: Activation, gate: &Traced, up: &Traced) -> Result<Traced> {
+    match Implementation::of(gate.value()) {
+        Implementation::Fused => {
+            same_shape(gate.value(), up.value())?;
+            gate.op2(up, Gated(activation))
+        }
+        composed => Traced::composed([gate, up], |[gate, up]| gated_with(activation, gate, up, composed)),
+    }
+}
+
+fn same_shape(gate: &Tensor, up: &Tensor) -> Result<()> {
+    if gate.dims() != up.dims() {
+        candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
+    }
+    Ok(())
 }
 
 struct Pointwise(Activation);
