@@ -9,12 +9,14 @@
 //! and the input then carries a trailing 1. Gradients are of *summed* losses. Rows of a batch are the
 //! positions of its examples, concatenated without padding ([`Positions`]).
 
+mod addition;
 pub mod contraction;
 mod covariance;
 mod dot;
 mod eigenbasis;
 mod error;
 mod factors;
+mod fresh;
 pub mod gemm;
 mod lambda;
 mod layer;
@@ -38,6 +40,7 @@ pub use covariance::{Covariance, CovarianceSum};
 pub use eigenbasis::{Eigenbasis, Eigenpairs};
 pub use error::Error;
 pub use factors::{CurvatureKind, Damping, Factors, LayerFactors, Spectrum};
+pub use fresh::fresh;
 pub use lambda::{Lambda, LambdaSum};
 pub use layer::{LayerId, LayerSpec};
 pub use linear::{Linear, TapRecorder, with_slice};

@@ -90,11 +90,15 @@ impl TapRecorder {
     /// # Errors
     /// The sink's.
     pub fn drain(&self, positions: &Positions, sink: &mut dyn TapSink) -> Result<(), Error> {
-        let taps = std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"));
-        for (layer, input, output_gradient) in taps {
+        for (layer, input, output_gradient) in self.take() {
             sink.tap(Tap { layer, input: &input, output_gradient: &output_gradient, positions })?;
         }
         Ok(())
+    }
+
+    /// What was recorded since the last call: layer, input, output gradient.
+    pub(crate) fn take(&self) -> Vec<(LayerId, Tensor, Tensor)> {
+        std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"))
     }
 }
 

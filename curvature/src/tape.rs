@@ -6,14 +6,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp2, Layout, Result, Shape, Tensor, Var};
-use rayon::prelude::*;
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
+use crate::addition::{Add, fits};
 use crate::section::Seed;
-
-/// Elements that one task adds.
-const TASK: usize = 1 << 14;
 
 /// Whether a gradient is needed at a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +38,7 @@ impl Gradients {
     /// Adds a gradient that was made for this place: its memory takes the sum.
     fn give(&mut self, place: usize, gradient: Tensor) -> Result<()> {
         if let Some(before) = self.0[place].take() {
-            if !matches!(gradient.dtype(), DType::F32 | DType::F64) || !gradient.device().is_cpu() {
+            if !fits(&gradient) {
                 return self.share(place, (gradient + before)?);
             }
             gradient.inplace_op2(&before.contiguous()?, &Add)?;
@@ -240,8 +236,8 @@ impl Traced {
     /// If the shapes differ.
     pub fn add(&self, other: &Self) -> Result<Self> {
         let (a, b) = (&self.value, &other.value);
-        let fits = a.dims() == b.dims() && a.device().is_cpu() && matches!(a.dtype(), DType::F32 | DType::F64);
-        let y = if fits { a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Add)? } else { (a + b)? };
+        let own = a.dims() == b.dims() && a.dtype() == b.dtype() && fits(a) && fits(b);
+        let y = if own { a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Add)? } else { (a + b)? };
         let Some(tape) = self.tape().or_else(|| other.tape()) else { return Ok(Self::constant(y)) };
         let to: Vec<usize> = [self.place, other.place].into_iter().flatten().collect();
         if to.is_empty() {
@@ -280,52 +276,92 @@ fn joined<const N: usize>(
     Traced { value, tape: Some(tape), place: Some(place) }
 }
 
-/// Sums of contiguous tensors of one shape, on rayon's threads as everything here.
-struct Add;
+#[cfg(test)]
+mod tests {
+    use candle_core::{CpuStorage, Device, Layout, Shape};
 
-fn slice<'a, T: candle_core::WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
-    crate::linear::contiguous(storage, layout)
-}
+    use super::*;
+    use crate::{LayerId, Linear, TapRecorder};
 
-impl CustomOp2 for Add {
-    fn name(&self) -> &'static str {
-        "sum"
-    }
+    struct Square;
 
-    fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
-        fn sum<T: crate::gemm::Real>(a: &[T], b: &[T]) -> Vec<T> {
-            let mut y = a.to_vec();
-            add(&mut y, b);
-            y
+    impl CustomOp1 for Square {
+        fn name(&self) -> &'static str {
+            "square"
         }
-        let y = match a.dtype() {
-            DType::F64 => CpuStorage::F64(sum(slice::<f64>(a, la)?, slice(b, lb)?)),
-            _ => CpuStorage::F32(sum(slice::<f32>(a, la)?, slice(b, lb)?)),
-        };
-        Ok((y, la.shape().clone()))
-    }
-}
-
-impl InplaceOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
+        fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let y = crate::linear::contiguous::<f64>(x, layout)?.iter().map(|x| x * x).collect();
+            Ok((CpuStorage::F64(y), layout.shape().clone()))
+        }
+        fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+            ((x * gradient)? * 2.0).map(Some)
+        }
     }
 
-    fn cpu_fwd(&self, a: &mut CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<()> {
-        let Some((start, end)) = la.contiguous_offsets() else {
-            candle_core::bail!("expected a contiguous tensor, found strides {:?}", la.stride())
+    fn numbers(n: usize) -> Result<Tensor> {
+        Tensor::from_vec((0..n).map(|k| (k as f64 * 0.7).sin()).collect(), (n / 2, 2), &Device::Cpu)
+    }
+
+    /// `y = x + x² + tanh(x) · x²`, with `x²` and `x` each read more than once.
+    fn chain(x: &Traced) -> Result<Traced> {
+        let square = x.op1(Square)?;
+        let product = Traced::composed([x, &square], |[x, square]| x.tanh()? * square)?;
+        x.add(&square)?.add(&product)
+    }
+
+    #[test]
+    fn gradients_add_up_wherever_a_value_is_read_twice() -> Result<()> {
+        let (x, seed) = (numbers(6)?, numbers(6)?.affine(0.5, 0.3)?);
+        let tape = Tape::default();
+        let input = tape.input(x.clone(), Gradient::Wanted);
+        let output = chain(&input)?;
+        let kept = seed.copy()?;
+        let found = tape.backward(&input, &output, seed.clone())?.expect("the output depends on the input");
+        let (x, seed, y) = (x.flatten_all()?, seed.flatten_all()?, output.value().flatten_all()?.to_vec1::<f64>()?);
+        let (x, seed, found) = (x.to_vec1::<f64>()?, seed.to_vec1::<f64>()?, found.flatten_all()?.to_vec1::<f64>()?);
+        for k in 0..6 {
+            let (x, t) = (x[k], x[k].tanh());
+            assert!((y[k] - (x + x * x + t * x * x)).abs() < 1e-15);
+            let slope = 1.0 + 2.0 * x + (1.0 - t * t) * x * x + 2.0 * t * x;
+            assert!((found[k] - seed[k] * slope).abs() < 1e-15, "[{k}]");
+        }
+        // the caller's gradient is read, never written
+        assert_eq!(kept.flatten_all()?.to_vec1::<f64>()?, seed);
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_leaves_its_tap_where_nobody_wants_its_input_gradient() -> Result<()> {
+        let weight = Tensor::new(&[[0.5, -1.0], [2.0, 0.25], [0.1, 0.3]], &Device::Cpu)?;
+        let layer = |id| Linear::new(weight.clone(), None, Some(LayerId(id))).expect("a matrix");
+        let back = Linear::new(weight.t()?.contiguous()?, None, None).expect("a matrix");
+        let run = |wanted| -> Result<(Option<Vec<Vec<f64>>>, Vec<Vec<f64>>)> {
+            let (tape, taps) = (Tape::default(), TapRecorder::default());
+            let input = tape.input(numbers(4)?, wanted);
+            let output = back.trace(&layer(3).trace(&input, &taps)?.op1(Square)?, &taps)?;
+            let found = tape.backward(&input, &output, numbers(4)?)?;
+            let mut taps = taps.take();
+            let (id, a, s) = taps.pop().expect("one tracked layer");
+            assert_eq!((id, a.id(), taps.len()), (LayerId(3), input.value().id(), 0));
+            Ok((found.map(|found| found.to_vec2()).transpose()?, s.to_vec2()?))
         };
-        match a {
-            CpuStorage::F32(a) => add(&mut a[start..end], slice::<f32>(b, lb)?),
-            CpuStorage::F64(a) => add(&mut a[start..end], slice::<f64>(b, lb)?),
-            other => candle_core::bail!("expected f32 or f64, found {:?}", other.dtype()),
+        let (found, tap) = run(Gradient::Wanted)?;
+        let (nothing, same) = run(Gradient::Unwanted)?;
+        assert_eq!((nothing, &same), (None, &tap));
+        for (found, tap) in found.expect("wanted").iter().zip(&tap) {
+            let weight = weight.to_vec2::<f64>()?;
+            for i in 0..2 {
+                let want: f64 = (0..3).map(|o| tap[o] * weight[o][i]).sum();
+                assert!((found[i] - want).abs() < 1e-15);
+            }
         }
         Ok(())
     }
-}
 
-fn add<T: crate::gemm::Real>(y: &mut [T], x: &[T]) {
-    y.par_chunks_mut(TASK).zip(x.par_chunks(TASK)).for_each(|(y, x)| {
-        y.iter_mut().zip(x).for_each(|(y, x)| *y += *x);
-    });
+    #[test]
+    fn constants_leave_nothing() -> Result<()> {
+        let output = chain(&Traced::constant(numbers(6)?))?;
+        assert!(output.tape.is_none() && output.place.is_none());
+        Ok(())
+    }
 }

@@ -1,11 +1,9 @@
 //! Layer norm and root-mean-square norm over the last axis.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
-
 use super::kernel::{LANES, Lanes, TASK, vectorised};
 use super::{Implementation, elements};
-use crate::curvature::{Traced, with_slice};
+use crate::curvature::{Traced, fresh, with_slice};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 /// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.
 ///
@@ -159,19 +157,16 @@ impl CustomOp1 for Norm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let width = self.weight.elem_count();
-        let mut y = vec![0.0; x.len()];
         let task = rows_of_a_task(width) * width;
-        let mut run = |weight: &[f32], bias: Option<&[f32]>| {
-            x.par_chunks(task).zip(y.par_chunks_mut(task)).for_each(|(x, y)| {
+        let run = |weight: &[f32], bias: Option<&[f32]>| {
+            fresh(x.len(), task, |first, y| {
+                let x = &x[first..][..y.len()];
                 forward_rows(x, weight, self.offset, bias, self.epsilon, self.origin, y);
-            });
+            })
         };
-        with_slice(&self.weight, |weight: &[f32]| match &self.bias {
+        let y = with_slice(&self.weight, |weight: &[f32]| match &self.bias {
             Some(bias) => with_slice(bias, |bias: &[f32]| run(weight, Some(bias))),
-            None => {
-                run(weight, None);
-                Ok(())
-            }
+            None => Ok(run(weight, None)),
         })??;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -179,15 +174,15 @@ impl CustomOp1 for Norm {
     fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let gradient = gradient.contiguous()?;
         let width = self.weight.elem_count();
-        let mut dx = vec![0.0; x.elem_count()];
         let task = rows_of_a_task(width) * width;
-        with_slice(x, |x: &[f32]| {
+        let dx = with_slice(x, |x: &[f32]| {
             with_slice(&gradient, |gradient: &[f32]| {
                 with_slice(&self.weight, |weight: &[f32]| {
-                    let tasks = x.par_chunks(task).zip(gradient.par_chunks(task)).zip(dx.par_chunks_mut(task));
-                    tasks.for_each(|((x, gradient), dx)| {
+                    fresh(x.len(), task, |first, dx| {
+                        let part = first..first + dx.len();
+                        let (x, gradient) = (&x[part.clone()], &gradient[part]);
                         backward_rows(x, weight, self.offset, self.epsilon, self.origin, gradient, dx);
-                    });
+                    })
                 })
             })
         })???;

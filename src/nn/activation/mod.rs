@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::kernel::TASK;
 use super::{Implementation, elements};
-use crate::curvature::{Traced, with_slice};
+use crate::curvature::{Traced, fresh, with_slice};
 use curve::{gated_slopes, gated_values, slopes, values};
 
 /// A function applied to every element.
@@ -183,18 +183,18 @@ impl CustomOp1 for Pointwise {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
-        let mut y = vec![0.0; x.len()];
-        x.par_chunks(TASK).zip(y.par_chunks_mut(TASK)).for_each(|(x, y)| values(self.0, x, y));
+        let y = fresh(x.len(), TASK, |first, y| values(self.0, &x[first..][..y.len()], y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let gradient = gradient.contiguous()?;
-        let mut dx = vec![0.0; x.elem_count()];
-        with_slice(x, |x: &[f32]| {
+        let dx = with_slice(x, |x: &[f32]| {
             with_slice(&gradient, |gradient: &[f32]| {
-                let tasks = x.par_chunks(TASK).zip(gradient.par_chunks(TASK)).zip(dx.par_chunks_mut(TASK));
-                tasks.for_each(|((x, gradient), dx)| slopes(self.0, x, gradient, dx));
+                fresh(x.len(), TASK, |first, dx| {
+                    let part = first..first + dx.len();
+                    slopes(self.0, &x[part.clone()], &gradient[part], dx);
+                })
             })
         })??;
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
@@ -216,9 +216,10 @@ impl CustomOp2 for Gated {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
-        let mut y = vec![0.0; gate.len()];
-        let tasks = gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(y.par_chunks_mut(TASK));
-        tasks.for_each(|((gate, up), y)| gated_values(self.0, gate, up, y));
+        let y = fresh(gate.len(), TASK, |first, y| {
+            let part = first..first + y.len();
+            gated_values(self.0, &gate[part.clone()], &up[part], y);
+        });
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 
