@@ -335,7 +335,8 @@ mod tests {
         let weight = Tensor::new(&[[0.5, -1.0], [2.0, 0.25], [0.1, 0.3]], &Device::Cpu)?;
         let layer = |id| Linear::new(weight.clone(), None, Some(LayerId(id))).expect("a matrix");
         let back = Linear::new(weight.t()?.contiguous()?, None, None).expect("a matrix");
-        let run = |wanted| -> Result<(Option<Vec<Vec<f64>>>, Vec<Vec<f64>>)> {
+        type Rows = Vec<Vec<f64>>;
+        let run = |wanted| -> Result<(Option<Rows>, Rows)> {
             let (tape, taps) = (Tape::default(), TapRecorder::default());
             let input = tape.input(numbers(4)?, wanted);
             let output = back.trace(&layer(3).trace(&input, &taps)?.op1(Square)?, &taps)?;
