@@ -105,11 +105,13 @@ impl Session {
             "of an older change, along the directions in which examples push, training forgot in {}",
             shares.collect::<Vec<_>>().join(", ")
         ));
-        if found.iter().all(Saturation::is_far) {
-            self.say(
-                "no segment is near saturation: Source is close to a sum of gradient products there, and influence \
-                 functions may rank better (look at both: --with influence, --time-scale)",
-            );
+        let far: Vec<&str> = found.iter().filter(|found| found.is_far()).map(|found| found.segment.as_str()).collect();
+        if !far.is_empty() {
+            self.say(&format!(
+                "{}: far from saturation, where Source is close to a sum of gradient products and influence functions \
+                 may rank better (look at both: --with influence, --time-scale)",
+                far.join(", ")
+            ));
         }
     }
 
