@@ -43,6 +43,13 @@ impl Pass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
+    /// The next pass is at one of several checkpoints.
+    Checkpoint {
+        /// Which, from 1.
+        number: u64,
+        /// How many there are.
+        count: u64,
+    },
     /// A pass begins; `done` of its `total` units were found finished from an earlier run.
     Started {
         /// Which.

@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     verbose: bool,
     interrupted: AtomicBool,
     current: Mutex<Option<Running>>,
+    /// Which of how many checkpoints the next pass is at.
+    checkpoint: Mutex<Option<(u64, u64)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,9 @@ enum Form {
 #[derive(Debug)]
 struct Running {
     pass: Pass,
+    /// Its name, and which checkpoint it is at.
+    name: String,
+    checkpoint: Option<(u64, u64)>,
     started: Instant,
     last_line: Option<Instant>,
     /// Units found finished at the start.
@@ -75,7 +80,13 @@ impl Progress {
             ProgressMode::Always if io::stderr().is_terminal() => Form::Bars,
             ProgressMode::Always => Form::Lines,
         };
-        Self { form, verbose: talk.verbose, interrupted: AtomicBool::new(false), current: Mutex::new(None) }
+        Self {
+            form,
+            verbose: talk.verbose,
+            interrupted: AtomicBool::new(false),
+            current: Mutex::new(None),
+            checkpoint: Mutex::new(None),
+        }
     }
 
     /// From now on the work should stop where it can be taken up again.
@@ -100,8 +111,23 @@ impl Progress {
     }
 
     fn start(&self, pass: Pass, done: u64, total: u64) {
-        let bar = (self.form == Form::Bars).then(|| bar(pass, done, total));
-        let running = Running { pass, started: Instant::now(), last_line: None, before: done, done, total, bar };
+        let checkpoint = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let name = match checkpoint {
+            Some((number, count)) => format!("{} {number}/{count}", pass.name()),
+            None => pass.name().to_owned(),
+        };
+        let bar = (self.form == Form::Bars).then(|| bar(&name, pass.unit(), done, total));
+        let running = Running {
+            pass,
+            name,
+            checkpoint,
+            started: Instant::now(),
+            last_line: None,
+            before: done,
+            done,
+            total,
+            bar,
+        };
         self.json("started", &running);
         *self.lock() = Some(running);
     }
@@ -120,7 +146,7 @@ impl Progress {
             Form::Lines if running.is_due(LINE_INTERVAL) && running.done < running.total => {
                 let left = running.remaining().map(|s| format!(", {} left", words::duration(s))).unwrap_or_default();
                 let (done, total) = (words::count(running.done), words::count(running.total));
-                write_line(&format!("{:<18} {done} of {total} {}{left}", pass.name(), pass.unit()));
+                write_line(&format!("{:<18} {done} of {total} {}{left}", running.name, pass.unit()));
             }
             _ => {}
         }
@@ -140,7 +166,7 @@ impl Progress {
                 0 => String::new(),
                 n => format!(", {} from before", words::count(n)),
             };
-            write_line(&format!("{:<18} {done}{earlier} in {}", pass.name(), words::duration(seconds)));
+            write_line(&format!("{:<18} {done}{earlier} in {}", running.name, words::duration(seconds)));
         }
     }
 
@@ -158,6 +184,8 @@ impl Progress {
             let line = json!({
                 "event": event,
                 "pass": running.pass.name(),
+                "checkpoint": running.checkpoint.map(|(number, _)| number),
+                "checkpoints": running.checkpoint.map(|(_, count)| count),
                 "unit": running.pass.unit(),
                 "done": running.done,
                 "total": running.total,
@@ -171,6 +199,9 @@ impl Progress {
 impl Observer for Progress {
     fn event(&self, event: Event) {
         match event {
+            Event::Checkpoint { number, count } => {
+                *self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, count));
+            }
             Event::Started { pass, done, total } => self.start(pass, done, total),
             Event::Advanced { pass, units } => self.advance(pass, units),
             Event::Finished { pass } => self.finish(pass),
@@ -184,13 +215,9 @@ impl Observer for Progress {
     }
 }
 
-fn bar(pass: Pass, done: u64, total: u64) -> ProgressBar {
-    let template = format!(
-        "{:<18} {{bar:30}} {{human_pos}}/{{human_len}} {}  {{per_sec}}  {{eta}} left",
-        pass.name(),
-        pass.unit()
-    );
-    let style = ProgressStyle::with_template(&template).expect("the template is a constant with two words in it");
+fn bar(name: &str, unit: &str, done: u64, total: u64) -> ProgressBar {
+    let template = format!("{name:<18} {{bar:30}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("the template is a constant with two names in it");
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(8)).with_style(style);
     bar.set_position(done);
     // what was there before says nothing about the rate

@@ -24,15 +24,16 @@ pub(crate) struct ScoreFile {
 
 impl ScoreFile {
     /// Opens the scores of several run folders (or score files), which must be of the same queries and
-    /// training examples in the same order.
+    /// training examples in the same order. A folder stands for every method, damping and time scale that it holds.
     ///
     /// # Errors
     /// If one cannot be read, or two differ.
     pub(crate) fn open_all(paths: &[PathBuf]) -> anyhow::Result<Vec<Self>> {
+        let paths = paths.iter().map(|path| with_further(path)).collect::<anyhow::Result<Vec<_>>>()?.concat();
         let mut files = paths.iter().map(|path| Self::open(path)).collect::<anyhow::Result<Vec<_>>>()?;
         let twice = |name: &String| files.iter().filter(|file| file.name == *name).count() > 1;
         let is_ambiguous: Vec<bool> = files.iter().map(|file| twice(&file.name)).collect();
-        for ((file, path), is_ambiguous) in files.iter_mut().zip(paths).zip(is_ambiguous) {
+        for ((file, path), is_ambiguous) in files.iter_mut().zip(&paths).zip(is_ambiguous) {
             if is_ambiguous {
                 file.name = path.display().to_string();
             }
@@ -72,7 +73,11 @@ impl ScoreFile {
             return Err(Problem::hinted(format!("{}: {found}", scores.display()), "was the file written by ascribe?"));
         }
         file.f32("scores")?;
-        Ok(Self { name: name_of(path), query_ids, train_ids, file })
+        let name = match file.metadata("answer").filter(|_| has_further(&scores)) {
+            Some(answer) => format!("{} {answer}", name_of(scores.parent().unwrap_or(path))),
+            None => name_of(path),
+        };
+        Ok(Self { name, query_ids, train_ids, file })
     }
 
     /// `[Q, N]`.
@@ -94,6 +99,35 @@ impl ScoreFile {
         }
         Ok(())
     }
+}
+
+/// A run folder with its further score files behind it, in the order of their names.
+fn with_further(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut all = vec![path.to_owned()];
+    if path.is_dir() {
+        all.extend(further(path)?);
+    }
+    Ok(all)
+}
+
+/// Whether the file lies beside scores of further methods.
+fn has_further(scores: &Path) -> bool {
+    scores.parent().is_some_and(|folder| further(folder).is_ok_and(|files| !files.is_empty()))
+}
+
+/// `scores.NAME.safetensors` of a folder.
+fn further(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let mut files = vec![];
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name != SCORES && name.starts_with("scores.") && name.ends_with(".safetensors") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// The folder's name; for a file in it, the folder's unless the file has a name of its own.

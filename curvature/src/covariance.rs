@@ -5,6 +5,9 @@ use rayon::prelude::*;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::{Error, LayerSpec, Matrix, Tap, TapSink, with_slice};
 
+/// Columns that one task sums.
+const COLUMNS: usize = 64;
+
 /// Running sums of `a aᵀ` and `s sᵀ` over positions.
 ///
 /// Products run in the taps' type; [`CovarianceSum::flush`] adds them to sums in `f64`. Where it is
@@ -74,11 +77,13 @@ impl<T: Real> GramSum<T> {
         let (n, rows) = (self.n, x.len() / self.n);
         gemm::add_gram(ViewMut::dense(&mut self.pending, n, n), View::dense(x, rows, n), Threads::Pool);
         if self.ones {
-            for row in x.chunks_exact(n) {
-                for (sum, x) in self.pending_column_sums.iter_mut().zip(row) {
-                    *sum += x.wide();
+            self.pending_column_sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
+                for row in x.chunks_exact(n) {
+                    for (sum, x) in sums.iter_mut().zip(&row[task * COLUMNS..]) {
+                        *sum += x.wide();
+                    }
                 }
-            }
+            });
         }
         self.pending_rows += rows as u64;
     }

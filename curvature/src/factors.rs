@@ -1,3 +1,5 @@
+use rayon::prelude::*;
+
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::{Covariance, Eigenbasis, Error, Lambda, LayerSpec, Matrix, SpectralFn};
 
@@ -117,7 +119,7 @@ impl<T: Real> LayerFactors<T> {
     /// `f(Λ)`, `[O, columns]`, evaluated in `f64` and rounded once; a single number if Λ is 1 everywhere.
     pub fn spectrum(&self, f: &SpectralFn) -> Spectrum<T> {
         match &self.lambda {
-            Some(lambda) => Spectrum::Each(lambda.as_slice().iter().map(|&sigma| T::of(f.at(sigma))).collect()),
+            Some(lambda) => Spectrum::Each(lambda.as_slice().par_iter().map(|&sigma| T::of(f.at(sigma))).collect()),
             None => Spectrum::All(T::of(f.at(1.0))),
         }
     }
@@ -142,20 +144,20 @@ impl<T: Real> LayerFactors<T> {
         let Some(basis) = &self.basis else { return };
         let (left, right) = sides(basis);
         let (o, i) = (layer.outputs, layer.columns());
-        let count = vectors.len() / (o * i);
-        let mut half = vec![T::of(0.0); vectors.len()];
-        let all = View::dense(vectors, count * o, i);
-        gemm::matmul(
-            ViewMut::dense(&mut half, count * o, i),
-            gemm::Into::Replace,
-            T::of(1.0),
-            all,
-            right,
-            Threads::Pool,
-        );
-        for (half, vector) in half.chunks_exact(o * i).zip(vectors.chunks_exact_mut(o * i)) {
-            let (half, vector) = (View::dense(half, o, i), ViewMut::dense(vector, o, i));
-            gemm::matmul(vector, gemm::Into::Replace, T::of(1.0), left, half, Threads::Pool);
+        let one = |half: &mut [T], vector: &mut [T], threads| {
+            let (into, whole) = (ViewMut::dense(half, o, i), View::dense(vector, o, i));
+            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), whole, right, threads);
+            let (into, half) = (ViewMut::dense(vector, o, i), View::dense(half, o, i));
+            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), left, half, threads);
+        };
+        let half = || vec![T::of(0.0); o * i];
+        // A vector a thread keeps its half in that core's cache, and no stack of halves exists.
+        if vectors.len() / (o * i) >= rayon::current_num_threads() {
+            let tasks = vectors.par_chunks_exact_mut(o * i).with_max_len(1);
+            tasks.for_each_init(half, |half, vector| one(half, vector, Threads::One));
+        } else {
+            let mut half = half();
+            vectors.chunks_exact_mut(o * i).for_each(|vector| one(&mut half, vector, Threads::Pool));
         }
     }
 
@@ -198,9 +200,9 @@ impl<T: Real> Spectrum<T> {
     pub fn scale(&self, vectors: &mut [T]) {
         match self {
             Self::Each(values) => {
-                for vector in vectors.chunks_exact_mut(values.len()) {
+                vectors.par_chunks_exact_mut(values.len()).for_each(|vector| {
                     vector.iter_mut().zip(values).for_each(|(x, f)| *x *= *f);
-                }
+                });
             }
             Self::All(value) => vectors.iter_mut().for_each(|x| *x *= *value),
         }

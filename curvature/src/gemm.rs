@@ -7,6 +7,7 @@
 use candle_core::WithDType;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
 
 /// The floating-point types that products run in: `f32` and `f64`.
 pub trait Real:
@@ -165,18 +166,76 @@ pub fn matmul<T: Real>(c: ViewMut<'_, T>, into: Into, factor: T, a: View<'_, T>,
         }
         return;
     }
-    // SAFETY: `View::new`, `ViewMut::new` checked that every element addressed by (rows, columns,
-    // strides) lies inside its slice; `t` only swaps the two axes. `c` is borrowed mutably, so it
-    // overlaps neither input. T is f32 or f64, which `gemm` supports.
+    // SAFETY: `ViewMut::new` checked that `c` has m rows inside its slice, and it is borrowed mutably, so it
+    // overlaps neither input; the inner sizes are equal.
+    unsafe { call(c.data.as_mut_ptr(), c.stride, into == Into::Add, factor, a, b, threads.gemm()) };
+}
+
+/// Fewest rows that [`rows_product`] gives a thread: enough that no thread's part is computed another way.
+const PART_ROWS: usize = 128;
+
+/// `a b` in new memory, each thread computing some rows and giving them to `finish` while they are in its cache.
+///
+/// How many threads there are changes no number: a row is computed alike in every part.
+///
+/// # Shapes
+/// `a: [m, k]` row-major, `b: [k, n]`; the result is `[m, n]`, and `finish` gets whole rows of it.
+/// # Panics
+/// If the shapes do not fit.
+pub fn rows_product<T: Real>(a: View<'_, T>, b: View<'_, T>, finish: impl Fn(&mut [T]) + Sync) -> Vec<T> {
+    assert_eq!(a.columns, b.rows, "inner sizes of the product");
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    if m == 0 || n == 0 || k == 0 {
+        let mut y = vec![T::of(0.0); m * n];
+        finish(&mut y);
+        return y;
+    }
+    let mut y: Vec<T> = Vec::with_capacity(m * n);
+    let parts = (m / PART_ROWS).clamp(1, rayon::current_num_threads());
+    let rows = m.div_ceil(parts);
+    let whole = &mut y.spare_capacity_mut()[..m * n];
+    whole.par_chunks_mut(rows * n).with_max_len(1).enumerate().for_each(|(part, y)| {
+        let first = part * rows;
+        let a = View { data: &a.data[first * a.row_stride..], rows: y.len() / n, ..a };
+        // SAFETY: the views were checked when they were made, and this part of `a` begins `first` rows later;
+        // `y` has `a.rows · n` places that nobody else writes. The product replaces: it reads none of them, and
+        // with k > 0 it writes every one, so all are numbers when `finish` gets them.
+        let y = unsafe {
+            call(y.as_mut_ptr().cast(), n, false, T::of(1.0), a, b, gemm::Parallelism::None);
+            std::slice::from_raw_parts_mut(y.as_mut_ptr().cast::<T>(), y.len())
+        };
+        finish(y);
+    });
+    // SAFETY: the parts cover the first m · n places, and each was written.
+    unsafe { y.set_len(m * n) };
+    y
+}
+
+/// Calls the product kernel.
+///
+/// # Safety
+/// `c` must have room for `a.rows` rows, `stride` apart, that nobody else uses, and hold numbers if `add`; the inner
+/// sizes of `a` and `b` must be equal.
+unsafe fn call<T: Real>(
+    c: *mut T,
+    stride: usize,
+    add: bool,
+    factor: T,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    parallelism: gemm::Parallelism,
+) {
+    // SAFETY: `View::new` checked that every element addressed by (rows, columns, strides) lies inside its slice,
+    // `t` only swaps the two axes; the rest is the caller's promise. T is f32 or f64, which `gemm` supports.
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
-            c.data.as_mut_ptr(),
+            a.rows,
+            b.columns,
+            a.columns,
+            c,
             1,
-            c.stride as isize,
-            into == Into::Add,
+            stride as isize,
+            add,
             a.data.as_ptr(),
             a.column_stride as isize,
             a.row_stride as isize,
@@ -188,7 +247,7 @@ pub fn matmul<T: Real>(c: ViewMut<'_, T>, into: Into, factor: T, a: View<'_, T>,
             false,
             false,
             false,
-            threads.gemm(),
+            parallelism,
         );
     }
 }
@@ -258,6 +317,22 @@ mod tests {
         for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 33, 65), (130, 67, 31)] {
             check_matmul::<f64>(m, k, n, 1e-15);
             check_matmul::<f32>(m, k, n, 1e-6);
+        }
+    }
+
+    #[test]
+    fn products_by_rows_are_the_product_for_any_number_of_threads() {
+        for (m, k, n) in [(1, 3, 2), (300, 40, 70), (257, 600, 5), (129, 513, 64), (3, 0, 2), (0, 3, 2)] {
+            let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 5), numbers(k * n, 6));
+            let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
+            let mut want = vec![0.0; m * n];
+            matmul(ViewMut::dense(&mut want, m, n), Into::Replace, 1.0, a, b, Threads::One);
+            want.iter_mut().for_each(|x| *x += 1.0);
+            for threads in [1, 2, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+                let found = pool.install(|| rows_product(a, b, |y| y.iter_mut().for_each(|x| *x += 1.0)));
+                assert_eq!(found, want, "{m} {k} {n} on {threads}");
+            }
         }
     }
 

@@ -9,11 +9,14 @@
 //! and the input then carries a trailing 1. Gradients are of *summed* losses. Rows of a batch are the
 //! positions of its examples, concatenated without padding ([`Positions`]).
 
+mod addition;
 pub mod contraction;
 mod covariance;
+mod dot;
 mod eigenbasis;
 mod error;
 mod factors;
+mod fresh;
 pub mod gemm;
 mod lambda;
 mod layer;
@@ -28,6 +31,7 @@ mod rotated;
 mod section;
 mod spectral;
 mod tap;
+mod tape;
 
 #[cfg(test)]
 mod definitions;
@@ -36,6 +40,7 @@ pub use covariance::{Covariance, CovarianceSum};
 pub use eigenbasis::{Eigenbasis, Eigenpairs};
 pub use error::Error;
 pub use factors::{CurvatureKind, Damping, Factors, LayerFactors, Spectrum};
+pub use fresh::fresh;
 pub use lambda::{Lambda, LambdaSum};
 pub use layer::{LayerId, LayerSpec};
 pub use linear::{Linear, TapRecorder, with_slice};
@@ -44,6 +49,7 @@ pub use momentum::{Momentum, Transfer};
 pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
 pub use product::GradientProducts;
 pub use quadratic::QuadraticForm;
-pub use section::{Graphs, Section, backward_through, pull_back};
+pub use section::{Graphs, PullBack, Section, Taped, backward_through, pull_back};
 pub use spectral::{SpectralFn, Step};
 pub use tap::{Positions, Tap, TapSink, Tee};
+pub use tape::{Gradient, Tape, Traced};

@@ -2,8 +2,8 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
 
-use crate::gemm::{self, Real, Threads, View, ViewMut};
-use crate::{Error, LayerId, Positions, Tap, TapSink};
+use crate::gemm::{self, Real, View};
+use crate::{Error, Gradient, LayerId, Positions, Tap, TapSink, Traced};
 
 /// A linear layer `y = a Wᵀ + b` as one op.
 ///
@@ -46,9 +46,24 @@ impl Linear {
     /// # Errors
     /// If shapes, data types or devices do not fit.
     pub fn forward(&self, a: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+        a.contiguous()?.apply_op1(self.op(taps))
+    }
+
+    /// [`Linear::forward`] on a tape. Where nobody wants the gradient at `a`, a tracked layer leaves its tap and the
+    /// gradient is not computed.
+    ///
+    /// # Errors
+    /// If shapes, data types or devices do not fit.
+    pub fn trace(&self, a: &Traced, taps: &TapRecorder) -> Result<Traced, candle_core::Error> {
+        let (op, input) = (self.op(taps), a.value().contiguous()?);
+        let y = input.apply_op1_no_bwd(&op)?;
+        let always = if self.layer.is_some() { Gradient::Wanted } else { Gradient::Unwanted };
+        Ok(a.then(y, move |s, wanted| op.back(&input, s, wanted), always))
+    }
+
+    fn op(&self, taps: &TapRecorder) -> LinearOp {
         let recorder = self.layer.map(|layer| (layer, taps.clone()));
-        let op = LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder };
-        a.contiguous()?.apply_op1(op)
+        LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder }
     }
 
     /// `W`, `[O, inputs]`.
@@ -75,11 +90,15 @@ impl TapRecorder {
     /// # Errors
     /// The sink's.
     pub fn drain(&self, positions: &Positions, sink: &mut dyn TapSink) -> Result<(), Error> {
-        let taps = std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"));
-        for (layer, input, output_gradient) in taps {
+        for (layer, input, output_gradient) in self.take() {
             sink.tap(Tap { layer, input: &input, output_gradient: &output_gradient, positions })?;
         }
         Ok(())
+    }
+
+    /// What was recorded since the last call: layer, input, output gradient.
+    pub(crate) fn take(&self) -> Vec<(LayerId, Tensor, Tensor)> {
+        std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"))
     }
 }
 
@@ -92,37 +111,45 @@ struct LinearOp {
 impl LinearOp {
     fn forward<T: Real>(&self, a: &[T]) -> candle_core::Result<Vec<T>> {
         let (outputs, inputs) = self.weight.dims2()?;
-        let rows = a.len() / inputs;
-        let mut y = match &self.bias {
-            Some(bias) => with_slice(bias, |bias: &[T]| bias.repeat(rows))?,
-            None => vec![T::of(0.0); rows * outputs],
+        let a = View::dense(a, a.len() / inputs, inputs);
+        let product = |finish: &(dyn Fn(&mut [T]) + Sync)| {
+            with_slice(&self.weight, |weight: &[T]| {
+                gemm::rows_product(a, View::dense(weight, outputs, inputs).t(), finish)
+            })
         };
-        let into = if self.bias.is_some() { gemm::Into::Add } else { gemm::Into::Replace };
-        with_slice(&self.weight, |weight: &[T]| {
-            let (a, w) = (View::dense(a, rows, inputs), View::dense(weight, outputs, inputs));
-            gemm::matmul(ViewMut::dense(&mut y, rows, outputs), into, T::of(1.0), a, w.t(), Threads::Pool);
-        })?;
-        Ok(y)
+        let Some(bias) = &self.bias else { return product(&|_| ()) };
+        with_slice(bias, |bias: &[T]| {
+            product(&|y| {
+                for row in y.chunks_exact_mut(outputs) {
+                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
+                }
+            })
+        })?
     }
 
     fn input_gradient<T: Real>(&self, s: &Tensor) -> candle_core::Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let rows = s.dim(0)?;
-        let mut gradient = vec![T::of(0.0); rows * inputs];
-        with_slice(s, |s: &[T]| {
+        let ((outputs, inputs), rows) = (self.weight.dims2()?, s.dim(0)?);
+        let gradient = with_slice(s, |s: &[T]| {
             with_slice(&self.weight, |weight: &[T]| {
-                let (s, w) = (View::dense(s, rows, outputs), View::dense(weight, outputs, inputs));
-                gemm::matmul(
-                    ViewMut::dense(&mut gradient, rows, inputs),
-                    gemm::Into::Replace,
-                    T::of(1.0),
-                    s,
-                    w,
-                    Threads::Pool,
-                );
+                gemm::rows_product(View::dense(s, rows, outputs), View::dense(weight, outputs, inputs), |_| ())
             })
         })??;
         Tensor::from_vec(gradient, (rows, inputs), s.device())
+    }
+
+    /// Leaves the tap and returns the gradient at `a`, if it is wanted, from the one at the output.
+    fn back(&self, a: &Tensor, s: Tensor, wanted: Gradient) -> candle_core::Result<Option<Tensor>> {
+        let s = s.contiguous()?;
+        let gradient = match (wanted, s.dtype()) {
+            (Gradient::Unwanted, _) => None,
+            (Gradient::Wanted, DType::F64) => Some(self.input_gradient::<f64>(&s)?),
+            (Gradient::Wanted, _) => Some(self.input_gradient::<f32>(&s)?),
+        };
+        if let Some((layer, recorder)) = &self.recorder {
+            // not detached: layers that share an input are recognised by its identity
+            recorder.record(*layer, a.clone(), s);
+        }
+        Ok(gradient)
     }
 }
 
@@ -147,21 +174,12 @@ impl CustomOp1 for LinearOp {
     }
 
     fn bwd(&self, a: &Tensor, _y: &Tensor, s: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let s = s.contiguous()?;
-        let gradient = match s.dtype() {
-            DType::F64 => self.input_gradient::<f64>(&s)?,
-            _ => self.input_gradient::<f32>(&s)?,
-        };
-        if let Some((layer, recorder)) = &self.recorder {
-            // not detached: layers that share an input are recognised by its identity
-            recorder.record(*layer, a.clone(), s);
-        }
-        Ok(Some(gradient))
+        self.back(a, s.clone(), Gradient::Wanted)
     }
 }
 
 /// The elements of a contiguous CPU storage.
-fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+pub(crate) fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),

@@ -1,19 +1,32 @@
 //! Products of example gradients with given matrices: scores, and the gradients themselves.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use crate::contraction::{ScoreRoute, Shape};
+use crate::dot::sum_over;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
-use crate::rotated::{augmented, form};
-use crate::{Error, LayerSpec, Tap, with_slice};
+use crate::rotated::form;
+use crate::{Error, LayerSpec, Positions, Tap, with_slice};
 
-/// Output rows for which gradients are formed at a time: with a batch of examples they stay in the cache.
-const BLOCK_ROWS: usize = 16;
+/// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
+const BLOCK_BYTES: usize = 1 << 19;
+
+/// Most output rows of a block of gradients; a multiple of the six that a kernel computes together.
+const BLOCK_ROWS: usize = 48;
+
+/// Examples and queries whose products one call computes: up to 256 dot products run without packing either side.
+const EXAMPLES: usize = 8;
+const QUERIES: usize = 32;
+
+/// Rows of a batch that one task turns by a query's matrix.
+const ROWS: usize = 512;
 
 /// Reads taps of plain gradients: inner products with query vectors, or the gradients as matrices.
 #[derive(Debug, Default)]
 pub struct GradientProducts<T> {
-    inputs: Vec<T>,
+    numbers: PhantomData<T>,
 }
 
 impl<T: Real> GradientProducts<T> {
@@ -39,16 +52,10 @@ impl<T: Real> GradientProducts<T> {
         if queries == 0 || b == 0 {
             return Ok(());
         }
-        self.load(tap, layer)?;
-        let a = &self.inputs;
-        with_slice(tap.output_gradient, |s: &[T]| {
-            let shape = Shape::of(tap.positions, o, i);
-            match ScoreRoute::cheapest(shape, queries) {
-                ScoreRoute::Gradient => by_gradient(a, s, tap, o, i, vectors, queries, scores),
-                ScoreRoute::Rows => by_rows(a, s, tap, o, i, vectors, queries, scores),
-            }
-        })?;
-        Ok(())
+        with_rows(tap, layer, |rows: Rows<'_, T>| match ScoreRoute::cheapest(Shape::of(tap.positions, o, i), queries) {
+            ScoreRoute::Gradient => rows.by_gradient(vectors, queries, scores),
+            ScoreRoute::Rows => rows.by_rows(vectors, queries, scores),
+        })
     }
 
     /// The gradient of every example of the batch, `[B, O, columns]`.
@@ -58,111 +65,155 @@ impl<T: Real> GradientProducts<T> {
     /// # Source
     /// METHOD (1).
     pub fn gradients(&mut self, tap: Tap<'_>, layer: &LayerSpec) -> Result<Vec<T>, Error> {
-        let (o, i) = (layer.outputs, layer.columns());
-        self.load(tap, layer)?;
-        let a = &self.inputs;
-        let mut gradients = vec![T::of(0.0); tap.positions.examples() * o * i];
-        with_slice(tap.output_gradient, |s: &[T]| {
-            gradients.par_chunks_mut(o * i).enumerate().for_each(|(m, gradient)| {
-                form(gradient, a, s, tap.positions.example(m), o, i, 0, o);
+        let size = layer.outputs * layer.columns();
+        let mut gradients = vec![T::of(0.0); tap.positions.examples() * size];
+        with_rows(tap, layer, |rows: Rows<'_, T>| {
+            gradients.par_chunks_mut(size).enumerate().for_each(|(m, gradient)| {
+                rows.form(gradient, m, 0, layer.outputs);
             });
         })?;
         Ok(gradients)
     }
+}
 
-    fn load(&mut self, tap: Tap<'_>, layer: &LayerSpec) -> Result<(), Error> {
-        with_slice(tap.input, |a: &[T]| augmented(&mut self.inputs, a, layer.inputs, layer.bias, None))?;
-        Ok(())
+/// One layer's part of a batch.
+#[derive(Clone, Copy)]
+struct Rows<'a, T> {
+    /// `[R, n]`, without the column of ones.
+    a: &'a [T],
+    n: usize,
+    bias: bool,
+    /// `[R, o]`.
+    s: &'a [T],
+    o: usize,
+    positions: &'a Positions,
+}
+
+fn with_rows<T: Real, R>(tap: Tap<'_>, layer: &LayerSpec, f: impl FnOnce(Rows<'_, T>) -> R) -> Result<R, Error> {
+    let (n, bias, o, positions) = (layer.inputs, layer.bias, layer.outputs, tap.positions);
+    Ok(with_slice(tap.input, |a: &[T]| {
+        with_slice(tap.output_gradient, |s: &[T]| f(Rows { a, n, bias, s, o, positions }))
+    })??)
+}
+
+impl<T: Real> Rows<'_, T> {
+    /// I, with the column of ones if there is one.
+    fn columns(self) -> usize {
+        self.n + usize::from(self.bias)
+    }
+
+    /// Rows `start..start + rows` of example `m`'s gradient.
+    fn form(self, tile: &mut [T], m: usize, start: usize, rows: usize) {
+        form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows);
+    }
+
+    /// Route F: gradients of the whole batch in blocks of output rows, each block multiplied with the same
+    /// rows of all queries.
+    fn by_gradient(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+        let (o, i, b) = (self.o, self.columns(), self.positions.examples());
+        let fitting = BLOCK_BYTES / (b * i * size_of::<T>());
+        let at_a_time = (fitting / 6 * 6).clamp(6, BLOCK_ROWS);
+        let parts: Vec<Vec<T>> = (0..o.div_ceil(at_a_time))
+            .into_par_iter()
+            .with_max_len(1)
+            .map_init(
+                || vec![T::of(0.0); b * at_a_time * i],
+                |gradients, block| {
+                    let start = block * at_a_time;
+                    let rows = at_a_time.min(o - start);
+                    for (m, gradient) in gradients.chunks_exact_mut(rows * i).take(b).enumerate() {
+                        self.form(gradient, m, start, rows);
+                    }
+                    let mut part = vec![T::of(0.0); b * queries];
+                    let mut column = 0;
+                    for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
+                        let n = vectors.len() / (o * i);
+                        inner_products(
+                            &mut part[column..],
+                            queries,
+                            gradients,
+                            b,
+                            &vectors[start * i..],
+                            n,
+                            [rows, o],
+                            i,
+                        );
+                        column += n;
+                    }
+                    part
+                },
+            )
+            .collect();
+        // in order of blocks, whoever computed them
+        for part in parts {
+            scores.iter_mut().zip(part).for_each(|(score, x)| *score += x.wide());
+        }
+    }
+
+    /// Route W: `s_tᵀ Z_q a_t` for every row, one query at a time.
+    fn by_rows(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+        let (rows, o, i, n) = (self.positions.rows(), self.o, self.columns(), self.n);
+        let each: Vec<&[T]> = vectors.iter().flat_map(|vectors| vectors.chunks_exact(o * i)).collect();
+        let columns: Vec<Vec<f64>> = each
+            .into_par_iter()
+            .with_max_len(1)
+            .map_init(
+                || (vec![T::of(0.0); rows.min(ROWS) * o], vec![0.0; rows]),
+                |(turned, values), vector| {
+                    // what the column of ones adds
+                    let ones: Vec<T> = match self.bias {
+                        true => vector.iter().skip(n).step_by(i).copied().collect(),
+                        false => vec![T::of(0.0); o],
+                    };
+                    let blocks = self.a.chunks(ROWS * n).zip(self.s.chunks(ROWS * o)).zip(values.chunks_mut(ROWS));
+                    for ((a, s), values) in blocks {
+                        let rows = values.len();
+                        gemm::matmul(
+                            ViewMut::dense(turned, rows, o),
+                            gemm::Into::Replace,
+                            T::of(1.0),
+                            View::dense(a, rows, n),
+                            View::new(vector, o, n, i).t(),
+                            Threads::One,
+                        );
+                        let rows = s.chunks_exact(o).zip(turned.chunks_exact_mut(o));
+                        for (value, (s, turned)) in values.iter_mut().zip(rows) {
+                            turned.iter_mut().zip(&ones).for_each(|(y, one)| *y += *one);
+                            *value = sum_over(s, turned, |s, y| s.wide() * y.wide());
+                        }
+                    }
+                    self.positions.iter().map(|range| values[range].iter().sum()).collect()
+                },
+            )
+            .collect();
+        for (q, column) in columns.into_iter().enumerate() {
+            for (m, score) in column.into_iter().enumerate() {
+                scores[m * queries + q] += score;
+            }
+        }
     }
 }
 
-/// Route F: gradients of the whole batch in blocks of output rows, each block multiplied with the same
-/// rows of all queries.
-fn by_gradient<T: Real>(
-    a: &[T],
-    s: &[T],
-    tap: Tap<'_>,
-    o: usize,
-    i: usize,
-    vectors: &[&[T]],
+/// `into[m · stride + q] = <gradient m, vector q>` of a block of `rows` of `o` rows with `i` columns.
+fn inner_products<T: Real>(
+    into: &mut [T],
+    stride: usize,
+    gradients: &[T],
+    examples: usize,
+    vectors: &[T],
     queries: usize,
-    scores: &mut [f64],
-) {
-    let b = tap.positions.examples();
-    let parts: Vec<Vec<T>> = (0..o.div_ceil(BLOCK_ROWS))
-        .into_par_iter()
-        .map_init(
-            || vec![T::of(0.0); b * BLOCK_ROWS * i],
-            |gradients, block| {
-                let start = block * BLOCK_ROWS;
-                let rows = BLOCK_ROWS.min(o - start);
-                for (gradient, range) in gradients.chunks_exact_mut(rows * i).zip(tap.positions.iter()) {
-                    form(gradient, a, s, range, o, i, start, rows);
-                }
-                let mut part = vec![T::of(0.0); b * queries];
-                let gradients = View::dense(&gradients[..b * rows * i], b, rows * i);
-                let mut column = 0;
-                for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
-                    let n = vectors.len() / (o * i);
-                    gemm::matmul(
-                        ViewMut::new(&mut part[column..], b, n, queries),
-                        gemm::Into::Replace,
-                        T::of(1.0),
-                        gradients,
-                        View::new(&vectors[start * i..], n, rows * i, o * i).t(),
-                        Threads::One,
-                    );
-                    column += n;
-                }
-                part
-            },
-        )
-        .collect();
-    // in order of blocks, whoever computed them
-    for part in parts {
-        scores.iter_mut().zip(part).for_each(|(score, x)| *score += x.wide());
-    }
-}
-
-/// Route W: `s_tᵀ Z_q a_t` for every row, one query at a time.
-fn by_rows<T: Real>(
-    a: &[T],
-    s: &[T],
-    tap: Tap<'_>,
-    o: usize,
+    [rows, o]: [usize; 2],
     i: usize,
-    vectors: &[&[T]],
-    queries: usize,
-    scores: &mut [f64],
 ) {
-    let rows = tap.positions.rows();
-    let each: Vec<&[T]> = vectors.iter().flat_map(|vectors| vectors.chunks_exact(o * i)).collect();
-    let columns: Vec<Vec<f64>> = each
-        .into_par_iter()
-        .map_init(
-            || vec![T::of(0.0); rows * o],
-            |turned, vector| {
-                let vector = View::dense(vector, o, i);
-                let a = View::dense(&a[..rows * i], rows, i);
-                gemm::matmul(
-                    ViewMut::dense(turned, rows, o),
-                    gemm::Into::Replace,
-                    T::of(1.0),
-                    a,
-                    vector.t(),
-                    Threads::One,
-                );
-                let dot = |r: usize| -> f64 {
-                    let (s, y) = (&s[r * o..(r + 1) * o], &turned[r * o..(r + 1) * o]);
-                    s.iter().zip(y).map(|(s, y)| (*s * *y).wide()).sum()
-                };
-                tap.positions.iter().map(|range| range.map(dot).sum()).collect()
-            },
-        )
-        .collect();
-    for (q, column) in columns.into_iter().enumerate() {
-        for (m, score) in column.into_iter().enumerate() {
-            scores[m * queries + q] += score;
+    let size = rows * i;
+    for query in (0..queries).step_by(QUERIES) {
+        let n = QUERIES.min(queries - query);
+        let vectors = View::new(&vectors[query * o * i..], n, size, o * i);
+        for example in (0..examples).step_by(EXAMPLES) {
+            let m = EXAMPLES.min(examples - example);
+            let product = ViewMut::new(&mut into[example * stride + query..], m, n, stride);
+            let gradients = View::dense(&gradients[example * size..][..m * size], m, size);
+            gemm::matmul(product, gemm::Into::Replace, T::of(1.0), gradients, vectors.t(), Threads::One);
         }
     }
 }

@@ -1,3 +1,4 @@
+use crate::dot::{dot, sum_over};
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS};
 use crate::{Error, Factors, LayerSpec, SpectralFn, Spectrum, Tap, TapSink};
@@ -85,9 +86,9 @@ impl<T: Real> TapSink for QuadraticForm<'_, T> {
             values[m] += match spectrum {
                 Spectrum::Each(f) => {
                     let f = &f[*block * TILE_ROWS * i..][..tile.len()];
-                    tile.iter().zip(f).map(|(g, f)| g.wide() * g.wide() * f.wide()).sum::<f64>()
+                    sum_over(tile, f, |g, f| g.wide() * g.wide() * f.wide())
                 }
-                Spectrum::All(f) => f.wide() * tile.iter().map(|g| g.wide() * g.wide()).sum::<f64>(),
+                Spectrum::All(f) => f.wide() * dot(tile, tile),
             };
         })?;
         for (_, block) in blocks {

@@ -5,11 +5,15 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::contraction::{Rotate, RotationRoute, Shape};
+use crate::dot::dot;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::{Eigenbasis, Error, Positions, with_slice};
 
 /// Output rows of one tile.
 pub(crate) const TILE_ROWS: usize = 64;
+
+/// Rows of a batch that one task prepares.
+const ROWS: usize = 128;
 
 /// Largest stack of whole gradients, in numbers, that a gradient-first route forms at a time.
 const STACK_NUMBERS: usize = 1 << 24;
@@ -90,7 +94,7 @@ impl<T: Real> RowBuffers<T> {
                     let start = block * TILE_ROWS;
                     let rows = TILE_ROWS.min(o - start);
                     for (example, range) in layer.positions.iter().enumerate() {
-                        form(&mut tile[..rows * i], a, s, range, o, i, start, rows);
+                        form(&mut tile[..rows * i], a, i, false, s, o, range, start, rows);
                         take(state, example, &tile[..rows * i]);
                     }
                 },
@@ -173,7 +177,7 @@ impl<T: Real> RowBuffers<T> {
         let count = examples.len();
         self.stack.resize(count * o * i, T::of(0.0));
         self.stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
-            form(gradient, a, s, layer.positions.example(example), o, i, 0, o);
+            form(gradient, a, i, false, s, o, layer.positions.example(example), 0, o);
             if let Some(conditioner) = layer.conditioner {
                 gradient.iter_mut().zip(conditioner).for_each(|(g, h)| *g *= *h);
             }
@@ -190,25 +194,49 @@ impl<T: Real> RowBuffers<T> {
     }
 }
 
-/// Rows `start..start + rows` of `Σ_t s_t a_tᵀ` over one example's rows.
+/// Rows `start..start + rows` of `Σ_t s_t a_tᵀ` over one example's rows, `a: [R, n]`; with a bias a last column
+/// `Σ_t s_t` stands after the others, as if a 1 trailed every `a_t`.
 pub(crate) fn form<T: Real>(
     tile: &mut [T],
     a: &[T],
+    n: usize,
+    bias: bool,
     s: &[T],
-    range: std::ops::Range<usize>,
     o: usize,
-    i: usize,
+    range: std::ops::Range<usize>,
     start: usize,
     rows: usize,
 ) {
-    let t = range.len();
+    let (t, size) = (range.len(), n + usize::from(bias));
     if t == 0 {
         tile.fill(T::of(0.0));
         return;
     }
-    let s = View::new(&s[range.start * o + start..range.end * o], t, rows, o);
-    let a = View::dense(&a[range.start * i..range.end * i], t, i);
-    gemm::matmul(ViewMut::dense(tile, rows, i), gemm::Into::Replace, T::of(1.0), s.t(), a, Threads::One);
+    let (a, s) = (&a[range.start * n..range.end * n], &s[range.start * o..range.end * o]);
+    let gradients = View::new(&s[start..], t, rows, o);
+    // Vector registers hold whole columns of inputs; a single one left over would cost as much as sixteen, and the
+    // product would be packed for it.
+    let even = if n % 16 == 1 && n > 16 { n - 1 } else { n };
+    let product = ViewMut::new(tile, rows, even, size);
+    matmul_into(product, gradients.t(), View::new(a, t, even, n));
+    for column in even..size {
+        let mut sums = [T::of(0.0); TILE_ROWS];
+        for first in (0..rows).step_by(TILE_ROWS) {
+            let sums = &mut sums[..TILE_ROWS.min(rows - first)];
+            sums.fill(T::of(0.0));
+            for (s, a) in s.chunks_exact(o).zip(a.chunks_exact(n)) {
+                let (s, a) = (&s[start + first..][..sums.len()], a.get(column).copied().unwrap_or(T::of(1.0)));
+                sums.iter_mut().zip(s).for_each(|(sum, s)| *sum += *s * a);
+            }
+            for (row, sum) in sums.iter().enumerate() {
+                tile[(first + row) * size + column] = *sum;
+            }
+        }
+    }
+}
+
+fn matmul_into<T: Real>(c: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>) {
+    gemm::matmul(c, gemm::Into::Replace, T::of(1.0), a, b, Threads::One);
 }
 
 /// `into` becomes the rows of `x`, `[R, n]`, with a trailing 1 if `ones`, times `vectors` if given.
@@ -216,27 +244,32 @@ pub(crate) fn augmented<T: Real>(into: &mut Vec<T>, x: &[T], n: usize, ones: boo
     let rows = x.len() / n;
     let size = n + usize::from(ones);
     into.resize(rows * size, T::of(0.0));
-    match vectors {
-        Some(u) => {
-            if ones {
-                into.par_chunks_mut(size).for_each(|row| row.copy_from_slice(&u[n * size..]));
-            }
-            let how = if ones { gemm::Into::Add } else { gemm::Into::Replace };
-            let product = ViewMut::dense(into, rows, size);
-            gemm::matmul(
-                product,
-                how,
-                T::of(1.0),
-                View::dense(x, rows, n),
-                View::dense(&u[..n * size], n, size),
-                Threads::Pool,
-            );
-        }
-        None => {
+    let Some(u) = vectors else {
+        into.par_chunks_mut(ROWS * size).zip(x.par_chunks(ROWS * n)).for_each(|(into, x)| {
             for (row, x) in into.chunks_exact_mut(size).zip(x.chunks_exact(n)) {
                 row[..n].copy_from_slice(x);
                 row[n..].fill(T::of(1.0));
             }
-        }
+        });
+        return;
+    };
+    // as in `form`: the product keeps to whole registers, the column left over is a product with a vector
+    let even = if size % 16 == 1 && size > 16 { size - 1 } else { size };
+    let product = ViewMut::new(into, rows, even, size);
+    let (x_view, u_view) = (View::dense(x, rows, n), View::new(u, n, even, size));
+    gemm::matmul(product, gemm::Into::Replace, T::of(1.0), x_view, u_view, Threads::Pool);
+    let last: Vec<T> = if even < size { u.iter().skip(even).step_by(size).copied().collect() } else { vec![] };
+    if even == size && !ones {
+        return;
     }
+    into.par_chunks_mut(ROWS * size).zip(x.par_chunks(ROWS * n)).for_each(|(into, x)| {
+        for (row, x) in into.chunks_exact_mut(size).zip(x.chunks_exact(n)) {
+            if even < size {
+                row[even] = T::of(dot(x, &last[..n]));
+            }
+            if ones {
+                row.iter_mut().zip(&u[n * size..]).for_each(|(row, u)| *row += *u);
+            }
+        }
+    });
 }

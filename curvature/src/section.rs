@@ -1,6 +1,6 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 
-use crate::{Error, Positions, TapRecorder, TapSink};
+use crate::{Error, Gradient, Positions, TapRecorder, TapSink, Tape, Traced};
 
 /// One piece of a network in the staged backward pass: an embedding, a block, a head's norm.
 ///
@@ -11,6 +11,47 @@ pub trait Section {
     /// # Errors
     /// If a tensor operation fails.
     fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error>;
+
+    /// The output, and how its gradient becomes the one at `x`. As it stands, candle differentiates
+    /// [`Section::forward`].
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn differentiable(&self, x: &Tensor, _wanted: Gradient, taps: &TapRecorder) -> Result<(Tensor, PullBack), Error> {
+        let input = Var::from_tensor(x)?.into_inner();
+        let output = self.forward(&input, taps)?;
+        let value = output.detach();
+        Ok((value, Box::new(move |gradient| pull_back(&input, &output, gradient).map(Some))))
+    }
+}
+
+/// From the gradient at a section's output to the one at its input, if that was wanted.
+pub type PullBack = Box<dyn FnOnce(Tensor) -> Result<Option<Tensor>, Error>>;
+
+/// A section whose blocks record on a [`Tape`].
+#[derive(Debug)]
+pub struct Taped<F>(pub F);
+
+impl<F> Section for Taped<F>
+where
+    F: Fn(&Traced, &TapRecorder) -> Result<Traced, candle_core::Error>,
+{
+    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+        Ok(self.0(&Traced::constant(x.clone()), taps)?.value().clone())
+    }
+
+    fn differentiable(&self, x: &Tensor, wanted: Gradient, taps: &TapRecorder) -> Result<(Tensor, PullBack), Error> {
+        let tape = Tape::default();
+        let input = tape.input(x.clone(), wanted);
+        let output = self.0(&input, taps)?;
+        let value = output.value().clone();
+        let back = move |gradient| match (tape.backward(&input, &output, gradient)?, wanted) {
+            // the sections before still leave their taps
+            (None, Gradient::Wanted) => Ok(Some(input.value().zeros_like()?)),
+            (found, _) => Ok(found),
+        };
+        Ok((value, Box::new(back)))
+    }
 }
 
 impl<F> Section for F
@@ -49,43 +90,45 @@ pub fn backward_through<V>(
     head: impl FnOnce(&Tensor, &TapRecorder) -> Result<(V, Tensor), Error>,
 ) -> Result<V, Error> {
     let taps = TapRecorder::default();
-    let mut inputs = Vec::with_capacity(sections.len());
-    let mut outputs = Vec::with_capacity(sections.len());
+    let mut left = Vec::with_capacity(sections.len());
     let mut x = x.detach();
-    for section in sections {
+    for (index, section) in sections.iter().enumerate() {
+        // nothing before the first section is differentiated
+        let wanted = if index == 0 { Gradient::Unwanted } else { Gradient::Wanted };
         match graphs {
             Graphs::Kept => {
-                let input = Var::from_tensor(&x)?;
-                let output = section.forward(&input, &taps)?;
-                x = output.detach();
-                inputs.push(input.into_inner());
-                outputs.push(Some(output));
+                let (output, back) = section.differentiable(&x, wanted, &taps)?;
+                x = output;
+                left.push(Left::Graph(back));
             }
             Graphs::Rebuilt => {
                 let output = section.forward(&x, &taps)?;
-                inputs.push(std::mem::replace(&mut x, output));
-                outputs.push(None);
+                left.push(Left::Input(std::mem::replace(&mut x, output), wanted));
             }
         }
     }
     let (value, mut gradient) = head(&x, &taps)?;
     drop(x);
     taps.drain(positions, sink)?;
-    for section in sections.iter().rev() {
-        let (input, output) = (inputs.pop().expect("one input for each section"), outputs.pop().flatten());
-        let (input, output) = match output {
-            Some(output) => (input, output),
-            None => {
-                let input = Var::from_tensor(&input)?.into_inner();
-                let output = section.forward(&input, &taps)?;
-                (input, output)
-            }
+    while let Some(kept) = left.pop() {
+        let back = match kept {
+            Left::Graph(back) => back,
+            Left::Input(input, wanted) => sections[left.len()].differentiable(&input, wanted, &taps)?.1,
         };
-        gradient = pull_back(&input, &output, gradient)?;
-        drop((input, output));
+        let found = back(gradient)?;
         taps.drain(positions, sink)?;
+        match found {
+            Some(found) => gradient = found,
+            None => break, // the first section
+        }
     }
     Ok(value)
+}
+
+/// What a section leaves for its backward pass.
+enum Left {
+    Graph(PullBack),
+    Input(Tensor, Gradient),
 }
 
 /// The gradient at `input` when the gradient at `output` is `gradient`.
@@ -105,7 +148,7 @@ pub fn pull_back(input: &Tensor, output: &Tensor, gradient: Tensor) -> Result<Te
 
 /// Starts a backward pass with a given gradient, without the product and sum that would otherwise
 /// be needed to turn it into a scalar objective.
-struct Seed(Tensor);
+pub(crate) struct Seed(pub(crate) Tensor);
 
 impl CustomOp1 for Seed {
     fn name(&self) -> &'static str {

@@ -129,6 +129,11 @@ fn named(method: &str, option: &str, count: usize, value: &str) -> String {
 }
 
 impl Plan {
+    /// All of them.
+    pub(super) fn all_answers(&self) -> Vec<usize> {
+        (0..self.answers.len()).collect()
+    }
+
     /// Every vector set of these answers, those of one network side by side.
     pub(super) fn vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
         let mut sets: Vec<VectorSet> = vec![];

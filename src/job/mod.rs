@@ -16,6 +16,7 @@ mod run;
 mod saturation;
 mod scores;
 mod self_influence;
+mod sensitivity;
 mod training;
 
 pub use error::JobError;
@@ -24,3 +25,4 @@ pub use rank::{QueryInfo, QueryRanking, RankedExample};
 pub use request::*;
 pub use run::{StageReport, StepReport};
 pub use saturation::{LayerSaturation, Saturation};
+pub use sensitivity::Sensitivity;

@@ -61,8 +61,28 @@ pub(super) fn self_influence_file(plan: &Plan) -> PathBuf {
     plan.job.output.path.join("self_influence.safetensors")
 }
 
+/// Stages whose contributions to an answer's scores are written apart.
+pub(super) fn stages_apart(plan: &Plan, answer: usize) -> std::ops::Range<usize> {
+    let by_stage = plan.job.source.as_ref().is_some_and(|source| source.by_stage);
+    let wanted = by_stage && answer == 0 && plan.job.output.store_scores == StoreScores::Full;
+    if wanted { 0..plan.training.stages.len() } else { 0..0 }
+}
+
+/// What one stage contributes to the first answer's scores.
+fn stage_file(plan: &Plan, stage: usize) -> PathBuf {
+    // a stage's name is a person's, and no part of a path
+    let plain = |c: char| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    let name: String = plan.training.stages[stage].name.chars().map(plain).collect();
+    plan.job.output.path.join(format!("scores.stage-{name}.safetensors"))
+}
+
 /// Whether the folder holds an answer's results with this key.
 pub(super) fn has_results(plan: &Plan, answer: usize, key: &Key) -> Result<bool, JobError> {
+    for stage in stages_apart(plan, answer) {
+        if !has_key(&stage_file(plan, stage), key)? {
+            return Ok(false);
+        }
+    }
     Ok(has_key(&scores_file(plan, answer), key)? || has_key(&top_file(plan, answer), key)?)
 }
 
@@ -191,10 +211,11 @@ pub(super) fn write_top(
 const BLOCK: usize = 1 << 24;
 
 /// `scores.safetensors` from sums that are read a block of rows at a time; `finish(q, row)` has the last word on a
-/// row. If the matrix is not to be kept, its best and worst are, as in [`write_top`].
+/// row. With a stage they are what it contributes. If the matrix is not to be kept, its best and worst are, as in
+/// [`write_top`].
 pub(super) fn write_scores(
     plan: &Plan,
-    answer: usize,
+    (answer, stage): (usize, Option<usize>),
     key: &Key,
     measurements: &[f64],
     sums: &mut Sums<'_>,
@@ -206,10 +227,16 @@ pub(super) fn write_scores(
         TensorSpec::new("scores", Dtype::F32, [rows, n]),
         TensorSpec::new("measurements", Dtype::F64, [measurements.len()]),
     ];
-    let writer = match full {
-        true => Some(TensorWriter::create(&scores_file(plan, answer), &specs, &score_metadata(plan, answer, key))?),
-        false => None,
+    let mut metadata = score_metadata(plan, answer, key);
+    let file = match stage {
+        None => scores_file(plan, answer),
+        Some(stage) => {
+            let name = &plan.training.stages[stage].name;
+            metadata.insert("answer".into(), format!("stage {name}"));
+            stage_file(plan, stage)
+        }
     };
+    let writer = if full { Some(TensorWriter::create(&file, &specs, &metadata)?) } else { None };
     let mut rankings = vec![];
     let at_once = (BLOCK / n.max(1)).max(1);
     for start in (0..rows).step_by(at_once) {
@@ -291,7 +318,12 @@ pub(super) fn write_report(plan: &Plan, report: &StepReport) -> Result<(), JobEr
 pub(super) fn write_file(file: &Path, bytes: &[u8]) -> Result<(), JobError> {
     let io = |source| JobError::Io { file: file.to_owned(), action: "cannot be written", source };
     let folder = file.parent().unwrap_or(Path::new("."));
-    let mut temporary = tempfile::Builder::new().prefix(".ascribe-tmp-output-").tempfile_in(folder).map_err(io)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".ascribe-tmp-output-");
+    // others may read results, as far as the user's mask lets them; a temporary file is its owner's alone otherwise
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.tempfile_in(folder).map_err(io)?;
     temporary.write_all(bytes).map_err(io)?;
     temporary.as_file().sync_all().map_err(io)?;
     temporary.persist(file).map_err(|error| io(error.error))?;

@@ -59,7 +59,7 @@ impl Run<'_> {
         for set in sets {
             writers.push(self.writer::<T>(*set, rows, queries.len())?);
         }
-        let network = self.plan.training.networks.get(sets[0].network)?;
+        let network = self.network(sets[0].network)?;
         let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * size_of::<T>();
         let at_most = (GRADIENT_BYTES / widest.max(1)).max(1);
         let examples = Few { batches: self.plan.in_batches(queries), at_most };

@@ -18,6 +18,8 @@ pub(super) struct Reused {
     pub store: Store,
     /// Hash of each stage's training examples.
     data: BTreeMap<String, [u8; 32]>,
+    /// N of each stage.
+    sizes: BTreeMap<String, usize>,
 }
 
 impl Reused {
@@ -38,8 +40,13 @@ impl Reused {
             };
             hashes.iter().map(entry).collect::<Option<BTreeMap<String, [u8; 32]>>>()
         });
+        let stages = report.as_ref().and_then(|report| report.get("summary")?.get("stages")?.as_array());
+        let size = |stage: &Value| {
+            Some((stage.get("name")?.as_str()?.to_owned(), usize::try_from(stage.get("train_size")?.as_u64()?).ok()?))
+        };
+        let sizes = stages.map(|stages| stages.iter().filter_map(size).collect()).unwrap_or_default();
         match parsed {
-            Some(data) => Ok(Self { store, data }),
+            Some(data) => Ok(Self { store, data, sizes }),
             None => Err(JobError::Options {
                 problem: format!("{}: does not say which data the curvature was taken on", file.display()),
                 hint: Some("give the folder of a run that this version of ascribe fitted".into()),
@@ -50,6 +57,13 @@ impl Reused {
     /// The hash of the examples that the curvature of a stage was taken on.
     pub(super) fn data(&self, stage: &str) -> Option<[u8; 32]> {
         self.data.get(stage).copied()
+    }
+}
+
+impl Reused {
+    /// N of the stage that the curvature was taken for.
+    pub(super) fn train_size(&self, stage: &str) -> Option<usize> {
+        self.sizes.get(stage).copied()
     }
 }
 

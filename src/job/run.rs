@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +61,16 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     pub(super) fn observer(&self) -> &dyn Observer {
         &self.clock
+    }
+
+    /// A network for the next pass.
+    pub(super) fn network(&self, index: usize) -> Result<Arc<TrackedNetwork>, JobError> {
+        let networks = &self.plan.training.networks;
+        let count = networks.parameters().len() as u64;
+        if count > 1 {
+            self.observer().event(Event::Checkpoint { number: index as u64 + 1, count });
+        }
+        networks.get(index)
     }
 
     /// An artifact of this run folder, or of the one whose curvature is used again.
@@ -181,13 +191,14 @@ impl Plan {
             super::output::write_report(self, &StepReport::default())?;
         }
         let result = work(&run)?;
-        let saturation = match self.training.run.is_some() && run.round()? == super::curvature::Round::Done {
-            true => Some(match self.job.model.dtype {
-                Precision::F32 => run.saturation(&run.fitted::<f32>()?),
-                Precision::F64 => run.saturation(&run.fitted::<f64>()?),
-            }),
-            false => None,
-        };
+        let saturation =
+            match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
+                true => Some(match self.job.model.dtype {
+                    Precision::F32 => run.saturation(&run.fitted::<f32>()?),
+                    Precision::F64 => run.saturation(&run.fitted::<f64>()?),
+                }),
+                false => None,
+            };
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
         let stages = stages.into_iter().map(|(_, _, stage)| stage).collect();
         let report = StepReport { stages, next: None, saturation };
@@ -217,8 +228,8 @@ impl Plan {
     /// [`JobError`]; [`JobError::MissingStep`] before `fit` is done.
     pub fn query(&self, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 => run.query::<f32>(&run.open_answers()?, &run.fitted::<f32>()?),
-            Precision::F64 => run.query::<f64>(&run.open_answers()?, &run.fitted::<f64>()?),
+            Precision::F32 => run.query::<f32>(&self.all_answers(), &run.fitted::<f32>()?),
+            Precision::F64 => run.query::<f64>(&self.all_answers(), &run.fitted::<f64>()?),
         };
         Ok(self.in_run(None, observer, work)?.1)
     }
@@ -268,9 +279,8 @@ impl Plan {
 
 impl Run<'_> {
     fn whole<T: Number>(&self) -> Result<(), JobError> {
-        let open = self.open_answers()?;
         let curvatures = self.fit::<T>()?;
-        self.query(&open, &curvatures)?;
+        self.query(&self.plan.all_answers(), &curvatures)?;
         drop(curvatures);
         self.score::<T>()?;
         Ok(())

@@ -35,7 +35,8 @@ impl Run<'_> {
         if open.is_empty() {
             self.observer().event(Event::Reused { pass: Pass::Scores });
         }
-        let passes = self.plan.score_passes(&open);
+        // all answers share their passes, so that what is scored does not depend on what was joined before
+        let passes = if open.is_empty() { vec![] } else { self.plan.score_passes(&self.plan.all_answers()) };
         for pass in &passes {
             let key = self.plan.pass_key(pass).ok_or(JobError::NoQueries)?;
             let range = self.range(pass.site.stage);
@@ -70,14 +71,14 @@ impl Run<'_> {
         }
         let next = format!("next: `ascribe rank --out {}`", self.store.folder().display());
         let open = self.open_answers()?;
-        let passes = self.plan.score_passes(&open);
+        let passes = self.plan.score_passes(&self.plan.all_answers());
         if open.is_empty() {
             // joined before: by a merge that was killed before it tidied up, or asked for twice
             self.observer().event(Event::Reused { pass: Pass::Scores });
             self.remove_parts()?;
             return Ok(Some(next));
         }
-        for set in self.plan.vector_sets(&open) {
+        for set in self.plan.vector_sets(&self.plan.all_answers()) {
             if self.find_vectors(set)?.is_none() {
                 return Ok(Some(format!(
                     "the curvature is complete; next: `ascribe query --out {}`",
@@ -105,8 +106,7 @@ impl Run<'_> {
     }
 
     fn remove_parts(&self) -> Result<(), JobError> {
-        let all: Vec<usize> = (0..self.plan.answers.len()).collect();
-        for pass in self.plan.score_passes(&all) {
+        for pass in self.plan.score_passes(&self.plan.all_answers()) {
             if let Some(key) = self.plan.pass_key(&pass) {
                 self.store.remove_parts(SCORES, &key)?;
             }
@@ -150,7 +150,7 @@ impl Run<'_> {
             let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
             (form, plan.example_weight())
         });
-        let network = plan.training.networks.get(pass.site.network)?;
+        let network = self.network(pass.site.network)?;
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
         let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
         let widths: Vec<usize> = sources.iter().map(StoredVectors::rows).collect();
@@ -235,7 +235,10 @@ impl Run<'_> {
             let rankings = self.top_of_parts(answer, passes, parts, vectors.rows())?;
             return output::write_top(plan, answer, &key, &rankings, values);
         }
-        let mut sums = Sums { run: self, answer, passes, parts, rows: vectors.rows() };
+        let sums = |stage| Sums { run: self, answer, passes, parts, rows: vectors.rows(), stage };
+        for stage in output::stages_apart(plan, answer) {
+            output::write_scores(plan, (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
+        }
         let norms = match plan.job.method.normalize {
             Normalize::None => vec![],
             Normalize::Cosine => vectors.norms()?.to_vec(),
@@ -249,7 +252,7 @@ impl Run<'_> {
                 *score = if denominator > 0.0 { (f64::from(*score) / denominator) as f32 } else { 0.0 };
             }
         };
-        output::write_scores(plan, answer, &key, values, &mut sums, cosine)
+        output::write_scores(plan, (answer, None), &key, values, &mut sums(None), cosine)
     }
 
     /// Self-influence of every column, as the pass of influence functions left it; empty if none did.
@@ -312,6 +315,8 @@ pub(super) struct Sums<'a> {
     passes: &'a [ScorePass],
     parts: &'a [Vec<Part>],
     rows: usize,
+    /// What this stage contributes alone.
+    stage: Option<usize>,
 }
 
 impl Sums<'_> {
@@ -330,7 +335,7 @@ impl Sums<'_> {
             let width = pass.contributions.len() * self.rows;
             let places = pass.contributions.iter().enumerate().filter(|(_, c)| c.set.answer == self.answer);
             let places: Vec<usize> = places.map(|(place, _)| place * self.rows).collect();
-            if places.is_empty() {
+            if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
                 continue;
             }
             for part in parts {

@@ -5,7 +5,8 @@ use candle_core::Tensor;
 
 use super::LoadError;
 use crate::curvature::{
-    Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, backward_through,
+    Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
+    backward_through,
 };
 use crate::data::TokenBatch;
 use crate::nn::{LogitsGradient, language_model_logits, language_model_loss};
@@ -22,10 +23,10 @@ pub(super) trait Decoder: Send + Sync {
     fn block(
         &self,
         index: usize,
-        x: &Tensor,
+        x: &Traced,
         context: &Self::Context,
         taps: &TapRecorder,
-    ) -> candle_core::Result<Tensor>;
+    ) -> candle_core::Result<Traced>;
 
     /// What all blocks need to know of a batch, computed once.
     type Context;
@@ -34,7 +35,7 @@ pub(super) trait Decoder: Send + Sync {
     fn context(&self, positions: &Positions) -> Self::Context;
 
     /// The norm before the head.
-    fn final_norm(&self, x: &Tensor) -> candle_core::Result<Tensor>;
+    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced>;
 
     /// The head.
     fn head(&self) -> &Head;
@@ -61,10 +62,10 @@ pub(super) fn differentiate<D: Decoder>(
     let x = decoder.embed(batch)?;
     let block = |index: usize| {
         let context = &context;
-        move |x: &Tensor, taps: &TapRecorder| decoder.block(index, x, context, taps)
+        Taped(move |x: &Traced, taps: &TapRecorder| decoder.block(index, x, context, taps))
     };
     let blocks: Vec<_> = (0..decoder.blocks()).map(block).collect();
-    let norm = |x: &Tensor, _: &TapRecorder| decoder.final_norm(x);
+    let norm = Taped(|x: &Traced, _: &TapRecorder| decoder.final_norm(x));
     let sections: Vec<&dyn Section> =
         blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
     let head = decoder.head();
@@ -91,11 +92,11 @@ pub(super) fn differentiate<D: Decoder>(
 pub(super) fn logits<D: Decoder>(decoder: &D, batch: &TokenBatch) -> Result<Tensor, Error> {
     let context = decoder.context(&batch.positions);
     let taps = TapRecorder::default();
-    let mut x = decoder.embed(batch)?;
+    let mut x = Traced::constant(decoder.embed(batch)?);
     for index in 0..decoder.blocks() {
         x = decoder.block(index, &x, &context, &taps)?;
     }
-    Ok(language_model_logits(&decoder.final_norm(&x)?, &decoder.head().weight, None)?)
+    Ok(language_model_logits(decoder.final_norm(&x)?.value(), &decoder.head().weight, None)?)
 }
 
 /// What a language model's file gives: the decoder and its tracked layers.

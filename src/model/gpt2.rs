@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use super::decoder::{Decoder, Head, Loaded, head_weight};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LayerSelection, LoadError, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder};
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenBatch;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
@@ -43,22 +43,22 @@ struct Mlp {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        let x = (x + self.attn.forward(&self.ln_1.forward(x)?, positions, taps)?)?;
-        &x + self.mlp.forward(&self.ln_2.forward(&x)?, taps)?
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let x = x.add(&self.attn.trace(&self.ln_1.trace(x)?, positions, taps)?)?;
+        x.add(&self.mlp.trace(&self.ln_2.trace(&x)?, taps)?)
     }
 }
 
 impl SelfAttention {
-    fn forward(&self, x: &Tensor, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        let qkv = self.c_attn.forward(x, taps)?; // [R, 3 D]
-        self.c_proj.forward(&self.attention.forward_packed(&qkv, positions, None)?, taps)
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let qkv = self.c_attn.trace(x, taps)?; // [R, 3 D]
+        self.c_proj.trace(&self.attention.trace_packed(&qkv, positions, None)?, taps)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        self.c_proj.forward(&self.activation.forward(&self.c_fc.forward(x, taps)?)?, taps)
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        self.c_proj.trace(&self.activation.trace(&self.c_fc.trace(x, taps)?)?, taps)
     }
 }
 
@@ -84,15 +84,15 @@ impl Decoder for Gpt2 {
     fn block(
         &self,
         index: usize,
-        x: &Tensor,
+        x: &Traced,
         positions: &Positions,
         taps: &TapRecorder,
-    ) -> candle_core::Result<Tensor> {
-        self.h[index].forward(x, positions, taps)
+    ) -> candle_core::Result<Traced> {
+        self.h[index].trace(x, positions, taps)
     }
 
-    fn final_norm(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.ln_f.forward(x)
+    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
+        self.ln_f.trace(x)
     }
 
     fn head(&self) -> &Head {

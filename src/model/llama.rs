@@ -6,9 +6,9 @@ use candle_core::{DType, Tensor};
 use super::decoder::{Decoder, Head, Loaded, head_weight};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LayerSelection, LoadError, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder};
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenBatch;
-use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, gated};
+use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
 
 /// `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -52,26 +52,26 @@ pub(super) struct Context {
 }
 
 impl Block {
-    fn forward(&self, x: &Tensor, context: &Context, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        let x = (x + self.self_attn.forward(&self.input_layernorm.forward(x)?, context, taps)?)?;
-        &x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?, taps)?
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let x = x.add(&self.self_attn.trace(&self.input_layernorm.trace(x)?, context, taps)?)?;
+        x.add(&self.mlp.trace(&self.post_attention_layernorm.trace(&x)?, taps)?)
     }
 }
 
 impl SelfAttention {
-    fn forward(&self, x: &Tensor, context: &Context, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        let q = self.q_proj.forward(x, taps)?; // [R, H d]
-        let k = self.k_proj.forward(x, taps)?; // [R, H_kv d]
-        let v = self.v_proj.forward(x, taps)?;
-        let y = self.attention.forward(&q, &k, &v, &context.positions, Some(&context.rope))?;
-        self.o_proj.forward(&y, taps)
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let q = self.q_proj.trace(x, taps)?; // [R, H d]
+        let k = self.k_proj.trace(x, taps)?; // [R, H_kv d]
+        let v = self.v_proj.trace(x, taps)?;
+        let y = self.attention.trace(&q, &k, &v, &context.positions, Some(&context.rope))?;
+        self.o_proj.trace(&y, taps)
     }
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        let (gate, up) = (self.gate_proj.forward(x, taps)?, self.up_proj.forward(x, taps)?);
-        self.down_proj.forward(&gated(self.activation, &gate, &up)?, taps)
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let (gate, up) = (self.gate_proj.trace(x, taps)?, self.up_proj.trace(x, taps)?);
+        self.down_proj.trace(&trace_gated(self.activation, &gate, &up)?, taps)
     }
 }
 
@@ -91,12 +91,12 @@ impl Decoder for Llama {
         self.layers.len()
     }
 
-    fn block(&self, index: usize, x: &Tensor, context: &Context, taps: &TapRecorder) -> candle_core::Result<Tensor> {
-        self.layers[index].forward(x, context, taps)
+    fn block(&self, index: usize, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        self.layers[index].trace(x, context, taps)
     }
 
-    fn final_norm(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        self.norm.forward(x)
+    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
+        self.norm.trace(x)
     }
 
     fn head(&self) -> &Head {

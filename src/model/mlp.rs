@@ -5,7 +5,9 @@ use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LayerSelection, LoadError, Weights};
-use crate::curvature::{Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, backward_through};
+use crate::curvature::{
+    Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+};
 use crate::data::{RowBatch, RowTargets, RowTask};
 use crate::nn::{Activation, SquaredError, classification_loss, regression_loss};
 
@@ -61,10 +63,10 @@ impl Mlp {
         let count = self.layers.len();
         let section = |(index, layer): (usize, &'_ Linear)| {
             let layer = layer.clone();
-            move |x: &Tensor, taps: &TapRecorder| {
-                let y = layer.forward(x, taps)?;
-                if index + 1 < count { self.activation.forward(&y) } else { Ok(y) }
-            }
+            Taped(move |x: &Traced, taps: &TapRecorder| {
+                let y = layer.trace(x, taps)?;
+                if index + 1 < count { self.activation.trace(&y) } else { Ok(y) }
+            })
         };
         let sections: Vec<_> = self.layers.iter().enumerate().map(section).collect();
         let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();

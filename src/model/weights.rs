@@ -8,15 +8,15 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::LoadError;
 
 /// The tensors of a checkpoint folder, by name.
 #[derive(Debug)]
 pub struct Weights {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<WeightFile>,
     /// Tensor name to file.
     index: BTreeMap<String, usize>,
     /// What an error about a missing tensor names.
@@ -25,6 +25,16 @@ pub struct Weights {
     weight: f64,
     /// Other checkpoints that a tensor is the mean with.
     others: Vec<Weights>,
+}
+
+/// A mapped file with its header, which is read once.
+#[derive(Debug)]
+struct WeightFile {
+    path: PathBuf,
+    map: Mmap,
+    header: Metadata,
+    /// Where the tensors' bytes begin.
+    data: usize,
 }
 
 const SINGLE: &str = "model.safetensors";
@@ -49,9 +59,9 @@ impl Weights {
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let single = folder.join(SINGLE);
         if single.is_file() {
-            let map = map(&single)?;
-            let index = header(&single, &map)?.names().into_iter().map(|name| (name.to_owned(), 0)).collect();
-            return Ok(Self { files: vec![(single.clone(), map)], index, origin: single, weight: 1.0, others: vec![] });
+            let file = WeightFile::open(single.clone())?;
+            let index = file.header.tensors().into_keys().map(|name| (name, 0)).collect();
+            return Ok(Self { files: vec![file], index, origin: single, weight: 1.0, others: vec![] });
         }
         let index_file = folder.join(INDEX);
         if index_file.is_file() { Self::open_shards(folder, index_file) } else { Err(Self::absent(folder)) }
@@ -80,9 +90,7 @@ impl Weights {
                     if !path.is_file() {
                         return Err(LoadError::MissingShard { index: index_file, shard: shard.to_owned() });
                     }
-                    let map = map(&path)?;
-                    header(&path, &map)?;
-                    files.push((path, map));
+                    files.push(WeightFile::open(path)?);
                     shards.insert(shard, files.len() - 1);
                     files.len() - 1
                 }
@@ -117,7 +125,7 @@ impl Weights {
 
     /// Files that the weights come from.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|(path, _)| path.as_path())
+        self.files.iter().map(|file| file.path.as_path())
     }
 
     /// A tensor's shape.
@@ -187,10 +195,36 @@ impl Weights {
             name: name.to_owned(),
             nearest: nearest(name, self.names()),
         };
-        let (path, map) = &self.files[*self.index.get(name).ok_or_else(missing)?];
-        let view = header(path, map)?.tensor(name).map_err(|_| missing())?;
-        Ok((path, view))
+        let file = &self.files[*self.index.get(name).ok_or_else(missing)?];
+        // an index may name a shard that does not hold the tensor
+        let info = file.header.info(name).ok_or_else(missing)?;
+        let (start, end) = info.data_offsets;
+        // the header was checked against the file's length when it was read
+        let bytes = &file.map[file.data + start..file.data + end];
+        let view = TensorView::new(info.dtype, info.shape.clone(), bytes).map_err(|error| file.broken(&error))?;
+        Ok((&file.path, view))
     }
+}
+
+impl WeightFile {
+    fn open(path: PathBuf) -> Result<Self, LoadError> {
+        let map = map(&path)?;
+        match SafeTensors::read_metadata(&map) {
+            Ok((length, header)) => Ok(Self { path, map, header, data: LENGTH_BYTES + length }),
+            Err(error) => Err(broken(&path, &error)),
+        }
+    }
+
+    fn broken(&self, error: &SafeTensorError) -> LoadError {
+        broken(&self.path, error)
+    }
+}
+
+/// Bytes before the header, which say how long it is.
+const LENGTH_BYTES: usize = 8;
+
+fn broken(path: &Path, error: &SafeTensorError) -> LoadError {
+    LoadError::BrokenWeights { file: path.to_owned(), problem: error.to_string() }
 }
 
 /// The file as UTF-8 text.
@@ -205,11 +239,6 @@ fn map(path: &Path) -> Result<Mmap, LoadError> {
     // SAFETY: the map is read-only. A checkpoint that somebody truncates while it is read ends the
     // process with a signal; that is documented and the usual contract of memory-mapped weights.
     unsafe { Mmap::map(&file) }.map_err(unreadable)
-}
-
-fn header<'a>(path: &Path, map: &'a Mmap) -> Result<SafeTensors<'a>, LoadError> {
-    SafeTensors::deserialize(map)
-        .map_err(|error| LoadError::BrokenWeights { file: path.to_owned(), problem: error.to_string() })
 }
 
 fn singles(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f32>, LoadError> {

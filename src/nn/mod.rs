@@ -21,7 +21,7 @@ mod rotation;
 #[cfg(test)]
 mod gradient_check;
 
-pub use activation::{Activation, gated};
+pub use activation::{Activation, gated, trace_gated};
 pub use attention::{Attention, Mask};
 pub use head::{HeadLoss, LogitsGradient, language_model_logits, language_model_loss};
 pub use loss::{SquaredError, classification_loss, regression_loss};

@@ -1,11 +1,9 @@
 //! Layer norm and root-mean-square norm over the last axis.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
-
 use super::kernel::{LANES, Lanes, TASK, vectorised};
 use super::{Implementation, elements};
-use crate::curvature::with_slice;
+use crate::curvature::{Traced, fresh, with_slice};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 /// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.
 ///
@@ -36,7 +34,7 @@ impl LayerNorm {
     /// If shapes or types do not fit.
     pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
         match implementation {
-            Implementation::Fused => fused(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon),
+            Implementation::Fused => x.contiguous()?.apply_op1(self.op(x)?),
             Implementation::Composed => {
                 let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
                 let y = unit_scale(&x, self.epsilon)?.broadcast_mul(&self.weight)?;
@@ -46,6 +44,23 @@ impl LayerNorm {
                 }
             }
         }
+    }
+}
+
+impl LayerNorm {
+    /// [`LayerNorm::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            Implementation::Fused => x.op1(self.op(x.value())?),
+            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+        }
+    }
+
+    fn op(&self, x: &Tensor) -> Result<Norm> {
+        norm(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon)
     }
 }
 
@@ -78,11 +93,28 @@ impl RmsNorm {
     /// If shapes or types do not fit.
     pub fn forward_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
         match implementation {
-            Implementation::Fused => fused(x, Origin::Zero, &self.weight, self.offset, None, self.epsilon),
+            Implementation::Fused => x.contiguous()?.apply_op1(self.op(x)?),
             Implementation::Composed => {
                 unit_scale(x, self.epsilon)?.broadcast_mul(&self.weight.affine(1.0, self.offset)?)
             }
         }
+    }
+}
+
+impl RmsNorm {
+    /// [`RmsNorm::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            Implementation::Fused => x.op1(self.op(x.value())?),
+            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+        }
+    }
+
+    fn op(&self, x: &Tensor) -> Result<Norm> {
+        norm(x, Origin::Zero, &self.weight, self.offset, None, self.epsilon)
     }
 }
 
@@ -91,22 +123,15 @@ fn unit_scale(x: &Tensor, epsilon: f64) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, epsilon)?.sqrt()?)
 }
 
-fn fused(
-    x: &Tensor,
-    origin: Origin,
-    weight: &Tensor,
-    offset: f64,
-    bias: Option<&Tensor>,
-    epsilon: f64,
-) -> Result<Tensor> {
+/// The fused op, for rows as wide as those of `x`.
+fn norm(x: &Tensor, origin: Origin, weight: &Tensor, offset: f64, bias: Option<&Tensor>, epsilon: f64) -> Result<Norm> {
     let (width, weights) = (x.dim(D::Minus1)?, weight.dims1()?);
     let biases = bias.map(Tensor::dims1).transpose()?.unwrap_or(width);
     if weights != width || biases != width {
         candle_core::bail!("a norm of {weights} weights and {biases} biases got rows of {width}");
     }
     let bias = bias.map(Tensor::contiguous).transpose()?;
-    let op = Norm { origin, weight: weight.contiguous()?, offset: offset as f32, bias, epsilon: epsilon as f32 };
-    x.contiguous()?.apply_op1(op)
+    Ok(Norm { origin, weight: weight.contiguous()?, offset: offset as f32, bias, epsilon: epsilon as f32 })
 }
 
 /// What deviations are measured from.
@@ -132,19 +157,16 @@ impl CustomOp1 for Norm {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
         let width = self.weight.elem_count();
-        let mut y = vec![0.0; x.len()];
         let task = rows_of_a_task(width) * width;
-        let mut run = |weight: &[f32], bias: Option<&[f32]>| {
-            x.par_chunks(task).zip(y.par_chunks_mut(task)).for_each(|(x, y)| {
+        let run = |weight: &[f32], bias: Option<&[f32]>| {
+            fresh(x.len(), task, |first, y| {
+                let x = &x[first..][..y.len()];
                 forward_rows(x, weight, self.offset, bias, self.epsilon, self.origin, y);
-            });
+            })
         };
-        with_slice(&self.weight, |weight: &[f32]| match &self.bias {
+        let y = with_slice(&self.weight, |weight: &[f32]| match &self.bias {
             Some(bias) => with_slice(bias, |bias: &[f32]| run(weight, Some(bias))),
-            None => {
-                run(weight, None);
-                Ok(())
-            }
+            None => Ok(run(weight, None)),
         })??;
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -152,15 +174,15 @@ impl CustomOp1 for Norm {
     fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let gradient = gradient.contiguous()?;
         let width = self.weight.elem_count();
-        let mut dx = vec![0.0; x.elem_count()];
         let task = rows_of_a_task(width) * width;
-        with_slice(x, |x: &[f32]| {
+        let dx = with_slice(x, |x: &[f32]| {
             with_slice(&gradient, |gradient: &[f32]| {
                 with_slice(&self.weight, |weight: &[f32]| {
-                    let tasks = x.par_chunks(task).zip(gradient.par_chunks(task)).zip(dx.par_chunks_mut(task));
-                    tasks.for_each(|((x, gradient), dx)| {
+                    fresh(x.len(), task, |first, dx| {
+                        let part = first..first + dx.len();
+                        let (x, gradient) = (&x[part.clone()], &gradient[part]);
                         backward_rows(x, weight, self.offset, self.epsilon, self.origin, gradient, dx);
-                    });
+                    })
                 })
             })
         })???;

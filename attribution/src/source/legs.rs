@@ -230,3 +230,21 @@ pub fn exponents<T: Real>(factors: &LayerFactors<T>, segment: &Segment, levels: 
     let last = values.len() - 1;
     levels.iter().map(|level| values[((level * last as f64).round() as usize).min(last)]).collect()
 }
+
+/// The share of an older change that the segment makes forgotten, along the directions in which training examples push:
+/// `Σ σ (1 - exp(-(τ σ + d))) / Σ σ` over a layer's eigenvalues, which are mean squared gradients. Near 1 the segment
+/// has saturated there, near 0 Source is a sum of gradient products. Most eigenvalues of a layer may be close to 0 in
+/// both cases, so that a median says little.
+///
+/// # Source
+/// METHOD (10), §4.4.
+pub fn forgotten<T: Real>(factors: &LayerFactors<T>, segment: &Segment) -> f64 {
+    let share = |sigma: f64| -(-(segment.tau * sigma + segment.decay_exponent)).exp_m1();
+    let Some(lambda) = &factors.lambda else { return share(1.0) };
+    let (mut sum, mut total) = (0.0, 0.0);
+    for &sigma in lambda.as_slice() {
+        sum += sigma * share(sigma);
+        total += sigma;
+    }
+    if total > 0.0 { sum / total } else { 0.0 }
+}

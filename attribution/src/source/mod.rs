@@ -27,7 +27,7 @@ mod self_influence;
 pub use conditioner::Conditioner;
 pub use error::SourceError;
 pub use fit::{LegCheckpoint, LegCurvature, conditioned_eigenbases, fit_leg};
-pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, tracin_weight};
+pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, forgotten, tracin_weight};
 pub use pool::{CovariancePool, LambdaPool};
 pub use scores::ScoreSum;
 pub use self_influence::{WalkCheckpoint, leg_self_influence, self_influence};

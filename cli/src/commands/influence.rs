@@ -72,6 +72,7 @@ pub(super) fn whole(job: Job, options: &JobOptions, printing: Printing) -> anyho
     let session = Session::open(job, options.talk)?;
     let rankings = session.plan.run(&*session.progress)?;
     session.print(&rankings, printing.format)?;
+    session.tell_sensitivity()?;
     session.tell_saturation();
     Ok(Status::Done)
 }

@@ -79,20 +79,39 @@ impl Session {
         }
     }
 
+    /// Says on stderr how the further methods, dampings and time scales rank beside the first.
+    ///
+    /// # Errors
+    /// If their scores cannot be read.
+    pub(super) fn tell_sensitivity(&self) -> anyhow::Result<()> {
+        let found = self.plan.sensitivity()?;
+        if let Some(first) = self.plan.summary().answers.first().filter(|_| !found.is_empty()) {
+            self.say(&format!("rank correlation with {first} over the training examples, mean over queries:"));
+            for other in found {
+                self.say(&format!("  {:.3}  {}", other.rank_correlation, other.answer));
+            }
+        }
+        Ok(())
+    }
+
     /// Says on stderr how far each segment of a training run went, and what follows if none went far.
     pub(super) fn tell_saturation(&self) {
-        let found = self.plan.saturation();
+        let found = Saturation::of_run_folder(&self.plan.job.output.path);
         if found.is_empty() {
             return;
         }
-        let medians = found.iter().map(|segment| format!("{}: {:.3}", segment.segment, segment.median));
-        self.say(&format!("median of tau x eigenvalue, {}", medians.collect::<Vec<_>>().join(", ")));
-        if found.iter().all(Saturation::is_far) {
-            self.say(
-                "no segment is near saturation: in most directions training kept more than nine tenths of an older \
-                 change, so that Source is close to a sum of gradient products and influence may rank better (see \
-                 --with influence, --time-scale)",
-            );
+        let shares = found.iter().map(|segment| format!("{} {:.0} %", segment.segment, 100.0 * segment.forgotten));
+        self.say(&format!(
+            "of an older change, along the directions in which examples push, training forgot in {}",
+            shares.collect::<Vec<_>>().join(", ")
+        ));
+        let far: Vec<&str> = found.iter().filter(|found| found.is_far()).map(|found| found.segment.as_str()).collect();
+        if !far.is_empty() {
+            self.say(&format!(
+                "{}: far from saturation, where Source is close to a sum of gradient products and influence functions \
+                 may rank better (look at both: --with influence, --time-scale)",
+                far.join(", ")
+            ));
         }
     }
 

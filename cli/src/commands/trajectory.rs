@@ -1,9 +1,11 @@
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use ascribe::job::{Job, Saturation};
 use ascribe::trajectory::StageData;
 use clap::{Args, ValueEnum};
 
+use crate::failure::Problem;
 use crate::options::TrajectoryOptions;
 use crate::show::TrajectoryReport;
 use crate::status::{Status, exit_codes, with_exit_codes};
@@ -11,7 +13,8 @@ use crate::status::{Status, exit_codes, with_exit_codes};
 /// Explain a training run: checkpoints, learning rates, optimizer, segments, and what is not known
 ///
 /// PATH is the output folder of a Hugging Face Trainer, a TOML file, or a folder with a `trajectory.toml`. Nothing is
-/// guessed: every fact comes with the file or the rule that it was taken from. Weights are not read.
+/// guessed: every fact comes with the file or the rule that it was taken from. Weights are not read. Of the run folder
+/// of `ascribe source` it also shows how far each segment went, layer by layer.
 #[derive(Debug, Args)]
 #[command(after_help = exit_codes!(), after_long_help = EXAMPLES)]
 pub(crate) struct Trajectory {
@@ -34,7 +37,8 @@ const EXAMPLES: &str = with_exit_codes!(
 Examples:
   ascribe trajectory output
   ascribe trajectory output --segments 2 --train-examples 4656
-  ascribe trajectory trajectory.toml --format json"
+  ascribe trajectory trajectory.toml --format json
+  ascribe trajectory source-run"
 );
 
 /// How a training run is printed.
@@ -47,16 +51,49 @@ enum TrajectoryFormat {
     Json,
 }
 
+/// What a run folder's plan counted in the data of each stage.
+fn recorded_data(folder: &Path) -> Vec<StageData> {
+    let text = std::fs::read_to_string(folder.join("run.json")).ok();
+    let report = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+    let stages = report.as_ref().and_then(|report| report.get("summary")?.get("stages")?.as_array());
+    let of_stage = |stage: &serde_json::Value| {
+        let number = |name: &str| stage.get("train")?.get(name)?.as_f64();
+        let examples = stage.get("train_size").and_then(|n| n.as_u64()).map(|n| n as usize);
+        let per_example = number("targets").zip(number("examples")).map(|(targets, examples)| targets / examples);
+        let is_text = number("longest").is_some_and(|longest| longest > 1.0);
+        StageData { examples, targets_per_example: per_example.filter(|_| is_text) }
+    };
+    stages.map(|stages| stages.iter().map(of_stage).collect()).unwrap_or_default()
+}
+
 impl Trajectory {
     pub(super) fn run(self) -> anyhow::Result<Status> {
-        let request = self.options.request(self.path);
-        let data: Vec<StageData> = self
+        let mut data: Vec<StageData> = self
             .train_examples
             .into_iter()
             .map(|n| StageData { examples: Some(n), targets_per_example: None })
             .collect();
+        let job_file = self.path.join("job.toml");
+        let (request, saturation) = match job_file.is_file() {
+            true => {
+                let Some(source) = Job::read(&job_file)?.source else {
+                    let hint = "give the run folder of `ascribe source`, or a training run";
+                    return Err(Problem::hinted(
+                        format!("{}: a run without a training run", self.path.display()),
+                        hint,
+                    ));
+                };
+                let mut request = source.trajectory;
+                self.options.apply(&mut request);
+                if data.is_empty() {
+                    data = recorded_data(&self.path);
+                }
+                (request, Saturation::of_run_folder(&self.path))
+            }
+            false => (self.options.request(self.path), vec![]),
+        };
         let outline = request.outline(request.read()?, &data)?;
-        let report = TrajectoryReport::new(&request, &outline);
+        let report = TrajectoryReport::new(&request, &outline, saturation);
         let text = match self.format {
             TrajectoryFormat::Table => report.table(),
             TrajectoryFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),

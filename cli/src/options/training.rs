@@ -22,6 +22,9 @@ pub(crate) struct TrainingOptions {
     stage_train: Vec<(String, PathBuf)>,
     #[command(flatten)]
     reading: TrajectoryOptions,
+    /// Of a run with several stages, also write what each stage contributes to the scores
+    #[arg(long)]
+    by_stage: bool,
     /// What a segment's checkpoints are averaged in [default: factors]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<Average>(&[
         ("factors", "their curvatures and scores"),
@@ -78,6 +81,7 @@ impl TrainingOptions {
         }
         let Some(source) = &mut job.source else { return };
         self.reading.apply(&mut source.trajectory);
+        source.by_stage |= self.by_stage;
         source.average = self.average.unwrap_or(source.average);
         source.form = self.form.unwrap_or(source.form);
         source.adam = self.adam.unwrap_or(source.adam);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use ascribe::attribution::trajectory::{LossScale, Segment};
+use ascribe::job::Saturation;
 use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrajectoryRequest, Unknown};
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ pub(crate) struct TrajectoryReport {
     path: PathBuf,
     stages: Vec<StageReport>,
     notes: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    saturation: Vec<Saturation>,
 }
 
 #[derive(Debug, Serialize)]
@@ -76,7 +79,7 @@ struct MemberReport {
 
 impl TrajectoryReport {
     /// Gathers it.
-    pub(crate) fn new(request: &TrajectoryRequest, outline: &Outline) -> Self {
+    pub(crate) fn new(request: &TrajectoryRequest, outline: &Outline, saturation: Vec<Saturation>) -> Self {
         let stages = outline.readings.iter().enumerate().map(|(index, reading)| {
             let loss_scale = outline.loss_scales[index];
             let unknown = outline.unknown.iter().filter(|(stage, _)| *stage == index).map(|(_, unknown)| *unknown);
@@ -94,7 +97,7 @@ impl TrajectoryReport {
                 warnings: reading.warnings.iter().map(ToString::to_string).collect(),
             }
         });
-        Self { path: request.path.clone(), stages: stages.collect(), notes: outline.notes.clone() }
+        Self { path: request.path.clone(), stages: stages.collect(), notes: outline.notes.clone(), saturation }
     }
 
     /// For reading.
@@ -107,6 +110,9 @@ impl TrajectoryReport {
                 let _ = writeln!(text, "\nstage {} of {}: {}", index + 1, self.stages.len(), stage.name);
             }
             stage.table(&mut text);
+        }
+        if !self.saturation.is_empty() {
+            let _ = write!(text, "\n{}", saturation_table(&self.saturation));
         }
         let prefix = |stage: &StageReport| if several { format!("stage `{}`: ", stage.name) } else { String::new() };
         for stage in &self.stages {
@@ -124,6 +130,30 @@ impl TrajectoryReport {
         }
         text
     }
+}
+
+/// How far each segment went, layer by layer.
+fn saturation_table(saturation: &[Saturation]) -> String {
+    let titles = ["segment", "layer", "forgotten", "tau x eigenvalue: 10 %", "50 %", "90 %", "largest"];
+    let mut columns = Columns::titled(titles);
+    for segment in saturation {
+        for layer in &segment.layers {
+            let mut cells =
+                vec![segment.segment.clone(), layer.layer.clone(), format!("{:.0} %", 100.0 * layer.forgotten)];
+            cells.extend(layer.quantiles.map(number));
+            columns.row(cells);
+        }
+    }
+    let mut text = columns.text("  ");
+    text.push_str(
+        "  forgotten: the share of an older change that the segment takes away, along the directions in which training \
+         examples push\n",
+    );
+    for segment in saturation {
+        let _ =
+            writeln!(text, "  {}: largest rate x largest eigenvalue {}", segment.segment, number(segment.largest_step));
+    }
+    text
 }
 
 impl StageReport {

@@ -71,7 +71,7 @@ impl Run<'_> {
     pub(super) fn covariance_pass<T: Number>(&self, site: Site) -> Result<CovarianceSum<T>, JobError> {
         self.plan.check_own_data(site.stage, "covariances")?;
         let (key, range) = (self.plan.covariance_key(site), self.range(site.stage));
-        let network = self.plan.training.networks.get(site.network)?;
+        let network = self.network(site.network)?;
         let mut sum = CovarianceSum::<T>::new(self.plan.training.layers());
         let mut start = range.start;
         if let Some(partial) = self.store.restore_partial(COVARIANCE, &key)? {
@@ -104,7 +104,7 @@ impl Run<'_> {
         self.plan.check_own_data(site.stage, "eigenvalues")?;
         let range = self.range(site.stage);
         let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
-        let network = self.plan.training.networks.get(site.network)?;
+        let network = self.network(site.network)?;
         let mut sums = LambdaSums::new(self.plan.training.layers(), bases);
         let mut start = range.start;
         // sums of one pass are saved one after the other: only a common position can be gone on from

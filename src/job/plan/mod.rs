@@ -77,6 +77,16 @@ impl Plan {
         };
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
 
+        let reused = match &job.method.factors {
+            Some(folder) => Some(Reused::open(folder)?),
+            None => None,
+        };
+        // the examples of another file were not what the objective averaged over
+        if let (None, None, Some(reused), [stage]) = (job.data.train_size, &job.source, &reused, stages.as_slice())
+            && let Some(n) = reused.train_size(&stage.name)
+        {
+            job.data.train_size = Some(n);
+        }
         let run = match &job.source {
             None => None,
             Some(source) => {
@@ -112,10 +122,6 @@ impl Plan {
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }
-        let reused = match &job.method.factors {
-            Some(folder) => Some(Reused::open(folder)?),
-            None => None,
-        };
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
         let mut plan = Self { job, training, answers, queries, reused, summary: Summary::default() };

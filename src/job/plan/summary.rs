@@ -143,7 +143,7 @@ impl Summary {
         };
         let sites = training.sites(|fit| fit.kind.has_eigenbasis()).len() as u64;
         let rows = queries.map_or(0, |q| Aggregate::from(job.method.aggregate).rows(q.examples)) as u64;
-        let all: Vec<usize> = (0..plan.answers.len()).collect();
+        let all = plan.all_answers();
         let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
         let passes = plan.score_passes(&all);
         let layer = |l: &LayerSpec| LayerSummary { name: l.name.clone(), outputs: l.outputs, columns: l.columns() };

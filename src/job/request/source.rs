@@ -28,6 +28,9 @@ pub struct SourceRequest {
     /// What self-influence means, if it is asked for.
     #[serde(default)]
     pub self_influence: SelfInfluenceForm,
+    /// Scores of each stage apart, beside their sum.
+    #[serde(default)]
+    pub by_stage: bool,
     /// The training run.
     pub trajectory: TrajectoryRequest,
 }
@@ -46,6 +49,7 @@ impl SourceRequest {
             time_scale: as_it_was(),
             with: vec![],
             self_influence: SelfInfluenceForm::default(),
+            by_stage: false,
             trajectory,
         }
     }

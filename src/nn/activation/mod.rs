@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::kernel::TASK;
 use super::{Implementation, elements};
-use crate::curvature::with_slice;
+use crate::curvature::{Traced, fresh, with_slice};
 use curve::{gated_slopes, gated_values, slopes, values};
 
 /// A function applied to every element.
@@ -91,6 +91,18 @@ impl Activation {
         }
     }
 
+    /// [`Activation::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn trace(self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            _ if self == Self::Identity => Ok(x.clone()),
+            Implementation::Fused => x.op1(Pointwise(self)),
+            Implementation::Composed => Traced::composed([x], |[x]| self.composed(x)),
+        }
+    }
+
     /// Not candle's `gelu`, `gelu_erf` (six digits in their gradients) and `relu` (gradient 1 at 0).
     fn composed(self, x: &Tensor) -> Result<Tensor> {
         // (1 + tanh(x/2)) / 2, whose gradient does not overflow
@@ -134,13 +146,32 @@ pub fn gated_with(
 ) -> Result<Tensor> {
     match implementation {
         Implementation::Fused => {
-            if gate.dims() != up.dims() {
-                candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
-            }
+            same_shape(gate, up)?;
             gate.contiguous()?.apply_op2(&up.contiguous()?, Gated(activation))
         }
         Implementation::Composed => activation.composed(gate)? * up,
     }
+}
+
+/// [`gated`] on a tape.
+///
+/// # Errors
+/// If the shapes differ or a tensor operation fails.
+pub fn trace_gated(activation: Activation, gate: &Traced, up: &Traced) -> Result<Traced> {
+    match Implementation::of(gate.value()) {
+        Implementation::Fused => {
+            same_shape(gate.value(), up.value())?;
+            gate.op2(up, Gated(activation))
+        }
+        composed => Traced::composed([gate, up], |[gate, up]| gated_with(activation, gate, up, composed)),
+    }
+}
+
+fn same_shape(gate: &Tensor, up: &Tensor) -> Result<()> {
+    if gate.dims() != up.dims() {
+        candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
+    }
+    Ok(())
 }
 
 struct Pointwise(Activation);
@@ -152,18 +183,18 @@ impl CustomOp1 for Pointwise {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = elements(storage, layout)?;
-        let mut y = vec![0.0; x.len()];
-        x.par_chunks(TASK).zip(y.par_chunks_mut(TASK)).for_each(|(x, y)| values(self.0, x, y));
+        let y = fresh(x.len(), TASK, |first, y| values(self.0, &x[first..][..y.len()], y));
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let gradient = gradient.contiguous()?;
-        let mut dx = vec![0.0; x.elem_count()];
-        with_slice(x, |x: &[f32]| {
+        let dx = with_slice(x, |x: &[f32]| {
             with_slice(&gradient, |gradient: &[f32]| {
-                let tasks = x.par_chunks(TASK).zip(gradient.par_chunks(TASK)).zip(dx.par_chunks_mut(TASK));
-                tasks.for_each(|((x, gradient), dx)| slopes(self.0, x, gradient, dx));
+                fresh(x.len(), TASK, |first, dx| {
+                    let part = first..first + dx.len();
+                    slopes(self.0, &x[part.clone()], &gradient[part], dx);
+                })
             })
         })??;
         Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
@@ -185,9 +216,10 @@ impl CustomOp2 for Gated {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (gate, up) = (elements(gate, gate_layout)?, elements(up, up_layout)?);
-        let mut y = vec![0.0; gate.len()];
-        let tasks = gate.par_chunks(TASK).zip(up.par_chunks(TASK)).zip(y.par_chunks_mut(TASK));
-        tasks.for_each(|((gate, up), y)| gated_values(self.0, gate, up, y));
+        let y = fresh(gate.len(), TASK, |first, y| {
+            let part = first..first + y.len();
+            gated_values(self.0, &gate[part.clone()], &up[part], y);
+        });
         Ok((CpuStorage::F32(y), gate_layout.shape().clone()))
     }
 

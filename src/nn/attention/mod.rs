@@ -6,7 +6,7 @@ mod op;
 use candle_core::{D, Result, Tensor};
 
 use super::{Implementation, RopeTables};
-use crate::curvature::Positions;
+use crate::curvature::{Positions, Traced};
 
 /// Which positions a position may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +88,7 @@ impl Attention {
         rope: Option<&RopeTables>,
         implementation: Implementation,
     ) -> Result<Tensor> {
-        self.check(positions, rope)?;
-        let (wide, narrow) = (self.heads * self.head_dimension, self.kv_heads * self.head_dimension);
-        for (name, x, width) in [("q", q, wide), ("k", k, narrow), ("v", v, narrow)] {
-            expect_shape(name, x, positions, width)?;
-        }
+        self.check_separate(q, k, v, positions, rope)?;
         match implementation {
             Implementation::Fused => {
                 let op = op::Separate(op::Context::new(self, positions, rope));
@@ -121,17 +117,78 @@ impl Attention {
         rope: Option<&RopeTables>,
         implementation: Implementation,
     ) -> Result<Tensor> {
-        self.check(positions, rope)?;
-        let (wide, narrow) = (self.heads * self.head_dimension, self.kv_heads * self.head_dimension);
-        expect_shape("qkv", qkv, positions, wide + 2 * narrow)?;
+        self.check_packed(qkv, positions, rope)?;
         match implementation {
             Implementation::Fused => qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope))),
             Implementation::Composed => {
+                let (wide, narrow) = self.widths();
                 let part = |start, width| qkv.narrow(1, start, width);
                 let (q, k, v) = (part(0, wide)?, part(wide, narrow)?, part(wide + narrow, narrow)?);
                 self.composed(&q, &k, &v, positions, rope)
             }
         }
+    }
+
+    /// [`Attention::forward`] on a tape.
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other, the positions or the tables.
+    pub fn trace(
+        &self,
+        q: &Traced,
+        k: &Traced,
+        v: &Traced,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Traced> {
+        match Implementation::of(q.value()) {
+            Implementation::Fused => {
+                self.check_separate(q.value(), k.value(), v.value(), positions, rope)?;
+                q.op3(k, v, op::Separate(op::Context::new(self, positions, rope)))
+            }
+            composed => Traced::composed([q, k, v], |[q, k, v]| self.forward_with(q, k, v, positions, rope, composed)),
+        }
+    }
+
+    /// [`Attention::forward_packed`] on a tape.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn trace_packed(&self, qkv: &Traced, positions: &Positions, rope: Option<&RopeTables>) -> Result<Traced> {
+        match Implementation::of(qkv.value()) {
+            Implementation::Fused => {
+                self.check_packed(qkv.value(), positions, rope)?;
+                qkv.op1(op::Packed(op::Context::new(self, positions, rope)))
+            }
+            composed => Traced::composed([qkv], |[qkv]| self.forward_packed_with(qkv, positions, rope, composed)),
+        }
+    }
+
+    /// Columns of all query heads, and of all key-value heads.
+    fn widths(&self) -> (usize, usize) {
+        (self.heads * self.head_dimension, self.kv_heads * self.head_dimension)
+    }
+
+    fn check_separate(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<()> {
+        self.check(positions, rope)?;
+        let (wide, narrow) = self.widths();
+        for (name, x, width) in [("q", q, wide), ("k", k, narrow), ("v", v, narrow)] {
+            expect_shape(name, x, positions, width)?;
+        }
+        Ok(())
+    }
+
+    fn check_packed(&self, qkv: &Tensor, positions: &Positions, rope: Option<&RopeTables>) -> Result<()> {
+        self.check(positions, rope)?;
+        let (wide, narrow) = self.widths();
+        expect_shape("qkv", qkv, positions, wide + 2 * narrow)
     }
 
     fn check(&self, positions: &Positions, rope: Option<&RopeTables>) -> Result<()> {

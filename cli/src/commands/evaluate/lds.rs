@@ -90,6 +90,9 @@ impl Lds {
     }
 }
 
+/// Of more runs than this the table shows differences from the first alone; JSON has them all.
+const PAIRS_OF: usize = 4;
+
 fn table(report: &LdsReport) -> String {
     let mut text = String::new();
     let better = if report.higher_is_better { "higher is better" } else { "lower is better" };
@@ -113,7 +116,9 @@ fn table(report: &LdsReport) -> String {
     text.push_str(&runs.text(""));
     if !report.differences.is_empty() {
         let mut differences = Columns::titled(["difference", "LDS", "95 % interval"]);
-        for difference in &report.differences {
+        let first = report.runs.first().map(|run| &run.name);
+        let all = report.runs.len() <= PAIRS_OF;
+        for difference in report.differences.iter().filter(|difference| all || Some(&difference.run) == first) {
             let interval = range(difference.intervals.map(|intervals| intervals.subsets_and_queries));
             let name = format!("{} minus {}", difference.run, difference.minus);
             differences.row([name, format!("{:+.3}", difference.lds), interval]);

@@ -1,0 +1,368 @@
+//! A chain of ops with hand-written backward passes, differentiated without candle's bookkeeping.
+//!
+//! candle's own pass sets every gradient to zero and then adds what arrives, three passes over memory for each op.
+//! Here a gradient that arrives first is kept as it is, and nothing is computed that nobody asked for.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
+
+use crate::addition::{Add, fits};
+use crate::section::Seed;
+
+/// Whether a gradient is needed at a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gradient {
+    /// Yes.
+    Wanted,
+    /// No: nothing before it is differentiated.
+    Unwanted,
+}
+
+/// Gradients on their way back, by place.
+#[derive(Default)]
+struct Gradients(Vec<Option<Tensor>>);
+
+impl Gradients {
+    /// Adds a gradient that others may hold as well.
+    fn share(&mut self, place: usize, gradient: Tensor) -> Result<()> {
+        let sum = match self.0[place].take() {
+            Some(before) => (gradient + before)?,
+            None => gradient,
+        };
+        self.0[place] = Some(sum);
+        Ok(())
+    }
+
+    /// Adds a gradient that was made for this place: its memory takes the sum.
+    fn give(&mut self, place: usize, gradient: Tensor) -> Result<()> {
+        if let Some(before) = self.0[place].take() {
+            if !fits(&gradient) {
+                return self.share(place, (gradient + before)?);
+            }
+            gradient.inplace_op2(&before.contiguous()?, &Add)?;
+        }
+        self.0[place] = Some(gradient);
+        Ok(())
+    }
+}
+
+type Back = Box<dyn FnOnce(Tensor, &mut Gradients) -> Result<()>>;
+
+/// The steps of one section, in order, each with the place of its output's gradient.
+#[derive(Default)]
+struct Steps {
+    places: usize,
+    steps: Vec<(usize, Back)>,
+}
+
+/// Records what is computed from its input, to go back through it once.
+#[derive(Default)]
+pub struct Tape {
+    steps: Rc<RefCell<Steps>>,
+}
+
+impl std::fmt::Debug for Tape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tape[{} steps]", self.steps.borrow().steps.len())
+    }
+}
+
+impl Tape {
+    /// The value that everything on this tape is computed from.
+    pub fn input(&self, value: Tensor, gradient: Gradient) -> Traced {
+        let place = (gradient == Gradient::Wanted).then(|| self.place());
+        Traced { value, tape: Some(Tape { steps: self.steps.clone() }), place }
+    }
+
+    fn place(&self) -> usize {
+        let mut steps = self.steps.borrow_mut();
+        steps.places += 1;
+        steps.places - 1
+    }
+
+    fn push(&self, place: usize, back: Back) {
+        self.steps.borrow_mut().steps.push((place, back));
+    }
+
+    /// Goes back from `output`, whose gradient is `gradient`, and returns the gradient at `input`, if it was wanted
+    /// and something depends on it. What a step held is dropped as soon as it is done.
+    ///
+    /// # Errors
+    /// If the backward pass of an op fails.
+    pub fn backward(self, input: &Traced, output: &Traced, gradient: Tensor) -> Result<Option<Tensor>> {
+        let Steps { places, mut steps } = std::mem::take(&mut *self.steps.borrow_mut());
+        let mut gradients = Gradients(vec![None; places]);
+        if let Some(place) = output.place {
+            gradients.share(place, gradient)?;
+        }
+        while let Some((place, back)) = steps.pop() {
+            if let Some(gradient) = gradients.0[place].take() {
+                back(gradient, &mut gradients)?;
+            }
+        }
+        Ok(input.place.and_then(|place| gradients.0[place].take()))
+    }
+}
+
+/// A tensor that a [`Tape`] may know.
+///
+/// Ops given to [`Traced::op1`] and its like must return new memory from `bwd`: sums of gradients are formed there.
+#[derive(Debug)]
+pub struct Traced {
+    value: Tensor,
+    tape: Option<Tape>,
+    place: Option<usize>,
+}
+
+impl Clone for Traced {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), tape: self.tape(), place: self.place }
+    }
+}
+
+impl Traced {
+    /// A value that is not differentiated.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, tape: None, place: None }
+    }
+
+    /// The tensor.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    fn tape(&self) -> Option<Tape> {
+        self.tape.as_ref().map(|tape| Tape { steps: tape.steps.clone() })
+    }
+
+    /// A value computed from this one, whose gradient `back` takes further: to this place if one is given.
+    pub(crate) fn then(
+        &self,
+        value: Tensor,
+        back: impl FnOnce(Tensor, Gradient) -> Result<Option<Tensor>> + 'static,
+        always: Gradient,
+    ) -> Self {
+        let Some(tape) = self.tape() else { return Self::constant(value) };
+        let (wanted, from) = match self.place {
+            Some(place) => (Gradient::Wanted, Some(place)),
+            None if always == Gradient::Wanted => (Gradient::Unwanted, None),
+            None => return Self { value, tape: Some(tape), place: None },
+        };
+        let place = tape.place();
+        tape.push(
+            place,
+            Box::new(move |gradient, gradients| match (back(gradient, wanted)?, from) {
+                (Some(gradient), Some(from)) => gradients.give(from, gradient),
+                _ => Ok(()),
+            }),
+        );
+        Self { value, tape: Some(tape), place: Some(place) }
+    }
+
+    /// One op of this value.
+    ///
+    /// # Errors
+    /// If the op fails.
+    pub fn op1(&self, op: impl CustomOp1 + 'static) -> Result<Self> {
+        let x = self.value.contiguous()?;
+        let y = x.apply_op1_no_bwd(&op)?;
+        let value = y.clone();
+        Ok(self.then(y, move |gradient, _| op.bwd(&x, &value, &gradient), Gradient::Unwanted))
+    }
+
+    /// One op of this value and another.
+    ///
+    /// # Errors
+    /// If the op fails.
+    pub fn op2(&self, other: &Self, op: impl CustomOp2 + 'static) -> Result<Self> {
+        let (a, b) = (self.value.contiguous()?, other.value.contiguous()?);
+        let y = a.apply_op2_no_bwd(&b, &op)?;
+        let value = y.clone();
+        Ok(joined([self, other], y, move |gradient| {
+            let (a, b) = op.bwd(&a, &b, &value, &gradient)?;
+            Ok([a, b])
+        }))
+    }
+
+    /// One op of this value and two others.
+    ///
+    /// # Errors
+    /// If the op fails.
+    pub fn op3(&self, second: &Self, third: &Self, op: impl CustomOp3 + 'static) -> Result<Self> {
+        let (a, b, c) = (self.value.contiguous()?, second.value.contiguous()?, third.value.contiguous()?);
+        let y = a.apply_op3_no_bwd(&b, &c, &op)?;
+        let value = y.clone();
+        Ok(joined([self, second, third], y, move |gradient| {
+            let (a, b, c) = op.bwd(&a, &b, &c, &value, &gradient)?;
+            Ok([a, b, c])
+        }))
+    }
+
+    /// What `f` builds of these values from candle's ops, differentiated by candle: for every type and device.
+    ///
+    /// # Errors
+    /// If an op fails.
+    pub fn composed<const N: usize>(
+        inputs: [&Self; N],
+        f: impl FnOnce([&Tensor; N]) -> Result<Tensor>,
+    ) -> Result<Self> {
+        if inputs.iter().all(|input| input.place.is_none()) {
+            let tape = inputs.iter().find_map(|input| input.tape());
+            return Ok(Self { value: f(inputs.map(|input| &input.value))?, tape, place: None });
+        }
+        let variables = inputs.map(|input| Var::from_tensor(&input.value.detach()));
+        let mut leaves = Vec::with_capacity(N);
+        for variable in variables {
+            leaves.push(variable?.into_inner());
+        }
+        let y = f(std::array::from_fn(|k| &leaves[k]))?;
+        let value = y.detach();
+        Ok(joined(inputs, value, move |gradient| {
+            let mut store = y.contiguous()?.apply_op1(Seed(gradient))?.backward()?;
+            let mut found = [const { None }; N];
+            for (found, leaf) in found.iter_mut().zip(&leaves) {
+                // a copy: candle may return one tensor for several places
+                *found = store.remove(leaf).map(|gradient| gradient.copy()).transpose()?;
+            }
+            Ok(found)
+        }))
+    }
+
+    /// The sum with a value of the same shape.
+    ///
+    /// # Errors
+    /// If the shapes differ.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        let (a, b) = (&self.value, &other.value);
+        let own = a.dims() == b.dims() && a.dtype() == b.dtype() && fits(a) && fits(b);
+        let y = if own { a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Add)? } else { (a + b)? };
+        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Ok(Self::constant(y)) };
+        let to: Vec<usize> = [self.place, other.place].into_iter().flatten().collect();
+        if to.is_empty() {
+            return Ok(Self { value: y, tape: Some(tape), place: None });
+        }
+        let place = tape.place();
+        let back = move |gradient: Tensor, gradients: &mut Gradients| {
+            to.into_iter().try_for_each(|place| gradients.share(place, gradient.clone()))
+        };
+        tape.push(place, Box::new(back));
+        Ok(Self { value: y, tape: Some(tape), place: Some(place) })
+    }
+}
+
+/// A value computed from several, `back` giving the gradient at each.
+fn joined<const N: usize>(
+    from: [&Traced; N],
+    value: Tensor,
+    back: impl FnOnce(Tensor) -> Result<[Option<Tensor>; N]> + 'static,
+) -> Traced {
+    let Some(tape) = from.iter().find_map(|from| from.tape()) else { return Traced::constant(value) };
+    let places = from.map(|from| from.place);
+    if places.iter().all(Option::is_none) {
+        return Traced { value, tape: Some(tape), place: None };
+    }
+    let place = tape.place();
+    let back = move |gradient: Tensor, gradients: &mut Gradients| {
+        for (place, gradient) in places.into_iter().zip(back(gradient)?) {
+            if let (Some(place), Some(gradient)) = (place, gradient) {
+                gradients.give(place, gradient)?;
+            }
+        }
+        Ok(())
+    };
+    tape.push(place, Box::new(back));
+    Traced { value, tape: Some(tape), place: Some(place) }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{CpuStorage, Device, Layout, Shape};
+
+    use super::*;
+    use crate::{LayerId, Linear, TapRecorder};
+
+    struct Square;
+
+    impl CustomOp1 for Square {
+        fn name(&self) -> &'static str {
+            "square"
+        }
+        fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+            let y = crate::linear::contiguous::<f64>(x, layout)?.iter().map(|x| x * x).collect();
+            Ok((CpuStorage::F64(y), layout.shape().clone()))
+        }
+        fn bwd(&self, x: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+            ((x * gradient)? * 2.0).map(Some)
+        }
+    }
+
+    fn numbers(n: usize) -> Result<Tensor> {
+        Tensor::from_vec((0..n).map(|k| (k as f64 * 0.7).sin()).collect(), (n / 2, 2), &Device::Cpu)
+    }
+
+    /// `y = x + x² + tanh(x) · x²`, with `x²` and `x` each read more than once.
+    fn chain(x: &Traced) -> Result<Traced> {
+        let square = x.op1(Square)?;
+        let product = Traced::composed([x, &square], |[x, square]| x.tanh()? * square)?;
+        x.add(&square)?.add(&product)
+    }
+
+    #[test]
+    fn gradients_add_up_wherever_a_value_is_read_twice() -> Result<()> {
+        let (x, seed) = (numbers(6)?, numbers(6)?.affine(0.5, 0.3)?);
+        let tape = Tape::default();
+        let input = tape.input(x.clone(), Gradient::Wanted);
+        let output = chain(&input)?;
+        let kept = seed.copy()?;
+        let found = tape.backward(&input, &output, seed.clone())?.expect("the output depends on the input");
+        let (x, seed, y) = (x.flatten_all()?, seed.flatten_all()?, output.value().flatten_all()?.to_vec1::<f64>()?);
+        let (x, seed, found) = (x.to_vec1::<f64>()?, seed.to_vec1::<f64>()?, found.flatten_all()?.to_vec1::<f64>()?);
+        for k in 0..6 {
+            let (x, t) = (x[k], x[k].tanh());
+            assert!((y[k] - (x + x * x + t * x * x)).abs() < 1e-15);
+            let slope = 1.0 + 2.0 * x + (1.0 - t * t) * x * x + 2.0 * t * x;
+            assert!((found[k] - seed[k] * slope).abs() < 1e-15, "[{k}]");
+        }
+        // the caller's gradient is read, never written
+        assert_eq!(kept.flatten_all()?.to_vec1::<f64>()?, seed);
+        Ok(())
+    }
+
+    #[test]
+    fn a_layer_leaves_its_tap_where_nobody_wants_its_input_gradient() -> Result<()> {
+        let weight = Tensor::new(&[[0.5, -1.0], [2.0, 0.25], [0.1, 0.3]], &Device::Cpu)?;
+        let layer = |id| Linear::new(weight.clone(), None, Some(LayerId(id))).expect("a matrix");
+        let back = Linear::new(weight.t()?.contiguous()?, None, None).expect("a matrix");
+        type Rows = Vec<Vec<f64>>;
+        let run = |wanted| -> Result<(Option<Rows>, Rows)> {
+            let (tape, taps) = (Tape::default(), TapRecorder::default());
+            let input = tape.input(numbers(4)?, wanted);
+            let output = back.trace(&layer(3).trace(&input, &taps)?.op1(Square)?, &taps)?;
+            let found = tape.backward(&input, &output, numbers(4)?)?;
+            let mut taps = taps.take();
+            let (id, a, s) = taps.pop().expect("one tracked layer");
+            assert_eq!((id, a.id(), taps.len()), (LayerId(3), input.value().id(), 0));
+            Ok((found.map(|found| found.to_vec2()).transpose()?, s.to_vec2()?))
+        };
+        let (found, tap) = run(Gradient::Wanted)?;
+        let (nothing, same) = run(Gradient::Unwanted)?;
+        assert_eq!((nothing, &same), (None, &tap));
+        for (found, tap) in found.expect("wanted").iter().zip(&tap) {
+            let weight = weight.to_vec2::<f64>()?;
+            for i in 0..2 {
+                let want: f64 = (0..3).map(|o| tap[o] * weight[o][i]).sum();
+                assert!((found[i] - want).abs() < 1e-15);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn constants_leave_nothing() -> Result<()> {
+        let output = chain(&Traced::constant(numbers(6)?))?;
+        assert!(output.tape.is_none() && output.place.is_none());
+        Ok(())
+    }
+}
