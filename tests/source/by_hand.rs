@@ -137,9 +137,20 @@ impl ByHand {
 
     /// Source's scores.
     pub(crate) fn scores(&self, options: SourceOptions) -> Scores {
+        self.scores_of(options, |_| true)
+    }
+
+    /// What each stage contributes to them.
+    pub(crate) fn scores_by_stage(&self) -> Vec<Scores> {
+        let of_stage = |stage| self.scores_of(SourceOptions::default(), |found| found == stage);
+        (0..self.stages.len()).map(of_stage).collect()
+    }
+
+    fn scores_of(&self, options: SourceOptions, wanted: impl Fn(usize) -> bool) -> Scores {
         let vectors = self.vectors(&self.last, &self.walk(options));
         self.sum(|add| {
-            for (leg, networks) in self.networks.iter().enumerate() {
+            for (leg, networks) in self.networks.iter().enumerate().filter(|(leg, _)| wanted(self.run.segments[*leg].0))
+            {
                 for (network, weight) in networks {
                     add(network, leg, QueryRows { vectors: &vectors, leg, weight: weight / self.n(leg) });
                 }

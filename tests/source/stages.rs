@@ -64,8 +64,14 @@ fn stages_with_their_own_data_and_layers() -> Outcome {
     assert!(by_hand.curvatures[2].factors.layers[0].basis.is_none(), "the second stage froze the first layer");
     // columns: the first file's rows, then those of the second that are new
     by_hand.columns = vec![(0..40).collect(), (0..10).chain(40..60).collect()];
-    let done = case.run(|_| {});
-    assert_scores(&done.scores(""), &by_hand.scores(SourceOptions::default()), "two stages");
+    let done = case.run(|job| job.source.as_mut().expect("Source").by_stage = true);
+    let (all, by_stage) = (by_hand.scores(SourceOptions::default()), by_hand.scores_by_stage());
+    assert_scores(&done.scores(""), &all, "two stages");
+    for (name, want) in ["stage-first", "stage-second"].into_iter().zip(&by_stage) {
+        assert_scores(&done.scores(name), want, name);
+    }
+    // a row of one file alone has nothing from the other stage
+    assert!((0..10).all(|q| by_stage[1].values[q * 60 + 20] == 0.0 && by_stage[0].values[q * 60 + 50] == 0.0));
     let about = header(&done.folder.path().join("scores.safetensors"));
     let ids: Vec<String> = serde_json::from_str(&about["train_ids"])?;
     // a row's number names two examples where the files differ
