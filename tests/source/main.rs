@@ -8,6 +8,7 @@ mod support;
 mod answers;
 mod by_hand;
 mod case;
+mod late_layers;
 mod limits;
 mod reuse;
 mod stages;

@@ -65,7 +65,13 @@ impl Plan {
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
-        for (name, file) in files {
+        let count = files.len();
+        for (index, (name, file)) in files.into_iter().enumerate() {
+            // an earlier stage may have had another head
+            let limits = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
+                Some(checkpoint) if index + 1 < count => Model::load(&checkpoint.folder, &options)?.limits(),
+                _ => limits,
+            };
             let (train, report) = data::read(&job, &file, Role::Train, limits, tokenizer.as_ref())?;
             notes.extend(data::notes("training examples", &report));
             stages.push(Stage { name, n_examples: train.len(), train });
