@@ -101,7 +101,7 @@ fn documents_that_state_the_fact_come_first() {
 fn a_run_far_from_saturation_is_said_to_be() {
     let folder = Folder::new();
     let shown = done(&format!("source {TRAINER} --out {} --loss-scale 1e-4 --progress never", folder.arg("run")));
-    let said: Vec<&str> = shown.err.lines().skip_while(|line| !line.starts_with("median")).collect();
+    let said: Vec<&str> = shown.err.lines().skip_while(|line| !line.starts_with("of an older change")).collect();
     insta::assert_snapshot!("far_from_saturation", said.join("\n"));
     let report = fs::read_to_string(folder.path("run/run.json")).expect("a report");
     let report: Value = serde_json::from_str(&report).expect("JSON");

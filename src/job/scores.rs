@@ -152,7 +152,7 @@ impl Run<'_> {
         });
         let network = self.network(pass.site.network)?;
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
-        let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
+        let sweep = self.sweep(&network, &examples, gap.clone(), Pass::Scores);
         let widths: Vec<usize> = sources.iter().map(StoredVectors::rows).collect();
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {

@@ -81,7 +81,7 @@ impl Run<'_> {
         }
         let objectives = self.plan.label_mode().objectives(stream::COVARIANCE);
         let examples = self.plan.in_batches(&self.plan.training.stages[site.stage].train);
-        let sweep = self.sweep(&*network, &examples, range.clone(), Pass::Covariance);
+        let sweep = self.sweep(&network, &examples, range.clone(), Pass::Covariance);
         sweep.differentiate(start, &objectives, &mut sum, |sum, chunk| {
             sum.flush(chunk.examples.clone(), objectives.len())?;
             if chunk.save && chunk.examples.end < range.end {
@@ -123,7 +123,7 @@ impl Run<'_> {
         // never the covariances' labels: a basis and its eigenvalues must not share their noise
         let objectives = self.plan.label_mode().objectives(stream::LAMBDA);
         let examples = self.plan.in_batches(&self.plan.training.stages[site.stage].train);
-        let sweep = self.sweep(&*network, &examples, range.clone(), Pass::Lambda);
+        let sweep = self.sweep(&network, &examples, range.clone(), Pass::Lambda);
         sweep.differentiate(start, &objectives, &mut sums, |sums, chunk| {
             sums.flush(chunk.examples.clone(), objectives.len())?;
             if chunk.save && chunk.examples.end < range.end {
