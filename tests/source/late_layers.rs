@@ -43,13 +43,14 @@ fn with_another_head(from: &Path, to: &Path) -> Outcome {
 fn description(folder: &Path, trained: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
     let stage = |name: &str, extra: &str, path: &Path| {
         format!(
-            "[[stage]]\nname = \"{name}\"\noptimizer = \"sgd\"\ntrain_examples = 60\nbatch_size = 10\n\
+            "[[stage]]\nname = \"{name}\"\noptimizer = \"sgd\"\nmomentum = 0.0\nweight_decay = 0.0\ntrain_examples = 60\nbatch_size = 10\n\
              loss_reduction = \"mean\"\nsteps = 100\n{extra}\n[[stage.learning_rate]]\nfrom_step = 0\nvalue = 0.1\n\
              [[stage.checkpoint]]\npath = {:?}\nstep = 100\n",
             path.display().to_string()
         )
     };
-    let text = stage("before", trained, &folder.join("before")) + &stage("after", "", &fixture("mlp-trajectory/checkpoint-720"));
+    let text = stage("before", trained, &folder.join("before"))
+        + &stage("after", "", &fixture("mlp-trajectory/checkpoint-720"));
     let file = folder.join("run.toml");
     std::fs::write(&file, text)?;
     Ok(file)
