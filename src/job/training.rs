@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use super::moments::Moments;
 use super::networks::Networks;
-use super::request::{Average, Beside, SourceRequest};
+use super::request::{AdamRequest, Average, Beside, SourceRequest};
 use super::{Job, JobError};
 use crate::attribution::source::SourceLeg;
 use crate::attribution::trajectory::{Segment, TrainingStage};
@@ -157,6 +157,12 @@ impl Training {
                 let reading = &run.readings[*stage];
                 fit.moments = Some(Moments::read(reading, segment, numbers.optimizer(), source.adam, &layers, fit)?);
             }
+        }
+        if source.adam != AdamRequest::default() && fits.iter().all(|fit| fit.moments.is_none()) {
+            return Err(JobError::Options {
+                problem: "no stage of the training run was trained with Adam".into(),
+                hint: Some("leave `adam` out".into()),
+            });
         }
         if source.with.contains(&Beside::Influence) {
             fits.push(Fit {

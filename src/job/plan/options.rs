@@ -1,6 +1,6 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
-use super::super::request::{Beside, Curvature, Measure, Normalize, ScoreScale, SourceRequest, StoreScores};
+use super::super::request::{Beside, Curvature, Measure, Normalize, ScoreScale, Several, SourceRequest, StoreScores};
 use super::super::{Job, JobError};
 use crate::data::RowTask;
 use crate::model::Limits;
@@ -89,7 +89,7 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
     if job.output.scale != ScoreScale::PerExample {
         return options("Source has no scores without 1/N", "leave `scale` out");
     }
-    if job.method.damping.0.len() > 1 && !source.with.contains(&Beside::Influence) {
+    if job.method.damping != Several::default() && !source.with.contains(&Beside::Influence) {
         return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
     }
     Ok(())
