@@ -65,6 +65,13 @@ pub enum Warning {
         /// In `optimizer.pt`.
         optimizer: f64,
     },
+    /// Parameter groups with base rates of their own; the walk takes the schedule's rate for all of them.
+    GroupRates {
+        /// The smallest base rate.
+        smallest: f64,
+        /// The largest.
+        largest: f64,
+    },
     /// The number of processes is not recorded; one is assumed.
     UnknownProcesses,
     /// The run's data were a stream, so the number of examples cannot be checked.
@@ -107,6 +114,10 @@ impl std::fmt::Display for Warning {
             Self::OptimizerOverrides { option, arguments, optimizer } => {
                 write!(f, "`{option}` is {arguments} in the arguments and {optimizer} in `optimizer.pt`; the latter is used")
             }
+            Self::GroupRates { smallest, largest } => write!(
+                f,
+                "parameter groups have base rates from {smallest} to {largest}; the rate of the schedule is taken for every layer"
+            ),
             Self::UnknownProcesses => {
                 f.write_str("the number of training processes is not recorded; one is assumed")
             }
