@@ -18,34 +18,13 @@ import sys
 import tempfile
 
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "fixtures"))
-from generators.kronfluence_reference import Rows, arguments, linearised  # noqa: E402
+from generators.kronfluence_reference import LanguageTask, Rows, arguments, linearised  # noqa: E402
 from kronfluence.analyzer import Analyzer, prepare_model  # noqa: E402
 from kronfluence.arguments import FactorArguments, ScoreArguments  # noqa: E402
-from kronfluence.task import Task  # noqa: E402
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
-
-
-class LanguageTask(Task):
-    def __init__(self, layers):
-        super().__init__()
-        self.layers = layers
-
-    def compute_train_loss(self, batch, model, sample=False):
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-        return F.cross_entropy(logits.transpose(1, 2), batch["labels"][:, 1:], reduction="sum", ignore_index=-100)
-
-    def compute_measurement(self, batch, model):
-        return self.compute_train_loss(batch, model)
-
-    def get_influence_tracked_modules(self):
-        return self.layers
-
-    def get_attention_mask(self, batch):
-        return batch["attention_mask"]
 
 
 def rows(file, tokenizer, max_length):

@@ -21,7 +21,7 @@ mod training;
 
 pub use error::JobError;
 pub use plan::{DataSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary};
-pub use rank::{QueryInfo, QueryRanking, RankedExample};
+pub use rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
 pub use request::*;
 pub use run::{StageReport, StepReport};
 pub use saturation::{LayerSaturation, Saturation};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::answers::Method;
-use super::rank::QueryRanking;
+use super::rank::{QueryRanking, write_csv};
 use super::reuse::CURVATURE_DATA;
 use super::run::StepReport;
 use super::scores::Sums;
@@ -274,20 +274,9 @@ pub(super) fn write_rankings(plan: &Plan, answer: usize, rankings: &[QueryRankin
         return Ok(());
     }
     let file = of_answer(plan, answer, "ranking", "csv");
-    let failed =
-        |error: csv::Error| JobError::Io { file: file.clone(), action: "cannot be written", source: error.into() };
-    let mut writer = csv::Writer::from_writer(vec![]);
-    writer.write_record(["query_id", "side", "rank", "train_id", "score", "excerpt"]).map_err(failed)?;
-    for ranking in rankings {
-        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
-            for (rank, example) in examples.iter().enumerate() {
-                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
-                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
-                writer.write_record(record).map_err(failed)?;
-            }
-        }
-    }
-    let bytes = writer.into_inner().map_err(|error| failed(error.into_error().into()))?;
+    let mut bytes = vec![];
+    let failed = |source| JobError::Io { file: file.clone(), action: "cannot be written", source };
+    write_csv(rankings, &mut bytes).map_err(failed)?;
     write_file(&file, &bytes)
 }
 

@@ -1,5 +1,7 @@
 //! From scores to lists that a person reads.
 
+use std::io::{self, Write};
+
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -49,6 +51,29 @@ pub struct RankedExample {
     /// Its other fields.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
+}
+
+/// Writes rankings as CSV with a header: one line for each query, side and rank.
+///
+/// # Errors
+/// If `out` cannot be written.
+pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
+    let failed = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    };
+    let mut writer = csv::Writer::from_writer(out);
+    writer.write_record(["query_id", "side", "rank", "train_id", "score", "excerpt"]).map_err(failed)?;
+    for ranking in rankings {
+        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
+            for (rank, example) in examples.iter().enumerate() {
+                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
+                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
+                writer.write_record(record).map_err(failed)?;
+            }
+        }
+    }
+    writer.flush()
 }
 
 impl Plan {

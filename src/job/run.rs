@@ -194,8 +194,8 @@ impl Plan {
         let saturation =
             match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
                 true => Some(match self.job.model.dtype {
-                    Precision::F32 => run.saturation(&run.fitted::<f32>()?),
-                    Precision::F64 => run.saturation(&run.fitted::<f64>()?),
+                    Precision::F32 => run.saturation::<f32>()?,
+                    Precision::F64 => run.saturation::<f64>()?,
                 }),
                 false => None,
             };

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::JobError;
 use super::run::{Number, Run};
-use crate::attribution::source::{LegCurvature, exponents, forgotten};
+use crate::attribution::source::{exponents, forgotten};
 
 /// Shares of the eigenvalues at which `τσ` is reported.
 const LEVELS: [f64; 4] = [0.1, 0.5, 0.9, 1.0];
@@ -61,20 +62,20 @@ impl Saturation {
 
 impl Run<'_> {
     /// `τσ` of every segment, once its curvature is known.
-    pub(super) fn saturation<T: Number>(&self, curvatures: &[LegCurvature<T>]) -> Vec<Saturation> {
+    pub(super) fn saturation<T: Number>(&self) -> Result<Vec<Saturation>, JobError> {
         let training = &self.plan.training;
         let mut found = Vec::with_capacity(training.segments().len());
-        for ((stage, segment), (fit, curvature)) in training.segments().iter().zip(training.fits.iter().zip(curvatures))
-        {
+        for ((stage, segment), fit) in training.segments().iter().zip(&training.fits) {
+            let factors = self.factors::<T>(fit)?;
             let layers: Vec<LayerSaturation> = training
                 .layers()
                 .iter()
                 .enumerate()
-                .filter(|(l, _)| !fit.frozen.contains(l) && curvature.factors.layers[*l].lambda.is_some())
+                .filter(|(l, _)| !fit.frozen.contains(l) && factors.layers[*l].lambda.is_some())
                 .map(|(l, layer)| {
-                    let values = exponents(&curvature.factors.layers[l], segment, &LEVELS);
+                    let values = exponents(&factors.layers[l], segment, &LEVELS);
                     let quantiles = std::array::from_fn(|k| values[k]);
-                    let forgotten = forgotten(&curvature.factors.layers[l], segment);
+                    let forgotten = forgotten(&factors.layers[l], segment);
                     LayerSaturation { layer: layer.name.clone(), forgotten, quantiles }
                 })
                 .collect();
@@ -88,6 +89,6 @@ impl Run<'_> {
             let forgotten = shares.get(shares.len() / 2).copied().unwrap_or(0.0);
             found.push(Saturation { segment: fit.name.clone(), forgotten, largest_step, layers });
         }
-        found
+        Ok(found)
     }
 }

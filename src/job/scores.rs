@@ -144,9 +144,11 @@ impl Run<'_> {
             .collect();
         let layers = plan.training.layers();
         let form = self.form_of(pass);
-        let curvatures = if form.is_some() { self.fitted::<T>()? } else { vec![] };
-        let form = form.map(|(fit, damping)| {
-            let (factors, inverse) = (&curvatures[fit].factors, LegFn::Inverse(damping));
+        let factors = match form {
+            Some((fit, damping)) => Some((self.factors::<T>(&plan.training.fits[fit])?, LegFn::Inverse(damping))),
+            None => None,
+        };
+        let form = factors.as_ref().map(|(factors, inverse)| {
             let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
             (form, plan.example_weight())
         });

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 use super::moments::Moments;
 use super::networks::Networks;
 use super::request::{AdamRequest, Average, Beside, SourceRequest};
+use super::run::Number;
 use super::{Job, JobError};
-use crate::attribution::source::SourceLeg;
+use crate::attribution::source::{Conditioner, SourceLeg};
 use crate::attribution::trajectory::{Segment, TrainingStage};
 use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::Dataset;
@@ -53,6 +54,16 @@ pub(super) struct Fit {
     pub frozen: Vec<usize>,
     /// Second moments of an optimizer that has them.
     pub moments: Option<Moments>,
+}
+
+impl Fit {
+    /// A conditioner for every layer that is not frozen; empty unless the optimizer is preconditioned.
+    pub(super) fn conditioners<T: Number>(
+        &self,
+        layers: &[LayerSpec],
+    ) -> Result<Vec<Option<Conditioner<T>>>, JobError> {
+        self.moments.as_ref().map_or_else(|| Ok(vec![]), |moments| moments.conditioners(layers, &self.frozen))
+    }
 }
 
 /// What training was.
@@ -203,9 +214,9 @@ impl Training {
     }
 
     /// Every network with the stage that it is taken in, as `fits` need them, each once, in the order of training.
-    pub(super) fn sites(&self, wanted: impl Fn(&Fit) -> bool) -> Vec<Site> {
+    pub(super) fn sites<'f>(fits: impl IntoIterator<Item = &'f Fit>) -> Vec<Site> {
         let mut sites: Vec<Site> = vec![];
-        for fit in self.fits.iter().filter(|fit| wanted(fit)) {
+        for fit in fits {
             for place in &fit.places {
                 let site = Site { network: place.network, stage: fit.stage };
                 if !sites.contains(&site) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, ScoreScale};
+use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, ScoreScale, write_csv};
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
@@ -25,7 +25,7 @@ pub(crate) fn rankings(rankings: &[QueryRanking], job: &Job, format: RankingForm
                 writeln!(out)?;
             }
         }
-        RankingFormat::Csv => csv(&mut out, rankings)?,
+        RankingFormat::Csv => write_csv(rankings, &mut out)?,
     }
     out.flush()?;
     Ok(())
@@ -89,24 +89,4 @@ fn meaning(job: &Job) -> String {
     format!(
         "{unit}\nPositive: a proponent, it helps the query; negative: an opponent, it hurts. Order is more reliable than size."
     )
-}
-
-fn csv(out: &mut impl Write, rankings: &[QueryRanking]) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(out);
-    let failed = |error: csv::Error| match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("{other:?}")),
-    };
-    writer.write_record(["query_id", "side", "rank", "train_id", "score", "excerpt"]).map_err(failed)?;
-    for ranking in rankings {
-        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
-            for (rank, example) in examples.iter().enumerate() {
-                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
-                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
-                writer.write_record(record).map_err(failed)?;
-            }
-        }
-    }
-    writer.flush()?;
-    Ok(())
 }

@@ -10,7 +10,7 @@ use super::JobError;
 use super::answers::Method;
 use super::keys::site;
 use super::run::{Number, Run};
-use super::training::{Fit, Site};
+use super::training::{Fit, Site, Training};
 use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
 use crate::attribution::{Error, Event, Pass};
 use crate::curvature::{CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors};
@@ -44,26 +44,29 @@ impl Run<'_> {
         self.plan.training.fits.iter().enumerate().filter(needed)
     }
 
-    /// What is to be done next.
-    pub(super) fn round(&self) -> Result<Round, JobError> {
-        for (_, fit) in self.fits() {
-            if fit.kind.has_eigenbasis() && self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
-                return Ok(Round::Covariances);
+    /// Fits whose eigenbasis is missing.
+    fn fits_without_eigenbasis(&self) -> Result<Vec<&Fit>, JobError> {
+        let mut missing = vec![];
+        for (_, fit) in self.fits().filter(|(_, fit)| fit.kind.has_eigenbasis()) {
+            if self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
+                missing.push(fit);
             }
         }
-        Ok(if self.lambda_sites()?.is_empty() { Round::Done } else { Round::Lambdas })
+        Ok(missing)
+    }
+
+    /// What is to be done next.
+    pub(super) fn round(&self) -> Result<Round, JobError> {
+        Ok(match self.fits_without_eigenbasis()?.is_empty() {
+            false => Round::Covariances,
+            true if self.lambda_sites()?.is_empty() => Round::Done,
+            true => Round::Lambdas,
+        })
     }
 
     /// Networks whose covariances a missing eigenbasis is made of.
     fn covariance_sites(&self) -> Result<Vec<Site>, JobError> {
-        let mut missing = vec![];
-        for (index, fit) in self.fits() {
-            if fit.kind.has_eigenbasis() && self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
-                missing.push(index);
-            }
-        }
-        let fits = &self.plan.training.fits;
-        Ok(self.plan.training.sites(|fit| missing.iter().any(|&index| std::ptr::eq(&raw const fits[index], fit))))
+        Ok(Training::sites(self.fits_without_eigenbasis()?))
     }
 
     /// Networks at which Λ of some fits is missing, and these fits.
@@ -115,13 +118,14 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let all = self.plan.training.fits.iter().enumerate();
         all.map(|(index, fit)| match needed.contains(&index) {
-            true => self.one_fitted(fit),
+            true => Ok(LegCurvature { factors: self.factors(fit)?, conditioners: fit.conditioners(layers)? }),
             false => Ok(LegCurvature { factors: Factors::identity(layers.len()), conditioners: vec![] }),
         })
         .collect()
     }
 
-    fn one_fitted<T: Number>(&self, fit: &Fit) -> Result<LegCurvature<T>, JobError> {
+    /// The curvature of one fit, without what conditions it.
+    pub(super) fn factors<T: Number>(&self, fit: &Fit) -> Result<Factors<T>, JobError> {
         let layers = self.plan.training.layers();
         let missing =
             || JobError::MissingStep { folder: self.store.folder().to_owned(), what: "the curvature", step: "fit" };
@@ -148,11 +152,7 @@ impl Run<'_> {
                 Factors { kind: CurvatureKind::Ekfac, layers }
             }
         };
-        let conditioners = match &fit.moments {
-            Some(moments) => moments.conditioners(layers, &fit.frozen)?,
-            None => vec![],
-        };
-        Ok(LegCurvature { factors, conditioners })
+        Ok(factors)
     }
 
     /// Λ of a fit: the weighted mean over its networks.
@@ -177,11 +177,7 @@ impl Run<'_> {
                 CurvatureKind::Diagonal => vec![None; layers.len()],
                 _ => self.eigenbases::<T>(fit)?.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases),
             };
-            let conditioners = match &fit.moments {
-                Some(moments) => moments.conditioners(layers, &fit.frozen)?,
-                None => vec![],
-            };
-            Ok(passes::Bases { bases, conditioners, frozen: fit.frozen.clone() })
+            Ok(passes::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
         };
         fits.iter().map(bases).collect()
     }
@@ -189,11 +185,7 @@ impl Run<'_> {
     /// Makes every missing eigenbasis from covariances, which are all there.
     fn decompose_missing<T: Number>(&self) -> Result<(), JobError> {
         let layers = self.plan.training.layers();
-        for (_, fit) in self.fits() {
-            let key = self.plan.eigenbasis_key(fit);
-            if !fit.kind.has_eigenbasis() || self.find(EIGENBASIS, &key)?.is_some() {
-                continue;
-            }
+        for fit in self.fits_without_eigenbasis()? {
             let (pass, total) = (Pass::Eigendecomposition, layers.len() as u64);
             self.observer().event(Event::Started { pass, done: 0, total });
             let mut pool = CovariancePool::default();
@@ -206,10 +198,7 @@ impl Run<'_> {
                 pool.add(place.weight, &covariance).map_err(Error::from)?;
             }
             let covariance = pool.finish().map_err(Error::from)?;
-            let conditioners = match &fit.moments {
-                Some(moments) => moments.conditioners::<T>(layers, &fit.frozen)?,
-                None => vec![],
-            };
+            let conditioners = fit.conditioners::<T>(layers)?;
             let bases = conditioned_eigenbases(&covariance, layers, &conditioners, &fit.frozen)?;
             self.keep_eigenbases(fit, &bases, covariance.mean_positions())?;
             self.observer().event(Event::Advanced { pass, units: total });

@@ -7,7 +7,7 @@ use crate::attribution::store::{Artifact, Key, Metadata, TensorData, TensorFile}
 use crate::curvature::{Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix};
 use crate::job::JobError;
 use crate::job::run::{Number, Run};
-use crate::job::training::{Fit, Place, Site};
+use crate::job::training::{Fit, Place, Site, Training};
 
 /// Every layer's eigenbasis, none where it was frozen, and T̄, the mean number of positions of an example.
 type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, f64);
@@ -159,7 +159,8 @@ impl Run<'_> {
 
     /// Keys of all sums that shards may leave for this job.
     pub(super) fn known_part_keys(&self) -> Result<Vec<Key>, JobError> {
-        let covariances = self.plan.training.sites(|_| true).into_iter().map(|site| self.plan.covariance_key(site));
+        let covariances =
+            Training::sites(&self.plan.training.fits).into_iter().map(|site| self.plan.covariance_key(site));
         let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
         let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
         Ok(covariances.chain(lambdas).collect())

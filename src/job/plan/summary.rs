@@ -8,7 +8,7 @@ use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::ReadReport;
 use crate::job::moments::Moments;
 use crate::job::request::Precision;
-use crate::job::training::Fit;
+use crate::job::training::{Fit, Training};
 
 /// What a person should see before the work begins.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -141,7 +141,8 @@ impl Summary {
                 CurvatureKind::Ekfac => vectors + lambdas,
             }
         };
-        let sites = training.sites(|fit| fit.kind.has_eigenbasis()).len() as u64;
+        let covariance_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_eigenbasis()));
+        let lambda_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_lambda_pass()));
         let rows = queries.map_or(0, |q| Aggregate::from(job.method.aggregate).rows(q.examples)) as u64;
         let all = plan.all_answers();
         let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
@@ -162,23 +163,14 @@ impl Summary {
             queries: queries.map(Into::into),
             legs: legs_of(plan),
             answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
-            factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>() + sites * covariances,
+            factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>()
+                + covariance_sites.len() as u64 * covariances,
             query_bytes: legs as u64 * rows * tracked as u64 * width,
             differentiations: passes
                 .iter()
-                .map(|pass| training.stages[pass.site.stage].train.len() as u64)
-                .chain(
-                    training
-                        .sites(|fit| fit.kind.has_eigenbasis())
-                        .iter()
-                        .map(|s| training.stages[s.stage].train.len() as u64),
-                )
-                .chain(
-                    training
-                        .sites(|fit| fit.kind.has_lambda_pass())
-                        .iter()
-                        .map(|s| training.stages[s.stage].train.len() as u64),
-                )
+                .map(|pass| pass.site)
+                .chain(covariance_sites.iter().chain(&lambda_sites).copied())
+                .map(|site| training.stages[site.stage].train.len() as u64)
                 .sum(),
             notes,
         }
