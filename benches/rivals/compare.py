@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""ascribe and kronfluence side by side on one workload folder, alternately, each as a whole process.
+"""ascribe and its rivals side by side on one workload folder, alternately, each as a whole process.
 
     python benches/rivals/compare.py FOLDER --ascribe target/release/ascribe --work DIR --report report.md \\
-        [--repeats 3] [--threads 2] [--precision highest medium] [--ascribe-arg=--dtype=bf16 ...]
+        [--repeats 3] [--threads 2] [--precision highest medium] [--bergson highest] [--ascribe-arg=--dtype=bf16 ...]
 
 FOLDER comes from workloads.py. Every repeat measures the matrix-product rate (calibrate.py), then runs each side
-once, the order turned round in every other repeat. `--precision` names the rivals: kronfluence at each of these
-settings. The report is a Markdown file: machine, versions, medians with [least, most], and ratios kronfluence/ascribe,
-where [least, most] are of the ratios within one repeat. All single figures go to DIR/runs.json, and a run that is
-there already is kept: an interrupted comparison goes on with the next repeat.
+once, the order turned round in every other repeat. `--precision` and `--bergson` name the rivals: kronfluence and
+Bergson at each of these settings. The report is a Markdown file: machine, versions, medians with [least, most], and
+ratios rival/ascribe, where [least, most] are of the ratios within one repeat. All single figures go to DIR/runs.json,
+and a run that is there already is kept: an interrupted comparison goes on with the next repeat.
 
-Stages: ascribe's come from `stages` in the run folder's `run.json`, kronfluence's from kronfluence_side.py. kronfluence
-computes query gradients inside its score stage, so ascribe's `queries` and `scores` are added up. `start and load` is
-what remains of the whole process. Peak memory is that of the process: ascribe's from wait4, kronfluence's the
-greatest of its stages (it resets the kernel's own mark).
+Stages: ascribe's come from `stages` in the run folder's `run.json`, a rival's from its `_side.py`. kronfluence
+computes query gradients inside its score stage, so ascribe's `queries` and `scores` are added up, and Bergson's too;
+Bergson times its factors as one, so that they have a row of their own. `start and load` is what remains of the whole
+process. Peak memory is that of the process: ascribe's from wait4, a rival's the greatest of its stages (it resets the
+kernel's own mark).
 """
 
 import machine
@@ -31,7 +32,8 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-STAGES = ("covariance", "eigendecomposition", "lambda", "scores")
+FACTORS = ("covariance", "eigendecomposition", "lambda")
+STAGES = (*FACTORS, "scores")
 
 
 def run_process(command, stdout, stderr):
@@ -60,18 +62,31 @@ def run_ascribe(a, spec, work):
         for stage in json.load(file)["stages"]:
             name = "scores" if stage["stage"] == "queries" else stage["stage"]
             stages[name] = stages.get(name, 0.0) + stage["seconds"]
+    stages["factors"] = sum(stages.get(name, 0.0) for name in FACTORS)
     return dict(total=seconds, peak_mib=peak, stages=stages)
 
 
-def run_kronfluence(a, precision, work):
-    command = [sys.executable, os.path.join(HERE, "kronfluence_side.py"), a.folder, "--threads", str(a.threads), "--precision", precision,
-               "--out", os.path.join(work, "kronfluence-" + precision)]
-    log = os.path.join(work, f"kronfluence-{precision}.out")
-    seconds, _ = run_process(command, log, os.path.join(work, f"kronfluence-{precision}.err"))
+def run_rival(a, program, precision, work):
+    """Runs `PROGRAM_side.py`, which says a JSON line for each stage among whatever else its libraries print."""
+    name = f"{program}-{precision}"
+    command = [sys.executable, os.path.join(HERE, program + "_side.py"), a.folder, "--threads", str(a.threads), "--precision", precision,
+               "--out", os.path.join(work, name)]
+    log = os.path.join(work, name + ".out")
+    seconds, _ = run_process(command, log, os.path.join(work, name + ".err"))
     with open(log) as file:
-        lines = {line["stage"]: line for line in map(json.loads, file)}
-    return dict(total=seconds, peak_mib=lines["total"]["peak_mib"], scores=lines["total"]["scores"],
-                stages={name: lines[name]["seconds"] for name in STAGES})
+        lines = {line["stage"]: line for line in map(json.loads, (line for line in file if line.startswith('{"stage"')))}
+    stages = {stage: line["seconds"] for stage, line in lines.items()}
+    if program == "bergson":
+        stages["scores"] = stages["queries"] + stages["inverse"] + stages["train scores"]
+    else:
+        stages["factors"] = sum(stages[stage] for stage in FACTORS)
+    return dict(total=seconds, peak_mib=lines["total"]["peak_mib"], scores=lines["total"]["scores"], stages=stages)
+
+
+def rivals(a):
+    """`(name, program, precision)` of each rival that was asked for."""
+    return ([(f"kronfluence {p}", "kronfluence", p) for p in a.precision]
+            + [(f"Bergson {p}", "bergson", p) for p in a.bergson])
 
 
 def calibrate(a):
@@ -95,15 +110,18 @@ def spread(values, digits=2):
 
 def figures(side):
     """Rows of the table for one run."""
-    rest = side["total"] - sum(side["stages"].get(name, 0.0) for name in STAGES)
-    rows = {name: side["stages"].get(name) for name in STAGES}
+    stages = side["stages"]
+    rest = side["total"] - stages["factors"] - stages["scores"]
+    rows = {name: stages.get(name) for name in (*FACTORS, "factors", "scores")}
+    rows["factors, together"] = rows.pop("factors")
+    rows["queries and scores"] = rows.pop("scores")
     return {**rows, "start and load": rest, "whole job": side["total"], "peak MiB": side["peak_mib"]}
 
 
 def report(a, spec, runs):
-    names = ["ascribe"] + [f"kronfluence {p}" for p in a.precision]
+    names = ["ascribe"] + [name for name, _, _ in rivals(a)]
     table = {name: [figures(run[name]) for run in runs] for name in names}
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "kronfluence", "transformers"))
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "kronfluence", "transformers", *(["bergson"] if a.bergson else [])))
     ascribe = subprocess.run([a.ascribe, "--version"], capture_output=True, text=True).stdout.strip()
     calibrations = [run["calibration"] for run in runs]
     lines = [
@@ -119,8 +137,8 @@ def report(a, spec, runs):
         found = runs[-1].get("agreement", {}).get(precision)
         lines.append(f"- agreement of scores with kronfluence {precision}: " + (
             f"Spearman {found['spearman']} (mean over queries; each side drew its own labels; sign as each side defines it)" if found else "not compared"))
-    lines += ["", "Seconds, median [least, most]; ratios are kronfluence / ascribe.", "",
-              "| | " + " | ".join(names + [f"ratio to {p}" for p in a.precision]) + " |", "|---" * (1 + len(names) + len(a.precision)) + "|"]
+    lines += ["", "Seconds, median [least, most]; ratios are the rival's / ascribe's.", "",
+              "| | " + " | ".join(names + [f"ratio to {name}" for name in names[1:]]) + " |", "|---" * (2 * len(names)) + "|"]
     for row in table["ascribe"][0]:
         digits = 0 if row == "peak MiB" else 2
         columns = {name: [t[row] for t in table[name]] for name in names}
@@ -155,13 +173,14 @@ def main():
     parser.add_argument("--report", required=True, help="the Markdown file to write")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", nargs="+", choices=["highest", "medium", "bf16"], default=["highest", "medium"])
+    parser.add_argument("--precision", nargs="*", choices=["highest", "medium", "bf16"], default=["highest", "medium"])
+    parser.add_argument("--bergson", nargs="+", choices=["highest", "medium", "bf16"], default=[], help="language workloads only")
     a = parser.parse_args()
     with open(os.path.join(a.folder, "workload.json")) as file:
         spec = json.load(file)
     os.makedirs(a.work, exist_ok=True)
     log = os.path.join(a.work, "runs.json")
-    setting = dict(workload=spec, threads=a.threads, precision=a.precision, ascribe=a.ascribe, ascribe_arg=a.ascribe_arg, cpu=machine.cpu_model())
+    setting = dict(workload=spec, threads=a.threads, precision=a.precision, bergson=a.bergson, ascribe=a.ascribe, ascribe_arg=a.ascribe_arg, cpu=machine.cpu_model())
     runs = []
     if os.path.exists(log):
         with open(log) as file:
@@ -172,7 +191,7 @@ def main():
     while len(runs) < a.repeats:
         run = dict(calibration=calibrate(a))
         sides = {"ascribe": lambda: run_ascribe(a, spec, a.work)}
-        sides.update({f"kronfluence {p}": lambda p=p: run_kronfluence(a, p, a.work) for p in a.precision})
+        sides.update({name: lambda program=program, p=p: run_rival(a, program, p, a.work) for name, program, p in rivals(a)})
         order = list(sides) if len(runs) % 2 == 0 else list(sides)[::-1]
         for name in order:
             run[name] = sides[name]()
