@@ -95,8 +95,8 @@ def calibrate(a):
     return json.loads(done.stdout)
 
 
-def agreement(work, kronfluence_scores):
-    done = subprocess.run([sys.executable, os.path.join(HERE, "agreement.py"), os.path.join(work, "ascribe"), kronfluence_scores],
+def agreement(work, rival_scores):
+    done = subprocess.run([sys.executable, os.path.join(HERE, "agreement.py"), os.path.join(work, "ascribe"), rival_scores],
                           check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -133,9 +133,9 @@ def report(a, spec, runs):
         "- matrix products of torch, best of three shapes, GFLOP/s (error against f64): " + "; ".join(
             f"{mode} {spread([c[mode]['best'] for c in calibrations], 0)} ({calibrations[0][mode]['error']:.0e})" for mode in ("highest", "medium", "bf16")),
     ]
-    for precision in a.precision:
-        found = runs[-1].get("agreement", {}).get(precision)
-        lines.append(f"- agreement of scores with kronfluence {precision}: " + (
+    for name in names[1:]:
+        found = runs[-1].get("agreement", {}).get(name)
+        lines.append(f"- agreement of scores with {name}: " + (
             f"Spearman {found['spearman']} (mean over queries; each side drew its own labels; sign as each side defines it)" if found else "not compared"))
     lines += ["", "Seconds, median [least, most]; ratios are the rival's / ascribe's.", "",
               "| | " + " | ".join(names + [f"ratio to {name}" for name in names[1:]]) + " |", "|---" * (2 * len(names)) + "|"]
@@ -196,7 +196,7 @@ def main():
         for name in order:
             run[name] = sides[name]()
             print(f"repeat {len(runs) + 1}, {name}: {run[name]['total']:.1f} s, {run[name]['peak_mib']:.0f} MiB", file=sys.stderr, flush=True)
-        run["agreement"] = {p: agreement(a.work, run[f"kronfluence {p}"]["scores"]) for p in a.precision}
+        run["agreement"] = {name: agreement(a.work, run[name]["scores"]) for name, _, _ in rivals(a)}
         runs.append(run)
         with open(log + ".new", "w") as file:
             json.dump(dict(setting=setting, runs=runs), file, indent=1)
