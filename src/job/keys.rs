@@ -21,7 +21,7 @@ impl Plan {
             Precision::F64 => "f64",
         };
         KeyBuilder::new("network", ARITHMETIC)
-            .field("checkpoint", &self.training.networks.parameters()[network].content_hash[..])
+            .field("checkpoint", &self.training.networks.parameters()[network].identity.content_hash()[..])
             .field("dtype", dtype)
             .list("layers", self.training.layers().iter().map(|layer| layer.name.as_str()))
             .finish()

@@ -1,12 +1,12 @@
 //! The networks of a run: its checkpoints, read one at a time.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::JobError;
-use crate::curvature::{Error, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
+use crate::curvature::{Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
 use crate::data::Batch;
-use crate::model::{LoadOptions, Model};
+use crate::model::{Identity, LoadOptions, Model, Residence};
 
 /// Where a network's parameters come from.
 #[derive(Debug, Clone)]
@@ -15,8 +15,8 @@ pub(super) struct Parameters {
     pub name: String,
     /// Checkpoint folders and what each counts in the mean; one with 1 for a checkpoint as it is.
     pub of: Vec<(PathBuf, f64)>,
-    /// BLAKE3 over weights and configuration.
-    pub content_hash: [u8; 32],
+    /// Weights and configuration.
+    pub identity: Arc<Identity>,
 }
 
 /// All networks of a run; the one that was used last stays in memory.
@@ -29,11 +29,13 @@ pub(super) struct Networks {
     absent: Vec<Vec<usize>>,
     options: LoadOptions,
     latest: Mutex<Option<(usize, Arc<TrackedNetwork>)>>,
+    /// Set when all weights were found to be finite numbers.
+    checked: OnceLock<()>,
 }
 
 impl Networks {
     /// The networks at `of`, each with its name; `last` is the last of them, read already, whose tracked layers are
-    /// the run's. Every other one is read and checked now.
+    /// the run's. Every other one is checked now, as far as its header goes if `options` read weights by section.
     ///
     /// # Errors
     /// A checkpoint that cannot be read, or that takes other inputs than the last.
@@ -54,11 +56,12 @@ impl Networks {
             if !network.model.limits().agree(limits) {
                 return Err(JobError::OtherInputs { folder: of[0].0.clone() });
             }
-            let content_hash = network.model.content_hash();
+            let identity = network.model.identity().clone();
             absent.push(network.absent());
-            parameters.push(Parameters { name, of, content_hash });
+            parameters.push(Parameters { name, of, identity });
         }
-        Ok(Self { parameters, kind, layers, absent, options, latest: Mutex::new(Some((count - 1, last))) })
+        let latest = Mutex::new(Some((count - 1, last)));
+        Ok(Self { parameters, kind, layers, absent, options, latest, checked: OnceLock::new() })
     }
 
     /// Where they come from, in the order of training.
@@ -81,10 +84,32 @@ impl Networks {
         &self.kind
     }
 
-    /// How they are read.
-    pub(super) fn options_mut(&mut self) -> &mut LoadOptions {
-        self.latest = Mutex::new(None);
-        &mut self.options
+    /// Chooses what is kept in memory from now on.
+    pub(super) fn keep(&mut self, graphs: Graphs, residence: Residence) {
+        if (self.options.graphs, self.options.residence) != (graphs, residence) {
+            self.latest = Mutex::new(None);
+            self.options = LoadOptions { graphs, residence, ..self.options.clone() };
+        }
+    }
+
+    /// Reads the weights of every network once, for the sake of errors; at most the last one's stay in memory.
+    ///
+    /// # Errors
+    /// [`LoadError::NonFinite`](crate::model::LoadError).
+    pub(super) fn check_weights(&self) -> Result<(), JobError> {
+        if self.checked.get().is_some() {
+            return Ok(());
+        }
+        let options = LoadOptions { residence: Residence::BySection, ..self.options.clone() };
+        let count = self.parameters.len();
+        for (index, parameters) in self.parameters.iter().enumerate() {
+            match (self.options.residence, index + 1 == count) {
+                (Residence::Kept, true) => drop(self.get(index)?),
+                _ => TrackedNetwork::load(&parameters.of, &options, &self.layers)?.model.check_weights()?,
+            }
+        }
+        self.checked.get_or_init(|| ());
+        Ok(())
     }
 
     /// A network, read if it is not the one that was used last.
@@ -100,7 +125,7 @@ impl Networks {
         *latest = None;
         let parameters = &self.parameters[index];
         let network = Arc::new(TrackedNetwork::load(&parameters.of, &self.options, &self.layers)?);
-        if network.model.content_hash() != parameters.content_hash {
+        if network.model.content_hash() != parameters.identity.content_hash() {
             return Err(JobError::Changed { folder: parameters.of[0].0.clone() });
         }
         *latest = Some((index, network.clone()));

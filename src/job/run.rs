@@ -177,6 +177,7 @@ impl Plan {
         work: impl FnOnce(&Run<'_>) -> Result<R, JobError>,
     ) -> Result<(R, StepReport), JobError> {
         self.check_results()?;
+        self.check_weights()?;
         let writer = shard.map_or(Writer::Whole, Writer::Shard);
         let store = Store::claim(&self.job.output.path, &self.run_key(), writer)?;
         let clock = Clock { observer, stages: Mutex::default() };

@@ -1,9 +1,12 @@
 //! What all decoder language models share: a chain of blocks between embeddings and a language-model
 //! head, differentiated section by section.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::LoadError;
+use super::parameters::{Held, Source, StoredTensor};
 use crate::curvature::{
     Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
     backward_through,
@@ -39,13 +42,19 @@ pub(super) trait Decoder: Send + Sync {
 
     /// The head.
     fn head(&self) -> &Head;
+
+    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
+    fn check(&self) -> Result<(), LoadError>;
 }
+
+/// A table of rows by number, of which a batch needs a few.
+pub(super) type Embedding = Held<StoredTensor>;
 
 /// The language-model head: logits = `hidden · weightᵀ`.
 #[derive(Debug)]
 pub(super) struct Head {
     /// `[V, D]`; the embedding itself if it is tied.
-    pub weight: Tensor,
+    pub weight: Arc<Embedding>,
     /// The head's number, if it is tracked.
     pub layer: Option<LayerId>,
 }
@@ -73,7 +82,7 @@ pub(super) fn differentiate<D: Decoder>(
         let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
         let loss = language_model_loss(
             hidden,
-            &head.weight,
+            &*head.weight.get()?,
             None,
             &batch.positions,
             &batch.targets,
@@ -96,7 +105,7 @@ pub(super) fn logits<D: Decoder>(decoder: &D, batch: &TokenBatch) -> Result<Tens
     for index in 0..decoder.blocks() {
         x = decoder.block(index, &x, &context, &taps)?;
     }
-    Ok(language_model_logits(decoder.final_norm(&x)?.value(), &decoder.head().weight, None)?)
+    Ok(language_model_logits(decoder.final_norm(&x)?.value(), &*decoder.head().weight.get()?, None)?)
 }
 
 /// What a language model's file gives: the decoder and its tracked layers.
@@ -109,32 +118,31 @@ pub(super) struct Loaded<D> {
     pub notes: Vec<String>,
 }
 
-/// The head of a checkpoint: its own tensor, or the embedding if they are tied or it is absent.
+/// The head's own tensor, or none if it is the embedding: if they are tied or the file holds no other.
 ///
 /// A file may hold both although the configuration says tied; then equal values mean tied, and
 /// different ones are both kept, as transformers 5.23 does.
 pub(super) fn head_weight(
-    weights: &super::Weights,
-    embedding: &Tensor,
+    source: &Source,
     name: &str,
+    embedding: &StoredTensor,
     tied: bool,
     notes: &mut Vec<String>,
-) -> Result<Tensor, LoadError> {
-    if !weights.contains(name) {
+) -> Result<Option<StoredTensor>, LoadError> {
+    if !source.weights.contains(name) {
         if !tied {
             notes.push(format!(
                 "`{name}` is absent although the configuration says untied: the embedding serves as head"
             ));
         }
-        return Ok(embedding.clone());
+        return Ok(None);
     }
-    let head = weights.tensor(name, embedding.dims(), embedding.dtype())?;
+    let head = source.tensor_at(name.to_owned(), embedding.shape())?;
     if tied {
-        let differs = head.ne(embedding)?.sum_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? > 0.0;
-        if !differs {
-            return Ok(embedding.clone());
+        if head.equals(embedding)? {
+            return Ok(None);
         }
         notes.push(format!("`{name}` differs from the embedding although the configuration says tied: both are kept"));
     }
-    Ok(head)
+    Ok(Some(head))
 }

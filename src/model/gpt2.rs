@@ -1,9 +1,12 @@
 //! GPT-2 (Radford et al. 2019) as `GPT2LMHeadModel` stores it: learned positions, pre-norm blocks,
 //! packed query-key-value, `Conv1D` weights `[in, out]`, tied head.
 
-use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
-use super::decoder::{Decoder, Head, Loaded, head_weight};
+use candle_core::{DType, Tensor};
+
+use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
+use super::parameters::{Held, Order, Residence, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LayerSelection, LoadError, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
@@ -13,10 +16,10 @@ use crate::nn::{Activation, Attention, LayerNorm, Mask};
 /// `x: [R, D]` throughout.
 #[derive(Debug)]
 pub(super) struct Gpt2 {
-    wte: Tensor,
-    wpe: Tensor,
-    h: Vec<Block>,
-    ln_f: LayerNorm,
+    wte: Arc<Embedding>,
+    wpe: Embedding,
+    h: Vec<Held<StoredBlock>>,
+    ln_f: Held<StoredNorm>,
     lm_head: Head,
 }
 
@@ -70,11 +73,8 @@ impl Decoder for Gpt2 {
     }
 
     fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
-        let device = self.wte.device();
-        let ids = Tensor::from_slice(&batch.input_ids, batch.input_ids.len(), device)?;
         let places: Vec<u32> = batch.positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
-        let places = Tensor::from_vec(places, batch.input_ids.len(), device)?;
-        self.wte.index_select(&ids, 0)? + self.wpe.index_select(&places, 0)?
+        self.wte.rows(&batch.input_ids)? + self.wpe.rows(&places)?
     }
 
     fn blocks(&self) -> usize {
@@ -88,24 +88,74 @@ impl Decoder for Gpt2 {
         positions: &Positions,
         taps: &TapRecorder,
     ) -> candle_core::Result<Traced> {
-        self.h[index].trace(x, positions, taps)
+        self.h[index].get()?.trace(x, positions, taps)
     }
 
     fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.ln_f.trace(x)
+        self.ln_f.get()?.trace(x)
     }
 
     fn head(&self) -> &Head {
         &self.lm_head
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.wte.check()?;
+        self.wpe.check()?;
+        self.h.iter().try_for_each(Held::check)?;
+        self.ln_f.check()?;
+        self.lm_head.weight.check()
+    }
+}
+
+#[derive(Debug)]
+struct StoredNorm {
+    weight: StoredTensor,
+    bias: StoredTensor,
+    epsilon: f64,
+}
+
+impl Stored for StoredNorm {
+    type Value = LayerNorm;
+
+    fn read(&self) -> Result<LayerNorm, LoadError> {
+        Ok(LayerNorm { weight: self.weight.read()?, bias: Some(self.bias.read()?), epsilon: self.epsilon })
+    }
+}
+
+#[derive(Debug)]
+struct StoredBlock {
+    ln_1: StoredNorm,
+    c_attn: StoredLinear,
+    attention: Attention,
+    attn_c_proj: StoredLinear,
+    ln_2: StoredNorm,
+    c_fc: StoredLinear,
+    activation: Activation,
+    mlp_c_proj: StoredLinear,
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let (c_attn, c_proj) = (self.c_attn.read()?, self.attn_c_proj.read()?);
+        Ok(Block {
+            ln_1: self.ln_1.read()?,
+            attn: SelfAttention { c_attn, c_proj, attention: self.attention.clone() },
+            ln_2: self.ln_2.read()?,
+            mlp: Mlp { c_fc: self.c_fc.read()?, activation: self.activation, c_proj: self.mlp_c_proj.read()? },
+        })
     }
 }
 
 /// Builds the model from its folder's configuration and weights.
 pub(super) fn load(
     config: &Config,
-    weights: &Weights,
+    weights: &Arc<Weights>,
     selection: &LayerSelection,
     dtype: DType,
+    residence: Residence,
 ) -> Result<Loaded<Gpt2>, LoadError> {
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
@@ -122,53 +172,54 @@ pub(super) fn load(
     let by_head = if config.flag("scale_attn_weights", true)? { 1.0 / ((d / heads) as f64).sqrt() } else { 1.0 };
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
-    // a checkpoint of the base class has no prefix
     let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
-    let tensor = |name: &str, shape: &[usize]| weights.tensor(&format!("{prefix}{name}"), shape, dtype);
-    let norm = |name: &str| -> Result<LayerNorm, LoadError> {
-        let (weight, bias) = (tensor(&format!("{name}.weight"), &[d])?, tensor(&format!("{name}.bias"), &[d])?);
-        Ok(LayerNorm { weight, bias: Some(bias), epsilon })
+    let source = Source { weights: weights.clone(), prefix, dtype };
+    let norm = |name: &str| -> Result<StoredNorm, LoadError> {
+        let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[d]);
+        Ok(StoredNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })
     };
     let mut tracking = Tracking::new(selection);
     // Conv1D computes x W + b with W: [in, out]
-    let mut conv1d = |name: &str, outputs: usize, inputs: usize| -> Result<Linear, LoadError> {
-        let weight = tensor(&format!("{name}.weight"), &[inputs, outputs])?.t()?.contiguous()?;
-        let bias = tensor(&format!("{name}.bias"), &[outputs])?;
-        let layer = tracking.layer(&format!("{prefix}{name}"), outputs, inputs, true, &mut SharedInput::default());
-        Ok(Linear::new(weight, Some(bias), layer)?)
+    let mut conv1d = |name: &str, outputs: usize, inputs: usize| {
+        let mut input = SharedInput::default();
+        source.linear(&mut tracking, name, [outputs, inputs], true, Order::InputsFirst, &mut input)
     };
-    let wte = tensor("wte.weight", &[vocabulary, d])?;
-    let wpe = tensor("wpe.weight", &[max_positions, d])?;
+    let wte = source.tensor("wte.weight", &[vocabulary, d])?;
+    let wpe = source.tensor("wpe.weight", &[max_positions, d])?;
     let mut h = Vec::with_capacity(blocks);
     for n in 0..blocks {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
-        h.push(Block {
+        let attention =
+            Attention { heads, kv_heads: heads, head_dimension: d / heads, scale, mask: Mask::Causal, window: None };
+        h.push(StoredBlock {
             ln_1: norm(&format!("h.{n}.ln_1"))?,
-            attn: SelfAttention {
-                c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
-                c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
-                attention: Attention {
-                    heads,
-                    kv_heads: heads,
-                    head_dimension: d / heads,
-                    scale,
-                    mask: Mask::Causal,
-                    window: None,
-                },
-            },
+            c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
+            attention,
+            attn_c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
             ln_2: norm(&format!("h.{n}.ln_2"))?,
-            mlp: Mlp {
-                c_fc: conv1d(&format!("h.{n}.mlp.c_fc"), inner, d)?,
-                activation,
-                c_proj: conv1d(&format!("h.{n}.mlp.c_proj"), d, inner)?,
-            },
+            c_fc: conv1d(&format!("h.{n}.mlp.c_fc"), inner, d)?,
+            activation,
+            mlp_c_proj: conv1d(&format!("h.{n}.mlp.c_proj"), d, inner)?,
         });
     }
     let ln_f = norm("ln_f")?;
     let mut notes = vec![];
     let tied = config.flag("tie_word_embeddings", true)?;
-    let weight = head_weight(weights, &wte, "lm_head.weight", tied, &mut notes)?.to_device(&Device::Cpu)?;
+    let own_head = head_weight(&source, "lm_head.weight", &wte, tied, &mut notes)?;
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
-    let decoder = Gpt2 { wte, wpe, h, ln_f, lm_head: Head { weight, layer } };
-    Ok(Loaded { decoder, layers: tracking.finish()?, vocabulary, max_positions: Some(max_positions), notes })
+    let layers = tracking.finish()?;
+    // everything fits: now the numbers, if they are kept
+    let wte = Arc::new(Held::new(wte, residence)?);
+    let weight = match own_head {
+        Some(own) => Arc::new(Held::new(own, residence)?),
+        None => wte.clone(),
+    };
+    let decoder = Gpt2 {
+        wte,
+        wpe: Held::new(wpe, residence)?,
+        h: h.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
+        ln_f: Held::new(ln_f, residence)?,
+        lm_head: Head { weight, layer },
+    };
+    Ok(Loaded { decoder, layers, vocabulary, max_positions: Some(max_positions), notes })
 }

@@ -1,9 +1,12 @@
 //! Llama (Touvron et al. 2023) as `LlamaForCausalLM` stores it: rotary positions, RMS norms before
 //! attention and a gated MLP, grouped key-value heads.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 
-use super::decoder::{Decoder, Head, Loaded, head_weight};
+use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
+use super::parameters::{Held, Order, Residence, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LayerSelection, LoadError, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
@@ -13,9 +16,9 @@ use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, tr
 /// `x: [R, D]` throughout.
 #[derive(Debug)]
 pub(super) struct Llama {
-    embed_tokens: Tensor,
-    layers: Vec<Block>,
-    norm: RmsNorm,
+    embed_tokens: Arc<Embedding>,
+    layers: Vec<Held<StoredBlock>>,
+    norm: Held<StoredNorm>,
     rope: RopeConfig,
     lm_head: Head,
 }
@@ -83,8 +86,7 @@ impl Decoder for Llama {
     }
 
     fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
-        let ids = Tensor::from_slice(&batch.input_ids, batch.input_ids.len(), self.embed_tokens.device())?;
-        self.embed_tokens.index_select(&ids, 0)
+        self.embed_tokens.rows(&batch.input_ids)
     }
 
     fn blocks(&self) -> usize {
@@ -92,24 +94,81 @@ impl Decoder for Llama {
     }
 
     fn block(&self, index: usize, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        self.layers[index].trace(x, context, taps)
+        self.layers[index].get()?.trace(x, context, taps)
     }
 
     fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.norm.trace(x)
+        self.norm.get()?.trace(x)
     }
 
     fn head(&self) -> &Head {
         &self.lm_head
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.embed_tokens.check()?;
+        self.layers.iter().try_for_each(Held::check)?;
+        self.norm.check()?;
+        self.lm_head.weight.check()
+    }
+}
+
+#[derive(Debug)]
+struct StoredNorm {
+    weight: StoredTensor,
+    epsilon: f64,
+}
+
+impl Stored for StoredNorm {
+    type Value = RmsNorm;
+
+    fn read(&self) -> Result<RmsNorm, LoadError> {
+        Ok(RmsNorm { weight: self.weight.read()?, epsilon: self.epsilon, offset: 0.0 })
+    }
+}
+
+#[derive(Debug)]
+struct StoredBlock {
+    input_layernorm: StoredNorm,
+    qkvo: [StoredLinear; 4],
+    attention: Attention,
+    post_attention_layernorm: StoredNorm,
+    gate_up_down: [StoredLinear; 3],
+    activation: Activation,
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let ([q, k, v, o], [gate, up, down]) = (&self.qkvo, &self.gate_up_down);
+        Ok(Block {
+            input_layernorm: self.input_layernorm.read()?,
+            self_attn: SelfAttention {
+                q_proj: q.read()?,
+                k_proj: k.read()?,
+                v_proj: v.read()?,
+                o_proj: o.read()?,
+                attention: self.attention.clone(),
+            },
+            post_attention_layernorm: self.post_attention_layernorm.read()?,
+            mlp: Mlp {
+                gate_proj: gate.read()?,
+                up_proj: up.read()?,
+                down_proj: down.read()?,
+                activation: self.activation,
+            },
+        })
     }
 }
 
 /// Builds the model from its folder's configuration and weights.
 pub(super) fn load(
     config: &Config,
-    weights: &Weights,
+    weights: &Arc<Weights>,
     selection: &LayerSelection,
     dtype: DType,
+    residence: Residence,
 ) -> Result<Loaded<Llama>, LoadError> {
     let (d, heads, blocks) =
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
@@ -130,63 +189,65 @@ pub(super) fn load(
     let rope = RopeConfig::from_config(&keys, head_size, None).map_err(|error| config.problem(error.to_string()))?;
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
-    // a checkpoint of the base class has no prefix
     let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
-    let tensor = |name: &str, shape: &[usize]| weights.tensor(&format!("{prefix}{name}"), shape, dtype);
-    let norm = |name: &str| -> Result<RmsNorm, LoadError> {
-        Ok(RmsNorm { weight: tensor(&format!("{name}.weight"), &[d])?, epsilon, offset: 0.0 })
+    let source = Source { weights: weights.clone(), prefix, dtype };
+    let norm = |name: &str| -> Result<StoredNorm, LoadError> {
+        Ok(StoredNorm { weight: source.tensor(&format!("{name}.weight"), &[d])?, epsilon })
     };
     let mut tracking = Tracking::new(selection);
-    let mut linear =
-        |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| -> Result<Linear, LoadError> {
-            let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-            let bias_tensor = bias.then(|| tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
-            let layer = tracking.layer(&format!("{prefix}{name}"), outputs, inputs, bias, input);
-            Ok(Linear::new(weight, bias_tensor, layer)?)
-        };
-    let embed_tokens = tensor("embed_tokens.weight", &[vocabulary, d])?;
+    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+        source.linear(&mut tracking, name, [outputs, inputs], bias, Order::OutputsFirst, input)
+    };
+    let embed_tokens = source.tensor("embed_tokens.weight", &[vocabulary, d])?;
     let mut layers = Vec::with_capacity(blocks);
     for n in 0..blocks {
         let (mut qkv, mut gate_up) = (SharedInput::default(), SharedInput::default());
         let name = |part: &str| format!("layers.{n}.{part}");
-        let scale = 1.0 / (head_size as f64).sqrt();
-        layers.push(Block {
+        let (all, kv) = (heads * head_size, kv_heads * head_size);
+        layers.push(StoredBlock {
             input_layernorm: norm(&name("input_layernorm"))?,
-            self_attn: SelfAttention {
-                q_proj: linear(&name("self_attn.q_proj"), heads * head_size, d, attention_bias, &mut qkv)?,
-                k_proj: linear(&name("self_attn.k_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
-                v_proj: linear(&name("self_attn.v_proj"), kv_heads * head_size, d, attention_bias, &mut qkv)?,
-                o_proj: linear(
-                    &name("self_attn.o_proj"),
-                    d,
-                    heads * head_size,
-                    attention_bias,
-                    &mut SharedInput::default(),
-                )?,
-                attention: Attention {
-                    heads,
-                    kv_heads,
-                    head_dimension: head_size,
-                    scale,
-                    mask: Mask::Causal,
-                    window: None,
-                },
+            qkvo: [
+                linear(&name("self_attn.q_proj"), all, d, attention_bias, &mut qkv)?,
+                linear(&name("self_attn.k_proj"), kv, d, attention_bias, &mut qkv)?,
+                linear(&name("self_attn.v_proj"), kv, d, attention_bias, &mut qkv)?,
+                linear(&name("self_attn.o_proj"), d, all, attention_bias, &mut SharedInput::default())?,
+            ],
+            attention: Attention {
+                heads,
+                kv_heads,
+                head_dimension: head_size,
+                scale: 1.0 / (head_size as f64).sqrt(),
+                mask: Mask::Causal,
+                window: None,
             },
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,
-            mlp: Mlp {
-                gate_proj: linear(&name("mlp.gate_proj"), inner, d, mlp_bias, &mut gate_up)?,
-                up_proj: linear(&name("mlp.up_proj"), inner, d, mlp_bias, &mut gate_up)?,
-                down_proj: linear(&name("mlp.down_proj"), d, inner, mlp_bias, &mut SharedInput::default())?,
-                activation,
-            },
+            gate_up_down: [
+                linear(&name("mlp.gate_proj"), inner, d, mlp_bias, &mut gate_up)?,
+                linear(&name("mlp.up_proj"), inner, d, mlp_bias, &mut gate_up)?,
+                linear(&name("mlp.down_proj"), d, inner, mlp_bias, &mut SharedInput::default())?,
+            ],
+            activation,
         });
     }
     let norm = norm("norm")?;
     let mut notes = vec![];
     let tied = config.flag("tie_word_embeddings", false)?;
-    let weight = head_weight(weights, &embed_tokens, "lm_head.weight", tied, &mut notes)?;
+    let own_head = head_weight(&source, "lm_head.weight", &embed_tokens, tied, &mut notes)?;
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
+    let tracked = tracking.finish()?;
+    // everything fits: now the numbers, if they are kept
+    let embed_tokens = Arc::new(Held::new(embed_tokens, residence)?);
+    let weight = match own_head {
+        Some(own) => Arc::new(Held::new(own, residence)?),
+        None => embed_tokens.clone(),
+    };
+    let decoder = Llama {
+        embed_tokens,
+        layers: layers.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
+        norm: Held::new(norm, residence)?,
+        rope,
+        lm_head: Head { weight, layer },
+    };
     let max_positions = config.optional_size("max_position_embeddings")?;
-    let decoder = Llama { embed_tokens, layers, norm, rope, lm_head: Head { weight, layer } };
-    Ok(Loaded { decoder, layers: tracking.finish()?, vocabulary, max_positions, notes })
+    Ok(Loaded { decoder, layers: tracked, vocabulary, max_positions, notes })
 }

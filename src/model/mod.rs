@@ -4,20 +4,26 @@ mod config;
 mod decoder;
 mod error;
 mod gpt2;
+mod identity;
 mod llama;
 mod mlp;
+mod parameters;
 mod tracking;
 mod weights;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 pub use config::Config;
 pub use error::LoadError;
+pub use identity::Identity;
+pub use parameters::Residence;
 pub use tracking::LayerSelection;
 pub use weights::Weights;
 
+use self::decoder::Decoder;
 use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
 use crate::data::{Batch, ModelLimits, RowLimits};
 
@@ -33,7 +39,7 @@ pub struct Model {
     graphs: Graphs,
     kind: String,
     notes: Vec<String>,
-    content_hash: [u8; 32],
+    identity: Arc<Identity>,
 }
 
 #[derive(Debug)]
@@ -72,11 +78,19 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// What is kept between forward and backward.
     pub graphs: Graphs,
+    /// When weights are read. Those of a section are in memory as long as its graph: with [`Graphs::Kept`] all are,
+    /// while a batch is differentiated.
+    pub residence: Residence,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { selection: LayerSelection::default(), dtype: DType::F32, graphs: Graphs::Kept }
+        Self {
+            selection: LayerSelection::default(),
+            dtype: DType::F32,
+            graphs: Graphs::Kept,
+            residence: Residence::Kept,
+        }
     }
 }
 
@@ -107,17 +121,17 @@ impl Model {
                 _ => LoadError::UnsupportedModel { file, found: kind },
             });
         }
-        let weights = Weights::open_mean(checkpoints)?;
-        let (selection, dtype) = (&options.selection, options.dtype);
+        let weights = Arc::new(Weights::open_mean(checkpoints)?);
+        let (selection, dtype, residence) = (&options.selection, options.dtype, options.residence);
         let tokens = |vocabulary, max_positions| Limits::Tokens(ModelLimits { vocabulary, max_positions });
         let (architecture, layers, limits, notes) = match kind.as_str() {
             "gpt2" => {
-                let loaded = gpt2::load(&config, &weights, selection, dtype)?;
+                let loaded = gpt2::load(&config, &weights, selection, dtype, residence)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
                 (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.notes)
             }
             "llama" => {
-                let loaded = llama::load(&config, &weights, selection, dtype)?;
+                let loaded = llama::load(&config, &weights, selection, dtype, residence)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
                 (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.notes)
             }
@@ -127,11 +141,20 @@ impl Model {
                 (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.notes)
             }
         };
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&weights.content_hash());
-        hasher.update(serde_json::Value::Object(config.keys().clone()).to_string().as_bytes());
-        let content_hash = *hasher.finalize().as_bytes();
-        Ok(Self { architecture, layers, limits, graphs: options.graphs, kind, notes, content_hash })
+        let identity = Arc::new(Identity::new(weights, &config));
+        Ok(Self { architecture, layers, limits, graphs: options.graphs, kind, notes, identity })
+    }
+
+    /// Reads the weights that are not in memory once, section by section, and keeps none.
+    ///
+    /// # Errors
+    /// [`LoadError::NonFinite`].
+    pub fn check_weights(&self) -> Result<(), LoadError> {
+        match &self.architecture {
+            Architecture::Gpt2(model) => model.check(),
+            Architecture::Llama(model) => model.check(),
+            Architecture::Mlp(_) => Ok(()),
+        }
     }
 
     /// Changes what is kept between forward and backward.
@@ -154,9 +177,14 @@ impl Model {
         &self.notes
     }
 
-    /// BLAKE3 over weights and configuration.
+    /// BLAKE3 over weights and configuration; the first call reads them.
     pub fn content_hash(&self) -> [u8; 32] {
-        self.content_hash
+        self.identity.content_hash()
+    }
+
+    /// What [`Model::content_hash`] is computed from, which outlives the model.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// Logits of every row, `[R, V]`; outputs of an MLP, `[B, outputs]`.

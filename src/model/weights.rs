@@ -1,5 +1,6 @@
 //! Weights on disk: one safetensors file, or shards with an index, memory-mapped.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::LoadError;
+use crate::attribution::store::forget_pages;
 
 /// The tensors of a checkpoint folder, by name.
 #[derive(Debug)]
@@ -141,45 +143,99 @@ impl Weights {
     /// # Errors
     /// [`LoadError`] if it is missing, misshapen, of another type, or not finite.
     pub fn tensor(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
-        if !self.others.is_empty() {
-            let mut mean = (self.one(name, expected, DType::F64)? * self.weight)?;
-            for other in &self.others {
-                mean = (mean + (other.one(name, expected, DType::F64)? * other.weight)?)?;
-            }
-            return Ok(mean.to_dtype(dtype)?);
-        }
-        self.one(name, expected, dtype)
+        self.mean(dtype, |of, dtype| of.some(name, expected, None, dtype))
     }
 
-    /// A tensor of this checkpoint alone.
-    fn one(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+    /// Rows of a matrix, in the order of `ids`.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], about these rows alone; [`LoadError::Tensor`] for a row that the matrix does not have.
+    pub(super) fn rows(&self, name: &str, expected: &[usize], ids: &[u32], dtype: DType) -> Result<Tensor, LoadError> {
+        self.mean(dtype, |of, dtype| of.some(name, expected, Some(ids), dtype))
+    }
+
+    /// Checks presence, shape and type of a tensor, and reads none of it.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`], but for the numbers.
+    pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), LoadError> {
+        for weights in self.others.iter().chain([self]) {
+            weights.checked(name, expected)?;
+        }
+        Ok(())
+    }
+
+    fn mean(
+        &self,
+        dtype: DType,
+        read: impl Fn(&Self, DType) -> Result<Tensor, LoadError>,
+    ) -> Result<Tensor, LoadError> {
+        if self.others.is_empty() {
+            return read(self, dtype);
+        }
+        let mut mean = (read(self, DType::F64)? * self.weight)?;
+        for other in &self.others {
+            mean = (mean + (read(other, DType::F64)? * other.weight)?)?;
+        }
+        Ok(mean.to_dtype(dtype)?)
+    }
+
+    fn checked(&self, name: &str, expected: &[usize]) -> Result<(&WeightFile, TensorView<'_>), LoadError> {
         let (file, view) = self.view(name)?;
+        let path = file.path.clone();
         if view.shape() != expected {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());
-            return Err(LoadError::Shape { file: file.to_owned(), name: name.to_owned(), found, expected });
+            return Err(LoadError::Shape { file: path, name: name.to_owned(), found, expected });
         }
-        let non_finite = |index| LoadError::NonFinite { file: file.to_owned(), name: name.to_owned(), index };
-        if dtype == DType::F64 {
-            let numbers = numbers(&view, file, name)?;
+        if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64) {
+            let dtype = format!("{:?}", view.dtype());
+            return Err(LoadError::Dtype { file: path, name: name.to_owned(), dtype });
+        }
+        Ok((file, view))
+    }
+
+    /// A tensor, or some rows, of this checkpoint alone. What was read of the file does not stay in memory.
+    fn some(&self, name: &str, expected: &[usize], ids: Option<&[u32]>, dtype: DType) -> Result<Tensor, LoadError> {
+        let (file, view) = self.checked(name, expected)?;
+        let width: usize = expected.iter().skip(1).product();
+        let non_finite = |index: usize| {
+            let index = ids.map_or(index, |ids| ids[index / width] as usize * width + index % width);
+            LoadError::NonFinite { file: file.path.clone(), name: name.to_owned(), index }
+        };
+        let (bytes, shape) = match ids {
+            None => (Cow::Borrowed(view.data()), expected.to_vec()),
+            Some(ids) => {
+                let rows = gather(view.data(), expected.first().copied().unwrap_or(0), ids)?;
+                (Cow::Owned(rows), [&[ids.len()], expected.get(1..).unwrap_or(&[])].concat())
+            }
+        };
+        let tensor = if dtype == DType::F64 {
+            let numbers = numbers(&bytes, view.dtype());
             if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
                 return Err(non_finite(index));
             }
-            return Ok(Tensor::from_vec(numbers, expected, &Device::Cpu)?);
-        }
-        let numbers = singles(&view, file, name)?;
-        if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
-            return Err(non_finite(index));
-        }
-        Ok(Tensor::from_vec(numbers, expected, &Device::Cpu)?.to_dtype(dtype)?)
+            Tensor::from_vec(numbers, shape, &Device::Cpu)?
+        } else {
+            let numbers = singles(&bytes, view.dtype());
+            if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
+                return Err(non_finite(index));
+            }
+            Tensor::from_vec(numbers, shape, &Device::Cpu)?.to_dtype(dtype)?
+        };
+        file.forget(view.data());
+        Ok(tensor)
     }
 
     /// BLAKE3 over names, types, shapes and contents: the identity of the checkpoint.
     pub fn content_hash(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for name in self.index.keys() {
-            if let Ok((_, view)) = self.view(name) {
+            if let Ok((file, view)) = self.view(name) {
                 hasher.update(format!("{name}\0{:?}{:?}\0", view.dtype(), view.shape()).as_bytes());
-                hasher.update(view.data());
+                for bytes in view.data().chunks(HASHED_AT_ONCE) {
+                    hasher.update(bytes);
+                    file.forget(bytes);
+                }
             }
         }
         for other in &self.others {
@@ -189,7 +245,7 @@ impl Weights {
         *hasher.finalize().as_bytes()
     }
 
-    fn view(&self, name: &str) -> Result<(&Path, TensorView<'_>), LoadError> {
+    fn view(&self, name: &str) -> Result<(&WeightFile, TensorView<'_>), LoadError> {
         let missing = || LoadError::MissingTensor {
             file: self.origin.clone(),
             name: name.to_owned(),
@@ -202,7 +258,7 @@ impl Weights {
         // the header was checked against the file's length when it was read
         let bytes = &file.map[file.data + start..file.data + end];
         let view = TensorView::new(info.dtype, info.shape.clone(), bytes).map_err(|error| file.broken(&error))?;
-        Ok((&file.path, view))
+        Ok((file, view))
     }
 }
 
@@ -218,7 +274,16 @@ impl WeightFile {
     fn broken(&self, error: &SafeTensorError) -> LoadError {
         broken(&self.path, error)
     }
+
+    /// Lets go of the memory in which these bytes of the map lie.
+    fn forget(&self, bytes: &[u8]) {
+        let start = bytes.as_ptr().addr() - self.map.as_ptr().addr();
+        forget_pages(&self.map, start..start + bytes.len());
+    }
 }
+
+/// Bytes of a file that are in memory together while it is hashed.
+const HASHED_AT_ONCE: usize = 16 << 20;
 
 /// Bytes before the header, which say how long it is.
 const LENGTH_BYTES: usize = 8;
@@ -241,26 +306,35 @@ fn map(path: &Path) -> Result<Mmap, LoadError> {
     unsafe { Mmap::map(&file) }.map_err(unreadable)
 }
 
-fn singles(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f32>, LoadError> {
-    let data = view.data();
-    Ok(match view.dtype() {
-        Dtype::F32 => data.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => data.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => data.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        _ => numbers(view, file, name)?.into_iter().map(|x| x as f32).collect(),
-    })
+/// The bytes of some rows of a matrix of `count` rows.
+fn gather(bytes: &[u8], count: usize, ids: &[u32]) -> Result<Vec<u8>, LoadError> {
+    let size = bytes.len() / count.max(1);
+    let mut rows = Vec::with_capacity(ids.len() * size);
+    for &id in ids {
+        if id as usize >= count {
+            return Err(candle_core::Error::Msg(format!("row {id} of a matrix of {count} rows")).into());
+        }
+        rows.extend_from_slice(&bytes[id as usize * size..(id as usize + 1) * size]);
+    }
+    Ok(rows)
 }
 
-fn numbers(view: &TensorView<'_>, file: &Path, name: &str) -> Result<Vec<f64>, LoadError> {
-    if view.dtype() == Dtype::F64 {
+/// Numbers of one of the types that weights come in.
+fn singles(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F16 => bytes.par_chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::BF16 => bytes.par_chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F64 => numbers(bytes, dtype).into_iter().map(|x| x as f32).collect(),
+        _ => bytes.par_chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    }
+}
+
+fn numbers(bytes: &[u8], dtype: Dtype) -> Vec<f64> {
+    if dtype == Dtype::F64 {
         let eight = |b: &[u8]| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
-        return Ok(view.data().par_chunks_exact(8).map(eight).collect());
+        return bytes.par_chunks_exact(8).map(eight).collect();
     }
-    if !matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16) {
-        let dtype = format!("{:?}", view.dtype());
-        return Err(LoadError::Dtype { file: file.to_owned(), name: name.to_owned(), dtype });
-    }
-    Ok(singles(view, file, name)?.into_iter().map(f64::from).collect())
+    singles(bytes, dtype).into_iter().map(f64::from).collect()
 }
 
 /// The existing name that shares the longest ending with the wanted one: prefixes are what differs

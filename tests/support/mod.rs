@@ -12,7 +12,6 @@ pub mod toy;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ascribe::curvature::Graphs;
 use ascribe::data::{DataOptions, Dataset, Role, Specials, Tokenizer, Which, read_rows, read_tokens};
 use ascribe::model::{LayerSelection, Limits, LoadOptions, Model};
 use candle_core::DType;
@@ -50,7 +49,7 @@ pub fn load(folder: &Path, dtype: DType) -> Model {
 pub fn load_layers(folder: &Path, dtype: DType, patterns: &[&str]) -> Model {
     let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
     let selection = LayerSelection::new(&patterns, &[]).expect("patterns");
-    Model::load(folder, &LoadOptions { selection, dtype, graphs: Graphs::Kept }).expect("a checkpoint")
+    Model::load(folder, &LoadOptions { selection, dtype, ..LoadOptions::default() }).expect("a checkpoint")
 }
 
 /// Where a set of examples lies and how its text becomes tokens.

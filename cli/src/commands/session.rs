@@ -45,6 +45,7 @@ impl Session {
     pub(super) fn resolve(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
         set_threads(job.resources.threads)?;
         let plan = Plan::resolve(job)?;
+        plan.check_weights()?;
         Ok(Self { plan, progress: Arc::new(Progress::new(talk)), talk })
     }
 

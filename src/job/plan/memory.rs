@@ -3,7 +3,7 @@
 use super::super::request::Curvature;
 use super::super::{Job, JobError};
 use crate::curvature::{Graphs, LayerSpec};
-use crate::model::Limits;
+use crate::model::{Limits, Residence};
 
 /// Positions of a batch, and whether activations are kept.
 ///
@@ -13,10 +13,10 @@ pub(super) fn batch_size(
     layers: &[LayerSpec],
     longest: usize,
     limits: Limits,
-) -> Result<(usize, Graphs), JobError> {
+) -> Result<(usize, Graphs, Residence), JobError> {
     let default = if matches!(limits, Limits::Tokens(_)) { 2048 } else { 4096 };
     let wanted = job.resources.batch_tokens.unwrap_or(default);
-    let Some(budget) = job.resources.memory else { return Ok((wanted, Graphs::Kept)) };
+    let Some(budget) = job.resources.memory else { return Ok((wanted, Graphs::Kept, Residence::Kept)) };
     // what does not depend on the batch: weights, covariance sums and one copy of the eigenvectors
     let fixed: u64 = layers.iter().map(|layer| fixed_bytes(layer, job.method.curvature)).sum();
     // activations and their gradients, about three numbers for every input and output of a layer
@@ -31,7 +31,7 @@ pub(super) fn batch_size(
     };
     let choices = [(wanted, Graphs::Kept), (wanted, Graphs::Rebuilt), (longest.max(1), Graphs::Rebuilt)];
     match choices.into_iter().find(|&(positions, graphs)| needs(positions, graphs) <= budget) {
-        Some(choice) => Ok(choice),
+        Some((positions, graphs)) => Ok((positions, graphs, Residence::Kept)),
         None => Err(JobError::Memory { needed: needs(longest, Graphs::Rebuilt), budget }),
     }
 }

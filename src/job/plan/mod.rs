@@ -20,7 +20,7 @@ use super::{Job, JobError};
 use crate::attribution::LabelMode;
 use crate::curvature::Graphs;
 use crate::data::{Dataset, ReadReport, Role};
-use crate::model::{LayerSelection, LoadOptions, Model};
+use crate::model::{LayerSelection, LoadOptions, Model, Residence};
 use crate::trajectory::{Reading, StageData};
 
 /// A job whose inputs were read and checked and whose every choice is made.
@@ -39,7 +39,8 @@ pub struct Plan {
 const ONLY_STAGE: &str = "training";
 
 impl Plan {
-    /// Reads checkpoints and data, checks that they fit, and resolves every default.
+    /// Reads data and what checkpoints say of themselves, checks that they fit, and resolves every default. The
+    /// weights of a language model are not read; [`Plan::check_weights`] does that.
     ///
     /// # Errors
     /// [`JobError`], before any long work and before anything is written.
@@ -55,7 +56,7 @@ impl Plan {
             Precision::F64 => DType::F64,
         };
         let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers)?;
-        let options = LoadOptions { selection, dtype, graphs: Graphs::Kept };
+        let options = LoadOptions { selection, dtype, graphs: Graphs::Kept, residence: Residence::BySection };
         let model = Model::load(&last, &options)?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
@@ -110,10 +111,10 @@ impl Plan {
             _ => Training::of_checkpoint(&job, (last, model), stages, options)?,
         };
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
-        let (batch_tokens, graphs) = memory::batch_size(&job, training.layers(), longest, limits)?;
+        let (batch_tokens, graphs, residence) = memory::batch_size(&job, training.layers(), longest, limits)?;
         job.resources.batch_tokens = Some(batch_tokens);
+        training.networks.keep(graphs, residence);
         if graphs != Graphs::Kept {
-            training.networks.options_mut().graphs = graphs;
             notes.push("memory is short: activations are computed twice instead of kept".into());
         }
         for stage in &training.stages {
@@ -133,6 +134,14 @@ impl Plan {
         let mut plan = Self { job, training, answers, queries, reused, summary: Summary::default() };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
         Ok(plan)
+    }
+
+    /// Reads all weights once, for the sake of errors. Every step begins with it, unless it was called before.
+    ///
+    /// # Errors
+    /// [`LoadError::NonFinite`](crate::model::LoadError), as [`JobError::Load`].
+    pub fn check_weights(&self) -> Result<(), JobError> {
+        self.training.networks.check_weights()
     }
 
     /// What a person should see before the work begins.

@@ -1,0 +1,206 @@
+//! Where a model's parameters are: in memory, or on disk until their section of the network runs.
+
+use std::fmt::Debug;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::tracking::{SharedInput, Tracking};
+use super::{LoadError, Weights};
+use crate::curvature::{LayerId, Linear};
+
+/// When a checkpoint's weights are read, and how long they stay in memory. MLPs are always kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Residence {
+    /// All of them, when the model is loaded.
+    Kept,
+    /// Each block's when it runs, until it has run; loading checks names, shapes and types alone.
+    BySection,
+}
+
+/// Something that a checkpoint's file holds: checked, but not read.
+pub(super) trait Stored: Debug {
+    /// What it is in memory.
+    type Value: Debug;
+
+    /// Reads it.
+    fn read(&self) -> Result<Self::Value, LoadError>;
+}
+
+/// Parameters of one section.
+#[derive(Debug)]
+pub(super) enum Held<S: Stored> {
+    Kept(S::Value),
+    OnDisk(S),
+}
+
+/// Parameters while they are used.
+pub(super) enum InUse<'a, V> {
+    Kept(&'a V),
+    Read(V),
+}
+
+impl<V> Deref for InUse<'_, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        match self {
+            Self::Kept(value) => value,
+            Self::Read(value) => value,
+        }
+    }
+}
+
+impl<S: Stored> Held<S> {
+    /// Reads it now, if it is to be kept.
+    pub(super) fn new(stored: S, residence: Residence) -> Result<Self, LoadError> {
+        match residence {
+            Residence::Kept => Ok(Self::Kept(stored.read()?)),
+            Residence::BySection => Ok(Self::OnDisk(stored)),
+        }
+    }
+
+    /// The parameters, read if they are not in memory.
+    pub(super) fn get(&self) -> candle_core::Result<InUse<'_, S::Value>> {
+        match self {
+            Self::Kept(value) => Ok(InUse::Kept(value)),
+            Self::OnDisk(stored) => stored.read().map(InUse::Read).map_err(in_a_section),
+        }
+    }
+
+    /// Reads what was not read yet, for the sake of errors alone.
+    pub(super) fn check(&self) -> Result<(), LoadError> {
+        match self {
+            Self::Kept(_) => Ok(()),
+            Self::OnDisk(stored) => stored.read().map(|_| ()),
+        }
+    }
+}
+
+fn in_a_section(error: LoadError) -> candle_core::Error {
+    candle_core::Error::wrap(error)
+}
+
+/// A checkpoint's tensors as one model reads them.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) weights: Arc<Weights>,
+    /// In front of every name: a checkpoint of a base class has none.
+    pub(super) prefix: &'static str,
+    pub(super) dtype: DType,
+}
+
+impl Source {
+    /// A tensor whose presence, shape and type are checked now.
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, LoadError> {
+        self.tensor_at(format!("{}{name}", self.prefix), shape)
+    }
+
+    /// The same by its full name.
+    pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
+        self.weights.check(&name, shape)?;
+        Ok(StoredTensor { weights: self.weights.clone(), name, shape: shape.to_vec(), dtype: self.dtype })
+    }
+
+    /// A linear layer, numbered if it is tracked.
+    pub(super) fn linear(
+        &self,
+        tracking: &mut Tracking<'_>,
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        bias: bool,
+        order: Order,
+        input: &mut SharedInput,
+    ) -> Result<StoredLinear, LoadError> {
+        let shape = match order {
+            Order::OutputsFirst => [outputs, inputs],
+            Order::InputsFirst => [inputs, outputs],
+        };
+        let weight = self.tensor(&format!("{name}.weight"), &shape)?;
+        let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
+        let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
+        Ok(StoredLinear { weight, bias, order, layer })
+    }
+}
+
+/// One tensor.
+#[derive(Debug, Clone)]
+pub(super) struct StoredTensor {
+    weights: Arc<Weights>,
+    name: String,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl StoredTensor {
+    pub(super) fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Whether another matrix of this shape holds the same numbers, read a few rows at a time.
+    pub(super) fn equals(&self, other: &Self) -> Result<bool, LoadError> {
+        let rows = |of: &Self, ids: &[u32]| of.weights.rows(&of.name, &of.shape, ids, of.dtype);
+        let all: Vec<u32> = (0..self.shape.first().copied().unwrap_or(0) as u32).collect();
+        for ids in all.chunks(ROWS_COMPARED) {
+            // `ne` gives u8, whose sum may wrap
+            let differs = rows(self, ids)?.ne(&rows(other, ids)?)?.to_dtype(DType::F64)?.sum_all()?;
+            if differs.to_scalar::<f64>()? > 0.0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Stored for StoredTensor {
+    type Value = Tensor;
+
+    fn read(&self) -> Result<Tensor, LoadError> {
+        self.weights.tensor(&self.name, &self.shape, self.dtype)
+    }
+}
+
+impl Held<StoredTensor> {
+    /// These rows of a matrix: `[ids, width]`.
+    pub(super) fn rows(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Kept(matrix) => matrix.index_select(&Tensor::from_slice(ids, ids.len(), matrix.device())?, 0),
+            Self::OnDisk(of) => of.weights.rows(&of.name, &of.shape, ids, of.dtype).map_err(in_a_section),
+        }
+    }
+}
+
+/// Rows of two matrices that are in memory together to be compared.
+const ROWS_COMPARED: usize = 1024;
+
+/// How a checkpoint stores a linear layer's matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// `[O, inputs]`, as `torch.nn.Linear`.
+    OutputsFirst,
+    /// `[inputs, O]`, as `Conv1D` of transformers.
+    InputsFirst,
+}
+
+/// A linear layer.
+#[derive(Debug)]
+pub(super) struct StoredLinear {
+    weight: StoredTensor,
+    bias: Option<StoredTensor>,
+    order: Order,
+    layer: Option<LayerId>,
+}
+
+impl Stored for StoredLinear {
+    type Value = Linear;
+
+    fn read(&self) -> Result<Linear, LoadError> {
+        let weight = match self.order {
+            Order::OutputsFirst => self.weight.read()?,
+            Order::InputsFirst => self.weight.read()?.t()?.contiguous()?,
+        };
+        let bias = self.bias.as_ref().map(Stored::read).transpose()?;
+        Ok(Linear::new(weight, bias, self.layer)?)
+    }
+}
