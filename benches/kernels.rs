@@ -13,7 +13,7 @@ use ascribe::curvature::contraction::{Rotate, RotationRoute, Shape};
 use ascribe::curvature::gemm::{Into, Threads, View, ViewMut, add_gram, matmul};
 use ascribe::curvature::{
     Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda, LambdaSum,
-    LayerId, LayerSpec, Matrix, Objective, Positions, SpectralFn, Tap, TapSink, pull_back, random,
+    LayerId, LayerSpec, Matrix, Objective, Positions, SpectralFn, Tap, TapSink, Vectors, pull_back, random,
 };
 use ascribe::nn::{Activation, Attention, LayerNorm, LogitsGradient, RmsNorm, gated, language_model_loss};
 use candle_core::{Device, Tensor, Var};
@@ -237,7 +237,7 @@ fn scores(c: &mut Criterion) {
         group.throughput(Throughput::Elements(route.flops(shape, queries) as u64));
         group.bench_function(BenchmarkId::new(format!("queries-{queries}"), rows.name()), |bencher| {
             bencher.iter(|| {
-                let added = products.add_scores(rows.tap(), &rows.layer, &[&vectors], &mut scores);
+                let added = products.add_scores(rows.tap(), &rows.layer, &[Vectors::Full(&vectors)], &mut scores);
                 added.expect("the tap is of this layer");
                 black_box(&scores);
             });

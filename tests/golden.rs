@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use ascribe::attribution::evaluate::{cosine, relatif_loss};
 use ascribe::attribution::{
-    Aggregate, Examples, LabelMode, MemoryVectors, Pass, VectorSource, Walk, prepare_queries, quadratic_forms,
+    Aggregate, Examples, LabelMode, MemoryVectors, Pass, VectorForm, VectorSource, Walk, prepare_queries,
+    quadratic_forms,
 };
 use ascribe::curvature::random::{self, stream};
 use ascribe::curvature::{
-    CurvatureKind, Damping, Eigenbasis, Factors, LabelDraw, Matrix, Measurement, Network, Objective, Reduction,
-    SpectralFn, Step,
+    CurvatureKind, Damping, Eigenbasis, Factors, LabelDraw, LowRank, Matrix, Measurement, Network, Objective,
+    Reduction, SpectralFn, Step, Vectors,
 };
 use serde_json::Value;
 use support::figures::{assert_absolute, assert_relative, wide};
@@ -116,7 +117,12 @@ impl<N: Network, E: Examples<N::Batch>> Case<N, E> {
         }
         let (vectors, _) = vectors(&self.network, &self.queries, factors, damping, Measurement::Loss)?;
         for l in 0..layers.len() {
-            assert_relative(vectors.vectors(0, l)?, &record.ihvp[l], tolerance, &format!("{what}: IHVP of layer {l}"));
+            assert_relative(
+                vectors.vectors(0, l)?.full().expect("whole"),
+                &record.ihvp[l],
+                tolerance,
+                &format!("{what}: IHVP of layer {l}"),
+            );
         }
         let mut sink = LayerScores::new(layers, &vectors);
         sweep(&self.network, &self.train, Pass::Scores).differentiate(
@@ -350,6 +356,33 @@ fn normalised_and_aggregated_scores_of_the_classifier() -> Outcome {
         let want: Vec<f64> = mean.iter().map(|x| factor * x).collect();
         assert_relative(&matrix.wide(), &want, 1e-7, "aggregated queries");
     }
+    Ok(())
+}
+
+/// The nearest vectors of rank 1 in the norm that scores feel, METHOD §3.4.
+#[test]
+fn low_rank_vectors_of_the_classifier() -> Outcome {
+    let (record, case) = classifier();
+    let record = &record["fisher"]["expected"]["influence"]["ekfac/relative_0.1"]["low_rank_1"];
+    let factors = case.fit(CurvatureKind::Ekfac, label_mode("expected", 2))?.factors;
+    let damping = Damping::MeanFraction(0.1);
+    let layers = case.network.layers();
+    let mut found = MemoryVectors::of_form(VectorForm::LowRank(1), layers, 1, 2);
+    let walk = Walk::influence(&factors, damping);
+    let queries = sweep(&case.network, &case.queries, Pass::Queries);
+    prepare_queries(&queries, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut found)?;
+    for wanted in list(&record["factors"]) {
+        let (l, q) = (number(&wanted["layer"]) as usize, number(&wanted["query"]) as usize);
+        let Vectors::LowRank(LowRank { left, right, .. }) = found.vectors(0, l)? else { panic!("layer {l} is whole") };
+        let (o, i) = (layers[l].outputs, layers[l].columns());
+        let product: Vec<f64> = (0..o * i).map(|k| left[q * o + k / i] * right[q * i + k % i]).collect();
+        assert_relative(&product, &flat(&wanted["weighted_rank1"]), 1e-8, &format!("layer {l}, query {q}"));
+        let squares: Vec<f64> = flat(&wanted["weighted_singular_values"]).iter().map(|x| x * x).collect();
+        let norms = found.norms(0, l, q);
+        assert_relative(&[norms.whole, norms.kept], &[squares.iter().sum(), squares[0]], 1e-8, "norms");
+    }
+    let matrix = score_with(&case.network, &case.train, &found, &factors, damping, 1.0 / 6.0)?;
+    assert_relative(&matrix.wide(), &flat(&record["scores_weighted"]), 1e-6, "scores");
     Ok(())
 }
 

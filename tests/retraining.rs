@@ -13,7 +13,9 @@ use ascribe::attribution::evaluate::{
 };
 use ascribe::attribution::ranking::ScoreRows;
 use ascribe::attribution::{Error, LabelMode, Pass, VectorSource, quadratic_forms};
-use ascribe::curvature::{CurvatureKind, Damping, Eigenbasis, Factors, Measurement, Network, Objective, Reduction};
+use ascribe::curvature::{
+    CurvatureKind, Damping, Eigenbasis, Factors, Measurement, Network, Objective, Reduction, Vectors,
+};
 use ascribe::data::{Dataset, Role, Which};
 use ascribe::model::Model;
 use candle_core::DType;
@@ -109,7 +111,7 @@ impl Study {
             let (found, _) = vectors(&self.model, &queries, &factors, damping, asked.measurement)?;
             joined.queries += found.queries();
             for (l, all) in joined.vectors.iter_mut().enumerate() {
-                all.extend_from_slice(found.vectors(0, l)?);
+                all.extend_from_slice(found.vectors(0, l)?.full().unwrap_or_default());
             }
         }
         let (n, train) = (self.train.len(), Batched(&self.train, POSITIONS));
@@ -178,8 +180,8 @@ struct Joined {
 }
 
 impl VectorSource<f32> for Joined {
-    fn vectors(&self, _: usize, layer: usize) -> Result<&[f32], Error> {
-        Ok(&self.vectors[layer])
+    fn vectors(&self, _: usize, layer: usize) -> Result<Vectors<'_, f32>, Error> {
+        Ok(Vectors::Full(&self.vectors[layer]))
     }
 
     fn queries(&self) -> usize {

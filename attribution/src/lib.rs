@@ -6,6 +6,7 @@
 
 mod error;
 pub mod evaluate;
+mod leg_product;
 mod observer;
 mod pass;
 mod query;
@@ -17,6 +18,7 @@ pub mod trajectory;
 mod walk;
 
 pub use error::Error;
+pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};
 pub use pass::{ChunkEnd, Examples, LabelMode, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};

@@ -1,9 +1,12 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{GradientProducts, LayerSpec, Measurement, Network, Objective, Reduction, Tap, TapSink};
+use ascribe_curvature::{
+    GradientProducts, LayerSpec, LowRank, Measurement, Network, Norms, Objective, Reduction, Tap, TapSink, Vectors,
+};
 
-use crate::{Error, Sweep, Walk};
+use crate::leg_product::LegProduct;
+use crate::{Error, LegVectors, Sweep, VectorForm, Walk};
 
 /// Whether queries are scored one by one or as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,20 +31,25 @@ impl Aggregate {
 
 /// Where the inverse-Hessian-vector products of queries go.
 pub trait VectorSink<T> {
-    /// Takes the products of a contiguous range of queries for one layer of one leg, `[queries, O, columns]`.
+    /// In which form it wants them.
+    fn form(&self) -> VectorForm {
+        VectorForm::Full
+    }
+
+    /// Takes the products of a contiguous range of queries for one layer of one leg.
     ///
     /// # Errors
     /// If they cannot be kept.
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, vectors: &[T]) -> Result<(), Error>;
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error>;
 }
 
 /// Where the scorer finds them again.
 pub trait VectorSource<T>: Sync {
-    /// All queries' products for one layer of one leg, `[Q, O, columns]`.
+    /// All queries' products for one layer of one leg.
     ///
     /// # Errors
     /// If they cannot be read.
-    fn vectors(&self, leg: usize, layer: usize) -> Result<&[T], Error>;
+    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error>;
 
     /// Rows of the score matrix.
     fn queries(&self) -> usize;
@@ -50,32 +58,77 @@ pub trait VectorSource<T>: Sync {
 /// Inverse-Hessian-vector products kept in memory.
 #[derive(Debug, Clone)]
 pub struct MemoryVectors<T> {
+    form: VectorForm,
     queries: usize,
-    sizes: Vec<usize>,
-    vectors: Vec<Vec<T>>,
+    /// By leg and layer.
+    places: Vec<Place<T>>,
+    layers: usize,
+}
+
+/// One layer's products for one leg.
+#[derive(Debug, Clone)]
+struct Place<T> {
+    rank: Option<usize>,
+    /// `[Q, O, columns]`, or the left factors, and the right ones.
+    numbers: [Vec<T>; 2],
+    /// By query.
+    norms: Vec<Norms>,
 }
 
 impl<T: Real> MemoryVectors<T> {
     /// Room for this many queries.
     pub fn new(layers: &[LayerSpec], legs: usize, queries: usize) -> Self {
-        let sizes: Vec<usize> = layers.iter().map(LayerSpec::parameters).collect();
-        let one_leg = sizes.iter().map(|size| vec![T::of(0.0); size * queries]);
-        Self { queries, vectors: (0..legs).flat_map(|_| one_leg.clone()).collect(), sizes }
+        Self::of_form(VectorForm::Full, layers, legs, queries)
+    }
+
+    /// Room for this many queries in a form.
+    pub fn of_form(form: VectorForm, layers: &[LayerSpec], legs: usize, queries: usize) -> Self {
+        let place = |layer: &LayerSpec| {
+            let zeros = |n: usize| vec![T::of(0.0); queries * n];
+            let rank = form.rank_at(layer);
+            let numbers = match rank {
+                None => [zeros(layer.parameters()), vec![]],
+                Some(rank) => [zeros(rank * layer.outputs), zeros(rank * layer.columns())],
+            };
+            Place { rank, numbers, norms: vec![Norms::default(); queries] }
+        };
+        let places = (0..legs).flat_map(|_| layers.iter().map(place)).collect();
+        Self { form, queries, places, layers: layers.len() }
+    }
+
+    /// What is kept of a query's vectors at one layer of one leg; zeros unless the form is low rank.
+    pub fn norms(&self, leg: usize, layer: usize, query: usize) -> Norms {
+        self.places[leg * self.layers + layer].norms[query]
     }
 }
 
 impl<T: Real> VectorSink<T> for MemoryVectors<T> {
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, vectors: &[T]) -> Result<(), Error> {
-        let size = self.sizes[layer];
-        let place = queries.start * size..queries.end * size;
-        self.vectors[leg * self.sizes.len() + layer][place].copy_from_slice(vectors);
+    fn form(&self) -> VectorForm {
+        self.form
+    }
+
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let place = &mut self.places[leg * self.layers + layer];
+        let sides: [&[T]; 2] = match found.vectors() {
+            Vectors::Full(vectors) => [vectors, &[]],
+            Vectors::LowRank(LowRank { left, right, .. }) => [left, right],
+        };
+        for (kept, side) in place.numbers.iter_mut().zip(sides) {
+            let size = side.len() / queries.len().max(1);
+            kept[queries.start * size..queries.end * size].copy_from_slice(side);
+        }
+        place.norms[queries].iter_mut().zip(&found.norms).for_each(|(kept, norms)| *kept = *norms);
         Ok(())
     }
 }
 
 impl<T: Real> VectorSource<T> for MemoryVectors<T> {
-    fn vectors(&self, leg: usize, layer: usize) -> Result<&[T], Error> {
-        Ok(&self.vectors[leg * self.sizes.len() + layer])
+    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
+        let Place { rank, numbers: [left, right], .. } = &self.places[leg * self.layers + layer];
+        Ok(match *rank {
+            None => Vectors::Full(left),
+            Some(rank) => Vectors::LowRank(LowRank { rank, left, right }),
+        })
     }
 
     fn queries(&self) -> usize {
@@ -111,6 +164,7 @@ pub fn prepare_queries<N: Network, T: Real>(
         Aggregate::Mean => T::of(1.0 / sweep.range.len() as f64),
         Aggregate::Each | Aggregate::Sum => T::of(1.0),
     };
+    let form = sink.form();
     let batch = |_: &mut (), range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
         let mut failure = None;
         let mut carry = QueryTaps {
@@ -129,8 +183,8 @@ pub fn prepare_queries<N: Network, T: Real>(
                         }
                         Ok(())
                     }
-                    None => carry_all(walks, layer, &layers[layer], gradients, |leg, vectors| {
-                        sink.put(leg, layer, range.clone(), vectors)
+                    None => carry_all(walks, layer, &layers[layer], gradients, |leg, product| {
+                        sink.put(leg, layer, range.clone(), &product.into_form(form)?)
                     }),
                 }
             },
@@ -145,7 +199,8 @@ pub fn prepare_queries<N: Network, T: Real>(
     };
     sweep.run(sweep.range.start, &mut (), batch, |_, _| Ok(()))?;
     for (layer, sum) in sums.into_iter().enumerate() {
-        carry_all(walks, layer, &layers[layer], sum, |leg, vectors| sink.put(leg, layer, 0..1, vectors))?;
+        let put = |leg, product: LegProduct<'_, T>| sink.put(leg, layer, 0..1, &product.into_form(form)?);
+        carry_all(walks, layer, &layers[layer], sum, put)?;
     }
     Ok(values)
 }
@@ -156,15 +211,15 @@ fn carry_all<T: Real>(
     layer: usize,
     spec: &LayerSpec,
     gradients: Vec<T>,
-    mut take: impl FnMut(usize, &[T]) -> Result<(), Error>,
+    mut take: impl FnMut(usize, LegProduct<'_, T>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let Some((last, others)) = walks.split_last() else { return Ok(()) };
     let mut first_leg = 0;
     for walk in others {
-        walk.carry(layer, spec, gradients.clone(), |leg, vectors| take(first_leg + leg, vectors))?;
+        walk.products(layer, spec, gradients.clone(), |leg, product| take(first_leg + leg, product))?;
         first_leg += walk.legs.len();
     }
-    last.carry(layer, spec, gradients, |leg, vectors| take(first_leg + leg, vectors))
+    last.products(layer, spec, gradients, |leg, product| take(first_leg + leg, product))
 }
 
 /// Forms each layer's gradients for a batch and hands them on; a failure of the taker is kept aside,

@@ -2,6 +2,7 @@ use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
 use rayon::prelude::*;
 
+use crate::leg_product::LegProduct;
 use crate::source::Conditioner;
 
 /// A function of the curvature that may depend on the layer.
@@ -117,7 +118,8 @@ impl<'a, T: Real> Leg<'a, T> {
         })
     }
 
-    /// Carries the pair `(y_x, y_u)`; returns the leg's product. Without `before` nothing has to be left.
+    /// Carries the pair `(y_x, y_u)`; returns the leg's product in its eigenbasis, not conditioned. Without `before`
+    /// nothing has to be left.
     fn carry_pair(
         &self,
         layer: usize,
@@ -144,10 +146,6 @@ impl<'a, T: Real> Leg<'a, T> {
         };
         let mut product = combine(&r_x, &r_u, x, u);
         product.iter_mut().for_each(|z| *z = T::of(0.0) - *z);
-        factors.rotate_back(&mut product, spec);
-        if let Some(conditioner) = conditioner {
-            conditioner.multiply(&mut product);
-        }
         if before == Before::Leg {
             let left = [combine(&xx, &ux, x, u), combine(&xu, &uu, x, u)];
             *pair = left;
@@ -208,33 +206,43 @@ impl<'a, T: Real> Walk<'a, T> {
         &self,
         layer: usize,
         spec: &LayerSpec,
-        mut vectors: Vec<T>,
+        vectors: Vec<T>,
         mut take: impl FnMut(usize, &[T]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.products(layer, spec, vectors, |leg, product| take(leg, &product.full()))
+    }
+
+    /// [`Walk::carry`] where `take` decides in which form it wants a leg's product.
+    pub(crate) fn products<E>(
+        &self,
+        layer: usize,
+        spec: &LayerSpec,
+        mut vectors: Vec<T>,
+        mut take: impl FnMut(usize, LegProduct<'_, T>) -> Result<(), E>,
     ) -> Result<(), E> {
         // The part for the momentum buffer; none is zero.
         let mut buffer: Option<Vec<T>> = None;
         for (index, leg) in self.legs.iter().enumerate().rev() {
             let before = if index > 0 { Before::Leg } else { Before::Nothing };
+            let (factors, conditioner) = (&leg.factors.layers[layer], leg.conditioner(layer));
+            let place = Some((factors, conditioner));
             if leg.frozen.contains(&layer) {
-                take(index, &vec![T::of(0.0); vectors.len()])?;
+                let zeros = vec![T::of(0.0); vectors.len()];
+                take(index, LegProduct { vectors: zeros, spec, place: None })?;
             } else if let Some(momentum) = &leg.momentum {
                 let zeros = || vec![T::of(0.0); vectors.len()];
                 let start = buffer.take().unwrap_or_else(zeros);
                 let mut pair = [vectors, start];
-                take(index, &leg.carry_pair(layer, spec, momentum, &mut pair, before))?;
+                let product = leg.carry_pair(layer, spec, momentum, &mut pair, before);
+                take(index, LegProduct { vectors: product, spec, place })?;
                 let [x, u] = pair;
                 vectors = x;
                 buffer = Some(u);
             } else {
-                let (factors, conditioner) = (&leg.factors.layers[layer], leg.conditioner(layer));
                 leg.enter(layer, spec, &mut vectors);
-                let mut product = vectors.clone();
+                let mut product = if before == Before::Leg { vectors.clone() } else { std::mem::take(&mut vectors) };
                 leg.spectrum(layer, &leg.response).scale(&mut product);
-                factors.rotate_back(&mut product, spec);
-                if let Some(conditioner) = conditioner {
-                    conditioner.multiply(&mut product);
-                }
-                take(index, &product)?;
+                take(index, LegProduct { vectors: product, spec, place })?;
                 if before == Before::Leg {
                     leg.spectrum(layer, &leg.decay).scale(&mut vectors);
                     factors.rotate_back(&mut vectors, spec);

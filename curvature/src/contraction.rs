@@ -97,6 +97,42 @@ impl ScoreRoute {
     }
 }
 
+/// The rank at which a layer's vectors are kept if `rank` is asked for; `None` where factors would be no approximation,
+/// or no smaller than the vector itself.
+pub fn kept_rank(rank: usize, outputs: usize, columns: usize) -> Option<usize> {
+    let is_smaller = rank < outputs.min(columns) && rank * (outputs + columns) < outputs * columns;
+    is_smaller.then_some(rank)
+}
+
+/// How `Σ_t s_tᵀ (Σ_k l_k r_kᵀ) a_t` is contracted: the routes K and F of METHOD §8.6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LowRankRoute {
+    /// Both sides of every row are multiplied with the factors.
+    Factors,
+    /// The vectors are put together block by block and multiplied with the examples' gradients.
+    Gradient,
+}
+
+impl LowRankRoute {
+    /// The cheaper one for this many queries.
+    pub fn cheapest(shape: Shape, queries: usize, rank: usize) -> Self {
+        if Self::Factors.flops(shape, queries, rank) < Self::Gradient.flops(shape, queries, rank) {
+            Self::Factors
+        } else {
+            Self::Gradient
+        }
+    }
+
+    /// Operations of this route for the whole batch.
+    pub fn flops(self, shape: Shape, queries: usize, rank: usize) -> u128 {
+        let [rows, o, i, terms] = [shape.rows, shape.outputs, shape.columns, queries * rank].map(|n| n as u128);
+        match self {
+            Self::Factors => 2 * rows * terms * (o + i + 1),
+            Self::Gradient => ScoreRoute::Gradient.flops(shape, queries) + 2 * terms * o * i,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,5 +165,23 @@ mod tests {
     fn single_rows_are_scored_without_forming_gradients() {
         assert_eq!(ScoreRoute::cheapest(shape(64, 1, 256, 785), 1), ScoreRoute::Rows);
         assert_eq!(ScoreRoute::cheapest(shape(4, 256, 768, 257), 32), ScoreRoute::Gradient);
+    }
+
+    #[test]
+    fn factors_win_while_there_are_few_terms() {
+        // METHOD §8.6: for many more positions than queries, up to Q r = o i / (o + i), 384 at o = i = 768
+        let long = shape(1, 1 << 20, 768, 768);
+        assert_eq!(LowRankRoute::cheapest(long, 23, 16), LowRankRoute::Factors);
+        assert_eq!(LowRankRoute::cheapest(long, 25, 16), LowRankRoute::Gradient);
+        assert_eq!(LowRankRoute::cheapest(shape(512, 1, 256, 785), 200, 8), LowRankRoute::Factors);
+        assert_eq!(LowRankRoute::cheapest(shape(4, 512, 768, 768), 200, 8), LowRankRoute::Gradient);
+    }
+
+    #[test]
+    fn factors_that_are_no_smaller_are_not_kept() {
+        assert_eq!(kept_rank(16, 768, 3072), Some(16));
+        assert_eq!(kept_rank(10, 10, 129), None, "no approximation");
+        assert_eq!(kept_rank(9, 10, 129), Some(9), "1251 numbers for 1290");
+        assert_eq!(kept_rank(5, 8, 8), None, "80 numbers for 64");
     }
 }

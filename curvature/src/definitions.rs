@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use crate::gemm::Real;
 use crate::{
     CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId, LayerSpec, Positions,
-    QuadraticForm, SpectralFn, Tap, TapSink,
+    QuadraticForm, SpectralFn, Tap, TapSink, Vectors,
 };
 
 /// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
@@ -147,7 +147,7 @@ impl<T: Real> TapSink for Scores<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         // as vectors of two methods lie apart
         let (one, others) = self.vectors.split_at(self.layer.parameters());
-        self.products.add_scores(tap, self.layer, &[one, others], &mut self.scores)
+        self.products.add_scores(tap, self.layer, &[Vectors::Full(one), Vectors::Full(others)], &mut self.scores)
     }
 }
 

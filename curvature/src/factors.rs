@@ -134,6 +134,23 @@ impl<T: Real> LayerFactors<T> {
         self.turn(vectors, layer, |basis| (basis.output.vectors.view(), basis.input.vectors.view().t()));
     }
 
+    /// Rotates factors back: with `V = Σ_k l_k r_kᵀ` in the basis, `U_S l_k` and `U_A r_k` for every row.
+    ///
+    /// # Shapes
+    /// `left: [_, O]`, `right: [_, columns]`.
+    pub fn rotate_factors_back(&self, left: &mut Vec<T>, right: &mut Vec<T>) {
+        let Some(basis) = &self.basis else { return };
+        for (rows, vectors) in [(left, &basis.output.vectors), (right, &basis.input.vectors)] {
+            let n = vectors.rows();
+            let count = rows.len() / n;
+            let mut turned = vec![T::of(0.0); rows.len()];
+            let into = ViewMut::dense(&mut turned, count, n);
+            let (rows_view, back) = (View::dense(rows, count, n), vectors.view().t());
+            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), rows_view, back, Threads::Pool);
+            *rows = turned;
+        }
+    }
+
     /// `left · V · right` for each `V`.
     fn turn<'s>(
         &'s self,

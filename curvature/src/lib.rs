@@ -21,6 +21,7 @@ pub mod gemm;
 mod lambda;
 mod layer;
 mod linear;
+mod low_rank;
 mod matrix;
 mod momentum;
 mod network;
@@ -32,6 +33,7 @@ mod section;
 mod spectral;
 mod tap;
 mod tape;
+mod truncation;
 
 #[cfg(test)]
 mod definitions;
@@ -44,6 +46,7 @@ pub use fresh::fresh;
 pub use lambda::{Lambda, LambdaSum};
 pub use layer::{LayerId, LayerSpec};
 pub use linear::{Linear, TapRecorder, with_slice};
+pub use low_rank::{LowRank, Vectors};
 pub use matrix::Matrix;
 pub use momentum::{Momentum, Transfer};
 pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
@@ -53,3 +56,4 @@ pub use section::{Graphs, PullBack, Section, Taped, backward_through, pull_back}
 pub use spectral::{SpectralFn, Step};
 pub use tap::{Positions, Tap, TapSink, Tee};
 pub use tape::{Gradient, Tape, Traced};
+pub use truncation::{Norms, Truncation, Whitening};

@@ -4,21 +4,21 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use crate::contraction::{ScoreRoute, Shape};
+use crate::contraction::{LowRankRoute, ScoreRoute, Shape};
 use crate::dot::sum_over;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::rotated::form;
-use crate::{Error, LayerSpec, Positions, Tap, with_slice};
+use crate::{Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
 
 /// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
-const BLOCK_BYTES: usize = 1 << 19;
+pub(crate) const BLOCK_BYTES: usize = 1 << 19;
 
 /// Most output rows of a block of gradients; a multiple of the six that a kernel computes together.
-const BLOCK_ROWS: usize = 48;
+pub(crate) const BLOCK_ROWS: usize = 48;
 
 /// Examples and queries whose products one call computes: up to 256 dot products run without packing either side.
 const EXAMPLES: usize = 8;
-const QUERIES: usize = 32;
+pub(crate) const QUERIES: usize = 32;
 
 /// Rows of a batch that one task turns by a query's matrix.
 const ROWS: usize = 512;
@@ -34,7 +34,7 @@ impl<T: Real> GradientProducts<T> {
     /// several places, as those of several methods do, meet the same gradients: `Q` counts them all, in order.
     ///
     /// # Shapes
-    /// Each of `vectors: [_, O, columns]`, `scores: [B, Q]`.
+    /// `scores: [B, Q]`.
     /// # Errors
     /// If the tap is not of this layer's shape or type.
     /// # Source
@@ -43,18 +43,39 @@ impl<T: Real> GradientProducts<T> {
         &mut self,
         tap: Tap<'_>,
         layer: &LayerSpec,
-        vectors: &[&[T]],
+        vectors: &[Vectors<'_, T>],
         scores: &mut [f64],
     ) -> Result<(), Error> {
-        let (o, i) = (layer.outputs, layer.columns());
-        let queries = vectors.iter().map(|vectors| vectors.len() / (o * i)).sum();
-        let b = tap.positions.examples();
+        let size = layer.parameters();
+        let counts = || vectors.iter().map(|vectors| vectors.count(layer));
+        let (queries, b) = (counts().sum::<usize>(), tap.positions.examples());
         if queries == 0 || b == 0 {
             return Ok(());
         }
-        with_rows(tap, layer, |rows: Rows<'_, T>| match ScoreRoute::cheapest(Shape::of(tap.positions, o, i), queries) {
-            ScoreRoute::Gradient => rows.by_gradient(vectors, queries, scores),
-            ScoreRoute::Rows => rows.by_rows(vectors, queries, scores),
+        let full: Vec<&[T]> = vectors.iter().filter_map(|vectors| vectors.full()).collect();
+        let low_rank: Vec<LowRank<'_, T>> = vectors.iter().filter_map(|vectors| vectors.low_rank()).collect();
+        with_rows(tap, layer, |rows: Rows<'_, T>| {
+            if low_rank.is_empty() {
+                return rows.by_cheapest(&full, queries, scores);
+            }
+            if full.is_empty() {
+                return rows.low_rank_by_cheapest(&low_rank, queries, scores);
+            }
+            // both kinds: each by itself, then into its columns
+            let n: usize = full.iter().map(|vectors| vectors.len() / size).sum();
+            let mut parts = [vec![0.0; b * n], vec![0.0; b * (queries - n)]];
+            rows.by_cheapest(&full, n, &mut parts[0]);
+            rows.low_rank_by_cheapest(&low_rank, queries - n, &mut parts[1]);
+            let kinds = vectors.iter().zip(counts());
+            let kinds: Vec<usize> =
+                kinds.flat_map(|(v, n)| std::iter::repeat_n(usize::from(v.full().is_none()), n)).collect();
+            for (m, scores) in scores.chunks_exact_mut(queries).enumerate() {
+                let mut at = [m * n, m * (queries - n)];
+                for (score, &kind) in scores.iter_mut().zip(&kinds) {
+                    *score += parts[kind][at[kind]];
+                    at[kind] += 1;
+                }
+            }
         })
     }
 
@@ -78,15 +99,15 @@ impl<T: Real> GradientProducts<T> {
 
 /// One layer's part of a batch.
 #[derive(Clone, Copy)]
-struct Rows<'a, T> {
+pub(crate) struct Rows<'a, T> {
     /// `[R, n]`, without the column of ones.
-    a: &'a [T],
-    n: usize,
-    bias: bool,
+    pub a: &'a [T],
+    pub n: usize,
+    pub bias: bool,
     /// `[R, o]`.
-    s: &'a [T],
-    o: usize,
-    positions: &'a Positions,
+    pub s: &'a [T],
+    pub o: usize,
+    pub positions: &'a Positions,
 }
 
 fn with_rows<T: Real, R>(tap: Tap<'_>, layer: &LayerSpec, f: impl FnOnce(Rows<'_, T>) -> R) -> Result<R, Error> {
@@ -97,13 +118,28 @@ fn with_rows<T: Real, R>(tap: Tap<'_>, layer: &LayerSpec, f: impl FnOnce(Rows<'_
 }
 
 impl<T: Real> Rows<'_, T> {
+    fn by_cheapest(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+        match ScoreRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries) {
+            ScoreRoute::Gradient => self.by_gradient(vectors, queries, scores),
+            ScoreRoute::Rows => self.by_rows(vectors, queries, scores),
+        }
+    }
+
+    fn low_rank_by_cheapest(self, vectors: &[LowRank<'_, T>], queries: usize, scores: &mut [f64]) {
+        let rank = vectors.iter().map(|vectors| vectors.rank).max().unwrap_or(0);
+        match LowRankRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries, rank) {
+            LowRankRoute::Factors => self.by_factors(vectors, queries, scores),
+            LowRankRoute::Gradient => self.by_expansion(vectors, queries, scores),
+        }
+    }
+
     /// I, with the column of ones if there is one.
-    fn columns(self) -> usize {
+    pub(crate) fn columns(self) -> usize {
         self.n + usize::from(self.bias)
     }
 
     /// Rows `start..start + rows` of example `m`'s gradient.
-    fn form(self, tile: &mut [T], m: usize, start: usize, rows: usize) {
+    pub(crate) fn form(self, tile: &mut [T], m: usize, start: usize, rows: usize) {
         form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows);
     }
 
@@ -195,7 +231,7 @@ impl<T: Real> Rows<'_, T> {
 }
 
 /// `into[m · stride + q] = <gradient m, vector q>` of a block of `rows` of `o` rows with `i` columns.
-fn inner_products<T: Real>(
+pub(crate) fn inner_products<T: Real>(
     into: &mut [T],
     stride: usize,
     gradients: &[T],

@@ -184,6 +184,10 @@ impl Plan {
             .field("reduction", format!("{:?}", method.reduction).as_str())
             .field("aggregate", format!("{:?}", method.aggregate).as_str())
             .field("normalize", format!("{:?}", method.normalize).as_str());
+        let key = match method.query_rank {
+            None => key,
+            Some(rank) => key.field("rank", rank as u64),
+        };
         Some(key.finish())
     }
 

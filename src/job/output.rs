@@ -22,6 +22,9 @@ pub(super) const SCORES: &str = "scores";
 
 const KEY: &str = "ascribe_key";
 
+/// Each query's captured share of its squared norm, in files of scores.
+pub(super) const CAPTURED: &str = "captured";
+
 impl Plan {
     /// Refuses a run folder whose results belong to another job, before any work.
     pub(super) fn check_results(&self) -> Result<(), JobError> {
@@ -101,6 +104,15 @@ pub(super) fn query_ids(plan: &Plan) -> Vec<String> {
     }
 }
 
+/// What results say of each query.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OfQueries<'a> {
+    /// Each query's measurement now.
+    pub measurements: &'a [f64],
+    /// For each row of scores, the share of its vectors' squared norm that low rank left.
+    pub captured: Option<&'a [f64]>,
+}
+
 /// What a reader of the scores has to know.
 fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata {
     let method = &plan.job.method;
@@ -160,6 +172,9 @@ fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata {
         ("query_ids", ids(query_ids(plan))),
         ("train_ids", ids(train_ids)),
     ]);
+    if let Some(rank) = method.query_rank {
+        entries.insert("query_rank", rank.to_string());
+    }
     match answered.method {
         Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),
         Method::Source { .. } => {
@@ -187,7 +202,7 @@ pub(super) fn write_top(
     answer: usize,
     key: &Key,
     rankings: &[Ranking],
-    measurements: &[f64],
+    of_queries: OfQueries<'_>,
 ) -> Result<(), JobError> {
     let width = rankings.first().map_or(0, |ranking| ranking.proponents.len());
     let shape = [rankings.len(), width];
@@ -196,14 +211,15 @@ pub(super) fn write_top(
     };
     let (best_index, best_score) = split(rankings.iter().flat_map(|ranking| ranking.proponents.clone()).collect());
     let (worst_index, worst_score) = split(rankings.iter().flat_map(|ranking| ranking.opponents.clone()).collect());
-    let queries = [measurements.len()];
-    let tensors = [
+    let queries = [of_queries.measurements.len()];
+    let mut tensors = vec![
         TensorData::new("proponents.index", &shape, &best_index),
         TensorData::new("proponents.score", &shape, &best_score),
         TensorData::new("opponents.index", &shape, &worst_index),
         TensorData::new("opponents.score", &shape, &worst_score),
-        TensorData::new("measurements", &queries, measurements),
+        TensorData::new("measurements", &queries, of_queries.measurements),
     ];
+    tensors.extend(of_queries.captured.map(|captured| TensorData::new(CAPTURED, &shape[..1], captured)));
     Ok(write_safetensors(&top_file(plan, answer), &tensors, &score_metadata(plan, answer, key))?)
 }
 
@@ -217,16 +233,17 @@ pub(super) fn write_scores(
     plan: &Plan,
     (answer, stage): (usize, Option<usize>),
     key: &Key,
-    measurements: &[f64],
+    of_queries: OfQueries<'_>,
     sums: &mut Sums<'_>,
     finish: impl Fn(usize, &mut [f32]),
 ) -> Result<(), JobError> {
     let (rows, n) = (sums.rows(), plan.training.columns.len());
     let full = plan.job.output.store_scores == StoreScores::Full;
-    let specs = [
+    let mut specs = vec![
         TensorSpec::new("scores", Dtype::F32, [rows, n]),
-        TensorSpec::new("measurements", Dtype::F64, [measurements.len()]),
+        TensorSpec::new("measurements", Dtype::F64, [of_queries.measurements.len()]),
     ];
+    specs.extend(of_queries.captured.map(|captured| TensorSpec::new(CAPTURED, Dtype::F64, [captured.len()])));
     let mut metadata = score_metadata(plan, answer, key);
     let file = match stage {
         None => scores_file(plan, answer),
@@ -253,9 +270,12 @@ pub(super) fn write_scores(
         }
     }
     match writer {
-        None => write_top(plan, answer, key, &rankings, measurements),
+        None => write_top(plan, answer, key, &rankings, of_queries),
         Some(writer) => {
-            writer.write_values_at("measurements", 0, measurements)?;
+            writer.write_values_at("measurements", 0, of_queries.measurements)?;
+            if let Some(captured) = of_queries.captured {
+                writer.write_values_at(CAPTURED, 0, captured)?;
+            }
             writer.finish()?;
             Ok(())
         }

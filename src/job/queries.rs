@@ -6,13 +6,14 @@ use std::ops::Range;
 use super::answers::{Method, VectorSet};
 use super::plan::Few;
 use super::run::{Number, Run};
-use super::{JobError, Normalize};
+use super::{JobError, Normalize, Plan};
 use crate::attribution::source::LegCurvature;
 use crate::attribution::store::{Artifact, Dtype, Element, Metadata, TensorSpec, TensorWriter};
 use crate::attribution::{
-    Aggregate, Error, Event, LegFn, Pass, Sweep, VectorSink, VectorSource, prepare_queries, quadratic_forms,
+    Aggregate, Error, Event, LegFn, LegVectors, Pass, Sweep, VectorForm, VectorSink, VectorSource, prepare_queries,
+    quadratic_forms,
 };
-use crate::curvature::{Factors, LayerSpec, Measurement, Objective, QuadraticForm};
+use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 
 const QUERIES: &str = "queries";
 
@@ -71,12 +72,20 @@ impl Run<'_> {
         for (set, writer) in sets.iter().zip(&writers) {
             legs.extend((0..self.plan.legs(set.answer)).map(|leg| (writer, leg)));
         }
-        let mut sink = Writing { legs, layers };
+        let form = self.plan.vector_form();
+        let norms = vec![vec![Norms::default(); rows * layers.len()]; legs.len()];
+        let mut sink = Writing { legs, layers, form, rows, norms };
         let walk_list: Vec<_> = walks.iter().collect();
         let values =
             prepare_queries::<_, T>(&sweep, measurement, method.reduction.into(), aggregate, &walk_list, &mut sink)?;
+        let mut norms = std::mem::take(&mut sink.norms).into_iter();
         drop(sink);
         for (set, writer) in sets.iter().zip(writers) {
+            let of_legs: Vec<Norms> = norms.by_ref().take(self.plan.legs(set.answer)).flatten().collect();
+            if form != VectorForm::Full {
+                let pairs: Vec<f64> = of_legs.iter().flat_map(|norms| [norms.kept, norms.whole]).collect();
+                writer.write_values_at(CAPTURED, 0, &pairs)?;
+            }
             writer.write_values_at(VALUES, 0, &values)?;
             let norms = match (method.normalize, self.plan.answers[set.answer].method) {
                 (Normalize::Cosine, Method::Influence { fit, damping }) => {
@@ -97,10 +106,24 @@ impl Run<'_> {
     fn writer<T: Number>(&self, set: VectorSet, rows: usize, queries: usize) -> Result<TensorWriter, JobError> {
         let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
         let layers = self.plan.training.layers();
-        let mut specs: Vec<TensorSpec> = (0..self.plan.legs(set.answer))
+        let (form, legs) = (self.plan.vector_form(), self.plan.legs(set.answer));
+        let mut specs: Vec<TensorSpec> = (0..legs)
             .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
-            .map(|(leg, l)| TensorSpec::new(name(leg, &l.name), <T as Element>::DTYPE, [rows, l.outputs, l.columns()]))
+            .flat_map(|(leg, l)| {
+                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, <T as Element>::DTYPE, shape);
+                match form.rank_at(l) {
+                    None => vec![spec(name(leg, &l.name), [rows, l.outputs, l.columns()])],
+                    Some(rank) => sides(leg, &l.name)
+                        .into_iter()
+                        .zip([l.outputs, l.columns()])
+                        .map(|(name, size)| spec(name, [rows, rank, size]))
+                        .collect(),
+                }
+            })
             .collect();
+        if form != VectorForm::Full {
+            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
+        }
         specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
         specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
         let metadata = Metadata::from([
@@ -109,8 +132,11 @@ impl Run<'_> {
             ("measurement".into(), super::plan::measure_name(self.plan.measure()).into()),
             (
                 "units".into(),
-                "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]"
-                    .into(),
+                match form {
+                    VectorForm::Full => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]",
+                    VectorForm::LowRank(_) => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]; LEG/LAYER.left [queries, rank, outputs], LEG/LAYER.right [queries, rank, columns]: the same approximately, the sum of their outer products; ascribe.captured [legs, layers, queries, 2]: squared norms of what is kept and of the whole (METHOD 3.4)",
+                }
+                .into(),
             ),
         ]);
         Ok(self.store.writer(QUERIES, &key, &specs, &metadata)?)
@@ -121,27 +147,71 @@ impl Run<'_> {
         let Some(key) = self.plan.vectors_key(set) else { return Ok(None) };
         let Some(artifact) = self.find(QUERIES, &key)? else { return Ok(None) };
         let layers = self.plan.training.layers();
-        let of_leg = |leg| layers.iter().map(|layer| name(leg, &layer.name)).collect();
+        let form = self.plan.vector_form();
+        let place = |leg, layer: &LayerSpec| match form.rank_at(layer) {
+            None => Names::Full(name(leg, &layer.name)),
+            Some(rank) => Names::LowRank(rank, sides(leg, &layer.name)),
+        };
+        let of_leg = |leg| layers.iter().map(|layer| place(leg, layer)).collect();
         let names = (0..self.plan.legs(set.answer)).map(of_leg).collect();
         let rows = artifact.f64(NORMS)?.len();
         Ok(Some(StoredVectors { artifact, names, rows }))
+    }
+
+    /// The share of the squared norm of each query's vectors that an answer's scores are made of, over all layers, legs
+    /// and networks; none if vectors are whole.
+    pub(super) fn captured(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
+        if self.plan.vector_form() == VectorForm::Full {
+            return Ok(None);
+        }
+        let mut sums: Vec<Norms> = vec![];
+        for set in self.plan.vector_sets(&[answer]) {
+            let vectors = self.find_vectors(set)?.ok_or(JobError::NoQueries)?;
+            let rows = vectors.rows();
+            sums.resize(rows, Norms::default());
+            for (k, pair) in vectors.artifact.f64(CAPTURED)?.chunks_exact(2).enumerate() {
+                sums[k % rows] = [sums[k % rows], Norms { kept: pair[0], whole: pair[1] }].into_iter().sum();
+            }
+        }
+        Ok(Some(sums.into_iter().map(Norms::share).collect()))
+    }
+}
+
+impl Plan {
+    /// In which form queries' vectors are kept.
+    pub(super) fn vector_form(&self) -> VectorForm {
+        self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
     }
 }
 
 const VALUES: &str = "ascribe.measurements";
 const NORMS: &str = "ascribe.quadratic_forms";
 
+/// Squared norms of what is kept and of the whole.
+const CAPTURED: &str = "ascribe.captured";
+
 fn name(leg: usize, layer: &str) -> String {
     format!("{leg}/{layer}")
+}
+
+fn sides(leg: usize, layer: &str) -> [String; 2] {
+    ["left", "right"].map(|side| format!("{leg}/{layer}.{side}"))
 }
 
 /// Query vectors in a memory map.
 #[derive(Debug)]
 pub(super) struct StoredVectors {
     artifact: Artifact,
-    /// For each leg the tensors' names.
-    names: Vec<Vec<String>>,
+    /// For each leg the tensors of its layers.
+    names: Vec<Vec<Names>>,
     rows: usize,
+}
+
+/// The tensors of one layer's vectors.
+#[derive(Debug)]
+enum Names {
+    Full(String),
+    LowRank(usize, [String; 2]),
 }
 
 impl StoredVectors {
@@ -162,8 +232,14 @@ impl StoredVectors {
 }
 
 impl<T: Number> VectorSource<T> for StoredVectors {
-    fn vectors(&self, leg: usize, layer: usize) -> Result<&[T], Error> {
-        Ok(self.artifact.values(&self.names[leg][layer])?)
+    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
+        Ok(match &self.names[leg][layer] {
+            Names::Full(name) => Vectors::Full(self.artifact.values(name)?),
+            Names::LowRank(rank, [left, right]) => {
+                let (left, right) = (self.artifact.values(left)?, self.artifact.values(right)?);
+                Vectors::LowRank(LowRank { rank: *rank, left, right })
+            }
+        })
     }
 
     fn queries(&self) -> usize {
@@ -175,13 +251,34 @@ struct Writing<'a> {
     /// For each leg of all walks its file and its number there.
     legs: Vec<(&'a TensorWriter, usize)>,
     layers: &'a [LayerSpec],
+    form: VectorForm,
+    rows: usize,
+    /// For each leg of all walks, by layer and query.
+    norms: Vec<Vec<Norms>>,
 }
 
 impl<T: Number> VectorSink<T> for Writing<'_> {
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, vectors: &[T]) -> Result<(), Error> {
+    fn form(&self) -> VectorForm {
+        self.form
+    }
+
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let start = layer * self.rows + queries.start;
+        self.norms[leg][start..].iter_mut().zip(&found.norms).for_each(|(kept, norms)| *kept = *norms);
         let layer = &self.layers[layer];
-        let offset = (queries.start * layer.parameters()) as u64;
         let (writer, leg) = self.legs[leg];
-        Ok(writer.write_values_at(&name(leg, &layer.name), offset, vectors)?)
+        match found.vectors() {
+            Vectors::Full(vectors) => {
+                let offset = (queries.start * layer.parameters()) as u64;
+                writer.write_values_at(&name(leg, &layer.name), offset, vectors)?;
+            }
+            Vectors::LowRank(LowRank { rank, left, right }) => {
+                let [left_name, right_name] = sides(leg, &layer.name);
+                let offset = |size: usize| (queries.start * rank * size) as u64;
+                writer.write_values_at(&left_name, offset(layer.outputs), left)?;
+                writer.write_values_at(&right_name, offset(layer.columns()), right)?;
+            }
+        }
+        Ok(())
     }
 }

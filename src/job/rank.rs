@@ -37,6 +37,9 @@ pub struct QueryInfo {
     pub measurement: &'static str,
     /// Its value now.
     pub value: f64,
+    /// The share of the squared norm of the query's vectors that is left at the low rank that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captured: Option<f64>,
 }
 
 /// A training example in a ranking.
@@ -96,14 +99,21 @@ impl Plan {
     fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
         let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
         let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
-        let (rankings, values) = if scores.exists() {
+        let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
+            match self.job.method.query_rank {
+                None => Ok(None),
+                Some(_) => Ok(Some(file.f64(output::CAPTURED)?.to_vec())),
+            }
+        };
+        let (rankings, values, captured) = if scores.exists() {
             let file = TensorFile::open(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
-            (rank(rows, self.job.output.top).map_err(output::ranking_error)?, file.f64("measurements")?.to_vec())
+            let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
+            (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
         } else if top.exists() {
             let file = TensorFile::open(&top)?;
-            (stored_top(&file)?, file.f64("measurements")?.to_vec())
+            (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?)
         } else {
             let folder = self.job.output.path.clone();
             return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
@@ -134,7 +144,13 @@ impl Plan {
         let ranked = |ranking: Ranking| {
             let (excerpt, value) = query(ranking.query);
             QueryRanking {
-                query: QueryInfo { id: ids[ranking.query].clone(), excerpt, measurement, value },
+                query: QueryInfo {
+                    id: ids[ranking.query].clone(),
+                    excerpt,
+                    measurement,
+                    value,
+                    captured: captured.as_ref().map(|captured| captured[ranking.query]),
+                },
                 proponents: examples(ranking.proponents),
                 opponents: examples(ranking.opponents),
             }

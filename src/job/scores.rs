@@ -228,7 +228,8 @@ impl Run<'_> {
         // the measurement is that of the last network, whichever others were asked
         let at_last = sets.last().ok_or(JobError::NoQueries)?;
         let vectors = self.find_vectors(*at_last)?.ok_or(JobError::NoQueries)?;
-        let values = vectors.values()?;
+        let captured = self.captured(answer)?;
+        let values = output::OfQueries { measurements: vectors.values()?, captured: captured.as_deref() };
         let own = self.own_values(answer, passes, parts)?;
         if plan.job.method.self_influence && !own.is_empty() {
             output::write_self_influence(plan, &key, &own)?;

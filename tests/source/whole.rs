@@ -32,7 +32,7 @@ fn assert_same(done: &Done, by_hand: &ByHand, options: SourceOptions) {
     for leg in 0..walk.legs.len() {
         for (l, layer) in by_hand.last.layers().iter().enumerate() {
             let name = format!("{leg}/{}", layer.name);
-            let want = vectors.vectors(leg, l).expect("in memory");
+            let want = vectors.vectors(leg, l).expect("in memory").full().expect("whole");
             assert_relative(&stored[0].values(&name), want, EXACT, &name);
         }
     }

@@ -113,6 +113,23 @@ impl<T: Real> Conditioner<T> {
         elementwise(vectors, &self.inverse);
     }
 
+    /// `V ⊘ ρ πᵀ` for each `V: [O, columns]` of `vectors`.
+    pub(crate) fn divide_by_rank_one(&self, vectors: &mut [T]) {
+        let i = self.columns.len();
+        for (row, rho) in vectors.chunks_exact_mut(i).zip(self.rows.iter().cycle()) {
+            row.iter_mut().zip(&self.columns).for_each(|(x, pi)| *x = T::of(x.wide() / (rho * pi)));
+        }
+    }
+
+    /// `ρ ⊙ l` for each row of `left: [_, O]`, `π ⊙ r` for each row of `right: [_, columns]`.
+    pub(crate) fn multiply_factors(&self, left: &mut [T], right: &mut [T]) {
+        for (rows, by) in [(left, &self.rows), (right, &self.columns)] {
+            for row in rows.chunks_exact_mut(by.len()) {
+                row.iter_mut().zip(by).for_each(|(x, by)| *x = T::of(x.wide() * by));
+            }
+        }
+    }
+
     /// What multiplies weight decay in each eigen-direction, `[O, columns]`, if the decay is part of Adam's gradient
     /// and so passes through its preconditioner: the diagonal of `diag(P)` in the eigenbasis,
     /// `(U_S ⊙ U_S)ᵀ P (U_A ⊙ U_A)`. Its other entries are dropped, as EK-FAC drops the curvature's.

@@ -108,7 +108,7 @@ impl<T: Real> Run<T> {
         let of_query = |leg: usize, q: usize| {
             let part = |l: usize| {
                 let size = layers[l].parameters();
-                wide(&vectors.vectors(leg, l).expect("in memory")[q * size..(q + 1) * size])
+                wide(&vectors.vectors(leg, l).expect("in memory").full().expect("whole")[q * size..(q + 1) * size])
             };
             (0..layers.len()).flat_map(part).collect::<Vec<f64>>()
         };

@@ -73,6 +73,12 @@ pub(crate) struct MethodOptions {
         ("mean", "one row, of their mean"),
     ]))]
     aggregate: Option<AggregateRequest>,
+    /// Keep each query's vectors as factors of this rank [default: whole, which is exact]
+    ///
+    /// For models whose queries would not fit on the disk: (O + I) R numbers for each query and layer instead of O I.
+    /// What share of each query is captured is reported with the results.
+    #[arg(long, value_name = "R")]
+    query_rank: Option<usize>,
     /// What scores are divided by [default: none]
     ///
     /// A cosine favours no long example, and says nothing about how much.
@@ -107,6 +113,7 @@ impl MethodOptions {
         method.measure = self.measure.or(method.measure);
         method.reduction = self.reduction.unwrap_or(method.reduction);
         method.aggregate = self.aggregate.unwrap_or(method.aggregate);
+        method.query_rank = self.query_rank.or(method.query_rank);
         method.normalize = self.normalize.unwrap_or(method.normalize);
         method.self_influence |= self.self_influence;
     }

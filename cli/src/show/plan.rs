@@ -43,6 +43,9 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     if summary.queries.is_some() {
         line("measure", &measure(job, summary));
     }
+    if let Some(rank) = job.method.query_rank.filter(|_| summary.queries.is_some()) {
+        line("vectors", &vectors(rank, summary));
+    }
     if summary.factor_bytes + summary.query_bytes > 0 {
         let (factors, queries) = (bytes(summary.factor_bytes), bytes(summary.query_bytes));
         line("disk", &format!("{factors} of curvature, {queries} of query vectors, in {}", job.output.path.display()));
@@ -51,6 +54,16 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line("note", note);
     }
     text
+}
+
+fn vectors(rank: usize, summary: &Summary) -> String {
+    let low = summary.layers.iter().filter(|layer| layer.query_rank.is_some()).count();
+    if low == 0 {
+        return format!("whole: no tracked layer has smaller ones of rank {}", count(rank as u64));
+    }
+    let layers = counted(summary.layers.len() as u64, "layers");
+    let (kept, full) = (bytes(summary.query_bytes), bytes(summary.full_query_bytes));
+    format!("of rank {} in {} of {layers}: {kept} instead of {full}", count(rank as u64), count(low as u64))
 }
 
 fn segment(leg: &LegSummary, name_stage: bool) -> String {

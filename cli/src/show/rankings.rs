@@ -11,6 +11,9 @@ use crate::words;
 /// Columns of a table where stdout is no terminal.
 const WIDTH: usize = 120;
 
+/// Below this share of its squared norm, a query's low rank is worth a line.
+const CAPTURED: f64 = 0.99;
+
 /// Prints every query with its proponents and opponents.
 ///
 /// # Errors
@@ -40,6 +43,9 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         let query = &ranking.query;
         writeln!(out, "{}", truncate_str(&format!("{}  {}", style(&query.id).bold(), query.excerpt), width, "…"))?;
         writeln!(out, "  {} {:.4}", query.measurement, query.value)?;
+        if let Some(captured) = query.captured.filter(|&captured| captured < CAPTURED) {
+            writeln!(out, "  captured {:.1} %: scores are approximate; raise --query-rank", 100.0 * captured)?;
+        }
         let sides = [("proponents", &ranking.proponents), ("opponents", &ranking.opponents)];
         let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());
         let widest = |cell: fn(&RankedExample) -> usize| examples().map(cell).max().unwrap_or(0);

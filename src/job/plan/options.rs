@@ -34,6 +34,9 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     if job.method.label_draws == 0 || job.method.label_draws >= 1 << 12 {
         return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
     }
+    if job.method.query_rank == Some(0) {
+        return options("`query_rank` is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
+    }
     if job.method.damping.0.is_empty() {
         return options("no damping is named", "leave `damping` out, or name one");
     }

@@ -33,6 +33,8 @@ pub struct Summary {
     pub factor_bytes: u64,
     /// Bytes of the queries' vectors on disk.
     pub query_bytes: u64,
+    /// What they would be if none were of low rank.
+    pub full_query_bytes: u64,
     /// Examples that are differentiated in all passes over training data together.
     pub differentiations: u64,
     /// Guesses and oddities that change numbers.
@@ -90,6 +92,9 @@ pub struct LayerSummary {
     pub outputs: usize,
     /// I, with the column of ones.
     pub columns: usize,
+    /// Rank of the queries' vectors there, if it is low.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_rank: Option<usize>,
 }
 
 /// One file of examples.
@@ -147,7 +152,18 @@ impl Summary {
         let all = plan.all_answers();
         let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
         let passes = plan.score_passes(&all);
-        let layer = |l: &LayerSpec| LayerSummary { name: l.name.clone(), outputs: l.outputs, columns: l.columns() };
+        let form = plan.vector_form();
+        let numbers = |layer: &LayerSpec| match form.rank_at(layer) {
+            None => layer.parameters(),
+            Some(rank) => rank * (layer.outputs + layer.columns()),
+        };
+        let kept: usize = layers.iter().map(numbers).sum();
+        let layer = |l: &LayerSpec| LayerSummary {
+            name: l.name.clone(),
+            outputs: l.outputs,
+            columns: l.columns(),
+            query_rank: form.rank_at(l),
+        };
         let stages = training.stages.iter().zip(train);
         Self {
             architecture: training.networks.kind().to_owned(),
@@ -165,7 +181,8 @@ impl Summary {
             answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
             factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>()
                 + covariance_sites.len() as u64 * covariances,
-            query_bytes: legs as u64 * rows * tracked as u64 * width,
+            query_bytes: legs as u64 * rows * kept as u64 * width,
+            full_query_bytes: legs as u64 * rows * tracked as u64 * width,
             differentiations: passes
                 .iter()
                 .map(|pass| pass.site)

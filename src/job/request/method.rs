@@ -32,6 +32,9 @@ pub struct MethodRequest {
     pub reduction: ReductionRequest,
     /// Queries one by one, or as one.
     pub aggregate: AggregateRequest,
+    /// Rank of the queries' vectors; none: they are kept whole, and scores are exact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_rank: Option<usize>,
     /// Gradient cosine instead of scores; needs `identity` curvature.
     pub normalize: Normalize,
     /// Self-influence of every training example beside the scores.
@@ -53,6 +56,7 @@ impl Default for MethodRequest {
             measure: None,
             reduction: ReductionRequest::Sum,
             aggregate: AggregateRequest::Each,
+            query_rank: None,
             normalize: Normalize::None,
             self_influence: false,
             factors: None,
