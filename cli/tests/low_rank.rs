@@ -74,7 +74,7 @@ fn a_rank_that_no_layer_exceeds_is_exact() {
     assert!(compare(&folder, "exact", "high").iter().all(|&(captured, _)| captured == 1.0));
 }
 
-/// AdamW, so that curvature is conditioned; in shards with the same bytes as at once.
+/// AdamW, so that curvature is conditioned; in shards as at once.
 #[test]
 fn source_takes_low_rank_in_every_leg() {
     let folder = Folder::new();
@@ -95,5 +95,9 @@ fn source_takes_low_rank_in_every_leg() {
     }
     done(&format!("merge --out {run} --quiet"));
     done(&format!("rank --out {run} --quiet"));
-    assert_eq!(scores(&folder, "low"), scores(&folder, "shards"));
+    // batches of the second shard end at other places
+    let (one, joined) = (scores(&folder, "low"), scores(&folder, "shards"));
+    let largest = one.iter().fold(0.0f32, |largest, score| largest.max(score.abs()));
+    let difference = one.iter().zip(&joined).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    assert!(one.len() == joined.len() && difference <= 1e-5 * largest, "{difference} of {largest}");
 }
