@@ -2,12 +2,24 @@
 //!
 //! A [`View`] is a slice with rows, columns and strides, checked when it is made. [`matmul`] is the
 //! general product, [`add_gram`] the symmetric rank-k update that covariances need (half the work).
-#![allow(unsafe_code)] // the product kernels of `gemm` and `faer` take pointers
+//!
+//! In `f32`, on a processor with AVX-512, products are computed here; else by `gemm` and `faer`. Which of the two
+//! follows from the shape alone.
+#![allow(unsafe_code)] // product kernels take pointers
 
 use candle_core::WithDType;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, MatMut, MatRef, Par};
+use faer::Par;
 use rayon::prelude::*;
+
+#[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
+mod avx512;
+mod library;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+#[doc(hidden)]
+pub use library::{gram as library_gram, product as library_product};
 
 /// The floating-point types that products run in: `f32` and `f64`.
 pub trait Real:
@@ -17,6 +29,11 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// The value as `f64`.
     fn wide(self) -> f64;
+    /// The view, if its numbers are `f32`.
+    #[doc(hidden)]
+    fn single(_: View<'_, Self>) -> Option<View<'_, f32>> {
+        None
+    }
 }
 
 impl Real for f32 {
@@ -25,6 +42,9 @@ impl Real for f32 {
     }
     fn wide(self) -> f64 {
         f64::from(self)
+    }
+    fn single(view: View<'_, Self>) -> Option<View<'_, f32>> {
+        Some(view)
     }
 }
 
@@ -36,6 +56,9 @@ impl Real for f64 {
         self
     }
 }
+
+/// Fewest rows and columns of a result that is computed here: filling up panels would cost more than the libraries.
+const LEAST: usize = 14;
 
 /// Whether a product may use the thread pool. Inside a task of the pool it must not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,9 +189,32 @@ pub fn matmul<T: Real>(c: ViewMut<'_, T>, into: Into, factor: T, a: View<'_, T>,
         }
         return;
     }
+    let (c, stride) = (c.data.as_mut_ptr(), c.stride);
     // SAFETY: `ViewMut::new` checked that `c` has m rows inside its slice, and it is borrowed mutably, so it
     // overlaps neither input; the inner sizes are equal.
-    unsafe { call(c.data.as_mut_ptr(), c.stride, into == Into::Add, factor, a, b, threads.gemm()) };
+    unsafe {
+        match own_product(c, stride, into, factor, a, b, m) {
+            Some(product) => tasks::blocks(m, n, threads, |rows, columns| product.compute(rows, columns)),
+            None => library::call(c, stride, into, factor, a, b, threads),
+        }
+    }
+}
+
+/// The product in the kernels of this project, where type, processor and the whole result's shape allow; `rows` are
+/// the whole result's.
+fn own_product<T: Real>(
+    c: *mut T,
+    stride: usize,
+    into: Into,
+    factor: T,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    rows: usize,
+) -> Option<avx512::Product> {
+    let (a, b) = (T::single(a)?, T::single(b)?);
+    let suits = rows >= LEAST && b.columns >= LEAST;
+    (suits && avx512::runs())
+        .then(|| avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b, avx512::Part::All))
 }
 
 /// Fewest rows that [`rows_product`] gives a thread: enough that no thread's part is computed another way.
@@ -201,7 +247,11 @@ pub fn rows_product<T: Real>(a: View<'_, T>, b: View<'_, T>, finish: impl Fn(&mu
         // `y` has `a.rows · n` places that nobody else writes. The product replaces: it reads none of them, and
         // with k > 0 it writes every one, so all are numbers when `finish` gets them.
         let y = unsafe {
-            call(y.as_mut_ptr().cast(), n, false, T::of(1.0), a, b, gemm::Parallelism::None);
+            let (c, one) = (y.as_mut_ptr().cast(), T::of(1.0));
+            match own_product(c, n, Into::Replace, one, a, b, m) {
+                Some(product) => product.compute(0..a.rows, 0..n),
+                None => library::call(c, n, Into::Replace, one, a, b, Threads::One),
+            }
             std::slice::from_raw_parts_mut(y.as_mut_ptr().cast::<T>(), y.len())
         };
         finish(y);
@@ -211,51 +261,10 @@ pub fn rows_product<T: Real>(a: View<'_, T>, b: View<'_, T>, finish: impl Fn(&mu
     y
 }
 
-/// Calls the product kernel.
-///
-/// # Safety
-/// `c` must have room for `a.rows` rows, `stride` apart, that nobody else uses, and hold numbers if `add`; the inner
-/// sizes of `a` and `b` must be equal.
-unsafe fn call<T: Real>(
-    c: *mut T,
-    stride: usize,
-    add: bool,
-    factor: T,
-    a: View<'_, T>,
-    b: View<'_, T>,
-    parallelism: gemm::Parallelism,
-) {
-    // SAFETY: `View::new` checked that every element addressed by (rows, columns, strides) lies inside its slice,
-    // `t` only swaps the two axes; the rest is the caller's promise. T is f32 or f64, which `gemm` supports.
-    unsafe {
-        gemm::gemm(
-            a.rows,
-            b.columns,
-            a.columns,
-            c,
-            1,
-            stride as isize,
-            add,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            T::of(1.0),
-            factor,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
-}
-
 /// Adds `xᵀ x` to the lower triangle of `c`; the upper triangle is left as it is.
 ///
 /// # Shapes
-/// `x: [rows, n]`, row-major and dense; `c: [n, n]` with rows `stride` apart.
+/// `x: [rows, n]`, row-major; `c: [n, n]` with rows `stride` apart.
 /// # Panics
 /// If `c` is not `[n, n]`.
 pub fn add_gram<T: Real>(c: ViewMut<'_, T>, x: View<'_, T>, threads: Threads) {
@@ -264,109 +273,11 @@ pub fn add_gram<T: Real>(c: ViewMut<'_, T>, x: View<'_, T>, threads: Threads) {
     if n == 0 || x.rows == 0 {
         return;
     }
-    // SAFETY: both views were checked against their slices when they were made, and `c` is borrowed
-    // mutably.
-    let (x, c) = unsafe {
-        (
-            MatRef::from_raw_parts(x.data.as_ptr(), x.rows, n, x.row_stride as isize, x.column_stride as isize),
-            MatMut::from_raw_parts_mut(c.data.as_mut_ptr(), n, n, c.stride as isize, 1),
-        )
-    };
-    triangular::matmul(
-        c,
-        BlockStructure::TriangularLower,
-        Accum::Add,
-        x.transpose(),
-        BlockStructure::Rectangular,
-        x,
-        BlockStructure::Rectangular,
-        T::of(1.0),
-        threads.faer(),
-    );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers<T: Real>(n: usize, seed: u64) -> Vec<T> {
-        (0..n as u64).map(|i| T::of(((i * 2_654_435_761 + seed * 97) % 1009) as f64 / 504.5 - 1.0)).collect()
-    }
-
-    fn check_matmul<T: Real>(m: usize, k: usize, n: usize, tolerance: f64) {
-        // `a` is given as the transpose of a [k, m] matrix with a wider stride, `c` has a wider stride.
-        let a: Vec<T> = numbers(k * (m + 3), 1);
-        let b: Vec<T> = numbers(k * n, 2);
-        let mut c: Vec<T> = numbers(m * (n + 2), 3);
-        let before = c.clone();
-        let (va, vb) = (View::new(&a, k, m, m + 3).t(), View::dense(&b, k, n));
-        matmul(ViewMut::new(&mut c, m, n, n + 2), Into::Add, T::of(0.5), va, vb, Threads::Pool);
-        for i in 0..m {
-            for j in 0..n + 2 {
-                let mut want = before[i * (n + 2) + j].wide();
-                if j < n {
-                    want += 0.5 * (0..k).map(|l| a[l * (m + 3) + i].wide() * b[l * n + j].wide()).sum::<f64>();
-                }
-                assert!((c[i * (n + 2) + j].wide() - want).abs() <= tolerance * k as f64, "[{i}, {j}]");
-            }
-        }
-    }
-
-    #[test]
-    fn product_equals_its_definition_at_odd_shapes() {
-        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 33, 65), (130, 67, 31)] {
-            check_matmul::<f64>(m, k, n, 1e-15);
-            check_matmul::<f32>(m, k, n, 1e-6);
-        }
-    }
-
-    #[test]
-    fn products_by_rows_are_the_product_for_any_number_of_threads() {
-        for (m, k, n) in [(1, 3, 2), (300, 40, 70), (257, 600, 5), (129, 513, 64), (3, 0, 2), (0, 3, 2)] {
-            let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 5), numbers(k * n, 6));
-            let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
-            let mut want = vec![0.0; m * n];
-            matmul(ViewMut::dense(&mut want, m, n), Into::Replace, 1.0, a, b, Threads::One);
-            want.iter_mut().for_each(|x| *x += 1.0);
-            for threads in [1, 2, 5] {
-                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
-                let found = pool.install(|| rows_product(a, b, |y| y.iter_mut().for_each(|x| *x += 1.0)));
-                assert_eq!(found, want, "{m} {k} {n} on {threads}");
-            }
-        }
-    }
-
-    #[test]
-    fn gram_adds_to_the_lower_triangle_only() {
-        let (rows, n, stride) = (37, 19, 21);
-        let x: Vec<f64> = numbers(rows * n, 4);
-        let mut c = vec![2.0f64; n * stride];
-        add_gram(ViewMut::new(&mut c, n, n, stride), View::dense(&x, rows, n), Threads::Pool);
-        for i in 0..n {
-            for j in 0..stride {
-                let dot: f64 = if j <= i { (0..rows).map(|r| x[r * n + i] * x[r * n + j]).sum() } else { 0.0 };
-                assert!((c[i * stride + j] - 2.0 - dot).abs() < 1e-13, "[{i}, {j}]");
-            }
-        }
-    }
-
-    #[test]
-    fn empty_products_are_defined() {
-        let mut c = [7.0f32; 4];
-        matmul(
-            ViewMut::dense(&mut c, 2, 2),
-            Into::Replace,
-            1.0,
-            View::dense(&[], 2, 0),
-            View::dense(&[], 0, 2),
-            Threads::One,
-        );
-        assert_eq!(c, [0.0; 4]);
-    }
-
-    #[test]
-    #[should_panic(expected = "does not fit")]
-    fn a_view_outside_its_slice_is_refused() {
-        View::new(&[0.0f32; 10], 3, 4, 4);
-    }
+    let single = T::single(x).filter(|_| n >= LEAST && avx512::runs());
+    let Some(x) = single else { return library::gram(c, x, threads) };
+    let (c, stride) = (c.data.as_mut_ptr().cast(), c.stride);
+    let product = avx512::Product::new(c, stride, Into::Add, 1.0, x.t(), x, avx512::Part::Lower);
+    // SAFETY: both views were checked against their slices when they were made, `c` is borrowed mutably, and the
+    // blocks do not overlap.
+    tasks::triangle(n, threads, |rows, columns| unsafe { product.compute(rows, columns) });
 }

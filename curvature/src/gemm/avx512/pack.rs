@@ -1,0 +1,114 @@
+//! Packing: panels of an operand laid out in the order in which a tile reads them.
+//!
+//! A panel is `lanes` rows of the left side or columns of the right one, stored as `lanes` numbers for each k.
+
+use std::arch::x86_64::{
+    __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_maskz_loadu_ps, _mm512_setzero_ps,
+    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
+};
+
+use super::tile::LANES;
+
+/// One side of a product, as lanes along k.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side {
+    pub(super) data: *const f32,
+    pub(super) order: Order,
+    /// Numbers between neighbours in the direction in which they are not neighbours in memory.
+    pub(super) stride: usize,
+}
+
+/// In which direction numbers lie beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Along k: each lane is contiguous.
+    AlongK,
+    /// Across lanes: all lanes' numbers of one k are contiguous.
+    AcrossLanes,
+}
+
+impl Side {
+    /// The number of `lane` at `k`.
+    ///
+    /// # Safety
+    /// It must lie inside the operand, or one past its end.
+    pub(super) unsafe fn at(self, lane: usize, k: usize) -> *const f32 {
+        let offset = match self.order {
+            Order::AlongK => lane * self.stride + k,
+            Order::AcrossLanes => k * self.stride + lane,
+        };
+        // SAFETY: the caller's promise.
+        unsafe { self.data.add(offset) }
+    }
+
+    /// Writes lanes `first..first + lanes`, at most 16, for `depth` numbers from `k` on: 16 numbers, those beyond
+    /// `lanes` zero, at every `pitch`-th place of `to`. With a pitch below 16 the zeros of one k are overwritten by
+    /// the numbers of the next.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F, the lanes and k must lie inside the operand, and `to` must have room for
+    /// `(depth − 1) · pitch + 16` numbers.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn pack(self, first: usize, lanes: usize, k: usize, depth: usize, to: *mut f32, pitch: usize) {
+        let mask = u16::MAX >> (LANES - lanes);
+        match self.order {
+            Order::AcrossLanes => {
+                for step in 0..depth {
+                    // SAFETY: the caller's promise; lanes beyond the last are masked.
+                    unsafe {
+                        let row = _mm512_maskz_loadu_ps(mask, self.at(first, k + step));
+                        _mm512_storeu_ps(to.add(step * pitch), row);
+                    }
+                }
+            }
+            Order::AlongK => {
+                for step in (0..depth).step_by(LANES) {
+                    let count = LANES.min(depth - step);
+                    let mask: __mmask16 = u16::MAX >> (LANES - count);
+                    let mut block = [_mm512_setzero_ps(); LANES];
+                    for lane in 0..lanes {
+                        // SAFETY: the caller's promise; numbers beyond the last k are masked.
+                        block[lane] = unsafe { _mm512_maskz_loadu_ps(mask, self.at(first + lane, k + step)) };
+                    }
+                    transpose(&mut block);
+                    for (place, row) in block.into_iter().take(count).enumerate() {
+                        // SAFETY: the caller's promise.
+                        unsafe { _mm512_storeu_ps(to.add((step + place) * pitch), row) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transposes 16 × 16 numbers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose(x: &mut [__m512; LANES]) {
+    // pairs of rows, then of pairs, inside each quarter of a register
+    let mut t = [_mm512_setzero_ps(); LANES];
+    for i in 0..LANES / 2 {
+        t[2 * i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    let (low, high) = (
+        |a, b| _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+        |a, b| _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b))),
+    );
+    for i in 0..LANES / 4 {
+        let [a, b, c, d] = [t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]];
+        (x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]) = (low(a, c), high(a, c), low(b, d), high(b, d));
+    }
+    // x[4 i + j] holds, of rows 4 i to 4 i + 3, columns j, 4 + j, 8 + j and 12 + j in its quarters
+    for j in 0..4 {
+        let [a, b, c, d] = [x[j], x[4 + j], x[8 + j], x[12 + j]];
+        let (even, odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+        let (even2, odd2) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+        t[j] = _mm512_shuffle_f32x4::<0x88>(even, even2);
+        t[8 + j] = _mm512_shuffle_f32x4::<0xdd>(even, even2);
+        t[4 + j] = _mm512_shuffle_f32x4::<0x88>(odd, odd2);
+        t[12 + j] = _mm512_shuffle_f32x4::<0xdd>(odd, odd2);
+    }
+    *x = t;
+}

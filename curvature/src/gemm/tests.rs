@@ -1,0 +1,241 @@
+use super::*;
+
+fn numbers<T: Real>(n: usize, seed: u64) -> Vec<T> {
+    (0..n as u64).map(|i| T::of(((i * 2_654_435_761 + seed * 97) % 1009) as f64 / 504.5 - 1.0)).collect()
+}
+
+fn check_matmul<T: Real>(m: usize, k: usize, n: usize, tolerance: f64) {
+    // `a` is given as the transpose of a [k, m] matrix with a wider stride, `c` has a wider stride.
+    let a: Vec<T> = numbers(k * (m + 3), 1);
+    let b: Vec<T> = numbers(k * n, 2);
+    let mut c: Vec<T> = numbers(m * (n + 2), 3);
+    let before = c.clone();
+    let (va, vb) = (View::new(&a, k, m, m + 3).t(), View::dense(&b, k, n));
+    matmul(ViewMut::new(&mut c, m, n, n + 2), Into::Add, T::of(0.5), va, vb, Threads::Pool);
+    for i in 0..m {
+        for j in 0..n + 2 {
+            let mut want = before[i * (n + 2) + j].wide();
+            if j < n {
+                want += 0.5 * (0..k).map(|l| a[l * (m + 3) + i].wide() * b[l * n + j].wide()).sum::<f64>();
+            }
+            assert!((c[i * (n + 2) + j].wide() - want).abs() <= tolerance * k as f64, "[{i}, {j}]");
+        }
+    }
+}
+
+#[test]
+fn product_equals_its_definition_at_odd_shapes() {
+    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 33, 65), (130, 67, 31)] {
+        check_matmul::<f64>(m, k, n, 1e-15);
+        check_matmul::<f32>(m, k, n, 1e-6);
+    }
+}
+
+#[test]
+fn products_by_rows_are_the_product_for_any_number_of_threads() {
+    for (m, k, n) in [(1, 3, 2), (300, 40, 70), (257, 600, 5), (129, 513, 64), (3, 0, 2), (0, 3, 2)] {
+        let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 5), numbers(k * n, 6));
+        let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
+        let mut want = vec![0.0; m * n];
+        matmul(ViewMut::dense(&mut want, m, n), Into::Replace, 1.0, a, b, Threads::One);
+        want.iter_mut().for_each(|x| *x += 1.0);
+        for threads in [1, 2, 5] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let found = pool.install(|| rows_product(a, b, |y| y.iter_mut().for_each(|x| *x += 1.0)));
+            assert_eq!(found, want, "{m} {k} {n} on {threads}");
+        }
+    }
+}
+
+#[test]
+fn gram_adds_to_the_lower_triangle_only() {
+    let (rows, n, stride) = (37, 19, 21);
+    let x: Vec<f64> = numbers(rows * n, 4);
+    let mut c = vec![2.0f64; n * stride];
+    add_gram(ViewMut::new(&mut c, n, n, stride), View::dense(&x, rows, n), Threads::Pool);
+    for i in 0..n {
+        for j in 0..stride {
+            let dot: f64 = if j <= i { (0..rows).map(|r| x[r * n + i] * x[r * n + j]).sum() } else { 0.0 };
+            assert!((c[i * stride + j] - 2.0 - dot).abs() < 1e-13, "[{i}, {j}]");
+        }
+    }
+}
+
+#[test]
+fn empty_products_are_defined() {
+    let mut c = [7.0f32; 4];
+    matmul(
+        ViewMut::dense(&mut c, 2, 2),
+        Into::Replace,
+        1.0,
+        View::dense(&[], 2, 0),
+        View::dense(&[], 0, 2),
+        Threads::One,
+    );
+    assert_eq!(c, [0.0; 4]);
+}
+
+#[test]
+#[should_panic(expected = "does not fit")]
+fn a_view_outside_its_slice_is_refused() {
+    View::new(&[0.0f32; 10], 3, 4, 4);
+}
+
+/// How an operand lies in memory.
+#[derive(Debug, Clone, Copy)]
+enum Lie {
+    RowMajor,
+    Transposed,
+}
+
+/// `[rows, columns]` of numbers, `gap` more between rows than need be.
+struct Operand {
+    data: Vec<f32>,
+    shape: [usize; 2],
+    stride: usize,
+    lie: Lie,
+}
+
+impl Operand {
+    fn new(shape: [usize; 2], gap: usize, lie: Lie, seed: u64) -> Self {
+        let (rows, columns) = match lie {
+            Lie::RowMajor => (shape[0], shape[1]),
+            Lie::Transposed => (shape[1], shape[0]),
+        };
+        let stride = columns + gap;
+        // the last row ends with its last number: nothing beyond it may be read
+        Self { data: numbers((rows - 1) * stride + columns, seed), shape, stride, lie }
+    }
+
+    fn view(&self) -> View<'_, f32> {
+        let [rows, columns] = self.shape;
+        match self.lie {
+            Lie::RowMajor => View::new(&self.data, rows, columns, self.stride),
+            Lie::Transposed => View::new(&self.data, columns, rows, self.stride).t(),
+        }
+    }
+
+    fn at(&self, row: usize, column: usize) -> f64 {
+        f64::from(match self.lie {
+            Lie::RowMajor => self.data[row * self.stride + column],
+            Lie::Transposed => self.data[column * self.stride + row],
+        })
+    }
+}
+
+/// Shapes on both sides of every boundary: tiles of 14 × 32, blocks of 512 columns, sums of 384, panels that are read
+/// where they lie and those that are packed.
+const SHAPES: [[usize; 3]; 9] = [
+    [14, 1, 14],
+    [15, 3, 17],
+    [29, 31, 33],
+    [64, 385, 48],
+    [65, 257, 49],
+    [70, 770, 16],
+    [16, 33, 1025],
+    [100, 500, 95],
+    [14, 1025, 500],
+];
+
+#[test]
+fn products_in_f32_equal_the_triple_loop_for_every_layout() {
+    let lies = [Lie::RowMajor, Lie::Transposed];
+    for (case, [m, k, n]) in SHAPES.into_iter().enumerate() {
+        for (la, lb) in lies.into_iter().flat_map(|la| lies.map(|lb| (la, lb))) {
+            let (a, b) = (Operand::new([m, k], case, la, 1), Operand::new([k, n], 5 - case.min(5), lb, 2));
+            let stride = n + 3;
+            let before: Vec<f32> = numbers(m * stride, 3);
+            for (into, factor) in [(Into::Add, 0.75f32), (Into::Replace, 1.0), (Into::Replace, -2.0)] {
+                let mut c = before.clone();
+                matmul(ViewMut::new(&mut c, m, n, stride), into, factor, a.view(), b.view(), Threads::One);
+                for i in 0..m {
+                    for j in 0..stride {
+                        let was = f64::from(before[i * stride + j]);
+                        let mut size = 0.0;
+                        let dot: f64 = (0..k)
+                            .map(|l| (l, j))
+                            .filter(|_| j < n)
+                            .map(|(l, j)| {
+                                let x = a.at(i, l) * b.at(l, j);
+                                size += x.abs();
+                                x
+                            })
+                            .sum();
+                        let want = match into {
+                            _ if j >= n => was,
+                            Into::Add => was + f64::from(factor) * dot,
+                            Into::Replace => f64::from(factor) * dot,
+                        };
+                        let found = f64::from(c[i * stride + j]);
+                        // a chain of at most 384 roundings, and one for each of the blocks
+                        let tolerance = f64::from(f32::EPSILON) * (size * 20.0 + was.abs());
+                        assert!((found - want).abs() <= tolerance, "{m} {k} {n} {la:?} {lb:?} {into:?} [{i}, {j}]");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn numbers_of_a_product_do_not_depend_on_threads() {
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+    for [m, k, n] in [[300, 700, 290], [140, 30, 1030], [1000, 390, 20]] {
+        let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 5), numbers(k * n, 6));
+        let product = |threads| {
+            let mut c = vec![0.5; m * n];
+            let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
+            matmul(ViewMut::dense(&mut c, m, n), Into::Add, 1.0, a, b, threads);
+            c
+        };
+        let want = product(Threads::One);
+        for threads in [1, 2, 5] {
+            assert_eq!(pool(threads).install(|| product(Threads::Pool)), want, "{m} {k} {n} on {threads}");
+        }
+        let gram = |threads| {
+            let mut c = vec![0.5; n * n];
+            add_gram(ViewMut::dense(&mut c, n, n), View::dense(&b, k, n), threads);
+            c
+        };
+        let want = gram(Threads::One);
+        for threads in [1, 2, 5] {
+            assert_eq!(pool(threads).install(|| gram(Threads::Pool)), want, "{k} {n} on {threads}");
+        }
+    }
+}
+
+#[test]
+fn grams_in_f32_equal_the_loop_and_leave_the_upper_triangle() {
+    for (rows, n) in [(1, 14), (37, 45), (385, 100), (800, 33), (20, 530)] {
+        let stride = n + 2;
+        let x: Vec<f32> = numbers(rows * n, 4);
+        let mut c = vec![2.0f32; n * stride];
+        add_gram(ViewMut::new(&mut c, n, n, stride), View::dense(&x, rows, n), Threads::One);
+        for i in 0..n {
+            for j in 0..stride {
+                let terms = || (0..rows).map(|r| f64::from(x[r * n + i]) * f64::from(x[r * n + j.min(n - 1)]));
+                let (dot, size) = if j <= i { (terms().sum(), terms().map(f64::abs).sum::<f64>()) } else { (0.0, 0.0) };
+                let error = (f64::from(c[i * stride + j]) - 2.0 - dot).abs();
+                assert!(
+                    error <= f64::from(f32::EPSILON) * (20.0 * size + 2.0) * f64::from(u8::from(j <= i)),
+                    "{rows} {n} [{i}, {j}]"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_libraries_compute_what_the_kernels_do() {
+    let (m, k, n) = (33, 400, 47);
+    let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 7), numbers(k * n, 8));
+    let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
+    let (mut here, mut there) = (vec![0.0; m * n], vec![0.0; m * n]);
+    matmul(ViewMut::dense(&mut here, m, n), Into::Replace, 1.0, a, b, Threads::One);
+    library_product(ViewMut::dense(&mut there, m, n), Into::Replace, 1.0, a, b, Threads::One);
+    assert!(here.iter().zip(&there).all(|(x, y)| (x - y).abs() < 1e-4));
+    let (mut here, mut there) = (vec![0.0; n * n], vec![0.0; n * n]);
+    add_gram(ViewMut::dense(&mut here, n, n), b, Threads::One);
+    library_gram(ViewMut::dense(&mut there, n, n), b, Threads::One);
+    assert!(here.iter().zip(&there).all(|(x, y)| (x - y).abs() < 1e-3));
+}
