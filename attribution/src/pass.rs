@@ -64,10 +64,10 @@ impl LabelMode {
 }
 
 /// Positions after which a pass flushes its sums and may save them.
-const CHUNK_POSITIONS: usize = 16_384;
+pub const CHUNK_POSITIONS: usize = 16_384;
 
 /// How often progress is saved at most.
-const SAVE_INTERVAL: Duration = Duration::from_secs(10);
+pub const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One sweep over a range of examples in batches, grouped into chunks; sums are flushed and progress is
 /// saved at ends of chunks only.

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "influence",
     "source",
+    "plan",
     "run",
     "fit",
     "query",

@@ -29,7 +29,7 @@ pub struct Eigenbasis<T> {
 
 /// From this size on a decomposition uses all threads by itself; smaller ones run one on each thread.
 /// `faer` gains nothing from a second thread up to 1,025 (docs/performance.md).
-const THREADED_FROM: usize = 2000;
+pub const THREADED_FROM: usize = 2000;
 
 impl<T: Real> Eigenbasis<T> {
     /// Decomposes every covariance, in `f64`, and gives each layer its basis.

@@ -39,7 +39,7 @@ mod truncation;
 mod definitions;
 
 pub use covariance::{Covariance, CovarianceSum};
-pub use eigenbasis::{Eigenbasis, Eigenpairs};
+pub use eigenbasis::{Eigenbasis, Eigenpairs, THREADED_FROM};
 pub use error::Error;
 pub use factors::{CurvatureKind, Damping, Factors, LayerFactors, Spectrum};
 pub use fresh::fresh;

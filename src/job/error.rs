@@ -80,6 +80,16 @@ pub enum JobError {
         /// Bytes.
         budget: u64,
     },
+    /// The run folder would be larger than it may be.
+    #[error("the run folder needs about {} MiB, the bound is {} MiB", mebibytes(*needed), mebibytes(*bound))]
+    Disk {
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        bound: u64,
+        /// What most of them are for.
+        largest: &'static str,
+    },
     /// A file of results cannot be written or read.
     #[error("{}: {action}", file.display())]
     Io {
@@ -113,6 +123,9 @@ impl JobError {
             Self::NoQueries => Some("give a file of queries".into()),
             Self::MissingStep { step, .. } => Some(format!("run `ascribe {step}` on this folder first")),
             Self::OtherResults { .. } => Some("choose another run folder; nothing was written".into()),
+            Self::Disk { largest, .. } => {
+                Some(format!("most of it are {largest}; allow more disk, or take fewer queries or layers"))
+            }
             Self::Memory { .. } => Some("allow more memory, or take fewer queries or layers".into()),
         }
     }
@@ -121,6 +134,12 @@ impl JobError {
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Pass(crate::attribution::Error::Interrupted))
     }
+}
+
+/// MiB with as many digits as a small number needs.
+fn mebibytes(bytes: u64) -> String {
+    let value = bytes as f64 / f64::from(1 << 20);
+    if value < 10.0 { format!("{value:.3}") } else { format!("{value:.0}") }
 }
 
 impl From<crate::curvature::Error> for JobError {

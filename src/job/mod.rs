@@ -1,6 +1,7 @@
 //! A run from files to ranking: what was asked ([`Job`]), what will be done ([`Plan`]), and doing it.
 
 mod answers;
+mod cost;
 mod curvature;
 mod error;
 mod keys;
@@ -19,6 +20,7 @@ mod self_influence;
 mod sensitivity;
 mod training;
 
+pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use plan::{DataSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary};
 pub use rank::{QueryInfo, QueryRanking, RankedExample, write_csv};

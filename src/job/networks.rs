@@ -112,6 +112,11 @@ impl Networks {
         Ok(())
     }
 
+    /// How they are read.
+    pub(super) fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
     /// A network, read if it is not the one that was used last.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ pub(super) struct OfQueries<'a> {
 }
 
 /// What a reader of the scores has to know.
-fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata {
+pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata {
     let method = &plan.job.method;
     let ids = |ids: Vec<String>| serde_json::to_string(&ids).expect("texts are JSON");
     let columns = &plan.training.columns;

@@ -61,8 +61,7 @@ impl Run<'_> {
             writers.push(self.writer::<T>(*set, rows, queries.len())?);
         }
         let network = self.network(sets[0].network)?;
-        let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * size_of::<T>();
-        let at_most = (GRADIENT_BYTES / widest.max(1)).max(1);
+        let at_most = queries_at_once(layers, size_of::<T>());
         let examples = Few { batches: self.plan.in_batches(queries), at_most };
         let range = 0..queries.len();
         let sweep =
@@ -182,6 +181,12 @@ impl Plan {
     pub(super) fn vector_form(&self) -> VectorForm {
         self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
     }
+}
+
+/// Queries of one batch at most, with numbers of so many bytes.
+pub(super) fn queries_at_once(layers: &[LayerSpec], width: usize) -> usize {
+    let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * width;
+    (GRADIENT_BYTES / widest.max(1)).max(1)
 }
 
 const VALUES: &str = "ascribe.measurements";

@@ -12,7 +12,7 @@ use crate::attribution::ranking::{Ranking, ScoreRows, rank};
 use crate::attribution::store::TensorFile;
 
 /// Characters of an excerpt.
-const EXCERPT: usize = 160;
+pub(super) const EXCERPT: usize = 160;
 
 /// A query and the training examples that matter most to it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,7 +7,7 @@ use super::answers::{Method, ScorePass};
 use super::output::{self, SCORES};
 use super::queries::StoredVectors;
 use super::run::{Number, Run};
-use super::{JobError, Normalize, StoreScores};
+use super::{JobError, Normalize, Plan, StoreScores};
 use crate::attribution::ranking::{Ranking, TopK};
 use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
 use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score};
@@ -15,6 +15,20 @@ use crate::curvature::QuadraticForm;
 
 /// Scores in memory before a part is written.
 const PENDING: usize = 1 << 24;
+
+impl Plan {
+    /// Whether self-influence is one quadratic form, taken along with the scores: that of influence functions.
+    pub(super) fn forms_with_scores(&self, pass: &ScorePass) -> Option<(usize, crate::curvature::Damping)> {
+        let method = &self.job.method;
+        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
+        match self.answers[first.set.answer].method {
+            Method::Influence { fit, damping } if method.self_influence || method.normalize == Normalize::Cosine => {
+                Some((fit, damping))
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Run<'_> {
     /// Answers whose results are not there yet.
@@ -114,16 +128,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether self-influence is one quadratic form, taken along with the scores: that of influence functions.
     fn form_of(&self, pass: &ScorePass) -> Option<(usize, crate::curvature::Damping)> {
-        let method = &self.plan.job.method;
-        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
-        match self.plan.answers[first.set.answer].method {
-            Method::Influence { fit, damping } if method.self_influence || method.normalize == Normalize::Cosine => {
-                Some((fit, damping))
-            }
-            _ => None,
-        }
+        self.plan.forms_with_scores(pass)
     }
 
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {

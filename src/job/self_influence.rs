@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::JobError;
 use super::answers::Method;
 use super::networks::TrackedNetwork;
 use super::output;
 use super::plan::InBatches;
 use super::request::SelfInfluenceForm;
 use super::run::{Number, Run};
+use super::{JobError, Plan};
 use crate::attribution::source::{LegCheckpoint, LegCurvature, WalkCheckpoint, leg_self_influence, self_influence};
 use crate::attribution::store::{Key, Metadata, TensorData, check_cover, gaps, list_parts};
 use crate::attribution::{Event, Observer, Pass, Sweep};
@@ -20,11 +20,17 @@ const SELF_INFLUENCE: &str = "self-influence";
 /// Examples after which a part is written.
 const PART: usize = 256;
 
-impl Run<'_> {
+impl Plan {
     /// Whether self-influence is asked for under Source.
     pub(super) fn walks_to_itself(&self) -> bool {
-        let first = self.plan.answers.first().map(|answer| answer.method);
-        self.plan.job.method.self_influence && matches!(first, Some(Method::Source { .. }))
+        let first = self.answers.first().map(|answer| answer.method);
+        self.job.method.self_influence && matches!(first, Some(Method::Source { .. }))
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn walks_to_itself(&self) -> bool {
+        self.plan.walks_to_itself()
     }
 
     /// Self-influence of this process's range of every stage, as far as it is missing.

@@ -42,6 +42,7 @@ mod parts;
 mod pending;
 mod read;
 mod shard;
+mod space;
 mod write;
 
 use std::fs;
@@ -58,6 +59,7 @@ pub use partial::{PartialSums, Progress};
 pub use parts::{Part, check_cover, gaps, list_parts, next_range};
 pub use read::TensorFile;
 pub use shard::{Shard, ShardError};
+pub use space::{file_size, free_space};
 pub use write::{TensorWriter, write_safetensors};
 
 /// The version of the files' layout. What their numbers mean is in their keys' format versions.

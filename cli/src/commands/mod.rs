@@ -7,6 +7,7 @@ mod influence;
 mod inspect;
 mod man;
 mod merge;
+mod plan;
 mod query;
 mod rank;
 mod run;
@@ -25,6 +26,7 @@ use crate::status::Status;
 pub(crate) enum Command {
     Influence(influence::Influence),
     Source(source::Source),
+    Plan(plan::Plan),
     Run(run::Run),
     Fit(fit::Fit),
     Query(query::Query),
@@ -45,6 +47,7 @@ impl Command {
         match self {
             Self::Influence(command) => command.run(),
             Self::Source(command) => command.run(),
+            Self::Plan(command) => command.run(),
             Self::Run(command) => command.run(),
             Self::Fit(command) => command.run(),
             Self::Query(command) => command.run(),
@@ -64,6 +67,7 @@ impl Command {
         let options = match self {
             Self::Influence(influence::Influence { options, .. })
             | Self::Source(source::Source { options, .. })
+            | Self::Plan(plan::Plan { options, .. })
             | Self::Run(run::Run { options, .. })
             | Self::Fit(fit::Fit { options, .. })
             | Self::Query(query::Query { options, .. })

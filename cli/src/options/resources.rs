@@ -17,6 +17,11 @@ pub(crate) struct ResourceOptions {
     /// Batches become smaller and activations are computed twice where that helps.
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     memory: Option<u64>,
+    /// Disk that the run folder may take: `20GiB`, `512MiB` or a number of bytes
+    ///
+    /// A job that needs more is refused before any work.
+    #[arg(long, value_name = "SIZE", value_parser = values::memory)]
+    disk: Option<u64>,
     /// Positions that go through the model together [default: 2048]
     ///
     /// 4096 rows for an MLP; less if --memory asks for it.
@@ -30,6 +35,7 @@ impl ResourceOptions {
         let resources = &mut job.resources;
         resources.threads = self.threads.or(resources.threads);
         resources.memory = self.memory.or(resources.memory);
+        resources.disk = self.disk.or(resources.disk);
         resources.batch_tokens = self.batch_tokens.or(resources.batch_tokens);
     }
 }

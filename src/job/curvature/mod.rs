@@ -6,11 +6,11 @@
 mod passes;
 mod stored;
 
-use super::JobError;
 use super::answers::Method;
 use super::keys::site;
 use super::run::{Number, Run};
 use super::training::{Fit, Site, Training};
+use super::{JobError, Plan};
 use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
 use crate::attribution::{Error, Event, Pass};
 use crate::curvature::{CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors};
@@ -30,18 +30,25 @@ pub(super) enum Round {
     Done,
 }
 
-impl Run<'_> {
-    /// Fits that an answer needs.
-    fn fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
-        let segments = self.plan.training.segments().len();
+impl Plan {
+    /// Fits that an answer needs, each with its number.
+    pub(super) fn needed_fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        let segments = self.training.segments().len();
         let needed = move |&(index, _): &(usize, &Fit)| {
-            self.plan.answers.iter().any(|answer| match answer.method {
+            self.answers.iter().any(|answer| match answer.method {
                 Method::Influence { fit, .. } => fit == index,
                 Method::Source { .. } => index < segments,
                 Method::Tracin | Method::Gradients => false,
             })
         };
-        self.plan.training.fits.iter().enumerate().filter(needed)
+        self.training.fits.iter().enumerate().filter(needed)
+    }
+}
+
+impl Run<'_> {
+    /// Fits that an answer needs.
+    fn fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        self.plan.needed_fits()
     }
 
     /// Fits whose eigenbasis is missing.

@@ -133,6 +133,8 @@ impl Plan {
         let (queries, query_report) = queries.unzip();
         let mut plan = Self { job, training, answers, queries, reused, summary: Summary::default() };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
+        let note = plan.check_disk()?;
+        plan.summary.notes.extend(note);
         Ok(plan)
     }
 

@@ -156,6 +156,9 @@ pub struct ResourceRequest {
     /// Bytes; none: two thirds of what is free.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// Bytes that the run folder may have; none: what the file system has left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
     /// Positions that go through the model together; none: by memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,

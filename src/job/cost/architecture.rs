@@ -1,0 +1,113 @@
+//! Shapes of a network, from its configuration and the headers of its weights: no number of a weight is read.
+
+use std::path::Path;
+
+use super::work::NetworkShape;
+use crate::model::{Config, LoadError, Weights};
+
+/// What a checkpoint's files say about its shapes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Architecture {
+    /// What a position costs.
+    pub shape: NetworkShape,
+    /// Blocks that repeat; 1 for a network without.
+    pub blocks: usize,
+    /// Numbers in all weights.
+    pub parameters: u64,
+    /// D: what a position has between blocks.
+    pub width: usize,
+    /// V, if there is one.
+    pub vocabulary: Option<usize>,
+}
+
+/// Numbers of attention heads in each supported configuration, then the key of a head's size, if it has one.
+const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
+
+impl Architecture {
+    /// Reads the configuration and the headers of a checkpoint's folder.
+    ///
+    /// # Errors
+    /// [`LoadError`], as for loading it.
+    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let (config, weights) = (Config::read(folder)?, Weights::open(folder)?);
+        let vocabulary = config.optional_size("vocab_size")?;
+        let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
+        for name in weights.names() {
+            let shape = weights.shape(name)?;
+            parameters += shape.iter().product::<usize>() as u64;
+            let block = block_of(name);
+            blocks = blocks.max(block.map_or(0, |n| n + 1));
+            match shape.as_slice() {
+                &[a, b] if block.is_some() || vocabulary.is_none() => linear += a as u128 * b as u128,
+                &[a, b] if vocabulary == Some(a) => width = b,
+                _ => {}
+            }
+        }
+        let mut heads = 0;
+        for key in HEADS {
+            heads = heads.max(config.optional_size(key)?.unwrap_or(0));
+        }
+        let queries = match config.optional_size("head_dim")? {
+            Some(size) => heads * size,
+            None if heads > 0 => width,
+            None => 0,
+        };
+        let blocks = if vocabulary.is_some() { blocks.max(1) } else { 1 };
+        Ok(Self {
+            shape: NetworkShape {
+                linear,
+                head: vocabulary.unwrap_or(0) as u128 * width as u128,
+                attention: (blocks * queries) as u128,
+            },
+            blocks,
+            parameters,
+            width,
+            vocabulary,
+        })
+    }
+}
+
+/// The number of the block that a tensor belongs to: the first number among the parts of its name.
+pub(super) fn block_of(name: &str) -> Option<usize> {
+    name.split('.').find_map(|part| part.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> Architecture {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+        Architecture::read(&folder).expect("the fixture is a checkpoint")
+    }
+
+    /// The shapes of three architectures, counted by hand from their configurations.
+    #[test]
+    fn shapes_come_from_configuration_and_headers() {
+        for name in ["gpt2-tiny", "llama-tiny"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+            let config = Config::read(&folder).expect("a configuration");
+            let size = |key: &str| config.size(key).expect("a size");
+            let found = fixture(name);
+            let v = size("vocab_size");
+            let (blocks, d, linear) = match name {
+                "gpt2-tiny" => {
+                    let (l, d) = (size("n_layer"), size("n_embd"));
+                    let inner = config.optional_size("n_inner").expect("a size or null").unwrap_or(4 * d);
+                    (l, d, l * (3 * d * d + d * d + 2 * d * inner))
+                }
+                _ => {
+                    let (l, d, h) = (size("num_hidden_layers"), size("hidden_size"), size("num_attention_heads"));
+                    let kv = d / h * size("num_key_value_heads");
+                    (l, d, l * (2 * d * d + 2 * d * kv + 3 * d * size("intermediate_size")))
+                }
+            };
+            assert_eq!((found.blocks, found.width, found.vocabulary), (blocks, d, Some(v)), "{name}");
+            let expected =
+                NetworkShape { linear: linear as u128, head: (v * d) as u128, attention: (blocks * d) as u128 };
+            assert_eq!(found.shape, expected, "{name}");
+        }
+        let mlp = fixture("mlp-tiny");
+        assert_eq!((mlp.blocks, mlp.vocabulary, mlp.shape.attention, mlp.shape.head), (1, None, 0, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! The routes that contractions take, for people: a line for each shape of layers.
+
+use serde::Serialize;
+
+use super::work::BatchShape;
+use super::{stages, work::Coordinates};
+use crate::attribution::Aggregate;
+use crate::curvature::LayerSpec;
+use crate::curvature::contraction::{Rotate, ScoreRoute};
+use crate::job::Plan;
+
+/// How gradients of layers of one shape are contracted, in the batch that most examples are in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Contraction {
+    /// Layers of this shape.
+    pub layers: u64,
+    /// O.
+    pub outputs: usize,
+    /// I, with the column of ones.
+    pub columns: usize,
+    /// How example gradients get into the eigenbasis; none if no pass needs it.
+    pub lambda: Option<&'static str>,
+    /// How they are multiplied with query vectors; none without queries.
+    pub scores: Option<&'static str>,
+}
+
+/// The contractions of a plan: of its last stage and its largest number of query vectors.
+pub(super) fn of(plan: &Plan) -> Vec<Contraction> {
+    let train = plan.train();
+    let batches = stages::batches(plan, train, usize::MAX);
+    let Some(batch) = batches.iter().max_by_key(|(batch, n)| batch.examples as u64 * **n).map(|(batch, _)| *batch)
+    else {
+        return vec![];
+    };
+    let fit = plan.needed_fits().map(|(_, fit)| fit).find(|fit| fit.kind.has_lambda_pass());
+    let coordinates = fit.map(stages::coordinates);
+    let rows = plan.queries.as_ref().map(|queries| Aggregate::from(plan.job.method.aggregate).rows(queries.len()));
+    let passes = plan.queries.as_ref().map_or_else(Vec::new, |_| plan.score_passes(&plan.all_answers()));
+    let contributions = passes.iter().map(|pass| pass.contributions.len()).max();
+    let queries = rows.zip(contributions).map(|(rows, n)| rows * n);
+    let mut found: Vec<Contraction> = vec![];
+    for layer in plan.training.layers() {
+        let (o, i) = (layer.outputs, layer.columns());
+        match found.iter_mut().find(|found| (found.outputs, found.columns) == (o, i)) {
+            Some(found) => found.layers += 1,
+            None => found.push(Contraction {
+                layers: 1,
+                outputs: o,
+                columns: i,
+                lambda: coordinates.map(|coordinates| squares(layer, &batch, coordinates)),
+                scores: queries.map(|queries| match ScoreRoute::cheapest(batch.at(layer), queries) {
+                    ScoreRoute::Gradient => "form gradients",
+                    ScoreRoute::Rows => "turn rows",
+                }),
+            }),
+        }
+    }
+    found
+}
+
+fn squares(layer: &LayerSpec, batch: &BatchShape, coordinates: Coordinates) -> &'static str {
+    if batch.examples == batch.rows && coordinates != Coordinates::ConditionedEigenbasis {
+        return "square rows";
+    }
+    let route = coordinates.route(batch.at(layer));
+    match (route.input, route.output) {
+        (Rotate::Never, _) | (_, Rotate::Never) => "form gradients",
+        (Rotate::Rows, Rotate::Rows) => "rotate rows",
+        (Rotate::Gradient, Rotate::Gradient) => "rotate gradients",
+        (Rotate::Rows, Rotate::Gradient) => "rotate inputs, then gradients",
+        (Rotate::Gradient, Rotate::Rows) => "rotate output gradients, then gradients",
+    }
+}

@@ -1,0 +1,125 @@
+//! What a job will cost, before any of it is done: operations, memory and disk of each stage from shapes, and time from
+//! a short calibration of the machine.
+//!
+//! [`Plan::cost`] counts; it reads the checkpoint's configuration and headers and the lengths of examples, which the
+//! plan has. [`Plan::calibrate`] measures how fast this machine does each kind of work, with the code that the job
+//! runs. [`Cost::seconds`] divides one by the other.
+
+mod architecture;
+mod calibration;
+mod contractions;
+mod disk;
+mod memory;
+mod miniature;
+mod seconds;
+mod stages;
+mod work;
+
+use serde::Serialize;
+
+pub use self::calibration::{Calibration, EigenRate};
+pub use self::contractions::Contraction;
+pub use self::disk::{DiskCost, FileCost};
+pub use self::seconds::Seconds;
+use super::{JobError, Plan};
+
+/// What a job will cost.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Cost {
+    /// Every pass and decomposition, in the order of the work.
+    pub stages: Vec<StageCost>,
+    /// How gradients are contracted at layers of each shape.
+    pub contractions: Vec<Contraction>,
+    /// Bytes of the run folder.
+    pub disk: DiskCost,
+    /// Bytes of memory at the stage that needs most.
+    pub memory: u64,
+}
+
+/// One pass over examples, or the eigendecompositions of one curvature.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct StageCost {
+    /// As `run.json` names it.
+    pub stage: String,
+    /// The checkpoint that the pass is taken at, or the curvature that is decomposed.
+    pub of: String,
+    /// Examples, queries or layers.
+    pub units: u64,
+    /// What is counted.
+    pub unit: String,
+    /// Positions of the examples.
+    pub positions: u64,
+    /// Operations by kind.
+    pub work: Vec<Work>,
+    /// Sizes of the matrices that are decomposed, and how many have each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub decomposed: Vec<(usize, u64)>,
+    /// Bytes of query vectors that are read from memory, once for each batch.
+    pub vector_bytes: u64,
+    /// Numbers that are added to sums in 64 bits, over all chunks.
+    pub summed: u64,
+    /// Bytes written during the stage.
+    pub written: u64,
+    /// Bytes of sums that are saved every ten seconds, so that a stopped run can go on.
+    pub saved: u64,
+    /// Places where sums may be saved.
+    pub chunks: u64,
+    /// Bytes of the files that the stage leaves.
+    pub disk: u64,
+    /// Bytes of memory while it runs.
+    pub memory: u64,
+}
+
+impl StageCost {
+    /// Operations of all kinds.
+    pub fn flop(&self) -> u128 {
+        self.work.iter().map(|work| work.flop).sum()
+    }
+}
+
+/// Operations of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Which: each kind has its rate.
+    pub kind: WorkKind,
+    /// How many; a multiply-add counts two.
+    pub flop: u128,
+}
+
+/// Work that runs at a rate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WorkKind {
+    /// Differentiation of the model.
+    Passes,
+    /// Gram matrices of inputs and output gradients.
+    Covariances,
+    /// Example gradients, rotated and squared.
+    Squares,
+    /// Example gradients as matrices, and their rotations into eigenbases and out of them.
+    Vectors,
+    /// Products of training gradients with query vectors.
+    Scores,
+    /// Eigendecompositions in 64 bits.
+    Eigendecompositions,
+}
+
+impl Plan {
+    /// Counts what the job will cost if it starts with an empty run folder.
+    ///
+    /// # Errors
+    /// [`JobError::Load`] if the headers of the checkpoint cannot be read.
+    pub fn cost(&self) -> Result<Cost, JobError> {
+        let stages = stages::of(self)?;
+        let disk = disk::of(self)?;
+        Ok(Cost {
+            memory: stages.iter().map(|stage| stage.memory).max().unwrap_or(0),
+            contractions: contractions::of(self),
+            stages,
+            disk,
+        })
+    }
+}

@@ -1,0 +1,307 @@
+//! The stages of a job in the order of the work, each with what it counts.
+
+use std::collections::BTreeMap;
+
+use super::architecture::Architecture;
+use super::work::{self, BatchShape, Coordinates};
+use super::{StageCost, Work, WorkKind, disk, memory};
+use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
+use crate::curvature::{CurvatureKind, Graphs, LayerSpec};
+use crate::data::{self, Dataset, Kind};
+use crate::job::answers::{Method, ScorePass, VectorSet};
+use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
+use crate::job::training::{Fit, Site, Training};
+use crate::job::{JobError, Plan};
+
+/// Batches of equal shape are counted once.
+type Batches = BTreeMap<BatchShape, u64>;
+
+/// A plan, and what does not depend on the stage.
+pub(super) struct Stages<'a> {
+    pub plan: &'a Plan,
+    pub network: Architecture,
+    pub graphs: Graphs,
+    /// Batches of each stage of training.
+    train: Vec<Batches>,
+}
+
+/// Every stage of a plan.
+pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
+    let training = &plan.training;
+    let folder = &training.networks.parameters()[training.last_network()].of[0].0;
+    let batches = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
+    let network = Architecture::read(folder)?;
+    let stages = Stages { plan, network, graphs: training.networks.options().graphs, train: batches };
+    let mut all = vec![];
+    if plan.reused.is_none() {
+        let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).collect();
+        let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
+        all.extend(Training::sites(with_bases()).into_iter().map(|site| stages.covariance(site)));
+        all.extend(with_bases().map(|fit| stages.eigendecomposition(fit)));
+        let with_lambda = || fits.iter().copied().filter(|fit| fit.kind.has_lambda_pass());
+        let mut sites = Training::sites(with_lambda());
+        sites.sort_by_key(|site| (site.stage, site.network));
+        for site in sites {
+            let taken = |fit: &&Fit| fit.stage == site.stage && fit.places.iter().any(|p| p.network == site.network);
+            all.push(stages.lambda(site, &with_lambda().filter(taken).collect::<Vec<_>>()));
+        }
+    }
+    if let Some(queries) = &plan.queries {
+        let answers = plan.all_answers();
+        for sets in plan.vector_sets(&answers).chunk_by(|a, b| a.network == b.network) {
+            all.push(stages.queries(queries, sets));
+        }
+        all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(queries, pass)));
+        if plan.walks_to_itself() {
+            all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
+        }
+    }
+    Ok(all)
+}
+
+/// How a dataset is cut.
+pub(super) fn batches(plan: &Plan, dataset: &Dataset, at_most: usize) -> Batches {
+    let in_batches = plan.in_batches(dataset);
+    let mut found = Batches::new();
+    let mut start = 0;
+    for batch in data::batches(dataset, 0..dataset.len(), in_batches.batch_tokens) {
+        start = start.max(batch.start);
+        // a batch of few examples goes on where the last one stopped
+        while start < batch.end {
+            let end = batch.end.min(start.saturating_add(at_most));
+            *found.entry(shape(dataset, start..end)).or_default() += 1;
+            start = end;
+        }
+    }
+    found
+}
+
+/// The shape of a batch.
+pub(super) fn shape(dataset: &Dataset, range: std::ops::Range<usize>) -> BatchShape {
+    let targets = match dataset.kind() {
+        Kind::Tokens(tokens) => range.clone().map(|m| tokens.targets(m)).sum(),
+        Kind::Rows(_) => 0,
+    };
+    BatchShape::of(range.map(|m| dataset.positions(m)), targets)
+}
+
+/// What happens to query vectors on an answer's walk: rotations of one matrix at one layer.
+fn rotations(plan: &Plan, answer: usize, l: usize) -> u128 {
+    let fits = &plan.training.fits;
+    match plan.answers[answer].method {
+        Method::Influence { fit, .. } if fits[fit].kind.has_eigenbasis() => 2,
+        Method::Influence { .. } | Method::Tracin | Method::Gradients => 0,
+        Method::Source { .. } => {
+            let is_pair = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
+            let legs = fits[..plan.training.segments().len()].iter().enumerate();
+            let trained = legs.filter(|(_, fit)| !fit.frozen.contains(&l));
+            // in, the product out, and what is left for the leg before
+            let of_leg = |leg: usize| match (is_pair, leg) {
+                (false, 0) => 2,
+                (false, _) => 3,
+                (true, 0) => 3,
+                (true, _) => 5,
+            };
+            trained.map(|(leg, _)| of_leg(leg)).sum()
+        }
+    }
+}
+
+/// The coordinates of a fit's Λ.
+pub(super) fn coordinates(fit: &Fit) -> Coordinates {
+    match (fit.kind, &fit.moments) {
+        (CurvatureKind::Diagonal | CurvatureKind::Identity, _) => Coordinates::Standard,
+        (_, Some(_)) => Coordinates::ConditionedEigenbasis,
+        _ => Coordinates::Eigenbasis,
+    }
+}
+
+impl Stages<'_> {
+    fn layers(&self) -> &[LayerSpec] {
+        self.plan.training.layers()
+    }
+
+    /// Numbers of one gradient.
+    pub(super) fn tracked(&self) -> u64 {
+        self.layers().iter().map(|layer| layer.parameters() as u64).sum()
+    }
+
+    fn draws(&self) -> u64 {
+        match self.plan.label_mode() {
+            LabelMode::Sampled { draws, .. } => draws.into(),
+            LabelMode::Empirical => 1,
+            LabelMode::Exact { classes } => classes as u64,
+        }
+    }
+
+    /// A pass over a stage's examples, differentiated `repeats` times, with something else for each batch.
+    fn pass(
+        &self,
+        pass: Pass,
+        site: Site,
+        repeats: u64,
+        kind: WorkKind,
+        of: impl Fn(&BatchShape) -> u128,
+    ) -> StageCost {
+        let batches = &self.train[site.stage];
+        let positions: u64 = batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum();
+        StageCost {
+            of: self.plan.training.networks.parameters()[site.network].name.clone(),
+            units: self.plan.training.stages[site.stage].train.len() as u64,
+            positions,
+            work: self.work(batches, repeats, kind, of),
+            chunks: (positions * repeats).div_ceil(CHUNK_POSITIONS as u64),
+            ..named(pass)
+        }
+    }
+
+    fn work(&self, batches: &Batches, repeats: u64, kind: WorkKind, of: impl Fn(&BatchShape) -> u128) -> Vec<Work> {
+        let sum = |of: &dyn Fn(&BatchShape) -> u128| {
+            batches.iter().map(|(batch, n)| of(batch) * u128::from(n * repeats)).sum()
+        };
+        let shape = self.network.shape;
+        vec![
+            Work { kind: WorkKind::Passes, flop: sum(&|batch| work::pass(shape, batch, self.graphs)) },
+            Work { kind, flop: sum(&of) },
+        ]
+    }
+
+    fn covariance(&self, site: Site) -> StageCost {
+        let numbers: u64 = memory::covariance_numbers(self.layers());
+        let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
+        let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
+        stage.summed = numbers * stage.chunks;
+        stage.saved = 8 * numbers;
+        stage.disk = disk::covariance(self.plan, site);
+        stage.memory = memory::covariance(self);
+        stage
+    }
+
+    fn eigendecomposition(&self, fit: &Fit) -> StageCost {
+        let layers = self.layers();
+        let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
+        for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
+            *sizes.entry(layer.outputs).or_default() += 1;
+            // conditioners turn a shared covariance into one for each layer
+            if fit.moments.is_some() || work::is_first_of_group(layers, l) {
+                *sizes.entry(layer.columns()).or_default() += 1;
+            }
+        }
+        let flop = sizes.iter().map(|(&n, &count)| work::eigendecomposition(n) * u128::from(count)).sum();
+        StageCost {
+            of: fit.name.clone(),
+            units: layers.len() as u64,
+            work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
+            decomposed: sizes.into_iter().collect(),
+            disk: disk::eigenbasis(self.plan, fit),
+            memory: memory::eigendecomposition(self),
+            ..named(Pass::Eigendecomposition)
+        }
+    }
+
+    fn lambda(&self, site: Site, fits: &[&Fit]) -> StageCost {
+        let layers = self.layers();
+        let squares = |batch: &BatchShape| {
+            let of_fit = |fit: &&Fit| {
+                let trained = (0..layers.len()).filter(|l| !fit.frozen.contains(l));
+                trained.map(|l| work::squares(layers, l, batch, coordinates(fit))).sum::<u128>()
+            };
+            fits.iter().map(of_fit).sum()
+        };
+        let mut stage = self.pass(Pass::Lambda, site, self.draws(), WorkKind::Squares, squares);
+        let numbers = self.tracked() * fits.len() as u64;
+        stage.summed = numbers * stage.chunks;
+        stage.saved = 8 * numbers;
+        stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit, site)).sum();
+        stage.memory = memory::lambda(self, fits.len() as u64);
+        stage
+    }
+
+    fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
+        let (plan, layers) = (self.plan, self.layers());
+        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) as u128;
+        let gradients = |batch: &BatchShape| layers.iter().map(|layer| work::gradients(layer, batch)).sum();
+        let at_most = crate::job::queries::queries_at_once(layers, plan.width() as usize);
+        let batches = batches(plan, queries, at_most);
+        let mut found = self.work(&batches, 1, WorkKind::Vectors, gradients);
+        let of_layer = |(l, layer): (usize, &LayerSpec)| {
+            let walks = sets.iter().map(|set| rotations(plan, set.answer, l)).sum::<u128>();
+            rows * walks * work::rotation(layer)
+        };
+        found[1].flop += layers.iter().enumerate().map(of_layer).sum::<u128>();
+        if plan.job.method.normalize == Normalize::Cosine {
+            // every query's product with itself
+            let squares = |batch: &BatchShape| self.forms(batch);
+            found.extend(self.work(&batches, 1, WorkKind::Squares, squares));
+        }
+        let legs: u64 = sets.iter().map(|set| plan.legs(set.answer) as u64).sum();
+        StageCost {
+            of: plan.training.networks.parameters()[sets[0].network].name.clone(),
+            units: queries.len() as u64,
+            positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
+            work: found,
+            written: legs * rows as u64 * self.tracked() * plan.width(),
+            disk: sets.iter().map(|set| disk::vectors(plan, *set)).sum(),
+            memory: memory::queries(self, &batches),
+            ..named(Pass::Queries)
+        }
+    }
+
+    /// Quadratic forms of a batch's gradients in the curvature of influence functions.
+    fn forms(&self, batch: &BatchShape) -> u128 {
+        let coordinates = self.plan.training.fits.last().map_or(Coordinates::Standard, coordinates);
+        (0..self.layers().len()).map(|l| work::squares(self.layers(), l, batch, coordinates)).sum()
+    }
+
+    fn scores(&self, queries: &Dataset, pass: &ScorePass) -> StageCost {
+        let (plan, layers) = (self.plan, self.layers());
+        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) * pass.contributions.len();
+        let products = |batch: &BatchShape| layers.iter().map(|layer| work::scores(layer, batch, rows)).sum::<u128>();
+        let mut stage = self.pass(Pass::Scores, pass.site, 1, WorkKind::Scores, products);
+        if plan.forms_with_scores(pass).is_some() {
+            let flop = self.train[pass.site.stage].iter().map(|(batch, n)| self.forms(batch) * u128::from(*n)).sum();
+            stage.work.push(Work { kind: WorkKind::Squares, flop });
+        }
+        let vectors = rows as u64 * self.tracked() * plan.width();
+        stage.vector_bytes = vectors * self.train[pass.site.stage].values().sum::<u64>();
+        stage.written = 4 * rows as u64 * stage.units;
+        stage.disk = stage.written;
+        stage.memory = memory::scores(self, vectors);
+        stage
+    }
+
+    fn self_influence(&self, stage: usize) -> StageCost {
+        let (plan, layers) = (self.plan, self.layers());
+        let legs = plan.training.fits[..plan.training.segments().len()].iter().filter(|fit| fit.stage == stage);
+        let form = plan.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
+        let (mut passes, mut walks) = (0, 0);
+        for fit in legs {
+            passes += fit.places.len() as u64;
+            if form == SelfInfluenceForm::Walk {
+                // every example is asked at the last network, too
+                passes += 1;
+                walks += 1;
+            }
+        }
+        let rotated = |batch: &BatchShape| {
+            let of_layer = |(l, layer): (usize, &LayerSpec)| {
+                let walk = match form {
+                    SelfInfluenceForm::Walk => walks * rotations(plan, 0, l),
+                    SelfInfluenceForm::Local => 1,
+                };
+                batch.examples as u128 * walk * work::rotation(layer)
+                    + work::gradients(layer, batch) * u128::from(passes)
+            };
+            layers.iter().enumerate().map(of_layer).sum()
+        };
+        let site = Site { network: plan.training.last_network(), stage };
+        let mut cost = self.pass(Pass::SelfInfluence, site, 1, WorkKind::Vectors, rotated);
+        cost.work[0].flop *= u128::from(passes);
+        cost.memory = memory::lambda(self, 1);
+        cost
+    }
+}
+
+fn named(pass: Pass) -> StageCost {
+    StageCost { stage: pass.name().into(), unit: pass.unit().into(), ..StageCost::default() }
+}

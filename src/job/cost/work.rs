@@ -1,0 +1,239 @@
+//! Operations of each part of a job, as functions of shapes: products alone, a multiply-add counting two.
+//!
+//! # Source
+//! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
+
+use crate::curvature::contraction::{Rotate, RotationRoute, ScoreRoute, Shape};
+use crate::curvature::{Graphs, LayerSpec};
+
+/// What a position costs in a network beyond its tracked layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct NetworkShape {
+    /// Numbers in the weight matrices of all linear layers inside the blocks, tracked or not.
+    pub linear: u128,
+    /// Numbers in the head's matrix, V · D; 0 for a network whose last layer is one of `linear`.
+    pub head: u128,
+    /// Numbers in all heads' queries of a position together, over all blocks; 0 without attention.
+    pub attention: u128,
+}
+
+/// Examples that go through a network together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct BatchShape {
+    /// B.
+    pub examples: usize,
+    /// Σ T.
+    pub rows: usize,
+    /// Rows that predict something: the head computes these alone.
+    pub targets: usize,
+    /// Pairs of a position and one that it sees, Σ T (T + 1) / 2.
+    pub pairs: u128,
+}
+
+impl BatchShape {
+    /// A batch of examples of these lengths with so many targets.
+    pub(super) fn of(lengths: impl IntoIterator<Item = usize>, targets: usize) -> Self {
+        let mut shape = Self { targets, ..Self::default() };
+        for length in lengths {
+            shape.examples += 1;
+            shape.rows += length;
+            shape.pairs += length as u128 * (length as u128 + 1) / 2;
+        }
+        shape
+    }
+
+    /// As the contractions see it at one layer.
+    pub(super) fn at(&self, layer: &LayerSpec) -> Shape {
+        Shape { examples: self.examples, rows: self.rows, outputs: layer.outputs, columns: layer.columns() }
+    }
+
+    /// Whether every example has one position.
+    fn all_single(&self) -> bool {
+        self.examples == self.rows
+    }
+}
+
+/// The coordinates that example gradients are squared in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coordinates {
+    /// Those of the parameters.
+    Standard,
+    /// An eigenbasis.
+    Eigenbasis,
+    /// An eigenbasis of gradients that were multiplied elementwise before: rows cannot be rotated.
+    ConditionedEigenbasis,
+}
+
+impl Coordinates {
+    /// How gradients of a batch get there.
+    pub(super) fn route(self, shape: Shape) -> RotationRoute {
+        match self {
+            Self::Standard => RotationRoute { input: Rotate::Never, output: Rotate::Never },
+            Self::Eigenbasis => RotationRoute::cheapest(shape),
+            Self::ConditionedEigenbasis => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
+        }
+    }
+}
+
+/// One differentiation of a batch: forwards and for the gradient of what every layer reads, without gradients of
+/// weights. Attention computes its probabilities again on the way back.
+pub(super) fn pass(network: NetworkShape, batch: &BatchShape, graphs: Graphs) -> u128 {
+    let [rows, targets] = [batch.rows, batch.targets].map(|n| n as u128);
+    let forwards = 2 * rows * network.linear + 4 * batch.pairs * network.attention;
+    let backwards = 2 * rows * network.linear + 10 * batch.pairs * network.attention;
+    let again = if graphs == Graphs::Rebuilt { forwards } else { 0 };
+    forwards + again + backwards + 4 * targets * network.head
+}
+
+/// Lower triangles of `Σ a aᵀ`, once for each input group, and of `Σ s sᵀ`.
+pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape) -> u128 {
+    let triangle = |n: usize| batch.rows as u128 * n as u128 * (n as u128 + 1);
+    layers
+        .iter()
+        .enumerate()
+        .map(|(l, layer)| {
+            triangle(layer.outputs) + if is_first_of_group(layers, l) { triangle(layer.inputs) } else { 0 }
+        })
+        .sum()
+}
+
+/// Squared example gradients of one layer.
+pub(super) fn squares(layers: &[LayerSpec], l: usize, batch: &BatchShape, coordinates: Coordinates) -> u128 {
+    let layer = &layers[l];
+    let shape = batch.at(layer);
+    let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
+    let square = 2 * b * o * i;
+    if batch.all_single() && coordinates != Coordinates::ConditionedEigenbasis {
+        // one product of squared rows
+        let rotations = if coordinates == Coordinates::Standard { 0 } else { 2 * rows * (o * o + i * i) };
+        return rotations + square;
+    }
+    let route = coordinates.route(shape);
+    let conditioning = if coordinates == Coordinates::ConditionedEigenbasis { b * o * i } else { 0 };
+    let is_shared = route.input == Rotate::Rows && !is_first_of_group(layers, l);
+    let shared = if is_shared { 2 * rows * i * i } else { 0 };
+    route.flops(shape) - shared + conditioning + square
+}
+
+/// Gradients of every example of a batch as matrices.
+pub(super) fn gradients(layer: &LayerSpec, batch: &BatchShape) -> u128 {
+    2 * batch.rows as u128 * layer.parameters() as u128
+}
+
+/// Rotations of one matrix of a layer's shape into an eigenbasis, or out of it.
+pub(super) fn rotation(layer: &LayerSpec) -> u128 {
+    let [o, i] = [layer.outputs, layer.columns()].map(|n| n as u128);
+    2 * o * i * (o + i)
+}
+
+/// Products of a batch's gradients with so many query vectors.
+pub(super) fn scores(layer: &LayerSpec, batch: &BatchShape, queries: usize) -> u128 {
+    let shape = batch.at(layer);
+    ScoreRoute::cheapest(shape, queries).flops(shape, queries)
+}
+
+/// An eigendecomposition of a symmetric matrix, about.
+pub(super) fn eigendecomposition(n: usize) -> u128 {
+    9 * (n as u128).pow(3)
+}
+
+/// Whether no layer before this one reads the same tensor.
+pub(super) fn is_first_of_group(layers: &[LayerSpec], l: usize) -> bool {
+    layers[..l].iter().all(|other| other.input_group != layers[l].input_group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
+        LayerSpec { name: format!("{outputs}x{inputs}"), outputs, inputs, bias, input_group }
+    }
+
+    /// Multiply-adds of a dense product, each counted where it is made.
+    fn product(m: usize, k: usize, n: usize) -> u128 {
+        let mut count = 0;
+        for _ in 0..m {
+            for _ in 0..n {
+                count += 2 * k as u128;
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn a_pass_is_every_products_forwards_and_for_the_inputs_gradient() {
+        // two linear layers, one with a head of 11 outputs, attention of two heads of 3 in one block
+        let (first, second, head) = ((5, 6), (6, 7), (11, 5));
+        let network = NetworkShape { linear: 5 * 6 + 6 * 7, head: 11 * 5, attention: 6 };
+        let lengths = [4usize, 2];
+        let batch = BatchShape::of(lengths, 3);
+        let mut expected = 0;
+        for (o, i) in [first, second] {
+            expected += product(6, i, o) + product(6, o, i);
+        }
+        expected += product(3, head.1, head.0) + product(3, head.0, head.1);
+        for length in lengths {
+            for query in 0..length {
+                for _seen in 0..=query {
+                    // two heads of three numbers: q·k and p·v; then again q·k, and gradients of p, v, q and k
+                    expected += 2 * (2 * 3 * 2) + 2 * (2 * 3 * 5);
+                }
+            }
+        }
+        assert_eq!(pass(network, &batch, Graphs::Kept), expected);
+        let forwards: u128 = 2 * 6 * (30 + 42) + (10 + 3) * 2 * (2 * 3 * 2);
+        assert_eq!(pass(network, &batch, Graphs::Rebuilt), expected + forwards);
+    }
+
+    #[test]
+    fn covariances_are_lower_triangles_and_shared_inputs_count_once() {
+        let layers = [layer(3, 4, true, 0), layer(2, 4, true, 0), layer(5, 3, false, 1)];
+        let batch = BatchShape::of([2, 5], 0);
+        let mut expected = 0;
+        for n in [4usize, 3, 3, 2, 5] {
+            for _row in 0..7 {
+                for r in 0..n {
+                    expected += 2 * (r as u128 + 1);
+                }
+            }
+        }
+        assert_eq!(covariances(&layers, &batch), expected);
+    }
+
+    #[test]
+    fn squares_take_the_route_that_the_pass_takes() {
+        let layers = [layer(3, 4, true, 0), layer(6, 4, true, 0)];
+        let short = BatchShape::of([2, 2], 0);
+        // rows: rotate 4 inputs of 5 and 4 gradients of 3, form and square two matrices
+        let rows = |o: usize| product(4, o, o) + 2 * product(o, 2, 5) + 2 * 2 * (o * 5) as u128;
+        assert_eq!(RotationRoute::cheapest(short.at(&layers[0])).input, Rotate::Rows);
+        assert_eq!(squares(&layers, 0, &short, Coordinates::Eigenbasis), product(4, 5, 5) + rows(3));
+        // the second layer finds its inputs rotated
+        assert_eq!(squares(&layers, 1, &short, Coordinates::Eigenbasis), rows(6));
+        // gradients: form, multiply, rotate on both sides, square
+        let long = BatchShape::of([40], 0);
+        let whole = product(3, 40, 5) + product(3, 5, 5) + product(3, 3, 5) + 2 * 15;
+        assert_eq!(squares(&layers, 0, &long, Coordinates::Eigenbasis), whole);
+        assert_eq!(squares(&layers, 0, &long, Coordinates::ConditionedEigenbasis), whole + 15);
+        assert_eq!(squares(&layers, 0, &long, Coordinates::Standard), product(3, 40, 5) + 2 * 15);
+        let single = BatchShape::of([1, 1, 1], 0);
+        assert_eq!(
+            squares(&layers, 0, &single, Coordinates::Eigenbasis),
+            product(3, 5, 5) + product(3, 3, 3) + product(3, 3, 5)
+        );
+    }
+
+    #[test]
+    fn query_vectors_and_scores() {
+        let layer = layer(3, 4, true, 0);
+        let batch = BatchShape::of([2, 3], 0);
+        assert_eq!(gradients(&layer, &batch), product(3, 2, 5) + product(3, 3, 5));
+        assert_eq!(rotation(&layer), product(3, 5, 5) + product(3, 3, 5));
+        // three rows cost less than a gradient if there is one query, and more if there are many
+        let by_gradient = |q: usize| gradients(&layer, &batch) + product(2, 15, q);
+        assert_eq!(scores(&layer, &batch, 40), by_gradient(40));
+        let single = BatchShape::of([1; 4], 0);
+        assert_eq!(scores(&layer, &single, 1), product(4, 5, 3) + product(4, 3, 1));
+    }
+}
