@@ -262,6 +262,18 @@ fn two_processes_on_one_run_folder() {
     done(&format!("influence {MLP} --out {run} --quiet"));
 }
 
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_device_that_this_build_does_not_have() {
+    let folder = Folder::new();
+    insta::assert_snapshot!(refused_on(&folder, &format!("influence {MLP} --device cuda")), @r"
+    error: `cuda:0` cannot be used: this program was built without CUDA
+    hint: leave the device out to use the processor, or build with `--features cuda` on a machine with an NVIDIA GPU
+    ");
+    let said = refused_on(&folder, &format!("influence {MLP} --device gpu"));
+    assert!(said.contains("no device `gpu`: `cpu`, `cuda` or `cuda:1`"), "{said}");
+}
+
 /// A damaged artifact is an error that says it may be deleted, and deleting it mends the run.
 #[test]
 fn damaged_artifacts() {

@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
 
 use crate::gemm::{self, Real, View};
 use crate::{Error, Gradient, LayerId, Positions, Tap, TapSink, Traced};
@@ -41,7 +41,7 @@ impl Linear {
         Ok(Self { weight: weight.contiguous()?, bias, layer })
     }
 
-    /// `[R, inputs]` to `[R, O]`.
+    /// `[R, inputs]` to `[R, O]` on the CPU.
     ///
     /// # Errors
     /// If shapes, data types or devices do not fit.
@@ -49,14 +49,14 @@ impl Linear {
         a.contiguous()?.apply_op1(self.op(taps))
     }
 
-    /// [`Linear::forward`] on a tape. Where nobody wants the gradient at `a`, a tracked layer leaves its tap and the
+    /// [`Linear::forward`] on a tape, and on every device. Where nobody wants the gradient at `a`, a tracked layer leaves its tap and the
     /// gradient is not computed.
     ///
     /// # Errors
     /// If shapes, data types or devices do not fit.
     pub fn trace(&self, a: &Traced, taps: &TapRecorder) -> Result<Traced, candle_core::Error> {
         let (op, input) = (self.op(taps), a.value().contiguous()?);
-        let y = input.apply_op1_no_bwd(&op)?;
+        let y = if input.device().is_cpu() { input.apply_op1_no_bwd(&op)? } else { op.composed(&input)? };
         let always = if self.layer.is_some() { Gradient::Wanted } else { Gradient::Unwanted };
         Ok(a.then(y, move |s, wanted| op.back(&input, s, wanted), always))
     }
@@ -137,11 +137,21 @@ impl LinearOp {
         Tensor::from_vec(gradient, (rows, inputs), s.device())
     }
 
+    /// The output from candle's own product: for every device.
+    fn composed(&self, a: &Tensor) -> candle_core::Result<Tensor> {
+        let y = a.matmul(&self.weight.t()?)?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
+        }
+    }
+
     /// Leaves the tap and returns the gradient at `a`, if it is wanted, from the one at the output.
     fn back(&self, a: &Tensor, s: Tensor, wanted: Gradient) -> candle_core::Result<Option<Tensor>> {
         let s = s.contiguous()?;
         let gradient = match (wanted, s.dtype()) {
             (Gradient::Unwanted, _) => None,
+            (Gradient::Wanted, _) if !s.device().is_cpu() => Some(s.matmul(&self.weight)?),
             (Gradient::Wanted, DType::F64) => Some(self.input_gradient::<f64>(&s)?),
             (Gradient::Wanted, _) => Some(self.input_gradient::<f32>(&s)?),
         };
@@ -186,11 +196,14 @@ pub(crate) fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Lay
     }
 }
 
-/// Lends the elements of a contiguous CPU tensor.
+/// Lends the elements of a contiguous tensor; one of another device is copied from there first.
 ///
 /// # Errors
-/// If the tensor is on another device, not contiguous, or of another type.
+/// If the tensor is not contiguous or of another type.
 pub fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
+    if !tensor.device().is_cpu() {
+        return with_slice(&tensor.to_device(&Device::Cpu)?, f);
+    }
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         candle_core::Storage::Cpu(storage) => Ok(f(contiguous(storage, layout)?)),
@@ -200,7 +213,7 @@ pub fn with_slice<T: WithDType, R>(tensor: &Tensor, f: impl FnOnce(&[T]) -> R) -
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::Var;
 
     use super::*;
 
@@ -222,6 +235,7 @@ mod tests {
         let taps = TapRecorder::default();
         let y = layer.forward(&a, &taps)?;
         assert_eq!(y.to_vec2::<f64>()?, [[4.6, -0.45], [-0.9, -1.575]]);
+        assert_eq!(layer.op(&taps).composed(&a)?.to_vec2::<f64>()?, y.to_vec2::<f64>()?);
         // objective Σ y², so s = 2 y and the input gradient is s W
         let gradients = y.sqr()?.sum_all()?.backward()?;
         let found = gradients.get(&a).expect("a is a variable").to_vec2::<f64>()?;

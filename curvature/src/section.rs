@@ -138,17 +138,28 @@ enum Left {
 /// # Errors
 /// If the backward pass of an op fails.
 pub fn pull_back(input: &Tensor, output: &Tensor, gradient: Tensor) -> Result<Tensor, Error> {
-    let seed = output.contiguous()?.apply_op1(Seed(gradient))?;
-    let mut store = seed.backward()?;
+    let mut store = seeded(output, gradient)?.backward()?;
     Ok(match store.remove(input) {
         Some(gradient) => gradient,
         None => input.zeros_like()?,
     })
 }
 
+/// A scalar whose gradient at `output` is `gradient`.
+///
+/// # Errors
+/// If the two do not have one shape.
+pub(crate) fn seeded(output: &Tensor, gradient: Tensor) -> candle_core::Result<Tensor> {
+    if output.device().is_cpu() {
+        output.contiguous()?.apply_op1(Seed(gradient))
+    } else {
+        (output * gradient)?.sum_all()
+    }
+}
+
 /// Starts a backward pass with a given gradient, without the product and sum that would otherwise
 /// be needed to turn it into a scalar objective.
-pub(crate) struct Seed(pub(crate) Tensor);
+struct Seed(Tensor);
 
 impl CustomOp1 for Seed {
     fn name(&self) -> &'static str {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
 use crate::addition::{Add, fits};
-use crate::section::Seed;
+use crate::section::seeded;
 
 /// Whether a gradient is needed at a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,7 +220,7 @@ impl Traced {
         let y = f(std::array::from_fn(|k| &leaves[k]))?;
         let value = y.detach();
         Ok(joined(inputs, value, move |gradient| {
-            let mut store = y.contiguous()?.apply_op1(Seed(gradient))?.backward()?;
+            let mut store = seeded(&y, gradient)?.backward()?;
             let mut found = [const { None }; N];
             for (found, leaf) in found.iter_mut().zip(&leaves) {
                 // a copy: candle may return one tensor for several places

@@ -90,6 +90,14 @@ pub enum JobError {
         /// What most of them are for.
         largest: &'static str,
     },
+    /// A device that is not there.
+    #[error("`{device}` cannot be used: {problem}")]
+    Device {
+        /// What was asked for.
+        device: String,
+        /// Why not.
+        problem: String,
+    },
     /// A file of results cannot be written or read.
     #[error("{}: {action}", file.display())]
     Io {
@@ -126,6 +134,9 @@ impl JobError {
             Self::Disk { largest, .. } => {
                 Some(format!("most of it are {largest}; allow more disk, or take fewer queries or layers"))
             }
+            Self::Device { .. } => Some(
+                "leave the device out to use the processor, or build with `--features cuda` on a machine with an NVIDIA GPU".into(),
+            ),
             Self::Memory { .. } => Some("allow more memory, or take fewer queries or layers".into()),
         }
     }

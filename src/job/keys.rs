@@ -4,7 +4,7 @@ use super::Plan;
 use super::answers::{Method, ScorePass, VectorSet};
 use super::plan::measure_name;
 use super::request::{
-    AdamRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
+    AdamRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
 };
 use super::training::{Fit, Place, Site};
 use crate::attribution::store::{Key, KeyBuilder};
@@ -20,11 +20,16 @@ impl Plan {
             Precision::F32 => "f32",
             Precision::F64 => "f64",
         };
-        KeyBuilder::new("network", ARITHMETIC)
+        let builder = KeyBuilder::new("network", ARITHMETIC)
             .field("checkpoint", &self.training.networks.parameters()[network].identity.content_hash()[..])
             .field("dtype", dtype)
-            .list("layers", self.training.layers().iter().map(|layer| layer.name.as_str()))
-            .finish()
+            .list("layers", self.training.layers().iter().map(|layer| layer.name.as_str()));
+        match self.job.resources.device {
+            DeviceRequest::Cpu => builder,
+            // other kernels, other rounding
+            DeviceRequest::Cuda(_) => builder.field("device", "cuda"),
+        }
+        .finish()
     }
 
     fn labels(&self, builder: KeyBuilder) -> KeyBuilder {

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
-use super::parameters::{Held, Order, Residence, Source, Stored, StoredLinear, StoredTensor};
+use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LayerSelection, LoadError, Weights};
+use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenBatch;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
@@ -150,13 +150,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(
-    config: &Config,
-    weights: &Arc<Weights>,
-    selection: &LayerSelection,
-    dtype: DType,
-    residence: Residence,
-) -> Result<Loaded<Gpt2>, LoadError> {
+pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded<Gpt2>, LoadError> {
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
     let (vocabulary, max_positions) = (config.size("vocab_size")?, config.size("n_positions")?);
@@ -173,7 +167,8 @@ pub(super) fn load(
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
     let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
-    let source = Source { weights: weights.clone(), prefix, dtype };
+    let LoadOptions { selection, dtype, device, residence, .. } = options;
+    let source = Source { weights: weights.clone(), prefix, dtype: *dtype, device: device.clone() };
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[d]);
         Ok(StoredNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })
@@ -209,16 +204,16 @@ pub(super) fn load(
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
     let layers = tracking.finish()?;
     // everything fits: now the numbers, if they are kept
-    let wte = Arc::new(Held::new(wte, residence)?);
+    let wte = Arc::new(Held::new(wte, *residence)?);
     let weight = match own_head {
-        Some(own) => Arc::new(Held::new(own, residence)?),
+        Some(own) => Arc::new(Held::new(own, *residence)?),
         None => wte.clone(),
     };
     let decoder = Gpt2 {
         wte,
-        wpe: Held::new(wpe, residence)?,
-        h: h.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
-        ln_f: Held::new(ln_f, residence)?,
+        wpe: Held::new(wpe, *residence)?,
+        h: h.into_iter().map(|block| Held::new(block, *residence)).collect::<Result<_, _>>()?,
+        ln_f: Held::new(ln_f, *residence)?,
         lm_head: Head { weight, layer },
     };
     Ok(Loaded { decoder, layers, vocabulary, max_positions: Some(max_positions), notes })

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
-use super::parameters::{Held, Order, Residence, Source, Stored, StoredLinear, StoredTensor};
+use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LayerSelection, LoadError, Weights};
+use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenBatch;
 use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
@@ -163,13 +163,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(
-    config: &Config,
-    weights: &Arc<Weights>,
-    selection: &LayerSelection,
-    dtype: DType,
-    residence: Residence,
-) -> Result<Loaded<Llama>, LoadError> {
+pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded<Llama>, LoadError> {
     let (d, heads, blocks) =
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
@@ -190,7 +184,8 @@ pub(super) fn load(
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
     let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
-    let source = Source { weights: weights.clone(), prefix, dtype };
+    let LoadOptions { selection, dtype, device, residence, .. } = options;
+    let source = Source { weights: weights.clone(), prefix, dtype: *dtype, device: device.clone() };
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         Ok(StoredNorm { weight: source.tensor(&format!("{name}.weight"), &[d])?, epsilon })
     };
@@ -236,15 +231,15 @@ pub(super) fn load(
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
     let tracked = tracking.finish()?;
     // everything fits: now the numbers, if they are kept
-    let embed_tokens = Arc::new(Held::new(embed_tokens, residence)?);
+    let embed_tokens = Arc::new(Held::new(embed_tokens, *residence)?);
     let weight = match own_head {
-        Some(own) => Arc::new(Held::new(own, residence)?),
+        Some(own) => Arc::new(Held::new(own, *residence)?),
         None => embed_tokens.clone(),
     };
     let decoder = Llama {
         embed_tokens,
-        layers: layers.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
-        norm: Held::new(norm, residence)?,
+        layers: layers.into_iter().map(|block| Held::new(block, *residence)).collect::<Result<_, _>>()?,
+        norm: Held::new(norm, *residence)?,
         rope,
         lm_head: Head { weight, layer },
     };

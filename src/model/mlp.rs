@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LayerSelection, LoadError, Weights};
+use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::{
     Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
@@ -18,6 +18,7 @@ pub(super) struct Mlp {
     activation: Activation,
     task: Task,
     dtype: DType,
+    device: Device,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,18 +40,18 @@ pub(super) struct Loaded {
 impl Mlp {
     fn inputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
         let shape = (batch.positions.examples(), batch.width);
-        Tensor::from_slice(&batch.inputs, shape, &Device::Cpu)?.to_dtype(self.dtype)
+        Tensor::from_slice(&batch.inputs, shape, &self.device)?.to_dtype(self.dtype)
     }
 
     /// Outputs of the last layer, `[B, outputs]`.
     pub(super) fn outputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
         let taps = TapRecorder::default();
         let (last, before) = self.layers.split_last().expect("an MLP has a layer");
-        let mut x = self.inputs(batch)?;
+        let mut x = Traced::constant(self.inputs(batch)?);
         for layer in before {
-            x = self.activation.forward(&layer.forward(&x, &taps)?)?;
+            x = self.activation.trace(&layer.trace(&x, &taps)?)?;
         }
-        last.forward(&x, &taps)
+        Ok(last.trace(&x, &taps)?.value().clone())
     }
 
     pub(super) fn differentiate(
@@ -76,7 +77,7 @@ impl Mlp {
                     classification_loss(outputs, targets, &batch.keys, objective)
                 }
                 (Task::Regression(loss), RowTargets::Values { values, width }) => {
-                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &Device::Cpu)?
+                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &self.device)?
                         .to_dtype(self.dtype)?;
                     regression_loss(outputs, &targets, &batch.keys, loss, objective)
                 }
@@ -87,12 +88,11 @@ impl Mlp {
 }
 
 /// Builds the MLP from its folder's configuration and weights.
-pub(super) fn load(
-    config: &Config,
-    weights: &Weights,
-    selection: &LayerSelection,
-    dtype: DType,
-) -> Result<Loaded, LoadError> {
+pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let LoadOptions { selection, dtype, device, .. } = options;
+    let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, LoadError> {
+        Ok(weights.tensor(name, shape, *dtype)?.to_device(device)?)
+    };
     let activation = config.text("activation", "")?;
     if activation.is_empty() {
         return Err(config.problem("no key `activation`"));
@@ -124,8 +124,8 @@ pub(super) fn load(
         }
         sizes.push(outputs);
         let bias_name = format!("{name}.bias");
-        let bias = weights.contains(&bias_name).then(|| weights.tensor(&bias_name, &[outputs], dtype)).transpose()?;
-        let weight = weights.tensor(&format!("{name}.weight"), &[outputs, inputs], dtype)?;
+        let bias = weights.contains(&bias_name).then(|| tensor(&bias_name, &[outputs])).transpose()?;
+        let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let layer = tracking.layer(name, outputs, inputs, bias.is_some(), &mut SharedInput::default());
         layers.push(Linear::new(weight, bias, layer)?);
     }
@@ -147,7 +147,7 @@ pub(super) fn load(
         "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
         _ => return Err(config.unsupported("task")),
     };
-    let mlp = Mlp { layers, activation, task, dtype };
+    let mlp = Mlp { layers, activation, task, dtype: *dtype, device: device.clone() };
     Ok(Loaded { mlp, layers: tracking.finish()?, inputs, outputs, task: row_task, notes: vec![] })
 }
 

@@ -14,7 +14,7 @@ mod weights;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 pub use config::Config;
 pub use error::LoadError;
@@ -76,6 +76,8 @@ pub struct LoadOptions {
     pub selection: LayerSelection,
     /// Type of the arithmetic, F32 or F64.
     pub dtype: DType,
+    /// Where the network runs. What is computed of its taps is computed on the CPU.
+    pub device: Device,
     /// What is kept between forward and backward.
     pub graphs: Graphs,
     /// When weights are read. Those of a section are in memory as long as its graph: with [`Graphs::Kept`] all are,
@@ -88,6 +90,7 @@ impl Default for LoadOptions {
         Self {
             selection: LayerSelection::default(),
             dtype: DType::F32,
+            device: Device::Cpu,
             graphs: Graphs::Kept,
             residence: Residence::Kept,
         }
@@ -122,21 +125,20 @@ impl Model {
             });
         }
         let weights = Arc::new(Weights::open_mean(checkpoints)?);
-        let (selection, dtype, residence) = (&options.selection, options.dtype, options.residence);
         let tokens = |vocabulary, max_positions| Limits::Tokens(ModelLimits { vocabulary, max_positions });
         let (architecture, layers, limits, notes) = match kind.as_str() {
             "gpt2" => {
-                let loaded = gpt2::load(&config, &weights, selection, dtype, residence)?;
+                let loaded = gpt2::load(&config, &weights, options)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
                 (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.notes)
             }
             "llama" => {
-                let loaded = llama::load(&config, &weights, selection, dtype, residence)?;
+                let loaded = llama::load(&config, &weights, options)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
                 (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.notes)
             }
             _ => {
-                let loaded = mlp::load(&config, &weights, selection, dtype)?;
+                let loaded = mlp::load(&config, &weights, options)?;
                 let limits = RowLimits { inputs: loaded.inputs, outputs: loaded.outputs, task: loaded.task };
                 (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.notes)
             }

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
 use super::{LoadError, Weights};
@@ -89,6 +89,7 @@ pub(super) struct Source {
     /// In front of every name: a checkpoint of a base class has none.
     pub(super) prefix: &'static str,
     pub(super) dtype: DType,
+    pub(super) device: Device,
 }
 
 impl Source {
@@ -100,7 +101,7 @@ impl Source {
     /// The same by its full name.
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
-        Ok(StoredTensor { weights: self.weights.clone(), name, shape: shape.to_vec(), dtype: self.dtype })
+        Ok(StoredTensor { name, shape: shape.to_vec(), source: self.clone() })
     }
 
     /// A linear layer, numbered if it is tracked.
@@ -127,10 +128,9 @@ impl Source {
 /// One tensor.
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
-    weights: Arc<Weights>,
+    source: Source,
     name: String,
     shape: Vec<usize>,
-    dtype: DType,
 }
 
 impl StoredTensor {
@@ -140,7 +140,7 @@ impl StoredTensor {
 
     /// Whether another matrix of this shape holds the same numbers, read a few rows at a time.
     pub(super) fn equals(&self, other: &Self) -> Result<bool, LoadError> {
-        let rows = |of: &Self, ids: &[u32]| of.weights.rows(&of.name, &of.shape, ids, of.dtype);
+        let rows = |of: &Self, ids: &[u32]| of.source.weights.rows(&of.name, &of.shape, ids, of.source.dtype);
         let all: Vec<u32> = (0..self.shape.first().copied().unwrap_or(0) as u32).collect();
         for ids in all.chunks(ROWS_COMPARED) {
             // `ne` gives u8, whose sum may wrap
@@ -157,7 +157,8 @@ impl Stored for StoredTensor {
     type Value = Tensor;
 
     fn read(&self) -> Result<Tensor, LoadError> {
-        self.weights.tensor(&self.name, &self.shape, self.dtype)
+        let Source { weights, dtype, device, .. } = &self.source;
+        Ok(weights.tensor(&self.name, &self.shape, *dtype)?.to_device(device)?)
     }
 }
 
@@ -166,7 +167,10 @@ impl Held<StoredTensor> {
     pub(super) fn rows(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
         match self {
             Self::Kept(matrix) => matrix.index_select(&Tensor::from_slice(ids, ids.len(), matrix.device())?, 0),
-            Self::OnDisk(of) => of.weights.rows(&of.name, &of.shape, ids, of.dtype).map_err(in_a_section),
+            Self::OnDisk(of) => {
+                let Source { weights, dtype, device, .. } = &of.source;
+                weights.rows(&of.name, &of.shape, ids, *dtype).map_err(in_a_section)?.to_device(device)
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-use ascribe::job::Job;
+use ascribe::job::{DeviceRequest, Job};
 use clap::Args;
 
 use super::values;
@@ -27,6 +27,11 @@ pub(crate) struct ResourceOptions {
     /// 4096 rows for an MLP; less if --memory asks for it.
     #[arg(long, value_name = "TOKENS")]
     batch_tokens: Option<usize>,
+    /// Where the network runs: `cpu`, `cuda` or `cuda:1` [default: cpu]
+    ///
+    /// A GPU needs a build with `--features cuda`. Curvature and scores are computed on the CPU.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceRequest>,
 }
 
 impl ResourceOptions {
@@ -37,5 +42,6 @@ impl ResourceOptions {
         resources.memory = self.memory.or(resources.memory);
         resources.disk = self.disk.or(resources.disk);
         resources.batch_tokens = self.batch_tokens.or(resources.batch_tokens);
+        resources.device = self.device.unwrap_or(resources.device);
     }
 }

@@ -56,10 +56,17 @@ impl Plan {
             Precision::F64 => DType::F64,
         };
         let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers)?;
-        let options = LoadOptions { selection, dtype, graphs: Graphs::Kept, residence: Residence::BySection };
+        let device = job.resources.device.open()?;
+        let options = LoadOptions { selection, dtype, device, graphs: Graphs::Kept, residence: Residence::BySection };
         let model = Model::load(&last, &options)?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
+        if !job.resources.device.is_cpu() {
+            notes.push(format!(
+                "the network runs on {}; curvature and scores are computed on the CPU",
+                job.resources.device
+            ));
+        }
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits)?);
 
         let files = stage_files(&job, &readings)?;

@@ -1,6 +1,7 @@
 //! What a person asks for: every choice of a run, as flags give it and as `job.toml` writes it.
 
 mod damping;
+mod device;
 mod method;
 mod several;
 mod source;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use self::damping::DampingRequest;
+pub use self::device::DeviceRequest;
 pub use self::method::*;
 pub use self::several::Several;
 pub use self::source::*;
@@ -162,6 +164,9 @@ pub struct ResourceRequest {
     /// Positions that go through the model together; none: by memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,
+    /// Where the network runs.
+    #[serde(skip_serializing_if = "DeviceRequest::is_cpu")]
+    pub device: DeviceRequest,
 }
 
 /// Where results go.
