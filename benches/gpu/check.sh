@@ -17,4 +17,4 @@ CUDA_HOME=$(cd "$toolkit/nvidia/cu13" && pwd)
 export CUDA_HOME CUDA_PATH=$CUDA_HOME PATH="$CUDA_HOME/bin:$PATH"
 # no GPU to ask for its compute capability
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
-cargo check --manifest-path "$root/Cargo.toml" --package ascribe-cli --features cuda "$@"
+cargo check --manifest-path "$root/Cargo.toml" --workspace --features ascribe-cli/cuda "$@"
