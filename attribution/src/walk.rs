@@ -3,7 +3,7 @@ use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, Momentum, Spe
 use rayon::prelude::*;
 
 use crate::leg_product::LegProduct;
-use crate::source::Conditioner;
+use crate::source::{Conditioner, at_rate, momentum_at_rate};
 
 /// A function of the curvature that may depend on the layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,8 @@ pub struct Leg<'a, T> {
     pub decay_factors: Vec<Vec<f64>>,
     /// Layers that the leg did not train, by index: it leaves what is carried and responds to no example.
     pub frozen: Vec<usize>,
+    /// What multiplies every rate in a layer, by layer; empty means 1.
+    pub layer_rates: Vec<f64>,
     /// Momentum followed exactly, in place of `response` and `decay`.
     pub momentum: Option<Momentum>,
     /// Where the leg's momentum buffer came from.
@@ -67,6 +69,7 @@ impl<'a, T: Real> Leg<'a, T> {
             conditioners: &[],
             decay_factors: vec![],
             frozen: vec![],
+            layer_rates: vec![],
             momentum: None,
             buffer: Buffer::New,
         }
@@ -75,7 +78,7 @@ impl<'a, T: Real> Leg<'a, T> {
     /// A function's values on one layer's eigenvalues.
     pub fn spectrum(&self, layer: usize, f: &LegFn) -> Spectrum<T> {
         let factors = &self.factors.layers[layer];
-        let f = f.for_layer(factors);
+        let f = at_rate(f.for_layer(factors), self.layer_rate(layer));
         match (self.decay_factors.get(layer), &factors.lambda) {
             (Some(decay_factors), Some(lambda)) => {
                 let values = lambda.as_slice().iter().zip(decay_factors);
@@ -83,6 +86,10 @@ impl<'a, T: Real> Leg<'a, T> {
             }
             _ => factors.spectrum(&f),
         }
+    }
+
+    fn layer_rate(&self, layer: usize) -> f64 {
+        self.layer_rates.get(layer).copied().unwrap_or(1.0)
     }
 
     fn conditioner(&self, layer: usize) -> Option<&'a Conditioner<T>> {
@@ -101,6 +108,7 @@ impl<'a, T: Real> Leg<'a, T> {
     fn transfers(&self, layer: usize, momentum: &Momentum) -> [Spectrum<T>; 6] {
         let lambda = self.factors.layers[layer].lambda.as_ref().map_or(&[1.0][..], |lambda| lambda.as_slice());
         let decay_factors = self.decay_factors.get(layer);
+        let momentum = &momentum_at_rate(momentum, self.layer_rate(layer));
         // a value takes as long as the segment has steps
         let found: Vec<[f64; 6]> = lambda
             .par_iter()

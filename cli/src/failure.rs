@@ -11,7 +11,7 @@ use ascribe::trajectory::ReadError;
 use console::style;
 use serde_json::json;
 
-use crate::options::ProgressMode;
+use crate::options::{ProgressMode, Wording};
 use crate::status::Status;
 
 /// An error that is found here and not in the library, with what to do about it.
@@ -68,18 +68,19 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 }
 
 /// Prints an error, its causes and its hint on stderr.
-pub(crate) fn report(error: &anyhow::Error, message_style: MessageStyle) {
-    let hint = hint(error);
+pub(crate) fn report(error: &anyhow::Error, message_style: MessageStyle, wording: Wording) {
+    let hint = hint(error).map(|hint| wording.apply(hint, error));
+    let message = wording.apply(error.to_string(), error);
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     let mut text = String::new();
     match message_style {
         MessageStyle::Json => {
-            let line = json!({"event": "error", "message": error.to_string(), "causes": causes, "hint": hint});
+            let line = json!({"event": "error", "message": message, "causes": causes, "hint": hint});
             text.push_str(&format!("{line}\n"));
         }
         MessageStyle::Text => {
             let label = |name: &str| style(format!("{name}:")).bold().for_stderr();
-            text.push_str(&format!("{} {error}\n", label("error").red()));
+            text.push_str(&format!("{} {message}\n", label("error").red()));
             for cause in causes {
                 text.push_str(&format!("{} {cause}\n", label("caused by")));
             }

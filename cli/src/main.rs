@@ -20,12 +20,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let command = cli::Cli::parse().command;
-    let style = command.message_style();
+    let (style, wording) = (command.message_style(), command.wording());
     match command.run() {
         Ok(status) => status.into(),
         Err(error) if failure::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            failure::report(&error, style);
+            failure::report(&error, style, wording);
             failure::exit_status(&error).into()
         }
     }

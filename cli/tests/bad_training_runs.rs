@@ -103,9 +103,26 @@ fn checkpoints_of_other_models() {
         &folder,
         &format!("source --trajectory {file} {TRAINER_DATA} --tokenizer {tokenizer} {averaged}"),
     );
+    let other = file_with(&folder, "llama.toml", "gpt2-tiny", "llama-tiny");
+    folder.copy_of("llama-tiny");
+    said.case(
+        "another architecture",
+        &folder,
+        &format!("source --trajectory {other} {TRAINER_DATA} --tokenizer {tokenizer}"),
+    );
+    let (from, to) = ("trainer-tiny/checkpoint-180/model.safetensors", "trainer-tiny/checkpoint-240/model.safetensors");
+    fs::copy(folder.path(from), folder.path(to)).expect("writable");
+    said.case("a copy of another checkpoint", &folder, &format!("source --run {tokenizer} {TRAINER_DATA}"));
     fs::remove_dir_all(folder.path("trainer-tiny/checkpoint-240")).expect("there");
     said.case("a checkpoint that is gone", &folder, &format!("source --trajectory {file} {TRAINER_DATA}"));
     insta::assert_snapshot!(said.0);
+}
+
+/// `run.toml` under another name, with something replaced.
+fn file_with(folder: &Folder, name: &str, from: &str, to: &str) -> String {
+    let text = fs::read_to_string(folder.path("run.toml")).expect("there");
+    assert!(text.contains(from));
+    folder.write(name, text.replace(from, to))
 }
 
 /// Writes a number over the first one of a storage of a torch file.

@@ -125,7 +125,7 @@ fn inspect_explains_inputs() {
     ] {
         text.push_str(&format!("$ ascribe inspect {path}\n{}\n", done(&format!("inspect {path}")).out));
     }
-    for path in ["fixtures", "fixtures/nothing", "fixtures/README.md"] {
+    for path in ["fixtures", "fixtures/nothing", "fixtures/README.md", "fixtures/trainer-tiny"] {
         let ended = ended(ascribe(&format!("inspect {path}")));
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""));
         text.push_str(&format!("$ ascribe inspect {path}\n{}\n", ended.err));

@@ -102,6 +102,15 @@ impl Answer {
                 answers
             }
         };
+        let rates = |stage: usize| training.layer_rates(stage);
+        if answers.iter().any(|answer| answer.method == Method::Tracin)
+            && (1..training.stages.len()).any(|stage| rates(stage) != rates(0))
+        {
+            return Err(JobError::Options {
+                problem: "the stages of the training run have different ratios of rates between layers, which TracIn does not add up".into(),
+                hint: Some("leave `tracin` out of `with`".into()),
+            });
+        }
         for (index, answer) in answers.iter().enumerate() {
             if answers[..index].iter().any(|earlier| earlier.name == answer.name) {
                 return Err(JobError::Options {
@@ -214,7 +223,13 @@ impl Plan {
     ) -> Result<Walk<'a, T>, JobError> {
         Ok(match self.answers[answer].method {
             Method::Influence { fit, damping } => Walk::influence(&curvatures[fit].factors, damping),
-            Method::Tracin | Method::Gradients => Walk::gradients(identity),
+            Method::Tracin => {
+                let mut walk = Walk::gradients(identity);
+                // the same in every stage: `all` has seen to it
+                walk.legs[0].layer_rates = self.training.layer_rates(0);
+                walk
+            }
+            Method::Gradients => Walk::gradients(identity),
             Method::Source { time_scale } => {
                 let form = self.job.source.as_ref().map(|source| source.form.into()).unwrap_or_default();
                 let options = SourceOptions { form, time_scale, ..SourceOptions::default() };

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use crate::attribution::source::SourceError;
 use crate::attribution::store::StoreError;
 use crate::data::DataError;
 use crate::model::LoadError;
@@ -14,6 +15,16 @@ pub enum JobError {
     /// The training run.
     #[error(transparent)]
     Trajectory(#[from] crate::trajectory::ReadError),
+    /// A checkpoint of another architecture than the run's last.
+    #[error("{}: is a `{found}`, and the run's last checkpoint a `{expected}`", folder.display())]
+    OtherArchitecture {
+        /// The checkpoint.
+        folder: PathBuf,
+        /// Its `model_type`.
+        found: String,
+        /// The last one's.
+        expected: String,
+    },
     /// A checkpoint was written over while it was used.
     #[error("{}: the checkpoint has changed since the run began", folder.display())]
     Changed {
@@ -118,9 +129,13 @@ impl JobError {
             Self::Load(error) => error.hint(),
             Self::Trajectory(error) => error.hint(),
             Self::Changed { .. } => Some("start again; what is finished is kept".into()),
-            Self::OtherInputs { .. } => {
+            Self::OtherArchitecture { .. } | Self::OtherInputs { .. } => {
                 Some("checkpoints of one run have one architecture, vocabulary and number of inputs".into())
             }
+            Self::Pass(crate::attribution::Error::Source(SourceError::ProductDiverges { .. })) => Some(
+                "the curvature is kept in the run folder, and the same job with the exponential form goes on from there (`--form exponential`)"
+                    .into(),
+            ),
             Self::Pass(crate::attribution::Error::Source(error)) => error.hint(),
             Self::Data(error) => error.hint(),
             Self::Store(error) | Self::Pass(crate::attribution::Error::Store(error)) => error.hint(),

@@ -140,7 +140,8 @@ impl Plan {
                     _ => builder.field("damping kind", kind).field("damping", damping),
                 }
             }
-            Method::Gradients | Method::Tracin => builder.field("method", "gradients"),
+            Method::Gradients => builder.field("method", "gradients"),
+            Method::Tracin => self.layer_rates(builder.field("method", "gradients"), 0),
             Method::Source { time_scale } => {
                 let segments = self.training.segments();
                 let form = self.job.source.as_ref().map(|source| source.form).unwrap_or_default();
@@ -152,10 +153,18 @@ impl Plan {
                     .list("tau", segments.iter().map(|(_, segment)| segment.tau))
                     .list("decay", segments.iter().map(|(_, segment)| segment.decay_exponent))
                     .list("stages", segments.iter().map(|(stage, _)| *stage as u64));
+                let stages = 0..self.training.stages.len();
+                let builder = stages.fold(builder, |builder, stage| self.layer_rates(builder, stage));
                 if form == FormRequest::Exponential { self.optimizers(builder) } else { self.every_step(builder) }
             }
         }
         .finish()
+    }
+
+    /// Layers whose rates are not those of their stage.
+    fn layer_rates(&self, builder: KeyBuilder, stage: usize) -> KeyBuilder {
+        let rates = self.training.layer_rates(stage);
+        if rates.is_empty() { builder } else { builder.field("stage", stage as u64).list("layer rates", rates) }
     }
 
     fn optimizers(&self, builder: KeyBuilder) -> KeyBuilder {

@@ -9,7 +9,7 @@ use super::training::Fit;
 use crate::attribution::source::Conditioner;
 use crate::attribution::trajectory::{Optimizer, Segment};
 use crate::curvature::LayerSpec;
-use crate::trajectory::{Reading, TransformersVersion, second_moments};
+use crate::trajectory::{FrozenParameters, Reading, TransformersVersion, Warning, second_moments};
 
 /// Where a segment's second moments are.
 #[derive(Debug, Clone)]
@@ -17,6 +17,7 @@ pub(super) struct Moments {
     /// Checkpoint folders and their optimizers' files.
     files: Vec<(PathBuf, PathBuf)>,
     version: Option<TransformersVersion>,
+    frozen: FrozenParameters,
     epsilon: f64,
     form: AdamRequest,
     /// BLAKE3 over the moments of the layers that count.
@@ -46,9 +47,16 @@ impl Moments {
         let checkpoints = segment.checkpoints.iter().map(|at| &reading.checkpoints[at.index]);
         let files: Vec<_> = checkpoints.filter_map(|at| Some((at.folder.clone(), at.optimizer.clone()?))).collect();
         if files.is_empty() {
+            let of_segment = |id: &String| segment.checkpoints.iter().any(|at| reading.checkpoints[at.index].id == *id);
+            let unread = reading.warnings.iter().filter_map(|warning| match warning {
+                Warning::OptimizerStateUnread { checkpoint, reason } if of_segment(checkpoint) => Some(reason.as_str()),
+                _ => None,
+            });
+            let unread: Vec<&str> = unread.collect();
+            let why = if unread.is_empty() { String::new() } else { format!(" that is read: {}", unread.join("; ")) };
             return Err(JobError::Options {
                 problem: format!(
-                    "{}, whose checkpoints are {}, was trained with {}, and none of these has an optimizer's state",
+                    "{}, whose checkpoints are {}, was trained with {}, and none of these has an optimizer's state{why}",
                     fit.name,
                     segment
                         .checkpoints
@@ -63,7 +71,8 @@ impl Moments {
                 ),
             });
         }
-        let mut moments = Self { files, version: reading.version, epsilon, form, content_hash: [0; 32] };
+        let (version, frozen) = (reading.version, reading.frozen_parameters());
+        let mut moments = Self { files, version, frozen, epsilon, form, content_hash: [0; 32] };
         let mut hasher = blake3::Hasher::new();
         for found in moments.load(layers)? {
             for (l, values) in found.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
@@ -99,7 +108,8 @@ impl Moments {
     }
 
     fn load(&self, layers: &[LayerSpec]) -> Result<Vec<Vec<Option<Vec<f32>>>>, JobError> {
-        let read = |(folder, file): &(PathBuf, PathBuf)| Ok(second_moments(folder, file, layers, self.version)?);
+        let read =
+            |(folder, file): &(PathBuf, PathBuf)| Ok(second_moments(folder, file, layers, self.version, &self.frozen)?);
         self.files.iter().map(read).collect()
     }
 

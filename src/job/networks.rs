@@ -38,7 +38,7 @@ impl Networks {
     /// the run's. Every other one is checked now, as far as its header goes if `options` read weights by section.
     ///
     /// # Errors
-    /// A checkpoint that cannot be read, or that takes other inputs than the last.
+    /// A checkpoint that cannot be read, is of another architecture, or takes other inputs than the last.
     pub(super) fn open(
         of: Vec<(String, Vec<(PathBuf, f64)>)>,
         last: Model,
@@ -53,6 +53,10 @@ impl Networks {
                 true => last.clone(),
                 false => Arc::new(TrackedNetwork::load(&of, &options, &layers)?),
             };
+            if network.model.kind() != kind {
+                let (folder, found) = (of[0].0.clone(), network.model.kind().to_owned());
+                return Err(JobError::OtherArchitecture { folder, found, expected: kind });
+            }
             if !network.model.limits().agree(limits) {
                 return Err(JobError::OtherInputs { folder: of[0].0.clone() });
             }

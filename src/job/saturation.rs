@@ -73,9 +73,11 @@ impl Run<'_> {
                 .enumerate()
                 .filter(|(l, _)| !fit.frozen.contains(l) && factors.layers[*l].lambda.is_some())
                 .map(|(l, layer)| {
-                    let values = exponents(&factors.layers[l], segment, &LEVELS);
+                    let rate = training.stage_numbers(*stage).map_or(1.0, |stage| stage.layer_rate(&layer.name));
+                    let segment = segment.at_rate(rate);
+                    let values = exponents(&factors.layers[l], &segment, &LEVELS);
                     let quantiles = std::array::from_fn(|k| values[k]);
-                    let forgotten = forgotten(&factors.layers[l], segment);
+                    let forgotten = forgotten(&factors.layers[l], &segment);
                     LayerSaturation { layer: layer.name.clone(), forgotten, quantiles }
                 })
                 .collect();

@@ -213,6 +213,13 @@ impl Training {
         self.run.as_ref().map(|run| &run.trajectory.stages()[stage])
     }
 
+    /// What multiplies the rates of each layer in a stage, by layer; empty if nothing does.
+    pub(super) fn layer_rates(&self, stage: usize) -> Vec<f64> {
+        let Some(numbers) = self.stage_numbers(stage) else { return vec![] };
+        let rates: Vec<f64> = self.layers().iter().map(|layer| numbers.layer_rate(&layer.name)).collect();
+        if rates.iter().all(|&rate| rate == 1.0) { vec![] } else { rates }
+    }
+
     /// Every network with the stage that it is taken in, as `fits` need them, each once, in the order of training.
     pub(super) fn sites<'f>(fits: impl IntoIterator<Item = &'f Fit>) -> Vec<Site> {
         let mut sites: Vec<Site> = vec![];

@@ -87,6 +87,24 @@ pub enum LoadError {
         /// The shape it must have.
         expected: Vec<usize>,
     },
+    /// Checkpoints to be averaged whose tensors have different shapes.
+    #[error(
+        "{}: tensor `{name}` has the shape {found:?}, and {expected:?} in {}: the two have no mean",
+        file.display(),
+        other.display()
+    )]
+    NoMean {
+        /// A weight file or folder.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// Its shape in the other.
+        expected: Vec<usize>,
+        /// The other.
+        other: PathBuf,
+    },
     /// A tensor is stored in a type that weights do not come in.
     #[error("{}: tensor `{name}` is stored as {dtype}; weights are read from F32, F16, BF16 and F64", file.display())]
     Dtype {
@@ -145,6 +163,7 @@ impl LoadError {
                 format!("the file has `{nearest}`; is this checkpoint of another class?")
             }
             Self::MissingTensor { .. } => "is this checkpoint of another class?".into(),
+            Self::NoMean { .. } => "checkpoints that are averaged have to be of one model".into(),
             Self::Shape { .. } => "do `config.json` and the weights belong together?".into(),
             Self::NonFinite { .. } => {
                 "the training run diverged, or the file is damaged; use another checkpoint".into()

@@ -51,6 +51,15 @@ impl Weights {
         let open = |(folder, weight): &(&Path, f64)| Ok(Self { weight: *weight, ..Self::open(folder)? });
         let mut others = checkpoints.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?;
         let last = others.pop().ok_or_else(|| Self::absent(Path::new("")))?;
+        for other in &others {
+            for name in last.names().filter(|name| other.contains(name)) {
+                let (found, expected) = (other.shape(name)?, last.shape(name)?);
+                if found != expected {
+                    let (file, other) = (other.origin.clone(), last.origin.clone());
+                    return Err(LoadError::NoMean { file, name: name.to_owned(), found, expected, other });
+                }
+            }
+        }
         Ok(Self { others, ..last })
     }
 
@@ -245,6 +254,21 @@ impl Weights {
         *hasher.finalize().as_bytes()
     }
 
+    /// Whether a tensor is the same as `other`'s of that name: type, shape and every bit. False if either lacks it.
+    /// What was read of the files does not stay in memory.
+    pub fn same(&self, other: &Self, name: &str) -> bool {
+        let (Ok((file, a)), Ok((other_file, b))) = (self.view(name), other.view(name)) else { return false };
+        if a.dtype() != b.dtype() || a.shape() != b.shape() {
+            return false;
+        }
+        a.data().chunks(HASHED_AT_ONCE).zip(b.data().chunks(HASHED_AT_ONCE)).all(|(a, b)| {
+            let same = a == b;
+            file.forget(a);
+            other_file.forget(b);
+            same
+        })
+    }
+
     fn view(&self, name: &str) -> Result<(&WeightFile, TensorView<'_>), LoadError> {
         let missing = || LoadError::MissingTensor {
             file: self.origin.clone(),
@@ -282,7 +306,7 @@ impl WeightFile {
     }
 }
 
-/// Bytes of a file that are in memory together while it is hashed.
+/// Bytes of a file that are in memory together while it is hashed or compared.
 const HASHED_AT_ONCE: usize = 16 << 20;
 
 /// Bytes before the header, which say how long it is.

@@ -174,13 +174,39 @@ pub enum ReadError {
         /// The schedule's name.
         schedule: String,
     },
-    /// Parameter groups with rates of their own.
-    #[error("{}: its parameter groups have different learning rates, {rates:?}", file.display())]
+    /// A layer whose weight and bias were trained at different rates.
+    #[error("{}: the weight of `{layer}` was trained at {weight} times the run's rate, its bias at {bias} times", file.display())]
+    SplitLayer {
+        /// The optimizer's file.
+        file: PathBuf,
+        /// The layer.
+        layer: String,
+        /// What multiplies the weight's rates.
+        weight: f64,
+        /// What multiplies the bias's.
+        bias: f64,
+    },
+    /// Parameter groups whose rates do not have one schedule.
+    #[error("{}: its parameter groups have rates that do not follow one schedule, {rates:?}", file.display())]
     GroupRates {
         /// The file.
         file: PathBuf,
         /// One rate for each group.
         rates: Vec<f64>,
+    },
+    /// Two checkpoints between which training went on and nothing changed.
+    #[error("{} and {} hold the same weights, although training went on between them", first.display(), second.display())]
+    SameWeights {
+        /// One checkpoint.
+        first: PathBuf,
+        /// The next.
+        second: PathBuf,
+    },
+    /// No tracked layer changed.
+    #[error("{}: every tracked layer is the same in all checkpoints", source_path.display())]
+    NothingTrained {
+        /// The folder or file.
+        source_path: PathBuf,
     },
     /// Rates between logged steps that nothing tells.
     #[error(
@@ -313,7 +339,16 @@ impl ReadError {
             Self::RateDisagrees { .. } => {
                 "the run used another schedule than its arguments say: state it, or list the rates in a `trajectory.toml`".to_string()
             }
-            Self::GroupRates { .. } => "groups with rates of their own are not supported yet".to_string(),
+            Self::GroupRates { .. } => {
+                "describe the run in a `trajectory.toml`, with `layer_rates` for layers whose rates were a multiple of the others'".to_string()
+            }
+            Self::SplitLayer { .. } => {
+                "a layer has one rate here: leave it out of the tracked layers, or state one in a `trajectory.toml` (`layer_rates`)".to_string()
+            }
+            Self::SameWeights { .. } => "one is a copy of the other: remove it, or put the right weights there".to_string(),
+            Self::NothingTrained { .. } => {
+                "training changed other parts of the model: track the layers that it changed, if they are linear".to_string()
+            }
             Self::RatesUnknown { .. } => {
                 "state the schedule, list the rates in a `trajectory.toml`, log every step (`logging_steps=1`), or allow interpolation between logged steps (`--interpolate-rates`)".to_string()
             }

@@ -8,6 +8,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod error;
+mod frozen_parameters;
+mod layer_rates;
 pub mod optimizer_state;
 pub mod parameter_groups;
 pub mod pickle;
@@ -25,7 +27,8 @@ mod version;
 mod warning;
 
 pub use error::ReadError;
-pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, RatesOrigin, Reading, Stated};
+pub use frozen_parameters::FrozenParameters;
+pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, GroupRates, RatesOrigin, Reading, Stated};
 pub use request::TrajectoryRequest;
 pub use second_moments::second_moments;
 pub use trainer::Gaps;

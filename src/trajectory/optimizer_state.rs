@@ -7,7 +7,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::parameter_groups::{GroupRule, Parameter, Unmatched, match_groups};
+use super::frozen_parameters::FrozenParameters;
+use super::parameter_groups::{GroupRule, MadeBy, Parameter, Unmatched, match_groups};
 use super::pickle::Value;
 use super::torch_zip::{TensorPlace, TorchFile, TorchFileError};
 use super::version::TransformersVersion;
@@ -48,8 +49,10 @@ pub enum OptimizerStateError {
         sizes: Vec<usize>,
         /// Parameters of the model.
         parameters: usize,
-        /// Sizes that the known rules give.
+        /// Sizes that the known rules give (none if the file has names), with and without the parameters that may have been frozen.
         tried: Vec<Vec<usize>>,
+        /// Parameters that are known to be the same in all checkpoints.
+        unchanged: usize,
     },
     /// Two decay rules fit with different names.
     #[error("{}: entry {index} may be `{first}` or `{second}`", file.display())]
@@ -97,13 +100,22 @@ impl OptimizerStateError {
                 "second moments of sharded runs are not read: merge the weights with `accelerate merge-weights` and use influence at the final checkpoint".to_string()
             }
             Self::Kind { .. } => "use influence at the final checkpoint, which needs no optimizer state".to_string(),
+            Self::Unmatched { tried, unchanged: 0, .. } => format!(
+                "known rules give groups of {tried:?}; if part of the model was frozen, keep a second checkpoint of the stage, which shows what did not change, or name its `trained_layers` in a trajectory file; groups made by hand are not read"
+            ),
             Self::Unmatched { tried, .. } => format!(
-                "known rules give groups of {tried:?}; was part of the model frozen, or were the groups made by hand?"
+                "known rules give groups of {tried:?}, with and without what is the same in all checkpoints; if other parameters were frozen, name the stage's `trained_layers` in a trajectory file; groups made by hand are not read"
             ),
             Self::Ambiguous { .. } => {
                 "the version of transformers that wrote the checkpoint does not settle it; no guess is made".to_string()
             }
-            _ => return None,
+            Self::NoState { .. } => {
+                "a layer is trained whole or not at all here: leave it out of the tracked layers".to_string()
+            }
+            Self::Value { .. } => {
+                "the file is damaged, or training had diverged there: leave the checkpoint out if its segment has another".to_string()
+            }
+            Self::Layout { .. } => "the file is damaged, or not an optimizer's state as torch saves it".to_string(),
         })
     }
 }
@@ -135,6 +147,15 @@ pub struct ParameterGroup {
     pub amsgrad: Option<bool>,
     /// Whether it ascends.
     pub maximize: Option<bool>,
+    /// Names of its parameters, if the optimizer was made with them (torch 2.5 and later).
+    pub names: Option<Vec<String>>,
+}
+
+impl ParameterGroup {
+    /// The base rate of its schedule, else the rate that its next update will use.
+    pub fn rate(&self) -> Option<f64> {
+        self.base_rate.or(self.learning_rate)
+    }
 }
 
 /// The parameter groups of an `optimizer.pt`; no tensor is read.
@@ -181,15 +202,16 @@ pub struct OptimizerState {
     parameters: Vec<Parameter>,
     /// For each parameter; `None` if it never had a gradient.
     entries: Vec<Option<Entry>>,
-    /// For each parameter its group.
-    group_of: Vec<usize>,
+    /// For each parameter its group; `None` if the optimizer was made without it.
+    group_of: Vec<Option<usize>>,
     groups: Vec<ParameterGroup>,
     rule: GroupRule,
 }
 
 impl OptimizerState {
     /// Opens a file and maps its entries to `parameters`: the model's trainable ones in the order of
-    /// `named_parameters()`, tied ones once, in torch's layout. `version` settles which decay rule is named.
+    /// `named_parameters()`, tied ones once, in torch's layout. `version` settles which decay rule is named, `frozen`
+    /// which parameters the optimizer may have been made without.
     ///
     /// # Errors
     /// A state that is not Adam's, 8-bit or sharded; groups or shapes that fit no rule, or more than one.
@@ -197,20 +219,21 @@ impl OptimizerState {
         path: &Path,
         parameters: &[Parameter],
         version: Option<TransformersVersion>,
+        frozen: &FrozenParameters,
     ) -> Result<Self, OptimizerStateError> {
         let mut file = TorchFile::open(path)?;
         refuse_foreign(&file)?;
         let groups = groups(&file)?;
-        let (places, order, rule) = match_entries(&file, &groups, parameters, version)?;
+        let (places, order, rule) = match_entries(&file, &groups, parameters, version, frozen)?;
         let mut entries = vec![None; parameters.len()];
-        let mut group_of = vec![0; parameters.len()];
+        let mut group_of = vec![None; parameters.len()];
         let mut group_ends = Vec::new();
         for group in &groups {
             group_ends.push(group_ends.last().copied().unwrap_or(0) + group.n_parameters);
         }
         for (index, (parameter, place)) in order.into_iter().zip(places).enumerate() {
             let group = group_ends.partition_point(|&end| end <= index);
-            group_of[parameter] = group;
+            group_of[parameter] = Some(group);
             let Some(place) = place else { continue };
             let step = match place.step {
                 Step::Number(step) => step,
@@ -243,9 +266,9 @@ impl OptimizerState {
         &self.parameters
     }
 
-    /// The group of a parameter, with its own weight decay and rate.
+    /// The group of a parameter, with its own weight decay and rate; none if the optimizer was made without it.
     pub fn group_of(&self, parameter: &str) -> Option<&ParameterGroup> {
-        Some(&self.groups[self.group_of[self.index(parameter)?]])
+        Some(&self.groups[self.group_of[self.index(parameter)?]?])
     }
 
     /// Updates that a parameter has seen.
@@ -370,6 +393,10 @@ fn groups(file: &TorchFile) -> Result<Vec<ParameterGroup>, OptimizerStateError> 
             nesterov: flag("nesterov"),
             amsgrad: flag("amsgrad"),
             maximize: flag("maximize"),
+            names: group
+                .get("param_names")
+                .and_then(Value::elements)
+                .and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect()),
         });
     }
     Ok(groups)
@@ -392,6 +419,7 @@ fn match_entries(
     groups: &[ParameterGroup],
     parameters: &[Parameter],
     version: Option<TransformersVersion>,
+    frozen: &FrozenParameters,
 ) -> Result<(Vec<Option<Place>>, Vec<usize>, GroupRule), OptimizerStateError> {
     let sizes: Vec<usize> = groups.iter().map(|group| group.n_parameters).collect();
     let n: usize = sizes.iter().sum();
@@ -424,16 +452,83 @@ fn match_entries(
         return Err(OptimizerStateError::Kind { file: file.path().to_path_buf(), kind });
     }
     let shape = |i: usize| places[i].as_ref().map(|place| place.second_moment.shape.clone());
-    let path = file.path().to_path_buf();
-    let matched = match_groups(parameters, &sizes, shape, version).map_err(|unmatched| match unmatched {
-        Unmatched::None { tried } => {
-            OptimizerStateError::Unmatched { file: path, sizes: sizes.clone(), parameters: parameters.len(), tried }
-        }
+    let (order, rule) = match_names(file.path(), groups, shape, parameters, version, frozen)?;
+    Ok((places, order, rule))
+}
+
+/// Which parameter each entry is.
+fn match_names(
+    file: &Path,
+    groups: &[ParameterGroup],
+    shape: impl Fn(usize) -> Option<Vec<usize>>,
+    parameters: &[Parameter],
+    version: Option<TransformersVersion>,
+    frozen: &FrozenParameters,
+) -> Result<(Vec<usize>, GroupRule), OptimizerStateError> {
+    let sizes: Vec<usize> = groups.iter().map(|group| group.n_parameters).collect();
+    let unmatched = |tried: Vec<Vec<usize>>| OptimizerStateError::Unmatched {
+        file: file.to_path_buf(),
+        sizes: sizes.clone(),
+        parameters: parameters.len(),
+        tried,
+        unchanged: parameters.iter().filter(|parameter| frozen.unchanged.contains(&parameter.name)).count(),
+    };
+    let named: Option<Vec<&str>> = groups
+        .iter()
+        .map(|group| group.names.as_ref().filter(|names| names.len() == group.n_parameters))
+        .collect::<Option<Vec<_>>>()
+        .map(|names| names.into_iter().flatten().map(String::as_str).collect());
+    if let Some(names) = named {
+        let place = |name: &&str| parameters.iter().position(|parameter| parameter.name == **name);
+        let order: Option<Vec<usize>> = names.iter().map(place).collect();
+        let fits = |i: usize, p: usize| shape(i).is_none_or(|shape| shape == parameters[p].shape);
+        let order = order.filter(|order| order.iter().enumerate().all(|(i, &p)| fits(i, p)));
+        return order.map(|order| (order, GroupRule::Named)).ok_or_else(|| unmatched(vec![]));
+    }
+    let one_rate = groups.iter().all(|group| group.rate() == groups[0].rate());
+    let made_by = if groups.len() <= 2 && one_rate { MadeBy::Trainer } else { MadeBy::Hand };
+    let guesses = frozen.guesses(parameters);
+    match_groups(parameters, &sizes, shape, version, &guesses, made_by).map_err(|problem| match problem {
+        Unmatched::None { tried } => unmatched(tried),
         Unmatched::Ambiguous { index, first, second } => {
-            OptimizerStateError::Ambiguous { file: path, index, first, second }
+            OptimizerStateError::Ambiguous { file: file.to_path_buf(), index, first, second }
         }
-    });
-    matched.map(|(order, rule)| (places, order, rule))
+    })
+}
+
+/// For each parameter its group, of any optimizer whose entries are tensors of the parameters' shapes; `None` for one
+/// that the optimizer was made without.
+///
+/// # Errors
+/// As [`OptimizerState::open`], without those of second moments.
+pub(super) fn group_members(
+    path: &Path,
+    parameters: &[Parameter],
+    version: Option<TransformersVersion>,
+    frozen: &FrozenParameters,
+) -> Result<Vec<Option<usize>>, OptimizerStateError> {
+    let file = TorchFile::open(path)?;
+    refuse_foreign(&file)?;
+    let groups = groups(&file)?;
+    let n: usize = groups.iter().map(|group| group.n_parameters).sum();
+    let mut shapes: Vec<Option<Vec<usize>>> = vec![None; n];
+    let state = file.value().get("state").ok_or_else(|| layout(&file, "state", "missing", "a dict"))?;
+    for (key, entry) in state.entries() {
+        let tensor = ["exp_avg_sq", "momentum_buffer", "square_avg", "sum"].iter().find_map(|key| entry.get(key));
+        if let (Some(shape), Some(tensor)) = (key.as_usize().and_then(|index| shapes.get_mut(index)), tensor)
+            && let Ok(place) = file.tensor(tensor)
+        {
+            *shape = Some(place.shape);
+        }
+    }
+    let shape = |i: usize| shapes[i].clone();
+    let (order, _) = match_names(path, &groups, shape, parameters, version, frozen)?;
+    let mut members = vec![None; parameters.len()];
+    let mut order = order.into_iter();
+    for (index, group) in groups.iter().enumerate() {
+        order.by_ref().take(group.n_parameters).for_each(|parameter| members[parameter] = Some(index));
+    }
+    Ok(members)
 }
 
 #[cfg(test)]

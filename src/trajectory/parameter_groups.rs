@@ -3,10 +3,14 @@
 //! The Trainer puts the parameters that decay into group 0 and the others into group 1, each in the order of
 //! `named_parameters()`, and numbers them through. Which ones decay changed between versions of transformers and
 //! depends on the classes of modules, which a checkpoint does not record. So every known rule is tried, and the
-//! group sizes and the shapes of the state decide; two rules that fit with different names are refused.
+//! group sizes and the shapes of the state decide; two rules that fit with different names are refused. Parameters
+//! that were frozen when the optimizer was made are not in its groups; what may have been frozen is a guess of
+//! [`FrozenParameters`](super::FrozenParameters), and every such guess is tried as well.
 //!
 //! # Source
 //! FORMATS §5.
+
+use std::collections::BTreeSet;
 
 use super::version::TransformersVersion;
 
@@ -51,6 +55,24 @@ pub enum GroupRule {
         /// The rule in words.
         rule: &'static str,
     },
+    /// Parts of the model one after the other, a group for each.
+    Parts,
+    /// Parts of the model one after the other, each in two groups by the decay rule of these versions.
+    DecayInParts {
+        /// The rule in words.
+        rule: &'static str,
+    },
+    /// The file has the names.
+    Named,
+}
+
+/// Who made the groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MadeBy {
+    /// The Trainer: by decay, with one rate.
+    Trainer,
+    /// A person: parts of the model may have groups of their own.
+    Hand,
 }
 
 impl std::fmt::Display for GroupRule {
@@ -58,6 +80,9 @@ impl std::fmt::Display for GroupRule {
         match self {
             Self::OneGroup => f.write_str("one group in the model's order"),
             Self::Decay { rule } => write!(f, "decay groups of {rule}"),
+            Self::Parts => f.write_str("parts of the model in its order"),
+            Self::DecayInParts { rule } => write!(f, "parts of the model, each in decay groups of {rule}"),
+            Self::Named => f.write_str("the names in the file"),
         }
     }
 }
@@ -73,50 +98,109 @@ pub(super) enum Unmatched {
 
 /// The parameters' indices in the order in which the optimizer numbers them.
 ///
-/// `sizes` are the group sizes; `shape(i)` is the shape of entry `i`'s state, `None` when it has no state yet.
+/// `sizes` are the group sizes; `shape(i)` is the shape of entry `i`'s state, `None` when it has no state yet;
+/// `frozen` are sets of parameters, by index, that the optimizer may have been made without; `made_by` says which
+/// layouts are thought of.
 pub(super) fn match_groups(
     parameters: &[Parameter],
     sizes: &[usize],
     shape: impl Fn(usize) -> Option<Vec<usize>>,
     version: Option<TransformersVersion>,
+    frozen: &[BTreeSet<usize>],
+    made_by: MadeBy,
 ) -> Result<(Vec<usize>, GroupRule), Unmatched> {
     let fits = |order: &[usize]| {
         order.iter().enumerate().all(|(i, &p)| shape(i).is_none_or(|shape| shape == parameters[p].shape))
     };
-    if let &[size] = sizes {
-        let order: Vec<usize> = (0..parameters.len()).collect();
-        return if size == parameters.len() && fits(&order) {
-            Ok((order, GroupRule::OneGroup))
-        } else {
-            Err(Unmatched::None { tried: vec![vec![parameters.len()]] })
-        };
-    }
     let mut found: Option<(Vec<usize>, GroupRule)> = None;
     let mut tried = Vec::new();
-    for (names, norms, rule) in rules(version) {
-        let (decayed, others): (Vec<usize>, Vec<usize>) =
-            (0..parameters.len()).partition(|&i| !exempt(parameters, i, names, norms));
-        let own_sizes = vec![decayed.len(), others.len()];
-        let order: Vec<usize> = decayed.into_iter().chain(others).collect();
-        if own_sizes == sizes && fits(&order) {
-            match &found {
-                None => found = Some((order, GroupRule::Decay { rule })),
-                Some((earlier, _)) => {
-                    if let Some(index) = (0..order.len()).find(|&i| order[i] != earlier[i]) {
-                        return Err(Unmatched::Ambiguous {
-                            index,
-                            first: parameters[earlier[index]].name.clone(),
-                            second: parameters[order[index]].name.clone(),
-                        });
+    let nothing = BTreeSet::new();
+    for frozen in std::iter::once(&nothing).chain(frozen) {
+        let kept: Vec<usize> = (0..parameters.len()).filter(|p| !frozen.contains(p)).collect();
+        for (groups, rule) in layouts(parameters, &kept, sizes, version, made_by) {
+            let own_sizes: Vec<usize> = groups.iter().map(Vec::len).collect();
+            let order = groups.concat();
+            if own_sizes == sizes && fits(&order) {
+                match &found {
+                    None => found = Some((order, rule)),
+                    Some((earlier, _)) => {
+                        if let Some(index) = (0..order.len()).find(|&i| order[i] != earlier[i]) {
+                            return Err(Unmatched::Ambiguous {
+                                index,
+                                first: parameters[earlier[index]].name.clone(),
+                                second: parameters[order[index]].name.clone(),
+                            });
+                        }
                     }
                 }
             }
-        }
-        if !tried.contains(&own_sizes) {
-            tried.push(own_sizes);
+            if !tried.contains(&own_sizes) {
+                tried.push(own_sizes);
+            }
         }
     }
     found.ok_or(Unmatched::None { tried })
+}
+
+/// Every way in which `kept` parameters may lie in groups of about these sizes.
+fn layouts(
+    parameters: &[Parameter],
+    kept: &[usize],
+    sizes: &[usize],
+    version: Option<TransformersVersion>,
+    made_by: MadeBy,
+) -> Vec<(Vec<Vec<usize>>, GroupRule)> {
+    if sizes.len() == 1 {
+        return vec![(vec![kept.to_vec()], GroupRule::OneGroup)];
+    }
+    let by_decay = |part: &[usize], names, norms| -> [Vec<usize>; 2] {
+        let (decayed, others) = part.iter().partition(|&&p| !exempt(parameters, p, names, norms));
+        [decayed, others]
+    };
+    let rules = rules(version);
+    let mut found: Vec<_> = rules
+        .iter()
+        .map(|&(names, norms, rule)| (by_decay(kept, names, norms).into(), GroupRule::Decay { rule }))
+        .collect();
+    if made_by == MadeBy::Trainer || sizes.iter().sum::<usize>() != kept.len() {
+        return found;
+    }
+    // the model's parts may be given from its first to its last, or the other way round
+    for order in [Order::Forward, Order::Backward] {
+        found.push((cut(kept, sizes, order), GroupRule::Parts));
+        if sizes.len() >= 4 && sizes.len().is_multiple_of(2) {
+            let pairs: Vec<usize> = sizes.chunks(2).map(|pair| pair.iter().sum()).collect();
+            let parts = cut(kept, &pairs, order);
+            for &(names, norms, rule) in &rules {
+                let groups = parts.iter().flat_map(|part| by_decay(part, names, norms)).collect();
+                found.push((groups, GroupRule::DecayInParts { rule }));
+            }
+        }
+    }
+    found
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Forward,
+    Backward,
+}
+
+/// `kept` in parts of these sizes, which sum to its length; backward, the first part is the last of the model.
+fn cut(kept: &[usize], sizes: &[usize], order: Order) -> Vec<Vec<usize>> {
+    let mut rest = kept;
+    let part = |&size: &usize| {
+        let (part, others) = match order {
+            Order::Forward => rest.split_at(size),
+            Order::Backward => {
+                let (others, part) = rest.split_at(rest.len() - size);
+                (part, others)
+            }
+        };
+        rest = others;
+        part.to_vec()
+    };
+    sizes.iter().map(part).collect()
 }
 
 /// All rules, those of the recorded version first, so that it is named when several agree.
@@ -202,10 +286,10 @@ mod tests {
             ([4, 2], ["embed_tokens", "q_proj", "q_norm", "norm", "q_proj", "input_layernorm"]),
             ([5, 1], ["embed_tokens", "q_proj", "q_norm", "input_layernorm", "norm", "q_proj"]),
         ] {
-            let (order, _) = match_groups(&p, &sizes, shapes, None).unwrap();
+            let (order, _) = match_groups(&p, &sizes, shapes, None, &[], MadeBy::Trainer).unwrap();
             assert_eq!(names(&p, &order), expected, "{sizes:?}");
         }
-        let error = match_groups(&p, &[3, 3], shapes, None).unwrap_err();
+        let error = match_groups(&p, &[3, 3], shapes, None, &[], MadeBy::Trainer).unwrap_err();
         let Unmatched::None { tried } = error else { panic!("{error:?}") };
         assert_eq!(tried, [vec![2, 4], vec![4, 2], vec![5, 1]]);
     }
@@ -214,12 +298,35 @@ mod tests {
     fn shapes_must_fit_as_well() {
         let p = qwen();
         let right = |i: usize| Some([vec![7, 4], vec![4, 4], vec![4], vec![4], vec![4], vec![4]][i].clone());
-        assert!(match_groups(&p, &[2, 4], right, None).is_ok());
+        assert!(match_groups(&p, &[2, 4], right, None, &[], MadeBy::Trainer).is_ok());
         let wrong = |i: usize| Some(if i == 0 { vec![4, 7] } else { right(i).unwrap() });
-        assert!(match_groups(&p, &[2, 4], wrong, None).is_err());
-        assert!(match_groups(&p, &[6], |_| None, None).is_ok());
-        assert!(match_groups(&p, &[5], |_| None, None).is_err());
-        assert!(match_groups(&p, &[2, 2, 2], |_| None, None).is_err());
+        assert!(match_groups(&p, &[2, 4], wrong, None, &[], MadeBy::Trainer).is_err());
+        assert!(match_groups(&p, &[6], |_| None, None, &[], MadeBy::Trainer).is_ok());
+        assert!(match_groups(&p, &[5], |_| None, None, &[], MadeBy::Trainer).is_err());
+        assert!(match_groups(&p, &[2, 2, 2], |_| None, None, &[], MadeBy::Trainer).is_err());
+    }
+
+    /// A body and a head with rates of their own, each with and without decay; given in either order.
+    #[test]
+    fn parts_with_groups_of_their_own() {
+        let p = qwen();
+        let shape = |order: [usize; 6]| move |i: usize| Some(qwen()[order[i]].shape.clone());
+        let sizes = [2, 3, 1]; // two parameters, three, one
+        let (order, rule) = match_groups(&p, &sizes, shape([0, 1, 2, 3, 4, 5]), None, &[], MadeBy::Hand).unwrap();
+        assert_eq!((order, rule), (vec![0, 1, 2, 3, 4, 5], GroupRule::Parts));
+        let backward = [5, 2, 3, 4, 0, 1];
+        let (order, _) = match_groups(&p, &[1, 3, 2], shape(backward), None, &[], MadeBy::Hand).unwrap();
+        assert_eq!(order, backward);
+        assert!(match_groups(&p, &sizes, shape([0, 1, 2, 3, 4, 5]), None, &[], MadeBy::Trainer).is_err());
+        // the embedding and the projection, then the norms: each by the rule of 4.48
+        let p = parameters(&[("a.weight", &[3, 5]), ("a.bias", &[3]), ("b.weight", &[2, 3]), ("b.bias", &[2])]);
+        let shape = |i: usize| Some(vec![vec![2, 3], vec![2], vec![3, 5], vec![3]][i].clone());
+        let (order, rule) = match_groups(&p, &[1, 1, 1, 1], shape, None, &[], MadeBy::Hand).unwrap();
+        assert_eq!(order, [2, 3, 0, 1]);
+        assert!(matches!(rule, GroupRule::DecayInParts { .. }));
+        // no shapes: weights and biases, or one layer and the other
+        let error = match_groups(&p, &[2, 2], |_| None, None, &[], MadeBy::Hand).unwrap_err();
+        assert!(matches!(error, Unmatched::Ambiguous { .. }), "{error:?}");
     }
 
     /// Two rules give groups of the same sizes with different names: a path `norm` without bias, exempt since 4.53,
@@ -233,7 +340,7 @@ mod tests {
             ("scale.bias", &[3]),
         ]);
         // Norm parts without classes: {bias, rms.norm}; bias with classes: {bias, scale.weight}.
-        let error = match_groups(&p, &[2, 2], |_| None, None).unwrap_err();
+        let error = match_groups(&p, &[2, 2], |_| None, None, &[], MadeBy::Trainer).unwrap_err();
         assert!(matches!(error, Unmatched::Ambiguous { index: 1, .. }), "{error:?}");
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use ascribe_attribution::trajectory::{
@@ -64,6 +65,17 @@ pub struct Batch {
     pub processes: Option<usize>,
 }
 
+/// Parameter groups with rates of their own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupRates {
+    /// The optimizer's file.
+    pub file: PathBuf,
+    /// The checkpoint that it belongs to.
+    pub folder: PathBuf,
+    /// What multiplies the run's rates in each group.
+    pub multiples: Vec<f64>,
+}
+
 /// Steps of an epoch in the log, and how its end was treated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Epochs {
@@ -106,6 +118,14 @@ pub struct Reading {
     pub segment_ends: Option<Vec<usize>>,
     /// Layers that the stage changed.
     pub trained_layers: TrainedLayers,
+    /// Tensors that are the same in all checkpoints, by name, once
+    /// [`find_frozen_layers`](Self::find_frozen_layers) has compared them.
+    pub unchanged: BTreeSet<String>,
+    /// What multiplies the rates of a layer, if not 1: stated, or found by
+    /// [`find_layer_rates`](Self::find_layer_rates).
+    pub layer_rates: BTreeMap<String, f64>,
+    /// Parameter groups with rates of their own, whose layers are not known yet.
+    pub group_rates: Option<GroupRates>,
     /// Everything that was understood.
     pub facts: Vec<Fact>,
     /// Everything that a person should know.
@@ -176,6 +196,7 @@ impl Reading {
                 .collect(),
             clipping,
             trained_layers: stated.trained_layers.clone().unwrap_or_else(|| self.trained_layers.clone()),
+            layer_rates: self.layer_rates.clone(),
         })
         .map_err(|problem| self.numbers(problem))
     }

@@ -8,13 +8,13 @@ use std::path::Path;
 use super::optimizer_state::{OptimizerState, OptimizerStateError};
 use super::parameter_groups::Parameter;
 use super::torch_parameters::{Layout, TorchParameters};
-use super::{ReadError, TransformersVersion};
+use super::{FrozenParameters, ReadError, TransformersVersion};
 use crate::curvature::LayerSpec;
 
 /// The bias-corrected second moments `v̂` of every layer, `None` for one that the optimizer never updated.
 ///
 /// `folder` is the checkpoint, whose configuration and weights tell names and shapes; `optimizer` its `optimizer.pt`;
-/// `version` the transformers that wrote it.
+/// `version` the transformers that wrote it, `frozen` what is known of parameters that the stage did not change.
 ///
 /// # Shapes
 /// `[outputs, columns]`, row major, the bias as the last column.
@@ -27,9 +27,10 @@ pub fn second_moments(
     optimizer: &Path,
     layers: &[LayerSpec],
     version: Option<TransformersVersion>,
+    frozen: &FrozenParameters,
 ) -> Result<Vec<Option<Vec<f32>>>, ReadError> {
     let parameters = TorchParameters::read(folder)?;
-    let mut state = OptimizerState::open(optimizer, &parameters.list, version)?;
+    let mut state = OptimizerState::open(optimizer, &parameters.list, version, frozen)?;
     layers.iter().map(|layer| of_layer(layer, &parameters, &mut state, optimizer)).collect()
 }
 

@@ -18,6 +18,7 @@
 //! seed = 0                     # optional, not used
 //! segment_ends = [333, 667]    # optional: where segments end
 //! trained_layers = ["fc1"]     # optional: layers that this stage changed, if not all
+//! layer_rates = { fc1 = 0.1 }  # optional: what multiplies the rates of a layer, if not 1
 //!
 //! [[learning_rate]]            # one of four ways to give rates: pieces,
 //! from_step = 0
@@ -75,6 +76,8 @@ struct Stage {
     _seed: Option<i64>,
     segment_ends: Option<Vec<usize>>,
     trained_layers: Option<BTreeSet<String>>,
+    #[serde(default)]
+    layer_rates: BTreeMap<String, f64>,
     learning_rate: Option<Vec<Piece>>,
     learning_rates: Option<Vec<f64>>,
     schedule: Option<ScheduleTable>,
@@ -195,6 +198,9 @@ impl Source<'_> {
             version: None,
             segment_ends: stage.segment_ends,
             trained_layers,
+            unchanged: BTreeSet::new(),
+            layer_rates: stage.layer_rates,
+            group_rates: None,
             facts: Vec::new(),
             warnings: Vec::new(),
         };
@@ -398,6 +404,10 @@ fn facts(reading: &Reading) -> Vec<Fact> {
     fact("loss scale", reading.loss_scale.map_or("not stated".to_string(), |scale| scale.to_string()));
     if let TrainedLayers::Only(layers) = &reading.trained_layers {
         fact("trained layers", layers.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    }
+    if !reading.layer_rates.is_empty() {
+        let each = reading.layer_rates.iter().map(|(layer, rate)| format!("{layer} x {rate}"));
+        fact("layer rates", each.collect::<Vec<_>>().join(", "));
     }
     facts
 }

@@ -65,12 +65,32 @@ pub enum Warning {
         /// In `optimizer.pt`.
         optimizer: f64,
     },
-    /// Parameter groups with base rates of their own; the walk takes the schedule's rate for all of them.
-    GroupRates {
-        /// The smallest base rate.
-        smallest: f64,
-        /// The largest.
-        largest: f64,
+    /// Layers whose parameter groups had rates of their own.
+    LayerRates {
+        /// Each with what multiplies the run's rates.
+        layers: Vec<(String, f64)>,
+    },
+    /// Rates are stated of layers that are not tracked, or not there.
+    UnknownLayerRates {
+        /// Their names.
+        layers: Vec<String>,
+    },
+    /// Tracked layers that are the same in all checkpoints, and so count as frozen.
+    FrozenLayers {
+        /// Their names.
+        layers: Vec<String>,
+    },
+    /// Layers that are stated to have been trained or not, where the checkpoints say otherwise; what is stated counts.
+    StatedLayers {
+        /// Their names.
+        layers: Vec<String>,
+        /// They are stated as frozen and changed; else the other way round.
+        changed: bool,
+    },
+    /// Weights or biases alone that are the same in all checkpoints; their layers count as trained.
+    PartlyFrozen {
+        /// Their names.
+        parameters: Vec<String>,
     },
     /// The number of processes is not recorded; one is assumed.
     UnknownProcesses,
@@ -114,9 +134,28 @@ impl std::fmt::Display for Warning {
             Self::OptimizerOverrides { option, arguments, optimizer } => {
                 write!(f, "`{option}` is {arguments} in the arguments and {optimizer} in `optimizer.pt`; the latter is used")
             }
-            Self::GroupRates { smallest, largest } => write!(
+            Self::LayerRates { layers } => {
+                let each: Vec<String> = layers.iter().map(|(layer, rate)| format!("{layer} x {rate}")).collect();
+                write!(f, "parameter groups had rates of their own: {}", first_few(&each))
+            }
+            Self::UnknownLayerRates { layers } => {
+                write!(f, "`layer_rates` has layers that are not tracked: {}", first_few(layers))
+            }
+            Self::FrozenLayers { layers } => {
+                let (are, count) = if layers.len() == 1 { ("layer is", "counts") } else { ("layers are", "count") };
+                let (n, names) = (layers.len(), first_few(layers));
+                write!(f, "{n} tracked {are} the same in all checkpoints and {count} as frozen: {names}")
+            }
+            Self::StatedLayers { layers, changed: true } => {
+                write!(f, "stated as not trained, but different between checkpoints: {}", first_few(layers))
+            }
+            Self::StatedLayers { layers, changed: false } => {
+                write!(f, "stated as trained, but the same in all checkpoints: {}", first_few(layers))
+            }
+            Self::PartlyFrozen { parameters } => write!(
                 f,
-                "parameter groups have base rates from {smallest} to {largest}; the rate of the schedule is taken for every layer"
+                "the same in all checkpoints, although their layers changed, which count as trained whole: {}",
+                first_few(parameters)
             ),
             Self::UnknownProcesses => {
                 f.write_str("the number of training processes is not recorded; one is assumed")
@@ -125,5 +164,15 @@ impl std::fmt::Display for Warning {
                 f.write_str("the training data were streamed, so the number of examples cannot be checked against the log")
             }
         }
+    }
+}
+
+/// Names for a line of text: all of a few, else the first ones.
+fn first_few(names: &[String]) -> String {
+    const FEW: usize = 4;
+    let shown: Vec<String> = names.iter().take(FEW).map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        n if n > FEW => format!("{} and {} more", shown.join(", "), n - FEW),
+        _ => shown.join(", "),
     }
 }

@@ -6,6 +6,7 @@ use ascribe::attribution::source::{
     Conditioner, LegCheckpoint, LegCurvature, ScoreSum, SourceLeg, SourceOptions, WalkCheckpoint, fit_leg,
     leg_self_influence, self_influence,
 };
+use ascribe::attribution::trajectory::TrainedLayers;
 use ascribe::attribution::{Aggregate, LabelMode, MemoryVectors, Pass, QueryRows, Walk, prepare_queries, score};
 use ascribe::curvature::{LayerSpec, Measurement, Network, Reduction};
 use ascribe::data::{Dataset, Role};
@@ -16,6 +17,7 @@ use candle_core::DType;
 use crate::case::Case;
 use crate::support::load;
 use crate::support::passes::{BATCH, Batched, sweep};
+use crate::support::recorded::Recorded;
 
 /// The labels of a job with every default.
 pub(crate) const LABELS: LabelMode = LabelMode::Sampled { seed: 0, draws: 1 };
@@ -34,6 +36,8 @@ pub(crate) struct ByHand {
     pub(crate) curvatures: Vec<LegCurvature<f64>>,
     /// For each stage the score column of every example.
     pub(crate) columns: Vec<Vec<usize>>,
+    /// Second moments as torch had them.
+    recorded: Option<Recorded>,
 }
 
 /// Scores and what may be lost of them on the way to the file, `[Q, columns]`.
@@ -50,7 +54,13 @@ impl ByHand {
 
     /// With other networks than a segment's checkpoints, where there are some.
     pub(crate) fn with_networks(case: &Case, other: impl Fn(usize) -> Option<Model>) -> Self {
-        let readings = case.request.read().expect("a training run");
+        let mut readings = case.request.read().expect("a training run");
+        if let Some(recorded) = &case.recorded {
+            if !recorded.trained_layers.is_empty() {
+                readings[0].trained_layers = TrainedLayers::Only(recorded.trained_layers.iter().cloned().collect());
+            }
+            readings[0].layer_rates = recorded.layer_rates.clone();
+        }
         let folder = &readings.last().and_then(|reading| reading.checkpoints.last()).expect("a checkpoint").folder;
         let last = load(folder, DType::F64);
         let read = |(_, file): &(String, PathBuf)| case.read(file, Role::Train, last.limits());
@@ -69,7 +79,8 @@ impl ByHand {
         });
         let (networks, queries) = (networks.collect(), case.read(&case.queries, Role::Queries, last.limits()).0);
         let columns = stages.iter().map(|stage| (0..stage.len()).collect()).collect();
-        let mut found = Self { run, stages, queries, last, networks, curvatures: vec![], columns };
+        let recorded = case.recorded.as_ref().map(|recorded| Recorded::open(&recorded.second_moments));
+        let mut found = Self { run, stages, queries, last, networks, curvatures: vec![], columns, recorded };
         found.curvatures = (0..found.networks.len()).map(|leg| found.fit(leg)).collect();
         found
     }
@@ -81,18 +92,25 @@ impl ByHand {
         let frozen: Vec<usize> =
             (0..layers.len()).filter(|&l| !numbers.trained_layers().contains(&layers[l].name)).collect();
         let reading = &self.run.readings[*stage];
-        let mut moments = vec![];
+        let mut moments: Vec<Vec<Option<Vec<f64>>>> = vec![];
         for a in segment.checkpoints.iter().filter(|_| numbers.optimizer().has_second_moments()) {
             let checkpoint = &reading.checkpoints[a.index];
-            if let Some(file) = &checkpoint.optimizer {
-                moments.push(second_moments(&checkpoint.folder, file, layers, reading.version).expect("moments"));
+            if let Some(recorded) = &self.recorded {
+                let name = |layer: &LayerSpec| format!("second_moment.{}.{}", layer.name, checkpoint.step);
+                moments.push(layers.iter().map(|layer| Some(recorded.find(&name(layer))?.values)).collect());
+            } else if let Some(file) = &checkpoint.optimizer {
+                let frozen = reading.frozen_parameters();
+                let found = second_moments(&checkpoint.folder, file, layers, reading.version, &frozen);
+                let wide = |moments: Vec<f32>| moments.into_iter().map(f64::from).collect::<Vec<f64>>();
+                moments.push(found.expect("moments").into_iter().map(|found| found.map(wide)).collect());
             }
         }
         let conditioner = |(l, layer): (usize, &LayerSpec)| {
-            let wide = |moments: &Vec<Option<Vec<f32>>>| -> Vec<f64> {
-                moments[l].as_ref().expect("trained").iter().copied().map(f64::from).collect()
-            };
-            let wide: Vec<Vec<f64>> = moments.iter().map(wide).collect();
+            if frozen.contains(&l) {
+                return None;
+            }
+            let of_layer = |moments: &'_ Vec<Option<Vec<f64>>>| moments[l].clone().expect("trained");
+            let wide: Vec<Vec<f64>> = moments.iter().map(of_layer).collect();
             let slices: Vec<&[f64]> = wide.iter().map(Vec::as_slice).collect();
             // the ε that the fixture's Trainer left at torch's default
             Some(Conditioner::from_second_moments(layer, &slices, 1e-8).expect("positive"))

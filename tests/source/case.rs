@@ -1,5 +1,6 @@
 //! Training runs of the fixtures as jobs, in `f64`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +21,19 @@ pub(crate) struct Case {
     /// Stages and their training examples; a run of one stage has one.
     pub(crate) stages: Vec<(String, PathBuf)>,
     pub(crate) queries: PathBuf,
+    /// What `expected.safetensors` of the run's generator says of it, where the job's own reading is in question.
+    pub(crate) recorded: Option<AsRecorded>,
+}
+
+/// What is known of a run without reading its optimizer.
+#[derive(Debug, Clone)]
+pub(crate) struct AsRecorded {
+    /// Layers that it trained; none: all.
+    pub(crate) trained_layers: Vec<String>,
+    /// What multiplies the rates of a layer.
+    pub(crate) layer_rates: BTreeMap<String, f64>,
+    /// A file of second moments.
+    pub(crate) second_moments: PathBuf,
 }
 
 impl Case {
@@ -29,6 +43,7 @@ impl Case {
             request: with_segments("mlp-trajectory", "3"),
             stages: vec![("training".into(), fixture("mlp-tiny/train.safetensors"))],
             queries: fixture("mlp-tiny/query.safetensors"),
+            recorded: None,
         }
     }
 
@@ -38,6 +53,34 @@ impl Case {
             request: with_segments("trainer-tiny", segments),
             stages: vec![("training".into(), fixture("trainer-tiny/train.jsonl"))],
             queries: fixture("trainer-tiny/queries.jsonl"),
+            recorded: None,
+        }
+    }
+
+    /// 60 steps of the Trainer with AdamW on the same data, two checkpoints; embeddings, the first of two blocks and a
+    /// norm of the second were frozen.
+    pub(crate) fn frozen() -> Self {
+        Self {
+            request: with_segments("trainer-frozen", "2"),
+            recorded: Some(AsRecorded {
+                trained_layers: layers_of_block(1),
+                layer_rates: BTreeMap::new(),
+                second_moments: fixture("trainer-frozen/expected.safetensors"),
+            }),
+            ..Self::adamw("2")
+        }
+    }
+
+    /// The same, with all layers trained and a tenth of the rate for embeddings and the first block.
+    pub(crate) fn grouped() -> Self {
+        Self {
+            request: with_segments("trainer-groups", "2"),
+            recorded: Some(AsRecorded {
+                trained_layers: vec![],
+                layer_rates: layers_of_block(0).into_iter().map(|layer| (layer, 0.1)).collect(),
+                second_moments: fixture("trainer-groups/expected.safetensors"),
+            }),
+            ..Self::adamw("2")
         }
     }
 
@@ -50,6 +93,8 @@ impl Case {
         }
         job.data.queries = Some(self.queries.clone());
         job.data.add_eos = Side::Train;
+        job.data.tokenizer =
+            self.queries.extension().is_some_and(|kind| kind == "jsonl").then(|| fixture("trainer-tiny"));
         job.model.dtype = Precision::F64;
         job.resources.batch_tokens = Some(crate::support::passes::BATCH);
         job.source = Some(SourceRequest::new(self.request.clone()));
@@ -70,13 +115,19 @@ impl Case {
         match limits {
             Limits::Rows(limits) => read_rows(file, limits).expect("rows"),
             Limits::Tokens(limits) => {
-                let tokenizer = Arc::new(Tokenizer::find(&self.request.path, None).expect("a tokenizer"));
+                let tokenizer = Arc::new(Tokenizer::find(&fixture("trainer-tiny"), None).expect("a tokenizer"));
                 let specials = Specials { add_bos: Which::None, add_eos: Which::Train };
                 let options = DataOptions { max_length: None, pack: None, specials };
                 read_tokens(file, role, Some(&tokenizer), limits, options).expect("text")
             }
         }
     }
+}
+
+fn layers_of_block(block: usize) -> Vec<String> {
+    ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+        .map(|layer| format!("transformer.h.{block}.{layer}"))
+        .into()
 }
 
 fn with_segments(folder: &str, segments: &str) -> TrajectoryRequest {

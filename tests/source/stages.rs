@@ -51,6 +51,7 @@ fn two_stages(folder: &Path) -> Case {
         request,
         stages: ["first".to_owned(), "second".to_owned()].into_iter().zip(files).collect(),
         queries: fixture("mlp-tiny/query.safetensors"),
+        recorded: None,
     }
 }
 

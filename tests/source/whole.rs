@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use ascribe::attribution::VectorSource;
 use ascribe::attribution::source::{SourceForm, SourceOptions};
+use ascribe::attribution::{Pass, VectorSource};
 use ascribe::curvature::Network;
-use ascribe::job::{Average, FormRequest, SelfInfluenceForm, Several};
+use ascribe::job::{Average, FormRequest, Plan, SelfInfluenceForm, Several};
 use ascribe::model::Model;
 use candle_core::DType;
 use safetensors::Dtype;
@@ -72,6 +72,34 @@ fn the_form_of_single_steps() {
     let product = done.scores("");
     let apart = exponential.iter().zip(&product).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
     assert!(apart > 1e-4 * largest(&exponential), "the forms differ by {apart:e} alone");
+}
+
+/// What the product form needs is known after the fit alone: the fit is kept, and the exponential form takes it.
+#[test]
+fn a_form_that_is_refused_leaves_its_fit_to_the_other() -> Outcome {
+    let (case, folder) = (Case::sgd(), tempfile::tempdir()?);
+    let job = |form| {
+        let mut job = case.job(folder.path());
+        job.source.as_mut().expect("Source").form = form;
+        job
+    };
+    let plan = Plan::resolve(job(FormRequest::Product))?;
+    let said = |note: &String| note.contains("is known once the curvature is fitted");
+    assert!(plan.summary().notes.iter().any(said), "{:?}", plan.summary().notes);
+    let error = plan.run(&()).expect_err("too long steps");
+    assert!(error.to_string().contains("where the product form oscillates"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("is kept") && hint.contains("--form exponential")));
+    let passes = crate::case::run(job(FormRequest::Exponential));
+    let fitted = |pass: &Pass| matches!(pass, Pass::Covariance | Pass::Lambda);
+    assert!(!passes.iter().any(fitted) && passes.contains(&Pass::Scores), "{passes:?}");
+    let plain = case.run(|_| {}).scores("");
+    assert_relative(
+        &Recorded::open(&folder.path().join("scores.safetensors")).values("scores"),
+        &plain,
+        EXACT,
+        "scores",
+    );
+    Ok(())
 }
 
 #[test]

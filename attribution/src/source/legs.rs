@@ -127,9 +127,15 @@ fn walk_leg<'a, T: Real>(
         SpectralFn::DecayProduct { steps } => Some(steps),
         _ => None,
     }) {
-        let kept = (0..layers.len()).filter(|&l| trained(l)).map(|l| &factors.layers[l]);
-        let largest = kept.map(largest_eigenvalue).fold(0.0, f64::max);
-        let product = |step: &Step| step.rate * (step.scale * largest + step.decay) + step.shrink;
+        let kept: Vec<(f64, f64)> = (0..layers.len())
+            .filter(|&l| trained(l))
+            .map(|l| (leg.stage.layer_rate(&layers[l].name), largest_eigenvalue(&factors.layers[l])))
+            .collect();
+        let product = |step: &Step| {
+            let of_layer =
+                |(rate, largest): &(f64, f64)| rate * (step.rate * (step.scale * largest + step.decay) + step.shrink);
+            kept.iter().map(of_layer).fold(0.0, f64::max)
+        };
         if let Some(k) = steps.iter().position(|step| product(step) > options.largest_step) {
             let (step, product) = (leg.segment.steps.start + k, product(&steps[k]));
             return Err(SourceError::ProductDiverges { leg: index, step, product, limit: options.largest_step });
@@ -145,10 +151,12 @@ fn walk_leg<'a, T: Real>(
     } else {
         vec![]
     };
+    let layer_rates: Vec<f64> = layers.iter().map(|layer| leg.stage.layer_rate(&layer.name)).collect();
     Ok(Leg {
         conditioners,
         decay_factors,
         frozen,
+        layer_rates: if layer_rates.iter().all(|&rate| rate == 1.0) { vec![] } else { layer_rates },
         momentum,
         buffer: leg.buffer,
         ..Leg::new(factors, LegFn::Same(response), LegFn::Same(decay))

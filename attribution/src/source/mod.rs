@@ -19,6 +19,7 @@
 mod conditioner;
 mod error;
 mod fit;
+mod layer_rates;
 mod legs;
 mod pool;
 mod scores;
@@ -27,6 +28,7 @@ mod self_influence;
 pub use conditioner::Conditioner;
 pub use error::SourceError;
 pub use fit::{LegCheckpoint, LegCurvature, conditioned_eigenbases, fit_leg};
+pub(crate) use layer_rates::{at_rate, momentum_at_rate};
 pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, forgotten, tracin_weight};
 pub use pool::{CovariancePool, LambdaPool};
 pub use scores::ScoreSum;

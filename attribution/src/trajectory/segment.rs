@@ -76,6 +76,18 @@ impl Segment {
         self.steps.len()
     }
 
+    /// The segment for a layer whose rates are `rate` times the stage's.
+    #[must_use]
+    pub fn at_rate(&self, rate: f64) -> Self {
+        Self {
+            rate_sum: self.rate_sum * rate,
+            clipped_rate_sum: self.clipped_rate_sum * rate,
+            tau: self.tau * rate,
+            decay_exponent: self.decay_exponent * rate,
+            ..self.clone()
+        }
+    }
+
     /// `η̄ = Σ η / K`.
     pub fn mean_rate(&self) -> f64 {
         self.rate_sum / self.n_steps() as f64

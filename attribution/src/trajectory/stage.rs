@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::within;
 use super::{Clipping, LossScale, Optimizer, StepRates, TrajectoryError};
@@ -56,6 +56,8 @@ pub struct StageNumbers {
     pub clipping: Option<Clipping>,
     /// Layers that the stage changed.
     pub trained_layers: TrainedLayers,
+    /// What multiplies the stage's rates in a layer; 1 for a layer that is not in it.
+    pub layer_rates: BTreeMap<String, f64>,
 }
 
 /// A part of training with its own data, loss, optimizer and rates; every value is checked.
@@ -145,6 +147,9 @@ impl TrainingStage {
             }
             previous = *step;
         }
+        for &rate in numbers.layer_rates.values() {
+            within("layer rate", rate, "a number of at least 0", |rate| rate >= 0.0)?;
+        }
         if let Some(clipping) = &numbers.clipping
             && clipping.n_steps() != numbers.rates.n_steps()
         {
@@ -199,6 +204,11 @@ impl TrainingStage {
         &self.0.trained_layers
     }
 
+    /// What multiplies the stage's rates in `layer`, where parameter groups had rates of their own.
+    pub fn layer_rate(&self, layer: &str) -> f64 {
+        self.0.layer_rates.get(layer).copied().unwrap_or(1.0)
+    }
+
     /// `η_k c f` of update `k`: its rate with loss scale and clipping, without momentum. For the product form.
     ///
     /// # Source
@@ -249,6 +259,7 @@ pub(super) mod tests {
                 .collect(),
             clipping: None,
             trained_layers: TrainedLayers::All,
+            layer_rates: BTreeMap::new(),
         }
     }
 

@@ -75,6 +75,7 @@ pub(crate) fn stage(
         checkpoints: checkpoints.iter().map(|&step| CheckpointAt { step, id: format!("checkpoint-{step}") }).collect(),
         clipping: None,
         trained_layers: TrainedLayers::All,
+        layer_rates: std::collections::BTreeMap::new(),
     }
 }
 

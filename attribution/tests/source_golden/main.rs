@@ -2,6 +2,7 @@
 //! parameters, in f64. Tolerances are those of METHOD §7, 1e-9 where scores are compared.
 
 mod golden;
+mod layer_rates;
 mod limits;
 mod mlp;
 mod network;

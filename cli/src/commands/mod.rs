@@ -19,6 +19,7 @@ mod trajectory;
 use clap::Subcommand;
 
 use crate::failure::MessageStyle;
+use crate::options::Wording;
 use crate::status::Status;
 
 /// What can be done.
@@ -42,6 +43,14 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// How the options of a job are given to it.
+    pub(crate) fn wording(&self) -> Wording {
+        match self {
+            Self::Influence(_) | Self::Source(_) | Self::Fit(_) => Wording::Flags,
+            _ => Wording::Keys,
+        }
+    }
+
     /// Does it.
     pub(crate) fn run(self) -> anyhow::Result<Status> {
         match self {

@@ -12,6 +12,7 @@ mod talk;
 mod training;
 mod trajectory;
 mod values;
+mod wording;
 
 pub(crate) use data::DataOptions;
 pub(crate) use method::MethodOptions;
@@ -23,3 +24,4 @@ pub(crate) use talk::{ProgressMode, TalkOptions};
 pub(crate) use training::TrainingOptions;
 pub(crate) use trajectory::TrajectoryOptions;
 pub(crate) use values::shard;
+pub(crate) use wording::Wording;

@@ -18,7 +18,7 @@ use super::reuse::Reused;
 use super::training::{Stage, Training};
 use super::{Job, JobError};
 use crate::attribution::LabelMode;
-use crate::curvature::Graphs;
+use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
 use crate::model::{LayerSelection, LoadOptions, Model, Residence};
 use crate::trajectory::{Reading, StageData};
@@ -46,7 +46,7 @@ impl Plan {
     /// [`JobError`], before any long work and before anything is written.
     pub fn resolve(mut job: Job) -> Result<Self, JobError> {
         options::check(&job)?;
-        let readings = match &job.source {
+        let mut readings = match &job.source {
             Some(source) => source.trajectory.read()?,
             None => vec![],
         };
@@ -59,6 +59,7 @@ impl Plan {
         let device = job.resources.device.open()?;
         let options = LoadOptions { selection, dtype, device, graphs: Graphs::Kept, residence: Residence::BySection };
         let model = Model::load(&last, &options)?;
+        compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
         if !job.resources.device.is_cpu() {
@@ -112,6 +113,7 @@ impl Plan {
             notes.extend(run.notes.iter().cloned());
             notes.extend(run.readings.iter().flat_map(|reading| &reading.warnings).map(ToString::to_string));
             notes.extend(run.trajectory.stages().iter().flat_map(|stage| stage.notes()).map(|note| note.to_string()));
+            notes.extend(job.source.as_ref().and_then(options::form_note));
         }
         let mut training = match (run, &job.source) {
             (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
@@ -185,6 +187,17 @@ impl Plan {
     pub(super) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
         InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
     }
+}
+
+/// What each stage did not train, as far as its checkpoints show it, and layers that it trained at other rates.
+fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result<(), JobError> {
+    let mut before: Option<PathBuf> = None;
+    for reading in readings {
+        reading.find_frozen_layers(before.as_deref(), layers)?;
+        reading.find_layer_rates(layers)?;
+        before = reading.checkpoints.last().map(|files| files.folder.clone());
+    }
+    Ok(())
 }
 
 /// The checkpoint at which queries take their gradients.

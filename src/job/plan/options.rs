@@ -1,6 +1,8 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
-use super::super::request::{Beside, Curvature, Measure, Normalize, ScoreScale, Several, SourceRequest, StoreScores};
+use super::super::request::{
+    Beside, Curvature, FormRequest, Measure, Normalize, ScoreScale, Several, SourceRequest, StoreScores,
+};
 use super::super::{Job, JobError};
 use crate::data::RowTask;
 use crate::model::Limits;
@@ -96,6 +98,18 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
         return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
     }
     Ok(())
+}
+
+/// What the step-by-step forms can be refused for, which only the fitted curvature tells.
+pub(super) fn form_note(source: &SourceRequest) -> Option<String> {
+    let form = match source.form {
+        FormRequest::Exponential => return None,
+        FormRequest::Product => "product",
+        FormRequest::Momentum => "momentum",
+    };
+    Some(format!(
+        "whether `rate x curvature` stays below 1, as the form `{form}` needs, is known once the curvature is fitted; the fit serves the exponential form too"
+    ))
 }
 
 /// What is measured, and whether the model defines it.

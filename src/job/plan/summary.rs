@@ -81,6 +81,9 @@ pub struct LegSummary {
     /// Layers that it did not train.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
+    /// What multiplies its rates in each layer, in the order of layers; empty if nothing does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layer_rates: Vec<f64>,
 }
 
 /// A tracked layer.
@@ -215,6 +218,7 @@ fn legs_of(plan: &Plan) -> Vec<LegSummary> {
             decay_exponent: segment.decay_exponent,
             second_moments: fit.moments.as_ref().map(Moments::checkpoints),
             frozen: fit.frozen.iter().map(|&l| training.layers()[l].name.clone()).collect(),
+            layer_rates: training.layer_rates(*stage),
         })
         .collect()
 }

@@ -7,6 +7,11 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::*;
 
+/// Nothing is known to be frozen.
+pub(in crate::trajectory) fn nothing() -> FrozenParameters {
+    FrozenParameters::default()
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name)
 }
@@ -29,7 +34,8 @@ fn second_moments_are_found_by_name() {
         let expected = applied(run);
         let parameters = parameters(&expected);
         let path = fixture(&format!("{run}/checkpoint-20/optimizer.pt"));
-        let mut state = OptimizerState::open(&path, &parameters, TransformersVersion::parse("5.23.0")).unwrap();
+        let mut state =
+            OptimizerState::open(&path, &parameters, TransformersVersion::parse("5.23.0"), &nothing()).unwrap();
         assert_eq!(state.rule().to_string(), "decay groups of transformers 4.53 and later");
         let sizes: Vec<usize> =
             expected["groups"].as_array().unwrap().iter().map(|g| g.as_array().unwrap().len()).collect();
@@ -66,17 +72,17 @@ fn a_wrong_model_is_refused() {
     let path = fixture("adamw-gpt2/checkpoint-20/optimizer.pt");
     let mut wrong = parameters(&applied("adamw-gpt2"));
     wrong[0].shape.reverse();
-    let error = OptimizerState::open(&path, &wrong, None).err().unwrap();
+    let error = OptimizerState::open(&path, &wrong, None, &nothing()).err().unwrap();
     assert!(error.to_string().ends_with("fit no known order of the model's 16"), "{error}");
     wrong.pop();
-    let error = OptimizerState::open(&path, &wrong, None).err().unwrap();
+    let error = OptimizerState::open(&path, &wrong, None, &nothing()).err().unwrap();
     assert!(error.hint().unwrap().contains("known rules give groups of"), "{error}");
 }
 
 #[test]
 fn a_state_without_second_moments_is_named() {
     let path = fixture("sgd-gpt2/checkpoint-20/optimizer.pt");
-    let error = OptimizerState::open(&path, &parameters(&applied("sgd-gpt2")), None).err().unwrap();
+    let error = OptimizerState::open(&path, &parameters(&applied("sgd-gpt2")), None, &nothing()).err().unwrap();
     assert!(error.to_string().contains("holds the state of SGD with momentum"), "{error}");
     assert_eq!(read_groups(&path).unwrap()[0].momentum, Some(0.9));
     let scheduler = fixture("linear-1/checkpoint-24/scheduler.pt");
@@ -133,7 +139,8 @@ fn second_moments_of_gpt2_mini() {
         (2520, [0.0037047614736340773, 0.032871278696376315, 0.0015401261284750944]),
     ] {
         let path = run.join(format!("checkpoint-{step}/optimizer.pt"));
-        let mut state = OptimizerState::open(&path, &parameters, Some(TransformersVersion::new(5, 23))).unwrap();
+        let mut state =
+            OptimizerState::open(&path, &parameters, Some(TransformersVersion::new(5, 23)), &nothing()).unwrap();
         assert_eq!(state.groups().iter().map(|group| group.n_parameters).collect::<Vec<_>>(), [18, 34]);
         for Parameter { name, shape } in &parameters {
             let v = state.second_moment(name).unwrap();
@@ -275,7 +282,7 @@ proptest! {
         let file = torch_file(&pickle, &storages);
         let parameters = parameters(&applied("adamw-gpt2"));
         let _ = read_groups(file.path());
-        if let Ok(mut state) = OptimizerState::open(file.path(), &parameters, None) {
+        if let Ok(mut state) = OptimizerState::open(file.path(), &parameters, None, &nothing()) {
             for Parameter { name, shape } in &parameters {
                 if let Ok(v) = state.corrected_second_moment(name) {
                     prop_assert_eq!(v.len(), shape.iter().product::<usize>());

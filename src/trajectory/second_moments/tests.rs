@@ -8,7 +8,7 @@ use super::*;
 use crate::curvature::Network;
 use crate::model::{LoadOptions, Model, Weights};
 use crate::trajectory::TrajectoryRequest;
-use crate::trajectory::optimizer_state::tests::{text, torch_file};
+use crate::trajectory::optimizer_state::tests::{nothing, text, torch_file};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name)
@@ -56,8 +56,8 @@ fn layers_get_their_own_numbers_in_the_layout_of_gradients() {
         let list = parameters(run);
         let folder = zeros(run, &list);
         let file = fixture(&format!("{run}/checkpoint-20/optimizer.pt"));
-        let moments = second_moments(folder.path(), &file, layers, VERSION).unwrap();
-        let mut state = OptimizerState::open(&file, &list, VERSION).unwrap();
+        let moments = second_moments(folder.path(), &file, layers, VERSION, &nothing()).unwrap();
+        let mut state = OptimizerState::open(&file, &list, VERSION, &nothing()).unwrap();
         for (layer, moments) in layers.iter().zip(moments) {
             let moments = moments.unwrap();
             let (o, i, columns) = (layer.outputs, layer.inputs, layer.columns());
@@ -82,7 +82,7 @@ fn layers_that_do_not_fit_are_refused() {
     let list = parameters("adamw-gpt2");
     let folder = zeros("adamw-gpt2", &list);
     let file = fixture("adamw-gpt2/checkpoint-20/optimizer.pt");
-    let error = |layer: LayerSpec| second_moments(folder.path(), &file, &[layer], VERSION).unwrap_err();
+    let error = |layer: LayerSpec| second_moments(folder.path(), &file, &[layer], VERSION, &nothing()).unwrap_err();
     let transposed = error(layer("transformer.h.0.mlp.c_fc", 4, 6, true));
     assert!(
         transposed
@@ -96,7 +96,7 @@ fn layers_that_do_not_fit_are_refused() {
     // The tied head has no bias.
     assert!(error(layer("lm_head", 12, 4, true)).to_string().contains("has no `lm_head.bias`"));
     let unused = fixture("sgd-gpt2/checkpoint-20/optimizer.pt");
-    let error = second_moments(folder.path(), &unused, &[], VERSION).unwrap_err();
+    let error = second_moments(folder.path(), &unused, &[], VERSION, &nothing()).unwrap_err();
     assert!(error.to_string().contains("holds the state of SGD with momentum"), "{error}");
     // A model with one more block: nothing fits, nothing is guessed.
     let mut longer = list.clone();
@@ -106,7 +106,7 @@ fn layers_that_do_not_fit_are_refused() {
             .map(|p| Parameter { name: p.name.replace(".h.0.", ".h.1."), shape: p.shape.clone() }),
     );
     let folder = zeros("adamw-gpt2", &longer);
-    let error = second_moments(folder.path(), &file, &[], VERSION).unwrap_err();
+    let error = second_moments(folder.path(), &file, &[], VERSION, &nothing()).unwrap_err();
     assert!(matches!(error, ReadError::OptimizerState(OptimizerStateError::Unmatched { .. })), "{error}");
 }
 
@@ -124,7 +124,7 @@ fn a_trainers_run_gives_what_torch_gives() {
         let layers = model.layers();
         assert_eq!(layers.len(), 8);
         let optimizer = files.optimizer.as_ref().unwrap();
-        let moments = second_moments(&files.folder, optimizer, layers, reading.version).unwrap();
+        let moments = second_moments(&files.folder, optimizer, layers, reading.version, &nothing()).unwrap();
         for (layer, moments) in layers.iter().zip(moments) {
             let view = expected.tensor(&format!("second_moment.{}.{step}", layer.name)).unwrap();
             assert_eq!(view.shape(), [layer.outputs, layer.columns()]);
@@ -185,7 +185,8 @@ fn a_layer_that_was_never_updated_has_none() {
     std::fs::write(folder.path().join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
     assert_eq!(Weights::open(folder.path()).unwrap().names().next(), Some("fc1.bias"), "sorted by name on disk");
     let layers = [layer("fc1", 2, 3, true), layer("fc2", 1, 2, true)];
-    let moments = |state: &tempfile::NamedTempFile| second_moments(folder.path(), state.path(), &layers, None);
+    let moments =
+        |state: &tempfile::NamedTempFile| second_moments(folder.path(), state.path(), &layers, None, &nothing());
     // β₂ = ½ after one step: v̂ = 2 v.
     let first = Some(vec![0.0, 2.0, 4.0, 20.0, 6.0, 8.0, 10.0, 22.0]);
     let second = Some(vec![40.0, 42.0, 60.0]);
@@ -214,7 +215,7 @@ fn second_moments_of_gpt2_mini() {
         (layer("transformer.h.1.mlp.c_proj", 128, 512, true), 1, 511, 1.8763131265120855e-8, 1.0058605314708938e-7),
     ];
     let layers: Vec<LayerSpec> = cases.iter().map(|(layer, ..)| layer.clone()).collect();
-    let moments = second_moments(&folder, &folder.join("optimizer.pt"), &layers, VERSION).unwrap();
+    let moments = second_moments(&folder, &folder.join("optimizer.pt"), &layers, VERSION, &nothing()).unwrap();
     for ((layer, r, c, weight, bias), moments) in cases.iter().zip(moments) {
         let (moments, columns) = (moments.unwrap(), layer.columns());
         for (got, expected) in [(moments[r * columns + c], *weight), (moments[r * columns + columns - 1], *bias)] {

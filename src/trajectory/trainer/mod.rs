@@ -10,6 +10,7 @@ mod replay;
 mod scheduler_file;
 mod state;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ascribe_attribution::trajectory::{Schedule, StepRates, TrainedLayers};
@@ -21,7 +22,7 @@ use self::scheduler_file::SchedulerState;
 use self::state::TrainerState;
 pub(super) use self::state::read_json;
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
-use super::reading::{Batch, Epochs};
+use super::reading::{Batch, Epochs, GroupRates};
 use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, Warning};
 
 /// What to do about steps whose rate nothing tells.
@@ -62,12 +63,20 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         }
     }
     let n_steps = folders[folders.len() - 1].step;
-    let record =
-        Record { file: &state.file, log: &state.log, schedulers: &schedulers, convention: version.map(Convention::of) };
     let schedule = match &options.schedule {
         Some(schedule) => Some(schedule.clone()),
         None => arguments.schedule(state.max_steps)?,
     };
+    let (checkpoints, groups) = checkpoint_files(&folders, &mut warnings)?;
+    let group_rates = group_rates(groups.as_ref(), &checkpoints, &schedulers, schedule.as_ref())?;
+    let mut log = state.log.clone();
+    if let (Some(rates), Some(_)) = (&group_rates, &schedule) {
+        // the record has the first group's rates, the schedule the run's
+        log.iter_mut().for_each(|entry| entry.rate /= rates.multiples[0]);
+        schedulers.iter_mut().filter_map(|state| state.next_rate.as_mut()).for_each(|rate| *rate /= rates.multiples[0]);
+    }
+    let record =
+        Record { file: &state.file, log: &log, schedulers: &schedulers, convention: version.map(Convention::of) };
     let replayed = match &schedule {
         Some(schedule) => replay::from_schedule(schedule, record, n_steps)?,
         None => replay::from_record(&arguments.scheduler, run.to_path_buf(), record, n_steps, options.gaps)?,
@@ -75,7 +84,6 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     warnings.extend(replayed.warnings);
     let rates = StepRates::per_step(replayed.rates)
         .map_err(|problem| ReadError::Numbers { source_path: run.to_path_buf(), problem })?;
-    let (checkpoints, groups) = checkpoint_files(&folders, &mut warnings)?;
     let group_list = groups.as_ref().map(|(_, groups)| groups.as_slice());
     let optimizer = optimizer::optimizer(&arguments, group_list, &mut warnings);
     let batch = Batch {
@@ -120,6 +128,9 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         version,
         segment_ends: None,
         trained_layers: TrainedLayers::All,
+        unchanged: BTreeSet::new(),
+        layer_rates: BTreeMap::new(),
+        group_rates,
         facts: Vec::new(),
         warnings,
     };
@@ -182,7 +193,7 @@ fn checkpoint_files(
     folders: &[Folder],
     warnings: &mut Vec<Warning>,
 ) -> Result<(Vec<CheckpointFiles>, Option<(PathBuf, Vec<ParameterGroup>)>), ReadError> {
-    let mut groups = None;
+    let mut groups: Option<(PathBuf, Vec<ParameterGroup>)> = None;
     let mut checkpoints = Vec::with_capacity(folders.len());
     for folder in folders {
         let id = format!("checkpoint-{}", folder.step);
@@ -191,7 +202,15 @@ fn checkpoint_files(
         let optimizer = match found {
             Ok(None) => None,
             Ok(Some((read, file))) => {
-                check_group_rates(&read, &file)?;
+                let rates: Vec<f64> = read.iter().filter_map(ParameterGroup::rate).collect();
+                let earlier = groups.iter().map(|(_, groups)| groups.iter().filter_map(ParameterGroup::rate));
+                // groups that change on the way have no multiple of the run's rate
+                if rates.iter().any(|rate| *rate != rates[0])
+                    && earlier.flatten().ne(rates.iter().copied())
+                    && groups.is_some()
+                {
+                    return Err(ReadError::GroupRates { file, rates });
+                }
                 groups = Some((file.clone(), read));
                 Some(file)
             }
@@ -207,12 +226,42 @@ fn checkpoint_files(
     Ok((checkpoints, groups))
 }
 
-fn check_group_rates(groups: &[ParameterGroup], file: &Path) -> Result<(), ReadError> {
-    let rates: Vec<f64> = groups.iter().filter_map(|group| group.base_rate.or(group.learning_rate)).collect();
-    if rates.iter().any(|rate| *rate != rates[0]) {
-        return Err(ReadError::GroupRates { file: file.to_path_buf(), rates });
+/// What multiplies the run's rates in each parameter group, if they have rates of their own. The run's rates are those
+/// of `schedule`, and without one those of the first group, which the log shows.
+fn group_rates(
+    groups: Option<&(PathBuf, Vec<ParameterGroup>)>,
+    checkpoints: &[CheckpointFiles],
+    schedulers: &[SchedulerState],
+    schedule: Option<&Schedule>,
+) -> Result<Option<GroupRates>, ReadError> {
+    let different = |rates: &[f64]| rates.iter().any(|rate| *rate != rates[0]);
+    let refuse =
+        |file: &Path, rates: &[f64]| Err(ReadError::GroupRates { file: file.to_path_buf(), rates: rates.to_vec() });
+    let unknown = schedulers.iter().find(|state| different(&state.next_rates));
+    let Some((file, groups)) = groups else {
+        // without the optimizer's file nothing says which group has which parameters
+        return unknown.map_or(Ok(None), |state| refuse(&state.file, &state.next_rates));
+    };
+    let rates: Vec<f64> = groups.iter().filter_map(ParameterGroup::rate).collect();
+    if rates.len() != groups.len() || !different(&rates) {
+        return unknown.map_or(Ok(None), |state| refuse(&state.file, &state.next_rates));
     }
-    Ok(())
+    let base = schedule.map_or(rates[0], |schedule| schedule.base);
+    if !(rates.iter().all(|rate| rate.is_finite() && *rate >= 0.0) && rates[0] > 0.0 && base > 0.0) {
+        return refuse(file, &rates);
+    }
+    for state in schedulers {
+        // one function of the step for all groups
+        let first = state.next_rates.first().copied().unwrap_or(0.0);
+        let same = |(next, rate): (&f64, &f64)| (next * rates[0] - rate * first).abs() <= 1e-9 * rates[0] * base;
+        if state.next_rates.len() != rates.len() || !state.next_rates.iter().zip(&rates).all(same) {
+            return refuse(&state.file, &state.next_rates);
+        }
+    }
+    let folder = checkpoints.iter().find(|files| files.optimizer.as_ref() == Some(file));
+    let folder = folder.map_or_else(PathBuf::new, |files| files.folder.clone());
+    let multiples = rates.iter().map(|rate| rate / base).collect();
+    Ok(Some(GroupRates { file: file.clone(), folder, multiples }))
 }
 
 fn epochs(state: &TrainerState, arguments: &TrainingArguments, warnings: &mut Vec<Warning>) -> Option<Epochs> {
@@ -277,6 +326,10 @@ fn facts(
     });
     fact("transformers", version, "config.json".to_string());
     let optimizer_origin = groups.map_or(arguments_file.clone(), |file| relative(&file));
+    if let Some(rates) = &reading.group_rates {
+        let each: Vec<String> = rates.multiples.iter().map(|multiple| format!("x {multiple}")).collect();
+        fact("rates of parameter groups", each.join(", "), relative(&rates.file));
+    }
     fact("optimizer", reading.optimizer.to_string(), optimizer_origin);
     let Batch { per_process, accumulation, processes } = reading.batch;
     let processes = match processes {

@@ -13,7 +13,6 @@ pub(super) fn optimizer(
     warnings: &mut Vec<Warning>,
 ) -> Optimizer {
     let name = arguments.optimizer.as_str();
-    warnings.extend(group_rates(groups.unwrap_or_default()));
     let mut take = |option, from_arguments: f64, from_groups: Option<f64>| {
         let Some(value) = from_groups else { return from_arguments };
         if value != from_arguments {
@@ -77,26 +76,5 @@ pub(super) fn optimizer(
             }
         }
         other => Optimizer::Other(other.to_string()),
-    }
-}
-
-/// A warning if parameter groups were trained at rates of their own.
-fn group_rates(groups: &[ParameterGroup]) -> Option<Warning> {
-    let rates = || groups.iter().filter_map(|group| group.base_rate);
-    let (smallest, largest) = (rates().reduce(f64::min)?, rates().reduce(f64::max)?);
-    (largest > smallest * (1.0 + 1e-9)).then_some(Warning::GroupRates { smallest, largest })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn groups_with_rates_of_their_own_are_said() {
-        let group = |base_rate| ParameterGroup { base_rate: Some(base_rate), ..ParameterGroup::default() };
-        assert_eq!(group_rates(&[group(0.01), group(0.01)]), None);
-        assert_eq!(group_rates(&[ParameterGroup::default()]), None);
-        let found = group_rates(&[group(0.01), group(0.001)]);
-        assert_eq!(found, Some(Warning::GroupRates { smallest: 0.001, largest: 0.01 }));
     }
 }

@@ -206,7 +206,13 @@ mod tests {
     }
 
     fn scheduler(step: usize, moves: usize, rate: f64) -> SchedulerState {
-        SchedulerState { file: "scheduler.pt".into(), step, moves: Some(moves), next_rate: Some(rate) }
+        SchedulerState {
+            file: "scheduler.pt".into(),
+            step,
+            moves: Some(moves),
+            next_rate: Some(rate),
+            next_rates: vec![rate],
+        }
     }
 
     /// One log under the meanings of two ages: only the right one passes, and without a version either may.

@@ -14,8 +14,10 @@ pub(super) struct SchedulerState {
     pub(super) step: usize,
     /// How often the scheduler has moved; `None` if it does not move with every update.
     pub(super) moves: Option<usize>,
-    /// The rate that the next update would use.
+    /// The rate that the next update would use, of the first parameter group.
     pub(super) next_rate: Option<f64>,
+    /// Of every group.
+    pub(super) next_rates: Vec<f64>,
 }
 
 impl SchedulerState {
@@ -36,9 +38,6 @@ impl SchedulerState {
             }
             rates.push(rate);
         }
-        if rates.iter().any(|rate| *rate != rates[0]) {
-            return Err(ReadError::GroupRates { file: file.to_path_buf(), rates });
-        }
         // Only a LambdaLR moves with every update that was not skipped.
         let moves = match root.get("lr_lambdas") {
             None => None,
@@ -47,6 +46,6 @@ impl SchedulerState {
                 Some(moves.ok_or_else(|| entry("last_epoch", "at most the checkpoint's step"))?)
             }
         };
-        Ok(Self { file: file.to_path_buf(), step, moves, next_rate: rates.first().copied() })
+        Ok(Self { file: file.to_path_buf(), step, moves, next_rate: rates.first().copied(), next_rates: rates })
     }
 }

@@ -53,6 +53,16 @@ impl Inspect {
     }
 }
 
+/// A Trainer's output folder, or one with the description of a run.
+fn is_training_run(folder: &Path) -> bool {
+    let is_checkpoint = |name: &str| name.strip_prefix("checkpoint-").is_some_and(|n| n.parse::<u64>().is_ok());
+    let has_checkpoint = || {
+        let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.any(|entry| entry.file_name().to_str().is_some_and(is_checkpoint))
+    };
+    folder.join("trajectory.toml").is_file() || has_checkpoint()
+}
+
 fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if path.is_dir() {
@@ -61,6 +71,13 @@ fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
         }
         if path.join("config.json").exists() {
             return checkpoint::explain(path, detail);
+        }
+        if is_training_run(path) {
+            let hint = format!(
+                "`ascribe trajectory {0}` explains a training run, `ascribe inspect {0}/checkpoint-N` one of its checkpoints",
+                path.display()
+            );
+            return Err(Problem::hinted(format!("{}: a training run with its checkpoints", path.display()), hint));
         }
         let hint = "a checkpoint has a `config.json`, a run folder an `ascribe.json`";
         return Err(Problem::hinted(format!("{}: neither a checkpoint nor a run folder", path.display()), hint));
