@@ -51,6 +51,9 @@ pub trait VectorSource<T>: Sync {
     /// If they cannot be read.
     fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error>;
 
+    /// Says that a layer's products are not needed before the next batch.
+    fn used(&self, _leg: usize, _layer: usize) {}
+
     /// Rows of the score matrix.
     fn queries(&self) -> usize;
 }

@@ -129,6 +129,8 @@ impl<T: Real> TapSink for ScoreTaps<'_, T> {
             self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())
         })?;
-        self.products.add_scores(tap, &self.layers[l], &vectors, &mut self.scores)
+        self.products.add_scores(tap, &self.layers[l], &vectors, &mut self.scores)?;
+        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
+        Ok(())
     }
 }

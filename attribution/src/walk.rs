@@ -260,6 +260,7 @@ impl<'a, T: Real> Walk<'a, T> {
                 }
                 buffer = None;
             }
+            leg.factors.layers[layer].forget();
             if leg.buffer == Buffer::New {
                 buffer = None;
             }

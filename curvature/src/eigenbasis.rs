@@ -70,6 +70,14 @@ impl<T: Real> Eigenbasis<T> {
     }
 }
 
+impl<T: Real> Eigenbasis<T> {
+    /// Says that the eigenvectors are not needed for a while ([`Matrix::forget`]).
+    pub fn forget(&self) {
+        self.output.vectors.forget();
+        self.input.vectors.forget();
+    }
+}
+
 impl<T: Real> Eigenpairs<T> {
     /// Decomposes one symmetric matrix, named by layer and side for messages.
     ///

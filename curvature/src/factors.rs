@@ -104,6 +104,16 @@ impl<T: Real> Factors<T> {
 }
 
 impl<T: Real> LayerFactors<T> {
+    /// Says that the numbers are not needed for a while ([`Matrix::forget`]).
+    pub fn forget(&self) {
+        if let Some(basis) = &self.basis {
+            basis.forget();
+        }
+        if let Some(lambda) = &self.lambda {
+            lambda.forget();
+        }
+    }
+
     /// The number that a damping means for this layer; 0 for identity curvature.
     pub fn damping(&self, damping: Damping) -> f64 {
         match (&self.lambda, damping) {

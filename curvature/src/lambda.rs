@@ -135,6 +135,16 @@ impl<'a, T: Real> LambdaSum<'a, T> {
 
 impl<T: Real> TapSink for LambdaSum<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        self.add(tap)?;
+        if let Some(basis) = self.bases[tap.layer.0] {
+            basis.forget();
+        }
+        Ok(())
+    }
+}
+
+impl<T: Real> LambdaSum<'_, T> {
+    fn add(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let l = tap.layer.0;
         let layer = &self.layers[l];
         let rows = LayerRows {

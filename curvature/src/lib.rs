@@ -47,7 +47,7 @@ pub use lambda::{Lambda, LambdaSum};
 pub use layer::{LayerId, LayerSpec};
 pub use linear::{Linear, TapRecorder, with_slice};
 pub use low_rank::{LowRank, Vectors};
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Numbers};
 pub use momentum::{Momentum, Transfer};
 pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
 pub use product::GradientProducts;

@@ -3,10 +3,18 @@ use std::sync::Arc;
 
 use crate::gemm::{Real, View};
 
+/// Numbers that a [`Matrix`] borrows.
+pub trait Numbers<T>: AsRef<[T]> + Send + Sync {
+    /// Says that they are not needed for a while: what lies in a file need not stay in memory.
+    fn forget(&self) {}
+}
+
+impl<T: Send + Sync> Numbers<T> for Vec<T> {}
+
 /// A dense row-major matrix whose numbers may be owned or lie in a memory map; cloning shares them.
 #[derive(Clone)]
 pub struct Matrix<T> {
-    data: Arc<dyn AsRef<[T]> + Send + Sync>,
+    data: Arc<dyn Numbers<T>>,
     rows: usize,
     columns: usize,
 }
@@ -24,7 +32,7 @@ impl<T: Real> Matrix<T> {
     ///
     /// # Panics
     /// If there are not `rows · columns` of them.
-    pub fn shared(data: Arc<dyn AsRef<[T]> + Send + Sync>, rows: usize, columns: usize) -> Self {
+    pub fn shared(data: Arc<dyn Numbers<T>>, rows: usize, columns: usize) -> Self {
         assert_eq!((*data).as_ref().len(), rows * columns, "a {rows} x {columns} matrix");
         Self { data, rows, columns }
     }
@@ -49,6 +57,11 @@ impl<T: Real> Matrix<T> {
     /// All numbers, row by row.
     pub fn as_slice(&self) -> &[T] {
         (*self.data).as_ref()
+    }
+
+    /// Says that the numbers are not needed for a while ([`Numbers::forget`]).
+    pub fn forget(&self) {
+        self.data.forget();
     }
 
     /// One row.

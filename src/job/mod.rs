@@ -5,6 +5,7 @@ mod cost;
 mod curvature;
 mod error;
 mod keys;
+mod mapped;
 mod moments;
 mod networks;
 mod output;
@@ -18,6 +19,8 @@ mod saturation;
 mod scores;
 mod self_influence;
 mod sensitivity;
+#[cfg(test)]
+mod small_memory;
 mod training;
 
 pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::JobError;
 use crate::curvature::{Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
 use crate::data::Batch;
-use crate::model::{Identity, LoadOptions, Model, Residence};
+use crate::model::{Footprint, Identity, LoadOptions, Model, Residence};
 
 /// Where a network's parameters come from.
 #[derive(Debug, Clone)]
@@ -24,6 +24,7 @@ pub(super) struct Parameters {
 pub(super) struct Networks {
     parameters: Vec<Parameters>,
     kind: String,
+    footprint: Footprint,
     layers: Vec<LayerSpec>,
     /// For each network the layers of the run that it does not have.
     absent: Vec<Vec<usize>>,
@@ -45,6 +46,7 @@ impl Networks {
         options: LoadOptions,
     ) -> Result<Self, JobError> {
         let (layers, limits, kind) = (last.layers().to_vec(), last.limits(), last.kind().to_owned());
+        let footprint = last.footprint();
         let last = Arc::new(TrackedNetwork::new(last, &layers));
         let count = of.len();
         let (mut parameters, mut absent) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -65,7 +67,7 @@ impl Networks {
             parameters.push(Parameters { name, of, identity });
         }
         let latest = Mutex::new(Some((count - 1, last)));
-        Ok(Self { parameters, kind, layers, absent, options, latest, checked: OnceLock::new() })
+        Ok(Self { parameters, kind, footprint, layers, absent, options, latest, checked: OnceLock::new() })
     }
 
     /// Where they come from, in the order of training.
@@ -81,6 +83,11 @@ impl Networks {
     /// For each network the layers of the run that it does not have.
     pub(super) fn absent(&self) -> &[Vec<usize>] {
         &self.absent
+    }
+
+    /// How large the last is.
+    pub(super) fn footprint(&self) -> Footprint {
+        self.footprint
     }
 
     /// `model_type` of the last.

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::answers::{Method, VectorSet};
+use super::mapped::{AfterUse, MappedRoom};
 use super::plan::Few;
 use super::run::{Number, Run};
 use super::{JobError, Normalize, Plan};
@@ -16,9 +17,6 @@ use crate::attribution::{
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 
 const QUERIES: &str = "queries";
-
-/// Bytes of gradients that queries of one batch may take at the widest layer.
-const GRADIENT_BYTES: usize = 64 << 20;
 
 impl Run<'_> {
     /// The vectors of these answers, prepared where they are not there yet: all that ask the same network in one
@@ -152,9 +150,10 @@ impl Run<'_> {
             Some(rank) => Names::LowRank(rank, sides(leg, &layer.name)),
         };
         let of_leg = |leg| layers.iter().map(|layer| place(leg, layer)).collect();
-        let names = (0..self.plan.legs(set.answer)).map(of_leg).collect();
+        let names: Vec<Vec<Names>> = (0..self.plan.legs(set.answer)).map(of_leg).collect();
+        let after_use = vec![vec![AfterUse::Stay; layers.len()]; names.len()];
         let rows = artifact.f64(NORMS)?.len();
-        Ok(Some(StoredVectors { artifact, names, rows }))
+        Ok(Some(StoredVectors { artifact, names, after_use, rows }))
     }
 
     /// The share of the squared norm of each query's vectors that an answer's scores are made of, over all layers, legs
@@ -183,6 +182,9 @@ impl Plan {
     }
 }
 
+/// Bytes of gradients that queries of one batch may take at the widest layer.
+pub(super) const GRADIENT_BYTES: usize = 64 << 20;
+
 /// Queries of one batch at most, with numbers of so many bytes.
 pub(super) fn queries_at_once(layers: &[LayerSpec], width: usize) -> usize {
     let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * width;
@@ -209,6 +211,8 @@ pub(super) struct StoredVectors {
     artifact: Artifact,
     /// For each leg the tensors of its layers.
     names: Vec<Vec<Names>>,
+    /// For each leg and layer.
+    after_use: Vec<Vec<AfterUse>>,
     rows: usize,
 }
 
@@ -219,7 +223,24 @@ enum Names {
     LowRank(usize, [String; 2]),
 }
 
+impl Names {
+    fn tensors(&self) -> &[String] {
+        match self {
+            Self::Full(name) => std::slice::from_ref(name),
+            Self::LowRank(_, sides) => sides,
+        }
+    }
+}
+
 impl StoredVectors {
+    /// Decides which of one leg's vectors stay in memory between two batches.
+    pub(super) fn take_room(&mut self, leg: usize, room: &MappedRoom) {
+        for (name, after_use) in self.names[leg].iter().zip(&mut self.after_use[leg]) {
+            let bytes = |name: &String| self.artifact.bytes(name).map_or(0, |bytes| bytes.len() as u64);
+            *after_use = room.take(name.tensors().iter().map(bytes).sum());
+        }
+    }
+
     /// Each query's measurement.
     pub(super) fn values(&self) -> Result<&[f64], JobError> {
         Ok(self.artifact.f64(VALUES)?)
@@ -245,6 +266,12 @@ impl<T: Number> VectorSource<T> for StoredVectors {
                 Vectors::LowRank(LowRank { rank: *rank, left, right })
             }
         })
+    }
+
+    fn used(&self, leg: usize, layer: usize) {
+        if self.after_use[leg][layer] == AfterUse::Forgotten {
+            self.names[leg][layer].tensors().iter().for_each(|name| self.artifact.forget(name));
+        }
     }
 
     fn queries(&self) -> usize {

@@ -15,7 +15,9 @@ use super::saturation::Saturation;
 use super::{Job, JobError, Plan};
 use crate::attribution::store::{Artifact, Element, Key, Shard, Store, Writer};
 use crate::attribution::{Event, Observer, Pass, Sweep};
+use crate::curvature::Network;
 use crate::curvature::gemm::Real;
+use crate::data::Batch;
 
 /// Types that a run can compute in and store.
 pub(super) trait Number: Real + Element {}
@@ -96,13 +98,13 @@ impl Run<'_> {
         }
     }
 
-    pub(super) fn sweep<'s>(
+    pub(super) fn sweep<'s, N: Network<Batch = Batch>>(
         &'s self,
-        network: &'s TrackedNetwork,
+        network: &'s N,
         examples: &'s InBatches<'s>,
         range: Range<usize>,
         pass: Pass,
-    ) -> Sweep<'s, TrackedNetwork> {
+    ) -> Sweep<'s, N> {
         Sweep { network, examples, range, pass, observer: self.observer() }
     }
 }

@@ -135,12 +135,16 @@ impl Run<'_> {
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
         let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
+        let room = plan.mapped_room();
         for contribution in &pass.contributions {
-            sources.push(self.find_vectors(contribution.set)?.ok_or_else(|| JobError::MissingStep {
+            let vectors = self.find_vectors(contribution.set)?;
+            let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
                 folder: self.store.folder().to_owned(),
                 what: "the queries' vectors",
                 step: "query",
-            })?);
+            })?;
+            vectors.take_room(contribution.leg, &room);
+            sources.push(vectors);
         }
         let rows: Vec<QueryRows<'_, T>> = pass
             .contributions
@@ -160,7 +164,7 @@ impl Run<'_> {
         });
         let network = self.network(pass.site.network)?;
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
-        let sweep = self.sweep(&network, &examples, gap.clone(), Pass::Scores);
+        let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
         let widths: Vec<usize> = sources.iter().map(StoredVectors::rows).collect();
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::LoadError;
 use super::parameters::{Held, Source, StoredTensor};
+use super::{Footprint, LoadError};
 use crate::curvature::{
     Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
     backward_through,
@@ -112,10 +112,31 @@ pub(super) fn logits<D: Decoder>(decoder: &D, batch: &TokenBatch) -> Result<Tens
 pub(super) struct Loaded<D> {
     pub decoder: D,
     pub layers: Vec<LayerSpec>,
+    pub footprint: Footprint,
     pub vocabulary: usize,
     pub max_positions: Option<usize>,
     /// What a person should know of how the checkpoint was read.
     pub notes: Vec<String>,
+}
+
+/// The size of a decoder whose blocks hold `blocks` parameters in all and have linear layers of these shapes.
+pub(super) fn footprint(
+    source: &Source,
+    [blocks, count]: [u64; 2],
+    linear: &[[usize; 2]],
+    [vocabulary, width]: [usize; 2],
+    head: Option<LayerId>,
+) -> Footprint {
+    Footprint {
+        parameters: source.parameters(),
+        section: blocks / count.max(1),
+        head: (vocabulary * width) as u64,
+        sections: count,
+        width: width as u64,
+        activations: linear.iter().map(|[outputs, inputs]| (outputs + inputs) as u64).sum(),
+        vocabulary: vocabulary as u64,
+        tracked_head: head.is_some(),
+    }
 }
 
 /// The head's own tensor, or none if it is the embedding: if they are tied or the file holds no other.

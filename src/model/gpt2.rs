@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
+use super::decoder::{Decoder, Embedding, Head, Loaded, footprint, head_weight};
 use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
@@ -168,7 +168,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
 
     let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
     let LoadOptions { selection, dtype, device, residence, .. } = options;
-    let source = Source { weights: weights.clone(), prefix, dtype: *dtype, device: device.clone() };
+    let source = Source::new(weights, prefix, *dtype, device);
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[d]);
         Ok(StoredNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })
@@ -181,6 +181,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     };
     let wte = source.tensor("wte.weight", &[vocabulary, d])?;
     let wpe = source.tensor("wpe.weight", &[max_positions, d])?;
+    let outside = source.parameters();
     let mut h = Vec::with_capacity(blocks);
     for n in 0..blocks {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
@@ -197,12 +198,15 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
             mlp_c_proj: conv1d(&format!("h.{n}.mlp.c_proj"), d, inner)?,
         });
     }
+    let inside = source.parameters() - outside;
     let ln_f = norm("ln_f")?;
     let mut notes = vec![];
     let tied = config.flag("tie_word_embeddings", true)?;
     let own_head = head_weight(&source, "lm_head.weight", &wte, tied, &mut notes)?;
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
     let layers = tracking.finish()?;
+    let linear = [[3 * d, d], [d, d], [inner, d], [d, inner]];
+    let footprint = footprint(&source, [inside, blocks as u64], &linear, [vocabulary, d], layer);
     // everything fits: now the numbers, if they are kept
     let wte = Arc::new(Held::new(wte, *residence)?);
     let weight = match own_head {
@@ -216,5 +220,5 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
         ln_f: Held::new(ln_f, *residence)?,
         lm_head: Head { weight, layer },
     };
-    Ok(Loaded { decoder, layers, vocabulary, max_positions: Some(max_positions), notes })
+    Ok(Loaded { decoder, layers, footprint, vocabulary, max_positions: Some(max_positions), notes })
 }

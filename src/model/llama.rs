@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::decoder::{Decoder, Embedding, Head, Loaded, head_weight};
+use super::decoder::{Decoder, Embedding, Head, Loaded, footprint, head_weight};
 use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
@@ -185,7 +185,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
 
     let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
     let LoadOptions { selection, dtype, device, residence, .. } = options;
-    let source = Source { weights: weights.clone(), prefix, dtype: *dtype, device: device.clone() };
+    let source = Source::new(weights, prefix, *dtype, device);
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         Ok(StoredNorm { weight: source.tensor(&format!("{name}.weight"), &[d])?, epsilon })
     };
@@ -194,6 +194,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
         source.linear(&mut tracking, name, [outputs, inputs], bias, Order::OutputsFirst, input)
     };
     let embed_tokens = source.tensor("embed_tokens.weight", &[vocabulary, d])?;
+    let outside = source.parameters();
     let mut layers = Vec::with_capacity(blocks);
     for n in 0..blocks {
         let (mut qkv, mut gate_up) = (SharedInput::default(), SharedInput::default());
@@ -224,12 +225,16 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
             activation,
         });
     }
+    let inside = source.parameters() - outside;
     let norm = norm("norm")?;
     let mut notes = vec![];
     let tied = config.flag("tie_word_embeddings", false)?;
     let own_head = head_weight(&source, "lm_head.weight", &embed_tokens, tied, &mut notes)?;
     let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
     let tracked = tracking.finish()?;
+    let (all, kv) = (heads * head_size, kv_heads * head_size);
+    let linear = [[all, d], [kv, d], [kv, d], [d, all], [inner, d], [inner, d], [d, inner]];
+    let footprint = footprint(&source, [inside, blocks as u64], &linear, [vocabulary, d], layer);
     // everything fits: now the numbers, if they are kept
     let embed_tokens = Arc::new(Held::new(embed_tokens, *residence)?);
     let weight = match own_head {
@@ -244,5 +249,5 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
         lm_head: Head { weight, layer },
     };
     let max_positions = config.optional_size("max_position_embeddings")?;
-    Ok(Loaded { decoder, layers: tracked, vocabulary, max_positions, notes })
+    Ok(Loaded { decoder, layers: tracked, footprint, vocabulary, max_positions, notes })
 }

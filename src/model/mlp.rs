@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LoadError, LoadOptions, Weights};
+use super::{Config, Footprint, LoadError, LoadOptions, Weights};
 use crate::curvature::{
     Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
@@ -31,6 +31,7 @@ enum Task {
 pub(super) struct Loaded {
     pub mlp: Mlp,
     pub layers: Vec<LayerSpec>,
+    pub footprint: Footprint,
     pub inputs: usize,
     pub outputs: usize,
     pub task: RowTask,
@@ -147,8 +148,17 @@ pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) ->
         "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
         _ => return Err(config.unsupported("task")),
     };
+    let pairs = || sizes.windows(2).map(|pair| (pair[0] as u64, pair[1] as u64));
+    let footprint = Footprint {
+        parameters: pairs().map(|(i, o)| (i + 1) * o).sum(),
+        section: pairs().map(|(i, o)| (i + 1) * o).max().unwrap_or(0),
+        sections: layers.len() as u64,
+        width: sizes.iter().max().map_or(0, |&size| size as u64),
+        activations: pairs().map(|(i, o)| i + o).max().unwrap_or(0),
+        ..Footprint::default()
+    };
     let mlp = Mlp { layers, activation, task, dtype: *dtype, device: device.clone() };
-    Ok(Loaded { mlp, layers: tracking.finish()?, inputs, outputs, task: row_task, notes: vec![] })
+    Ok(Loaded { mlp, layers: tracking.finish()?, footprint, inputs, outputs, task: row_task, notes: vec![] })
 }
 
 /// The numbers in a name, in order: `layers.10` comes after `layers.9`.

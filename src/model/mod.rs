@@ -3,6 +3,7 @@
 mod config;
 mod decoder;
 mod error;
+mod footprint;
 mod gpt2;
 mod identity;
 mod llama;
@@ -18,6 +19,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use config::Config;
 pub use error::LoadError;
+pub use footprint::Footprint;
 pub use identity::Identity;
 pub use parameters::Residence;
 pub use tracking::LayerSelection;
@@ -36,6 +38,7 @@ pub struct Model {
     architecture: Architecture,
     layers: Vec<LayerSpec>,
     limits: Limits,
+    footprint: Footprint,
     graphs: Graphs,
     kind: String,
     notes: Vec<String>,
@@ -126,25 +129,25 @@ impl Model {
         }
         let weights = Arc::new(Weights::open_mean(checkpoints)?);
         let tokens = |vocabulary, max_positions| Limits::Tokens(ModelLimits { vocabulary, max_positions });
-        let (architecture, layers, limits, notes) = match kind.as_str() {
+        let (architecture, layers, limits, footprint, notes) = match kind.as_str() {
             "gpt2" => {
                 let loaded = gpt2::load(&config, &weights, options)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
-                (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.notes)
+                (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.footprint, loaded.notes)
             }
             "llama" => {
                 let loaded = llama::load(&config, &weights, options)?;
                 let limits = tokens(loaded.vocabulary, loaded.max_positions);
-                (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.notes)
+                (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.footprint, loaded.notes)
             }
             _ => {
                 let loaded = mlp::load(&config, &weights, options)?;
                 let limits = RowLimits { inputs: loaded.inputs, outputs: loaded.outputs, task: loaded.task };
-                (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.notes)
+                (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.footprint, loaded.notes)
             }
         };
         let identity = Arc::new(Identity::new(weights, &config));
-        Ok(Self { architecture, layers, limits, graphs: options.graphs, kind, notes, identity })
+        Ok(Self { architecture, layers, limits, footprint, graphs: options.graphs, kind, notes, identity })
     }
 
     /// Reads the weights that are not in memory once, section by section, and keeps none.
@@ -167,6 +170,11 @@ impl Model {
     /// What the model can be given.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// How large it is.
+    pub fn footprint(&self) -> Footprint {
+        self.footprint
     }
 
     /// `model_type` of the configuration.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 
@@ -90,9 +91,19 @@ pub(super) struct Source {
     pub(super) prefix: &'static str,
     pub(super) dtype: DType,
     pub(super) device: Device,
+    parameters: Arc<AtomicU64>,
 }
 
 impl Source {
+    pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, dtype: DType, device: &Device) -> Self {
+        Self { weights: weights.clone(), prefix, dtype, device: device.clone(), parameters: Arc::default() }
+    }
+
+    /// Numbers in all tensors that were asked for so far.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters.load(Ordering::Relaxed)
+    }
+
     /// A tensor whose presence, shape and type are checked now.
     pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.tensor_at(format!("{}{name}", self.prefix), shape)
@@ -101,6 +112,7 @@ impl Source {
     /// The same by its full name.
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
+        self.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
         Ok(StoredTensor { name, shape: shape.to_vec(), source: self.clone() })
     }
 

@@ -218,14 +218,22 @@ impl Weights {
                 (Cow::Owned(rows), [&[ids.len()], expected.get(1..).unwrap_or(&[])].concat())
             }
         };
+        let expect = |bytes: &[u8]| match ids {
+            None => file.expect(bytes),
+            Some(_) => (),
+        };
+        let release = |bytes: &[u8]| match ids {
+            None => file.forget(bytes),
+            Some(_) => (),
+        };
         let tensor = if dtype == DType::F64 {
-            let numbers = numbers(&bytes, view.dtype());
+            let numbers = in_pieces(&bytes, expect, |bytes| numbers(bytes, view.dtype()), release);
             if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
                 return Err(non_finite(index));
             }
             Tensor::from_vec(numbers, shape, &Device::Cpu)?
         } else {
-            let numbers = singles(&bytes, view.dtype());
+            let numbers = in_pieces(&bytes, expect, |bytes| singles(bytes, view.dtype()), release);
             if let Some(index) = numbers.par_iter().position_first(|x| !x.is_finite()) {
                 return Err(non_finite(index));
             }
@@ -241,7 +249,8 @@ impl Weights {
         for name in self.index.keys() {
             if let Ok((file, view)) = self.view(name) {
                 hasher.update(format!("{name}\0{:?}{:?}\0", view.dtype(), view.shape()).as_bytes());
-                for bytes in view.data().chunks(HASHED_AT_ONCE) {
+                for bytes in view.data().chunks(AT_ONCE) {
+                    file.expect(bytes);
                     hasher.update(bytes);
                     file.forget(bytes);
                 }
@@ -261,7 +270,7 @@ impl Weights {
         if a.dtype() != b.dtype() || a.shape() != b.shape() {
             return false;
         }
-        a.data().chunks(HASHED_AT_ONCE).zip(b.data().chunks(HASHED_AT_ONCE)).all(|(a, b)| {
+        a.data().chunks(AT_ONCE).zip(b.data().chunks(AT_ONCE)).all(|(a, b)| {
             let same = a == b;
             file.forget(a);
             other_file.forget(b);
@@ -299,6 +308,17 @@ impl WeightFile {
         broken(&self.path, error)
     }
 
+    /// Says that these bytes of the map are read next, all of them: the system reads them at once instead of page by
+    /// page.
+    fn expect(&self, bytes: &[u8]) {
+        let start = bytes.as_ptr().addr() - self.map.as_ptr().addr();
+        #[cfg(unix)]
+        // advice that is refused costs time and nothing else
+        self.map.advise_range(memmap2::Advice::WillNeed, start, bytes.len()).unwrap_or(());
+        #[cfg(not(unix))]
+        let _ = start;
+    }
+
     /// Lets go of the memory in which these bytes of the map lie.
     fn forget(&self, bytes: &[u8]) {
         let start = bytes.as_ptr().addr() - self.map.as_ptr().addr();
@@ -306,8 +326,8 @@ impl WeightFile {
     }
 }
 
-/// Bytes of a file that are in memory together while it is hashed or compared.
-const HASHED_AT_ONCE: usize = 16 << 20;
+/// Bytes of a file that are in memory together while it is read, hashed or compared; a multiple of every number's size.
+const AT_ONCE: usize = 16 << 20;
 
 /// Bytes before the header, which say how long it is.
 const LENGTH_BYTES: usize = 8;
@@ -341,6 +361,29 @@ fn gather(bytes: &[u8], count: usize, ids: &[u32]) -> Result<Vec<u8>, LoadError>
         rows.extend_from_slice(&bytes[id as usize * size..(id as usize + 1) * size]);
     }
     Ok(rows)
+}
+
+/// Decodes bytes a piece at a time, so that a tensor and its file are not in memory together.
+fn in_pieces<T>(
+    bytes: &[u8],
+    expect: impl Fn(&[u8]),
+    decode: impl Fn(&[u8]) -> Vec<T>,
+    release: impl Fn(&[u8]),
+) -> Vec<T> {
+    let mut numbers = vec![];
+    for piece in bytes.chunks(AT_ONCE) {
+        expect(piece);
+        let decoded = decode(piece);
+        release(piece);
+        if numbers.is_empty() {
+            if piece.len() == bytes.len() {
+                return decoded;
+            }
+            numbers.reserve_exact(bytes.len() / piece.len().max(1) * decoded.len() + decoded.len());
+        }
+        numbers.extend(decoded);
+    }
+    numbers
 }
 
 /// Numbers of one of the types that weights come in.

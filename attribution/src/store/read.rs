@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::layout::{MAX_HEADER, Place};
-use super::{Dtype, Element, Metadata, StoreError, TensorSpec};
+use super::{Dtype, Element, Metadata, StoreError, TensorSpec, forget_pages};
 
 /// An open safetensors file. Its tensors are borrowed from the memory map: the operating system reads what
 /// is touched and may drop it again, so a file can be larger than memory.
@@ -168,6 +168,13 @@ impl TensorFile {
     /// As there.
     pub fn u8(&self, tensor: &str) -> Result<&[u8], StoreError> {
         self.values(tensor)
+    }
+
+    /// Lets go of the memory that holds a tensor ([`forget_pages`]); its next use reads the file again.
+    pub fn forget(&self, tensor: &str) {
+        if let Some(place) = self.places.get(tensor) {
+            forget_pages(&self.map, place.start as usize..(place.start + place.length) as usize);
+        }
     }
 
     fn place(&self, tensor: &str) -> Result<&Place, StoreError> {

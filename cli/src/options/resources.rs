@@ -12,9 +12,10 @@ pub(crate) struct ResourceOptions {
     /// Results are the same for any number.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Memory to stay within: `8GiB`, `512MiB` or a number of bytes
+    /// Memory to stay within: `8GiB`, `512MiB` or a number of bytes [default: 80 % of the machine's]
     ///
-    /// Batches become smaller and activations are computed twice where that helps.
+    /// Where it is short, activations are computed twice, weights are read block by block, layers are fitted a few at
+    /// a time, and batches become smaller.
     #[arg(long, value_name = "SIZE", value_parser = values::memory)]
     memory: Option<u64>,
     /// Disk that the run folder may take: `20GiB`, `512MiB` or a number of bytes

@@ -3,6 +3,7 @@
 //! Two rounds of passes over the training data: covariances at every network, then Λ of every network in the
 //! eigenbasis of each fit that it is a part of. Fits that share a network share its differentiation.
 
+mod groups;
 mod passes;
 mod stored;
 
@@ -12,6 +13,7 @@ use super::run::{Number, Run};
 use super::training::{Fit, Site, Training};
 use super::{JobError, Plan};
 use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
+use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
 use crate::curvature::{CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors};
 
@@ -101,17 +103,31 @@ impl Run<'_> {
             for site in self.covariance_sites()? {
                 match self.covariance(site)? {
                     Some(_) => self.observer().event(Event::Reused { pass: Pass::Covariance }),
-                    None => {
-                        let covariance = self.covariance_pass::<T>(site)?.finish()?;
-                        self.keep_covariance(site, &covariance)?;
-                    }
+                    None => match self.whole_group() {
+                        Some(group) => {
+                            let key = self.plan.covariance_key(site);
+                            let covariance = self.covariance_pass::<T>(site, &group, &key)?.finish()?;
+                            self.keep_covariance(site, &covariance)?;
+                        }
+                        None => {
+                            let groups = self.covariance_groups::<T>(site)?;
+                            self.join_covariances::<T>(site, &groups)?;
+                        }
+                    },
                 }
             }
             self.decompose_missing::<T>()?;
         }
         for (site, fits) in self.lambda_sites()? {
             let curvatures = self.bases_of::<T>(&fits)?;
-            let sums = self.lambda_pass(site, &fits, &curvatures)?;
+            let Some(group) = self.whole_group() else {
+                for (fit, groups) in fits.iter().zip(self.lambda_groups(site, &fits, &curvatures)?) {
+                    self.join_lambda::<T>(*fit, site, &groups)?;
+                }
+                continue;
+            };
+            let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
+            let sums = self.lambda_pass(site, &group, &keys, &curvatures)?;
             for (fit, sum) in fits.iter().zip(sums.into_sums()) {
                 self.keep_lambda(*fit, site, &sum.finish()?)?;
             }
@@ -195,20 +211,32 @@ impl Run<'_> {
         for fit in self.fits_without_eigenbasis()? {
             let (pass, total) = (Pass::Eigendecomposition, layers.len() as u64);
             self.observer().event(Event::Started { pass, done: 0, total });
-            let mut pool = CovariancePool::default();
-            for place in &fit.places {
-                let covariance = self.covariance(site(fit, place))?.ok_or_else(|| JobError::MissingStep {
-                    folder: self.store.folder().to_owned(),
-                    what: "the covariances",
-                    step: "fit",
-                })?;
-                pool.add(place.weight, &covariance).map_err(Error::from)?;
-            }
-            let covariance = pool.finish().map_err(Error::from)?;
             let conditioners = fit.conditioners::<T>(layers)?;
-            let bases = conditioned_eigenbases(&covariance, layers, &conditioners, &fit.frozen)?;
-            self.keep_eigenbases(fit, &bases, covariance.mean_positions())?;
-            self.observer().event(Event::Advanced { pass, units: total });
+            let mut writer = None;
+            for group in self.groups() {
+                let mut pool = CovariancePool::default();
+                for place in &fit.places {
+                    let covariance = self.covariance(site(fit, place))?.ok_or_else(|| JobError::MissingStep {
+                        folder: self.store.folder().to_owned(),
+                        what: "the covariances",
+                        step: "fit",
+                    })?;
+                    pool.add(place.weight, &group.covariance(covariance)).map_err(Error::from)?;
+                }
+                let covariance = pool.finish().map_err(Error::from)?;
+                let (conditioners, frozen) = group.conditioning(&conditioners, &fit.frozen);
+                let bases = conditioned_eigenbases(&covariance, &group.specs, &conditioners, &frozen)?;
+                if writer.is_none() {
+                    writer = Some(self.eigenbasis_writer::<T>(fit, covariance.mean_positions())?);
+                }
+                if let Some(writer) = &writer {
+                    self.write_eigenbases(writer, fit, &group, &bases)?;
+                }
+                self.observer().event(Event::Advanced { pass, units: group.layers.len() as u64 });
+            }
+            if let Some(writer) = writer {
+                writer.finish()?;
+            }
             self.observer().event(Event::Finished { pass });
         }
         Ok(())
@@ -247,7 +275,6 @@ impl Run<'_> {
 
     /// Joins the shards' sums of the next round, if they are complete.
     pub(super) fn merge_fit<T: Number>(&self, from: &[std::path::PathBuf]) -> Result<Option<String>, JobError> {
-        let layers = self.plan.training.layers();
         let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
         let place = self.store.folder().display();
         match self.round()? {
@@ -258,13 +285,28 @@ impl Run<'_> {
                         continue;
                     }
                     let key = self.plan.covariance_key(site);
-                    let mut sum = CovarianceSum::<T>::new(layers);
-                    for part in self.complete_parts(&folders, COVARIANCE, &key, site.stage)? {
-                        let part = part.open()?;
-                        let counts = [stored::count(&part, "positions")?, stored::count(&part, "examples")?];
-                        sum.add_state(|name| part.f64(name).ok(), counts)?;
+                    let parts = self.complete_parts(&folders, COVARIANCE, &key, site.stage)?;
+                    let mut writer = None;
+                    for group in self.groups() {
+                        let mut sum = CovarianceSum::<T>::new(&group.specs);
+                        for part in &parts {
+                            let part = part.open()?;
+                            let counts = [stored::count(&part, "positions")?, stored::count(&part, "examples")?];
+                            sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), counts)?;
+                        }
+                        let covariance = sum.finish()?;
+                        let writer = match &mut writer {
+                            Some(writer) => writer,
+                            none => {
+                                none.insert(self.covariance_writer(site, covariance.positions, covariance.examples)?)
+                            }
+                        };
+                        self.write_covariance(writer, &group.specs, &covariance)?;
                     }
-                    self.keep_covariance(site, &sum.finish()?)?;
+                    if let Some(writer) = writer {
+                        writer.finish()?;
+                    }
+                    self.store.remove_partial(COVARIANCE, &key)?;
                     self.store.remove_parts(COVARIANCE, &key)?;
                 }
                 self.decompose_missing::<T>()?;
@@ -276,12 +318,26 @@ impl Run<'_> {
                 for (site, fits) in self.lambda_sites()? {
                     for index in fits {
                         let key = self.lambda_key_at(index, site);
-                        let mut sum = LambdaSum::<T>::new(layers, vec![None; layers.len()]);
-                        for part in self.complete_parts(&folders, LAMBDA, &key, site.stage)? {
-                            let part = part.open()?;
-                            sum.add_state(|name| part.f64(name).ok(), stored::count(&part, "examples")?)?;
+                        let parts = self.complete_parts(&folders, LAMBDA, &key, site.stage)?;
+                        let mut writer = None;
+                        for group in self.groups() {
+                            let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);
+                            for part in &parts {
+                                let part = part.open()?;
+                                let examples = stored::count(&part, "examples")?;
+                                sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), examples)?;
+                            }
+                            let lambda = sum.finish()?;
+                            let writer = match &mut writer {
+                                Some(writer) => writer,
+                                none => none.insert(self.lambda_writer(index, site, lambda.examples)?),
+                            };
+                            self.write_lambda(writer, &group.specs, &lambda)?;
                         }
-                        self.keep_lambda(index, site, &sum.finish()?)?;
+                        if let Some(writer) = writer {
+                            writer.finish()?;
+                        }
+                        self.store.remove_partial(LAMBDA, &key)?;
                         self.store.remove_parts(LAMBDA, &key)?;
                     }
                 }

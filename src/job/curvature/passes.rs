@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::groups::{Group, GroupNetwork};
 use super::stored::{data, with_shapes};
 use super::{COVARIANCE, LAMBDA};
 use crate::attribution::source::Conditioner;
@@ -67,14 +68,19 @@ impl<T: Real> TapSink for LambdaSums<'_, T> {
 }
 
 impl Run<'_> {
-    /// The covariances of one network.
-    pub(super) fn covariance_pass<T: Number>(&self, site: Site) -> Result<CovarianceSum<T>, JobError> {
+    /// The covariances of some layers of one network; progress is saved under `key`.
+    pub(super) fn covariance_pass<T: Number>(
+        &self,
+        site: Site,
+        group: &Group,
+        key: &Key,
+    ) -> Result<CovarianceSum<T>, JobError> {
         self.plan.check_own_data(site.stage, "covariances")?;
-        let (key, range) = (self.plan.covariance_key(site), self.range(site.stage));
-        let network = self.network(site.network)?;
-        let mut sum = CovarianceSum::<T>::new(self.plan.training.layers());
+        let range = self.range(site.stage);
+        let network = GroupNetwork::new(self.network(site.network)?, group);
+        let mut sum = CovarianceSum::<T>::new(&group.specs);
         let mut start = range.start;
-        if let Some(partial) = self.store.restore_partial(COVARIANCE, &key)? {
+        if let Some(partial) = self.store.restore_partial(COVARIANCE, key)? {
             let counter = |name: &str| partial.progress().counters.get(name).copied().unwrap_or_default();
             sum.add_state(|name| partial.f64(name).ok(), [counter("positions"), counter("examples")])?;
             start = partial.progress().next_example as usize;
@@ -87,25 +93,25 @@ impl Run<'_> {
             if chunk.save && chunk.examples.end < range.end {
                 let [positions, examples] = sum.counts();
                 let counters = BTreeMap::from([("positions".into(), positions), ("examples".into(), examples)]);
-                self.save(COVARIANCE, &key, chunk.examples.end, counters, &sum.state())?;
+                self.save(COVARIANCE, key, chunk.examples.end, counters, &sum.state())?;
             }
             Ok(())
         })?;
         Ok(sum)
     }
 
-    /// Λ of one network for several fits.
+    /// Λ of some layers of one network for several fits, whose progress is saved under `keys`.
     pub(super) fn lambda_pass<'b, T: Number>(
-        &'b self,
+        &self,
         site: Site,
-        fits: &[usize],
+        group: &'b Group,
+        keys: &[Key],
         bases: &'b [Bases<T>],
     ) -> Result<LambdaSums<'b, T>, JobError> {
         self.plan.check_own_data(site.stage, "eigenvalues")?;
         let range = self.range(site.stage);
-        let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
-        let network = self.network(site.network)?;
-        let mut sums = LambdaSums::new(self.plan.training.layers(), bases);
+        let network = GroupNetwork::new(self.network(site.network)?, group);
+        let mut sums = LambdaSums::new(&group.specs, bases);
         let mut start = range.start;
         // sums of one pass are saved one after the other: only a common position can be gone on from
         let partials = keys.iter().map(|key| self.store.restore_partial(LAMBDA, key));
@@ -143,13 +149,17 @@ impl Run<'_> {
         if self.has_part(COVARIANCE, &key, &range)? {
             return Ok(());
         }
-        let sum = self.covariance_pass::<T>(site)?;
+        let shard = range.start as u64..range.end as u64;
+        let Some(group) = self.whole_group() else {
+            let groups = self.covariance_groups::<T>(site)?;
+            return self.join_covariance_part(&key, shard, &groups);
+        };
+        let sum = self.covariance_pass::<T>(site, &group, &key)?;
         let [positions, examples] = sum.counts();
         let counts = [("positions".into(), positions.to_string()), ("examples".into(), examples.to_string())];
         let state = sum.state();
         let tensors = with_shapes(&state);
-        let range = range.start as u64..range.end as u64;
-        self.store.write_part(COVARIANCE, &key, range, &data(&tensors), &Metadata::from(counts))?;
+        self.store.write_part(COVARIANCE, &key, shard, &data(&tensors), &Metadata::from(counts))?;
         Ok(self.store.remove_partial(COVARIANCE, &key)?)
     }
 
@@ -166,15 +176,21 @@ impl Run<'_> {
             return Ok(());
         }
         let bases = self.bases_of::<T>(&missing)?;
-        let sums = self.lambda_pass(site, &missing, &bases)?;
-        for (&fit, sum) in missing.iter().zip(&sums.sums) {
-            let key = self.lambda_key_at(fit, site);
+        let keys: Vec<Key> = missing.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
+        let shard = range.start as u64..range.end as u64;
+        let Some(group) = self.whole_group() else {
+            for (key, groups) in keys.iter().zip(self.lambda_groups(site, &missing, &bases)?) {
+                self.join_lambda_part(key, shard.clone(), &groups)?;
+            }
+            return Ok(());
+        };
+        let sums = self.lambda_pass(site, &group, &keys, &bases)?;
+        for (key, sum) in keys.iter().zip(&sums.sums) {
             let counts = Metadata::from([("examples".into(), sum.examples().to_string())]);
             let state = sum.state();
             let tensors = with_shapes(&state);
-            let range = range.start as u64..range.end as u64;
-            self.store.write_part(LAMBDA, &key, range, &data(&tensors), &counts)?;
-            self.store.remove_partial(LAMBDA, &key)?;
+            self.store.write_part(LAMBDA, key, shard.clone(), &data(&tensors), &counts)?;
+            self.store.remove_partial(LAMBDA, key)?;
         }
         Ok(())
     }

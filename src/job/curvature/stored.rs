@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use super::groups::Group;
 use super::{COVARIANCE, EIGENBASIS, LAMBDA};
-use crate::attribution::store::{Artifact, Key, Metadata, TensorData, TensorFile};
-use crate::curvature::{Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix};
+use crate::attribution::store::{
+    Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
+};
+use crate::curvature::{Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers};
 use crate::job::JobError;
+use crate::job::mapped::{AfterUse, MappedRoom};
 use crate::job::run::{Number, Run};
 use crate::job::training::{Fit, Place, Site, Training};
 
@@ -14,24 +18,52 @@ type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, f64);
 
 impl Run<'_> {
     pub(super) fn keep_covariance(&self, site: Site, covariance: &Covariance) -> Result<(), JobError> {
-        let key = self.plan.covariance_key(site);
+        let writer = self.covariance_writer(site, covariance.positions, covariance.examples)?;
+        self.write_covariance(&writer, self.plan.training.layers(), covariance)?;
+        writer.finish()?;
+        self.store.remove_partial(COVARIANCE, &self.plan.covariance_key(site))?;
+        Ok(())
+    }
+
+    /// Starts the covariances of all layers.
+    pub(super) fn covariance_writer(
+        &self,
+        site: Site,
+        positions: u64,
+        examples: u64,
+    ) -> Result<TensorWriter, JobError> {
         let layers = self.plan.training.layers();
-        let inputs = covariance.inputs.iter().enumerate().filter_map(|(group, matrix)| {
-            let matrix = matrix.as_ref()?;
-            Some((format!("{}.input", group_name(layers, group)), matrix))
-        });
-        let outputs =
-            layers.iter().zip(&covariance.outputs).map(|(layer, matrix)| (format!("{}.output", layer.name), matrix));
-        let tensors: Vec<_> =
-            inputs.chain(outputs).map(|(name, m)| (name, vec![m.rows(), m.columns()], m.as_slice())).collect();
+        let mut specs = vec![];
+        for (l, layer) in layers.iter().enumerate() {
+            if layers.iter().position(|other| other.input_group == layer.input_group) == Some(l) {
+                specs.push(square::<f64>(format!("{}.input", layer.name), layer.columns()));
+            }
+            specs.push(square::<f64>(format!("{}.output", layer.name), layer.outputs));
+        }
         let metadata = Metadata::from([
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
-            ("positions".into(), covariance.positions.to_string()),
-            ("examples".into(), covariance.examples.to_string()),
+            ("positions".into(), positions.to_string()),
+            ("examples".into(), examples.to_string()),
             ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients".into()),
         ]);
-        self.store.write(COVARIANCE, &key, &data(&tensors), &metadata)?;
-        self.store.remove_partial(COVARIANCE, &key)?;
+        Ok(self.store.writer(COVARIANCE, &self.plan.covariance_key(site), &specs, &metadata)?)
+    }
+
+    /// Writes the covariances of these layers; layers that read the same input are among them together.
+    pub(super) fn write_covariance(
+        &self,
+        writer: &TensorWriter,
+        layers: &[LayerSpec],
+        covariance: &Covariance,
+    ) -> Result<(), JobError> {
+        for (group, matrix) in covariance.inputs.iter().enumerate() {
+            if let Some(matrix) = matrix {
+                writer.write_values_at(&format!("{}.input", group_name(layers, group)), 0, matrix.as_slice())?;
+            }
+        }
+        for (layer, matrix) in layers.iter().zip(&covariance.outputs) {
+            writer.write_values_at(&format!("{}.output", layer.name), 0, matrix.as_slice())?;
+        }
         Ok(())
     }
 
@@ -39,7 +71,8 @@ impl Run<'_> {
         let Some(artifact) = self.find(COVARIANCE, &self.plan.covariance_key(site))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
-        let matrix = |name: String, n: usize| mapped::<f64>(&artifact, name, n, n);
+        let room = self.plan.mapped_room();
+        let matrix = |name: String, n: usize| mapped::<f64>(&artifact, name, n, n, &room);
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let inputs = (0..groups).map(|group| {
             let layer = layers.iter().find(|layer| layer.input_group == group);
@@ -56,41 +89,54 @@ impl Run<'_> {
         }))
     }
 
-    pub(super) fn keep_eigenbases<T: Number>(
+    /// Starts the eigenbases of a fit.
+    pub(super) fn eigenbasis_writer<T: Number>(
         &self,
         fit: &Fit,
-        bases: &[Option<Eigenbasis<T>>],
         mean_positions: f64,
-    ) -> Result<(), JobError> {
-        let layers = self.plan.training.layers();
-        let mut pairs: Vec<(String, &Eigenpairs<T>)> = vec![];
-        for (l, basis) in bases.iter().enumerate() {
-            let Some(basis) = basis else { continue };
-            if self.holder_of_input(fit, l) == l {
-                pairs.push((format!("{}.input", layers[l].name), &basis.input));
-            }
-            pairs.push((format!("{}.output", layers[l].name), &basis.output));
-        }
-        let named = |(name, pairs): (String, &'_ Eigenpairs<T>)| {
-            let n = pairs.values.len();
-            (format!("{name}.vectors"), format!("{name}.values"), [n, n], pairs.clone())
+    ) -> Result<TensorWriter, JobError> {
+        let mut specs = vec![];
+        let mut pair = |name: String, n: usize| {
+            specs.push(square::<T>(format!("{name}.vectors"), n));
+            specs.push(TensorSpec::new(&format!("{name}.values"), Dtype::F64, [n]));
         };
-        let pairs: Vec<_> = pairs.into_iter().map(named).collect();
-        let clipped: usize = pairs.iter().map(|(.., pairs)| pairs.clipped).sum();
-        let tensors = pairs.iter().flat_map(|(vectors, values, shape, pairs)| {
-            [
-                TensorData::new(vectors, shape, pairs.vectors.as_slice()),
-                TensorData::new(values, &shape[..1], &pairs.values),
-            ]
-        });
-        let all: Vec<_> = tensors.collect();
+        for (l, layer) in self.plan.training.layers().iter().enumerate() {
+            if fit.frozen.contains(&l) {
+                continue;
+            }
+            if self.holder_of_input(fit, l) == l {
+                pair(format!("{}.input", layer.name), layer.columns());
+            }
+            pair(format!("{}.output", layer.name), layer.outputs);
+        }
         let metadata = Metadata::from([
             ("of".into(), fit.name.clone()),
             ("mean_positions".into(), mean_positions.to_string()),
-            ("clipped_eigenvalues".into(), clipped.to_string()),
             ("units".into(), "orthonormal eigenvectors as columns, by ascending eigenvalue".into()),
         ]);
-        Ok(self.store.write(EIGENBASIS, &self.plan.eigenbasis_key(fit), &all, &metadata)?)
+        Ok(self.store.writer(EIGENBASIS, &self.plan.eigenbasis_key(fit), &specs, &metadata)?)
+    }
+
+    /// Writes the eigenbases of some layers.
+    pub(super) fn write_eigenbases<T: Number>(
+        &self,
+        writer: &TensorWriter,
+        fit: &Fit,
+        group: &Group,
+        bases: &[Option<Eigenbasis<T>>],
+    ) -> Result<(), JobError> {
+        let write = |name: String, pairs: &Eigenpairs<T>| -> Result<(), JobError> {
+            writer.write_values_at(&format!("{name}.vectors"), 0, pairs.vectors.as_slice())?;
+            Ok(writer.write_values_at(&format!("{name}.values"), 0, &pairs.values)?)
+        };
+        for ((&l, layer), basis) in group.layers.iter().zip(&group.specs).zip(bases) {
+            let Some(basis) = basis else { continue };
+            if self.holder_of_input(fit, l) == l {
+                write(format!("{}.input", layer.name), &basis.input)?;
+            }
+            write(format!("{}.output", layer.name), &basis.output)?;
+        }
+        Ok(())
     }
 
     /// Every layer's eigenbasis, mapped from the store.
@@ -98,10 +144,11 @@ impl Run<'_> {
         let Some(artifact) = self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
+        let room = self.plan.mapped_room();
         let mean_positions = artifact.metadata("mean_positions").and_then(|text| text.parse().ok()).unwrap_or(1.0);
         let pairs = |name: String, n: usize| -> Result<Eigenpairs<T>, JobError> {
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
-            Ok(Eigenpairs { vectors: mapped(&artifact, format!("{name}.vectors"), n, n)?, values, clipped: 0 })
+            Ok(Eigenpairs { vectors: mapped(&artifact, format!("{name}.vectors"), n, n, &room)?, values, clipped: 0 })
         };
         let mut bases: Vec<Option<Eigenbasis<T>>> = Vec::with_capacity(layers.len());
         for (l, layer) in layers.iter().enumerate() {
@@ -131,28 +178,48 @@ impl Run<'_> {
     }
 
     pub(super) fn keep_lambda(&self, fit: usize, site: Site, lambda: &Lambda) -> Result<(), JobError> {
-        let key = self.lambda_key_at(fit, site);
-        let layers = self.plan.training.layers().iter().zip(&lambda.layers);
-        let tensors: Vec<_> =
-            layers.map(|(l, m)| (l.name.clone(), vec![m.rows(), m.columns()], m.as_slice())).collect();
+        let writer = self.lambda_writer(fit, site, lambda.examples)?;
+        self.write_lambda(&writer, self.plan.training.layers(), lambda)?;
+        writer.finish()?;
+        self.store.remove_partial(LAMBDA, &self.lambda_key_at(fit, site))?;
+        Ok(())
+    }
+
+    /// Writes Λ of these layers.
+    pub(super) fn write_lambda(
+        &self,
+        writer: &TensorWriter,
+        layers: &[LayerSpec],
+        lambda: &Lambda,
+    ) -> Result<(), JobError> {
+        for (layer, matrix) in layers.iter().zip(&lambda.layers) {
+            writer.write_values_at(&layer.name, 0, matrix.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Starts Λ of all layers.
+    pub(super) fn lambda_writer(&self, fit: usize, site: Site, examples: u64) -> Result<TensorWriter, JobError> {
+        let layers = self.plan.training.layers();
+        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
+        let specs: Vec<TensorSpec> = layers.iter().map(spec).collect();
         let metadata = Metadata::from([
             ("of".into(), self.plan.training.fits[fit].name.clone()),
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
-            ("examples".into(), lambda.examples.to_string()),
+            ("examples".into(), examples.to_string()),
             (
                 "units".into(),
                 "mean squared example gradient in the eigenbasis, of losses summed over positions; undamped".into(),
             ),
         ]);
-        self.store.write(LAMBDA, &key, &data(&tensors), &metadata)?;
-        self.store.remove_partial(LAMBDA, &key)?;
-        Ok(())
+        Ok(self.store.writer(LAMBDA, &self.lambda_key_at(fit, site), &specs, &metadata)?)
     }
 
     pub(super) fn lambda(&self, fit: &Fit, place: &Place) -> Result<Option<Lambda>, JobError> {
         let Some(artifact) = self.find(LAMBDA, &self.plan.lambda_key(fit, place))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
-        let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns());
+        let room = self.plan.mapped_room();
+        let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns(), &room);
         let layers = self.plan.training.layers().iter().map(layer).collect::<Result<_, JobError>>()?;
         Ok(Some(Lambda { layers, examples: count(&artifact, "examples")? }))
     }
@@ -171,6 +238,7 @@ impl Run<'_> {
 struct Mapped<T> {
     artifact: Arc<Artifact>,
     name: String,
+    after_use: AfterUse,
     kind: std::marker::PhantomData<fn() -> T>,
 }
 
@@ -180,11 +248,20 @@ impl<T: Number> AsRef<[T]> for Mapped<T> {
     }
 }
 
+impl<T: Number> Numbers<T> for Mapped<T> {
+    fn forget(&self) {
+        if self.after_use == AfterUse::Forgotten {
+            self.artifact.forget(&self.name);
+        }
+    }
+}
+
 fn mapped<T: Number>(
     artifact: &Arc<Artifact>,
     name: String,
     rows: usize,
     columns: usize,
+    room: &MappedRoom,
 ) -> Result<Matrix<T>, JobError> {
     let found = artifact.values::<T>(&name)?.len();
     if found != rows * columns {
@@ -193,8 +270,13 @@ fn mapped<T: Number>(
             crate::curvature::Error::Shape { layer, what, found: vec![found], expected: vec![rows, columns] }.into()
         );
     }
-    let numbers = Mapped { artifact: artifact.clone(), name, kind: std::marker::PhantomData };
+    let after_use = room.take((found * size_of::<T>()) as u64);
+    let numbers = Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData };
     Ok(Matrix::shared(Arc::new(numbers), rows, columns))
+}
+
+fn square<T: Element>(name: String, n: usize) -> TensorSpec {
+    TensorSpec::new(&name, T::DTYPE, [n, n])
 }
 
 /// A count in a file's metadata.

@@ -1,6 +1,7 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
 mod data;
+mod machine;
 mod memory;
 mod options;
 mod summary;
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 use candle_core::DType;
 
 pub(super) use self::data::{Few, InBatches};
+pub(super) use self::memory::Memory;
+use self::memory::Sizes;
 pub(super) use self::options::measure_name;
 pub use self::summary::{DataSummary, LayerSummary, LegSummary, StageSummary, Summary};
 use super::answers::Answer;
@@ -17,10 +20,10 @@ use super::request::{Fisher, Measure, Precision};
 use super::reuse::Reused;
 use super::training::{Stage, Training};
 use super::{Job, JobError};
-use crate::attribution::LabelMode;
+use crate::attribution::{Aggregate, LabelMode};
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
-use crate::model::{LayerSelection, LoadOptions, Model, Residence};
+use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence};
 use crate::trajectory::{Reading, StageData};
 
 /// A job whose inputs were read and checked and whose every choice is made.
@@ -32,6 +35,7 @@ pub struct Plan {
     pub(super) answers: Vec<Answer>,
     pub(super) queries: Option<Dataset>,
     pub(super) reused: Option<Reused>,
+    pub(super) memory: Memory,
     summary: Summary,
 }
 
@@ -120,12 +124,30 @@ impl Plan {
             _ => Training::of_checkpoint(&job, (last, model), stages, options)?,
         };
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
-        let (batch_tokens, graphs, residence) = memory::batch_size(&job, training.layers(), longest, limits)?;
-        job.resources.batch_tokens = Some(batch_tokens);
-        training.networks.keep(graphs, residence);
-        if graphs != Graphs::Kept {
-            notes.push("memory is short: activations are computed twice instead of kept".into());
-        }
+        let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
+        // ids, targets and places of tokens; the numbers of rows
+        let data = tokens.sum::<u64>()
+            * match limits {
+                Limits::Tokens(_) => 12,
+                Limits::Rows(rows) => 4 * (rows.inputs + rows.outputs) as u64,
+            };
+        let rows = queries.as_ref().map_or(0, |(queries, _)| Aggregate::from(job.method.aggregate).rows(queries.len()));
+        let memory = Memory::choose(
+            &job,
+            &Sizes {
+                layers: training.layers(),
+                model: training.networks.footprint(),
+                longest,
+                limits,
+                data,
+                queries: rows as u64,
+                rank: job.method.query_rank,
+                separable: training.networks.absent().iter().all(Vec::is_empty),
+            },
+        )?;
+        job.resources.batch_tokens = Some(memory.batch);
+        training.networks.keep(memory.graphs, memory.residence);
+        notes.extend(memory.notes(job.resources.memory));
         for stage in &training.stages {
             if stage.n_examples != stage.train.len() {
                 notes.push(format!(
@@ -140,7 +162,7 @@ impl Plan {
         }
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
-        let mut plan = Self { job, training, answers, queries, reused, summary: Summary::default() };
+        let mut plan = Self { job, training, answers, queries, reused, memory, summary: Summary::default() };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
         let note = plan.check_disk()?;
         plan.summary.notes.extend(note);

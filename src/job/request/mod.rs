@@ -155,7 +155,7 @@ pub struct ResourceRequest {
     /// Threads; none: as many as the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
-    /// Bytes; none: two thirds of what is free.
+    /// Bytes; none: 80 % of the machine's, or of its control group's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
     /// Bytes that the run folder may have; none: what the file system has left.
