@@ -137,6 +137,7 @@ mod tests {
     use ascribe_curvature::{CurvatureKind, Eigenbasis, Eigenpairs, Factors, Matrix, SpectralFn};
 
     use super::*;
+    use crate::walk::Start;
     use crate::{Leg, LegFn, Walk};
 
     const O: usize = 5;
@@ -192,7 +193,7 @@ mod tests {
             let queries = wave(3 * O * I, 1.3);
             let of_form = |form: VectorForm| -> Result<LegVectors<f64>, Error> {
                 let mut found = None;
-                walk.products(0, &spec, queries.clone(), |_, product| {
+                walk.products(0, &spec, Start::Gradients(queries.clone()), |_, product| {
                     found = Some(product.into_form(form)?);
                     Ok::<_, Error>(())
                 })?;

@@ -1,11 +1,13 @@
 use std::ops::Range;
 
+use ascribe_curvature::contraction::{RotationRoute, Shape};
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
-    GradientProducts, LayerSpec, LowRank, Measurement, Network, Norms, Objective, Reduction, Tap, TapSink, Vectors,
+    Eigenbasis, Eigenpairs, GradientProducts, LayerSpec, LowRank, Measurement, Network, Norms, Objective, Reduction,
+    Tap, TapSink, Vectors,
 };
 
-use crate::leg_product::LegProduct;
+use crate::walk::Start;
 use crate::{Error, LegVectors, Sweep, VectorForm, Walk};
 
 /// Whether queries are scored one by one or as one.
@@ -168,28 +170,33 @@ pub fn prepare_queries<N: Network, T: Real>(
         Aggregate::Each | Aggregate::Sum => T::of(1.0),
     };
     let form = sink.form();
+    let mut products = GradientProducts::default();
     let batch = |_: &mut (), range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
         let mut failure = None;
         let mut carry = QueryTaps {
-            layers,
-            products: GradientProducts::default(),
-            take: |layer: usize, gradients: Vec<T>| {
-                let size = layers[layer].parameters();
-                if let Some(bad) = gradients.chunks_exact(size).position(|g| !g.iter().all(|x| x.wide().is_finite())) {
-                    let layer = layers[layer].name.clone();
-                    return Err(Error::NonFiniteQuery { query: range.start + bad, layer });
-                }
+            take: |tap: Tap<'_>| {
+                let layer = tap.layer.0;
+                let spec = &layers[layer];
+                let mut gradients = Gradients { tap, spec, first: range.start, products: &mut products, found: vec![] };
                 match sums.get_mut(layer) {
                     Some(sum) => {
-                        for gradient in gradients.chunks_exact(size) {
+                        let place = gradients.place(None)?;
+                        for gradient in gradients.found[place].1.chunks_exact(spec.parameters()) {
                             sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * *g);
                         }
-                        Ok(())
                     }
-                    None => carry_all(walks, layer, &layers[layer], gradients, |leg, product| {
-                        sink.put(leg, layer, range.clone(), &product.into_form(form)?)
-                    }),
+                    None => {
+                        let mut first_leg = 0;
+                        for (k, walk) in walks.iter().enumerate() {
+                            let start = gradients.start(walk, k + 1 == walks.len())?;
+                            walk.products(layer, spec, start, |leg, product| {
+                                sink.put(first_leg + leg, layer, range.clone(), &product.into_form(form)?)
+                            })?;
+                            first_leg += walk.legs.len();
+                        }
+                    }
                 }
+                Ok(())
             },
             failure: &mut failure,
         };
@@ -202,42 +209,71 @@ pub fn prepare_queries<N: Network, T: Real>(
     };
     sweep.run(sweep.range.start, &mut (), batch, |_, _| Ok(()))?;
     for (layer, sum) in sums.into_iter().enumerate() {
-        let put = |leg, product: LegProduct<'_, T>| sink.put(leg, layer, 0..1, &product.into_form(form)?);
-        carry_all(walks, layer, &layers[layer], sum, put)?;
+        let mut first_leg = 0;
+        for walk in walks {
+            let start = Start::Gradients(sum.clone());
+            walk.products(layer, &layers[layer], start, |leg, product| {
+                sink.put(first_leg + leg, layer, 0..1, &product.into_form(form)?)
+            })?;
+            first_leg += walk.legs.len();
+        }
     }
     Ok(values)
 }
 
-/// Carries the same gradients along every walk.
-fn carry_all<T: Real>(
-    walks: &[&Walk<'_, T>],
-    layer: usize,
-    spec: &LayerSpec,
-    gradients: Vec<T>,
-    mut take: impl FnMut(usize, LegProduct<'_, T>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let Some((last, others)) = walks.split_last() else { return Ok(()) };
-    let mut first_leg = 0;
-    for walk in others {
-        walk.products(layer, spec, gradients.clone(), |leg, product| take(first_leg + leg, product))?;
-        first_leg += walk.legs.len();
-    }
-    last.products(layer, spec, gradients, |leg, product| take(first_leg + leg, product))
+/// Gradients of a batch of queries at one layer, in the bases that walks want them in; each is formed once.
+struct Gradients<'a, T> {
+    tap: Tap<'a>,
+    spec: &'a LayerSpec,
+    /// The first query of the batch.
+    first: usize,
+    products: &'a mut GradientProducts<T>,
+    /// By address of the eigenvectors, 0 for the standard basis.
+    found: Vec<([usize; 2], Vec<T>)>,
 }
 
-/// Forms each layer's gradients for a batch and hands them on; a failure of the taker is kept aside,
-/// because sinks speak the curvature's errors.
-struct QueryTaps<'a, T, F> {
-    layers: &'a [LayerSpec],
-    products: GradientProducts<T>,
+impl<T: Real> Gradients<'_, T> {
+    /// What a walk begins with: its last leg's eigenbasis is reached by rotating rows where gradients would cost more.
+    fn start(&mut self, walk: &Walk<'_, T>, is_last: bool) -> Result<Start<T>, Error> {
+        let shape = Shape::of(self.tap.positions, self.spec.outputs, self.spec.columns());
+        let entrance = walk.entrance(self.tap.layer.0).filter(|_| RotationRoute::cheapest(shape).has_rows());
+        let place = self.place(entrance)?;
+        let gradients = match is_last {
+            true => std::mem::take(&mut self.found[place].1),
+            false => self.found[place].1.clone(),
+        };
+        Ok(if entrance.is_some() { Start::Entered(gradients) } else { Start::Gradients(gradients) })
+    }
+
+    /// Where `[queries, O, columns]` stand in a basis, or as they are.
+    fn place(&mut self, basis: Option<&Eigenbasis<T>>) -> Result<usize, Error> {
+        let address = |pairs: &Eigenpairs<T>| pairs.vectors.as_slice().as_ptr().addr();
+        let name = basis.map_or([0, 0], |basis| [address(&basis.output), address(&basis.input)]);
+        if let Some(place) = self.found.iter().position(|(found, _)| *found == name) {
+            return Ok(place);
+        }
+        let gradients = match basis {
+            Some(basis) => self.products.rotated_gradients(self.tap, self.spec, basis)?,
+            None => self.products.gradients(self.tap, self.spec)?,
+        };
+        let mut of_queries = gradients.chunks_exact(self.spec.parameters());
+        if let Some(bad) = of_queries.position(|g| !g.iter().all(|x| x.wide().is_finite())) {
+            return Err(Error::NonFiniteQuery { query: self.first + bad, layer: self.spec.name.clone() });
+        }
+        self.found.push((name, gradients));
+        Ok(self.found.len() - 1)
+    }
+}
+
+/// Hands taps on; a failure of the taker is kept aside, because sinks speak the curvature's errors.
+struct QueryTaps<'a, F> {
     take: F,
     failure: &'a mut Option<Error>,
 }
 
-impl<T: Real, F: FnMut(usize, Vec<T>) -> Result<(), Error>> TapSink for QueryTaps<'_, T, F> {
+impl<F: FnMut(Tap<'_>) -> Result<(), Error>> TapSink for QueryTaps<'_, F> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
-        let gradients = self.products.gradients(tap, &self.layers[tap.layer.0])?;
-        (self.take)(tap.layer.0, gradients).map_err(|error| {
+        (self.take)(tap).map_err(|error| {
             let message = error.to_string();
             *self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())

@@ -1,5 +1,5 @@
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
+use ascribe_curvature::{Damping, Eigenbasis, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
 use rayon::prelude::*;
 
 use crate::leg_product::LegProduct;
@@ -96,6 +96,13 @@ impl<'a, T: Real> Leg<'a, T> {
         self.conditioners.get(layer)?.as_ref()
     }
 
+    /// The eigenbasis in which a walk that ends with this leg may be given its gradients: none if they are conditioned
+    /// before, or not needed there.
+    fn entrance(&self, layer: usize) -> Option<&'a Eigenbasis<T>> {
+        let is_plain = self.conditioner(layer).is_none() && !self.frozen.contains(&layer);
+        self.factors.layers[layer].basis.as_ref().filter(|_| is_plain)
+    }
+
     /// Takes vectors of one layer into the leg's eigenbasis, conditioned.
     pub(crate) fn enter(&self, layer: usize, spec: &LayerSpec, vectors: &mut [T]) {
         if let Some(conditioner) = self.conditioner(layer) {
@@ -126,8 +133,8 @@ impl<'a, T: Real> Leg<'a, T> {
         })
     }
 
-    /// Carries the pair `(y_x, y_u)`; returns the leg's product in its eigenbasis, not conditioned. Without `before`
-    /// nothing has to be left.
+    /// Carries the pair `(y_x, y_u)`, `y_x` in the eigenbasis already; returns the leg's product there, not conditioned.
+    /// Without `before` nothing has to be left.
     fn carry_pair(
         &self,
         layer: usize,
@@ -139,7 +146,6 @@ impl<'a, T: Real> Leg<'a, T> {
         let (factors, conditioner) = (&self.factors.layers[layer], self.conditioner(layer));
         let [r_x, r_u, xx, ux, xu, uu] = self.transfers(layer, momentum);
         let [x, u] = pair;
-        self.enter(layer, spec, x);
         // the buffer holds gradients, so its adjoint is conditioned the other way round
         if let Some(conditioner) = conditioner {
             conditioner.divide(u);
@@ -172,6 +178,15 @@ impl<'a, T: Real> Leg<'a, T> {
 enum Before {
     Leg,
     Nothing,
+}
+
+/// What a walk begins with at one layer: gradients of the queries' costs, `[Q, O, columns]`.
+#[derive(Debug, Clone)]
+pub(crate) enum Start<T> {
+    /// As they are.
+    Gradients(Vec<T>),
+    /// In the last leg's eigenbasis ([`Walk::entrance`]).
+    Entered(Vec<T>),
 }
 
 /// The legs of a method from first to last; a query is carried from the last to the first.
@@ -217,7 +232,12 @@ impl<'a, T: Real> Walk<'a, T> {
         vectors: Vec<T>,
         mut take: impl FnMut(usize, &[T]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.products(layer, spec, vectors, |leg, product| take(leg, &product.full()))
+        self.products(layer, spec, Start::Gradients(vectors), |leg, product| take(leg, &product.full()))
+    }
+
+    /// The eigenbasis for [`Start::Entered`]: the last leg's, if gradients of this layer may come in it.
+    pub(crate) fn entrance(&self, layer: usize) -> Option<&'a Eigenbasis<T>> {
+        self.legs.last()?.entrance(layer)
     }
 
     /// [`Walk::carry`] where `take` decides in which form it wants a leg's product.
@@ -225,9 +245,13 @@ impl<'a, T: Real> Walk<'a, T> {
         &self,
         layer: usize,
         spec: &LayerSpec,
-        mut vectors: Vec<T>,
+        start: Start<T>,
         mut take: impl FnMut(usize, LegProduct<'_, T>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (mut vectors, mut has_entered) = match start {
+            Start::Gradients(vectors) => (vectors, false),
+            Start::Entered(vectors) => (vectors, true),
+        };
         // The part for the momentum buffer; none is zero.
         let mut buffer: Option<Vec<T>> = None;
         for (index, leg) in self.legs.iter().enumerate().rev() {
@@ -237,7 +261,15 @@ impl<'a, T: Real> Walk<'a, T> {
             if leg.frozen.contains(&layer) {
                 let zeros = vec![T::of(0.0); vectors.len()];
                 take(index, LegProduct { vectors: zeros, spec, place: None })?;
-            } else if let Some(momentum) = &leg.momentum {
+                if leg.buffer == Buffer::New {
+                    buffer = None;
+                }
+                continue;
+            }
+            if !std::mem::take(&mut has_entered) {
+                leg.enter(layer, spec, &mut vectors);
+            }
+            if let Some(momentum) = &leg.momentum {
                 let zeros = || vec![T::of(0.0); vectors.len()];
                 let start = buffer.take().unwrap_or_else(zeros);
                 let mut pair = [vectors, start];
@@ -247,7 +279,6 @@ impl<'a, T: Real> Walk<'a, T> {
                 vectors = x;
                 buffer = Some(u);
             } else {
-                leg.enter(layer, spec, &mut vectors);
                 let mut product = if before == Before::Leg { vectors.clone() } else { std::mem::take(&mut vectors) };
                 leg.spectrum(layer, &leg.response).scale(&mut product);
                 take(index, LegProduct { vectors: product, spec, place })?;

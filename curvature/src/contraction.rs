@@ -56,6 +56,11 @@ impl RotationRoute {
         routes.min_by_key(|route| route.flops(shape)).expect("there are four routes")
     }
 
+    /// Whether a side is rotated before the gradient is formed.
+    pub fn has_rows(self) -> bool {
+        self.input == Rotate::Rows || self.output == Rotate::Rows
+    }
+
     /// Operations of this route for the whole batch.
     pub fn flops(self, shape: Shape) -> u128 {
         let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);

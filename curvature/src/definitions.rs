@@ -174,6 +174,29 @@ fn every_route_equals_the_definition() -> Result<(), Error> {
 }
 
 #[test]
+fn gradients_in_the_eigenbasis_are_the_rotated_ones() -> Result<(), Error> {
+    struct Both<'a>(&'a LayerSpec, &'a Eigenbasis<f64>, [Vec<f64>; 2]);
+    impl TapSink for Both<'_> {
+        fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+            let mut products = GradientProducts::default();
+            self.2 = [products.gradients(tap, self.0)?, products.rotated_gradients(tap, self.0, self.1)?];
+            Ok(())
+        }
+    }
+    for (o, i, bias, lengths) in CASES {
+        let case = Case::new(o, i, bias, lengths);
+        let basis = &case.bases::<f64>()?[0];
+        let mut both = Both(&case.layer, basis, Default::default());
+        case.push::<f64>(&mut both)?;
+        let [mut want, found] = both.2;
+        let factors = crate::LayerFactors { basis: Some(basis.clone()), lambda: None };
+        factors.rotate(&mut want, &case.layer);
+        assert!(relative_error(&found, &want) < 1e-12, "{o} x {i}, {lengths:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn conditioned_gradients_equal_the_definition() -> Result<(), Error> {
     for (o, i, bias, lengths) in CASES {
         let case = Case::new(o, i, bias, lengths);

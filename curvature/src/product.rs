@@ -1,14 +1,12 @@
 //! Products of example gradients with given matrices: scores, and the gradients themselves.
 
-use std::marker::PhantomData;
-
 use rayon::prelude::*;
 
 use crate::contraction::{LowRankRoute, ScoreRoute, Shape};
 use crate::dot::sum_over;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
-use crate::rotated::form;
-use crate::{Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
+use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS, form};
+use crate::{Eigenbasis, Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
 
 /// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
 pub(crate) const BLOCK_BYTES: usize = 1 << 19;
@@ -26,7 +24,7 @@ const ROWS: usize = 512;
 /// Reads taps of plain gradients: inner products with query vectors, or the gradients as matrices.
 #[derive(Debug, Default)]
 pub struct GradientProducts<T> {
-    numbers: PhantomData<T>,
+    buffers: RowBuffers<T>,
 }
 
 impl<T: Real> GradientProducts<T> {
@@ -93,6 +91,40 @@ impl<T: Real> GradientProducts<T> {
                 rows.form(gradient, m, 0, layer.outputs);
             });
         })?;
+        Ok(gradients)
+    }
+}
+
+impl<T: Real> GradientProducts<T> {
+    /// The gradient of every example of the batch in an eigenbasis, `U_Sᵀ G U_A`, `[B, O, columns]`: each side is
+    /// rotated before gradients are formed or after, whichever costs less ([`RotationRoute`](crate::contraction::RotationRoute)).
+    ///
+    /// # Errors
+    /// If the tap is not of this layer's shape or type.
+    /// # Source
+    /// METHOD §8.3.
+    pub fn rotated_gradients(
+        &mut self,
+        tap: Tap<'_>,
+        layer: &LayerSpec,
+        basis: &Eigenbasis<T>,
+    ) -> Result<Vec<T>, Error> {
+        let (size, i) = (layer.parameters(), layer.columns());
+        let mut gradients = vec![T::of(0.0); tap.positions.examples() * size];
+        // by block of output rows, the place of every example's
+        let mut blocks: Vec<Vec<&mut [T]>> = (0..layer.outputs.div_ceil(TILE_ROWS)).map(|_| vec![]).collect();
+        for gradient in gradients.chunks_exact_mut(size) {
+            blocks.iter_mut().zip(gradient.chunks_mut(TILE_ROWS * i)).for_each(|(block, rows)| block.push(rows));
+        }
+        let rows = LayerRows {
+            input: tap.input,
+            output_gradient: tap.output_gradient,
+            positions: tap.positions,
+            bias: layer.bias,
+            basis: Some(basis),
+            conditioner: None,
+        };
+        self.buffers.for_each_tile(rows, &mut blocks, |block, m, tile| block[m].copy_from_slice(tile))?;
         Ok(gradients)
     }
 }

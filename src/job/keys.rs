@@ -13,6 +13,9 @@ use crate::curvature::{CurvatureKind, Damping};
 /// Raised whenever the arithmetic changes, so that older artifacts are not mixed in.
 const ARITHMETIC: u32 = 2;
 
+/// The same for the queries' vectors alone: 3 since rows of short queries are rotated instead of their gradients.
+const QUERY_ARITHMETIC: u32 = 3;
+
 impl Plan {
     /// A network, as far as gradients of tracked layers depend on it.
     fn network_key(&self, network: usize) -> Key {
@@ -190,7 +193,7 @@ impl Plan {
     pub(super) fn vectors_key(&self, set: VectorSet) -> Option<Key> {
         let queries = self.queries.as_ref()?;
         let method = &self.job.method;
-        let key = KeyBuilder::new("queries", ARITHMETIC)
+        let key = KeyBuilder::new("queries", QUERY_ARITHMETIC)
             .field("walk", self.walk_key(set.answer))
             .field("network", self.network_key(set.network))
             .field("data", &queries.content_hash()[..])
