@@ -43,22 +43,13 @@ impl<T: Real> Eigenbasis<T> {
         let name_of_group = |group| layers.iter().find(|l| l.input_group == group).map_or("", |l| l.name.as_str());
         let inputs = covariance.inputs.iter().enumerate().map(|(group, a)| (name_of_group(group), "input", a.as_ref()));
         let outputs = layers.iter().zip(&covariance.outputs).map(|(l, s)| (l.name.as_str(), "output", Some(s)));
-        let mut jobs: Vec<_> =
+        let jobs: Vec<_> =
             inputs.chain(outputs).enumerate().filter_map(|(k, (n, side, m))| Some((k, n, side, m?))).collect();
-        // Longest first, so that no thread ends with the dearest one.
-        jobs.sort_by_key(|(k, _, _, matrix)| (std::cmp::Reverse(matrix.rows()), *k));
-        let (large, small): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.3.rows() >= THREADED_FROM);
+        let sides: Vec<_> = jobs.iter().map(|&(_, name, side, matrix)| (name, side, matrix.rows())).collect();
+        let pairs = Eigenpairs::of_each(&sides, |job| jobs[job].3.clone())?;
         let mut found: Vec<Option<Eigenpairs<T>>> = vec![None; covariance.inputs.len() + layers.len()];
-        for (k, name, side, matrix) in large {
-            found[k] = Some(Eigenpairs::of(matrix, name, side, Threads::Pool)?);
-        }
-        let small: Result<Vec<_>, Error> = small
-            .into_par_iter()
-            .with_max_len(1)
-            .map(|(k, name, side, matrix)| Ok((k, Eigenpairs::of(matrix, name, side, Threads::One)?)))
-            .collect();
-        for (k, pairs) in small? {
-            found[k] = Some(pairs);
+        for ((k, ..), pairs) in jobs.iter().zip(pairs) {
+            found[*k] = Some(pairs);
         }
         let take = |k: usize| found[k].clone().expect("every layer has both covariances");
         let first_output = covariance.inputs.len();
@@ -79,6 +70,30 @@ impl<T: Real> Eigenbasis<T> {
 }
 
 impl<T: Real> Eigenpairs<T> {
+    /// Decomposes matrices that `make` hands out by their place: wide ones one after the other on all threads, the
+    /// others side by side, each on one.
+    ///
+    /// # Shapes
+    /// Each of `sides` is the layer and the side for messages, and the number of rows.
+    /// # Errors
+    /// As [`Eigenbasis::of_layers`].
+    pub fn of_each(
+        sides: &[(&str, &'static str, usize)],
+        make: impl Fn(usize) -> Matrix<f64> + Sync,
+    ) -> Result<Vec<Self>, Error> {
+        let of = |k: usize, threads| Self::of(&make(k), sides[k].0, sides[k].1, threads);
+        // Longest first, so that no thread ends with the dearest one.
+        let mut order: Vec<usize> = (0..sides.len()).collect();
+        order.sort_by_key(|&k| (std::cmp::Reverse(sides[k].2), k));
+        let (large, small): (Vec<_>, Vec<_>) = order.into_iter().partition(|&k| sides[k].2 >= THREADED_FROM);
+        let large = large.into_iter().map(|k| Ok((k, of(k, Threads::Pool)?)));
+        let mut found = large.collect::<Result<Vec<_>, Error>>()?;
+        let small = small.into_par_iter().with_max_len(1).map(|k| Ok((k, of(k, Threads::One)?)));
+        found.extend(small.collect::<Result<Vec<_>, Error>>()?);
+        found.sort_by_key(|(k, _)| *k);
+        Ok(found.into_iter().map(|(_, pairs)| pairs).collect())
+    }
+
     /// Decomposes one symmetric matrix, named by layer and side for messages.
     ///
     /// # Errors

@@ -1,10 +1,9 @@
-use ascribe_curvature::gemm::{Real, Threads};
+use ascribe_curvature::gemm::Real;
 use ascribe_curvature::random::stream;
 use ascribe_curvature::{
     Covariance, CovarianceSum, CurvatureKind, Eigenbasis, Eigenpairs, Factors, LambdaSum, LayerFactors, LayerSpec,
     Network, Tap, TapSink,
 };
-use rayon::prelude::*;
 
 use super::{Conditioner, CovariancePool, LambdaPool, SourceError};
 use crate::{Error, LabelMode, Pass, Sweep};
@@ -112,23 +111,29 @@ pub fn conditioned_eigenbases<T: Real>(
         }
         return Ok(bases);
     }
-    let basis = |(l, layer): (usize, &LayerSpec)| {
-        if frozen.contains(&l) {
-            return Ok(None);
-        }
-        let input = covariance.inputs[layer.input_group].as_ref();
+    let trained: Vec<usize> = (0..layers.len()).filter(|l| !frozen.contains(l)).collect();
+    let sides = trained.iter().flat_map(|&l| {
+        let layer = &layers[l];
+        [(layer.name.as_str(), "input", layer.columns()), (layer.name.as_str(), "output", layer.outputs)]
+    });
+    // input and output of each, made when it is their turn
+    let made = |job: usize| {
+        let l = trained[job / 2];
+        let input = covariance.inputs[layers[l].input_group].as_ref();
         let input = input.expect("every layer's input group has a covariance");
-        let (input, output) = match &conditioners[l] {
-            Some(conditioner) => {
-                (conditioner.input_covariance(input), conditioner.output_covariance(&covariance.outputs[l]))
-            }
-            None => (input.clone(), covariance.outputs[l].clone()),
-        };
-        let input = Eigenpairs::of(&input, &layer.name, "input", Threads::One)?;
-        let output = Eigenpairs::of(&output, &layer.name, "output", Threads::One)?;
-        Ok(Some(Eigenbasis { output, input }))
+        match (job % 2, &conditioners[l]) {
+            (0, Some(conditioner)) => conditioner.input_covariance(input),
+            (0, None) => input.clone(),
+            (_, Some(conditioner)) => conditioner.output_covariance(&covariance.outputs[l]),
+            (_, None) => covariance.outputs[l].clone(),
+        }
     };
-    layers.par_iter().enumerate().with_max_len(1).map(basis).collect()
+    let mut pairs = Eigenpairs::of_each(&sides.collect::<Vec<_>>(), made)?.into_iter();
+    let mut bases = vec![None; layers.len()];
+    for l in trained {
+        bases[l] = pairs.next().zip(pairs.next()).map(|(input, output)| Eigenbasis { output, input });
+    }
+    Ok(bases)
 }
 
 /// The same sweep under another name.
