@@ -47,6 +47,7 @@ impl Command {
     pub(crate) fn wording(&self) -> Wording {
         match self {
             Self::Influence(_) | Self::Source(_) | Self::Fit(_) => Wording::Flags,
+            Self::Plan(plan) if plan.is_of_flags() => Wording::Flags,
             _ => Wording::Keys,
         }
     }

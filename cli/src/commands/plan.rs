@@ -50,6 +50,11 @@ Examples:
 );
 
 impl Plan {
+    /// Whether flags alone say what the job is.
+    pub(super) fn is_of_flags(&self) -> bool {
+        self.job.is_none()
+    }
+
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let job = match &self.job {
             Some(file) => self.options.job_of_file(file)?,

@@ -12,7 +12,7 @@ pub(crate) enum Wording {
 }
 
 /// Keys of a job that flags set under the same name.
-const KEYS: [&str; 18] = [
+const KEYS: &[&str] = &[
     "adam",
     "aggregate",
     "batch_tokens",
