@@ -24,6 +24,7 @@ const KEYS: &[&str] = &[
     "measure",
     "memory",
     "normalize",
+    "query_rank",
     "scale",
     "seed",
     "store_scores",
