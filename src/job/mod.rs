@@ -4,6 +4,7 @@ mod answers;
 mod cost;
 mod curvature;
 mod error;
+mod groups;
 mod keys;
 mod mapped;
 mod moments;
@@ -25,6 +26,7 @@ mod training;
 
 pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
+pub use groups::RankedGroup;
 pub use plan::{DataSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary};
 pub use rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
 pub use request::*;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::groups::{Groups, RankedGroup};
 use super::output;
 use super::plan::measure_name;
 use super::{AggregateRequest, JobError, Plan};
@@ -24,6 +25,9 @@ pub struct QueryRanking {
     pub proponents: Vec<RankedExample>,
     /// Examples that hurt it, the strongest first; none has a score of 0 or more.
     pub opponents: Vec<RankedExample>,
+    /// All groups of training examples, the most helpful first, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<RankedGroup>>,
 }
 
 /// A query.
@@ -87,16 +91,17 @@ impl Plan {
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
         self.check_results()?;
+        let groups = self.job.output.group_by.as_deref().map(|field| Groups::by(self, field)).transpose()?;
         let mut first = None;
         for answer in 0..self.answers.len() {
-            let rankings = self.rank_one(answer)?;
+            let rankings = self.rank_one(answer, groups.as_ref())?;
             output::write_rankings(self, answer, &rankings)?;
             first.get_or_insert(rankings);
         }
         Ok(first.unwrap_or_default())
     }
 
-    fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
+    fn rank_one(&self, answer: usize, groups: Option<&Groups>) -> Result<Vec<QueryRanking>, JobError> {
         let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
         let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
         let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
@@ -105,11 +110,13 @@ impl Plan {
                 Some(_) => Ok(Some(file.f64(output::CAPTURED)?.to_vec())),
             }
         };
+        let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
         let (rankings, values, captured) = if scores.exists() {
             let file = TensorFile::open(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
+            in_groups = groups.map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
             (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
         } else if top.exists() {
             let file = TensorFile::open(&top)?;
@@ -153,6 +160,7 @@ impl Plan {
                 },
                 proponents: examples(ranking.proponents),
                 opponents: examples(ranking.opponents),
+                groups: in_groups.as_ref().map(|groups| groups[ranking.query].clone()),
             }
         };
         Ok(rankings.into_iter().map(Ranking::signed).map(ranked).collect())

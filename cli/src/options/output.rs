@@ -26,6 +26,12 @@ pub(crate) struct OutputOptions {
     /// Also write `ranking.csv`
     #[arg(long)]
     csv: bool,
+    /// Also add scores up over training examples with the same value of FIELD
+    ///
+    /// FIELD is any further field of the training examples: `--group-by source`. To first order the effect of a group
+    /// is the sum of its examples' effects.
+    #[arg(long, value_name = "FIELD")]
+    group_by: Option<String>,
     /// Unit of the scores [default: per-example]
     #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
         ("per-example", "change of the measurement for one more copy: 1/N is in"),
@@ -44,6 +50,9 @@ impl OutputOptions {
         output.top = self.top.unwrap_or(output.top);
         output.store_scores = self.store_scores.unwrap_or(output.store_scores);
         output.csv |= self.csv;
+        if let Some(field) = &self.group_by {
+            output.group_by = Some(field.clone());
+        }
         output.scale = self.score_scale.unwrap_or(output.scale);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, ScoreScale, write_csv};
+use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, write_csv};
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
@@ -66,9 +66,35 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
             }
         }
+        if let Some(groups) = &ranking.groups {
+            let field = job.output.group_by.as_deref().unwrap_or_default();
+            group_lines(out, groups, field, job.output.top, width)?;
+        }
         writeln!(out)?;
     }
     writeln!(out, "{}", meaning(job))
+}
+
+/// The best and worst groups of a query.
+fn group_lines(out: &mut impl Write, groups: &[RankedGroup], field: &str, top: usize, width: usize) -> io::Result<()> {
+    let hidden = groups.len().saturating_sub(2 * top);
+    let shown = || groups.iter().take(top).chain(groups.iter().skip(top + hidden));
+    let score = |group: &RankedGroup| words::score(group.score as f32);
+    let score_width = shown().map(|group| score(group).len()).max().unwrap_or(0);
+    writeln!(out, "  {}", style(format!("by {field}")).bold())?;
+    for (place, group) in shown().enumerate() {
+        if place == top && hidden > 0 {
+            writeln!(out, "    {:>score_width$}  {hidden} more", "…")?;
+        }
+        let name = if group.group.is_empty() { "(without)" } else { &group.group };
+        let line = format!(
+            "    {:>score_width$}  {name}, {}",
+            score(group),
+            words::counted(group.examples as u64, "examples")
+        );
+        writeln!(out, "{}", truncate_str(&line, width, "…"))?;
+    }
+    Ok(())
 }
 
 /// What the numbers say.

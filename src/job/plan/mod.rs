@@ -16,6 +16,7 @@ use self::memory::Sizes;
 pub(super) use self::options::measure_name;
 pub use self::summary::{DataSummary, LayerSummary, LegSummary, StageSummary, Summary};
 use super::answers::Answer;
+use super::groups::Groups;
 use super::request::{Fisher, Measure, Precision};
 use super::reuse::Reused;
 use super::training::{Stage, Training};
@@ -164,6 +165,9 @@ impl Plan {
         let (queries, query_report) = queries.unzip();
         let mut plan = Self { job, training, answers, queries, reused, memory, summary: Summary::default() };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
+        if let Some(field) = &plan.job.output.group_by {
+            Groups::by(&plan, field)?;
+        }
         let note = plan.check_disk()?;
         plan.summary.notes.extend(note);
         Ok(plan)

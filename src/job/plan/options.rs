@@ -33,6 +33,12 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     if job.output.top == 0 {
         return options("`top` is 0", "list at least one proponent");
     }
+    if job.output.group_by.is_some() && job.output.store_scores == StoreScores::Top {
+        return options("`group_by` needs every score", "leave `store_scores = top` out");
+    }
+    if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
+        return options("cosines do not add up over a group", "leave `group_by` or `normalize = cosine` out");
+    }
     if job.method.label_draws == 0 || job.method.label_draws >= 1 << 12 {
         return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
     }

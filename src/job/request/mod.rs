@@ -54,6 +54,7 @@ impl Job {
                 top: ten(),
                 store_scores: StoreScores::default(),
                 csv: false,
+                group_by: None,
                 scale: ScoreScale::default(),
             },
         }
@@ -184,6 +185,9 @@ pub struct OutputRequest {
     /// `ranking.csv` beside `ranking.jsonl`.
     #[serde(default)]
     pub csv: bool,
+    /// Scores are also added up over the training examples with one value of this field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group_by: Option<String>,
     /// Unit of the scores.
     #[serde(default)]
     pub scale: ScoreScale,
