@@ -20,6 +20,7 @@ const KEYS: &[&str] = &[
     "damping",
     "factors",
     "form",
+    "group_by",
     "label_draws",
     "measure",
     "memory",
