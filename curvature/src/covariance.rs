@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::{Error, LayerSpec, Matrix, Tap, TapSink, with_slice};
 
 /// Columns that one task sums.
@@ -22,6 +22,7 @@ pub struct CovarianceSum<T> {
     inputs: Vec<Option<GramSum<T>>>,
     outputs: Vec<GramSum<T>>,
     examples: u64,
+    products: Products,
 }
 
 /// Means over positions: input covariances by input group, output covariances by layer.
@@ -73,9 +74,10 @@ impl<T: Real> GramSum<T> {
         }
     }
 
-    fn add(&mut self, x: &[T]) {
+    fn add(&mut self, x: &[T], products: Products) {
         let (n, rows) = (self.n, x.len() / self.n);
-        gemm::add_gram(ViewMut::dense(&mut self.pending, n, n), View::dense(x, rows, n), Threads::Pool);
+        let rounded = View::dense(x, rows, n).to(products);
+        gemm::add_gram(ViewMut::dense(&mut self.pending, n, n), rounded, Threads::Pool);
         if self.ones {
             self.pending_column_sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
                 for row in x.chunks_exact(n) {
@@ -135,7 +137,13 @@ impl<T: Real> CovarianceSum<T> {
             inputs[layer.input_group].get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
         }
         let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
-        Self { layers: layers.to_vec(), inputs, outputs, examples: 0 }
+        Self { layers: layers.to_vec(), inputs, outputs, examples: 0, products: Products::Exact }
+    }
+
+    /// The same with products in this arithmetic; sums over batches stay in `f64`.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 
     /// Moves what was added since the last call into the `f64` sums. `examples` are those added since
@@ -222,9 +230,9 @@ impl<T: Real> TapSink for CovarianceSum<T> {
         let group = self.layers[tap.layer.0].input_group;
         let first_of_group = self.layers.iter().position(|layer| layer.input_group == group) == Some(tap.layer.0);
         if let (true, Some(sum)) = (first_of_group, &mut self.inputs[group]) {
-            with_slice(tap.input, |a: &[T]| sum.add(a))?;
+            with_slice(tap.input, |a: &[T]| sum.add(a, self.products))?;
         }
-        with_slice(tap.output_gradient, |s: &[T]| self.outputs[tap.layer.0].add(s))?;
+        with_slice(tap.output_gradient, |s: &[T]| self.outputs[tap.layer.0].add(s, self.products))?;
         Ok(())
     }
 }

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS};
 use crate::{Eigenbasis, Error, LayerSpec, Matrix, Tap, TapSink};
 
@@ -58,6 +58,13 @@ impl<'a, T: Real> LambdaSum<'a, T> {
     #[must_use]
     pub fn conditioned(mut self, conditioners: Vec<Option<&'a [T]>>) -> Self {
         self.conditioners = conditioners;
+        self
+    }
+
+    /// The same with gradients formed and rotated in this arithmetic; their squares and sums are not rounded.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.buffers.products = products;
         self
     }
 

@@ -2,7 +2,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
 
-use crate::gemm::{self, Real, View};
+use crate::gemm::{self, Products, Real, View};
 use crate::{Error, Gradient, LayerId, Positions, Tap, TapSink, Traced};
 
 /// A linear layer `y = a Wᵀ + b` as one op.
@@ -19,6 +19,7 @@ pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
     layer: Option<LayerId>,
+    products: Products,
 }
 
 impl Linear {
@@ -38,7 +39,13 @@ impl Linear {
             })?;
         }
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        Ok(Self { weight: weight.contiguous()?, bias, layer })
+        Ok(Self { weight: weight.contiguous()?, bias, layer, products: Products::Exact })
+    }
+
+    /// The same layer with products in this arithmetic, forwards and backwards.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 
     /// `[R, inputs]` to `[R, O]` on the CPU.
@@ -63,7 +70,7 @@ impl Linear {
 
     fn op(&self, taps: &TapRecorder) -> LinearOp {
         let recorder = self.layer.map(|layer| (layer, taps.clone()));
-        LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder }
+        LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder, products: self.products }
     }
 
     /// `W`, `[O, inputs]`.
@@ -106,12 +113,13 @@ struct LinearOp {
     weight: Tensor,
     bias: Option<Tensor>,
     recorder: Option<(LayerId, TapRecorder)>,
+    products: Products,
 }
 
 impl LinearOp {
     fn forward<T: Real>(&self, a: &[T]) -> candle_core::Result<Vec<T>> {
         let (outputs, inputs) = self.weight.dims2()?;
-        let a = View::dense(a, a.len() / inputs, inputs);
+        let a = View::dense(a, a.len() / inputs, inputs).to(self.products);
         let product = |finish: &(dyn Fn(&mut [T]) + Sync)| {
             with_slice(&self.weight, |weight: &[T]| {
                 gemm::rows_product(a, View::dense(weight, outputs, inputs).t(), finish)
@@ -131,7 +139,8 @@ impl LinearOp {
         let ((outputs, inputs), rows) = (self.weight.dims2()?, s.dim(0)?);
         let gradient = with_slice(s, |s: &[T]| {
             with_slice(&self.weight, |weight: &[T]| {
-                gemm::rows_product(View::dense(s, rows, outputs), View::dense(weight, outputs, inputs), |_| ())
+                let s = View::dense(s, rows, outputs).to(self.products);
+                gemm::rows_product(s, View::dense(weight, outputs, inputs), |_| ())
             })
         })??;
         Tensor::from_vec(gradient, (rows, inputs), s.device())

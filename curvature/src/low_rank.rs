@@ -203,7 +203,7 @@ mod tests {
                 numbers.iter().map(|(rank, left, right)| LowRank { rank: *rank, left, right }).collect();
             let queries: usize = sizes.iter().map(|(q, _)| q).sum();
             prop_assume!(queries > 0);
-            let batch = Rows { a: &a, n, bias, s: &s, o, positions: &positions };
+            let batch = Rows { a: &a, n, bias, s: &s, o, positions: &positions, products: gemm::Products::Exact };
             let mut want = vec![];
             for range in positions.iter() {
                 for lot in &lots {

@@ -1,3 +1,4 @@
+use crate::gemm::Products;
 use crate::{Error, LayerSpec, Positions, TapSink};
 
 /// Where random labels come from: a counter-based generator keyed by these numbers, the example's key
@@ -73,6 +74,11 @@ pub trait Network: Send + Sync {
 
     /// Positions of the batch's examples at the tracked layers.
     fn positions<'a>(&self, batch: &'a Self::Batch) -> &'a Positions;
+
+    /// In which arithmetic its products run, and so those with its taps.
+    fn products(&self) -> Products {
+        Products::Exact
+    }
 
     /// Runs the model forwards and backwards once and pushes every tracked layer's tap exactly once.
     ///

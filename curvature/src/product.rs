@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::contraction::{LowRankRoute, ScoreRoute, Shape};
 use crate::dot::sum_over;
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS, form};
 use crate::{Eigenbasis, Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
 
@@ -28,6 +28,13 @@ pub struct GradientProducts<T> {
 }
 
 impl<T: Real> GradientProducts<T> {
+    /// The same with gradients formed in this arithmetic; their products with vectors are not rounded.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.buffers.products = products;
+        self
+    }
+
     /// Adds `<Z_q, G_m>` of one layer to `scores[m · Q + q]` for every example `m` of the batch. Vectors that lie in
     /// several places, as those of several methods do, meet the same gradients: `Q` counts them all, in order.
     ///
@@ -52,7 +59,7 @@ impl<T: Real> GradientProducts<T> {
         }
         let full: Vec<&[T]> = vectors.iter().filter_map(|vectors| vectors.full()).collect();
         let low_rank: Vec<LowRank<'_, T>> = vectors.iter().filter_map(|vectors| vectors.low_rank()).collect();
-        with_rows(tap, layer, |rows: Rows<'_, T>| {
+        with_rows(tap, layer, self.buffers.products, |rows: Rows<'_, T>| {
             if low_rank.is_empty() {
                 return rows.by_cheapest(&full, queries, scores);
             }
@@ -86,7 +93,7 @@ impl<T: Real> GradientProducts<T> {
     pub fn gradients(&mut self, tap: Tap<'_>, layer: &LayerSpec) -> Result<Vec<T>, Error> {
         let size = layer.outputs * layer.columns();
         let mut gradients = vec![T::of(0.0); tap.positions.examples() * size];
-        with_rows(tap, layer, |rows: Rows<'_, T>| {
+        with_rows(tap, layer, self.buffers.products, |rows: Rows<'_, T>| {
             gradients.par_chunks_mut(size).enumerate().for_each(|(m, gradient)| {
                 rows.form(gradient, m, 0, layer.outputs);
             });
@@ -140,12 +147,19 @@ pub(crate) struct Rows<'a, T> {
     pub s: &'a [T],
     pub o: usize,
     pub positions: &'a Positions,
+    /// How gradients are formed.
+    pub products: Products,
 }
 
-fn with_rows<T: Real, R>(tap: Tap<'_>, layer: &LayerSpec, f: impl FnOnce(Rows<'_, T>) -> R) -> Result<R, Error> {
+fn with_rows<T: Real, R>(
+    tap: Tap<'_>,
+    layer: &LayerSpec,
+    products: Products,
+    f: impl FnOnce(Rows<'_, T>) -> R,
+) -> Result<R, Error> {
     let (n, bias, o, positions) = (layer.inputs, layer.bias, layer.outputs, tap.positions);
     Ok(with_slice(tap.input, |a: &[T]| {
-        with_slice(tap.output_gradient, |s: &[T]| f(Rows { a, n, bias, s, o, positions }))
+        with_slice(tap.output_gradient, |s: &[T]| f(Rows { a, n, bias, s, o, positions, products }))
     })??)
 }
 
@@ -172,7 +186,7 @@ impl<T: Real> Rows<'_, T> {
 
     /// Rows `start..start + rows` of example `m`'s gradient.
     pub(crate) fn form(self, tile: &mut [T], m: usize, start: usize, rows: usize) {
-        form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows);
+        form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows, self.products);
     }
 
     /// Route F: gradients of the whole batch in blocks of output rows, each block multiplied with the same

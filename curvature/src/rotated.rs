@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::contraction::{Rotate, RotationRoute, Shape};
 use crate::dot::dot;
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::{Eigenbasis, Error, Positions, with_slice};
 
 /// Output rows of one tile.
@@ -28,6 +28,8 @@ pub(crate) struct RowBuffers<T> {
     outputs: Vec<T>,
     stack: Vec<T>,
     turned: Vec<T>,
+    /// How gradients are formed and rotated.
+    pub(crate) products: Products,
 }
 
 /// What prepared inputs depend on. Layers may read the same tensor and yet differ: one has a bias, or a
@@ -87,14 +89,14 @@ impl<T: Real> RowBuffers<T> {
         let gradient_first =
             route.input == Rotate::Gradient || route.output == Rotate::Gradient || layer.conditioner.is_some();
         if !gradient_first {
-            let (a, s) = (&self.inputs, &self.outputs);
+            let (a, s, products) = (&self.inputs, &self.outputs, self.products);
             states.par_iter_mut().enumerate().for_each_init(
                 || vec![T::of(0.0); TILE_ROWS * i],
                 |tile, (block, state)| {
                     let start = block * TILE_ROWS;
                     let rows = TILE_ROWS.min(o - start);
                     for (example, range) in layer.positions.iter().enumerate() {
-                        form(&mut tile[..rows * i], a, i, false, s, o, range, start, rows);
+                        form(&mut tile[..rows * i], a, i, false, s, o, range, start, rows, products);
                         take(state, example, &tile[..rows * i]);
                     }
                 },
@@ -105,7 +107,7 @@ impl<T: Real> RowBuffers<T> {
         for first in (0..shape.examples).step_by(group) {
             let examples = first..shape.examples.min(first + group);
             self.turned_stack(layer, route, examples.clone(), o, i);
-            let turned = &self.turned;
+            let (turned, products) = (&self.turned, self.products);
             let vectors = layer.basis.filter(|_| route.output == Rotate::Gradient).map(|basis| &basis.output.vectors);
             states.par_iter_mut().enumerate().for_each_init(
                 || vec![T::of(0.0); TILE_ROWS * i],
@@ -118,7 +120,7 @@ impl<T: Real> RowBuffers<T> {
                             take(state, example, &gradient[start * i..(start + rows) * i]);
                             continue;
                         };
-                        let columns = View::new(&u.as_slice()[start..], o, rows, o).t();
+                        let columns = View::new(&u.as_slice()[start..], o, rows, o).t().to(products);
                         let into = ViewMut::dense(&mut tile[..rows * i], rows, i);
                         gemm::matmul(
                             into,
@@ -153,13 +155,15 @@ impl<T: Real> RowBuffers<T> {
         };
         if self.made_of != Some(made_of) {
             with_slice(layer.input, |a: &[T]| {
-                augmented(&mut self.inputs, a, layer.input.dims()[1], layer.bias, vectors)
+                augmented(&mut self.inputs, a, layer.input.dims()[1], layer.bias, vectors, self.products)
             })?;
             self.made_of = Some(made_of);
         }
         let vectors = layer.basis.filter(|_| route.output == Rotate::Rows).map(|basis| basis.output.vectors.as_slice());
-        let outputs = layer.output_gradient.dims()[1];
-        with_slice(layer.output_gradient, |s: &[T]| augmented(&mut self.outputs, s, outputs, false, vectors))?;
+        let (outputs, products) = (layer.output_gradient.dims()[1], self.products);
+        with_slice(layer.output_gradient, |s: &[T]| {
+            augmented(&mut self.outputs, s, outputs, false, vectors, products)
+        })?;
         Ok(())
     }
 
@@ -173,11 +177,11 @@ impl<T: Real> RowBuffers<T> {
         o: usize,
         i: usize,
     ) {
-        let (a, s) = (&self.inputs, &self.outputs);
+        let (a, s, products) = (&self.inputs, &self.outputs, self.products);
         let count = examples.len();
         self.stack.resize(count * o * i, T::of(0.0));
         self.stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
-            form(gradient, a, i, false, s, o, layer.positions.example(example), 0, o);
+            form(gradient, a, i, false, s, o, layer.positions.example(example), 0, o, products);
             if let Some(conditioner) = layer.conditioner {
                 gradient.iter_mut().zip(conditioner).for_each(|(g, h)| *g *= *h);
             }
@@ -186,7 +190,7 @@ impl<T: Real> RowBuffers<T> {
             Some(basis) => {
                 self.turned.resize(count * o * i, T::of(0.0));
                 let turned = ViewMut::dense(&mut self.turned, count * o, i);
-                let stack = View::dense(&self.stack, count * o, i);
+                let stack = View::dense(&self.stack, count * o, i).to(products);
                 gemm::matmul(turned, gemm::Into::Replace, T::of(1.0), stack, basis.input.vectors.view(), Threads::Pool);
             }
             None => std::mem::swap(&mut self.turned, &mut self.stack),
@@ -206,6 +210,7 @@ pub(crate) fn form<T: Real>(
     range: std::ops::Range<usize>,
     start: usize,
     rows: usize,
+    products: Products,
 ) {
     let (t, size) = (range.len(), n + usize::from(bias));
     if t == 0 {
@@ -218,7 +223,7 @@ pub(crate) fn form<T: Real>(
     // product would be packed for it.
     let even = if n % 16 == 1 && n > 16 { n - 1 } else { n };
     let product = ViewMut::new(tile, rows, even, size);
-    matmul_into(product, gradients.t(), View::new(a, t, even, n));
+    matmul_into(product, gradients.t().to(products), View::new(a, t, even, n));
     for column in even..size {
         let mut sums = [T::of(0.0); TILE_ROWS];
         for first in (0..rows).step_by(TILE_ROWS) {
@@ -240,7 +245,14 @@ fn matmul_into<T: Real>(c: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>) {
 }
 
 /// `into` becomes the rows of `x`, `[R, n]`, with a trailing 1 if `ones`, times `vectors` if given.
-pub(crate) fn augmented<T: Real>(into: &mut Vec<T>, x: &[T], n: usize, ones: bool, vectors: Option<&[T]>) {
+pub(crate) fn augmented<T: Real>(
+    into: &mut Vec<T>,
+    x: &[T],
+    n: usize,
+    ones: bool,
+    vectors: Option<&[T]>,
+    products: Products,
+) {
     let rows = x.len() / n;
     let size = n + usize::from(ones);
     into.resize(rows * size, T::of(0.0));
@@ -256,7 +268,7 @@ pub(crate) fn augmented<T: Real>(into: &mut Vec<T>, x: &[T], n: usize, ones: boo
     // as in `form`: the product keeps to whole registers, the column left over is a product with a vector
     let even = if size % 16 == 1 && size > 16 { size - 1 } else { size };
     let product = ViewMut::new(into, rows, even, size);
-    let (x_view, u_view) = (View::dense(x, rows, n), View::new(u, n, even, size));
+    let (x_view, u_view) = (View::dense(x, rows, n).to(products), View::new(u, n, even, size));
     gemm::matmul(product, gemm::Into::Replace, T::of(1.0), x_view, u_view, Threads::Pool);
     let last: Vec<T> = if even < size { u.iter().skip(even).step_by(size).copied().collect() } else { vec![] };
     if even == size && !ones {

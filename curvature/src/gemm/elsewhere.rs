@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use super::{Into, View};
+use super::{Into, Products, View};
 
-pub(super) fn runs() -> bool {
+pub(super) fn runs(_: Products) -> bool {
     false
 }
 

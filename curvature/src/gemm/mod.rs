@@ -86,6 +86,29 @@ impl Threads {
     }
 }
 
+/// In which arithmetic products of `f32` run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Products {
+    /// In the type of their inputs.
+    #[default]
+    Exact,
+    /// Inputs are rounded to bf16 (8 bits of precision), to the nearest and halves to even; products are exact and
+    /// their sums in `f32`. Numbers below the normal range count as zero. Products of `f64` take no notice.
+    Bf16,
+}
+
+impl Products {
+    /// Whether this processor has the instructions.
+    pub fn run_here(self) -> bool {
+        self == Self::Exact || avx512::runs(self)
+    }
+
+    /// Rounded if either is.
+    fn or(self, other: Self) -> Self {
+        if self == Self::Exact { other } else { self }
+    }
+}
+
 /// A strided matrix in a slice: element `(r, c)` is `data[r · row_stride + c · column_stride]`.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T> {
@@ -94,6 +117,7 @@ pub struct View<'a, T> {
     columns: usize,
     row_stride: usize,
     column_stride: usize,
+    products: Products,
 }
 
 impl<'a, T> View<'a, T> {
@@ -103,12 +127,18 @@ impl<'a, T> View<'a, T> {
     /// If an element would lie outside `data`.
     pub fn new(data: &'a [T], rows: usize, columns: usize, stride: usize) -> Self {
         check(data.len(), rows, columns, stride);
-        Self { data, rows, columns, row_stride: stride, column_stride: 1 }
+        Self { data, rows, columns, row_stride: stride, column_stride: 1, products: Products::Exact }
     }
 
     /// Row-major and dense.
     pub fn dense(data: &'a [T], rows: usize, columns: usize) -> Self {
         Self::new(data, rows, columns, columns)
+    }
+
+    /// The same numbers for products in this arithmetic; one of a product's two sides is enough to say it.
+    #[must_use]
+    pub fn to(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 
     /// The transpose, without moving anything.
@@ -212,8 +242,10 @@ fn own_product<T: Real>(
     rows: usize,
 ) -> Option<avx512::Product> {
     let (a, b) = (T::single(a)?, T::single(b)?);
-    let suits = rows >= LEAST && b.columns >= LEAST;
-    (suits && avx512::runs())
+    let products = a.products.or(b.products);
+    // what is rounded does not depend on the shape
+    let suits = products == Products::Bf16 || rows >= LEAST && b.columns >= LEAST;
+    (suits && avx512::runs(products))
         .then(|| avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b, avx512::Part::All))
 }
 
@@ -273,7 +305,7 @@ pub fn add_gram<T: Real>(c: ViewMut<'_, T>, x: View<'_, T>, threads: Threads) {
     if n == 0 || x.rows == 0 {
         return;
     }
-    let single = T::single(x).filter(|_| n >= LEAST && avx512::runs());
+    let single = T::single(x).filter(|x| (n >= LEAST || x.products == Products::Bf16) && avx512::runs(x.products));
     let Some(x) = single else { return library::gram(c, x, threads) };
     let (c, stride) = (c.data.as_mut_ptr().cast(), c.stride);
     let product = avx512::Product::new(c, stride, Into::Add, 1.0, x.t(), x, avx512::Part::Lower);

@@ -239,3 +239,57 @@ fn the_libraries_compute_what_the_kernels_do() {
     library_gram(ViewMut::dense(&mut there, n, n), b, Threads::One);
     assert!(here.iter().zip(&there).all(|(x, y)| (x - y).abs() < 1e-3));
 }
+
+/// The nearest bf16, halves to even, by integers.
+fn bf16(x: f32) -> f64 {
+    let bits = x.to_bits();
+    f64::from(f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000))
+}
+
+#[test]
+fn products_in_bf16_are_those_of_rounded_inputs() {
+    if !Products::Bf16.run_here() {
+        return; // nothing to test without AVX512-BF16
+    }
+    let lies = [Lie::RowMajor, Lie::Transposed];
+    for (case, [m, k, n]) in SHAPES.into_iter().chain([[3, 5, 7], [20, 1600, 18], [1, 1, 1]]).enumerate() {
+        for (la, lb) in lies.into_iter().flat_map(|la| lies.map(|lb| (la, lb))) {
+            let (a, b) = (Operand::new([m, k], case, la, 1), Operand::new([k, n], 2, lb, 2));
+            let before: Vec<f32> = numbers(m * n, 3);
+            let mut c = before.clone();
+            let (va, vb) = (a.view().to(Products::Bf16), b.view());
+            matmul(ViewMut::dense(&mut c, m, n), Into::Add, 0.5, va, vb, Threads::One);
+            for i in 0..m {
+                for j in 0..n {
+                    let terms = || (0..k).map(|l| bf16(a.at(i, l) as f32) * bf16(b.at(l, j) as f32));
+                    let (dot, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                    let was = f64::from(before[i * n + j]);
+                    let error = (f64::from(c[i * n + j]) - was - 0.5 * dot).abs();
+                    // the inputs are rounded alike, so what is left is the rounding of sums in f32
+                    let tolerance = f64::from(f32::EPSILON) * (size * 20.0 + was.abs());
+                    assert!(error <= tolerance, "{m} {k} {n} {la:?} {lb:?} [{i}, {j}]: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn grams_in_bf16_are_those_of_rounded_inputs() {
+    if !Products::Bf16.run_here() {
+        return;
+    }
+    for (rows, n) in [(3, 5), (385, 47), (31, 530)] {
+        let x: Vec<f32> = numbers(rows * n, 4);
+        let mut c = vec![0.0f32; n * n];
+        add_gram(ViewMut::dense(&mut c, n, n), View::dense(&x, rows, n).to(Products::Bf16), Threads::Pool);
+        for i in 0..n {
+            for j in 0..=i {
+                let terms = || (0..rows).map(|r| bf16(x[r * n + i]) * bf16(x[r * n + j]));
+                let (dot, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+                let error = (f64::from(c[i * n + j]) - dot).abs();
+                assert!(error <= f64::from(f32::EPSILON) * 20.0 * size, "{rows} {n} [{i}, {j}]");
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use super::{Into, View};
+use super::{Into, Products, View};
 
 mod pack;
 mod tile;
@@ -29,8 +29,10 @@ const UNPACKED_ROWS: usize = 64;
 const UNPACKED_STRIDE: usize = 448;
 
 /// Whether this processor runs these products.
-pub(super) fn runs() -> bool {
-    is_x86_feature_detected!("avx512f")
+pub(super) fn runs(products: Products) -> bool {
+    let f32 = is_x86_feature_detected!("avx512f");
+    let bf16 = || is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16");
+    f32 && (products == Products::Exact || bf16())
 }
 
 /// A product whose shapes and slices were checked.
@@ -44,6 +46,7 @@ pub(super) struct Product {
     factor: f32,
     into: Into,
     part: Part,
+    products: Products,
 }
 
 /// Which numbers of the result are wanted.
@@ -77,7 +80,8 @@ impl Product {
             };
             Side { data: x.data.as_ptr(), order, stride }
         };
-        Self { left: side(a), right: side(b.t()), depth: a.columns, c, stride, factor, into, part }
+        let products = a.products.or(b.products);
+        Self { left: side(a), right: side(b.t()), depth: a.columns, c, stride, factor, into, part, products }
     }
 
     /// Computes some rows and columns of the result.
@@ -87,7 +91,7 @@ impl Product {
     /// the result, and no one else may use them; they must be numbers if they are added to.
     pub(super) unsafe fn compute(&self, rows: Range<usize>, columns: Range<usize>) {
         with_space(|right, left| {
-            let blocks = self.depth.div_ceil(DEPTH).max(1);
+            let blocks = self.depth.div_ceil(DEPTH * self.numbers_in_place());
             for first_column in columns.clone().step_by(WIDTH) {
                 let columns = first_column..columns.end.min(first_column + WIDTH);
                 for block in 0..blocks {
@@ -100,6 +104,23 @@ impl Product {
         });
     }
 
+    /// Numbers along k that one place of a packed panel holds.
+    fn numbers_in_place(&self) -> usize {
+        if self.products == Products::Bf16 { 2 } else { 1 }
+    }
+
+    /// # Safety
+    /// As for [`Side::pack`], whose arguments these are.
+    unsafe fn pack(&self, side: Side, first: usize, lanes: usize, k: &Range<usize>, to: *mut f32, pitch: usize) {
+        // SAFETY: the caller's promise; who asks for products in bf16 has asked whether they run.
+        unsafe {
+            match self.products {
+                Products::Exact => side.pack(first, lanes, k.start, k.len(), to, pitch),
+                Products::Bf16 => side.pack_bf16(first, lanes, k.start, k.len(), to, pitch),
+            }
+        }
+    }
+
     /// # Safety
     /// As for [`Product::compute`], `right` and `left` having room for a block and a panel.
     unsafe fn block(
@@ -110,10 +131,13 @@ impl Product {
         right: *mut f32,
         left: *mut f32,
     ) {
-        let (depth, into) = (k.len(), if k.start > 0 { Into::Add } else { self.into });
-        let as_it_is = self.right.order == Order::AcrossLanes
+        let exact = self.products == Products::Exact;
+        let (depth, into) =
+            (k.len().div_ceil(self.numbers_in_place()), if k.start > 0 { Into::Add } else { self.into });
+        let as_it_is = exact
+            && self.right.order == Order::AcrossLanes
             && (rows.len() <= UNPACKED_ROWS || self.right.stride <= UNPACKED_STRIDE);
-        let packed = |width: usize| !(as_it_is && width % LANES == 0);
+        let packed = |width: usize| !(as_it_is && width.is_multiple_of(LANES));
         for column in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - column);
             for part in (0..width).step_by(LANES).take_while(|_| packed(width)) {
@@ -121,7 +145,7 @@ impl Product {
                 // SAFETY: the lanes and k are inside the operand; the panels lie one behind the other in `right`.
                 unsafe {
                     let (lanes, pitch) = (LANES.min(width - part), width.next_multiple_of(LANES));
-                    self.right.pack(column + part, lanes, k.start, depth, right.add(to), pitch);
+                    self.pack(self.right, column + part, lanes, &k, right.add(to), pitch);
                 }
             }
         }
@@ -138,10 +162,10 @@ impl Product {
             }
             // SAFETY: the rows and k are inside the operand, and `left` has room for ROWS rows and a register.
             let (left, order) = unsafe {
-                if self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE {
+                if exact && self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE {
                     (self.left.at(first, k.start), self.left.order)
                 } else {
-                    self.left.pack(first, end - first, k.start, depth, left, end - first);
+                    self.pack(self.left, first, end - first, &k, left, end - first);
                     (left.cast_const(), Order::AcrossLanes)
                 }
             };
@@ -160,7 +184,11 @@ impl Product {
                         }
                         false => (self.right.at(column, k.start), self.right.stride),
                     };
-                    let tiles = if order == Order::AlongK { &tile::F32_ROWS } else { &tile::F32 };
+                    let tiles = match (self.products, order) {
+                        (Products::Bf16, _) => &tile::BF16,
+                        (Products::Exact, Order::AlongK) => &tile::F32_ROWS,
+                        (Products::Exact, Order::AcrossLanes) => &tile::F32,
+                    };
                     let compute = tiles[(width - 1) / LANES][end - first - 1];
                     let c = self.c.add(first * self.stride + column);
                     let target = Target { c, stride: self.stride, columns: width, factor: self.factor, into };

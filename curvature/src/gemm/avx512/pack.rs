@@ -3,9 +3,9 @@
 //! A panel is `lanes` rows of the left side or columns of the right one, stored as `lanes` numbers for each k.
 
 use std::arch::x86_64::{
-    __m512, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_maskz_loadu_ps, _mm512_setzero_ps,
-    _mm512_shuffle_f32x4, _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-    _mm512_unpacklo_ps,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
+    _mm512_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4,
+    _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::tile::LANES;
@@ -75,6 +75,68 @@ impl Side {
                     for (place, row) in block.into_iter().take(count).enumerate() {
                         // SAFETY: the caller's promise.
                         unsafe { _mm512_storeu_ps(to.add((step + place) * pitch), row) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// [`Side::pack`] with numbers rounded to bf16, to the nearest and halves to even: each place of `to` holds those of
+    /// two neighbours along k, the first in its lower half; beyond an odd `depth` stands a zero.
+    ///
+    /// # Safety
+    /// As for [`Side::pack`], with half the depth, rounded up; the processor must have AVX-512BW and BF16.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub(super) unsafe fn pack_bf16(
+        self,
+        first: usize,
+        lanes: usize,
+        k: usize,
+        depth: usize,
+        to: *mut f32,
+        pitch: usize,
+    ) {
+        match self.order {
+            Order::AcrossLanes => {
+                let mask = u16::MAX >> (LANES - lanes);
+                let mut places = [0u16; 2 * LANES];
+                for lane in 0..LANES {
+                    (places[2 * lane], places[2 * lane + 1]) = (lane as u16, (LANES + lane) as u16);
+                }
+                // SAFETY: the array is as large as the register.
+                let interleave = unsafe { _mm512_loadu_epi16(places.as_ptr().cast()) };
+                for (pair, step) in (0..depth).step_by(2).enumerate() {
+                    // SAFETY: the caller's promise; lanes beyond the last are masked.
+                    unsafe {
+                        let row = _mm512_maskz_loadu_ps(mask, self.at(first, k + step));
+                        let next = match step + 1 < depth {
+                            true => _mm512_maskz_loadu_ps(mask, self.at(first, k + step + 1)),
+                            false => _mm512_setzero_ps(),
+                        };
+                        let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(next, row));
+                        let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(interleave, both));
+                        _mm512_storeu_ps(to.add(pair * pitch), pairs);
+                    }
+                }
+            }
+            Order::AlongK => {
+                for step in (0..depth).step_by(2 * LANES) {
+                    let count = (2 * LANES).min(depth - step);
+                    let mask = u32::MAX >> (2 * LANES - count);
+                    let mut block = [_mm512_setzero_ps(); LANES];
+                    for lane in 0..lanes {
+                        // SAFETY: the caller's promise; numbers beyond the last k are masked.
+                        block[lane] = unsafe {
+                            let x = self.at(first + lane, k + step);
+                            let low = _mm512_maskz_loadu_ps(mask as u16, x);
+                            let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, x.wrapping_add(LANES));
+                            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
+                        };
+                    }
+                    transpose(&mut block);
+                    for (place, row) in block.into_iter().take(count.div_ceil(2)).enumerate() {
+                        // SAFETY: the caller's promise.
+                        unsafe { _mm512_storeu_ps(to.add((step / 2 + place) * pitch), row) };
                     }
                 }
             }

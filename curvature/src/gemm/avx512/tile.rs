@@ -5,8 +5,8 @@
 //! many threads divide the product.
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_ET0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps,
-    _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
+    __m512, __m512bh, _MM_HINT_ET0, _mm_prefetch, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
 use super::super::Into;
@@ -134,7 +134,15 @@ macro_rules! tiles {
     };
 }
 
-tiles!(F32_ROWS, f32_rows_tile, "avx512f", Order::AlongK, |a: __m512, b: __m512, sum: __m512| _mm512_fmadd_ps(
-    a, b, sum
-));
-tiles!(F32, f32_tile, "avx512f", Order::AcrossLanes, |a: __m512, b: __m512, sum: __m512| _mm512_fmadd_ps(a, b, sum));
+/// Of two numbers rounded to bf16 in each place, the products' sum.
+#[target_feature(enable = "avx512bf16,avx512f")]
+#[inline]
+fn bf16_multiply_add(a: __m512, b: __m512, sum: __m512) -> __m512 {
+    // SAFETY: both types are 64 bytes for which every pattern is a value.
+    let [a, b] = unsafe { [std::mem::transmute::<__m512, __m512bh>(a), std::mem::transmute::<__m512, __m512bh>(b)] };
+    _mm512_dpbf16_ps(sum, a, b)
+}
+
+tiles!(F32_ROWS, f32_rows_tile, "avx512f", Order::AlongK, _mm512_fmadd_ps);
+tiles!(F32, f32_tile, "avx512f", Order::AcrossLanes, _mm512_fmadd_ps);
+tiles!(BF16, bf16_tile, "avx512f,avx512bf16", Order::AcrossLanes, bf16_multiply_add);
