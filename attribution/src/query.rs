@@ -170,7 +170,7 @@ pub fn prepare_queries<N: Network, T: Real>(
         Aggregate::Each | Aggregate::Sum => T::of(1.0),
     };
     let form = sink.form();
-    let mut products = GradientProducts::default();
+    let mut products = GradientProducts::default().with_products(sweep.network.products());
     let batch = |_: &mut (), range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
         let mut failure = None;
         let mut carry = QueryTaps {

@@ -57,7 +57,7 @@ pub fn score<N: Network, T: Real>(
     let width: usize = counts.iter().sum();
     let weights: Vec<f64> =
         rows.iter().zip(&counts).flat_map(|(rows, count)| std::iter::repeat_n(rows.weight, *count)).collect();
-    let mut products = GradientProducts::<T>::default();
+    let mut products = GradientProducts::<T>::default().with_products(sweep.network.products());
     let batch = |columns: &mut [Vec<f64>; 2], range: Range<usize>, batch: &N::Batch| {
         let scores = vec![0.0; range.len() * width];
         let mut sink = ScoreTaps { layers, products: &mut products, rows, scores, failure: None };

@@ -22,6 +22,7 @@ impl Plan {
         let dtype = match self.job.model.dtype {
             Precision::F32 => "f32",
             Precision::F64 => "f64",
+            Precision::Bf16 => "bf16 products",
         };
         let builder = KeyBuilder::new("network", ARITHMETIC)
             .field("checkpoint", &self.training.networks.parameters()[network].identity.content_hash()[..])

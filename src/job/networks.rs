@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::JobError;
+use crate::curvature::gemm::Products;
 use crate::curvature::{Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
 use crate::data::Batch;
 use crate::model::{Footprint, Identity, LoadOptions, Model, Residence};
@@ -192,6 +193,10 @@ impl Network for TrackedNetwork {
 
     fn positions<'a>(&self, batch: &'a Batch) -> &'a Positions {
         self.model.positions(batch)
+    }
+
+    fn products(&self) -> Products {
+        self.model.products()
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {

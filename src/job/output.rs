@@ -154,6 +154,7 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
         ("fisher", fisher.into()),
         ("answer", answered.name.clone()),
         ("seed", method.seed.to_string()),
+        ("dtype", plan.job.model.dtype.name().into()),
         ("measurement", measure.into()),
         ("reduction", format!("{:?}", method.reduction).to_lowercase()),
         ("normalize", format!("{:?}", method.normalize).to_lowercase()),

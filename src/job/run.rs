@@ -197,7 +197,7 @@ impl Plan {
         let saturation =
             match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
                 true => Some(match self.job.model.dtype {
-                    Precision::F32 => run.saturation::<f32>()?,
+                    Precision::F32 | Precision::Bf16 => run.saturation::<f32>()?,
                     Precision::F64 => run.saturation::<f64>()?,
                 }),
                 false => None,
@@ -218,7 +218,7 @@ impl Plan {
     /// [`JobError`].
     pub fn fit(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
-            Precision::F32 => run.fit_step::<f32>(),
+            Precision::F32 | Precision::Bf16 => run.fit_step::<f32>(),
             Precision::F64 => run.fit_step::<f64>(),
         })?;
         report.next = next;
@@ -231,7 +231,7 @@ impl Plan {
     /// [`JobError`]; [`JobError::MissingStep`] before `fit` is done.
     pub fn query(&self, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 => run.query::<f32>(&self.all_answers(), &run.fitted::<f32>()?),
+            Precision::F32 | Precision::Bf16 => run.query::<f32>(&self.all_answers(), &run.fitted::<f32>()?),
             Precision::F64 => run.query::<f64>(&self.all_answers(), &run.fitted::<f64>()?),
         };
         Ok(self.in_run(None, observer, work)?.1)
@@ -243,7 +243,7 @@ impl Plan {
     /// [`JobError`]; [`JobError::MissingStep`] before `query` is done.
     pub fn score(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
-            Precision::F32 => run.score::<f32>(),
+            Precision::F32 | Precision::Bf16 => run.score::<f32>(),
             Precision::F64 => run.score::<f64>(),
         })?;
         report.next = next;
@@ -259,7 +259,7 @@ impl Plan {
             return Err(JobError::NoQueries);
         }
         let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 => run.whole::<f32>(),
+            Precision::F32 | Precision::Bf16 => run.whole::<f32>(),
             Precision::F64 => run.whole::<f64>(),
         };
         self.in_run(None, observer, work)?;
@@ -272,7 +272,7 @@ impl Plan {
     /// [`JobError`]; the store's if parts have gaps, overlap, or belong to another job.
     pub fn merge(&self, from: &[PathBuf], observer: &dyn Observer) -> Result<StepReport, JobError> {
         let (next, mut report) = self.in_run(None, observer, |run| match self.job.model.dtype {
-            Precision::F32 => run.merge::<f32>(from),
+            Precision::F32 | Precision::Bf16 => run.merge::<f32>(from),
             Precision::F64 => run.merge::<f64>(from),
         })?;
         report.next = next;

@@ -167,8 +167,8 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
     let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
-    let LoadOptions { selection, dtype, device, residence, .. } = options;
-    let source = Source::new(weights, prefix, *dtype, device);
+    let LoadOptions { selection, dtype, products, device, residence, .. } = options;
+    let source = Source::new(weights, prefix, *dtype, device).with_products(*products);
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[d]);
         Ok(StoredNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })

@@ -184,8 +184,8 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
     let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
-    let LoadOptions { selection, dtype, device, residence, .. } = options;
-    let source = Source::new(weights, prefix, *dtype, device);
+    let LoadOptions { selection, dtype, products, device, residence, .. } = options;
+    let source = Source::new(weights, prefix, *dtype, device).with_products(*products);
     let norm = |name: &str| -> Result<StoredNorm, LoadError> {
         Ok(StoredNorm { weight: source.tensor(&format!("{name}.weight"), &[d])?, epsilon })
     };

@@ -90,7 +90,7 @@ impl Mlp {
 
 /// Builds the MLP from its folder's configuration and weights.
 pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) -> Result<Loaded, LoadError> {
-    let LoadOptions { selection, dtype, device, .. } = options;
+    let LoadOptions { selection, dtype, products, device, .. } = options;
     let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, LoadError> {
         Ok(weights.tensor(name, shape, *dtype)?.to_device(device)?)
     };
@@ -128,7 +128,7 @@ pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) ->
         let bias = weights.contains(&bias_name).then(|| tensor(&bias_name, &[outputs])).transpose()?;
         let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let layer = tracking.layer(name, outputs, inputs, bias.is_some(), &mut SharedInput::default());
-        layers.push(Linear::new(weight, bias, layer)?);
+        layers.push(Linear::new(weight, bias, layer)?.with_products(*products));
     }
     let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);
     if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {

@@ -26,6 +26,7 @@ pub use tracking::LayerSelection;
 pub use weights::Weights;
 
 use self::decoder::Decoder;
+use crate::curvature::gemm::Products;
 use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
 use crate::data::{Batch, ModelLimits, RowLimits};
 
@@ -40,6 +41,7 @@ pub struct Model {
     limits: Limits,
     footprint: Footprint,
     graphs: Graphs,
+    products: Products,
     kind: String,
     notes: Vec<String>,
     identity: Arc<Identity>,
@@ -86,6 +88,8 @@ pub struct LoadOptions {
     /// When weights are read. Those of a section are in memory as long as its graph: with [`Graphs::Kept`] all are,
     /// while a batch is differentiated.
     pub residence: Residence,
+    /// How products of `f32` run, those of linear layers and those with their taps.
+    pub products: Products,
 }
 
 impl Default for LoadOptions {
@@ -96,6 +100,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             graphs: Graphs::Kept,
             residence: Residence::Kept,
+            products: Products::Exact,
         }
     }
 }
@@ -147,7 +152,17 @@ impl Model {
             }
         };
         let identity = Arc::new(Identity::new(weights, &config));
-        Ok(Self { architecture, layers, limits, footprint, graphs: options.graphs, kind, notes, identity })
+        Ok(Self {
+            architecture,
+            layers,
+            limits,
+            footprint,
+            graphs: options.graphs,
+            products: options.products,
+            kind,
+            notes,
+            identity,
+        })
     }
 
     /// Reads the weights that are not in memory once, section by section, and keeps none.
@@ -220,6 +235,10 @@ impl Network for Model {
 
     fn positions<'a>(&self, batch: &'a Batch) -> &'a Positions {
         batch.positions()
+    }
+
+    fn products(&self) -> Products {
+        self.products
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
 use super::{LoadError, Weights};
+use crate::curvature::gemm::Products;
 use crate::curvature::{LayerId, Linear};
 
 /// When a checkpoint's weights are read, and how long they stay in memory. MLPs are always kept.
@@ -90,13 +91,26 @@ pub(super) struct Source {
     /// In front of every name: a checkpoint of a base class has none.
     pub(super) prefix: &'static str,
     pub(super) dtype: DType,
+    pub(super) products: Products,
     pub(super) device: Device,
     parameters: Arc<AtomicU64>,
 }
 
 impl Source {
     pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, dtype: DType, device: &Device) -> Self {
-        Self { weights: weights.clone(), prefix, dtype, device: device.clone(), parameters: Arc::default() }
+        Self {
+            weights: weights.clone(),
+            prefix,
+            dtype,
+            products: Products::Exact,
+            device: device.clone(),
+            parameters: Arc::default(),
+        }
+    }
+
+    /// The same whose linear layers' products run in this arithmetic.
+    pub(super) fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
     }
 
     /// Numbers in all tensors that were asked for so far.
@@ -133,7 +147,7 @@ impl Source {
         let weight = self.tensor(&format!("{name}.weight"), &shape)?;
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
-        Ok(StoredLinear { weight, bias, order, layer })
+        Ok(StoredLinear { weight, bias, order, layer, products: self.products })
     }
 }
 
@@ -206,6 +220,7 @@ pub(super) struct StoredLinear {
     bias: Option<StoredTensor>,
     order: Order,
     layer: Option<LayerId>,
+    products: Products,
 }
 
 impl Stored for StoredLinear {
@@ -217,6 +232,6 @@ impl Stored for StoredLinear {
             Order::InputsFirst => self.weight.read()?.t()?.contiguous()?,
         };
         let bias = self.bias.as_ref().map(Stored::read).transpose()?;
-        Ok(Linear::new(weight, bias, self.layer)?)
+        Ok(Linear::new(weight, bias, self.layer)?.with_products(self.products))
     }
 }

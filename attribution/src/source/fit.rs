@@ -49,7 +49,7 @@ pub fn fit_leg<N: Network, T: Real>(
     let mut pool = CovariancePool::default();
     for LegCheckpoint { sweep, weight } in checkpoints {
         let objectives = labels.objectives(stream::COVARIANCE);
-        let mut sum = CovarianceSum::<T>::new(layers);
+        let mut sum = CovarianceSum::<T>::new(layers).with_products(sweep.network.products());
         of_pass(sweep, Pass::Covariance).differentiate(sweep.range.start, &objectives, &mut sum, |sum, chunk| {
             Ok(sum.flush(chunk.examples, objectives.len())?)
         })?;
@@ -63,7 +63,9 @@ pub fn fit_leg<N: Network, T: Real>(
         for (slice, conditioner) in slices.iter_mut().zip(&conditioners) {
             *slice = conditioner.as_ref().map(|conditioner| conditioner.h().as_slice());
         }
-        let sum = LambdaSum::<T>::new(layers, bases.iter().map(Option::as_ref).collect()).conditioned(slices);
+        let sum = LambdaSum::<T>::new(layers, bases.iter().map(Option::as_ref).collect())
+            .with_products(sweep.network.products())
+            .conditioned(slices);
         let mut sum = Trained { sink: sum, frozen };
         of_pass(sweep, Pass::Lambda).differentiate(sweep.range.start, &objectives, &mut sum, |sum, chunk| {
             Ok(sum.sink.flush(chunk.examples, objectives.len())?)

@@ -36,7 +36,7 @@ pub fn self_influence<N: Network, T: Real>(
 ) -> Result<Vec<f64>, Error> {
     let layers = own.network.layers();
     let wanted = |leg: usize| checkpoints.iter().any(|checkpoint| checkpoint.leg == leg);
-    let mut products = GradientProducts::<T>::default();
+    let mut products = GradientProducts::<T>::default().with_products(own.network.products());
     let batch = |values: &mut Vec<f64>, range: Range<usize>, batch: &N::Batch| {
         let mut carried: Vec<Vec<Vec<T>>> = walk.legs.iter().map(|_| vec![vec![]; layers.len()]).collect();
         let mut carry = Gradients {
@@ -93,7 +93,7 @@ pub fn leg_self_influence<N: Network, T: Real>(
     let Some(LegCheckpoint { sweep, .. }) = checkpoints.first() else { return Ok(vec![]) };
     let layers = sweep.network.layers();
     let spectra: Vec<Spectrum<T>> = (0..layers.len()).map(|l| leg.spectrum(l, &leg.response)).collect();
-    let mut products = GradientProducts::<T>::default();
+    let mut products = GradientProducts::<T>::default().with_products(sweep.network.products());
     let batch = |values: &mut Vec<f64>, range: Range<usize>, batch: &N::Batch| {
         let mut means: Vec<Vec<T>> =
             layers.iter().map(|layer| vec![T::of(0.0); range.len() * layer.parameters()]).collect();

@@ -24,7 +24,11 @@ pub(crate) struct ModelOptions {
     /// Type of the arithmetic [default: f32]
     ///
     /// Scores in f32 agree with f64 to about four digits; sums over batches are in f64 anyway.
-    #[arg(long, value_parser = one_of::<Precision>(&[("f32", "32 bits"), ("f64", "64 bits throughout: slow, for checks")]))]
+    #[arg(long, value_parser = one_of::<Precision>(&[
+        ("f32", "32 bits"),
+        ("bf16", "as f32, but products of layers, covariances and gradients round their inputs to bf16: faster, less exact; needs AVX512-BF16"),
+        ("f64", "64 bits throughout: slow, for checks"),
+    ]))]
     dtype: Option<Precision>,
 }
 

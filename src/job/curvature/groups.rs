@@ -9,6 +9,7 @@ use super::stored::{count, data, with_shapes};
 use super::{COVARIANCE, LAMBDA};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec, TensorWriter};
+use crate::curvature::gemm::Products;
 use crate::curvature::{
     Covariance, CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
 };
@@ -117,6 +118,10 @@ impl Network for GroupNetwork<'_> {
 
     fn positions<'b>(&self, batch: &'b Batch) -> &'b Positions {
         self.network.positions(batch)
+    }
+
+    fn products(&self) -> Products {
+        self.network.products()
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {

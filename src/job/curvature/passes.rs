@@ -10,9 +10,9 @@ use super::{COVARIANCE, LAMBDA};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Key, Metadata, Part, Progress, check_cover, list_parts};
 use crate::attribution::{Error, Pass};
-use crate::curvature::gemm::Real;
+use crate::curvature::gemm::{Products, Real};
 use crate::curvature::random::stream;
-use crate::curvature::{CovarianceSum, Eigenbasis, LambdaSum, LayerSpec, Tap, TapSink};
+use crate::curvature::{CovarianceSum, Eigenbasis, LambdaSum, LayerSpec, Network, Tap, TapSink};
 use crate::job::JobError;
 use crate::job::run::{Number, Run};
 use crate::job::training::Site;
@@ -34,9 +34,9 @@ pub(super) struct LambdaSums<'b, T> {
 }
 
 impl<'b, T: Real> LambdaSums<'b, T> {
-    fn new(layers: &'b [LayerSpec], bases: &'b [Bases<T>]) -> Self {
+    fn new(layers: &'b [LayerSpec], bases: &'b [Bases<T>], products: Products) -> Self {
         let sum = |of: &'b Bases<T>| {
-            let sum = LambdaSum::new(layers, of.bases.iter().map(Option::as_ref).collect());
+            let sum = LambdaSum::new(layers, of.bases.iter().map(Option::as_ref).collect()).with_products(products);
             let h = |l: usize| of.conditioners.get(l)?.as_ref().map(|conditioner| conditioner.h().as_slice());
             match of.conditioners.is_empty() {
                 true => sum,
@@ -78,7 +78,7 @@ impl Run<'_> {
         self.plan.check_own_data(site.stage, "covariances")?;
         let range = self.range(site.stage);
         let network = GroupNetwork::new(self.network(site.network)?, group);
-        let mut sum = CovarianceSum::<T>::new(&group.specs);
+        let mut sum = CovarianceSum::<T>::new(&group.specs).with_products(network.products());
         let mut start = range.start;
         if let Some(partial) = self.store.restore_partial(COVARIANCE, key)? {
             let counter = |name: &str| partial.progress().counters.get(name).copied().unwrap_or_default();
@@ -111,7 +111,7 @@ impl Run<'_> {
         self.plan.check_own_data(site.stage, "eigenvalues")?;
         let range = self.range(site.stage);
         let network = GroupNetwork::new(self.network(site.network)?, group);
-        let mut sums = LambdaSums::new(&group.specs, bases);
+        let mut sums = LambdaSums::new(&group.specs, bases, network.products());
         let mut start = range.start;
         // sums of one pass are saved one after the other: only a common position can be gone on from
         let partials = keys.iter().map(|key| self.store.restore_partial(LAMBDA, key));

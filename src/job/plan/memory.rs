@@ -164,7 +164,7 @@ struct Costs<'a> {
 impl<'a> Costs<'a> {
     fn new(job: &Job, sizes: &'a Sizes<'a>) -> Self {
         let number = match job.model.dtype {
-            Precision::F32 => 4,
+            Precision::F32 | Precision::Bf16 => 4,
             Precision::F64 => 8,
         };
         let forms = job.method.self_influence || job.method.normalize == crate::job::Normalize::Cosine;

@@ -22,6 +22,7 @@ use super::reuse::Reused;
 use super::training::{Stage, Training};
 use super::{Job, JobError};
 use crate::attribution::{Aggregate, LabelMode};
+use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence};
@@ -57,12 +58,14 @@ impl Plan {
         };
         let last = last_checkpoint(&job, &readings)?;
         let dtype = match job.model.dtype {
-            Precision::F32 => DType::F32,
+            Precision::F32 | Precision::Bf16 => DType::F32,
             Precision::F64 => DType::F64,
         };
+        let products = options::products(&job, Products::run_here)?;
         let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers)?;
         let device = job.resources.device.open()?;
-        let options = LoadOptions { selection, dtype, device, graphs: Graphs::Kept, residence: Residence::BySection };
+        let (graphs, residence) = (Graphs::Kept, Residence::BySection);
+        let options = LoadOptions { selection, dtype, products, device, graphs, residence };
         let model = Model::load(&last, &options)?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();

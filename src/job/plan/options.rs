@@ -1,9 +1,10 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
 use super::super::request::{
-    Beside, Curvature, FormRequest, Measure, Normalize, ScoreScale, Several, SourceRequest, StoreScores,
+    Beside, Curvature, FormRequest, Measure, Normalize, Precision, ScoreScale, Several, SourceRequest, StoreScores,
 };
 use super::super::{Job, JobError};
+use crate::curvature::gemm::Products;
 use crate::data::RowTask;
 use crate::model::Limits;
 
@@ -118,6 +119,24 @@ pub(super) fn form_note(source: &SourceRequest) -> Option<String> {
     ))
 }
 
+/// How products of `f32` run, if `run_here` says that this processor has the instructions.
+pub(in crate::job) fn products(job: &Job, run_here: impl Fn(Products) -> bool) -> Result<Products, JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    let products = match job.model.dtype {
+        Precision::F32 | Precision::F64 => Products::Exact,
+        Precision::Bf16 => Products::Bf16,
+    };
+    if !run_here(products) {
+        let problem = "`dtype = bf16` needs a processor with AVX512-BF16, and this one lacks it";
+        return options(problem, "leave `dtype` at `f32`");
+    }
+    if products == Products::Bf16 && !job.resources.device.is_cpu() {
+        return options("`dtype = bf16` runs on the processor alone", "leave `dtype` or `device` out");
+    }
+    Ok(products)
+}
+
 /// What is measured, and whether the model defines it.
 pub(in crate::job) fn resolve_measure(asked: Option<Measure>, limits: Limits) -> Result<Measure, JobError> {
     use Measure::{Logprob, Loss, Margin, Prediction};
@@ -142,5 +161,25 @@ pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
         Measure::Logprob => "logprob",
         Measure::Margin => "margin",
         Measure::Prediction => "prediction",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_refused_where_the_processor_lacks_it() {
+        let job = |dtype| {
+            let mut job = Job::new("model", "train.jsonl", "run");
+            job.model.dtype = dtype;
+            job
+        };
+        let lacking = |products| products == Products::Exact;
+        let error = products(&job(Precision::Bf16), lacking).expect_err("the processor lacks it");
+        assert_eq!(error.to_string(), "`dtype = bf16` needs a processor with AVX512-BF16, and this one lacks it");
+        assert_eq!(error.hint().as_deref(), Some("leave `dtype` at `f32`"));
+        assert_eq!(products(&job(Precision::F32), lacking).ok(), Some(Products::Exact));
+        assert_eq!(products(&job(Precision::Bf16), |_| true).ok(), Some(Products::Bf16));
     }
 }

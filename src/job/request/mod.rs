@@ -88,6 +88,19 @@ pub enum Precision {
     F32,
     /// 64 bits throughout: slow, for checks.
     F64,
+    /// As [`Precision::F32`], but the products of linear layers, covariances and gradients round their inputs to bf16.
+    Bf16,
+}
+
+impl Precision {
+    /// As it is written in flags and files.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 /// Training examples and queries.
