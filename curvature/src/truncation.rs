@@ -95,6 +95,22 @@ pub struct Truncation {
 }
 
 impl Truncation {
+    /// Operations, about: products, and eigendecompositions at 9 n³.
+    pub fn flops(rank: usize, outputs: usize, columns: usize) -> u128 {
+        let (n, w) = (outputs.min(columns), outputs.max(columns));
+        let is_exact = is_exact(rank, n);
+        let [n, w, rank, k] = [n, w, rank, rank + OVERSAMPLED].map(|n| n as u128);
+        let other = 2 * rank * n * w;
+        if is_exact {
+            return 2 * n * n * w + 9 * n.pow(3) + other;
+        }
+        let powers = POWERS as u128;
+        // twice: a Gram matrix, its decomposition, and a product with its eigenvectors
+        let orthonormal = |n: u128| 2 * (4 * n * k * k + 9 * k.pow(3));
+        let sampled = 2 * n * w * k * (1 + 2 * powers) + orthonormal(n) * (1 + powers) + orthonormal(w) * powers;
+        sampled + 2 * k * n * w + 2 * k * k * w + 9 * k.pow(3) + 2 * n * k * rank + other
+    }
+
     /// The matrix of at most this rank that is nearest to `matrix`, `[O, columns]`, in the norm of `whitening`.
     ///
     /// Where both sides are wide, the space is found by a few multiplications with a fixed random start, which leaves
@@ -121,7 +137,7 @@ impl Truncation {
         let view = View::dense(&weighted, o, i);
         // the space of the shorter side
         let tall = Tall { view: if o <= i { view } else { view.t() }, n: o.min(i), w: o.max(i), layer, threads };
-        let (space, size) = match tall.n <= EXACT || 2 * (rank + OVERSAMPLED) >= tall.n {
+        let (space, size) = match is_exact(rank, tall.n) {
             true => tall.singular_vectors(rank)?,
             false => tall.nearly_singular_vectors(rank)?,
         };
@@ -143,6 +159,11 @@ impl Truncation {
         }
         Ok(found)
     }
+}
+
+/// Whether singular vectors of the shorter side, `n` numbers long, come from the whole Gram matrix.
+fn is_exact(rank: usize, n: usize) -> bool {
+    n <= EXACT || 2 * (rank + OVERSAMPLED) >= n
 }
 
 /// Makes the largest numbers of both sides equal, so that neither leaves the range of a short type.

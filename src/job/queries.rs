@@ -102,27 +102,8 @@ impl Run<'_> {
 
     fn writer<T: Number>(&self, set: VectorSet, rows: usize, queries: usize) -> Result<TensorWriter, JobError> {
         let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
-        let layers = self.plan.training.layers();
-        let (form, legs) = (self.plan.vector_form(), self.plan.legs(set.answer));
-        let mut specs: Vec<TensorSpec> = (0..legs)
-            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
-            .flat_map(|(leg, l)| {
-                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, <T as Element>::DTYPE, shape);
-                match form.rank_at(l) {
-                    None => vec![spec(name(leg, &l.name), [rows, l.outputs, l.columns()])],
-                    Some(rank) => sides(leg, &l.name)
-                        .into_iter()
-                        .zip([l.outputs, l.columns()])
-                        .map(|(name, size)| spec(name, [rows, rank, size]))
-                        .collect(),
-                }
-            })
-            .collect();
-        if form != VectorForm::Full {
-            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
-        }
-        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
-        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
+        let specs = self.plan.vector_specs(set, rows, queries, <T as Element>::DTYPE);
+        let form = self.plan.vector_form();
         let metadata = Metadata::from([
             ("of".into(), self.plan.answers[set.answer].name.clone()),
             ("checkpoint".into(), self.plan.training.networks.parameters()[set.network].name.clone()),
@@ -179,6 +160,32 @@ impl Plan {
     /// In which form queries' vectors are kept.
     pub(super) fn vector_form(&self) -> VectorForm {
         self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
+    }
+
+    /// The tensors of a set's vectors.
+    pub(super) fn vector_specs(&self, set: VectorSet, rows: usize, queries: usize, dtype: Dtype) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let (form, legs) = (self.vector_form(), self.legs(set.answer));
+        let mut specs: Vec<TensorSpec> = (0..legs)
+            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
+            .flat_map(|(leg, l)| {
+                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, dtype, shape);
+                match form.rank_at(l) {
+                    None => vec![spec(name(leg, &l.name), [rows, l.outputs, l.columns()])],
+                    Some(rank) => sides(leg, &l.name)
+                        .into_iter()
+                        .zip([l.outputs, l.columns()])
+                        .map(|(name, size)| spec(name, [rows, rank, size]))
+                        .collect(),
+                }
+            })
+            .collect();
+        if form != VectorForm::Full {
+            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
+        }
+        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
+        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
+        specs
     }
 }
 

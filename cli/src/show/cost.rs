@@ -104,6 +104,7 @@ fn words(kind: WorkKind) -> &'static str {
         WorkKind::Covariances => "covariances",
         WorkKind::Squares => "squared gradients",
         WorkKind::Vectors => "query vectors",
+        WorkKind::Truncations => "truncations",
         WorkKind::Scores => "scores",
         _ => "eigendecompositions",
     }

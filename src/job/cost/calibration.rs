@@ -15,11 +15,11 @@ use super::stages;
 use super::work::{self, BatchShape};
 use super::{Cost, WorkKind};
 use crate::attribution::Walk;
-use crate::curvature::gemm::Real;
+use crate::curvature::gemm::{self, Real, Threads, View, ViewMut};
 use crate::curvature::random::stream;
 use crate::curvature::{
     CovarianceSum, CurvatureKind, Damping, Eigenbasis, Eigenpairs, Error, Factors, GradientProducts, LambdaSum,
-    LayerFactors, LayerSpec, Matrix, Network, Objective, Tap, TapSink, Vectors,
+    LayerFactors, LayerSpec, LowRank, Matrix, Network, Objective, Tap, TapSink, Truncation, Vectors, Whitening,
 };
 use crate::data::{self, Batch};
 use crate::job::plan::InBatches;
@@ -146,6 +146,7 @@ fn calibrate<T: Number>(plan: &Plan, cost: &Cost) -> Result<Calibration, JobErro
             WorkKind::Covariances => bench.covariances::<T>()?,
             WorkKind::Squares => bench.squares::<T>()?,
             WorkKind::Vectors => bench.vectors::<T>()?,
+            WorkKind::Truncations => bench.truncations::<T>()?,
             WorkKind::Scores => bench.scores::<T>()?,
             WorkKind::Passes | WorkKind::Eigendecompositions => {}
         }
@@ -350,7 +351,13 @@ impl<'a> Bench<'a> {
             let queries = self.plan.queries.as_ref().map_or(0, crate::data::Dataset::len);
             crate::attribution::Aggregate::from(self.plan.job.method.aggregate).rows(queries) * pass.contributions.len()
         };
-        let numbers: usize = layers.iter().map(LayerSpec::parameters).sum();
+        let form = self.plan.vector_form();
+        // of each layer the two sides of its vectors, or the whole and nothing
+        let sides = |layer: &LayerSpec| match form.rank_at(layer) {
+            None => [layer.parameters(), 0],
+            Some(rank) => [rank * layer.outputs, rank * layer.columns()],
+        };
+        let numbers: usize = layers.iter().flat_map(sides).sum();
         let most = (VECTOR_BYTES / (numbers * size_of::<T>()).max(1)).max(1);
         let queries = passes.iter().map(rows).max().unwrap_or(1).clamp(1, most);
         let mut vectors = vec![T::of(0.0); queries * numbers];
@@ -358,16 +365,40 @@ impl<'a> Bench<'a> {
         let mut places = Vec::with_capacity(layers.len());
         let mut rest = vectors.as_slice();
         for layer in layers {
-            let (own, others) = rest.split_at(queries * layer.parameters());
-            places.push(own);
-            rest = others;
+            let [left, right] = sides(layer).map(|n| {
+                let (own, others) = rest.split_at(queries * n);
+                rest = others;
+                own
+            });
+            places.push(match form.rank_at(layer) {
+                None => Vectors::Full(left),
+                Some(rank) => Vectors::LowRank(LowRank { rank, left, right }),
+            });
         }
-        let read = (vectors.len() * size_of::<T>()) as f64 / self.memory;
+        let read = size_of_val(vectors.as_slice()) as f64 / self.memory;
         let mut scored =
             Scored { vectors: &places, layers, products: GradientProducts::default(), queries, scores: vec![] };
         self.repeat(WorkKind::Scores, train, Objective::TrainingLoss, &mut scored, |batch| {
-            (layers.iter().map(|layer| work::scores(layer, batch, queries)).sum(), read)
+            let of_layer = |layer: &LayerSpec| work::scores(layer, batch, queries, form.rank_at(layer));
+            (layers.iter().map(of_layer).sum(), read)
         })
+    }
+
+    /// Truncations at the layer whose vectors have most numbers, one on each thread.
+    fn truncations<T: Number>(&mut self) -> Result<(), JobError> {
+        let form = self.plan.vector_form();
+        let low_rank = self.layers().iter().filter_map(|layer| Some((layer, form.rank_at(layer)?)));
+        let Some((layer, rank)) = low_rank.max_by_key(|(layer, _)| layer.parameters()) else { return Ok(()) };
+        let (o, i) = (layer.outputs, layer.columns());
+        let matrix: Vec<T> = (0..o * i).map(|k| T::of(((k * k) as f64 * 0.37).sin())).collect();
+        let whitening = Whitening::plain(o, i);
+        let start = Instant::now();
+        let threads = rayon::current_num_threads();
+        let one = |_| Truncation::of(&matrix, &whitening, rank, &layer.name, Threads::One).map(|_| ());
+        (0..threads).into_par_iter().with_max_len(1).map(one).collect::<Result<(), Error>>()?;
+        let flop = threads as u128 * Truncation::flops(rank, o, i);
+        self.rates.insert(WorkKind::Truncations, flop as f64 / start.elapsed().as_secs_f64().max(1e-9));
+        Ok(())
     }
 }
 
@@ -388,7 +419,7 @@ impl<T: Real> TapSink for Carried<'_, T> {
 
 /// Products with invented query vectors.
 struct Scored<'a, T> {
-    vectors: &'a [&'a [T]],
+    vectors: &'a [Vectors<'a, T>],
     layers: &'a [LayerSpec],
     products: GradientProducts<T>,
     queries: usize,
@@ -399,8 +430,7 @@ impl<T: Real> TapSink for Scored<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let l = tap.layer.0;
         self.scores.resize(tap.positions.examples() * self.queries, 0.0);
-        let vectors = [Vectors::Full(self.vectors[l])];
-        self.products.add_scores(tap, &self.layers[l], &vectors, &mut self.scores)
+        self.products.add_scores(tap, &self.layers[l], &self.vectors[l..=l], &mut self.scores)
     }
 }
 
@@ -436,9 +466,7 @@ fn decompositions(cost: &Cost) -> Vec<EigenRate> {
     for n in tried {
         let rows = (0..n * n).map(|k| ((k * k % 1009) as f64 * 0.37).sin()).collect::<Vec<_>>();
         let mut gram = vec![0.0; n * n];
-        let (c, x) =
-            (crate::curvature::gemm::ViewMut::dense(&mut gram, n, n), crate::curvature::gemm::View::dense(&rows, n, n));
-        crate::curvature::gemm::add_gram(c, x, crate::curvature::gemm::Threads::Pool);
+        gemm::add_gram(ViewMut::dense(&mut gram, n, n), View::dense(&rows, n, n), Threads::Pool);
         for r in 0..n {
             for c in 0..r {
                 gram[c * n + r] = gram[r * n + c];
@@ -447,9 +475,10 @@ fn decompositions(cost: &Cost) -> Vec<EigenRate> {
         let matrix = Matrix::new(gram, n, n);
         let start = Instant::now();
         let threads = 0..rayon::current_num_threads();
-        let done = threads.into_par_iter().with_max_len(1).map(|_| {
-            Eigenpairs::<f32>::of(&matrix, "calibration", "input", crate::curvature::gemm::Threads::One).is_ok()
-        });
+        let done = threads
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|_| Eigenpairs::<f32>::of(&matrix, "calibration", "input", Threads::One).is_ok());
         if done.all(|done| done) {
             found.push(EigenRate { n, seconds: start.elapsed().as_secs_f64() });
         }

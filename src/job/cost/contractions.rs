@@ -6,7 +6,7 @@ use super::work::BatchShape;
 use super::{stages, work::Coordinates};
 use crate::attribution::Aggregate;
 use crate::curvature::LayerSpec;
-use crate::curvature::contraction::{Rotate, ScoreRoute};
+use crate::curvature::contraction::{LowRankRoute, Rotate, ScoreRoute};
 use crate::job::Plan;
 
 /// How gradients of layers of one shape are contracted, in the batch that most examples are in.
@@ -49,14 +49,25 @@ pub(super) fn of(plan: &Plan) -> Vec<Contraction> {
                 outputs: o,
                 columns: i,
                 lambda: coordinates.map(|coordinates| squares(layer, &batch, coordinates)),
-                scores: queries.map(|queries| match ScoreRoute::cheapest(batch.at(layer), queries) {
-                    ScoreRoute::Gradient => "form gradients",
-                    ScoreRoute::Rows => "turn rows",
-                }),
+                scores: queries.map(|queries| products(plan, layer, &batch, queries)),
             }),
         }
     }
     found
+}
+
+fn products(plan: &Plan, layer: &LayerSpec, batch: &BatchShape, queries: usize) -> &'static str {
+    let shape = batch.at(layer);
+    match plan.vector_form().rank_at(layer) {
+        None => match ScoreRoute::cheapest(shape, queries) {
+            ScoreRoute::Gradient => "form gradients",
+            ScoreRoute::Rows => "turn rows",
+        },
+        Some(rank) => match LowRankRoute::cheapest(shape, queries, rank) {
+            LowRankRoute::Factors => "rows with factors",
+            LowRankRoute::Gradient => "put vectors together, form gradients",
+        },
+    }
 }
 
 fn squares(layer: &LayerSpec, batch: &BatchShape, coordinates: Coordinates) -> &'static str {

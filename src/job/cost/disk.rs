@@ -169,16 +169,7 @@ pub(super) fn lambda(plan: &Plan, fit: &Fit, _: Site) -> u64 {
 pub(super) fn vectors(plan: &Plan, set: VectorSet) -> u64 {
     let Some(queries) = &plan.queries else { return 0 };
     let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
-    let mut tensors = vec![
-        TensorSpec::new("ascribe.measurements", Dtype::F64, [queries.len()]),
-        TensorSpec::new("ascribe.quadratic_forms", Dtype::F64, [rows]),
-    ];
-    for leg in 0..plan.legs(set.answer) {
-        let layers = plan.training.layers().iter();
-        tensors.extend(
-            layers.map(|l| TensorSpec::new(format!("{leg}/{}", l.name), plan.number(), [rows, l.outputs, l.columns()])),
-        );
-    }
+    let tensors = plan.vector_specs(set, rows, queries.len(), plan.number());
     size(&tensors, ABOUT)
 }
 

@@ -85,7 +85,16 @@ pub struct Work {
     /// Which: each kind has its rate.
     pub kind: WorkKind,
     /// How many; a multiply-add counts two.
+    #[serde(serialize_with = "as_number")]
     pub flop: u128,
+}
+
+/// JSON's whole numbers end at 64 bits; beyond them the nearest number is near enough.
+fn as_number<S: serde::Serializer>(flop: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+    match u64::try_from(*flop) {
+        Ok(flop) => serializer.serialize_u64(flop),
+        Err(_) => serializer.serialize_f64(*flop as f64),
+    }
 }
 
 /// Work that runs at a rate of its own.
@@ -101,6 +110,8 @@ pub enum WorkKind {
     Squares,
     /// Example gradients as matrices, and their rotations into eigenbases and out of them.
     Vectors,
+    /// Approximations of query vectors by factors of low rank.
+    Truncations,
     /// Products of training gradients with query vectors.
     Scores,
     /// Eigendecompositions in 64 bits.

@@ -6,7 +6,7 @@ use super::architecture::Architecture;
 use super::work::{self, BatchShape, Coordinates};
 use super::{StageCost, Work, WorkKind, disk, memory};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
-use crate::curvature::{CurvatureKind, Graphs, LayerSpec};
+use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::answers::{Method, ScorePass, VectorSet};
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
@@ -85,24 +85,33 @@ pub(super) fn shape(dataset: &Dataset, range: std::ops::Range<usize>) -> BatchSh
     BatchShape::of(range.map(|m| dataset.positions(m)), targets)
 }
 
-/// What happens to query vectors on an answer's walk: rotations of one matrix at one layer.
-fn rotations(plan: &Plan, answer: usize, l: usize) -> u128 {
+/// What happens to a query's vector on an answer's walk at one layer.
+#[derive(Default)]
+struct Carried {
+    /// Rotations into eigenbases, and out of them for the leg before.
+    rotations: u128,
+    /// What legs make of it, with the fit whose basis it is in.
+    products: Vec<Option<usize>>,
+}
+
+fn carried(plan: &Plan, answer: usize, l: usize) -> Carried {
     let fits = &plan.training.fits;
     match plan.answers[answer].method {
-        Method::Influence { fit, .. } if fits[fit].kind.has_eigenbasis() => 2,
-        Method::Influence { .. } | Method::Tracin | Method::Gradients => 0,
+        Method::Influence { fit, .. } if fits[fit].kind.has_eigenbasis() => {
+            Carried { rotations: 1, products: vec![Some(fit)] }
+        }
+        Method::Influence { .. } | Method::Tracin | Method::Gradients => Carried { rotations: 0, products: vec![None] },
         Method::Source { .. } => {
+            // parameters alone, or they and the momentum buffer
             let is_pair = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
+            let vectors = if is_pair { 2 } else { 1 };
+            let mut found = Carried::default();
             let legs = fits[..plan.training.segments().len()].iter().enumerate();
-            let trained = legs.filter(|(_, fit)| !fit.frozen.contains(&l));
-            // in, the product out, and what is left for the leg before
-            let of_leg = |leg: usize| match (is_pair, leg) {
-                (false, 0) => 2,
-                (false, _) => 3,
-                (true, 0) => 3,
-                (true, _) => 5,
-            };
-            trained.map(|(leg, _)| of_leg(leg)).sum()
+            for (leg, _) in legs.filter(|(_, fit)| !fit.frozen.contains(&l)) {
+                found.rotations += if leg == 0 { vectors } else { 2 * vectors };
+                found.products.push(Some(leg));
+            }
+            found
         }
     }
 }
@@ -124,6 +133,16 @@ impl Stages<'_> {
     /// Numbers of one gradient.
     pub(super) fn tracked(&self) -> u64 {
         self.layers().iter().map(|layer| layer.parameters() as u64).sum()
+    }
+
+    /// Numbers that are kept of one query's vector.
+    fn kept(&self) -> u64 {
+        let form = self.plan.vector_form();
+        let numbers = |layer: &LayerSpec| match form.rank_at(layer) {
+            None => layer.parameters(),
+            Some(rank) => rank * (layer.outputs + layer.columns()),
+        };
+        self.layers().iter().map(|layer| numbers(layer) as u64).sum()
     }
 
     fn draws(&self) -> u64 {
@@ -224,11 +243,28 @@ impl Stages<'_> {
         let at_most = crate::job::queries::queries_at_once(layers, plan.width() as usize);
         let batches = batches(plan, queries, at_most);
         let mut found = self.work(&batches, 1, WorkKind::Vectors, gradients);
-        let of_layer = |(l, layer): (usize, &LayerSpec)| {
-            let walks = sets.iter().map(|set| rotations(plan, set.answer, l)).sum::<u128>();
-            rows * walks * work::rotation(layer)
-        };
-        found[1].flop += layers.iter().enumerate().map(of_layer).sum::<u128>();
+        let mut truncations = 0;
+        for (l, layer) in layers.iter().enumerate() {
+            let rank = plan.vector_form().rank_at(layer);
+            for walk in sets.iter().map(|set| carried(plan, set.answer, l)) {
+                found[1].flop += rows * walk.rotations * work::rotation(layer);
+                for fit in walk.products {
+                    let Some(rank) = rank else {
+                        found[1].flop += if fit.is_some() { rows * work::rotation(layer) } else { 0 };
+                        continue;
+                    };
+                    truncations += rows * Truncation::flops(rank, layer.outputs, layer.columns());
+                    if let Some(fit) = fit {
+                        // conditioners are taken off in the standard basis
+                        let twice = if plan.training.fits[fit].moments.is_some() { 2 } else { 0 };
+                        found[1].flop += rows * (work::factor_rotations(layer, rank) + twice * work::rotation(layer));
+                    }
+                }
+            }
+        }
+        if truncations > 0 {
+            found.push(Work { kind: WorkKind::Truncations, flop: truncations });
+        }
         if plan.job.method.normalize == Normalize::Cosine {
             // every query's product with itself
             let squares = |batch: &BatchShape| self.forms(batch);
@@ -240,7 +276,7 @@ impl Stages<'_> {
             units: queries.len() as u64,
             positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
             work: found,
-            written: legs * rows as u64 * self.tracked() * plan.width(),
+            written: legs * rows as u64 * self.kept() * plan.width(),
             disk: sets.iter().map(|set| disk::vectors(plan, *set)).sum(),
             memory: memory::queries(self, &batches),
             ..named(Pass::Queries)
@@ -256,13 +292,15 @@ impl Stages<'_> {
     fn scores(&self, queries: &Dataset, pass: &ScorePass) -> StageCost {
         let (plan, layers) = (self.plan, self.layers());
         let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) * pass.contributions.len();
-        let products = |batch: &BatchShape| layers.iter().map(|layer| work::scores(layer, batch, rows)).sum::<u128>();
+        let products = |batch: &BatchShape| {
+            layers.iter().map(|layer| work::scores(layer, batch, rows, plan.vector_form().rank_at(layer))).sum::<u128>()
+        };
         let mut stage = self.pass(Pass::Scores, pass.site, 1, WorkKind::Scores, products);
         if plan.forms_with_scores(pass).is_some() {
             let flop = self.train[pass.site.stage].iter().map(|(batch, n)| self.forms(batch) * u128::from(*n)).sum();
             stage.work.push(Work { kind: WorkKind::Squares, flop });
         }
-        let vectors = rows as u64 * self.tracked() * plan.width();
+        let vectors = rows as u64 * self.kept() * plan.width();
         stage.vector_bytes = vectors * self.train[pass.site.stage].values().sum::<u64>();
         stage.written = 4 * rows as u64 * stage.units;
         stage.disk = stage.written;
@@ -286,7 +324,10 @@ impl Stages<'_> {
         let rotated = |batch: &BatchShape| {
             let of_layer = |(l, layer): (usize, &LayerSpec)| {
                 let walk = match form {
-                    SelfInfluenceForm::Walk => walks * rotations(plan, 0, l),
+                    SelfInfluenceForm::Walk => {
+                        let walk = carried(plan, 0, l);
+                        walks * (walk.rotations + walk.products.len() as u128)
+                    }
                     SelfInfluenceForm::Local => 1,
                 };
                 batch.examples as u128 * walk * work::rotation(layer)

@@ -3,7 +3,7 @@
 //! # Source
 //! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
 
-use crate::curvature::contraction::{Rotate, RotationRoute, ScoreRoute, Shape};
+use crate::curvature::contraction::{LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
 use crate::curvature::{Graphs, LayerSpec};
 
 /// What a position costs in a network beyond its tracked layers.
@@ -126,10 +126,19 @@ pub(super) fn rotation(layer: &LayerSpec) -> u128 {
     2 * o * i * (o + i)
 }
 
-/// Products of a batch's gradients with so many query vectors.
-pub(super) fn scores(layer: &LayerSpec, batch: &BatchShape, queries: usize) -> u128 {
+/// Rotations of the factors of a vector of this rank.
+pub(super) fn factor_rotations(layer: &LayerSpec, rank: usize) -> u128 {
+    let [o, i, rank] = [layer.outputs, layer.columns(), rank].map(|n| n as u128);
+    2 * rank * (o * o + i * i)
+}
+
+/// Products of a batch's gradients with so many query vectors, whole or of a rank.
+pub(super) fn scores(layer: &LayerSpec, batch: &BatchShape, queries: usize, rank: Option<usize>) -> u128 {
     let shape = batch.at(layer);
-    ScoreRoute::cheapest(shape, queries).flops(shape, queries)
+    match rank {
+        None => ScoreRoute::cheapest(shape, queries).flops(shape, queries),
+        Some(rank) => LowRankRoute::cheapest(shape, queries, rank).flops(shape, queries, rank),
+    }
 }
 
 /// An eigendecomposition of a symmetric matrix, about.
@@ -232,8 +241,11 @@ mod tests {
         assert_eq!(rotation(&layer), product(3, 5, 5) + product(3, 3, 5));
         // three rows cost less than a gradient if there is one query, and more if there are many
         let by_gradient = |q: usize| gradients(&layer, &batch) + product(2, 15, q);
-        assert_eq!(scores(&layer, &batch, 40), by_gradient(40));
+        assert_eq!(scores(&layer, &batch, 40, None), by_gradient(40));
         let single = BatchShape::of([1; 4], 0);
-        assert_eq!(scores(&layer, &single, 1), product(4, 5, 3) + product(4, 3, 1));
+        assert_eq!(scores(&layer, &single, 1, None), product(4, 5, 3) + product(4, 3, 1));
+        // one term of a sum: a row with each of its sides, and the product of the two numbers
+        assert_eq!(scores(&layer, &single, 1, Some(1)), product(4, 5, 1) + product(4, 3, 1) + product(4, 1, 1));
+        assert_eq!(factor_rotations(&layer, 2), product(2, 5, 5) + product(2, 3, 3));
     }
 }
