@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use ascribe::job::{Calibration, Cost, Job, Seconds, StageCost, WorkKind};
+use ascribe::job::{Calibration, Cost, Job, Seconds, WorkKind};
 
 use super::columns::Columns;
 use crate::words::{bytes, count, counted, duration};
@@ -63,11 +63,7 @@ fn files(cost: &Cost, job: &Job) -> String {
         let _ = writeln!(text, "{name:<9} {value}");
     };
     let bound = |bound: Option<u64>| bound.map_or_else(String::new, |bound| format!(" of {} allowed", bytes(bound)));
-    let most = cost.stages.iter().max_by_key(|stage| stage.memory).map(|stage: &StageCost| stage.stage.as_str());
-    line(
-        "memory",
-        &format!("about {} in {}{}", bytes(cost.memory), most.unwrap_or("no stage"), bound(job.resources.memory)),
-    );
+    line("memory", &format!("about {}{}", bytes(cost.memory), bound(job.resources.memory)));
     let disk = &cost.disk;
     let parts: Vec<String> = disk.files.iter().map(|file| format!("{} {}", bytes(file.bytes), file.what)).collect();
     line("disk", &format!("{} in {}: {}", bytes(disk.left), job.output.path.display(), parts.join(", ")));

@@ -15,6 +15,7 @@ use super::stages;
 use super::work::{self, BatchShape};
 use super::{Cost, WorkKind};
 use crate::attribution::Walk;
+use crate::curvature::contraction::{RotationRoute, Shape};
 use crate::curvature::gemm::{self, Real, Threads, View, ViewMut};
 use crate::curvature::random::stream;
 use crate::curvature::{
@@ -338,7 +339,12 @@ impl<'a> Bench<'a> {
         let batch_tokens = self.plan.in_batches(queries).batch_tokens.min(at_once.saturating_mul(longest));
         self.repeat(WorkKind::Vectors, InBatches { dataset: queries, batch_tokens }, objective, &mut carried, |batch| {
             let of_layer = |layer: &LayerSpec| {
-                work::gradients(layer, batch) + batch.examples as u128 * turns * work::rotation(layer)
+                let (shape, examples) = (batch.at(layer), batch.examples as u128);
+                let route = RotationRoute::cheapest(shape);
+                match has_basis && route.has_rows() {
+                    true => route.flops(shape) + examples * work::rotation(layer),
+                    false => work::gradients(layer, batch) + examples * turns * work::rotation(layer),
+                }
             };
             (layers.iter().map(of_layer).sum(), 0.0)
         })
@@ -412,8 +418,17 @@ struct Carried<'a, T> {
 impl<T: Real> TapSink for Carried<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let l = tap.layer.0;
-        let gradients = self.products.gradients(tap, &self.layers[l])?;
-        self.walk.carry(l, &self.layers[l], gradients, |_, _| Ok(()))
+        let (spec, leg) = (&self.layers[l], &self.walk.legs[0]);
+        let factors = &leg.factors.layers[l];
+        let shape = Shape::of(tap.positions, spec.outputs, spec.columns());
+        if let Some(basis) = factors.basis.as_ref().filter(|_| RotationRoute::cheapest(shape).has_rows()) {
+            let mut vectors = self.products.rotated_gradients(tap, spec, basis)?;
+            leg.spectrum(l, &leg.response).scale(&mut vectors);
+            factors.rotate_back(&mut vectors, spec);
+            return Ok(());
+        }
+        let gradients = self.products.gradients(tap, spec)?;
+        self.walk.carry(l, spec, gradients, |_, _| Ok(()))
     }
 }
 

@@ -67,5 +67,5 @@ pub(super) fn queries(stages: &Stages<'_>, batches: &BTreeMap<BatchShape, u64>) 
 }
 
 pub(super) fn scores(stages: &Stages<'_>, vectors: u64) -> u64 {
-    of_pass(stages) + vectors
+    of_pass(stages) + vectors.min(stages.plan.memory.mapped)
 }

@@ -33,7 +33,7 @@ pub struct Cost {
     pub contractions: Vec<Contraction>,
     /// Bytes of the run folder.
     pub disk: DiskCost,
-    /// Bytes of memory at the stage that needs most.
+    /// Bytes of memory that the largest step is expected to take, as the choices for the budget count them.
     pub memory: u64,
 }
 
@@ -126,11 +126,6 @@ impl Plan {
     pub fn cost(&self) -> Result<Cost, JobError> {
         let stages = stages::of(self)?;
         let disk = disk::of(self)?;
-        Ok(Cost {
-            memory: stages.iter().map(|stage| stage.memory).max().unwrap_or(0),
-            contractions: contractions::of(self),
-            stages,
-            disk,
-        })
+        Ok(Cost { memory: self.memory.needed, contractions: contractions::of(self), stages, disk })
     }
 }

@@ -6,6 +6,7 @@ use super::architecture::Architecture;
 use super::work::{self, BatchShape, Coordinates};
 use super::{StageCost, Work, WorkKind, disk, memory};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
+use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::answers::{Method, ScorePass, VectorSet};
@@ -56,6 +57,8 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
             all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
         }
     }
+    // the choices that keep within the budget are counted where they are made
+    all.iter_mut().for_each(|stage| stage.memory = stage.memory.min(plan.memory.needed));
     Ok(all)
 }
 
@@ -153,6 +156,14 @@ impl Stages<'_> {
         }
     }
 
+    /// A pass that is repeated for every group of layers whose sums fit into memory together.
+    fn in_groups(&self, mut stage: StageCost) -> StageCost {
+        let groups = self.plan.memory.groups.len() as u64;
+        stage.work[0].flop *= u128::from(groups);
+        stage.chunks *= groups;
+        stage
+    }
+
     /// A pass over a stage's examples, differentiated `repeats` times, with something else for each batch.
     fn pass(
         &self,
@@ -193,7 +204,7 @@ impl Stages<'_> {
         stage.saved = 8 * numbers;
         stage.disk = disk::covariance(self.plan, site);
         stage.memory = memory::covariance(self);
-        stage
+        self.in_groups(stage)
     }
 
     fn eigendecomposition(&self, fit: &Fit) -> StageCost {
@@ -233,21 +244,51 @@ impl Stages<'_> {
         stage.saved = 8 * numbers;
         stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit, site)).sum();
         stage.memory = memory::lambda(self, fits.len() as u64);
-        stage
+        self.in_groups(stage)
     }
 
     fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
         let (plan, layers) = (self.plan, self.layers());
         let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) as u128;
-        let gradients = |batch: &BatchShape| layers.iter().map(|layer| work::gradients(layer, batch)).sum();
+        let is_each = Aggregate::from(plan.job.method.aggregate) == Aggregate::Each;
+        let carried_by = |batch: &BatchShape| {
+            let of_layer = |(l, layer): (usize, &LayerSpec)| {
+                // in a sum of gradients no query has rows any more
+                let by_rows = is_each && RotationRoute::cheapest(batch.at(layer)).has_rows();
+                let mut bases: Vec<Option<usize>> = vec![];
+                let mut rotations = 0;
+                for set in sets {
+                    let walk = carried(plan, set.answer, l);
+                    let entrance = walk
+                        .products
+                        .last()
+                        .copied()
+                        .flatten()
+                        .filter(|&fit| by_rows && plan.training.fits[fit].moments.is_none());
+                    rotations += walk.rotations - u128::from(entrance.is_some());
+                    if !bases.contains(&entrance) {
+                        bases.push(entrance);
+                    }
+                }
+                let formed = bases.iter().map(|basis| match basis {
+                    Some(_) => RotationRoute::cheapest(batch.at(layer)).flops(batch.at(layer)),
+                    None => work::gradients(layer, batch),
+                });
+                let each = if is_each { batch.examples as u128 } else { 0 };
+                formed.sum::<u128>() + each * rotations * work::rotation(layer)
+            };
+            layers.iter().enumerate().map(of_layer).sum()
+        };
         let at_most = crate::job::queries::queries_at_once(layers, plan.width() as usize);
         let batches = batches(plan, queries, at_most);
-        let mut found = self.work(&batches, 1, WorkKind::Vectors, gradients);
+        let mut found = self.work(&batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;
         for (l, layer) in layers.iter().enumerate() {
             let rank = plan.vector_form().rank_at(layer);
             for walk in sets.iter().map(|set| carried(plan, set.answer, l)) {
-                found[1].flop += rows * walk.rotations * work::rotation(layer);
+                if !is_each {
+                    found[1].flop += rows * walk.rotations * work::rotation(layer);
+                }
                 for fit in walk.products {
                     let Some(rank) = rank else {
                         found[1].flop += if fit.is_some() { rows * work::rotation(layer) } else { 0 };
