@@ -218,13 +218,15 @@ impl Weights {
                 (Cow::Owned(rows), [&[ids.len()], expected.get(1..).unwrap_or(&[])].concat())
             }
         };
-        let expect = |bytes: &[u8]| match ids {
-            None => file.expect(bytes),
-            Some(_) => (),
+        let expect = |bytes: &[u8]| {
+            if ids.is_none() {
+                file.expect(bytes)
+            }
         };
-        let release = |bytes: &[u8]| match ids {
-            None => file.forget(bytes),
-            Some(_) => (),
+        let release = |bytes: &[u8]| {
+            if ids.is_none() {
+                file.forget(bytes)
+            }
         };
         let tensor = if dtype == DType::F64 {
             let numbers = in_pieces(&bytes, expect, |bytes| numbers(bytes, view.dtype()), release);

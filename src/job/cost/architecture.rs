@@ -37,9 +37,9 @@ impl Architecture {
             parameters += shape.iter().product::<usize>() as u64;
             let block = block_of(name);
             blocks = blocks.max(block.map_or(0, |n| n + 1));
-            match shape.as_slice() {
-                &[a, b] if block.is_some() || vocabulary.is_none() => linear += a as u128 * b as u128,
-                &[a, b] if vocabulary == Some(a) => width = b,
+            match *shape.as_slice() {
+                [a, b] if block.is_some() || vocabulary.is_none() => linear += a as u128 * b as u128,
+                [a, b] if vocabulary == Some(a) => width = b,
                 _ => {}
             }
         }

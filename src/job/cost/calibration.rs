@@ -474,7 +474,7 @@ fn decompositions(cost: &Cost) -> Vec<EigenRate> {
     let mut tried: Vec<usize> = sizes.iter().copied().filter(quick).collect();
     // of sizes that differ little one is enough
     tried.dedup_by(|a, b| *a - *b <= *a / 20);
-    if !sizes.iter().all(|n| quick(n)) && tried.last().is_none_or(|&n| n < largest * 3 / 4) {
+    if !sizes.iter().all(quick) && tried.last().is_none_or(|&n| n < largest * 3 / 4) {
         tried.push(largest);
     }
     let mut found = vec![];

@@ -98,7 +98,7 @@ impl Run<'_> {
         let mut specs = vec![];
         let mut pair = |name: String, n: usize| {
             specs.push(square::<T>(format!("{name}.vectors"), n));
-            specs.push(TensorSpec::new(&format!("{name}.values"), Dtype::F64, [n]));
+            specs.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
         };
         for (l, layer) in self.plan.training.layers().iter().enumerate() {
             if fit.frozen.contains(&l) {
@@ -263,14 +263,15 @@ fn mapped<T: Number>(
     columns: usize,
     room: &MappedRoom,
 ) -> Result<Matrix<T>, JobError> {
-    let found = artifact.values::<T>(&name)?.len();
+    let values = artifact.values::<T>(&name)?;
+    let found = values.len();
     if found != rows * columns {
         let (layer, what) = (name, "a stored matrix");
         return Err(
             crate::curvature::Error::Shape { layer, what, found: vec![found], expected: vec![rows, columns] }.into()
         );
     }
-    let after_use = room.take((found * size_of::<T>()) as u64);
+    let after_use = room.take(std::mem::size_of_val(values) as u64);
     let numbers = Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData };
     Ok(Matrix::shared(Arc::new(numbers), rows, columns))
 }
