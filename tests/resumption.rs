@@ -61,13 +61,15 @@ impl Asked {
         };
         let text = format!(
             "{scored}[data]\ntrain = {}\nqueries = {}\n{}[method]\nseed = {}\nlabel_draws = {draws}\n\
-             self_influence = true\n[resources]\nbatch_tokens = {}\n[output]\npath = {}\n",
+             self_influence = true\n[resources]\nbatch_tokens = {}\n[output]\npath = {}\n\
+             [output.layer_sets]\npart = {}\n",
             path(&self.train),
             path(&self.queries),
             if language { "add_eos = \"both\"\n" } else { "" },
             self.seed,
             self.batch_tokens,
             path(out),
+            if language { "\"*attn*\"" } else { "[\"0\"]" },
         );
         Plan::resolve(toml::from_str::<Job>(&text).expect("a job")).expect("sound inputs")
     }
@@ -237,7 +239,7 @@ fn an_interrupted_run_ends_with_the_same_bytes() {
 fn an_interrupted_source_run_ends_with_the_same_bytes() {
     let (_folder, asked) = training_of_many_rows();
     let (want, events) = whole(&asked);
-    let results = ["scores", "scores.influence", "scores.tracin", "self_influence"];
+    let results = ["scores", "scores.influence", "scores.tracin", "scores.tracin.layers-part", "self_influence"];
     assert!(results.iter().all(|name| want.contains_key(&format!("{name}.safetensors"))), "{:?}", want.keys());
     let mut resumed = vec![];
     // no divisor of the eight events of a pass
@@ -311,12 +313,15 @@ fn shards_joined_are_the_whole() -> Outcome {
         asked.plan(one.path()).run(&())?;
         in_shards(&asked, many.path(), count)?;
         let scores = ["scores", "measurements"];
-        let mut files = vec![("scores.safetensors", scores), ("self_influence.safetensors", ["self_influence"; 2])];
+        let mut files = vec![("self_influence", ["self_influence"; 2])];
+        files.extend(["scores", "scores.layers-part"].map(|file| (file, scores)));
         if let Scored::Run(..) = asked.model {
-            files.extend(["scores.influence.safetensors", "scores.tracin.safetensors"].map(|file| (file, scores)));
+            let beside = ["scores.influence", "scores.tracin", "scores.influence.layers-part"];
+            files.extend(beside.map(|file| (file, scores)));
         }
         for (file, names) in files {
-            let [one, many] = [&one, &many].map(|folder| Recorded::open(&folder.path().join(file)));
+            let file = format!("{file}.safetensors");
+            let [one, many] = [&one, &many].map(|folder| Recorded::open(&folder.path().join(&file)));
             for name in names {
                 let (found, want) = (many.get(name), one.get(name));
                 assert_eq!(found.shape, want.shape, "{name}");

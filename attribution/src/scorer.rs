@@ -27,8 +27,9 @@ impl<T> std::fmt::Debug for QueryRows<'_, T> {
 pub struct ScoreColumns {
     /// Which training examples.
     pub examples: Range<usize>,
-    /// `[examples, rows]`: predicted change of each query's measurement in its own unit, for one more copy
-    /// of the example (METHOD §1.3), as far as this checkpoint contributes to it.
+    /// `[examples, 1 + sets, rows]`: predicted change of each query's measurement in its own unit, for one more copy
+    /// of the example (METHOD §1.3), as far as this checkpoint contributes to it; over all layers, then over the
+    /// layers of each set.
     pub scores: Vec<f64>,
     /// `[examples]`: weight · `<G_m, f(H) G_m>`, if a form was given.
     pub self_influence: Vec<f64>,
@@ -49,6 +50,23 @@ pub fn score<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     start: usize,
     rows: &[QueryRows<'_, T>],
+    form: Option<(QuadraticForm<'_, T>, f64)>,
+    take: impl FnMut(ScoreColumns, ChunkEnd) -> Result<(), Error>,
+) -> Result<(), Error> {
+    score_in_sets(sweep, start, rows, &[], form, take)
+}
+
+/// As [`score`], and the same summed over the layers of each of `sets` alone, numbers of layers: every product is
+/// computed once and added to the sums of all sets that have its layer. A sum over a set has the bits that it would
+/// have if no other layer were tracked.
+///
+/// # Errors
+/// As [`score`].
+pub fn score_in_sets<N: Network, T: Real>(
+    sweep: &Sweep<'_, N>,
+    start: usize,
+    rows: &[QueryRows<'_, T>],
+    sets: &[&[usize]],
     mut form: Option<(QuadraticForm<'_, T>, f64)>,
     mut take: impl FnMut(ScoreColumns, ChunkEnd) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -59,8 +77,8 @@ pub fn score<N: Network, T: Real>(
         rows.iter().zip(&counts).flat_map(|(rows, count)| std::iter::repeat_n(rows.weight, *count)).collect();
     let mut products = GradientProducts::<T>::default().with_products(sweep.network.products());
     let batch = |columns: &mut [Vec<f64>; 2], range: Range<usize>, batch: &N::Batch| {
-        let scores = vec![0.0; range.len() * width];
-        let mut sink = ScoreTaps { layers, products: &mut products, rows, scores, failure: None };
+        let sums = vec![vec![0.0; range.len() * width]; 1 + sets.len()];
+        let mut sink = ScoreTaps { layers, products: &mut products, rows, sets, sums, failure: None };
         let found = match &mut form {
             Some((form, _)) => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut Tee(&mut sink, form)),
             None => sweep.network.differentiate(batch, Objective::TrainingLoss, &mut sink),
@@ -70,11 +88,14 @@ pub fn score<N: Network, T: Real>(
         }
         found?;
         let own = form.as_mut().map(|(form, _)| form.take()).unwrap_or_default();
-        if !sink.scores.iter().chain(&own).all(|score| score.is_finite()) {
+        if !sink.sums.iter().flatten().chain(&own).all(|score| score.is_finite()) {
             return Err(Error::NonFiniteScore(range));
         }
-        for column in sink.scores.chunks_exact(width.max(1)) {
-            columns[0].extend(column.iter().zip(&weights).map(|(score, weight)| score * weight));
+        for m in 0..range.len() {
+            for sum in &sink.sums {
+                let column = &sum[m * width..(m + 1) * width];
+                columns[0].extend(column.iter().zip(&weights).map(|(score, weight)| score * weight));
+            }
         }
         let weight = form.as_ref().map_or(1.0, |(_, weight)| *weight);
         columns[1].extend(own.iter().map(|value| value * weight));
@@ -115,8 +136,9 @@ struct ScoreTaps<'a, T> {
     layers: &'a [LayerSpec],
     products: &'a mut GradientProducts<T>,
     rows: &'a [QueryRows<'a, T>],
-    /// `[examples, rows]`, not weighted.
-    scores: Vec<f64>,
+    sets: &'a [&'a [usize]],
+    /// Over all layers, then over those of each set: `[examples, rows]`, not weighted.
+    sums: Vec<Vec<f64>>,
     failure: Option<Error>,
 }
 
@@ -129,7 +151,10 @@ impl<T: Real> TapSink for ScoreTaps<'_, T> {
             self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())
         })?;
-        self.products.add_scores(tap, &self.layers[l], &vectors, &mut self.scores)?;
+        let has_layer = |sum: usize| sum == 0 || self.sets[sum - 1].contains(&l);
+        let sums = self.sums.iter_mut().enumerate().filter(|(sum, _)| has_layer(*sum));
+        let mut sums: Vec<&mut [f64]> = sums.map(|(_, scores)| scores.as_mut_slice()).collect();
+        self.products.add_scores_to_each(tap, &self.layers[l], &vectors, &mut sums)?;
         self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
         Ok(())
     }

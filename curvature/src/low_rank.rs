@@ -91,7 +91,7 @@ impl<'a, T: Real> LowRank<'a, T> {
 
 impl<T: Real> Rows<'_, T> {
     /// Route K: `Σ_k (s_tᵀ l_k) (r_kᵀ a_t)` for every row, queries in groups.
-    pub(crate) fn by_factors(self, lots: &[LowRank<'_, T>], queries: usize, scores: &mut [f64]) {
+    pub(crate) fn by_factors(self, lots: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
         let (rows, o, i, n) = (self.positions.rows(), self.o, self.columns(), self.n);
         let mut values = vec![0.0; rows * queries];
         let tasks =
@@ -126,16 +126,18 @@ impl<T: Real> Rows<'_, T> {
                 }
             },
         );
-        for (scores, range) in scores.chunks_exact_mut(queries).zip(self.positions.iter()) {
-            for values in values[range.start * queries..range.end * queries].chunks_exact(queries) {
-                scores.iter_mut().zip(values).for_each(|(score, value)| *score += value);
+        for scores in sums {
+            for (scores, range) in scores.chunks_exact_mut(queries).zip(self.positions.iter()) {
+                for values in values[range.start * queries..range.end * queries].chunks_exact(queries) {
+                    scores.iter_mut().zip(values).for_each(|(score, value)| *score += value);
+                }
             }
         }
     }
 
     /// Route F: gradients of the whole batch in blocks of output rows, each multiplied with the same rows of the
     /// queries' vectors, which are put together for it.
-    pub(crate) fn by_expansion(self, lots: &[LowRank<'_, T>], queries: usize, scores: &mut [f64]) {
+    pub(crate) fn by_expansion(self, lots: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
         let (o, i, b) = (self.o, self.columns(), self.positions.examples());
         let fitting = BLOCK_BYTES / (b.max(QUERIES) * i * size_of::<T>());
         let at_a_time = (fitting / 6 * 6).clamp(6, BLOCK_ROWS);
@@ -168,7 +170,9 @@ impl<T: Real> Rows<'_, T> {
             .collect();
         // in order of blocks, whoever computed them
         for part in parts {
-            scores.iter_mut().zip(part).for_each(|(score, x)| *score += x.wide());
+            for scores in sums.iter_mut() {
+                scores.iter_mut().zip(&part).for_each(|(score, x)| *score += x.wide());
+            }
         }
     }
 }
@@ -220,8 +224,8 @@ mod tests {
             }
             let scale = 1.0 + want.iter().fold(0f64, |m, x| m.max(x.abs()));
             let (mut factors, mut expanded) = (vec![1.0; want.len()], vec![2.0; want.len()]);
-            batch.by_factors(&lots, queries, &mut factors);
-            batch.by_expansion(&lots, queries, &mut expanded);
+            batch.by_factors(&lots, queries, &mut [&mut factors]);
+            batch.by_expansion(&lots, queries, &mut [&mut expanded]);
             for (k, want) in want.iter().enumerate() {
                 prop_assert!((factors[k] - 1.0 - want).abs() < 1e-10 * scale, "K, {k}: {} {want}", factors[k] - 1.0);
                 prop_assert!((expanded[k] - 2.0 - want).abs() < 1e-10 * scale, "F, {k}: {} {want}", expanded[k] - 2.0);

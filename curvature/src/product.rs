@@ -51,6 +51,23 @@ impl<T: Real> GradientProducts<T> {
         vectors: &[Vectors<'_, T>],
         scores: &mut [f64],
     ) -> Result<(), Error> {
+        self.add_scores_to_each(tap, layer, vectors, &mut [scores])
+    }
+
+    /// As [`add_scores`](Self::add_scores) into each of several arrays: products are computed once, and every array
+    /// gets the bits that it would get alone.
+    ///
+    /// # Shapes
+    /// `sums`: each `[B, Q]`.
+    /// # Errors
+    /// As there.
+    pub fn add_scores_to_each(
+        &mut self,
+        tap: Tap<'_>,
+        layer: &LayerSpec,
+        vectors: &[Vectors<'_, T>],
+        sums: &mut [&mut [f64]],
+    ) -> Result<(), Error> {
         let size = layer.parameters();
         let counts = || vectors.iter().map(|vectors| vectors.count(layer));
         let (queries, b) = (counts().sum::<usize>(), tap.positions.examples());
@@ -61,24 +78,26 @@ impl<T: Real> GradientProducts<T> {
         let low_rank: Vec<LowRank<'_, T>> = vectors.iter().filter_map(|vectors| vectors.low_rank()).collect();
         with_rows(tap, layer, self.buffers.products, |rows: Rows<'_, T>| {
             if low_rank.is_empty() {
-                return rows.by_cheapest(&full, queries, scores);
+                return rows.by_cheapest(&full, queries, sums);
             }
             if full.is_empty() {
-                return rows.low_rank_by_cheapest(&low_rank, queries, scores);
+                return rows.low_rank_by_cheapest(&low_rank, queries, sums);
             }
             // both kinds: each by itself, then into its columns
             let n: usize = full.iter().map(|vectors| vectors.len() / size).sum();
             let mut parts = [vec![0.0; b * n], vec![0.0; b * (queries - n)]];
-            rows.by_cheapest(&full, n, &mut parts[0]);
-            rows.low_rank_by_cheapest(&low_rank, queries - n, &mut parts[1]);
+            rows.by_cheapest(&full, n, &mut [&mut parts[0]]);
+            rows.low_rank_by_cheapest(&low_rank, queries - n, &mut [&mut parts[1]]);
             let kinds = vectors.iter().zip(counts());
             let kinds: Vec<usize> =
                 kinds.flat_map(|(v, n)| std::iter::repeat_n(usize::from(v.full().is_none()), n)).collect();
-            for (m, scores) in scores.chunks_exact_mut(queries).enumerate() {
-                let mut at = [m * n, m * (queries - n)];
-                for (score, &kind) in scores.iter_mut().zip(&kinds) {
-                    *score += parts[kind][at[kind]];
-                    at[kind] += 1;
+            for scores in sums {
+                for (m, scores) in scores.chunks_exact_mut(queries).enumerate() {
+                    let mut at = [m * n, m * (queries - n)];
+                    for (score, &kind) in scores.iter_mut().zip(&kinds) {
+                        *score += parts[kind][at[kind]];
+                        at[kind] += 1;
+                    }
                 }
             }
         })
@@ -164,18 +183,18 @@ fn with_rows<T: Real, R>(
 }
 
 impl<T: Real> Rows<'_, T> {
-    fn by_cheapest(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+    fn by_cheapest(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
         match ScoreRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries) {
-            ScoreRoute::Gradient => self.by_gradient(vectors, queries, scores),
-            ScoreRoute::Rows => self.by_rows(vectors, queries, scores),
+            ScoreRoute::Gradient => self.by_gradient(vectors, queries, sums),
+            ScoreRoute::Rows => self.by_rows(vectors, queries, sums),
         }
     }
 
-    fn low_rank_by_cheapest(self, vectors: &[LowRank<'_, T>], queries: usize, scores: &mut [f64]) {
+    fn low_rank_by_cheapest(self, vectors: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
         let rank = vectors.iter().map(|vectors| vectors.rank).max().unwrap_or(0);
         match LowRankRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries, rank) {
-            LowRankRoute::Factors => self.by_factors(vectors, queries, scores),
-            LowRankRoute::Gradient => self.by_expansion(vectors, queries, scores),
+            LowRankRoute::Factors => self.by_factors(vectors, queries, sums),
+            LowRankRoute::Gradient => self.by_expansion(vectors, queries, sums),
         }
     }
 
@@ -191,7 +210,7 @@ impl<T: Real> Rows<'_, T> {
 
     /// Route F: gradients of the whole batch in blocks of output rows, each block multiplied with the same
     /// rows of all queries.
-    fn by_gradient(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+    fn by_gradient(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
         let (o, i, b) = (self.o, self.columns(), self.positions.examples());
         let fitting = BLOCK_BYTES / (b * i * size_of::<T>());
         let at_a_time = (fitting / 6 * 6).clamp(6, BLOCK_ROWS);
@@ -228,12 +247,14 @@ impl<T: Real> Rows<'_, T> {
             .collect();
         // in order of blocks, whoever computed them
         for part in parts {
-            scores.iter_mut().zip(part).for_each(|(score, x)| *score += x.wide());
+            for scores in sums.iter_mut() {
+                scores.iter_mut().zip(&part).for_each(|(score, x)| *score += x.wide());
+            }
         }
     }
 
     /// Route W: `s_tᵀ Z_q a_t` for every row, one query at a time.
-    fn by_rows(self, vectors: &[&[T]], queries: usize, scores: &mut [f64]) {
+    fn by_rows(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
         let (rows, o, i, n) = (self.positions.rows(), self.o, self.columns(), self.n);
         let each: Vec<&[T]> = vectors.iter().flat_map(|vectors| vectors.chunks_exact(o * i)).collect();
         let columns: Vec<Vec<f64>> = each
@@ -270,7 +291,7 @@ impl<T: Real> Rows<'_, T> {
             .collect();
         for (q, column) in columns.into_iter().enumerate() {
             for (m, score) in column.into_iter().enumerate() {
-                scores[m * queries + q] += score;
+                sums.iter_mut().for_each(|scores| scores[m * queries + q] += score);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a job scores: one answer for each method, damping and time scale, all from the same passes.
 
+use super::layer_sets::LayerSet;
 use super::request::{Beside, Curvature, DampingRequest, ScoreScale};
 use super::training::{Site, Training};
 use super::{Job, JobError, Plan};
@@ -16,6 +17,10 @@ pub(super) struct Answer {
     pub name: String,
     /// How it is made.
     pub method: Method,
+    /// The set of layers that it is summed over; none: all tracked layers.
+    pub layer_set: Option<usize>,
+    /// The answer whose queries' vectors it reads: its own, unless it is over a set of layers.
+    pub vectors: usize,
 }
 
 /// How scores are made.
@@ -66,37 +71,60 @@ pub(super) struct ScorePass {
     pub site: Site,
     /// In the order of the score columns.
     pub contributions: Vec<Contribution>,
+    /// Sets of layers that everything is summed over by itself, after the sums over all layers.
+    pub layer_sets: Vec<usize>,
+}
+
+impl ScorePass {
+    /// Sums of every product: over all layers, and over those of each set.
+    pub(super) fn sums(&self) -> usize {
+        1 + self.layer_sets.len()
+    }
+
+    /// Numbers of a score column if every contribution has so many rows.
+    pub(super) fn width(&self, rows: usize) -> usize {
+        self.sums() * self.contributions.len() * rows
+    }
+
+    /// Where the rows of an answer's contributions begin in a score column.
+    pub(super) fn places(&self, answer: &Answer, rows: usize) -> Vec<usize> {
+        let sum = match answer.layer_set {
+            None => Some(0),
+            Some(set) => self.layer_sets.iter().position(|&other| other == set).map(|k| 1 + k),
+        };
+        let Some(sum) = sum else { return vec![] };
+        let own = self.contributions.iter().enumerate().filter(|(_, c)| c.set.answer == answer.vectors);
+        own.map(|(place, _)| (sum * self.contributions.len() + place) * rows).collect()
+    }
 }
 
 impl Answer {
-    /// Every answer of a job; the first is the one that rankings are made of.
+    /// Every answer of a job; the first is the one that rankings are made of. Those over sets of layers come last.
     ///
     /// # Errors
     /// The same one twice; dampings that nothing uses.
     pub(super) fn all(job: &Job, training: &Training) -> Result<Vec<Self>, JobError> {
-        let answers = match &job.source {
+        let mut answers = match &job.source {
             None if job.method.curvature == Curvature::Identity => {
                 // without curvature there is nothing to damp
                 let (name, method) = ("gradients".into(), Method::Influence { fit: 0, damping: Damping::default() });
-                vec![Self { name, method }]
+                vec![Self::new(name, method)]
             }
             None => Self::influence(job, 0),
             Some(source) => {
                 let scales = &source.time_scale.0;
                 let mut answers: Vec<Self> = scales
                     .iter()
-                    .map(|&time_scale| Self {
-                        name: named("source", "time-scale", scales.len(), &time_scale.to_string()),
-                        method: Method::Source { time_scale },
+                    .map(|&time_scale| {
+                        let name = named("source", "time-scale", scales.len(), &time_scale.to_string());
+                        Self::new(name, Method::Source { time_scale })
                     })
                     .collect();
                 for beside in &source.with {
                     match beside {
                         Beside::Influence => answers.extend(Self::influence(job, training.fits.len() - 1)),
-                        Beside::Tracin => answers.push(Self { name: "tracin".into(), method: Method::Tracin }),
-                        Beside::Gradients => {
-                            answers.push(Self { name: "gradients".into(), method: Method::Gradients });
-                        }
+                        Beside::Tracin => answers.push(Self::new("tracin".into(), Method::Tracin)),
+                        Beside::Gradients => answers.push(Self::new("gradients".into(), Method::Gradients)),
                     }
                 }
                 answers
@@ -119,14 +147,27 @@ impl Answer {
                 });
             }
         }
+        answers.iter_mut().enumerate().for_each(|(vectors, answer)| answer.vectors = vectors);
+        for vectors in 0..answers.len() {
+            let of = Some(answers[vectors].name.as_str()).filter(|_| vectors > 0);
+            let names: Vec<String> = job.output.layer_sets.keys().map(|set| LayerSet::answer(set, of)).collect();
+            let method = answers[vectors].method;
+            let over_sets = names.into_iter().enumerate();
+            answers.extend(over_sets.map(|(set, name)| Self { name, method, layer_set: Some(set), vectors }));
+        }
         Ok(answers)
+    }
+
+    /// Over all layers.
+    fn new(name: String, method: Method) -> Self {
+        Self { name, method, layer_set: None, vectors: 0 }
     }
 
     fn influence(job: &Job, fit: usize) -> Vec<Self> {
         let dampings = &job.method.damping.0;
-        let answer = |damping: &DampingRequest| Self {
-            name: named("influence", "damping", dampings.len(), &String::from(*damping)),
-            method: Method::Influence { fit, damping: damping.0 },
+        let answer = |damping: &DampingRequest| {
+            let name = named("influence", "damping", dampings.len(), &String::from(*damping));
+            Self::new(name, Method::Influence { fit, damping: damping.0 })
         };
         dampings.iter().map(answer).collect()
     }
@@ -138,6 +179,14 @@ fn named(method: &str, option: &str, count: usize, value: &str) -> String {
 }
 
 impl Plan {
+    /// The tracked layers that an answer is summed over.
+    pub(super) fn layers_of(&self, answer: usize) -> Vec<usize> {
+        match self.answers[answer].layer_set {
+            None => (0..self.training.layers().len()).collect(),
+            Some(set) => self.layer_sets[set].layers.clone(),
+        }
+    }
+
     /// All of them.
     pub(super) fn all_answers(&self) -> Vec<usize> {
         (0..self.answers.len()).collect()
@@ -159,14 +208,24 @@ impl Plan {
 
     /// Every pass over training examples that these answers need, each with all that it serves.
     pub(super) fn score_passes(&self, answers: &[usize]) -> Vec<ScorePass> {
+        let (mut with_vectors, mut layer_sets): (Vec<usize>, Vec<usize>) = (vec![], vec![]);
+        for answer in answers.iter().map(|&answer| &self.answers[answer]) {
+            if !with_vectors.contains(&answer.vectors) {
+                with_vectors.push(answer.vectors);
+            }
+            layer_sets.extend(answer.layer_set.filter(|set| !layer_sets.contains(set)));
+        }
         let mut passes: Vec<ScorePass> = vec![];
         let mut add = |site: Site, contribution: Contribution| match passes.iter_mut().find(|pass| pass.site == site) {
             Some(pass) => pass.contributions.push(contribution),
-            None => passes.push(ScorePass { site, contributions: vec![contribution] }),
+            None => {
+                let (contributions, layer_sets) = (vec![contribution], layer_sets.clone());
+                passes.push(ScorePass { site, contributions, layer_sets });
+            }
         };
         let training = &self.training;
         let last = Site { network: training.last_network(), stage: training.stages.len() - 1 };
-        for &answer in answers {
+        for answer in with_vectors {
             let at_last = VectorSet { answer, network: last.network };
             match self.answers[answer].method {
                 Method::Influence { .. } | Method::Gradients => {

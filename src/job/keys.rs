@@ -222,6 +222,10 @@ impl Plan {
                 .field("leg", contribution.leg as u64)
                 .field("weight", contribution.weight);
         }
+        for &set in &pass.layer_sets {
+            let layers = self.layer_sets[set].layers.iter().map(|&l| self.training.layers()[l].name.as_str());
+            builder = builder.list("layer set", layers);
+        }
         Some(self.stored(builder).finish())
     }
 

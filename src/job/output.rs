@@ -144,7 +144,7 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
         Method::Tracin => ("tracin", String::new()),
         Method::Gradients => ("gradient dot product", String::new()),
     };
-    let layers: Vec<&str> = plan.summary().layers.iter().map(|layer| layer.name.as_str()).collect();
+    let layers: Vec<&str> = plan.layers_of(answer).iter().map(|&l| plan.training.layers()[l].name.as_str()).collect();
     let mut entries: BTreeMap<&str, String> = BTreeMap::from([
         (KEY, key.to_string()),
         ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
@@ -175,6 +175,9 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
     ]);
     if let Some(rank) = method.query_rank {
         entries.insert("query_rank", rank.to_string());
+    }
+    if let Some(set) = answered.layer_set {
+        entries.insert("layer_set", plan.layer_sets[set].name.clone());
     }
     match answered.method {
         Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),

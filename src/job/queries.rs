@@ -137,18 +137,20 @@ impl Run<'_> {
         Ok(Some(StoredVectors { artifact, names, after_use, rows }))
     }
 
-    /// The share of the squared norm of each query's vectors that an answer's scores are made of, over all layers, legs
-    /// and networks; none if vectors are whole.
+    /// The share of the squared norm of each query's vectors that an answer's scores are made of, over its layers, all
+    /// legs and networks; none if vectors are whole.
     pub(super) fn captured(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
         if self.plan.vector_form() == VectorForm::Full {
             return Ok(None);
         }
         let mut sums: Vec<Norms> = vec![];
+        let (layers, of_answer) = (self.plan.training.layers().len(), self.plan.layers_of(answer));
         for set in self.plan.vector_sets(&[answer]) {
             let vectors = self.find_vectors(set)?.ok_or(JobError::NoQueries)?;
             let rows = vectors.rows();
             sums.resize(rows, Norms::default());
-            for (k, pair) in vectors.artifact.f64(CAPTURED)?.chunks_exact(2).enumerate() {
+            let pairs = vectors.artifact.f64(CAPTURED)?.chunks_exact(2).enumerate();
+            for (k, pair) in pairs.filter(|(k, _)| of_answer.contains(&(k / rows % layers))) {
                 sums[k % rows] = [sums[k % rows], Norms { kept: pair[0], whole: pair[1] }].into_iter().sum();
             }
         }

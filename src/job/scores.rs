@@ -10,7 +10,7 @@ use super::run::{Number, Run};
 use super::{JobError, Normalize, Plan, StoreScores};
 use crate::attribution::ranking::{Ranking, TopK};
 use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
-use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score};
+use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score_in_sets};
 use crate::curvature::QuadraticForm;
 
 /// Scores in memory before a part is written.
@@ -165,7 +165,8 @@ impl Run<'_> {
         let network = self.network(pass.site.network)?;
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
         let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
-        let widths: Vec<usize> = sources.iter().map(StoredVectors::rows).collect();
+        let width = pass.sums() * sources.iter().map(StoredVectors::rows).sum::<usize>();
+        let sets: Vec<&[usize]> = pass.layer_sets.iter().map(|&set| plan.layer_sets[set].layers.as_slice()).collect();
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {
             pending.end = columns.examples.end;
@@ -173,12 +174,12 @@ impl Run<'_> {
             pending.self_influence.extend(columns.self_influence.iter().map(|value| *value as f32));
             // parts are written when it is time, or when they have grown large
             if chunk.save || pending.scores.len() > PENDING {
-                self.keep_part(key, &pending, &widths)?;
+                self.keep_part(key, &pending, width)?;
                 pending = Pending { start: pending.end, end: pending.end, scores: vec![], self_influence: vec![] };
             }
             Ok(())
         };
-        Ok(score::<_, T>(&sweep, gap.start, &rows, form, take)?)
+        Ok(score_in_sets::<_, T>(&sweep, gap.start, &rows, &sets, form, take)?)
     }
 
     /// Whether a part may hold each query's best and worst alone: scores that other passes add to are kept whole.
@@ -186,12 +187,11 @@ impl Run<'_> {
         self.plan.job.output.store_scores == StoreScores::Top && self.plan.training.run.is_none()
     }
 
-    fn keep_part(&self, key: &Key, pending: &Pending, widths: &[usize]) -> Result<(), crate::attribution::Error> {
+    fn keep_part(&self, key: &Key, pending: &Pending, width: usize) -> Result<(), crate::attribution::Error> {
         let range = pending.start as u64..pending.end as u64;
         let metadata = Metadata::new();
         let own = [pending.self_influence.len()];
         let self_influence = TensorData::new("self_influence", &own, &pending.self_influence);
-        let width: usize = widths.iter().sum();
         if !self.keeps_top_alone() {
             let shape = [pending.end - pending.start, width];
             let scores = TensorData::new("scores", &shape, &pending.scores);
@@ -295,9 +295,8 @@ impl Run<'_> {
     ) -> Result<Vec<Ranking>, JobError> {
         let mut top = TopK::new(rows, self.plan.job.output.top);
         for (pass, parts) in passes.iter().zip(parts) {
-            let Some(place) = pass.contributions.iter().position(|c| c.set.answer == answer) else { continue };
-            // every contribution of one checkpoint has as many rows
-            let wanted = place * rows..(place + 1) * rows;
+            let Some(&place) = pass.places(&self.plan.answers[answer], rows).first() else { continue };
+            let wanted = place..place + rows;
             for part in parts {
                 let part = part.open()?;
                 let (entries, values) = (part.i64("entries")?, part.f32("values")?);
@@ -345,9 +344,8 @@ impl Sums<'_> {
         let mut sums = vec![0.0f64; rows.len() * n];
         for (pass, parts) in self.passes.iter().zip(self.parts) {
             // every contribution has as many rows
-            let width = pass.contributions.len() * self.rows;
-            let places = pass.contributions.iter().enumerate().filter(|(_, c)| c.set.answer == self.answer);
-            let places: Vec<usize> = places.map(|(place, _)| place * self.rows).collect();
+            let width = pass.width(self.rows);
+            let places = pass.places(&self.run.plan.answers[self.answer], self.rows);
             if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
                 continue;
             }

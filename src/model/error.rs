@@ -176,7 +176,8 @@ impl LoadError {
     }
 }
 
-fn abridged(names: &[String]) -> String {
+/// The first of these names, for a hint.
+pub(crate) fn abridged(names: &[String]) -> String {
     let shown: Vec<String> = names.iter().take(8).map(|name| format!("`{name}`")).collect();
     let more = names.len().saturating_sub(shown.len());
     if more == 0 { shown.join(", ") } else { format!("{}, and {more} more", shown.join(", ")) }

@@ -19,6 +19,7 @@ use candle_core::{DType, Device, Tensor};
 
 pub use config::Config;
 pub use error::LoadError;
+pub(crate) use error::abridged;
 pub use footprint::Footprint;
 pub use identity::Identity;
 pub use parameters::Residence;

@@ -26,6 +26,24 @@ impl LayerSelection {
         let included = self.include.as_ref().map_or(by_default, |(globs, _)| globs.is_match(name));
         included && !self.skip.as_ref().is_some_and(|(globs, _)| globs.is_match(name))
     }
+
+    /// The numbers of those layers among `layers` that are selected; else a pattern that matches none of them.
+    pub(crate) fn among(&self, layers: &[LayerSpec]) -> Result<Vec<usize>, String> {
+        match unmatched(&self.include, || layers.iter().map(|layer| layer.name.as_str())) {
+            Some(pattern) => Err(pattern),
+            None => Ok((0..layers.len()).filter(|&l| self.tracks(&layers[l].name, true)).collect()),
+        }
+    }
+}
+
+/// The first pattern that matches none of these names.
+fn unmatched<'n, N: Iterator<Item = &'n str>>(
+    patterns: &Option<(GlobSet, Vec<String>)>,
+    names: impl Fn() -> N,
+) -> Option<String> {
+    let (globs, texts) = patterns.as_ref()?;
+    let matched: std::collections::BTreeSet<usize> = names().flat_map(|name| globs.matches(name)).collect();
+    texts.iter().enumerate().find(|(index, _)| !matched.contains(index)).map(|(_, text)| text.clone())
 }
 
 fn globs(patterns: &[String]) -> Result<Option<(GlobSet, Vec<String>)>, LoadError> {
@@ -107,13 +125,8 @@ impl<'a> Tracking<'a> {
     /// # Errors
     /// [`LoadError::NoLayers`] if there is none, or if a pattern matched nothing.
     pub(super) fn finish(self) -> Result<Vec<LayerSpec>, LoadError> {
-        let unmatched = |patterns: &Option<(GlobSet, Vec<String>)>| {
-            let (globs, texts) = patterns.as_ref()?;
-            let matched: std::collections::BTreeSet<usize> =
-                self.available.iter().flat_map(|name| globs.matches(name)).collect();
-            texts.iter().enumerate().find(|(index, _)| !matched.contains(index)).map(|(_, text)| text.clone())
-        };
-        let reason = match (unmatched(&self.selection.include), unmatched(&self.selection.skip)) {
+        let names = || self.available.iter().map(String::as_str);
+        let reason = match (unmatched(&self.selection.include, names), unmatched(&self.selection.skip, names)) {
             (Some(pattern), _) | (None, Some(pattern)) => format!("the pattern `{pattern}` matches no linear layer"),
             (None, None) if self.layers.is_empty() => "every linear layer is skipped".to_owned(),
             (None, None) => return Ok(self.layers),

@@ -11,6 +11,7 @@ mod case;
 mod frozen;
 mod late_layers;
 mod layer_rates;
+mod layer_sets;
 mod limits;
 mod reuse;
 mod stages;

@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 
-use ascribe::job::{Job, ScoreScale, StoreScores};
+use ascribe::job::{Job, ScoreScale, Several, StoreScores};
 use clap::{Args, ValueEnum};
 
-use super::values::one_of;
+use super::values::{layer_set, one_of};
+use crate::failure::Problem;
 
 /// Where results go, and which.
 #[derive(Debug, Clone, Default, Args)]
@@ -32,6 +33,12 @@ pub(crate) struct OutputOptions {
     /// is the sum of its examples' effects.
     #[arg(long, value_name = "FIELD")]
     group_by: Option<String>,
+    /// Also sum every score over these layers alone, into files of its own name; once for each set
+    ///
+    /// `--layer-set 'attention=*.attn.*' --layer-set 'mlp=*.mlp.*'`: from the same pass, the same curvature and the
+    /// same query vectors. Globs as in --layers, over the tracked layers; several with commas.
+    #[arg(long, value_name = "NAME=GLOBS", value_parser = layer_set)]
+    layer_set: Vec<(String, Vec<String>)>,
     /// Unit of the scores [default: per-example]
     #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
         ("per-example", "change of the measurement for one more copy: 1/N is in"),
@@ -41,6 +48,20 @@ pub(crate) struct OutputOptions {
 }
 
 impl OutputOptions {
+    /// Refuses what each flag by itself may say.
+    ///
+    /// # Errors
+    /// A layer set that is given twice.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        for (index, (name, _)) in self.layer_set.iter().enumerate() {
+            if self.layer_set[..index].iter().any(|(earlier, _)| earlier == name) {
+                let problem = format!("the layer set `{name}` is given twice");
+                return Err(Problem::hinted(problem, "put its globs together, with commas, or rename one"));
+            }
+        }
+        Ok(())
+    }
+
     /// Lays the flags that were given on top of a job.
     pub(crate) fn apply(&self, job: &mut Job) {
         let output = &mut job.output;
@@ -52,6 +73,10 @@ impl OutputOptions {
         output.csv |= self.csv;
         if let Some(field) = &self.group_by {
             output.group_by = Some(field.clone());
+        }
+        if !self.layer_set.is_empty() {
+            let sets = self.layer_set.iter().cloned();
+            output.layer_sets = sets.map(|(name, globs)| (name, Several(globs))).collect();
         }
         output.scale = self.score_scale.unwrap_or(output.scale);
     }

@@ -36,6 +36,7 @@ impl JobOptions {
     /// # Errors
     /// If `--model`, `--train` or `--out` is not among them.
     pub(crate) fn job_of_flags(&self) -> anyhow::Result<Job> {
+        self.output.check()?;
         let run = self.training.names_a_run();
         let required = [
             ("--model", self.model.model.is_some() || run),
@@ -74,6 +75,7 @@ impl JobOptions {
     /// # Errors
     /// If the file cannot be read.
     pub(crate) fn job_of_file(&self, file: &Path) -> anyhow::Result<Job> {
+        self.output.check()?;
         Ok(self.over(Job::read(file)?))
     }
 
@@ -111,7 +113,8 @@ mod tests {
             --tokenizer k --max-length 9 --pack 8 --add-bos both --add-eos train --train-size 7 --curvature kfac \
             --fisher empirical --label-draws 3 --damping 0.5x --kfac-scale per-position --seed 5 --measure logprob \
             --reduction mean --aggregate sum --normalize cosine --self-influence --threads 2 --memory 1GiB --disk 2GiB \
-            --batch-tokens 11 --out r --top 4 --store-scores top --csv --score-scale kronfluence";
+            --batch-tokens 11 --out r --top 4 --store-scores top --csv --score-scale kronfluence \
+            --layer-set early=h.0.*,h.1.*";
         let job = options(flags).job_of_flags().expect("model, train and out are there");
         // every key of the file in another than its default state
         let text = toml::to_string(&job).expect("a job is TOML");

@@ -66,9 +66,42 @@ pub(super) fn stage_file(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+/// `attention=*.attn.*,*.{q,k,v}_proj`: commas inside braces or brackets are the glob's own.
+pub(super) fn layer_set(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, globs) = text.split_once('=').unwrap_or((text, ""));
+    let (mut depth, mut found) = (0usize, vec![String::new()]);
+    for c in globs.chars() {
+        match c {
+            '{' | '[' => depth += 1,
+            '}' | ']' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                found.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        found.last_mut().expect("never empty").push(c);
+    }
+    if name.is_empty() || found.iter().any(String::is_empty) {
+        return Err("write the set's name, `=` and globs over layer names, with commas".to_owned());
+    }
+    Ok((name.to_owned(), found))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layer_sets_are_globs_with_commas_between() {
+        let own = |globs: &[&str]| globs.iter().map(|&glob| glob.to_owned()).collect::<Vec<_>>();
+        assert_eq!(layer_set("a=*.attn.*").expect("one"), ("a".to_owned(), own(&["*.attn.*"])));
+        let found = layer_set("a=*.{q,k}_proj,h.[0,1].*,c").expect("three");
+        assert_eq!(found.1, own(&["*.{q,k}_proj", "h.[0,1].*", "c"]));
+        for bad in ["a", "a=", "=x", "a=x,", "a=,x", ""] {
+            assert!(layer_set(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn memory_is_written_with_units() {

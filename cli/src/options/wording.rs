@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "form",
     "group_by",
     "label_draws",
+    "layer_sets",
     "measure",
     "memory",
     "normalize",
@@ -50,6 +51,7 @@ fn in_flags(text: &str) -> String {
     let flag = |quoted: &str| {
         let (key, value) = quoted.split_once(" = ").map_or((quoted, None), |(key, value)| (key, Some(value)));
         let name = match key {
+            "layer_sets" => "layer-set".to_owned(),
             "scale" => "score-scale".to_owned(),
             _ => key.replace('_', "-"),
         };

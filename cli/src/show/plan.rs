@@ -40,6 +40,13 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     if summary.answers.len() > 1 {
         line("scores", &summary.answers.join(", "));
     }
+    for (index, set) in summary.layer_sets.iter().enumerate() {
+        let (layers, parameters) = (counted(set.layers.len() as u64, "layers"), count(set.parameters as u64));
+        line(if index == 0 { "sets" } else { "" }, &format!("{}: {layers} with {parameters} weights", set.name));
+        for layer in set.layers.iter().filter(|_| verbose) {
+            line("", &format!("  {layer}"));
+        }
+    }
     if summary.queries.is_some() {
         line("measure", &measure(job, summary));
     }

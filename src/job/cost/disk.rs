@@ -69,14 +69,14 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         files.push(FileCost { what: "query vectors", bytes: vectors });
         files.push(FileCost { what: "scores", bytes: scores(plan, queries)? });
         files.push(FileCost { what: "rankings", bytes: rankings(plan, queries) });
-        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) as u64;
+        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
         let of_pass = |pass: &crate::job::answers::ScorePass| {
             let n = plan.training.stages[pass.site.stage].train.len() as u64;
             let kept = match plan.job.output.store_scores {
                 StoreScores::Top if plan.training.run.is_none() => (2 * plan.job.output.top as u64 * 5).min(n),
                 _ => n,
             };
-            4 * kept * rows * pass.contributions.len() as u64
+            4 * kept * pass.width(rows) as u64
         };
         parts = plan.score_passes(&answers).iter().map(of_pass).sum();
     }

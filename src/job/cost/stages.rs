@@ -343,7 +343,7 @@ impl Stages<'_> {
         }
         let vectors = rows as u64 * self.kept() * plan.width();
         stage.vector_bytes = vectors * self.train[pass.site.stage].values().sum::<u64>();
-        stage.written = 4 * rows as u64 * stage.units;
+        stage.written = 4 * (rows * pass.sums()) as u64 * stage.units;
         stage.disk = stage.written;
         stage.memory = memory::scores(self, vectors);
         stage

@@ -14,9 +14,10 @@ pub(super) use self::data::{Few, InBatches};
 pub(super) use self::memory::Memory;
 use self::memory::Sizes;
 pub(super) use self::options::measure_name;
-pub use self::summary::{DataSummary, LayerSummary, LegSummary, StageSummary, Summary};
+pub use self::summary::{DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary};
 use super::answers::Answer;
 use super::groups::Groups;
+use super::layer_sets::LayerSet;
 use super::request::{Fisher, Measure, Precision};
 use super::reuse::Reused;
 use super::training::{Stage, Training};
@@ -35,6 +36,7 @@ pub struct Plan {
     pub job: Job,
     pub(super) training: Training,
     pub(super) answers: Vec<Answer>,
+    pub(super) layer_sets: Vec<LayerSet>,
     pub(super) queries: Option<Dataset>,
     pub(super) reused: Option<Reused>,
     pub(super) memory: Memory,
@@ -164,9 +166,11 @@ impl Plan {
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }
+        let layer_sets = LayerSet::all(&job, training.layers())?;
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
-        let mut plan = Self { job, training, answers, queries, reused, memory, summary: Summary::default() };
+        let mut plan =
+            Self { job, training, answers, layer_sets, queries, reused, memory, summary: Summary::default() };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
         if let Some(field) = &plan.job.output.group_by {
             Groups::by(&plan, field)?;

@@ -3,7 +3,7 @@
 use super::super::request::{
     Beside, Curvature, FormRequest, Measure, Normalize, Precision, ScoreScale, Several, SourceRequest, StoreScores,
 };
-use super::super::{Job, JobError};
+use super::super::{Job, JobError, layer_sets};
 use crate::curvature::gemm::Products;
 use crate::data::RowTask;
 use crate::model::Limits;
@@ -51,6 +51,13 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.method.damping.0.len() > 1 && job.method.normalize == Normalize::Cosine {
         return options("`normalize = cosine` takes one damping", "name one");
+    }
+    layer_sets::check(job)?;
+    if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
+        return options(
+            "`normalize = cosine` divides by norms over all tracked layers, and `layer_sets` asks for parts of them",
+            "leave one of the two out; a cosine over some layers is that of a run that tracks these alone",
+        );
     }
     match &job.source {
         Some(source) => check_source(job, source)?,

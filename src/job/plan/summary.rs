@@ -6,6 +6,7 @@ use super::Plan;
 use crate::attribution::Aggregate;
 use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::ReadReport;
+use crate::job::layer_sets::LayerSet;
 use crate::job::moments::Moments;
 use crate::job::request::Precision;
 use crate::job::training::{Fit, Training};
@@ -29,6 +30,9 @@ pub struct Summary {
     pub legs: Vec<LegSummary>,
     /// Names of what is scored; rankings are made of the first.
     pub answers: Vec<String>,
+    /// Sets of layers that scores are also summed over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layer_sets: Vec<LayerSetSummary>,
     /// Bytes of curvature factors on disk.
     pub factor_bytes: u64,
     /// Bytes of the queries' vectors on disk.
@@ -100,6 +104,17 @@ pub struct LayerSummary {
     pub query_rank: Option<usize>,
 }
 
+/// A set of tracked layers.
+#[derive(Debug, Clone, Serialize)]
+pub struct LayerSetSummary {
+    /// Its name.
+    pub name: String,
+    /// Its layers' names.
+    pub layers: Vec<String>,
+    /// Numbers in their gradients of one example.
+    pub parameters: usize,
+}
+
 /// One file of examples.
 #[derive(Debug, Clone, Serialize)]
 pub struct DataSummary {
@@ -167,6 +182,11 @@ impl Summary {
             columns: l.columns(),
             query_rank: form.rank_at(l),
         };
+        let set = |set: &LayerSet| LayerSetSummary {
+            name: set.name.clone(),
+            layers: set.layers.iter().map(|&l| layers[l].name.clone()).collect(),
+            parameters: set.layers.iter().map(|&l| layers[l].parameters()).sum(),
+        };
         let stages = training.stages.iter().zip(train);
         Self {
             architecture: training.networks.kind().to_owned(),
@@ -182,6 +202,7 @@ impl Summary {
             queries: queries.map(Into::into),
             legs: legs_of(plan),
             answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
+            layer_sets: plan.layer_sets.iter().map(set).collect(),
             factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>()
                 + covariance_sites.len() as u64 * covariances,
             query_bytes: legs as u64 * rows * kept as u64 * width,

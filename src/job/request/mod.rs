@@ -56,6 +56,7 @@ impl Job {
                 csv: false,
                 group_by: None,
                 scale: ScoreScale::default(),
+                layer_sets: BTreeMap::new(),
             },
         }
     }
@@ -204,6 +205,10 @@ pub struct OutputRequest {
     /// Unit of the scores.
     #[serde(default)]
     pub scale: ScoreScale,
+    /// Sets of tracked layers by name, each as glob patterns over layer names: every answer is also summed over the
+    /// layers of each set alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub layer_sets: BTreeMap<String, Several<String>>,
 }
 
 fn ten() -> usize {

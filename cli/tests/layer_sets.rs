@@ -1,0 +1,148 @@
+//! `--layer-set`: scores over some of the tracked layers, from flags to files, `inspect` and `evaluate`.
+
+mod support;
+
+use std::fs;
+
+use ascribe::attribution::store::TensorFile;
+use support::{Folder, GPT2, MLP, ROWS, ascribe, done, ended, json_lines};
+
+fn scores(folder: &Folder, file: &str) -> Vec<f32> {
+    let file = TensorFile::open(&folder.path(file)).expect("scores");
+    file.f32("scores").expect("f32").to_vec()
+}
+
+fn metadata(folder: &Folder, file: &str, entry: &str) -> String {
+    let file = TensorFile::open(&folder.path(file)).expect("scores");
+    file.metadata(entry).cloned().unwrap_or_default()
+}
+
+#[track_caller]
+fn assert_near(found: &[f32], want: &[f32], tolerance: f64, what: &str) {
+    let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
+    assert!(found.len() == want.len() && largest > 0.0, "{what}");
+    for (found, want) in found.iter().zip(want) {
+        assert!(f64::from((found - want).abs()) <= tolerance * f64::from(largest), "{what}: {found} {want}");
+    }
+}
+
+/// 32-bit sums of blocks may be cut elsewhere; each block is rounded alike.
+const ROUNDING: f64 = 1e-6;
+
+#[test]
+fn sets_are_scored_and_ranked_under_names_of_their_own() {
+    let folder = Folder::new();
+    let flags =
+        "--damping 0.1x,0.01x --csv --layer-set attention=*.attn.* --layer-set mlp=*.{c_fc,c_none},*h.?.mlp.c_proj";
+    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} {flags}", folder.arg(name)));
+    let refused = ended(ascribe(&format!("influence {GPT2} --out {} {flags},none.*", folder.arg("run"))));
+    assert_eq!(refused.code, Some(2));
+    let shown = run("run", flags);
+    let plan = [
+        "sets      attention: 4 layers with 16,640 weights\n",
+        "          mlp: 4 layers with 33,088 weights\n",
+        "influence.damping-0.01x, layers-attention, layers-mlp, influence.damping-0.01x.layers-attention, ",
+    ];
+    for line in plan {
+        assert!(shown.err.contains(line), "{line}{}", shown.err);
+    }
+    run("plain", "--damping 0.1x,0.01x --quiet");
+    for (set, layers) in [("attention", "*.attn.*"), ("mlp", "*.mlp.*")] {
+        run(set, &format!("--damping 0.1x,0.01x --layers {layers} --quiet"));
+        for answer in ["", ".influence.damping-0.01x"] {
+            let [of_set, alone] = [format!("run/scores{answer}.layers-{set}"), format!("{set}/scores{answer}")]
+                .map(|f| f + ".safetensors");
+            assert_near(&scores(&folder, &of_set), &scores(&folder, &alone), ROUNDING, &of_set);
+            assert_eq!(metadata(&folder, &of_set, "layers"), metadata(&folder, &alone, "layers"));
+            assert_eq!(metadata(&folder, &of_set, "layer_set"), set);
+            assert_eq!(metadata(&folder, &of_set, "method"), "influence");
+        }
+        let ranking = fs::read_to_string(folder.path(&format!("run/ranking.layers-{set}.jsonl"))).expect("a ranking");
+        let alone = fs::read_to_string(folder.path(set).join("ranking.jsonl")).expect("a ranking");
+        for (found, want) in json_lines(&ranking).iter().zip(json_lines(&alone)) {
+            assert_eq!(found["proponents"][0]["id"], want["proponents"][0]["id"]);
+        }
+        assert!(folder.path(&format!("run/ranking.layers-{set}.csv")).exists());
+    }
+    // what was there without sets has the same bytes
+    for file in ["scores.safetensors", "scores.influence.damping-0.01x.safetensors"] {
+        assert!(support::tensors(&folder.path("run").join(file)) == support::tensors(&folder.path("plain").join(file)));
+    }
+    assert_eq!(metadata(&folder, "run/scores.safetensors", "layer_set"), "");
+    let about = done(&format!("inspect {}", folder.arg("run"))).out;
+    assert!(about.contains("scores.layers-attention.safetensors"), "{about}");
+    let queries = "fixtures/gpt2-tiny/queries.jsonl";
+    let figures =
+        ended(ascribe(&format!("evaluate retrieval --scores {} --answers {queries} --field topic", folder.arg("run"))));
+    assert!(figures.err.is_empty() || figures.code != Some(101), "{}", figures.err);
+    // the job file says it again
+    let again = done(&format!("run {} --out {} --quiet", folder.arg("run/job.toml"), folder.arg("again")));
+    assert_eq!(again.out, shown.out);
+    let job = fs::read_to_string(folder.path("run/job.toml")).expect("a job");
+    assert!(job.contains("[output.layer_sets]\nattention = \"*.attn.*\"\n"), "{job}");
+}
+
+#[test]
+fn low_rank_and_the_best_alone_have_sets_too() {
+    let folder = Folder::new();
+    let set = "--layer-set late=transformer.h.1.*";
+    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} --quiet {flags}", folder.arg(name)));
+    run("low", &format!("--query-rank 4 {set}"));
+    run("alone", "--query-rank 4 --layers transformer.h.1.*");
+    run("top", &format!("--query-rank 4 --store-scores top {set}"));
+    let late = scores(&folder, "low/scores.layers-late.safetensors");
+    assert_near(&late, &scores(&folder, "alone/scores.safetensors"), ROUNDING, "of rank 4");
+    let captured = |file: &str| {
+        let file = TensorFile::open(&folder.path(file)).expect("scores");
+        file.f64("captured").expect("f64").to_vec()
+    };
+    assert_eq!(captured("low/scores.layers-late.safetensors"), captured("alone/scores.safetensors"));
+    assert!(captured("low/scores.layers-late.safetensors") != captured("low/scores.safetensors"));
+    let rankings = |name: &str| fs::read_to_string(folder.path(name)).expect("a ranking");
+    for file in ["ranking.jsonl", "ranking.layers-late.jsonl"] {
+        assert_eq!(rankings(&format!("top/{file}")), rankings(&format!("low/{file}")), "{file}");
+    }
+    assert!(folder.path("top/top.layers-late.safetensors").exists());
+}
+
+#[test]
+fn source_takes_sets_with_its_steps() {
+    let folder = Folder::new();
+    let job = format!("--run fixtures/mlp-trajectory {ROWS} --with tracin --layer-set ends=layers.0,layers.2");
+    done(&format!("source {job} --out {} --quiet", folder.arg("whole")));
+    let steps = folder.arg("steps");
+    done(&format!("fit {job} --out {steps} --quiet"));
+    for step in ["query", "score --shard 1/2", "score --shard 2/2", "merge", "rank"] {
+        done(&format!("{step} --out {steps} --quiet"));
+    }
+    for name in ["scores", "scores.layers-ends", "scores.tracin.layers-ends"] {
+        let [whole, steps] = ["whole", "steps"].map(|run| scores(&folder, &format!("{run}/{name}.safetensors")));
+        assert_near(&steps, &whole, 1e-5, name);
+    }
+}
+
+#[test]
+fn sets_that_make_no_sense_are_explained() {
+    let folder = Folder::new();
+    let run = folder.arg("run");
+    let cases = [
+        "--layer-set attention",
+        "--layer-set attention=",
+        "--layer-set =layers.0",
+        "--layer-set a/b=layers.0",
+        "--layer-set first=layers.0 --layer-set first=layers.1",
+        "--layer-set first=layers.0 --layer-set First=layers.1",
+        "--layer-set first=layers.0,layers.9",
+        "--layer-set first=layers.[0",
+        "--layers layers.0 --layer-set second=layers.1",
+        "--layer-set first=layers.0 --normalize cosine --curvature identity",
+    ];
+    let mut text = String::new();
+    for case in cases {
+        let ended = ended(ascribe(&format!("influence {MLP} --out {run} {case}")));
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{case}");
+        text.push_str(&folder.filtered(&format!("$ ascribe influence ... {case}\n{}\n", ended.err)));
+    }
+    assert!(!folder.path("run").exists(), "nothing is written before the inputs are checked");
+    insta::assert_snapshot!(text);
+}
