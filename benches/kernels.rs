@@ -9,11 +9,11 @@
 
 use std::hint::black_box;
 
-use ascribe::curvature::contraction::{Rotate, RotationRoute, Shape};
+use ascribe::curvature::contraction::{BasisSize, Rotate, RotationRoute, Shape};
 use ascribe::curvature::gemm::{Into, Threads, View, ViewMut, add_gram, matmul};
 use ascribe::curvature::{
-    Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda, LambdaSum,
-    LayerId, LayerSpec, Matrix, Objective, Positions, SpectralFn, Tap, TapSink, Vectors, pull_back, random,
+    BlockWidth, Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda,
+    LambdaSum, LayerId, LayerSpec, Matrix, Objective, Positions, SpectralFn, Tap, TapSink, Vectors, pull_back, random,
 };
 use ascribe::nn::{Activation, Attention, LayerNorm, LogitsGradient, RmsNorm, gated, language_model_loss};
 use candle_core::{Device, Tensor, Var};
@@ -174,9 +174,10 @@ fn lambda(c: &mut Criterion) {
     for (name, shape, positions, input, output) in routes {
         let rows = Rows::new(shape, positions);
         let size = Shape::of(&rows.positions, rows.layer.outputs, rows.layer.columns());
-        let route = RotationRoute::cheapest(size);
+        let basis = BasisSize::of(size.outputs, size.columns, BlockWidth::Any);
+        let route = RotationRoute::cheapest(size, basis);
         assert_eq!(route, RotationRoute { input, output }, "the shape asks for another route");
-        group.throughput(Throughput::Elements(route.flops(size) as u64));
+        group.throughput(Throughput::Elements(route.flops(size, basis) as u64));
         bench_lambda(&mut group, name, &rows, Some(&rows.basis()));
     }
     let tokens = Rows::tokens(C_FC);

@@ -236,7 +236,8 @@ impl<T: Real> Gradients<'_, T> {
     /// What a walk begins with: its last leg's eigenbasis is reached by rotating rows where gradients would cost more.
     fn start(&mut self, walk: &Walk<'_, T>, is_last: bool) -> Result<Start<T>, Error> {
         let shape = Shape::of(self.tap.positions, self.spec.outputs, self.spec.columns());
-        let entrance = walk.entrance(self.tap.layer.0).filter(|_| RotationRoute::cheapest(shape).has_rows());
+        let by_rows = |basis: &&Eigenbasis<T>| RotationRoute::cheapest(shape, basis.size()).has_rows();
+        let entrance = walk.entrance(self.tap.layer.0).filter(by_rows);
         let place = self.place(entrance)?;
         let gradients = match is_last {
             true => std::mem::take(&mut self.found[place].1),
@@ -247,7 +248,7 @@ impl<T: Real> Gradients<'_, T> {
 
     /// Where `[queries, O, columns]` stand in a basis, or as they are.
     fn place(&mut self, basis: Option<&Eigenbasis<T>>) -> Result<usize, Error> {
-        let address = |pairs: &Eigenpairs<T>| pairs.vectors.as_slice().as_ptr().addr();
+        let address = |pairs: &Eigenpairs<T>| pairs.vectors.address();
         let name = basis.map_or([0, 0], |basis| [address(&basis.output), address(&basis.input)]);
         if let Some(place) = self.found.iter().position(|(found, _)| *found == name) {
             return Ok(place);

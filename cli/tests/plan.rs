@@ -67,6 +67,7 @@ fn run_folders_have_the_size_that_was_foretold() {
         ("b", "influence", format!("{GPT2} --curvature kfac --query-rank 2 --store-scores top")),
         ("c", "influence", format!("{MLP} --self-influence --csv")),
         ("d", "source", format!("{TRAINER} --with influence,tracin --time-scale 1,10")),
+        ("e", "influence", format!("{GPT2} --eigen-block-width 20")),
     ] {
         let run = folder.arg(name);
         let plan = done(&format!("plan {flags} --out {run} --no-calibration --format json"));

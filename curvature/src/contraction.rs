@@ -6,7 +6,7 @@
 //! # Source
 //! METHOD §8.3, §8.6, §8.7.
 
-use crate::Positions;
+use crate::{BlockWidth, Positions};
 
 /// Sizes of one layer's contraction in one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,23 @@ impl Shape {
     /// The shape of a batch at a layer.
     pub fn of(positions: &Positions, outputs: usize, columns: usize) -> Self {
         Self { examples: positions.examples(), rows: positions.rows(), outputs, columns }
+    }
+}
+
+/// Numbers in the eigenvectors of a layer's two sides: half the operations of rotating a row. Of whole sides these are
+/// O² and I², of sides in blocks the sums of their blocks' squares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasisSize {
+    /// Of the output side, `U_S`.
+    pub output: usize,
+    /// Of the input side, `U_A`.
+    pub input: usize,
+}
+
+impl BasisSize {
+    /// For a layer of this shape with blocks of at most this width.
+    pub fn of(outputs: usize, columns: usize, width: BlockWidth) -> Self {
+        Self { output: width.numbers(outputs), input: width.numbers(columns) }
     }
 }
 
@@ -50,10 +67,10 @@ pub struct RotationRoute {
 
 impl RotationRoute {
     /// The cheapest of the four.
-    pub fn cheapest(shape: Shape) -> Self {
+    pub fn cheapest(shape: Shape, basis: BasisSize) -> Self {
         let both = [Rotate::Rows, Rotate::Gradient];
         let routes = both.into_iter().flat_map(|input| both.map(|output| Self { input, output }));
-        routes.min_by_key(|route| route.flops(shape)).expect("there are four routes")
+        routes.min_by_key(|route| route.flops(shape, basis)).expect("there are four routes")
     }
 
     /// Whether a side is rotated before the gradient is formed.
@@ -62,14 +79,15 @@ impl RotationRoute {
     }
 
     /// Operations of this route for the whole batch.
-    pub fn flops(self, shape: Shape) -> u128 {
+    pub fn flops(self, shape: Shape, basis: BasisSize) -> u128 {
         let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
-        let side = |rotate, size: u128| match rotate {
-            Rotate::Rows => 2 * rows * size * size,
-            Rotate::Gradient => 2 * b * o * i * size,
+        // a gradient has as many rows as the other side is wide
+        let side = |rotate, numbers: usize, other: u128| match rotate {
+            Rotate::Rows => 2 * rows * numbers as u128,
+            Rotate::Gradient => 2 * b * other * numbers as u128,
             Rotate::Never => 0,
         };
-        2 * rows * o * i + side(self.input, i) + side(self.output, o)
+        2 * rows * o * i + side(self.input, basis.input, o) + side(self.output, basis.output, i)
     }
 }
 
@@ -145,6 +163,10 @@ mod tests {
     const GRADIENT: RotationRoute = RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient };
     const ROWS: RotationRoute = RotationRoute { input: Rotate::Rows, output: Rotate::Rows };
 
+    fn cheapest(shape: Shape) -> RotationRoute {
+        RotationRoute::cheapest(shape, BasisSize::of(shape.outputs, shape.columns, BlockWidth::Any))
+    }
+
     fn shape(examples: usize, positions: usize, outputs: usize, columns: usize) -> Shape {
         Shape { examples, rows: examples * positions, outputs, columns }
     }
@@ -152,17 +174,27 @@ mod tests {
     #[test]
     fn rows_win_while_examples_are_shorter_than_the_layer_is_wide() {
         // METHOD §8.3: for o = i = d, R beats G below T = d.
-        assert_eq!(RotationRoute::cheapest(shape(4, 255, 256, 256)), ROWS);
-        assert_eq!(RotationRoute::cheapest(shape(4, 257, 256, 256)), GRADIENT);
+        assert_eq!(cheapest(shape(4, 255, 256, 256)), ROWS);
+        assert_eq!(cheapest(shape(4, 257, 256, 256)), GRADIENT);
         let formula = |t: u128, o: u128, i: u128| 2 * t * o * i + 2 * o * i * (o + i);
-        assert_eq!(GRADIENT.flops(shape(1, 7, 5, 3)), formula(7, 5, 3));
-        assert_eq!(ROWS.flops(shape(1, 7, 5, 3)), 2 * 7 * (25 + 9) + 2 * 7 * 15);
+        let whole = BasisSize::of(5, 3, BlockWidth::Any);
+        assert_eq!(GRADIENT.flops(shape(1, 7, 5, 3), whole), formula(7, 5, 3));
+        assert_eq!(ROWS.flops(shape(1, 7, 5, 3), whole), 2 * 7 * (25 + 9) + 2 * 7 * 15);
+    }
+
+    #[test]
+    fn blocks_are_counted_by_their_squares() {
+        // 5 outputs as 2 and 3, 3 columns whole
+        let basis = BasisSize::of(5, 3, BlockWidth::AtMost(std::num::NonZeroUsize::new(3).expect("not 0")));
+        assert_eq!(basis, BasisSize { output: 13, input: 9 });
+        assert_eq!(ROWS.flops(shape(1, 7, 5, 3), basis), 2 * 7 * (13 + 9) + 2 * 7 * 15);
+        assert_eq!(GRADIENT.flops(shape(2, 7, 5, 3), basis), 2 * 14 * 15 + 2 * 2 * (5 * 9 + 3 * 13));
     }
 
     #[test]
     fn a_narrow_side_is_rotated_before_a_wide_one() {
         // A long example at a layer with 8 outputs and 1024 columns: rotating 8-vectors costs least.
-        let route = RotationRoute::cheapest(shape(1, 512, 8, 1024));
+        let route = cheapest(shape(1, 512, 8, 1024));
         assert_eq!(route, RotationRoute { input: Rotate::Gradient, output: Rotate::Rows });
     }
 

@@ -1,11 +1,13 @@
 //! The definitions written out in `f64`: what the fast routes are tested against.
 
+use std::num::NonZeroUsize;
+
 use candle_core::{Device, Tensor};
 
 use crate::gemm::Real;
 use crate::{
-    CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId, LayerSpec, Positions,
-    QuadraticForm, SpectralFn, Tap, TapSink, Vectors,
+    BlockWidth, Covariance, CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId,
+    LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, Tap, TapSink, Vectors,
 };
 
 /// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
@@ -50,18 +52,26 @@ impl Case {
         gradient
     }
 
-    fn bases<T: Real>(&self) -> Result<Vec<Eigenbasis<T>>, Error> {
+    fn covariance<T: Real>(&self) -> Result<Covariance, Error> {
         let mut sum = CovarianceSum::<T>::new(std::slice::from_ref(&self.layer));
         self.push::<T>(&mut sum)?;
         sum.flush(0..self.positions.examples(), 1)?;
-        Eigenbasis::of_layers(&sum.finish()?, std::slice::from_ref(&self.layer))
+        sum.finish()
+    }
+
+    fn bases<T: Real>(&self, width: BlockWidth) -> Result<Vec<Eigenbasis<T>>, Error> {
+        Eigenbasis::of_layers_in_blocks(&self.covariance::<T>()?, std::slice::from_ref(&self.layer), width)
     }
 }
 
 /// `[i, j]` of the Kronecker eigenvector matrix, `vec` row by row.
-fn eigenvector<T: Real>(basis: &Eigenbasis<T>, columns: usize, i: usize, j: usize) -> f64 {
-    let (s, a) = (&basis.output.vectors, &basis.input.vectors);
+fn eigenvector<T: Real>([s, a]: &[Matrix<T>; 2], i: usize, j: usize) -> f64 {
+    let columns = a.columns();
     s.row(i / columns)[j / columns].wide() * a.row(i % columns)[j % columns].wide()
+}
+
+fn at_most(width: usize) -> BlockWidth {
+    BlockWidth::AtMost(NonZeroUsize::new(width).expect("not 0"))
 }
 
 fn relative_error(found: &[f64], want: &[f64]) -> f64 {
@@ -71,10 +81,11 @@ fn relative_error(found: &[f64], want: &[f64]) -> f64 {
 }
 
 /// Λ, dense curvature, IHVP and scores of one case, all against loops over every element.
-fn check<T: Real>(case: &Case, conditioner: Option<&[T]>, tolerance: f64) -> Result<(), Error> {
+fn check<T: Real>(case: &Case, width: BlockWidth, conditioner: Option<&[T]>, tolerance: f64) -> Result<(), Error> {
     let layers = std::slice::from_ref(&case.layer);
-    let (n, columns, b) = (case.layer.parameters(), case.layer.columns(), case.positions.examples());
-    let bases = case.bases::<T>()?;
+    let (n, b) = (case.layer.parameters(), case.positions.examples());
+    let bases = case.bases::<T>(width)?;
+    let vectors = [bases[0].output.vectors.whole(), bases[0].input.vectors.whole()];
     let mut sum = LambdaSum::new(layers, vec![Some(&bases[0])]).conditioned(vec![conditioner]);
     case.push::<T>(&mut sum)?;
     sum.flush(0..b, 1)?;
@@ -86,7 +97,7 @@ fn check<T: Real>(case: &Case, conditioner: Option<&[T]>, tolerance: f64) -> Res
             g.iter_mut().zip(h).for_each(|(g, h)| *g *= h.wide());
         }
         for j in 0..n {
-            let turned: f64 = (0..n).map(|i| eigenvector(&bases[0], columns, i, j) * g[i]).sum();
+            let turned: f64 = (0..n).map(|i| eigenvector(&vectors, i, j) * g[i]).sum();
             want[j] += turned * turned / b as f64;
         }
     }
@@ -167,8 +178,72 @@ const CASES: [(usize, usize, bool, &[usize]); 7] = [
 fn every_route_equals_the_definition() -> Result<(), Error> {
     for (o, i, bias, lengths) in CASES {
         let case = Case::new(o, i, bias, lengths);
-        check::<f64>(&case, None, 1e-12)?;
-        check::<f32>(&case, None, 2e-5)?;
+        check::<f64>(&case, BlockWidth::Any, None, 1e-12)?;
+        check::<f32>(&case, BlockWidth::Any, None, 2e-5)?;
+    }
+    Ok(())
+}
+
+/// The same in bases of blocks: Λ, influence and self-influence by U's definition, whatever the route.
+#[test]
+fn every_route_equals_the_definition_in_blocks() -> Result<(), Error> {
+    for (o, i, bias, lengths) in CASES {
+        let case = Case::new(o, i, bias, lengths);
+        for width in [1, 2, 3] {
+            check::<f64>(&case, at_most(width), None, 1e-12)?;
+        }
+    }
+    // blocks that begin and end inside of a tile; blocks of 17, whose last column is computed by itself
+    check::<f64>(&Case::new(67, 2, true, &[2, 5]), at_most(30), None, 1e-12)?;
+    for lengths in [&[2, 1][..], &[1, 1, 1]] {
+        check::<f64>(&Case::new(18, 33, true, lengths), at_most(17), None, 1e-12)?;
+    }
+    Ok(())
+}
+
+/// `U` diagonalises the diagonal blocks of `A` and `S` and is zero elsewhere; the curvature is made of these blocks.
+#[test]
+fn blocks_are_those_of_the_covariances() -> Result<(), Error> {
+    let case = Case::new(5, 6, true, &[4, 9, 7]);
+    let (covariance, width) = (case.covariance::<f64>()?, at_most(3));
+    let bases = case.bases::<f64>(width)?;
+    let input = covariance.inputs[0].as_ref().expect("one group");
+    let group_of = |n: usize, k: usize| width.groups(n).position(|group| group.contains(&k));
+    let kept = |matrix: &Matrix<f64>, r: usize, c: usize| {
+        let n = matrix.rows();
+        if group_of(n, r) == group_of(n, c) { matrix.row(r)[c] } else { 0.0 }
+    };
+    for (matrix, pairs) in [(input, &bases[0].input), (&covariance.outputs[0], &bases[0].output)] {
+        let (n, u) = (matrix.rows(), pairs.vectors.whole());
+        assert_eq!(pairs.values.len(), n);
+        for (r, c) in (0..n * n).map(|k| (k / n, k % n)) {
+            let rebuilt: f64 = (0..n).map(|k| u.row(r)[k] * pairs.values[k] * u.row(c)[k]).sum();
+            let unit: f64 = (0..n).map(|k| u.row(k)[r] * u.row(k)[c]).sum();
+            assert!((rebuilt - kept(matrix, r, c)).abs() < 1e-13, "[{r}, {c}]");
+            assert!((unit - f64::from(u8::from(r == c))).abs() < 1e-14, "[{r}, {c}]");
+            assert!(group_of(n, r) == group_of(n, c) || u.row(r)[c] == 0.0, "[{r}, {c}]");
+        }
+    }
+    let factors = Factors::<f64>::kfac(bases, Factors::<f64>::kfac_scale(&covariance));
+    let dense = factors.layers[0].to_dense(&case.layer)?;
+    for (i, row) in dense.iter().enumerate() {
+        for (j, found) in row.iter().enumerate() {
+            let want = 20.0 / 3.0 * kept(&covariance.outputs[0], i / 7, j / 7) * kept(input, i % 7, j % 7);
+            assert!((found - want).abs() < 1e-12, "[{i}, {j}]: {found} {want}");
+        }
+    }
+    Ok(())
+}
+
+/// Where nothing is cut the numbers are the same, bit by bit.
+#[test]
+fn a_width_that_cuts_nothing_changes_nothing() -> Result<(), Error> {
+    let case = Case::new(5, 6, true, &[4, 9, 7]);
+    let [whole, wide] = [BlockWidth::Any, at_most(7)].map(|width| case.bases::<f32>(width));
+    let (whole, wide) = (whole?.remove(0), wide?.remove(0));
+    for (whole, wide) in [(whole.output, wide.output), (whole.input, wide.input)] {
+        assert_eq!(whole.vectors.whole().as_slice(), wide.vectors.whole().as_slice());
+        assert_eq!(whole.values, wide.values);
     }
     Ok(())
 }
@@ -185,13 +260,15 @@ fn gradients_in_the_eigenbasis_are_the_rotated_ones() -> Result<(), Error> {
     }
     for (o, i, bias, lengths) in CASES {
         let case = Case::new(o, i, bias, lengths);
-        let basis = &case.bases::<f64>()?[0];
-        let mut both = Both(&case.layer, basis, Default::default());
-        case.push::<f64>(&mut both)?;
-        let [mut want, found] = both.2;
-        let factors = crate::LayerFactors { basis: Some(basis.clone()), lambda: None };
-        factors.rotate(&mut want, &case.layer);
-        assert!(relative_error(&found, &want) < 1e-12, "{o} x {i}, {lengths:?}");
+        for width in [BlockWidth::Any, at_most(2), at_most(1)] {
+            let basis = &case.bases::<f64>(width)?[0];
+            let mut both = Both(&case.layer, basis, Default::default());
+            case.push::<f64>(&mut both)?;
+            let [mut want, found] = both.2;
+            let factors = crate::LayerFactors { basis: Some(basis.clone()), lambda: None };
+            factors.rotate(&mut want, &case.layer);
+            assert!(relative_error(&found, &want) < 1e-12, "{o} x {i}, {lengths:?}, {width:?}");
+        }
     }
     Ok(())
 }
@@ -201,7 +278,8 @@ fn conditioned_gradients_equal_the_definition() -> Result<(), Error> {
     for (o, i, bias, lengths) in CASES {
         let case = Case::new(o, i, bias, lengths);
         let h: Vec<f64> = (0..case.layer.parameters()).map(|k| 0.5 + (k % 7) as f64 / 3.0).collect();
-        check::<f64>(&case, Some(&h), 1e-12)?;
+        check::<f64>(&case, BlockWidth::Any, Some(&h), 1e-12)?;
+        check::<f64>(&case, at_most(2), Some(&h), 1e-12)?;
     }
     Ok(())
 }
@@ -259,11 +337,11 @@ fn layers_that_share_an_input_do_not_share_what_differs() -> Result<(), Error> {
             .collect();
         let mut bases: Vec<Eigenbasis<f64>> = vec![];
         for case in &cases {
-            bases.extend(case.bases::<f64>()?);
+            bases.extend(case.bases::<f64>(BlockWidth::Any)?);
         }
-        let columns = bases[2].input.vectors.to_rows();
+        let columns = bases[2].input.vectors.whole().to_rows();
         let turned = columns.iter().flat_map(|row| row.iter().rev().copied()).collect();
-        bases[2].input.vectors = crate::Matrix::new(turned, 4, 4);
+        bases[2].input.vectors = Matrix::new(turned, 4, 4).into();
         let input = Tensor::from_slice(&cases[0].a, (rows, 3), &Device::Cpu)?;
         let tap = |sink: &mut dyn TapSink, layer: usize, place: usize| {
             let s = Tensor::from_slice(&cases[layer].s, (rows, cases[layer].layer.outputs), &Device::Cpu)?;

@@ -4,15 +4,18 @@ use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_
 use faer::{Mat, Par};
 use rayon::prelude::*;
 
+use std::ops::Range;
+
+use crate::contraction::BasisSize;
 use crate::gemm::{Real, Threads};
-use crate::{Covariance, Error, LayerSpec, Matrix};
+use crate::{BlockDiagonal, BlockWidth, Covariance, Error, LayerSpec, Matrix};
 
 /// The eigenvectors of one covariance, in the run's type, and its eigenvalues.
 #[derive(Debug, Clone)]
 pub struct Eigenpairs<T> {
-    /// Orthonormal columns, by ascending eigenvalue, `[n, n]`.
-    pub vectors: Matrix<T>,
-    /// Ascending, none below 0.
+    /// Orthonormal columns, by ascending eigenvalue in each block, `[n, n]`.
+    pub vectors: BlockDiagonal<T>,
+    /// Ascending in each block, none below 0.
     pub values: Vec<f64>,
     /// How many eigenvalues rounding had left below 0; they were set to 0.
     pub clipped: usize,
@@ -40,13 +43,27 @@ impl<T: Real> Eigenbasis<T> {
     /// # Source
     /// METHOD §2.2.
     pub fn of_layers(covariance: &Covariance, layers: &[LayerSpec]) -> Result<Vec<Self>, Error> {
+        Self::of_layers_in_blocks(covariance, layers, BlockWidth::Any)
+    }
+
+    /// The same of covariances that are cut into blocks of at most this width.
+    ///
+    /// # Errors
+    /// As [`Eigenbasis::of_layers`].
+    /// # Source
+    /// METHOD §2.2, wide layers.
+    pub fn of_layers_in_blocks(
+        covariance: &Covariance,
+        layers: &[LayerSpec],
+        width: BlockWidth,
+    ) -> Result<Vec<Self>, Error> {
         let name_of_group = |group| layers.iter().find(|l| l.input_group == group).map_or("", |l| l.name.as_str());
         let inputs = covariance.inputs.iter().enumerate().map(|(group, a)| (name_of_group(group), "input", a.as_ref()));
         let outputs = layers.iter().zip(&covariance.outputs).map(|(l, s)| (l.name.as_str(), "output", Some(s)));
         let jobs: Vec<_> =
             inputs.chain(outputs).enumerate().filter_map(|(k, (n, side, m))| Some((k, n, side, m?))).collect();
         let sides: Vec<_> = jobs.iter().map(|&(_, name, side, matrix)| (name, side, matrix.rows())).collect();
-        let pairs = Eigenpairs::of_each(&sides, |job| jobs[job].3.clone())?;
+        let pairs = Eigenpairs::of_each(&sides, width, |job, group| jobs[job].3.diagonal_block(group))?;
         let mut found: Vec<Option<Eigenpairs<T>>> = vec![None; covariance.inputs.len() + layers.len()];
         for ((k, ..), pairs) in jobs.iter().zip(pairs) {
             found[*k] = Some(pairs);
@@ -67,11 +84,16 @@ impl<T: Real> Eigenbasis<T> {
         self.output.vectors.forget();
         self.input.vectors.forget();
     }
+
+    /// What rotations cost.
+    pub fn size(&self) -> BasisSize {
+        BasisSize { output: self.output.vectors.numbers(), input: self.input.vectors.numbers() }
+    }
 }
 
 impl<T: Real> Eigenpairs<T> {
-    /// Decomposes matrices that `make` hands out by their place: wide ones one after the other on all threads, the
-    /// others side by side, each on one.
+    /// Decomposes diagonal blocks of at most this width of matrices, which `make` hands out by the matrix's place and
+    /// the block's: wide ones one after the other on all threads, the others side by side, each on one.
     ///
     /// # Shapes
     /// Each of `sides` is the layer and the side for messages, and the number of rows.
@@ -79,19 +101,40 @@ impl<T: Real> Eigenpairs<T> {
     /// As [`Eigenbasis::of_layers`].
     pub fn of_each(
         sides: &[(&str, &'static str, usize)],
-        make: impl Fn(usize) -> Matrix<f64> + Sync,
+        width: BlockWidth,
+        make: impl Fn(usize, Range<usize>) -> Matrix<f64> + Sync,
     ) -> Result<Vec<Self>, Error> {
-        let of = |k: usize, threads| Self::of(&make(k), sides[k].0, sides[k].1, threads);
+        let of_side = |(k, side): (usize, &(&str, &'static str, usize))| width.groups(side.2).map(move |g| (k, g));
+        let blocks: Vec<(usize, Range<usize>)> = sides.iter().enumerate().flat_map(of_side).collect();
+        let of = |block: usize, threads| {
+            let (k, group) = &blocks[block];
+            Self::of(&make(*k, group.clone()), sides[*k].0, sides[*k].1, threads)
+        };
         // Longest first, so that no thread ends with the dearest one.
-        let mut order: Vec<usize> = (0..sides.len()).collect();
-        order.sort_by_key(|&k| (std::cmp::Reverse(sides[k].2), k));
-        let (large, small): (Vec<_>, Vec<_>) = order.into_iter().partition(|&k| sides[k].2 >= THREADED_FROM);
+        let mut order: Vec<usize> = (0..blocks.len()).collect();
+        order.sort_by_key(|&block| (std::cmp::Reverse(blocks[block].1.len()), block));
+        let (large, small): (Vec<_>, Vec<_>) =
+            order.into_iter().partition(|&block| blocks[block].1.len() >= THREADED_FROM);
         let large = large.into_iter().map(|k| Ok((k, of(k, Threads::Pool)?)));
         let mut found = large.collect::<Result<Vec<_>, Error>>()?;
         let small = small.into_par_iter().with_max_len(1).map(|k| Ok((k, of(k, Threads::One)?)));
         found.extend(small.collect::<Result<Vec<_>, Error>>()?);
-        found.sort_by_key(|(k, _)| *k);
-        Ok(found.into_iter().map(|(_, pairs)| pairs).collect())
+        found.sort_by_key(|(block, _)| *block);
+        let mut found = found.into_iter().map(|(_, pairs)| pairs);
+        let joined =
+            |side: &(&str, &'static str, usize)| Self::joined(found.by_ref().take(width.groups(side.2).count()));
+        Ok(sides.iter().map(joined).collect())
+    }
+
+    /// Blocks side by side on the diagonal.
+    fn joined(blocks: impl Iterator<Item = Self>) -> Self {
+        let (mut vectors, mut values, mut clipped) = (vec![], vec![], 0);
+        for pairs in blocks {
+            vectors.extend(pairs.vectors.blocks().map(|(_, block)| block.clone()));
+            values.extend(pairs.values);
+            clipped += pairs.clipped;
+        }
+        Self { vectors: BlockDiagonal::new(vectors), values, clipped }
     }
 
     /// Decomposes one symmetric matrix, named by layer and side for messages.
@@ -122,7 +165,7 @@ impl<T: Real> Eigenpairs<T> {
         for r in 0..n {
             flat.extend((0..n).map(|c| T::of(vectors[(r, c)])));
         }
-        Ok(Self { vectors: Matrix::new(flat, n, n), values, clipped })
+        Ok(Self { vectors: Matrix::new(flat, n, n).into(), values, clipped })
     }
 }
 
@@ -139,7 +182,7 @@ mod tests {
         let pairs = Eigenpairs::<f64>::of(&matrix, "fc", "input", Threads::One)?;
         assert!(pairs.values.windows(2).all(|pair| pair[0] <= pair[1]) && pairs.values[0] >= 0.0);
         assert!(pairs.values[1] < 1e-13, "five rows have rank five of seven");
-        let u = pairs.vectors.to_rows();
+        let u = pairs.vectors.whole().to_rows();
         for i in 0..n {
             for j in 0..n {
                 let rebuilt: f64 = (0..n).map(|k| u[i][k] * pairs.values[k] * u[j][k]).sum();

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
-use crate::gemm::{self, Real, Threads, View, ViewMut};
-use crate::{Covariance, Eigenbasis, Error, Lambda, LayerSpec, Matrix, SpectralFn};
+use crate::gemm::{Products, Real, Threads};
+use crate::{Covariance, Eigenbasis, Error, Lambda, LayerSpec, Matrix, SpectralFn, Turn};
 
 /// How the curvature of a layer is approximated (METHOD §2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,12 +136,12 @@ impl<T: Real> LayerFactors<T> {
 
     /// Rotates gradients into the basis: `U_Sᵀ V U_A` for each `V: [O, columns]` of `vectors`.
     pub fn rotate(&self, vectors: &mut [T], layer: &LayerSpec) {
-        self.turn(vectors, layer, |basis| (basis.output.vectors.view().t(), basis.input.vectors.view()));
+        self.turn(vectors, layer, Turn::Into);
     }
 
     /// Rotates back: `U_S V U_Aᵀ`.
     pub fn rotate_back(&self, vectors: &mut [T], layer: &LayerSpec) {
-        self.turn(vectors, layer, |basis| (basis.output.vectors.view(), basis.input.vectors.view().t()));
+        self.turn(vectors, layer, Turn::Back);
     }
 
     /// Rotates factors back: with `V = Σ_k l_k r_kᵀ` in the basis, `U_S l_k` and `U_A r_k` for every row.
@@ -151,31 +151,19 @@ impl<T: Real> LayerFactors<T> {
     pub fn rotate_factors_back(&self, left: &mut Vec<T>, right: &mut Vec<T>) {
         let Some(basis) = &self.basis else { return };
         for (rows, vectors) in [(left, &basis.output.vectors), (right, &basis.input.vectors)] {
-            let n = vectors.rows();
-            let count = rows.len() / n;
             let mut turned = vec![T::of(0.0); rows.len()];
-            let into = ViewMut::dense(&mut turned, count, n);
-            let (rows_view, back) = (View::dense(rows, count, n), vectors.view().t());
-            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), rows_view, back, Threads::Pool);
+            vectors.turn_rows(&mut turned, rows, Turn::Back, Products::Exact, Threads::Pool);
             *rows = turned;
         }
     }
 
-    /// `left · V · right` for each `V`.
-    fn turn<'s>(
-        &'s self,
-        vectors: &mut [T],
-        layer: &LayerSpec,
-        sides: impl Fn(&'s Eigenbasis<T>) -> (View<'s, T>, View<'s, T>),
-    ) {
+    /// Turns both sides of each `V`.
+    fn turn(&self, vectors: &mut [T], layer: &LayerSpec, turn: Turn) {
         let Some(basis) = &self.basis else { return };
-        let (left, right) = sides(basis);
         let (o, i) = (layer.outputs, layer.columns());
         let one = |half: &mut [T], vector: &mut [T], threads| {
-            let (into, whole) = (ViewMut::dense(half, o, i), View::dense(vector, o, i));
-            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), whole, right, threads);
-            let (into, half) = (ViewMut::dense(vector, o, i), View::dense(half, o, i));
-            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), left, half, threads);
+            basis.input.vectors.turn_rows(half, vector, turn, Products::Exact, threads);
+            basis.output.vectors.turn_columns(vector, half, i, turn, threads);
         };
         let half = || vec![T::of(0.0); o * i];
         // A vector a thread keeps its half in that core's cache, and no stack of halves exists.

@@ -10,6 +10,7 @@
 //! positions of its examples, concatenated without padding ([`Positions`]).
 
 mod addition;
+mod block_diagonal;
 pub mod contraction;
 mod covariance;
 mod dot;
@@ -38,6 +39,7 @@ mod truncation;
 #[cfg(test)]
 mod definitions;
 
+pub use block_diagonal::{BlockDiagonal, BlockWidth, Turn};
 pub use covariance::{Covariance, CovarianceSum};
 pub use eigenbasis::{Eigenbasis, Eigenpairs, THREADED_FROM};
 pub use error::Error;

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::gemm::{Real, View};
@@ -67,6 +68,16 @@ impl<T: Real> Matrix<T> {
     /// One row.
     pub fn row(&self, r: usize) -> &[T] {
         &self.as_slice()[r * self.columns..(r + 1) * self.columns]
+    }
+
+    /// The rows and columns of a range; all of them are shared, not copied.
+    #[must_use]
+    pub fn diagonal_block(&self, range: Range<usize>) -> Self {
+        if range == (0..self.rows) && self.rows == self.columns {
+            return self.clone();
+        }
+        let numbers = range.clone().flat_map(|r| self.row(r)[range.clone()].iter().copied()).collect();
+        Self::new(numbers, range.len(), range.len())
     }
 
     /// For products.

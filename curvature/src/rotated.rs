@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use crate::contraction::{Rotate, RotationRoute, Shape};
 use crate::dot::dot;
 use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
-use crate::{Eigenbasis, Error, Positions, with_slice};
+use crate::{BlockDiagonal, Eigenbasis, Error, Positions, Turn, with_slice};
 
 /// Output rows of one tile.
 pub(crate) const TILE_ROWS: usize = 64;
@@ -66,7 +66,7 @@ impl<T: Real> LayerRows<'_, T> {
         match (self.basis, self.conditioner) {
             (None, _) => RotationRoute { input: Rotate::Never, output: Rotate::Never },
             (Some(_), Some(_)) => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
-            (Some(_), None) => RotationRoute::cheapest(shape),
+            (Some(basis), None) => RotationRoute::cheapest(shape, basis.size()),
         }
     }
 }
@@ -120,16 +120,7 @@ impl<T: Real> RowBuffers<T> {
                             take(state, example, &gradient[start * i..(start + rows) * i]);
                             continue;
                         };
-                        let columns = View::new(&u.as_slice()[start..], o, rows, o).t().to(products);
-                        let into = ViewMut::dense(&mut tile[..rows * i], rows, i);
-                        gemm::matmul(
-                            into,
-                            gemm::Into::Replace,
-                            T::of(1.0),
-                            columns,
-                            View::dense(gradient, o, i),
-                            Threads::One,
-                        );
+                        u.turned_rows(&mut tile[..rows * i], gradient, i, start..start + rows, products);
                         take(state, example, &tile[..rows * i]);
                     }
                 },
@@ -147,19 +138,16 @@ impl<T: Real> RowBuffers<T> {
 
     /// Fills `inputs` and `outputs`: the rows with their column of ones, rotated where the route says so.
     fn prepare(&mut self, layer: LayerRows<'_, T>, route: RotationRoute) -> Result<(), Error> {
-        let vectors = layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| basis.input.vectors.as_slice());
-        let made_of = MadeOf {
-            tensor: layer.input.id(),
-            bias: layer.bias,
-            vectors: vectors.map(|vectors| vectors.as_ptr().addr()),
-        };
+        let vectors = layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| &basis.input.vectors);
+        let made_of =
+            MadeOf { tensor: layer.input.id(), bias: layer.bias, vectors: vectors.map(BlockDiagonal::address) };
         if self.made_of != Some(made_of) {
             with_slice(layer.input, |a: &[T]| {
                 augmented(&mut self.inputs, a, layer.input.dims()[1], layer.bias, vectors, self.products)
             })?;
             self.made_of = Some(made_of);
         }
-        let vectors = layer.basis.filter(|_| route.output == Rotate::Rows).map(|basis| basis.output.vectors.as_slice());
+        let vectors = layer.basis.filter(|_| route.output == Rotate::Rows).map(|basis| &basis.output.vectors);
         let (outputs, products) = (layer.output_gradient.dims()[1], self.products);
         with_slice(layer.output_gradient, |s: &[T]| {
             augmented(&mut self.outputs, s, outputs, false, vectors, products)
@@ -189,9 +177,8 @@ impl<T: Real> RowBuffers<T> {
         match layer.basis.filter(|_| route.input == Rotate::Gradient) {
             Some(basis) => {
                 self.turned.resize(count * o * i, T::of(0.0));
-                let turned = ViewMut::dense(&mut self.turned, count * o, i);
-                let stack = View::dense(&self.stack, count * o, i).to(products);
-                gemm::matmul(turned, gemm::Into::Replace, T::of(1.0), stack, basis.input.vectors.view(), Threads::Pool);
+                let vectors = &basis.input.vectors;
+                vectors.turn_rows(&mut self.turned, &self.stack, Turn::Into, products, Threads::Pool);
             }
             None => std::mem::swap(&mut self.turned, &mut self.stack),
         }
@@ -250,7 +237,7 @@ pub(crate) fn augmented<T: Real>(
     x: &[T],
     n: usize,
     ones: bool,
-    vectors: Option<&[T]>,
+    vectors: Option<&BlockDiagonal<T>>,
     products: Products,
 ) {
     let rows = x.len() / n;
@@ -265,22 +252,46 @@ pub(crate) fn augmented<T: Real>(
         });
         return;
     };
+    if rows == 0 {
+        return;
+    }
+    u.blocks().for_each(|(range, block)| rotate_block(into, x, n, size, range, block.as_slice(), products));
+}
+
+/// Columns `range` of the rotated rows: rows of `[x, 1]`, as wide as `size` says, times one block.
+fn rotate_block<T: Real>(
+    into: &mut [T],
+    x: &[T],
+    n: usize,
+    size: usize,
+    range: std::ops::Range<usize>,
+    u: &[T],
+    products: Products,
+) {
+    let (rows, start, width) = (x.len() / n, range.start, range.len());
+    // coordinates of the block that are not the trailing 1
+    let own = range.end.min(n) - start;
+    if own == 0 {
+        into.chunks_exact_mut(size).for_each(|row| row[range.clone()].copy_from_slice(u));
+        return;
+    }
     // as in `form`: the product keeps to whole registers, the column left over is a product with a vector
-    let even = if size % 16 == 1 && size > 16 { size - 1 } else { size };
-    let product = ViewMut::new(into, rows, even, size);
-    let (x_view, u_view) = (View::dense(x, rows, n).to(products), View::new(u, n, even, size));
+    let even = if width % 16 == 1 && width > 16 { width - 1 } else { width };
+    let product = ViewMut::new(&mut into[start..], rows, even, size);
+    let (x_view, u_view) = (View::new(&x[start..], rows, own, n).to(products), View::new(u, own, even, width));
     gemm::matmul(product, gemm::Into::Replace, T::of(1.0), x_view, u_view, Threads::Pool);
-    let last: Vec<T> = if even < size { u.iter().skip(even).step_by(size).copied().collect() } else { vec![] };
-    if even == size && !ones {
+    let last: Vec<T> = if even < width { u.iter().skip(even).step_by(width).copied().collect() } else { vec![] };
+    if even == width && own == width {
         return;
     }
     into.par_chunks_mut(ROWS * size).zip(x.par_chunks(ROWS * n)).for_each(|(into, x)| {
         for (row, x) in into.chunks_exact_mut(size).zip(x.chunks_exact(n)) {
-            if even < size {
-                row[even] = T::of(dot(x, &last[..n]));
+            let row = &mut row[range.clone()];
+            if even < width {
+                row[even] = T::of(dot(&x[start..start + own], &last[..own]));
             }
-            if ones {
-                row.iter_mut().zip(&u[n * size..]).for_each(|(row, u)| *row += *u);
+            if own < width {
+                row.iter_mut().zip(&u[own * width..]).for_each(|(row, u)| *row += *u);
             }
         }
     });

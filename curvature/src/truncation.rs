@@ -230,10 +230,11 @@ impl Tall<'_> {
             let view = View::dense(x, n, k);
             let gram = product(view.t(), view, [k, n, k], self.threads);
             let pairs = Eigenpairs::<f64>::of(&Matrix::new(gram, k, k), self.layer, "query", Threads::One)?;
+            let vectors = pairs.vectors.whole();
             let largest = pairs.values.last().copied().unwrap_or(0.0);
             let first = pairs.values.iter().position(|&value| value > 1e-13 * largest).unwrap_or(k);
             let scaled: Vec<f64> = (0..k)
-                .flat_map(|r| pairs.vectors.row(r)[first..].iter().zip(&pairs.values[first..]))
+                .flat_map(|r| vectors.row(r)[first..].iter().zip(&pairs.values[first..]))
                 .map(|(x, value)| x / value.sqrt())
                 .collect();
             let next = product(view, View::dense(&scaled, k, k - first), [n, k, k - first], self.threads);
@@ -248,7 +249,8 @@ impl Tall<'_> {
 fn leading(gram: Vec<f64>, n: usize, rank: usize, layer: &str) -> Result<(Vec<f64>, usize), Error> {
     let kept = rank.min(n);
     let pairs = Eigenpairs::<f64>::of(&Matrix::new(gram, n, n), layer, "query", Threads::One)?;
-    let vectors = (0..n).flat_map(|r| pairs.vectors.row(r)[n - kept..].iter().rev().copied()).collect();
+    let whole = pairs.vectors.whole();
+    let vectors = (0..n).flat_map(|r| whole.row(r)[n - kept..].iter().rev().copied()).collect();
     Ok((vectors, kept))
 }
 

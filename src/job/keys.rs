@@ -61,6 +61,11 @@ impl Plan {
             .list("covariances", covariances)
             .list("weights", fit.places.iter().map(|place| place.weight))
             .list("frozen", fit.frozen.iter().map(|&l| self.training.layers()[l].name.as_str()));
+        let builder = match self.job.method.eigen_block_width {
+            // a width that cuts nothing changes nothing
+            Some(width) if self.is_cut() => builder.field("block width", width as u64),
+            _ => builder,
+        };
         self.conditioning(builder, fit).finish()
     }
 

@@ -1,5 +1,5 @@
-use ascribe_curvature::gemm::{self, Real, Threads, View, ViewMut};
-use ascribe_curvature::{Eigenbasis, LayerSpec, Matrix};
+use ascribe_curvature::gemm::{Products, Real, Threads};
+use ascribe_curvature::{Eigenbasis, LayerSpec, Matrix, Turn};
 
 use super::SourceError;
 
@@ -135,16 +135,12 @@ impl<T: Real> Conditioner<T> {
     /// `(U_S ⊙ U_S)ᵀ P (U_A ⊙ U_A)`. Its other entries are dropped, as EK-FAC drops the curvature's.
     pub fn decay_factors(&self, basis: Option<&Eigenbasis<T>>) -> Vec<f64> {
         let (o, i) = (self.h.rows(), self.h.columns());
-        let square = |x: &Matrix<T>| x.as_slice().iter().map(|&x| x * x).collect::<Vec<T>>();
-        let p = square(&self.h);
+        let p: Vec<T> = self.h.as_slice().iter().map(|&x| x * x).collect();
         let Some(basis) = basis else { return p.iter().map(|x| x.wide()).collect() };
-        let (output, input) = (square(&basis.output.vectors), square(&basis.input.vectors));
+        let [output, input] = [&basis.output, &basis.input].map(|side| side.vectors.map(|x| x * x));
         let (mut half, mut factors) = (vec![T::of(0.0); o * i], vec![T::of(0.0); o * i]);
-        let replace = |into: &mut [T], a: View<'_, T>, b: View<'_, T>| {
-            gemm::matmul(ViewMut::dense(into, o, i), gemm::Into::Replace, T::of(1.0), a, b, Threads::Pool);
-        };
-        replace(&mut half, View::dense(&p, o, i), View::dense(&input, i, i));
-        replace(&mut factors, View::dense(&output, o, o).t(), View::dense(&half, o, i));
+        input.turn_rows(&mut half, &p, Turn::Into, Products::Exact, Threads::Pool);
+        output.turn_columns(&mut factors, &half, i, Turn::Into, Threads::Pool);
         factors.iter().map(|x| x.wide()).collect()
     }
 }
@@ -227,12 +223,12 @@ mod tests {
         let turn = |n: usize, angle: f64| {
             let mut u = Matrix::<f64>::identity(n).as_slice().to_vec();
             (u[0], u[1], u[n], u[n + 1]) = (angle.cos(), -angle.sin(), angle.sin(), angle.cos());
-            ascribe_curvature::Eigenpairs { vectors: Matrix::new(u, n, n), values: vec![1.0; n], clipped: 0 }
+            ascribe_curvature::Eigenpairs { vectors: Matrix::new(u, n, n).into(), values: vec![1.0; n], clipped: 0 }
         };
         let basis = Eigenbasis { output: turn(2, 0.4), input: turn(3, 1.1) };
         let found = conditioner.decay_factors(Some(&basis));
         for (k, found) in found.iter().enumerate() {
-            let (s, a) = (&basis.output.vectors, &basis.input.vectors);
+            let (s, a) = (basis.output.vectors.whole(), basis.input.vectors.whole());
             let want: f64 = (0..6).map(|j| p[j] * (s.row(j / 3)[k / 3] * a.row(j % 3)[k % 3]).powi(2)).sum();
             assert!((found - want).abs() < 1e-14, "[{k}]");
         }

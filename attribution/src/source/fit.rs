@@ -1,8 +1,10 @@
+use std::ops::Range;
+
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::random::stream;
 use ascribe_curvature::{
-    Covariance, CovarianceSum, CurvatureKind, Eigenbasis, Eigenpairs, Factors, LambdaSum, LayerFactors, LayerSpec,
-    Network, Tap, TapSink,
+    BlockWidth, Covariance, CovarianceSum, CurvatureKind, Eigenbasis, Eigenpairs, Factors, LambdaSum, LayerFactors,
+    LayerSpec, Network, Tap, TapSink,
 };
 
 use super::{Conditioner, CovariancePool, LambdaPool, SourceError};
@@ -55,7 +57,7 @@ pub fn fit_leg<N: Network, T: Real>(
         })?;
         pool.add(*weight, &sum.finish()?)?;
     }
-    let bases = conditioned_eigenbases(&pool.finish()?, layers, &conditioners, frozen)?;
+    let bases = conditioned_eigenbases(&pool.finish()?, layers, &conditioners, frozen, BlockWidth::Any)?;
     let mut pool = LambdaPool::default();
     for LegCheckpoint { sweep, weight } in checkpoints {
         let objectives = labels.objectives(stream::LAMBDA);
@@ -81,7 +83,8 @@ pub fn fit_leg<N: Network, T: Real>(
     Ok(LegCurvature { factors, conditioners })
 }
 
-/// The eigenbasis of each layer's covariances, conditioned where there is a conditioner; `None` for frozen layers.
+/// The eigenbasis of each layer's covariances, conditioned where there is a conditioner, in blocks of at most this
+/// width; `None` for frozen layers.
 ///
 /// Layers that share an input do not share a conditioned input covariance: each is decomposed by itself.
 ///
@@ -95,6 +98,7 @@ pub fn conditioned_eigenbases<T: Real>(
     layers: &[LayerSpec],
     conditioners: &[Option<Conditioner<T>>],
     frozen: &[usize],
+    width: BlockWidth,
 ) -> Result<Vec<Option<Eigenbasis<T>>>, Error> {
     if conditioners.is_empty() {
         // layers share what they read, so they are decomposed together: those that were trained
@@ -108,7 +112,7 @@ pub fn conditioned_eigenbases<T: Real>(
             ..*covariance
         };
         let mut bases = vec![None; layers.len()];
-        for (l, basis) in trained.into_iter().zip(Eigenbasis::of_layers(&of_trained, &specs)?) {
+        for (l, basis) in trained.into_iter().zip(Eigenbasis::of_layers_in_blocks(&of_trained, &specs, width)?) {
             bases[l] = Some(basis);
         }
         return Ok(bases);
@@ -119,18 +123,19 @@ pub fn conditioned_eigenbases<T: Real>(
         [(layer.name.as_str(), "input", layer.columns()), (layer.name.as_str(), "output", layer.outputs)]
     });
     // input and output of each, made when it is their turn
-    let made = |job: usize| {
+    let made = |job: usize, group: Range<usize>| {
         let l = trained[job / 2];
         let input = covariance.inputs[layers[l].input_group].as_ref();
         let input = input.expect("every layer's input group has a covariance");
-        match (job % 2, &conditioners[l]) {
+        let whole = match (job % 2, &conditioners[l]) {
             (0, Some(conditioner)) => conditioner.input_covariance(input),
             (0, None) => input.clone(),
             (_, Some(conditioner)) => conditioner.output_covariance(&covariance.outputs[l]),
             (_, None) => covariance.outputs[l].clone(),
-        }
+        };
+        whole.diagonal_block(group)
     };
-    let mut pairs = Eigenpairs::of_each(&sides.collect::<Vec<_>>(), made)?.into_iter();
+    let mut pairs = Eigenpairs::of_each(&sides.collect::<Vec<_>>(), width, made)?.into_iter();
     let mut bases = vec![None; layers.len()];
     for l in trained {
         bases[l] = pairs.next().zip(pairs.next()).map(|(input, output)| Eigenbasis { output, input });
@@ -158,7 +163,6 @@ impl<S: TapSink> TapSink for Trained<'_, S> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
     use std::sync::Mutex;
 
     use ascribe_curvature::{LabelDraw, LayerId, Matrix, Objective, Positions};
@@ -188,10 +192,10 @@ mod tests {
         let conditioner = |layer: &LayerSpec, p: &[f64]| Conditioner::<f64>::from_preconditioner(layer, p);
         let conditioners =
             vec![Some(conditioner(&layers[0], &[1.0, 4.0])?), Some(conditioner(&layers[1], &[0.5, 0.1])?), None];
-        let found = conditioned_eigenbases(&covariance, &layers, &conditioners, &[])?;
+        let found = conditioned_eigenbases(&covariance, &layers, &conditioners, &[], BlockWidth::Any)?;
         for (l, basis) in found.iter().enumerate() {
             let pairs = &basis.as_ref().expect("no layer is frozen").input;
-            let u = &pairs.vectors;
+            let u = pairs.vectors.whole();
             for k in 0..4 {
                 let rebuilt: f64 = (0..2).map(|j| u.row(k / 2)[j] * pairs.values[j] * u.row(k % 2)[j]).sum();
                 let pi = conditioners[l].as_ref().map_or([1.0, 1.0], |c| [c.columns()[0], c.columns()[1]]);
@@ -200,7 +204,7 @@ mod tests {
             }
         }
         // without conditioners a frozen layer drops out, and the others keep their places
-        let found = conditioned_eigenbases::<f64>(&covariance, &layers, &[], &[0])?;
+        let found = conditioned_eigenbases::<f64>(&covariance, &layers, &[], &[0], BlockWidth::Any)?;
         assert!(found[0].is_none());
         assert!((found[1].as_ref().expect("trained").output.values[0] - 3.0).abs() < 1e-15);
         assert_eq!(found[2].as_ref().expect("trained").output.values.len(), 2);

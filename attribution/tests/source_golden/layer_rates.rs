@@ -40,7 +40,8 @@ fn curvature(segment: usize) -> Factors<f64> {
 fn times(curvature: &Factors<f64>, l: usize, v: &[f64]) -> Vec<f64> {
     let factors = &curvature.layers[l];
     let (basis, lambda) = (factors.basis.as_ref().expect("a basis"), factors.lambda.as_ref().expect("eigenvalues"));
-    let u = |k: usize, p: usize| basis.output.vectors.row(p / 2)[k / 2] * basis.input.vectors.row(p % 2)[k % 2];
+    let (s, a) = (basis.output.vectors.whole(), basis.input.vectors.whole());
+    let u = |k: usize, p: usize| s.row(p / 2)[k / 2] * a.row(p % 2)[k % 2];
     let mut found = vec![0.0; 4];
     for k in 0..4 {
         let inner: f64 = (0..4).map(|p| u(k, p) * v[p]).sum::<f64>() * lambda.as_slice()[k];

@@ -25,9 +25,10 @@ fn dense(layer: &LayerSpec, curvature: &Factors<f64>, l: usize, f: impl Fn(f64) 
     let (o, i) = (layer.outputs, layer.columns());
     let factors = &curvature.layers[l];
     let (basis, lambda) = (factors.basis.as_ref().expect("a basis"), factors.lambda.as_ref().expect("eigenvalues"));
+    let (output, input) = (basis.output.vectors.whole(), basis.input.vectors.whole());
     let mut found = vec![0.0; o * i];
     for (p, q) in (0..o).flat_map(|p| (0..i).map(move |q| (p, q))) {
-        let u = |k: usize| basis.output.vectors.row(k / i)[p] * basis.input.vectors.row(k % i)[q];
+        let u = |k: usize| output.row(k / i)[p] * input.row(k % i)[q];
         let inner: f64 = (0..o * i).map(|k| u(k) * v[k]).sum::<f64>() * f(lambda.row(p)[q]);
         found.iter_mut().enumerate().for_each(|(k, x)| *x += u(k) * inner);
     }

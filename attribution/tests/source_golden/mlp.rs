@@ -145,7 +145,7 @@ impl<T: Real> Run<T> {
 
 /// `U diag(values) Uᵀ`.
 fn rebuilt(pairs: &Eigenpairs<f64>) -> Vec<f64> {
-    let (n, u) = (pairs.values.len(), &pairs.vectors);
+    let (n, u) = (pairs.values.len(), pairs.vectors.whole());
     let entry = |k: usize| (0..n).map(|j| u.row(k / n)[j] * pairs.values[j] * u.row(k % n)[j]).sum();
     (0..n * n).map(entry).collect()
 }

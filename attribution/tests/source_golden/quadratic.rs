@@ -19,7 +19,7 @@ pub(crate) fn layer(outputs: usize, inputs: usize) -> LayerSpec {
 pub(crate) fn factors(output: &[f64], input: &[f64], lambda: Vec<f64>) -> Factors<f64> {
     let pairs = |vectors: &[f64]| {
         let n = (1..).find(|n| n * n >= vectors.len()).expect("a square");
-        Eigenpairs { vectors: Matrix::new(vectors.to_vec(), n, n), values: vec![0.0; n], clipped: 0 }
+        Eigenpairs { vectors: Matrix::new(vectors.to_vec(), n, n).into(), values: vec![0.0; n], clipped: 0 }
     };
     let basis = Eigenbasis { output: pairs(output), input: pairs(input) };
     let lambda = Matrix::new(lambda, basis.output.values.len(), basis.input.values.len());

@@ -26,7 +26,7 @@ fn curvature(hessian: &[f64], conditioner: Option<Conditioner<f64>>) -> LegCurva
     let pairs = Eigenpairs::<f64>::of(&Matrix::new(shifted, n, n), "all", "input", Threads::One).expect("symmetric");
     let lambda = pairs.values.iter().map(|x| x - shift).collect();
     LegCurvature {
-        factors: factors(&[1.0], pairs.vectors.as_slice(), lambda),
+        factors: factors(&[1.0], pairs.vectors.whole().as_slice(), lambda),
         conditioners: conditioner.map_or(vec![], |c| vec![Some(c)]),
     }
 }

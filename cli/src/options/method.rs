@@ -48,6 +48,11 @@ pub(crate) struct MethodOptions {
         ("per-position", "as kronfluence has it"),
     ]))]
     kfac_scale: Option<KfacScale>,
+    /// Cut wider covariances into blocks of at most this width [default: none is cut]
+    ///
+    /// For layers too wide for an eigendecomposition: each block is decomposed by itself, what connects two is dropped.
+    #[arg(long, value_name = "W")]
+    eigen_block_width: Option<usize>,
     /// For the labels drawn from the model [default: 0]
     ///
     /// The same seed gives the same bytes on any number of threads.
@@ -109,6 +114,7 @@ impl MethodOptions {
         }
         method.factors = self.factors.clone().or(method.factors.take());
         method.kfac_scale = self.kfac_scale.unwrap_or(method.kfac_scale);
+        method.eigen_block_width = self.eigen_block_width.or(method.eigen_block_width);
         method.seed = self.seed.unwrap_or(method.seed);
         method.measure = self.measure.or(method.measure);
         method.reduction = self.reduction.unwrap_or(method.reduction);

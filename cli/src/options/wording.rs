@@ -18,6 +18,7 @@ const KEYS: &[&str] = &[
     "batch_tokens",
     "curvature",
     "damping",
+    "eigen_block_width",
     "factors",
     "form",
     "group_by",

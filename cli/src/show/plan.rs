@@ -23,7 +23,11 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     line("model", &model(summary));
     if verbose {
         for layer in &summary.layers {
-            line("", &format!("{} {} x {}", layer.name, layer.outputs, layer.columns));
+            let blocks = match layer.eigen_blocks {
+                Some([outputs, columns]) => format!(", eigenbasis in {outputs} and {columns} blocks"),
+                None => String::new(),
+            };
+            line("", &format!("{} {} x {}{blocks}", layer.name, layer.outputs, layer.columns));
         }
     }
     for stage in &summary.stages {
@@ -37,6 +41,10 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line(if index == 0 { "segments" } else { "" }, &segment(leg, summary.stages.len() > 1));
     }
     line("method", &method(job));
+    let has_eigenbasis = job.source.is_some() || matches!(job.method.curvature, Curvature::Kfac | Curvature::Ekfac);
+    if let Some(width) = job.method.eigen_block_width.filter(|_| has_eigenbasis) {
+        line("blocks", &blocks(width, summary));
+    }
     if summary.answers.len() > 1 {
         line("scores", &summary.answers.join(", "));
     }
@@ -61,6 +69,15 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line("note", note);
     }
     text
+}
+
+fn blocks(width: usize, summary: &Summary) -> String {
+    let cut = summary.layers.iter().filter(|layer| layer.eigen_blocks.is_some()).count();
+    let (width, layers) = (count(width as u64), counted(summary.layers.len() as u64, "layers"));
+    match cut {
+        0 => format!("none: no tracked layer has a covariance wider than {width}"),
+        _ => format!("eigenbases in blocks of at most {width} in {} of {layers}", count(cut as u64)),
+    }
 }
 
 fn vectors(rank: usize, summary: &Summary) -> String {

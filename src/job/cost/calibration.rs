@@ -19,8 +19,9 @@ use crate::curvature::contraction::{RotationRoute, Shape};
 use crate::curvature::gemm::{self, Real, Threads, View, ViewMut};
 use crate::curvature::random::stream;
 use crate::curvature::{
-    CovarianceSum, CurvatureKind, Damping, Eigenbasis, Eigenpairs, Error, Factors, GradientProducts, LambdaSum,
-    LayerFactors, LayerSpec, LowRank, Matrix, Network, Objective, Tap, TapSink, Truncation, Vectors, Whitening,
+    BlockDiagonal, BlockWidth, CovarianceSum, CurvatureKind, Damping, Eigenbasis, Eigenpairs, Error, Factors,
+    GradientProducts, LambdaSum, LayerFactors, LayerSpec, LowRank, Matrix, Network, Objective, Tap, TapSink,
+    Truncation, Vectors, Whitening,
 };
 use crate::data::{self, Batch};
 use crate::job::plan::InBatches;
@@ -294,13 +295,13 @@ impl<'a> Bench<'a> {
     fn squares<T: Number>(&mut self) -> Result<(), JobError> {
         let (layers, train) = (self.layers(), self.train());
         let fit = self.plan.needed_fits().map(|(_, fit)| fit).find(|fit| fit.kind.has_lambda_pass());
-        let coordinates = fit.map_or(work::Coordinates::Standard, stages::coordinates);
+        let coordinates = fit.map_or(work::Coordinates::Standard, |fit| stages::coordinates(self.plan, fit));
         let bases = match coordinates {
             work::Coordinates::Standard => vec![None; layers.len()],
-            _ => invented_bases::<T>(layers).into_iter().map(Some).collect(),
+            _ => invented_bases::<T>(layers, self.plan.block_width()).into_iter().map(Some).collect(),
         };
         let ones: Vec<Vec<T>> = match coordinates {
-            work::Coordinates::ConditionedEigenbasis => {
+            work::Coordinates::ConditionedEigenbasis(_) => {
                 layers.iter().map(|l| vec![T::of(1.0); l.parameters()]).collect()
             }
             _ => vec![],
@@ -317,7 +318,7 @@ impl<'a> Bench<'a> {
 
     fn vectors<T: Number>(&mut self) -> Result<(), JobError> {
         let Some(queries) = &self.plan.queries else { return Ok(()) };
-        let layers = self.layers();
+        let (layers, width) = (self.layers(), self.plan.block_width());
         let has_basis = self.plan.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis());
         let layer = |(layer, basis): (&LayerSpec, Eigenbasis<T>)| LayerFactors {
             basis: Some(basis),
@@ -326,7 +327,7 @@ impl<'a> Bench<'a> {
         let factors = match has_basis {
             true => Factors {
                 kind: CurvatureKind::Ekfac,
-                layers: layers.iter().zip(invented_bases(layers)).map(layer).collect(),
+                layers: layers.iter().zip(invented_bases(layers, width)).map(layer).collect(),
             },
             false => Factors::identity(layers.len()),
         };
@@ -340,10 +341,11 @@ impl<'a> Bench<'a> {
         self.repeat(WorkKind::Vectors, InBatches { dataset: queries, batch_tokens }, objective, &mut carried, |batch| {
             let of_layer = |layer: &LayerSpec| {
                 let (shape, examples) = (batch.at(layer), batch.examples as u128);
-                let route = RotationRoute::cheapest(shape);
+                let basis = work::basis(layer, width);
+                let route = RotationRoute::cheapest(shape, basis);
                 match has_basis && route.has_rows() {
-                    true => route.flops(shape) + examples * work::rotation(layer),
-                    false => work::gradients(layer, batch) + examples * turns * work::rotation(layer),
+                    true => route.flops(shape, basis) + examples * work::rotation(layer, width),
+                    false => work::gradients(layer, batch) + examples * turns * work::rotation(layer, width),
                 }
             };
             (layers.iter().map(of_layer).sum(), 0.0)
@@ -421,7 +423,8 @@ impl<T: Real> TapSink for Carried<'_, T> {
         let (spec, leg) = (&self.layers[l], &self.walk.legs[0]);
         let factors = &leg.factors.layers[l];
         let shape = Shape::of(tap.positions, spec.outputs, spec.columns());
-        if let Some(basis) = factors.basis.as_ref().filter(|_| RotationRoute::cheapest(shape).has_rows()) {
+        let by_rows = |basis: &&Eigenbasis<T>| RotationRoute::cheapest(shape, basis.size()).has_rows();
+        if let Some(basis) = factors.basis.as_ref().filter(by_rows) {
             let mut vectors = self.products.rotated_gradients(tap, spec, basis)?;
             leg.spectrum(l, &leg.response).scale(&mut vectors);
             factors.rotate_back(&mut vectors, spec);
@@ -450,10 +453,11 @@ impl<T: Real> TapSink for Scored<'_, T> {
 }
 
 /// Matrices in the place of eigenvectors; layers of a group share those of their inputs.
-fn invented_bases<T: Real>(layers: &[LayerSpec]) -> Vec<Eigenbasis<T>> {
+fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -> Vec<Eigenbasis<T>> {
     let pairs = |n: usize| {
-        let numbers = (0..n * n).map(|k| T::of(((k * 2_654_435_761) % 1009) as f64 / 504.5 - 1.0)).collect();
-        Eigenpairs { vectors: Matrix::new(numbers, n, n), values: vec![1.0; n], clipped: 0 }
+        let numbers = |n: usize| (0..n * n).map(|k| T::of(((k * 2_654_435_761) % 1009) as f64 / 504.5 - 1.0)).collect();
+        let blocks = width.groups(n).map(|group| Matrix::new(numbers(group.len()), group.len(), group.len()));
+        Eigenpairs { vectors: BlockDiagonal::new(blocks.collect()), values: vec![1.0; n], clipped: 0 }
     };
     let mut bases: Vec<Eigenbasis<T>> = vec![];
     for (l, layer) in layers.iter().enumerate() {

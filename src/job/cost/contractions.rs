@@ -34,7 +34,7 @@ pub(super) fn of(plan: &Plan) -> Vec<Contraction> {
         return vec![];
     };
     let fit = plan.needed_fits().map(|(_, fit)| fit).find(|fit| fit.kind.has_lambda_pass());
-    let coordinates = fit.map(stages::coordinates);
+    let coordinates = fit.map(|fit| stages::coordinates(plan, fit));
     let rows = plan.queries.as_ref().map(|queries| Aggregate::from(plan.job.method.aggregate).rows(queries.len()));
     let passes = plan.queries.as_ref().map_or_else(Vec::new, |_| plan.score_passes(&plan.all_answers()));
     let contributions = passes.iter().map(|pass| pass.contributions.len()).max();
@@ -71,7 +71,7 @@ fn products(plan: &Plan, layer: &LayerSpec, batch: &BatchShape, queries: usize) 
 }
 
 fn squares(layer: &LayerSpec, batch: &BatchShape, coordinates: Coordinates) -> &'static str {
-    if batch.examples == batch.rows && coordinates != Coordinates::ConditionedEigenbasis {
+    if batch.examples == batch.rows && !coordinates.is_conditioned() {
         return "square rows";
     }
     let route = coordinates.route(batch.at(layer));

@@ -8,6 +8,7 @@ use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size,
 use crate::curvature::CurvatureKind;
 use crate::data::Dataset;
 use crate::job::answers::VectorSet;
+use crate::job::curvature::block_names;
 use crate::job::request::Precision;
 use crate::job::training::{Fit, Site, Training};
 use crate::job::{JobError, Plan, StoreScores, output, rank};
@@ -144,7 +145,8 @@ pub(super) fn eigenbasis(plan: &Plan, fit: &Fit) -> u64 {
     let layers = plan.training.layers();
     let mut tensors = vec![];
     let mut pair = |name: String, n: usize| {
-        tensors.push(TensorSpec::new(format!("{name}.vectors"), plan.number(), [n, n]));
+        let blocks = block_names(&name, n, plan.block_width());
+        tensors.extend(blocks.map(|(name, n)| TensorSpec::new(name, plan.number(), [n, n])));
         tensors.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
     };
     for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {

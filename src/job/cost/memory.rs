@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 
 use super::stages::Stages;
 use super::work::{self, BatchShape};
-use crate::curvature::{Graphs, LayerSpec};
+use crate::curvature::{BlockWidth, Graphs, LayerSpec};
 
 /// The program with its threads, tokenizer and allocator.
 const PROGRAM: u64 = 48 << 20;
 
 /// Numbers of all covariances, of one network.
 pub(super) fn covariance_numbers(layers: &[LayerSpec]) -> u64 {
-    let square = |n: usize| (n * n) as u64;
+    block_numbers(layers, BlockWidth::Any)
+}
+
+/// Numbers of their blocks of at most this width.
+fn block_numbers(layers: &[LayerSpec], width: BlockWidth) -> u64 {
+    let square = |n: usize| width.numbers(n) as u64;
     layers
         .iter()
         .enumerate()
@@ -37,7 +42,7 @@ fn of_pass(stages: &Stages<'_>) -> u64 {
 
 /// Numbers of the eigenvectors.
 fn bases(stages: &Stages<'_>) -> u64 {
-    covariance_numbers(stages.plan.training.layers())
+    block_numbers(stages.plan.training.layers(), stages.plan.block_width())
 }
 
 pub(super) fn covariance(stages: &Stages<'_>) -> u64 {
@@ -46,10 +51,11 @@ pub(super) fn covariance(stages: &Stages<'_>) -> u64 {
 
 pub(super) fn eigendecomposition(stages: &Stages<'_>) -> u64 {
     let layers = stages.plan.training.layers();
-    let largest = layers.iter().map(|layer| layer.outputs.max(layer.columns()) as u64).max().unwrap_or(0);
+    let widest = |n: usize| stages.plan.block_width().groups(n).map(|group| group.len()).max().unwrap_or(0);
+    let largest = layers.iter().map(|l| widest(l.outputs.max(l.columns())) as u64).max().unwrap_or(0);
     // the network of the last pass is still there
     let weights = stages.network.parameters * stages.plan.width();
-    PROGRAM + weights + (8 + stages.plan.width()) * bases(stages) + 4 * 8 * largest * largest
+    PROGRAM + weights + 8 * covariance_numbers(layers) + stages.plan.width() * bases(stages) + 4 * 8 * largest * largest
 }
 
 pub(super) fn lambda(stages: &Stages<'_>, fits: u64) -> u64 {

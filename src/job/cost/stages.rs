@@ -120,11 +120,12 @@ fn carried(plan: &Plan, answer: usize, l: usize) -> Carried {
 }
 
 /// The coordinates of a fit's Λ.
-pub(super) fn coordinates(fit: &Fit) -> Coordinates {
+pub(super) fn coordinates(plan: &Plan, fit: &Fit) -> Coordinates {
+    let width = plan.block_width();
     match (fit.kind, &fit.moments) {
         (CurvatureKind::Diagonal | CurvatureKind::Identity, _) => Coordinates::Standard,
-        (_, Some(_)) => Coordinates::ConditionedEigenbasis,
-        _ => Coordinates::Eigenbasis,
+        (_, Some(_)) => Coordinates::ConditionedEigenbasis(width),
+        _ => Coordinates::Eigenbasis(width),
     }
 }
 
@@ -210,11 +211,14 @@ impl Stages<'_> {
     fn eigendecomposition(&self, fit: &Fit) -> StageCost {
         let layers = self.layers();
         let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut add = |n: usize| {
+            self.plan.block_width().groups(n).for_each(|group| *sizes.entry(group.len()).or_default() += 1);
+        };
         for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
-            *sizes.entry(layer.outputs).or_default() += 1;
+            add(layer.outputs);
             // conditioners turn a shared covariance into one for each layer
             if fit.moments.is_some() || work::is_first_of_group(layers, l) {
-                *sizes.entry(layer.columns()).or_default() += 1;
+                add(layer.columns());
             }
         }
         let flop = sizes.iter().map(|(&n, &count)| work::eigendecomposition(n) * u128::from(count)).sum();
@@ -234,7 +238,7 @@ impl Stages<'_> {
         let squares = |batch: &BatchShape| {
             let of_fit = |fit: &&Fit| {
                 let trained = (0..layers.len()).filter(|l| !fit.frozen.contains(l));
-                trained.map(|l| work::squares(layers, l, batch, coordinates(fit))).sum::<u128>()
+                trained.map(|l| work::squares(layers, l, batch, coordinates(self.plan, fit))).sum::<u128>()
             };
             fits.iter().map(of_fit).sum()
         };
@@ -248,13 +252,14 @@ impl Stages<'_> {
     }
 
     fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
-        let (plan, layers) = (self.plan, self.layers());
+        let (plan, layers, width) = (self.plan, self.layers(), self.plan.block_width());
         let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) as u128;
         let is_each = Aggregate::from(plan.job.method.aggregate) == Aggregate::Each;
         let carried_by = |batch: &BatchShape| {
             let of_layer = |(l, layer): (usize, &LayerSpec)| {
+                let size = work::basis(layer, width);
                 // in a sum of gradients no query has rows any more
-                let by_rows = is_each && RotationRoute::cheapest(batch.at(layer)).has_rows();
+                let by_rows = is_each && RotationRoute::cheapest(batch.at(layer), size).has_rows();
                 let mut bases: Vec<Option<usize>> = vec![];
                 let mut rotations = 0;
                 for set in sets {
@@ -271,11 +276,11 @@ impl Stages<'_> {
                     }
                 }
                 let formed = bases.iter().map(|basis| match basis {
-                    Some(_) => RotationRoute::cheapest(batch.at(layer)).flops(batch.at(layer)),
+                    Some(_) => RotationRoute::cheapest(batch.at(layer), size).flops(batch.at(layer), size),
                     None => work::gradients(layer, batch),
                 });
                 let each = if is_each { batch.examples as u128 } else { 0 };
-                formed.sum::<u128>() + each * rotations * work::rotation(layer)
+                formed.sum::<u128>() + each * rotations * work::rotation(layer, width)
             };
             layers.iter().enumerate().map(of_layer).sum()
         };
@@ -287,18 +292,19 @@ impl Stages<'_> {
             let rank = plan.vector_form().rank_at(layer);
             for walk in sets.iter().map(|set| carried(plan, set.answer, l)) {
                 if !is_each {
-                    found[1].flop += rows * walk.rotations * work::rotation(layer);
+                    found[1].flop += rows * walk.rotations * work::rotation(layer, width);
                 }
                 for fit in walk.products {
                     let Some(rank) = rank else {
-                        found[1].flop += if fit.is_some() { rows * work::rotation(layer) } else { 0 };
+                        found[1].flop += if fit.is_some() { rows * work::rotation(layer, width) } else { 0 };
                         continue;
                     };
                     truncations += rows * Truncation::flops(rank, layer.outputs, layer.columns());
                     if let Some(fit) = fit {
                         // conditioners are taken off in the standard basis
                         let twice = if plan.training.fits[fit].moments.is_some() { 2 } else { 0 };
-                        found[1].flop += rows * (work::factor_rotations(layer, rank) + twice * work::rotation(layer));
+                        found[1].flop +=
+                            rows * (work::factor_rotations(layer, rank, width) + twice * work::rotation(layer, width));
                     }
                 }
             }
@@ -326,7 +332,8 @@ impl Stages<'_> {
 
     /// Quadratic forms of a batch's gradients in the curvature of influence functions.
     fn forms(&self, batch: &BatchShape) -> u128 {
-        let coordinates = self.plan.training.fits.last().map_or(Coordinates::Standard, coordinates);
+        let last = self.plan.training.fits.last();
+        let coordinates = last.map_or(Coordinates::Standard, |fit| coordinates(self.plan, fit));
         (0..self.layers().len()).map(|l| work::squares(self.layers(), l, batch, coordinates)).sum()
     }
 
@@ -371,7 +378,7 @@ impl Stages<'_> {
                     }
                     SelfInfluenceForm::Local => 1,
                 };
-                batch.examples as u128 * walk * work::rotation(layer)
+                batch.examples as u128 * walk * work::rotation(layer, plan.block_width())
                     + work::gradients(layer, batch) * u128::from(passes)
             };
             layers.iter().enumerate().map(of_layer).sum()

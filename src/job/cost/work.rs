@@ -3,8 +3,8 @@
 //! # Source
 //! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
 
-use crate::curvature::contraction::{LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
-use crate::curvature::{Graphs, LayerSpec};
+use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
+use crate::curvature::{BlockWidth, Graphs, LayerSpec};
 
 /// What a position costs in a network beyond its tracked layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,19 +58,34 @@ impl BatchShape {
 pub(super) enum Coordinates {
     /// Those of the parameters.
     Standard,
-    /// An eigenbasis.
-    Eigenbasis,
+    /// An eigenbasis in blocks of at most this width.
+    Eigenbasis(BlockWidth),
     /// An eigenbasis of gradients that were multiplied elementwise before: rows cannot be rotated.
-    ConditionedEigenbasis,
+    ConditionedEigenbasis(BlockWidth),
 }
 
 impl Coordinates {
+    /// Whether gradients are multiplied elementwise before.
+    pub(super) fn is_conditioned(self) -> bool {
+        matches!(self, Self::ConditionedEigenbasis(_))
+    }
+
+    /// Numbers of the eigenvectors.
+    fn basis(self, shape: Shape) -> BasisSize {
+        match self {
+            Self::Standard => BasisSize { output: 0, input: 0 },
+            Self::Eigenbasis(width) | Self::ConditionedEigenbasis(width) => {
+                BasisSize::of(shape.outputs, shape.columns, width)
+            }
+        }
+    }
+
     /// How gradients of a batch get there.
     pub(super) fn route(self, shape: Shape) -> RotationRoute {
         match self {
             Self::Standard => RotationRoute { input: Rotate::Never, output: Rotate::Never },
-            Self::Eigenbasis => RotationRoute::cheapest(shape),
-            Self::ConditionedEigenbasis => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
+            Self::Eigenbasis(_) => RotationRoute::cheapest(shape, self.basis(shape)),
+            Self::ConditionedEigenbasis(_) => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
         }
     }
 }
@@ -103,16 +118,16 @@ pub(super) fn squares(layers: &[LayerSpec], l: usize, batch: &BatchShape, coordi
     let shape = batch.at(layer);
     let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
     let square = 2 * b * o * i;
-    if batch.all_single() && coordinates != Coordinates::ConditionedEigenbasis {
+    let basis = coordinates.basis(shape);
+    if batch.all_single() && !coordinates.is_conditioned() {
         // one product of squared rows
-        let rotations = if coordinates == Coordinates::Standard { 0 } else { 2 * rows * (o * o + i * i) };
-        return rotations + square;
+        return 2 * rows * (basis.output + basis.input) as u128 + square;
     }
     let route = coordinates.route(shape);
-    let conditioning = if coordinates == Coordinates::ConditionedEigenbasis { b * o * i } else { 0 };
+    let conditioning = if coordinates.is_conditioned() { b * o * i } else { 0 };
     let is_shared = route.input == Rotate::Rows && !is_first_of_group(layers, l);
-    let shared = if is_shared { 2 * rows * i * i } else { 0 };
-    route.flops(shape) - shared + conditioning + square
+    let shared = if is_shared { 2 * rows * basis.input as u128 } else { 0 };
+    route.flops(shape, basis) - shared + conditioning + square
 }
 
 /// Gradients of every example of a batch as matrices.
@@ -120,16 +135,21 @@ pub(super) fn gradients(layer: &LayerSpec, batch: &BatchShape) -> u128 {
     2 * batch.rows as u128 * layer.parameters() as u128
 }
 
+/// Numbers of a layer's eigenvectors.
+pub(super) fn basis(layer: &LayerSpec, width: BlockWidth) -> BasisSize {
+    BasisSize::of(layer.outputs, layer.columns(), width)
+}
+
 /// Rotations of one matrix of a layer's shape into an eigenbasis, or out of it.
-pub(super) fn rotation(layer: &LayerSpec) -> u128 {
-    let [o, i] = [layer.outputs, layer.columns()].map(|n| n as u128);
-    2 * o * i * (o + i)
+pub(super) fn rotation(layer: &LayerSpec, width: BlockWidth) -> u128 {
+    let (o, i, basis) = (layer.outputs, layer.columns(), basis(layer, width));
+    2 * (o as u128 * basis.input as u128 + i as u128 * basis.output as u128)
 }
 
 /// Rotations of the factors of a vector of this rank.
-pub(super) fn factor_rotations(layer: &LayerSpec, rank: usize) -> u128 {
-    let [o, i, rank] = [layer.outputs, layer.columns(), rank].map(|n| n as u128);
-    2 * rank * (o * o + i * i)
+pub(super) fn factor_rotations(layer: &LayerSpec, rank: usize, width: BlockWidth) -> u128 {
+    let basis = basis(layer, width);
+    2 * rank as u128 * (basis.output + basis.input) as u128
 }
 
 /// Products of a batch's gradients with so many query vectors, whole or of a rank.
@@ -216,21 +236,25 @@ mod tests {
         let short = BatchShape::of([2, 2], 0);
         // rows: rotate 4 inputs of 5 and 4 gradients of 3, form and square two matrices
         let rows = |o: usize| product(4, o, o) + 2 * product(o, 2, 5) + 2 * 2 * (o * 5) as u128;
-        assert_eq!(RotationRoute::cheapest(short.at(&layers[0])).input, Rotate::Rows);
-        assert_eq!(squares(&layers, 0, &short, Coordinates::Eigenbasis), product(4, 5, 5) + rows(3));
+        let whole = Coordinates::Eigenbasis(BlockWidth::Any);
+        assert_eq!(whole.route(short.at(&layers[0])).input, Rotate::Rows);
+        assert_eq!(squares(&layers, 0, &short, whole), product(4, 5, 5) + rows(3));
         // the second layer finds its inputs rotated
-        assert_eq!(squares(&layers, 1, &short, Coordinates::Eigenbasis), rows(6));
+        assert_eq!(squares(&layers, 1, &short, whole), rows(6));
         // gradients: form, multiply, rotate on both sides, square
         let long = BatchShape::of([40], 0);
-        let whole = product(3, 40, 5) + product(3, 5, 5) + product(3, 3, 5) + 2 * 15;
-        assert_eq!(squares(&layers, 0, &long, Coordinates::Eigenbasis), whole);
-        assert_eq!(squares(&layers, 0, &long, Coordinates::ConditionedEigenbasis), whole + 15);
+        let gradients = product(3, 40, 5) + product(3, 5, 5) + product(3, 3, 5) + 2 * 15;
+        assert_eq!(squares(&layers, 0, &long, whole), gradients);
+        assert_eq!(squares(&layers, 0, &long, Coordinates::ConditionedEigenbasis(BlockWidth::Any)), gradients + 15);
         assert_eq!(squares(&layers, 0, &long, Coordinates::Standard), product(3, 40, 5) + 2 * 15);
         let single = BatchShape::of([1, 1, 1], 0);
-        assert_eq!(
-            squares(&layers, 0, &single, Coordinates::Eigenbasis),
-            product(3, 5, 5) + product(3, 3, 3) + product(3, 3, 5)
-        );
+        assert_eq!(squares(&layers, 0, &single, whole), product(3, 5, 5) + product(3, 3, 3) + product(3, 3, 5));
+        // 5 columns as 2 and 3, 3 outputs whole
+        let blocks = Coordinates::Eigenbasis(BlockWidth::AtMost(std::num::NonZeroUsize::new(3).expect("not 0")));
+        let turned = |rows: usize| product(rows, 2, 2) + product(rows, 3, 3);
+        assert_eq!(squares(&layers, 0, &single, blocks), turned(3) + product(3, 3, 3) + product(3, 3, 5));
+        assert_eq!(squares(&layers, 0, &short, blocks), turned(4) + rows(3));
+        assert_eq!(squares(&layers, 1, &short, blocks), rows(6) - product(4, 6, 6) + 2 * product(4, 3, 3));
     }
 
     #[test]
@@ -238,7 +262,7 @@ mod tests {
         let layer = layer(3, 4, true, 0);
         let batch = BatchShape::of([2, 3], 0);
         assert_eq!(gradients(&layer, &batch), product(3, 2, 5) + product(3, 3, 5));
-        assert_eq!(rotation(&layer), product(3, 5, 5) + product(3, 3, 5));
+        assert_eq!(rotation(&layer, BlockWidth::Any), product(3, 5, 5) + product(3, 3, 5));
         // three rows cost less than a gradient if there is one query, and more if there are many
         let by_gradient = |q: usize| gradients(&layer, &batch) + product(2, 15, q);
         assert_eq!(scores(&layer, &batch, 40, None), by_gradient(40));
@@ -246,6 +270,6 @@ mod tests {
         assert_eq!(scores(&layer, &single, 1, None), product(4, 5, 3) + product(4, 3, 1));
         // one term of a sum: a row with each of its sides, and the product of the two numbers
         assert_eq!(scores(&layer, &single, 1, Some(1)), product(4, 5, 1) + product(4, 3, 1) + product(4, 1, 1));
-        assert_eq!(factor_rotations(&layer, 2), product(2, 5, 5) + product(2, 3, 3));
+        assert_eq!(factor_rotations(&layer, 2, BlockWidth::Any), product(2, 5, 5) + product(2, 3, 3));
     }
 }

@@ -7,6 +7,8 @@ mod groups;
 mod passes;
 mod stored;
 
+pub(super) use stored::block_names;
+
 use super::answers::Method;
 use super::keys::site;
 use super::run::{Number, Run};
@@ -15,7 +17,9 @@ use super::{JobError, Plan};
 use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
 use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
-use crate::curvature::{CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors};
+use crate::curvature::{
+    BlockWidth, CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors,
+};
 
 const COVARIANCE: &str = "covariance";
 const EIGENBASIS: &str = "eigenbasis";
@@ -33,6 +37,22 @@ pub(super) enum Round {
 }
 
 impl Plan {
+    /// How wide a block of an eigenbasis may be.
+    pub(super) fn block_width(&self) -> BlockWidth {
+        self.job.method.block_width()
+    }
+
+    /// Whether any curvature that is needed has an eigenbasis.
+    pub(super) fn has_eigenbasis(&self) -> bool {
+        self.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis())
+    }
+
+    /// Whether a covariance of a tracked layer is wider than that.
+    pub(super) fn is_cut(&self) -> bool {
+        let width = self.block_width();
+        self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
+    }
+
     /// Fits that an answer needs, each with its number.
     pub(super) fn needed_fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
         let segments = self.training.segments().len();
@@ -225,7 +245,8 @@ impl Run<'_> {
                 }
                 let covariance = pool.finish().map_err(Error::from)?;
                 let (conditioners, frozen) = group.conditioning(&conditioners, &fit.frozen);
-                let bases = conditioned_eigenbases(&covariance, &group.specs, &conditioners, &frozen)?;
+                let bases =
+                    conditioned_eigenbases(&covariance, &group.specs, &conditioners, &frozen, self.plan.block_width())?;
                 if writer.is_none() {
                     writer = Some(self.eigenbasis_writer::<T>(fit, covariance.mean_positions())?);
                 }

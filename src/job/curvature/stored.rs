@@ -7,7 +7,9 @@ use super::{COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::store::{
     Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
 };
-use crate::curvature::{Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers};
+use crate::curvature::{
+    BlockDiagonal, BlockWidth, Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers,
+};
 use crate::job::JobError;
 use crate::job::mapped::{AfterUse, MappedRoom};
 use crate::job::run::{Number, Run};
@@ -95,9 +97,9 @@ impl Run<'_> {
         fit: &Fit,
         mean_positions: f64,
     ) -> Result<TensorWriter, JobError> {
-        let mut specs = vec![];
+        let (mut specs, width) = (vec![], self.plan.block_width());
         let mut pair = |name: String, n: usize| {
-            specs.push(square::<T>(format!("{name}.vectors"), n));
+            specs.extend(block_names(&name, n, width).map(|(name, n)| square::<T>(name, n)));
             specs.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
         };
         for (l, layer) in self.plan.training.layers().iter().enumerate() {
@@ -109,11 +111,13 @@ impl Run<'_> {
             }
             pair(format!("{}.output", layer.name), layer.outputs);
         }
-        let metadata = Metadata::from([
+        let mut metadata = Metadata::from([
             ("of".into(), fit.name.clone()),
             ("mean_positions".into(), mean_positions.to_string()),
             ("units".into(), "orthonormal eigenvectors as columns, by ascending eigenvalue".into()),
         ]);
+        let block_width = self.plan.job.method.eigen_block_width.filter(|_| self.plan.is_cut());
+        metadata.extend(block_width.map(|width| ("eigen_block_width".to_owned(), width.to_string())));
         Ok(self.store.writer(EIGENBASIS, &self.plan.eigenbasis_key(fit), &specs, &metadata)?)
     }
 
@@ -126,7 +130,10 @@ impl Run<'_> {
         bases: &[Option<Eigenbasis<T>>],
     ) -> Result<(), JobError> {
         let write = |name: String, pairs: &Eigenpairs<T>| -> Result<(), JobError> {
-            writer.write_values_at(&format!("{name}.vectors"), 0, pairs.vectors.as_slice())?;
+            let blocks = block_names(&name, pairs.vectors.size(), self.plan.block_width());
+            for ((name, _), (_, block)) in blocks.zip(pairs.vectors.blocks()) {
+                writer.write_values_at(&name, 0, block.as_slice())?;
+            }
             Ok(writer.write_values_at(&format!("{name}.values"), 0, &pairs.values)?)
         };
         for ((&l, layer), basis) in group.layers.iter().zip(&group.specs).zip(bases) {
@@ -148,7 +155,10 @@ impl Run<'_> {
         let mean_positions = artifact.metadata("mean_positions").and_then(|text| text.parse().ok()).unwrap_or(1.0);
         let pairs = |name: String, n: usize| -> Result<Eigenpairs<T>, JobError> {
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
-            Ok(Eigenpairs { vectors: mapped(&artifact, format!("{name}.vectors"), n, n, &room)?, values, clipped: 0 })
+            let blocks = block_names(&name, n, self.plan.block_width());
+            let blocks = blocks.map(|(name, n)| mapped(&artifact, name, n, n, &room));
+            let vectors = BlockDiagonal::new(blocks.collect::<Result<_, _>>()?);
+            Ok(Eigenpairs { vectors, values, clipped: 0 })
         };
         let mut bases: Vec<Option<Eigenbasis<T>>> = Vec::with_capacity(layers.len());
         for (l, layer) in layers.iter().enumerate() {
@@ -274,6 +284,13 @@ fn mapped<T: Number>(
     let after_use = room.take(std::mem::size_of_val(values) as u64);
     let numbers = Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData };
     Ok(Matrix::shared(Arc::new(numbers), rows, columns))
+}
+
+/// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
+pub(in crate::job) fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
+    let is_cut = width.cuts(n);
+    let named = move |k: usize| if is_cut { format!("{name}.vectors.{k}") } else { format!("{name}.vectors") };
+    width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
 }
 
 fn square<T: Element>(name: String, n: usize) -> TensorSpec {

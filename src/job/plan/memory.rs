@@ -5,7 +5,7 @@ use super::super::queries::GRADIENT_BYTES;
 use super::super::request::{Curvature, Precision};
 use super::super::{Job, JobError};
 use super::machine::default_budget;
-use crate::curvature::{Graphs, LayerSpec, THREADED_FROM};
+use crate::curvature::{BlockWidth, Graphs, LayerSpec, THREADED_FROM};
 use crate::model::{Footprint, Limits, Residence};
 
 /// What is kept in memory, and what is computed or read again. Batches change how numbers are rounded; nothing else
@@ -158,6 +158,8 @@ struct Costs<'a> {
     forms: bool,
     /// Bytes of a number of the run.
     number: u64,
+    /// Of eigenbases.
+    block_width: BlockWidth,
     threads: u64,
 }
 
@@ -169,7 +171,8 @@ impl<'a> Costs<'a> {
         };
         let forms = job.method.self_influence || job.method.normalize == crate::job::Normalize::Cosine;
         let threads = rayon::current_num_threads() as u64;
-        Self { sizes, curvature: job.method.curvature, forms, number, threads }
+        let block_width = job.method.block_width();
+        Self { sizes, curvature: job.method.curvature, forms, number, block_width, threads }
     }
 
     /// What every pass keeps: the process, data, weights, and a batch while it is differentiated.
@@ -201,9 +204,15 @@ impl<'a> Costs<'a> {
 
     /// Numbers of a layer's covariance sums, with those of the input if it is the first to read it.
     fn covariance(&self, l: usize) -> u64 {
+        self.blocks(l, BlockWidth::Any)
+    }
+
+    /// The same of their blocks of at most this width.
+    fn blocks(&self, l: usize, width: BlockWidth) -> u64 {
         let layers = self.sizes.layers;
         let first = layers.iter().position(|other| other.input_group == layers[l].input_group) == Some(l);
-        square(layers[l].outputs) + if first { square(layers[l].columns()) } else { 0 }
+        let numbers = width.numbers(layers[l].outputs) + if first { width.numbers(layers[l].columns()) } else { 0 };
+        numbers as u64
     }
 
     /// Bytes of the sums of one layer, in the run's type since the last flush and in f64.
@@ -268,7 +277,10 @@ impl<'a> Costs<'a> {
     /// Bytes of a layer's eigenvectors.
     fn bases(&self, layer: &LayerSpec) -> u64 {
         match self.curvature {
-            Curvature::Kfac | Curvature::Ekfac => self.number * (square(layer.columns()) + square(layer.outputs)),
+            Curvature::Kfac | Curvature::Ekfac => {
+                let numbers = |n: usize| self.block_width.numbers(n) as u64;
+                self.number * (numbers(layer.columns()) + numbers(layer.outputs))
+            }
             Curvature::Identity | Curvature::Diagonal => 0,
         }
     }
@@ -276,7 +288,9 @@ impl<'a> Costs<'a> {
     /// Bytes that a layer takes until its group is decomposed: covariances and eigenvectors.
     fn pairs(&self, l: usize) -> u64 {
         match self.curvature {
-            Curvature::Kfac | Curvature::Ekfac => (8 + self.number) * self.covariance(l),
+            Curvature::Kfac | Curvature::Ekfac => {
+                8 * self.covariance(l) + self.number * self.blocks(l, self.block_width)
+            }
             Curvature::Identity | Curvature::Diagonal => 0,
         }
     }
@@ -284,9 +298,11 @@ impl<'a> Costs<'a> {
     /// What decomposing takes beside [`Costs::pairs`]: matrices while they are worked on.
     fn decomposition(&self, residence: Residence) -> u64 {
         let work = |layer: &LayerSpec| {
-            let n = layer.columns().max(layer.outputs);
-            // a matrix, its eigenvectors and scratch; large ones are decomposed one by one
-            8 * 4 * square(n) * if n < THREADED_FROM { self.threads } else { 1 }
+            let whole = layer.columns().max(layer.outputs);
+            let n = self.block_width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
+            // a matrix, its eigenvectors and scratch, and what was cut out; large ones are decomposed one by one
+            let copies = if self.block_width.cuts(whole) { 5 } else { 4 };
+            8 * copies * square(n) * if n < THREADED_FROM { self.threads } else { 1 }
         };
         match self.curvature {
             Curvature::Kfac | Curvature::Ekfac => {

@@ -46,6 +46,9 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     if job.method.query_rank == Some(0) {
         return options("`query_rank` is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
     }
+    if job.method.eigen_block_width == Some(0) {
+        return options("`eigen_block_width` is 0", "leave it out to cut no covariance, or give at least 1");
+    }
     if job.method.damping.0.is_empty() {
         return options("no damping is named", "leave `damping` out, or name one");
     }

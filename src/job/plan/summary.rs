@@ -99,6 +99,9 @@ pub struct LayerSummary {
     pub outputs: usize,
     /// I, with the column of ones.
     pub columns: usize,
+    /// Blocks of the eigenbasis on the output side and on the input side, if one of them is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eigen_blocks: Option<[usize; 2]>,
     /// Rank of the queries' vectors there, if it is low.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_rank: Option<usize>,
@@ -153,7 +156,9 @@ impl Summary {
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
         let square = |n: usize| (n * n) as u64;
         let covariances: u64 = layers.iter().map(|l| 8 * (square(l.outputs) + square(l.columns()))).sum();
-        let vectors: u64 = layers.iter().map(|l| width * (square(l.outputs) + square(l.columns()))).sum();
+        let blocks = plan.block_width();
+        let block_numbers = |l: &LayerSpec| (blocks.numbers(l.outputs) + blocks.numbers(l.columns())) as u64;
+        let vectors: u64 = layers.iter().map(|l| width * block_numbers(l)).sum();
         let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();
         let fit_bytes = |fit: &Fit| {
             let lambdas = 8 * (tracked * fit.places.len()) as u64;
@@ -180,6 +185,8 @@ impl Summary {
             name: l.name.clone(),
             outputs: l.outputs,
             columns: l.columns(),
+            eigen_blocks: (plan.has_eigenbasis() && (blocks.cuts(l.outputs) || blocks.cuts(l.columns())))
+                .then(|| [l.outputs, l.columns()].map(|n| blocks.groups(n).count())),
             query_rank: form.rank_at(l),
         };
         let set = |set: &LayerSet| LayerSetSummary {

@@ -1,12 +1,13 @@
 //! The method and its options.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{DampingRequest, Several};
 use crate::attribution::Aggregate;
-use crate::curvature::{CurvatureKind, Measurement, Reduction};
+use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 
 /// The method.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct MethodRequest {
     pub damping: Several<DampingRequest>,
     /// Scale of K-FAC's eigenvalues.
     pub kfac_scale: KfacScale,
+    /// Widest block of an eigenbasis; wider covariances are cut into blocks. None: nothing is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eigen_block_width: Option<usize>,
     /// For random labels.
     pub seed: u64,
     /// What is measured at a query; none: the loss of a language model, the margin of a classifier, the
@@ -52,6 +56,7 @@ impl Default for MethodRequest {
             label_draws: 1,
             damping: Several::default(),
             kfac_scale: KfacScale::PerExample,
+            eigen_block_width: None,
             seed: 0,
             measure: None,
             reduction: ReductionRequest::Sum,
@@ -61,6 +66,13 @@ impl Default for MethodRequest {
             self_influence: false,
             factors: None,
         }
+    }
+}
+
+impl MethodRequest {
+    /// How wide a block of an eigenbasis may be.
+    pub(in crate::job) fn block_width(&self) -> BlockWidth {
+        self.eigen_block_width.and_then(NonZeroUsize::new).map_or(BlockWidth::Any, BlockWidth::AtMost)
     }
 }
 
