@@ -14,7 +14,7 @@ fn scores(folder: &Folder, file: &str) -> Vec<f32> {
 
 fn metadata(folder: &Folder, file: &str, entry: &str) -> String {
     let file = TensorFile::open(&folder.path(file)).expect("scores");
-    file.metadata(entry).cloned().unwrap_or_default()
+    file.metadata(entry).unwrap_or_default().to_owned()
 }
 
 #[track_caller]
@@ -39,8 +39,8 @@ fn sets_are_scored_and_ranked_under_names_of_their_own() {
     assert_eq!(refused.code, Some(2));
     let shown = run("run", flags);
     let plan = [
-        "sets      attention: 4 layers with 16,640 weights\n",
-        "          mlp: 4 layers with 33,088 weights\n",
+        "sets      attention: 4 layers with 8,448 weights\n",
+        "          mlp: 4 layers with 16,704 weights\n",
         "influence.damping-0.01x, layers-attention, layers-mlp, influence.damping-0.01x.layers-attention, ",
     ];
     for line in plan {
@@ -72,9 +72,10 @@ fn sets_are_scored_and_ranked_under_names_of_their_own() {
     let about = done(&format!("inspect {}", folder.arg("run"))).out;
     assert!(about.contains("scores.layers-attention.safetensors"), "{about}");
     let queries = "fixtures/gpt2-tiny/queries.jsonl";
-    let figures =
-        ended(ascribe(&format!("evaluate retrieval --scores {} --answers {queries} --field topic", folder.arg("run"))));
-    assert!(figures.err.is_empty() || figures.code != Some(101), "{}", figures.err);
+    let figures = done(&format!("evaluate retrieval --scores {} --answers {queries}", folder.arg("run"))).out;
+    for answer in ["run layers-mlp", "run influence.damping-0.01x.layers-attention"] {
+        assert!(figures.contains(answer), "{figures}");
+    }
     // the job file says it again
     let again = done(&format!("run {} --out {} --quiet", folder.arg("run/job.toml"), folder.arg("again")));
     assert_eq!(again.out, shown.out);
