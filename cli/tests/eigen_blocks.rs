@@ -14,9 +14,9 @@ fn scores(folder: &Folder, run: &str) -> Vec<f32> {
 }
 
 fn artifact(folder: &Folder, run: &str, kind: &str) -> TensorFile {
-    let files = fs::read_dir(folder.path(run).join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = fs::read_dir(folder.path(run).join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
     let of_kind = |file: &std::path::PathBuf| file.file_name().unwrap().to_string_lossy().starts_with(kind);
-    TensorFile::open(&files.filter(of_kind).next().expect("one")).expect("a file of tensors")
+    TensorFile::open(&files.find(of_kind).expect("one")).expect("a file of tensors")
 }
 
 /// Every query's rank correlation between two runs.
