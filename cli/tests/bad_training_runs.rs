@@ -76,6 +76,37 @@ fn stages() {
     insta::assert_snapshot!(said.0);
 }
 
+/// A checkpoint whose embedding is the last tensor of its file loses the last token.
+fn without_last_token(checkpoint: &Path) {
+    let file = checkpoint.join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let embedding = &mut header["transformer.wte.weight"];
+    let row = 4 * embedding["shape"][1].as_u64().unwrap();
+    embedding["shape"][0] = (embedding["shape"][0].as_u64().unwrap() - 1).into();
+    embedding["data_offsets"][1] = (embedding["data_offsets"][1].as_u64().unwrap() - row).into();
+    let header = header.to_string();
+    let mut shorter = (header.len() as u64).to_le_bytes().to_vec();
+    shorter.extend_from_slice(header.as_bytes());
+    shorter.extend_from_slice(&bytes[8 + length..bytes.len() - row as usize]);
+    fs::write(file, shorter).unwrap();
+    let config = checkpoint.join("config.json");
+    let mut keys: serde_json::Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    keys["vocab_size"] = (keys["vocab_size"].as_u64().unwrap() - 1).into();
+    fs::write(config, keys.to_string()).unwrap();
+}
+
+#[test]
+fn checkpoints_of_another_vocabulary() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-tiny");
+    without_last_token(&folder.path("trainer-tiny/checkpoint-60"));
+    let mut said = Said::default();
+    said.case("another vocabulary", &folder, &format!("source --run {run} {TRAINER_DATA}"));
+    assert!(said.0.contains("`vocab_size` is 511 in TMP/trainer-tiny/checkpoint-60/config.json and 512"), "{}", said.0);
+}
+
 #[test]
 fn checkpoints_of_other_models() {
     let folder = Folder::new();
