@@ -17,15 +17,11 @@ Prints one JSON line for each stage: seconds, peak resident MiB of the stage; th
 the process started, the peak of all stages and the folder of scores.
 """
 
-import machine  # before torch, so that the clock is the process's own
+import side  # first, so that the clock is the process's own
 
-import argparse
 import json
 import os
-import shutil
-import time
 
-import torch
 from bergson.config.config import (DataConfig, HessianConfig, HessianPipelineConfig, IndexConfig, InversionConfig,
                                    PreprocessConfig, QuerySetConfig, ScoreConfig)
 from bergson.hessians import pipeline
@@ -41,19 +37,7 @@ def write_tokenizer(folder, vocabulary, positions):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["highest", "medium", "bf16"], default="highest")
-    parser.add_argument("--out", help="where Bergson writes (default: FOLDER/bergson); replaced if there")
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("highest" if a.precision == "bf16" else a.precision)
-    with open(os.path.join(a.folder, "workload.json")) as file:
-        spec = json.load(file)
-    out = a.out or os.path.join(a.folder, "bergson")
-    shutil.rmtree(out, ignore_errors=True)
+    a, spec, out = side.begin(__doc__, "bergson")
     os.makedirs(out)
     model, train, queries = (os.path.abspath(os.path.join(a.folder, spec[key])) for key in ("model", "train", "queries"))
     with open(os.path.join(model, "config.json")) as file:
@@ -67,21 +51,10 @@ def main():
     hessian = HessianConfig(method="kfac", ev_correction=True)
     whole = HessianPipelineConfig(query=QuerySetConfig(dataset=queries, aggregation="none"),
                                   inversion_cfg=InversionConfig(damping_factor=0.1, apply_batch_size=spec["n_queries"]))
-    peaks = [machine.peak_mib()]
-    print(json.dumps(dict(stage="load", seconds=round(machine.seconds_since_start(), 3), peak_mib=round(peaks[0]),
-                          precision=a.precision, threads=a.threads)), flush=True)
-    seconds = {}
+    stages = side.Stages(precision=a.precision, threads=a.threads)
 
     def timed(name, function):
-        def run(*arguments, **options):
-            machine.reset_peak()
-            start = time.perf_counter()
-            result = function(*arguments, **options)
-            seconds[name] = time.perf_counter() - start
-            peaks.append(machine.peak_mib())
-            print(json.dumps(dict(stage=name, seconds=round(seconds[name], 3), peak_mib=round(peaks[-1]))), flush=True)
-            return result
-        return run
+        return lambda *arguments, **options: stages.run(name, lambda: function(*arguments, **options))
 
     # the steps as the command calls them, with a clock around each
     pipeline.build_query = timed("queries", pipeline.build_query)
@@ -89,8 +62,7 @@ def main():
     pipeline.launch_distributed_run = timed("inverse", pipeline.launch_distributed_run)
     pipeline.score_dataset = timed("train scores", pipeline.score_dataset)
     pipeline.hessian_pipeline(index, hessian, ScoreConfig(batch_size=spec["n_train"]), PreprocessConfig(), whole)
-    print(json.dumps(dict(stage="total", seconds=round(machine.seconds_since_start(), 3), peak_mib=round(max(peaks)),
-                          scores=os.path.join(out, "run", "scores"))), flush=True)
+    stages.finish(os.path.join(out, "run", "scores"))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,11 @@ Prints one JSON line for each stage: seconds, peak resident MiB of the stage. `s
 The last line holds the wall seconds since the process started, the peak of all stages and the scores' file.
 """
 
-import machine  # before torch, so that the clock is the process's own
+import side  # first, so that the clock is the process's own
 
-import argparse
 import json
 import logging
 import os
-import shutil
-import time
 import warnings
 
 import torch
@@ -133,47 +130,21 @@ def arguments(precision):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--precision", choices=["highest", "medium", "bf16"], default="highest")
-    parser.add_argument("--out", help="where kronfluence writes (default: FOLDER/kronfluence); replaced if there")
-    for name in ("cov", "lam", "query", "train"):
-        parser.add_argument(f"--batch-{name}", type=int)
-    a = parser.parse_args()
-    torch.set_num_threads(a.threads)
-    torch.manual_seed(0)
-    torch.set_float32_matmul_precision("highest" if a.precision == "bf16" else a.precision)
-    with open(os.path.join(a.folder, "workload.json")) as file:
-        spec = json.load(file)
+    a, spec, out = side.begin(__doc__, "kronfluence", [f"--batch-{name}" for name in ("cov", "lam", "query", "train")])
     batches = {k: getattr(a, f"batch_{k}") or v for k, v in BATCHES[spec["kind"]].items()}
-    out = a.out or os.path.join(a.folder, "kronfluence")
-    shutil.rmtree(out, ignore_errors=True)
 
     model, task, train, queries = (load_language if spec["kind"] == "language" else load_mlp)(a.folder, spec)
     model = prepare_model(model.eval(), task)
     analyzer = Analyzer(analysis_name="bench", model=model, task=task, output_dir=out, disable_tqdm=True, disable_model_save=True, cpu=True)
     analyzer.set_dataloader_kwargs(DataLoaderKwargs(num_workers=0))
     factor_args, score_args = arguments(a.precision)
-    peaks = [machine.peak_mib()]
-    print(json.dumps(dict(stage="load", seconds=round(machine.seconds_since_start(), 3), peak_mib=round(peaks[0]),
-                          precision=a.precision, threads=a.threads, batches=batches)), flush=True)
-
-    def stage(name, step):
-        machine.reset_peak()
-        start = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - start
-        peaks.append(machine.peak_mib())
-        print(json.dumps(dict(stage=name, seconds=round(seconds, 3), peak_mib=round(peaks[-1]))), flush=True)
-
-    stage("covariance", lambda: analyzer.fit_covariance_matrices("f", train, per_device_batch_size=batches["cov"], factor_args=factor_args))
-    stage("eigendecomposition", lambda: analyzer.perform_eigendecomposition("f", factor_args=factor_args))
-    stage("lambda", lambda: analyzer.fit_lambda_matrices("f", train, per_device_batch_size=batches["lam"], factor_args=factor_args))
-    stage("scores", lambda: analyzer.compute_pairwise_scores(
+    stages = side.Stages(precision=a.precision, threads=a.threads, batches=batches)
+    stages.run("covariance", lambda: analyzer.fit_covariance_matrices("f", train, per_device_batch_size=batches["cov"], factor_args=factor_args))
+    stages.run("eigendecomposition", lambda: analyzer.perform_eigendecomposition("f", factor_args=factor_args))
+    stages.run("lambda", lambda: analyzer.fit_lambda_matrices("f", train, per_device_batch_size=batches["lam"], factor_args=factor_args))
+    stages.run("scores", lambda: analyzer.compute_pairwise_scores(
         "s", "f", queries, train, per_device_query_batch_size=batches["query"], per_device_train_batch_size=batches["train"], score_args=score_args))
-    print(json.dumps(dict(stage="total", seconds=round(machine.seconds_since_start(), 3), peak_mib=round(max(peaks)),
-                          scores=str(analyzer.scores_output_dir("s") / "pairwise_scores.safetensors"))), flush=True)
+    stages.finish(analyzer.scores_output_dir("s") / "pairwise_scores.safetensors")
 
 
 if __name__ == "__main__":

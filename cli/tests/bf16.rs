@@ -7,11 +7,10 @@ use std::fs;
 use ascribe::attribution::evaluate::spearman;
 use ascribe::attribution::store::TensorFile;
 use ascribe::curvature::gemm::Products;
-use support::{Folder, GPT2, ascribe, done, ended};
+use support::{Folder, GPT2, ascribe, done, ended, scores_of};
 
 fn scores(folder: &Folder, run: &str) -> Vec<f64> {
-    let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).expect("scores");
-    file.f32("scores").expect("f32").iter().copied().map(f64::from).collect()
+    scores_of(folder, run).into_iter().map(f64::from).collect()
 }
 
 fn pearson(x: &[f64], y: &[f64]) -> f64 {

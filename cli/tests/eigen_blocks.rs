@@ -4,27 +4,13 @@ mod support;
 
 use std::fs;
 
-use ascribe::attribution::evaluate::spearman;
 use ascribe::attribution::store::TensorFile;
-use support::{Folder, GPT2, TRAINER, ascribe, done, ended};
-
-fn scores(folder: &Folder, run: &str) -> Vec<f32> {
-    let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).expect("scores");
-    file.f32("scores").expect("f32").to_vec()
-}
+use support::{Folder, GPT2, TRAINER, ascribe, assert_near, correlations, done, ended, scores_of};
 
 fn artifact(folder: &Folder, run: &str, kind: &str) -> TensorFile {
     let mut files = fs::read_dir(folder.path(run).join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
     let of_kind = |file: &std::path::PathBuf| file.file_name().unwrap().to_string_lossy().starts_with(kind);
     TensorFile::open(&files.find(of_kind).expect("one")).expect("a file of tensors")
-}
-
-/// Every query's rank correlation between two runs.
-fn correlations(folder: &Folder, queries: usize, one: &str, other: &str) -> Vec<f64> {
-    let [one, other] = [one, other].map(|run| scores(folder, run));
-    let n = one.len() / queries;
-    let wide = |row: &[f32]| row.iter().copied().map(f64::from).collect::<Vec<f64>>();
-    one.chunks_exact(n).zip(other.chunks_exact(n)).map(|(one, other)| spearman(&wide(one), &wide(other))).collect()
 }
 
 #[test]
@@ -34,7 +20,7 @@ fn a_width_that_cuts_nothing_is_the_whole_basis() {
     run("whole", "--quiet");
     let wide = run("wide", "--eigen-block-width 1000");
     assert!(wide.err.contains("blocks    none: no tracked layer has a covariance wider than 1,000\n"), "{}", wide.err);
-    assert_eq!(scores(&folder, "whole"), scores(&folder, "wide"));
+    assert_eq!(scores_of(&folder, "whole"), scores_of(&folder, "wide"));
     // the same artifacts, by their keys
     let again = run("again", &format!("--eigen-block-width 1000 --factors {} --verbose", folder.arg("whole")));
     assert!(again.err.contains("queries            found from before"), "{}", again.err);
@@ -111,10 +97,7 @@ fn parts_of_a_run_join_to_the_same_blocks() {
     done(&format!("merge --out {run} --quiet"));
     done(&format!("query --out {run} --quiet"));
     done(&format!("score --out {run} --quiet"));
-    let (one, joined) = (scores(&folder, "once"), scores(&folder, "shards"));
-    let largest = one.iter().fold(0.0f32, |largest, score| largest.max(score.abs()));
-    let difference = one.iter().zip(&joined).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
-    assert!(one.len() == joined.len() && difference <= 1e-5 * largest, "{difference} of {largest}");
+    assert_near(&scores_of(&folder, "shards"), &scores_of(&folder, "once"), 1e-5, "shards");
 }
 
 /// AdamW, so that covariances are conditioned before they are cut, and queries of low rank.

@@ -5,16 +5,12 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 
-use ascribe::attribution::store::TensorFile;
-use support::{Folder, GPT2, MLP, TRAINER, ascribe, done, ended, json_lines};
+use support::{Folder, GPT2, MLP, TRAINER, ascribe, done, ended, json_lines, scores_of};
 
 /// Sums by topic of a run's own score matrix, for each query.
 fn by_hand(folder: &Folder, run: &str, train: &str) -> Vec<BTreeMap<String, (u64, f64)>> {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let documents = json_lines(&fs::read_to_string(root.join(train)).unwrap());
-    let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).unwrap();
-    file.f32("scores")
-        .unwrap()
+    let documents = json_lines(&fs::read_to_string(support::root().join(train)).unwrap());
+    scores_of(folder, run)
         .chunks_exact(documents.len())
         .map(|row| {
             let mut sums = BTreeMap::<String, (u64, f64)>::new();

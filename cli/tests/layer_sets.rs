@@ -5,25 +5,15 @@ mod support;
 use std::fs;
 
 use ascribe::attribution::store::TensorFile;
-use support::{Folder, GPT2, MLP, ROWS, ascribe, done, ended, json_lines};
+use support::{Folder, GPT2, MLP, ROWS, ascribe, assert_near, done, ended, json_lines};
 
 fn scores(folder: &Folder, file: &str) -> Vec<f32> {
-    let file = TensorFile::open(&folder.path(file)).expect("scores");
-    file.f32("scores").expect("f32").to_vec()
+    support::scores(&folder.path(file))
 }
 
 fn metadata(folder: &Folder, file: &str, entry: &str) -> String {
     let file = TensorFile::open(&folder.path(file)).expect("scores");
     file.metadata(entry).unwrap_or_default().to_owned()
-}
-
-#[track_caller]
-fn assert_near(found: &[f32], want: &[f32], tolerance: f64, what: &str) {
-    let largest = want.iter().fold(0f32, |m, x| m.max(x.abs()));
-    assert!(found.len() == want.len() && largest > 0.0, "{what}");
-    for (found, want) in found.iter().zip(want) {
-        assert!(f64::from((found - want).abs()) <= tolerance * f64::from(largest), "{what}: {found} {want}");
-    }
 }
 
 /// 32-bit sums of blocks may be cut elsewhere; each block is rounded alike.

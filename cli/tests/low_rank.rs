@@ -4,26 +4,13 @@ mod support;
 
 use std::fs;
 
-use ascribe::attribution::evaluate::spearman;
-use ascribe::attribution::store::TensorFile;
-use support::{Folder, GPT2, MLP, TRAINER, ascribe, done, ended, json_lines};
-
-fn scores(folder: &Folder, run: &str) -> Vec<f32> {
-    let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).expect("scores");
-    file.f32("scores").expect("f32").to_vec()
-}
+use support::{Folder, GPT2, MLP, TRAINER, ascribe, assert_near, correlations, done, ended, json_lines, scores_of};
 
 /// Each query's share, and its correlation with the exact scores.
 fn compare(folder: &Folder, exact: &str, low: &str) -> Vec<(f64, f64)> {
-    let (exact, found) = (scores(folder, exact), scores(folder, low));
     let rankings = json_lines(&fs::read_to_string(folder.path(low).join("ranking.jsonl")).unwrap());
-    let n = exact.len() / rankings.len();
-    let wide = |row: &[f32]| row.iter().copied().map(f64::from).collect::<Vec<f64>>();
-    let rows = exact.chunks_exact(n).zip(found.chunks_exact(n)).zip(&rankings);
-    rows.map(|((exact, found), ranking)| {
-        (ranking["query"]["captured"].as_f64().unwrap(), spearman(&wide(exact), &wide(found)))
-    })
-    .collect()
+    let captured = rankings.iter().map(|ranking| ranking["query"]["captured"].as_f64().unwrap());
+    captured.zip(correlations(folder, rankings.len(), exact, low)).collect()
 }
 
 /// Bytes of the file of query vectors.
@@ -70,7 +57,7 @@ fn a_rank_that_no_layer_exceeds_is_exact() {
     let high = done(&format!("influence {MLP} --out {} --query-rank 100", folder.arg("high")));
     assert!(high.err.contains("vectors   whole: no tracked layer has smaller ones of rank 100\n"), "{}", high.err);
     assert!(!high.out.contains("captured"), "{}", high.out);
-    assert_eq!(scores(&folder, "exact"), scores(&folder, "high"));
+    assert_eq!(scores_of(&folder, "exact"), scores_of(&folder, "high"));
     assert!(compare(&folder, "exact", "high").iter().all(|&(captured, _)| captured == 1.0));
 }
 
@@ -96,8 +83,5 @@ fn source_takes_low_rank_in_every_leg() {
     done(&format!("merge --out {run} --quiet"));
     done(&format!("rank --out {run} --quiet"));
     // batches of the second shard end at other places
-    let (one, joined) = (scores(&folder, "low"), scores(&folder, "shards"));
-    let largest = one.iter().fold(0.0f32, |largest, score| largest.max(score.abs()));
-    let difference = one.iter().zip(&joined).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
-    assert!(one.len() == joined.len() && difference <= 1e-5 * largest, "{difference} of {largest}");
+    assert_near(&scores_of(&folder, "shards"), &scores_of(&folder, "low"), 1e-5, "shards");
 }

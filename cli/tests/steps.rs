@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Folder, GPT2, MLP, ascribe, done, ended};
+use support::{Folder, GPT2, MLP, ascribe, assert_near, done, ended, scores_of};
 
 const MLP_TRAIN: &str = "--model fixtures/mlp-tiny --train fixtures/mlp-tiny/train.safetensors";
 
@@ -42,11 +42,6 @@ fn a_step_before_its_turn_names_the_one_that_is_missing() {
     insta::assert_snapshot!(text);
 }
 
-fn scores(folder: &Folder, run: &str) -> Vec<f32> {
-    let file = ascribe::attribution::store::TensorFile::open(&folder.path(run).join("scores.safetensors")).unwrap();
-    file.f32("scores").unwrap().to_vec()
-}
-
 #[test]
 fn shards_give_what_one_process_gives() {
     let folder = Folder::new();
@@ -66,10 +61,7 @@ fn shards_give_what_one_process_gives() {
     step(&format!("merge --out {run}"));
     step(&format!("rank --out {run}"));
     // Sums in f32 end at other places, and an eigenbasis may turn where eigenvalues nearly agree.
-    let (one, joined) = (scores(&folder, "whole"), scores(&folder, "run"));
-    let largest = one.iter().fold(0.0f32, |largest, score| largest.max(score.abs()));
-    let difference = one.iter().zip(&joined).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
-    assert!(one.len() == joined.len() && difference <= 1e-4 * largest, "{difference} of {largest}");
+    assert_near(&scores_of(&folder, "run"), &scores_of(&folder, "whole"), 1e-4, "shards");
     for next in ["merge", "fit --shard", "query", "rank"] {
         assert!(said.contains(&format!("`ascribe {next}")), "{next}: {said}");
     }

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
+use ascribe::attribution::evaluate::spearman;
+use ascribe::attribution::store::TensorFile;
 use assert_cmd::Command;
 use serde_json::Value;
 
@@ -162,5 +164,36 @@ pub fn assert_untouched(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)
     assert_eq!(names(before), names(after));
     for ((name, before), (_, after)) in before.iter().zip(after) {
         assert!(before == after, "{name} was written over");
+    }
+}
+
+/// The score matrix in a file of scores, row by row.
+#[track_caller]
+pub fn scores(file: &Path) -> Vec<f32> {
+    TensorFile::open(file).expect("scores").f32("scores").expect("f32").to_vec()
+}
+
+/// The score matrix of a run's first answer.
+#[track_caller]
+pub fn scores_of(folder: &Folder, run: &str) -> Vec<f32> {
+    scores(&folder.path(run).join("scores.safetensors"))
+}
+
+/// Every query's rank correlation between two runs.
+#[track_caller]
+pub fn correlations(folder: &Folder, queries: usize, one: &str, other: &str) -> Vec<f64> {
+    let [one, other] = [one, other].map(|run| scores_of(folder, run));
+    let n = one.len() / queries;
+    let wide = |row: &[f32]| row.iter().copied().map(f64::from).collect::<Vec<f64>>();
+    one.chunks_exact(n).zip(other.chunks_exact(n)).map(|(one, other)| spearman(&wide(one), &wide(other))).collect()
+}
+
+/// No number of one list differs from the other's by more than this share of the largest there.
+#[track_caller]
+pub fn assert_near(found: &[f32], want: &[f32], tolerance: f64, what: &str) {
+    let largest = want.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    assert!(found.len() == want.len() && largest > 0.0, "{what}");
+    for (found, want) in found.iter().zip(want) {
+        assert!(f64::from((found - want).abs()) <= tolerance * f64::from(largest), "{what}: {found} {want}");
     }
 }
