@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{JobError, Plan};
+use super::JobError;
+use super::training::Training;
 
 /// A group of training examples in a query's ranking.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,14 +36,14 @@ impl Groups {
     ///
     /// # Errors
     /// [`JobError::Options`] if no example has the field.
-    pub(super) fn by(plan: &Plan, field: &str) -> Result<Self, JobError> {
-        let columns = &plan.training.columns;
+    pub(super) fn by(training: &Training, field: &str) -> Result<Self, JobError> {
+        let columns = &training.columns;
         let mut values = Vec::with_capacity(columns.len());
         let mut others = std::collections::BTreeSet::new();
         let mut present = false;
         for column in 0..columns.len() {
             let (stage, m) = columns.example(column);
-            let mut metadata = plan.training.stages[stage].train.metadata(m);
+            let mut metadata = training.stages[stage].train.metadata(m);
             let value = metadata.remove(field);
             present |= value.is_some();
             others.extend(metadata.into_iter().map(|(name, _)| name));

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::groups::{Groups, RankedGroup};
+use super::groups::RankedGroup;
 use super::output;
 use super::plan::measure_name;
 use super::{AggregateRequest, JobError, Plan};
@@ -91,17 +91,16 @@ impl Plan {
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
         self.check_results()?;
-        let groups = self.job.output.group_by.as_deref().map(|field| Groups::by(self, field)).transpose()?;
         let mut first = None;
         for answer in 0..self.answers.len() {
-            let rankings = self.rank_one(answer, groups.as_ref())?;
+            let rankings = self.rank_one(answer)?;
             output::write_rankings(self, answer, &rankings)?;
             first.get_or_insert(rankings);
         }
         Ok(first.unwrap_or_default())
     }
 
-    fn rank_one(&self, answer: usize, groups: Option<&Groups>) -> Result<Vec<QueryRanking>, JobError> {
+    fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
         let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
         let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
         let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
@@ -116,7 +115,8 @@ impl Plan {
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
-            in_groups = groups.map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
+            in_groups =
+                self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
             (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
         } else if top.exists() {
             let file = TensorFile::open(&top)?;

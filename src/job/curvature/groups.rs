@@ -8,7 +8,7 @@ use super::passes::Bases;
 use super::stored::{count, data, with_shapes};
 use super::{COVARIANCE, LAMBDA};
 use crate::attribution::source::Conditioner;
-use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec, TensorWriter};
+use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec};
 use crate::curvature::gemm::Products;
 use crate::curvature::{
     Covariance, CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
@@ -198,9 +198,9 @@ impl Run<'_> {
 
     /// Joins the groups' sums to the covariances of all layers.
     pub(super) fn join_covariances<T: Number>(&self, site: Site, groups: &[(Group, Key)]) -> Result<(), JobError> {
-        let Some((first, key)) = groups.first() else { return Ok(()) };
-        let [positions, examples] = self.covariance_of_group::<T>(first, key)?.counts();
-        let writer = self.covariance_writer(site, positions, examples)?;
+        let Some((_, key)) = groups.first() else { return Ok(()) };
+        let first = self.group_artifact(COVARIANCE_GROUP, key)?;
+        let writer = self.covariance_writer(site, count(&first, "positions")?, count(&first, "examples")?)?;
         for (group, key) in groups {
             let covariance = self.covariance_of_group::<T>(group, key)?.finish()?;
             self.write_covariance(&writer, &group.specs, &covariance)?;
@@ -315,8 +315,7 @@ impl Run<'_> {
     ) -> Result<(), JobError> {
         let Some((_, key)) = groups.first() else { return Ok(()) };
         let first = self.group_artifact(LAMBDA_GROUP, key)?;
-        let examples = count(&first, "examples")?;
-        let writer: TensorWriter = self.lambda_writer(fit, site, examples)?;
+        let writer = self.lambda_writer(fit, site, count(&first, "examples")?)?;
         for (group, key) in groups {
             let found = self.group_artifact(LAMBDA_GROUP, key)?;
             let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);

@@ -37,6 +37,8 @@ pub struct Plan {
     pub(super) training: Training,
     pub(super) answers: Vec<Answer>,
     pub(super) layer_sets: Vec<LayerSet>,
+    /// Groups of training examples whose scores are added up.
+    pub(super) groups: Option<Groups>,
     pub(super) queries: Option<Dataset>,
     pub(super) reused: Option<Reused>,
     pub(super) memory: Memory,
@@ -169,12 +171,10 @@ impl Plan {
         let layer_sets = LayerSet::all(&job, training.layers())?;
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
-        let mut plan =
-            Self { job, training, answers, layer_sets, queries, reused, memory, summary: Summary::default() };
+        let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
+        let summary = Summary::default();
+        let mut plan = Self { job, training, answers, layer_sets, groups, queries, reused, memory, summary };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
-        if let Some(field) = &plan.job.output.group_by {
-            Groups::by(&plan, field)?;
-        }
         let note = plan.check_disk()?;
         plan.summary.notes.extend(note);
         Ok(plan)
