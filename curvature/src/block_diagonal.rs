@@ -1,8 +1,8 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
-use crate::Matrix;
 use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
+use crate::{LayerSpec, Matrix, is_first_of_group};
 
 /// How wide a block of an eigenbasis may be: wider covariances are cut into contiguous groups of coordinates, and what
 /// connects two groups is dropped.
@@ -36,6 +36,15 @@ impl BlockWidth {
     /// Numbers in the eigenvectors of `n` coordinates: `Σ n_k²` over the groups.
     pub fn numbers(self, n: usize) -> usize {
         self.groups(n).map(|group| group.len() * group.len()).sum()
+    }
+
+    /// Numbers in both sides of a layer's eigenvectors or covariances, the input's only if it is the first of its group.
+    ///
+    /// # Panics
+    /// If there is no layer `l`.
+    pub fn numbers_of_layer(self, layers: &[LayerSpec], l: usize) -> usize {
+        let layer = &layers[l];
+        self.numbers(layer.outputs) + if is_first_of_group(layers, l) { self.numbers(layer.columns()) } else { 0 }
     }
 }
 

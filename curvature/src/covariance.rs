@@ -3,7 +3,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
-use crate::{Error, LayerSpec, Matrix, Tap, TapSink, with_slice};
+use crate::{Error, LayerSpec, Matrix, Tap, TapSink, is_first_of_group, with_slice};
 
 /// Columns that one task sums.
 const COLUMNS: usize = 64;
@@ -228,8 +228,7 @@ impl<T: Real> CovarianceSum<T> {
 impl<T: Real> TapSink for CovarianceSum<T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let group = self.layers[tap.layer.0].input_group;
-        let first_of_group = self.layers.iter().position(|layer| layer.input_group == group) == Some(tap.layer.0);
-        if let (true, Some(sum)) = (first_of_group, &mut self.inputs[group]) {
+        if let (true, Some(sum)) = (is_first_of_group(&self.layers, tap.layer.0), &mut self.inputs[group]) {
             with_slice(tap.input, |a: &[T]| sum.add(a, self.products))?;
         }
         with_slice(tap.output_gradient, |s: &[T]| self.outputs[tap.layer.0].add(s, self.products))?;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::contraction::BasisSize;
 use crate::gemm::{Real, Threads};
-use crate::{BlockDiagonal, BlockWidth, Covariance, Error, LayerSpec, Matrix};
+use crate::{BlockDiagonal, BlockWidth, Covariance, Error, LayerSpec, Matrix, first_of_group};
 
 /// The eigenvectors of one covariance, in the run's type, and its eigenvalues.
 #[derive(Debug, Clone)]
@@ -57,7 +57,7 @@ impl<T: Real> Eigenbasis<T> {
         layers: &[LayerSpec],
         width: BlockWidth,
     ) -> Result<Vec<Self>, Error> {
-        let name_of_group = |group| layers.iter().find(|l| l.input_group == group).map_or("", |l| l.name.as_str());
+        let name_of_group = |group| first_of_group(layers, group).map_or("", |l| layers[l].name.as_str());
         let inputs = covariance.inputs.iter().enumerate().map(|(group, a)| (name_of_group(group), "input", a.as_ref()));
         let outputs = layers.iter().zip(&covariance.outputs).map(|(l, s)| (l.name.as_str(), "output", Some(s)));
         let jobs: Vec<_> =

@@ -29,3 +29,16 @@ impl LayerSpec {
         self.outputs * self.columns()
     }
 }
+
+/// The first of the layers that read the inputs of a group: what is there once for a group has its name and place.
+pub fn first_of_group(layers: &[LayerSpec], group: usize) -> Option<usize> {
+    layers.iter().position(|layer| layer.input_group == group)
+}
+
+/// Whether no layer before this one reads the same tensor.
+///
+/// # Panics
+/// If there is no layer `l`.
+pub fn is_first_of_group(layers: &[LayerSpec], l: usize) -> bool {
+    first_of_group(layers, layers[l].input_group) == Some(l)
+}

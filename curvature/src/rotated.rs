@@ -16,7 +16,7 @@ pub(crate) const TILE_ROWS: usize = 64;
 const ROWS: usize = 128;
 
 /// Largest stack of whole gradients, in numbers, that a gradient-first route forms at a time.
-const STACK_NUMBERS: usize = 1 << 24;
+pub const STACK_NUMBERS: usize = 1 << 24;
 
 /// Rows of one layer in one batch, ready to be contracted: the inputs with their column of ones,
 /// rotated or not, and the output gradients likewise.

@@ -31,7 +31,7 @@ pub struct HeadLoss {
 
 /// Rows whose logits exist together on one thread. The product packs the whole head for each block: with 64 rows that
 /// was a quarter of the head's time. What 128 gain has not been measured by itself.
-const ROWS: usize = 128;
+pub(crate) const ROWS: usize = 128;
 
 const NETWORK: &str = "a language model";
 

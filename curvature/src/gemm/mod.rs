@@ -57,8 +57,12 @@ impl Real for f64 {
     }
 }
 
+/// Most rows and columns of a result that are summed in registers together.
+const TILE_ROWS: usize = 14;
+const TILE_COLUMNS: usize = 32;
+
 /// Fewest rows and columns of a result that is computed here: filling up panels would cost more than the libraries.
-const LEAST: usize = 14;
+const LEAST: usize = TILE_ROWS;
 
 /// Whether a product may use the thread pool. Inside a task of the pool it must not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

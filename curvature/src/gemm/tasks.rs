@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::Threads;
+use super::{TILE_COLUMNS, TILE_ROWS, Threads};
 
 /// Sides of a block that is not divided further: packing both sides would cost more than it gains.
 const LEAST: usize = 64;
@@ -31,7 +31,7 @@ pub(super) fn blocks(m: usize, n: usize, threads: Threads, compute: impl Fn(Rang
     while count(rows, columns) < EACH * threads && rows.max(columns) > SMALL
         || count(rows, columns) < threads && rows.max(columns) > LEAST
     {
-        if rows > columns { rows = half(rows, 14) } else { columns = half(columns, 32) }
+        if rows > columns { rows = half(rows, TILE_ROWS) } else { columns = half(columns, TILE_COLUMNS) }
     }
     let across = n.div_ceil(columns);
     each(count(rows, columns), threads, |index| {
@@ -49,7 +49,7 @@ pub(super) fn triangle(n: usize, threads: Threads, compute: impl Fn(Range<usize>
     let mut side = n;
     let count = |side| n.div_ceil(side) * (n.div_ceil(side) + 1) / 2;
     while count(side) < EACH * threads && side > 2 * SMALL || count(side) <= threads && side > LEAST {
-        side = half(side, 32);
+        side = half(side, TILE_COLUMNS);
     }
     let sides = n.div_ceil(side);
     // squares first: those on the diagonal are half the work and fill the gaps

@@ -21,7 +21,7 @@ use crate::curvature::random::stream;
 use crate::curvature::{
     BlockDiagonal, BlockWidth, CovarianceSum, CurvatureKind, Damping, Eigenbasis, Eigenpairs, Error, Factors,
     GradientProducts, LambdaSum, LayerFactors, LayerSpec, LowRank, Matrix, Network, Objective, Tap, TapSink,
-    Truncation, Vectors, Whitening,
+    Truncation, Vectors, Whitening, first_of_group,
 };
 use crate::data::{self, Batch};
 use crate::job::plan::InBatches;
@@ -461,7 +461,7 @@ fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -> Vec<Eigen
     };
     let mut bases: Vec<Eigenbasis<T>> = vec![];
     for (l, layer) in layers.iter().enumerate() {
-        let holder = layers[..l].iter().position(|other| other.input_group == layer.input_group);
+        let holder = first_of_group(layers, layer.input_group).filter(|&holder| holder < l);
         let input = holder.map_or_else(|| pairs(layer.columns()), |holder| bases[holder].input.clone());
         bases.push(Eigenbasis { input, output: pairs(layer.outputs) });
     }

@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
-use super::work;
 use crate::attribution::Aggregate;
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size, free_space};
-use crate::curvature::CurvatureKind;
+use crate::curvature::{CurvatureKind, is_first_of_group};
 use crate::data::Dataset;
 use crate::job::answers::VectorSet;
 use crate::job::curvature::block_names;
@@ -110,7 +109,7 @@ impl Plan {
 
     /// Bytes of a number in the run's type.
     pub(super) fn width(&self) -> u64 {
-        self.number().size() as u64
+        self.job.model.dtype.bytes()
     }
 
     fn number(&self) -> Dtype {
@@ -133,7 +132,7 @@ pub(super) fn covariance(plan: &Plan, _: Site) -> u64 {
     let mut tensors = vec![];
     for (l, layer) in layers.iter().enumerate() {
         let square = |side, n: usize| TensorSpec::new(format!("{}.{side}", layer.name), Dtype::F64, [n, n]);
-        if work::is_first_of_group(layers, l) {
+        if is_first_of_group(layers, l) {
             tensors.push(square("input", layer.columns()));
         }
         tensors.push(square("output", layer.outputs));
@@ -150,7 +149,7 @@ pub(super) fn eigenbasis(plan: &Plan, fit: &Fit) -> u64 {
         tensors.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
     };
     for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
-        if fit.moments.is_some() || work::is_first_of_group(layers, l) {
+        if fit.moments.is_some() || is_first_of_group(layers, l) {
             pair(format!("{}.input", layer.name), layer.columns());
         }
         pair(format!("{}.output", layer.name), layer.outputs);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::stages::Stages;
-use super::work::{self, BatchShape};
+use super::work::BatchShape;
 use crate::curvature::{BlockWidth, Graphs, LayerSpec};
 
 /// The program with its threads, tokenizer and allocator.
@@ -16,14 +16,7 @@ pub(super) fn covariance_numbers(layers: &[LayerSpec]) -> u64 {
 
 /// Numbers of their blocks of at most this width.
 fn block_numbers(layers: &[LayerSpec], width: BlockWidth) -> u64 {
-    let square = |n: usize| width.numbers(n) as u64;
-    layers
-        .iter()
-        .enumerate()
-        .map(|(l, layer)| {
-            square(layer.outputs) + if work::is_first_of_group(layers, l) { square(layer.columns()) } else { 0 }
-        })
-        .sum()
+    (0..layers.len()).map(|l| width.numbers_of_layer(layers, l) as u64).sum()
 }
 
 /// The program, the weights, and what a batch keeps between forward and backward.

@@ -7,7 +7,7 @@ use super::work::{self, BatchShape, Coordinates};
 use super::{StageCost, Work, WorkKind, disk, memory};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
-use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation};
+use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation, is_first_of_group};
 use crate::data::{self, Dataset, Kind};
 use crate::job::answers::{Method, ScorePass, VectorSet};
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
@@ -217,7 +217,7 @@ impl Stages<'_> {
         for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
             add(layer.outputs);
             // conditioners turn a shared covariance into one for each layer
-            if fit.moments.is_some() || work::is_first_of_group(layers, l) {
+            if fit.moments.is_some() || is_first_of_group(layers, l) {
                 add(layer.columns());
             }
         }

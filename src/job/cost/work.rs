@@ -4,7 +4,7 @@
 //! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
-use crate::curvature::{BlockWidth, Graphs, LayerSpec};
+use crate::curvature::{BlockWidth, Graphs, LayerSpec, is_first_of_group};
 
 /// What a position costs in a network beyond its tracked layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -164,11 +164,6 @@ pub(super) fn scores(layer: &LayerSpec, batch: &BatchShape, queries: usize, rank
 /// An eigendecomposition of a symmetric matrix, about.
 pub(super) fn eigendecomposition(n: usize) -> u128 {
     9 * (n as u128).pow(3)
-}
-
-/// Whether no layer before this one reads the same tensor.
-pub(super) fn is_first_of_group(layers: &[LayerSpec], l: usize) -> bool {
-    layers[..l].iter().all(|other| other.input_group != layers[l].input_group)
 }
 
 #[cfg(test)]

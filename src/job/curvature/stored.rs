@@ -8,7 +8,8 @@ use crate::attribution::store::{
     Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
 };
 use crate::curvature::{
-    BlockDiagonal, BlockWidth, Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers,
+    BlockDiagonal, BlockWidth, Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers, first_of_group,
+    is_first_of_group,
 };
 use crate::job::JobError;
 use crate::job::mapped::{AfterUse, MappedRoom};
@@ -37,7 +38,7 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let mut specs = vec![];
         for (l, layer) in layers.iter().enumerate() {
-            if layers.iter().position(|other| other.input_group == layer.input_group) == Some(l) {
+            if is_first_of_group(layers, l) {
                 specs.push(square::<f64>(format!("{}.input", layer.name), layer.columns()));
             }
             specs.push(square::<f64>(format!("{}.output", layer.name), layer.outputs));
@@ -77,7 +78,7 @@ impl Run<'_> {
         let matrix = |name: String, n: usize| mapped::<f64>(&artifact, name, n, n, &room);
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let inputs = (0..groups).map(|group| {
-            let layer = layers.iter().find(|layer| layer.input_group == group);
+            let layer = first_of_group(layers, group).map(|l| &layers[l]);
             layer.map(|layer| matrix(format!("{}.input", layer.name), layer.columns())).transpose()
         });
         Ok(Some(Covariance {
@@ -306,7 +307,7 @@ pub(super) fn count(file: &TensorFile, name: &'static str) -> Result<u64, JobErr
 }
 
 fn group_name(layers: &[LayerSpec], group: usize) -> &str {
-    layers.iter().find(|layer| layer.input_group == group).map_or("", |layer| &layer.name)
+    first_of_group(layers, group).map_or("", |l| &layers[l].name)
 }
 
 pub(super) fn with_shapes<'a>(state: &[(String, &'a [f64])]) -> Vec<(String, Vec<usize>, &'a [f64])> {

@@ -2,11 +2,12 @@
 
 use super::super::mapped::STAYS;
 use super::super::queries::GRADIENT_BYTES;
-use super::super::request::{Curvature, Precision};
+use super::super::request::Curvature;
 use super::super::{Job, JobError};
 use super::machine::default_budget;
-use crate::curvature::{BlockWidth, Graphs, LayerSpec, THREADED_FROM};
+use crate::curvature::{BlockWidth, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::model::{Footprint, Limits, Residence};
+use crate::nn::head;
 
 /// What is kept in memory, and what is computed or read again. Batches change how numbers are rounded; nothing else
 /// here does.
@@ -34,12 +35,6 @@ const PROCESS: u64 = 64 << 20;
 
 /// A piece of a weight file that is read, decoded, and added to its tensor.
 const READING: u64 = 48 << 20;
-
-/// Rows whose logits one thread has in memory.
-const HEAD_ROWS: u64 = 128;
-
-/// Numbers of the stack of gradients that are rotated together for Λ.
-const STACK: u64 = 1 << 24;
 
 /// What the choices depend on.
 pub(super) struct Sizes<'a> {
@@ -165,10 +160,7 @@ struct Costs<'a> {
 
 impl<'a> Costs<'a> {
     fn new(job: &Job, sizes: &'a Sizes<'a>) -> Self {
-        let number = match job.model.dtype {
-            Precision::F32 | Precision::Bf16 => 4,
-            Precision::F64 => 8,
-        };
+        let number = job.model.dtype.bytes();
         let forms = job.method.self_influence || job.method.normalize == crate::job::Normalize::Cosine;
         let threads = rayon::current_num_threads() as u64;
         let block_width = job.method.block_width();
@@ -182,7 +174,7 @@ impl<'a> Costs<'a> {
         let section = rows * model.activations;
         let mut head = 2 * rows * model.width;
         if model.vocabulary > 0 {
-            head += self.threads * HEAD_ROWS.min(rows) * (model.width + model.vocabulary);
+            head += self.threads * (head::ROWS as u64).min(rows) * (model.width + model.vocabulary);
         }
         if model.tracked_head {
             head += rows * model.vocabulary;
@@ -209,10 +201,7 @@ impl<'a> Costs<'a> {
 
     /// The same of their blocks of at most this width.
     fn blocks(&self, l: usize, width: BlockWidth) -> u64 {
-        let layers = self.sizes.layers;
-        let first = layers.iter().position(|other| other.input_group == layers[l].input_group) == Some(l);
-        let numbers = width.numbers(layers[l].outputs) + if first { width.numbers(layers[l].columns()) } else { 0 };
-        numbers as u64
+        width.numbers_of_layer(self.sizes.layers, l) as u64
     }
 
     /// Bytes of the sums of one layer, in the run's type since the last flush and in f64.
@@ -237,7 +226,8 @@ impl<'a> Costs<'a> {
         let rows = (batch as u64).max(longest);
         let of = |layer: &LayerSpec| {
             let (o, i) = (layer.outputs as u64, layer.columns() as u64);
-            let stack = if longest > o.min(i) { 2 * (examples * o * i).min(STACK.max(o * i)) } else { 0 };
+            let stack =
+                if longest > o.min(i) { 2 * (examples * o * i).min((STACK_NUMBERS as u64).max(o * i)) } else { 0 };
             self.number * (rows * (o + i) + stack)
         };
         self.sizes.layers.iter().map(of).max().unwrap_or(0)

@@ -102,6 +102,14 @@ impl Precision {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Bytes of a number in memory and on disk.
+    pub(in crate::job) fn bytes(self) -> u64 {
+        match self {
+            Self::F32 | Self::Bf16 => 4,
+            Self::F64 => 8,
+        }
+    }
 }
 
 /// Training examples and queries.

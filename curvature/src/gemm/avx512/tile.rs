@@ -9,17 +9,17 @@ use std::arch::x86_64::{
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
 
-use super::super::Into;
+use super::super::{Into, TILE_COLUMNS, TILE_ROWS};
 use super::pack::Order;
 
 /// Numbers in a vector register.
 pub(super) const LANES: usize = 16;
 
 /// Most rows of a tile.
-pub(super) const ROWS: usize = 14;
+pub(super) const ROWS: usize = TILE_ROWS;
 
 /// Most columns of a tile: two registers.
-pub(super) const COLUMNS: usize = 2 * LANES;
+pub(super) const COLUMNS: usize = TILE_COLUMNS;
 
 /// Where a tile goes, and how.
 #[derive(Debug, Clone, Copy)]
