@@ -19,6 +19,7 @@ mod error;
 mod factors;
 mod fresh;
 pub mod gemm;
+mod gradient_block;
 mod lambda;
 mod layer;
 mod linear;

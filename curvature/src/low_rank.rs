@@ -5,7 +5,8 @@ use rayon::prelude::*;
 use crate::LayerSpec;
 use crate::dot::sum_over;
 use crate::gemm::{self, Real, Threads, View, ViewMut};
-use crate::product::{BLOCK_BYTES, BLOCK_ROWS, QUERIES, Rows, inner_products};
+use crate::gradient_block::QUERIES;
+use crate::product::Rows;
 
 /// Rows of a batch that one task multiplies with factors.
 const ROWS: usize = 128;
@@ -135,45 +136,24 @@ impl<T: Real> Rows<'_, T> {
         }
     }
 
-    /// Route F: gradients of the whole batch in blocks of output rows, each multiplied with the same rows of the
-    /// queries' vectors, which are put together for it.
+    /// Route F: each block of gradients is multiplied with the same rows of the queries' vectors, which are put
+    /// together for it.
     pub(crate) fn by_expansion(self, lots: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
-        let (o, i, b) = (self.o, self.columns(), self.positions.examples());
-        let fitting = BLOCK_BYTES / (b.max(QUERIES) * i * size_of::<T>());
-        let at_a_time = (fitting / 6 * 6).clamp(6, BLOCK_ROWS);
-        let parts: Vec<Vec<T>> = (0..o.div_ceil(at_a_time))
-            .into_par_iter()
-            .with_max_len(1)
-            .map_init(
-                || (vec![T::of(0.0); b * at_a_time * i], vec![T::of(0.0); QUERIES * at_a_time * i]),
-                |(gradients, vectors), block| {
-                    let start = block * at_a_time;
-                    let rows = at_a_time.min(o - start);
-                    for (m, gradient) in gradients.chunks_exact_mut(rows * i).take(b).enumerate() {
-                        self.form(gradient, m, start, rows);
-                    }
-                    let mut part = vec![T::of(0.0); b * queries];
-                    for (first, group) in LowRank::all_groups(lots, o, |_| QUERIES) {
-                        let (left, right) =
-                            (group.left.chunks_exact(group.rank * o), group.right.chunks_exact(group.rank * i));
-                        let count = left.len();
-                        for ((vector, left), right) in vectors.chunks_exact_mut(rows * i).zip(left).zip(right) {
-                            let left = View::new(&left[start..], group.rank, rows, o).t();
-                            let (into, right) = (ViewMut::dense(vector, rows, i), View::dense(right, group.rank, i));
-                            gemm::matmul(into, gemm::Into::Replace, T::of(1.0), left, right, Threads::One);
-                        }
-                        inner_products(&mut part[first..], queries, gradients, b, vectors, count, [rows, rows], i);
-                    }
-                    part
-                },
-            )
-            .collect();
-        // in order of blocks, whoever computed them
-        for part in parts {
-            for scores in sums.iter_mut() {
-                scores.iter_mut().zip(&part).for_each(|(score, x)| *score += x.wide());
+        let (o, i) = (self.o, self.columns());
+        self.by_block(queries, QUERIES, sums, |block, vectors| {
+            let (start, rows) = (block.rows.start, block.rows.len());
+            vectors.resize(QUERIES * rows * i, T::of(0.0));
+            for (first, group) in LowRank::all_groups(lots, o, |_| QUERIES) {
+                let (left, right) = (group.left.chunks_exact(group.rank * o), group.right.chunks_exact(group.rank * i));
+                let n = left.len();
+                for ((vector, left), right) in vectors.chunks_exact_mut(rows * i).zip(left).zip(right) {
+                    let left = View::new(&left[start..], group.rank, rows, o).t();
+                    let (into, right) = (ViewMut::dense(vector, rows, i), View::dense(right, group.rank, i));
+                    gemm::matmul(into, gemm::Into::Replace, T::of(1.0), left, right, Threads::One);
+                }
+                block.multiply(first, n, vectors, rows * i);
             }
-        }
+        });
     }
 }
 

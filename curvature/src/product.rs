@@ -8,16 +8,6 @@ use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS, form};
 use crate::{Eigenbasis, Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
 
-/// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
-pub(crate) const BLOCK_BYTES: usize = 1 << 19;
-
-/// Most output rows of a block of gradients; a multiple of the six that a kernel computes together.
-pub(crate) const BLOCK_ROWS: usize = 48;
-
-/// Examples and queries whose products one call computes: up to 256 dot products run without packing either side.
-const EXAMPLES: usize = 8;
-pub(crate) const QUERIES: usize = 32;
-
 /// Rows of a batch that one task turns by a query's matrix.
 const ROWS: usize = 512;
 
@@ -208,49 +198,17 @@ impl<T: Real> Rows<'_, T> {
         form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows, self.products);
     }
 
-    /// Route F: gradients of the whole batch in blocks of output rows, each block multiplied with the same
-    /// rows of all queries.
+    /// Route F.
     fn by_gradient(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
-        let (o, i, b) = (self.o, self.columns(), self.positions.examples());
-        let fitting = BLOCK_BYTES / (b * i * size_of::<T>());
-        let at_a_time = (fitting / 6 * 6).clamp(6, BLOCK_ROWS);
-        let parts: Vec<Vec<T>> = (0..o.div_ceil(at_a_time))
-            .into_par_iter()
-            .with_max_len(1)
-            .map_init(
-                || vec![T::of(0.0); b * at_a_time * i],
-                |gradients, block| {
-                    let start = block * at_a_time;
-                    let rows = at_a_time.min(o - start);
-                    for (m, gradient) in gradients.chunks_exact_mut(rows * i).take(b).enumerate() {
-                        self.form(gradient, m, start, rows);
-                    }
-                    let mut part = vec![T::of(0.0); b * queries];
-                    let mut column = 0;
-                    for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
-                        let n = vectors.len() / (o * i);
-                        inner_products(
-                            &mut part[column..],
-                            queries,
-                            gradients,
-                            b,
-                            &vectors[start * i..],
-                            n,
-                            [rows, o],
-                            i,
-                        );
-                        column += n;
-                    }
-                    part
-                },
-            )
-            .collect();
-        // in order of blocks, whoever computed them
-        for part in parts {
-            for scores in sums.iter_mut() {
-                scores.iter_mut().zip(&part).for_each(|(score, x)| *score += x.wide());
+        let (columns, size) = (self.columns(), self.o * self.columns());
+        self.by_block(queries, 0, sums, |block, _| {
+            let mut first = 0;
+            for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
+                let n = vectors.len() / size;
+                block.multiply(first, n, &vectors[block.rows.start * columns..], size);
+                first += n;
             }
-        }
+        });
     }
 
     /// Route W: `s_tᵀ Z_q a_t` for every row, one query at a time.
@@ -293,30 +251,6 @@ impl<T: Real> Rows<'_, T> {
             for (m, score) in column.into_iter().enumerate() {
                 sums.iter_mut().for_each(|scores| scores[m * queries + q] += score);
             }
-        }
-    }
-}
-
-/// `into[m · stride + q] = <gradient m, vector q>` of a block of `rows` of `o` rows with `i` columns.
-pub(crate) fn inner_products<T: Real>(
-    into: &mut [T],
-    stride: usize,
-    gradients: &[T],
-    examples: usize,
-    vectors: &[T],
-    queries: usize,
-    [rows, o]: [usize; 2],
-    i: usize,
-) {
-    let size = rows * i;
-    for query in (0..queries).step_by(QUERIES) {
-        let n = QUERIES.min(queries - query);
-        let vectors = View::new(&vectors[query * o * i..], n, size, o * i);
-        for example in (0..examples).step_by(EXAMPLES) {
-            let m = EXAMPLES.min(examples - example);
-            let product = ViewMut::new(&mut into[example * stride + query..], m, n, stride);
-            let gradients = View::dense(&gradients[example * size..][..m * size], m, size);
-            gemm::matmul(product, gemm::Into::Replace, T::of(1.0), gradients, vectors.t(), Threads::One);
         }
     }
 }
