@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::example_rows::pack;
+use crate::gemm::{self, Packed, Real, Threads, View, ViewMut};
 use crate::product::Rows;
 
 /// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
@@ -64,12 +65,15 @@ impl<T: Real> Rows<'_, T> {
         queries: usize,
         formed: usize,
         sums: &mut [&mut [f64]],
+        packed: &mut Vec<Packed>,
         multiply: impl Fn(&mut GradientBlock<'_, T>, &mut Vec<T>) + Sync,
     ) {
         let (o, columns, b) = (self.o, self.columns(), self.positions.examples());
         let fitting = BYTES / (b.max(formed) * columns * size_of::<T>());
         let at_a_time = (fitting / KERNEL_ROWS * KERNEL_ROWS).clamp(KERNEL_ROWS, MOST_ROWS);
-        let parts: Vec<Vec<T>> = (0..o.div_ceil(at_a_time))
+        let blocks = o.div_ceil(at_a_time);
+        let packed = pack(packed, self.a, self.n, self.positions, self.products, blocks);
+        let parts: Vec<Vec<T>> = (0..blocks)
             .into_par_iter()
             .with_max_len(1)
             .map_init(
@@ -79,7 +83,7 @@ impl<T: Real> Rows<'_, T> {
                     let rows = start..o.min(start + at_a_time);
                     let gradients = &mut gradients[..b * rows.len() * columns];
                     for (m, gradient) in gradients.chunks_exact_mut(rows.len() * columns).enumerate() {
-                        self.form(gradient, m, start, rows.len());
+                        self.example(m, packed).form(gradient, start, rows.len());
                     }
                     let mut products = vec![T::of(0.0); b * queries];
                     multiply(&mut GradientBlock { rows, columns, gradients, queries, products: &mut products }, buffer);

@@ -16,6 +16,7 @@ mod covariance;
 mod dot;
 mod eigenbasis;
 mod error;
+mod example_rows;
 mod factors;
 mod fresh;
 pub mod gemm;

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use crate::LayerSpec;
 use crate::dot::sum_over;
-use crate::gemm::{self, Real, Threads, View, ViewMut};
+use crate::gemm::{self, Packed, Real, Threads, View, ViewMut};
 use crate::gradient_block::QUERIES;
 use crate::product::Rows;
 
@@ -138,9 +138,15 @@ impl<T: Real> Rows<'_, T> {
 
     /// Route F: each block of gradients is multiplied with the same rows of the queries' vectors, which are put
     /// together for it.
-    pub(crate) fn by_expansion(self, lots: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
+    pub(crate) fn by_expansion(
+        self,
+        lots: &[LowRank<'_, T>],
+        queries: usize,
+        sums: &mut [&mut [f64]],
+        packed: &mut Vec<Packed>,
+    ) {
         let (o, i) = (self.o, self.columns());
-        self.by_block(queries, QUERIES, sums, |block, vectors| {
+        self.by_block(queries, QUERIES, sums, packed, |block, vectors| {
             let (start, rows) = (block.rows.start, block.rows.len());
             vectors.resize(QUERIES * rows * i, T::of(0.0));
             for (first, group) in LowRank::all_groups(lots, o, |_| QUERIES) {
@@ -205,7 +211,7 @@ mod tests {
             let scale = 1.0 + want.iter().fold(0f64, |m, x| m.max(x.abs()));
             let (mut factors, mut expanded) = (vec![1.0; want.len()], vec![2.0; want.len()]);
             batch.by_factors(&lots, queries, &mut [&mut factors]);
-            batch.by_expansion(&lots, queries, &mut [&mut expanded]);
+            batch.by_expansion(&lots, queries, &mut [&mut expanded], &mut vec![]);
             for (k, want) in want.iter().enumerate() {
                 prop_assert!((factors[k] - 1.0 - want).abs() < 1e-10 * scale, "K, {k}: {} {want}", factors[k] - 1.0);
                 prop_assert!((expanded[k] - 2.0 - want).abs() < 1e-10 * scale, "F, {k}: {} {want}", expanded[k] - 2.0);

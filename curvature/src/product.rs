@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use crate::contraction::{LowRankRoute, ScoreRoute, Shape};
 use crate::dot::sum_over;
-use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
-use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS, form};
+use crate::example_rows::ExampleRows;
+use crate::gemm::{self, Packed, Products, Real, Threads, View, ViewMut};
+use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS};
 use crate::{Eigenbasis, Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
 
 /// Rows of a batch that one task turns by a query's matrix.
@@ -15,6 +16,8 @@ const ROWS: usize = 512;
 #[derive(Debug, Default)]
 pub struct GradientProducts<T> {
     buffers: RowBuffers<T>,
+    /// Inputs of a batch's examples, while gradients are formed in blocks.
+    packed: Vec<Packed>,
 }
 
 impl<T: Real> GradientProducts<T> {
@@ -66,18 +69,19 @@ impl<T: Real> GradientProducts<T> {
         }
         let full: Vec<&[T]> = vectors.iter().filter_map(|vectors| vectors.full()).collect();
         let low_rank: Vec<LowRank<'_, T>> = vectors.iter().filter_map(|vectors| vectors.low_rank()).collect();
+        let packed = &mut self.packed;
         with_rows(tap, layer, self.buffers.products, |rows: Rows<'_, T>| {
             if low_rank.is_empty() {
-                return rows.by_cheapest(&full, queries, sums);
+                return rows.by_cheapest(&full, queries, sums, packed);
             }
             if full.is_empty() {
-                return rows.low_rank_by_cheapest(&low_rank, queries, sums);
+                return rows.low_rank_by_cheapest(&low_rank, queries, sums, packed);
             }
             // both kinds: each by itself, then into its columns
             let n: usize = full.iter().map(|vectors| vectors.len() / size).sum();
             let mut parts = [vec![0.0; b * n], vec![0.0; b * (queries - n)]];
-            rows.by_cheapest(&full, n, &mut [&mut parts[0]]);
-            rows.low_rank_by_cheapest(&low_rank, queries - n, &mut [&mut parts[1]]);
+            rows.by_cheapest(&full, n, &mut [&mut parts[0]], packed);
+            rows.low_rank_by_cheapest(&low_rank, queries - n, &mut [&mut parts[1]], packed);
             let kinds = vectors.iter().zip(counts());
             let kinds: Vec<usize> =
                 kinds.flat_map(|(v, n)| std::iter::repeat_n(usize::from(v.full().is_none()), n)).collect();
@@ -104,7 +108,7 @@ impl<T: Real> GradientProducts<T> {
         let mut gradients = vec![T::of(0.0); tap.positions.examples() * size];
         with_rows(tap, layer, self.buffers.products, |rows: Rows<'_, T>| {
             gradients.par_chunks_mut(size).enumerate().for_each(|(m, gradient)| {
-                rows.form(gradient, m, 0, layer.outputs);
+                rows.example(m, None).form(gradient, 0, layer.outputs);
             });
         })?;
         Ok(gradients)
@@ -173,18 +177,24 @@ fn with_rows<T: Real, R>(
 }
 
 impl<T: Real> Rows<'_, T> {
-    fn by_cheapest(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
+    fn by_cheapest(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]], packed: &mut Vec<Packed>) {
         match ScoreRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries) {
-            ScoreRoute::Gradient => self.by_gradient(vectors, queries, sums),
+            ScoreRoute::Gradient => self.by_gradient(vectors, queries, sums, packed),
             ScoreRoute::Rows => self.by_rows(vectors, queries, sums),
         }
     }
 
-    fn low_rank_by_cheapest(self, vectors: &[LowRank<'_, T>], queries: usize, sums: &mut [&mut [f64]]) {
+    fn low_rank_by_cheapest(
+        self,
+        vectors: &[LowRank<'_, T>],
+        queries: usize,
+        sums: &mut [&mut [f64]],
+        packed: &mut Vec<Packed>,
+    ) {
         let rank = vectors.iter().map(|vectors| vectors.rank).max().unwrap_or(0);
         match LowRankRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries, rank) {
             LowRankRoute::Factors => self.by_factors(vectors, queries, sums),
-            LowRankRoute::Gradient => self.by_expansion(vectors, queries, sums),
+            LowRankRoute::Gradient => self.by_expansion(vectors, queries, sums, packed),
         }
     }
 
@@ -193,15 +203,24 @@ impl<T: Real> Rows<'_, T> {
         self.n + usize::from(self.bias)
     }
 
-    /// Rows `start..start + rows` of example `m`'s gradient.
-    pub(crate) fn form(self, tile: &mut [T], m: usize, start: usize, rows: usize) {
-        form(tile, self.a, self.n, self.bias, self.s, self.o, self.positions.example(m), start, rows, self.products);
+    /// Example `m`'s rows.
+    pub(crate) fn example<'s>(&'s self, m: usize, packed: Option<&'s [Packed]>) -> ExampleRows<'s, T> {
+        let (range, n, o) = (self.positions.example(m), self.n, self.o);
+        ExampleRows {
+            a: &self.a[range.start * n..range.end * n],
+            n,
+            bias: self.bias,
+            s: &self.s[range.start * o..range.end * o],
+            o,
+            products: self.products,
+            packed: packed.map(|packed| &packed[m]),
+        }
     }
 
     /// Route F.
-    fn by_gradient(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]]) {
+    fn by_gradient(self, vectors: &[&[T]], queries: usize, sums: &mut [&mut [f64]], packed: &mut Vec<Packed>) {
         let (columns, size) = (self.columns(), self.o * self.columns());
-        self.by_block(queries, 0, sums, |block, _| {
+        self.by_block(queries, 0, sums, packed, |block, _| {
             let mut first = 0;
             for vectors in vectors.iter().filter(|vectors| !vectors.is_empty()) {
                 let n = vectors.len() / size;

@@ -1,12 +1,15 @@
 //! Example gradients in an eigenbasis, `G̃ = Uₛᵀ G U_A`, handed out tile by tile so that no `[B, O, I]`
 //! stack has to exist where the route allows it.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::contraction::{Rotate, RotationRoute, Shape};
 use crate::dot::dot;
-use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
+use crate::example_rows::{ExampleRows, pack};
+use crate::gemm::{self, Packed, Products, Real, Threads, View, ViewMut};
 use crate::{BlockDiagonal, Eigenbasis, Error, Positions, Turn, with_slice};
 
 /// Output rows of one tile.
@@ -26,6 +29,9 @@ pub(crate) struct RowBuffers<T> {
     /// What `inputs` was made of, so that layers that share an input rotate it once.
     made_of: Option<MadeOf>,
     outputs: Vec<T>,
+    /// Each example's part of `inputs`, and what it was packed of.
+    packed: Vec<Packed>,
+    packed_of: Option<MadeOf>,
     stack: Vec<T>,
     turned: Vec<T>,
     /// How gradients are formed and rotated.
@@ -89,14 +95,16 @@ impl<T: Real> RowBuffers<T> {
         let gradient_first =
             route.input == Rotate::Gradient || route.output == Rotate::Gradient || layer.conditioner.is_some();
         if !gradient_first {
-            let (a, s, products) = (&self.inputs, &self.outputs, self.products);
+            self.pack(layer.positions, i, states.len());
+            let buffers = &*self;
             states.par_iter_mut().enumerate().for_each_init(
                 || vec![T::of(0.0); TILE_ROWS * i],
                 |tile, (block, state)| {
                     let start = block * TILE_ROWS;
                     let rows = TILE_ROWS.min(o - start);
                     for (example, range) in layer.positions.iter().enumerate() {
-                        form(&mut tile[..rows * i], a, i, false, s, o, range, start, rows, products);
+                        let example_rows = buffers.example(example, range, i, o);
+                        example_rows.form(&mut tile[..rows * i], start, rows);
                         take(state, example, &tile[..rows * i]);
                     }
                 },
@@ -155,25 +163,48 @@ impl<T: Real> RowBuffers<T> {
         Ok(())
     }
 
+    /// Packs `inputs` for gradients in so many blocks, unless layers that share the input have done so.
+    fn pack(&mut self, positions: &Positions, i: usize, blocks: usize) {
+        if self.packed_of.is_none() || self.packed_of != self.made_of {
+            let packed = pack(&mut self.packed, &self.inputs, i, positions, self.products, blocks);
+            self.packed_of = packed.and(self.made_of);
+        }
+    }
+
+    /// One example's prepared rows.
+    fn example(&self, example: usize, range: Range<usize>, i: usize, o: usize) -> ExampleRows<'_, T> {
+        ExampleRows {
+            a: &self.inputs[range.start * i..range.end * i],
+            n: i,
+            bias: false,
+            s: &self.outputs[range.start * o..range.end * o],
+            o,
+            products: self.products,
+            packed: self.packed.get(example).filter(|_| self.packed_of.is_some() && self.packed_of == self.made_of),
+        }
+    }
+
     /// Fills `turned` with whole gradients of some examples, conditioned, and rotated on the input side
     /// if the route left that for the gradient.
     fn turned_stack(
         &mut self,
         layer: LayerRows<'_, T>,
         route: RotationRoute,
-        examples: std::ops::Range<usize>,
+        examples: Range<usize>,
         o: usize,
         i: usize,
     ) {
-        let (a, s, products) = (&self.inputs, &self.outputs, self.products);
-        let count = examples.len();
-        self.stack.resize(count * o * i, T::of(0.0));
-        self.stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
-            form(gradient, a, i, false, s, o, layer.positions.example(example), 0, o, products);
+        let (products, count) = (self.products, examples.len());
+        let mut stack = std::mem::take(&mut self.stack);
+        stack.resize(count * o * i, T::of(0.0));
+        let buffers = &*self;
+        stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
+            buffers.example(example, layer.positions.example(example), i, o).form(gradient, 0, o);
             if let Some(conditioner) = layer.conditioner {
                 gradient.iter_mut().zip(conditioner).for_each(|(g, h)| *g *= *h);
             }
         });
+        self.stack = stack;
         match layer.basis.filter(|_| route.input == Rotate::Gradient) {
             Some(basis) => {
                 self.turned.resize(count * o * i, T::of(0.0));
@@ -183,52 +214,6 @@ impl<T: Real> RowBuffers<T> {
             None => std::mem::swap(&mut self.turned, &mut self.stack),
         }
     }
-}
-
-/// Rows `start..start + rows` of `Σ_t s_t a_tᵀ` over one example's rows, `a: [R, n]`; with a bias a last column
-/// `Σ_t s_t` stands after the others, as if a 1 trailed every `a_t`.
-pub(crate) fn form<T: Real>(
-    tile: &mut [T],
-    a: &[T],
-    n: usize,
-    bias: bool,
-    s: &[T],
-    o: usize,
-    range: std::ops::Range<usize>,
-    start: usize,
-    rows: usize,
-    products: Products,
-) {
-    let (t, size) = (range.len(), n + usize::from(bias));
-    if t == 0 {
-        tile.fill(T::of(0.0));
-        return;
-    }
-    let (a, s) = (&a[range.start * n..range.end * n], &s[range.start * o..range.end * o]);
-    let gradients = View::new(&s[start..], t, rows, o);
-    // Vector registers hold whole columns of inputs; a single one left over would cost as much as sixteen, and the
-    // product would be packed for it.
-    let even = if n % 16 == 1 && n > 16 { n - 1 } else { n };
-    let product = ViewMut::new(tile, rows, even, size);
-    matmul_into(product, gradients.t().to(products), View::new(a, t, even, n));
-    for column in even..size {
-        let mut sums = [T::of(0.0); TILE_ROWS];
-        for first in (0..rows).step_by(TILE_ROWS) {
-            let sums = &mut sums[..TILE_ROWS.min(rows - first)];
-            sums.fill(T::of(0.0));
-            for (s, a) in s.chunks_exact(o).zip(a.chunks_exact(n)) {
-                let (s, a) = (&s[start + first..][..sums.len()], a.get(column).copied().unwrap_or(T::of(1.0)));
-                sums.iter_mut().zip(s).for_each(|(sum, s)| *sum += *s * a);
-            }
-            for (row, sum) in sums.iter().enumerate() {
-                tile[(first + row) * size + column] = *sum;
-            }
-        }
-    }
-}
-
-fn matmul_into<T: Real>(c: ViewMut<'_, T>, a: View<'_, T>, b: View<'_, T>) {
-    gemm::matmul(c, gemm::Into::Replace, T::of(1.0), a, b, Threads::One);
 }
 
 /// `into` becomes the rows of `x`, `[R, n]`, with a trailing 1 if `ones`, times `vectors` if given.
@@ -264,7 +249,7 @@ fn rotate_block<T: Real>(
     x: &[T],
     n: usize,
     size: usize,
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     u: &[T],
     products: Products,
 ) {

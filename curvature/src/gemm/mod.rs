@@ -14,12 +14,14 @@ use rayon::prelude::*;
 #[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
 mod avx512;
 mod library;
+mod packed;
 mod tasks;
 #[cfg(test)]
 mod tests;
 
 #[doc(hidden)]
 pub use library::{gram as library_gram, product as library_product};
+pub use packed::{Packed, matmul_packed};
 
 /// The floating-point types that products run in: `f32` and `f64`.
 pub trait Real:
@@ -145,6 +147,11 @@ impl<'a, T> View<'a, T> {
         Self { products, ..self }
     }
 
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.columns)
+    }
+
     /// The transpose, without moving anything.
     pub fn t(self) -> Self {
         Self {
@@ -209,6 +216,19 @@ pub enum Into {
 /// # Panics
 /// If the shapes do not fit.
 pub fn matmul<T: Real>(c: ViewMut<'_, T>, into: Into, factor: T, a: View<'_, T>, b: View<'_, T>, threads: Threads) {
+    multiply(c, into, factor, a, b, None, threads);
+}
+
+/// The same, from the right side's panels if they were packed.
+fn multiply<T: Real>(
+    c: ViewMut<'_, T>,
+    into: Into,
+    factor: T,
+    a: View<'_, T>,
+    b: View<'_, T>,
+    panels: Option<&avx512::Panels>,
+    threads: Threads,
+) {
     assert_eq!(a.columns, b.rows, "inner sizes of the product");
     assert_eq!((c.rows, c.columns), (a.rows, b.columns), "shape of the product");
     let (m, n, k) = (a.rows, b.columns, a.columns);
@@ -227,7 +247,7 @@ pub fn matmul<T: Real>(c: ViewMut<'_, T>, into: Into, factor: T, a: View<'_, T>,
     // SAFETY: `ViewMut::new` checked that `c` has m rows inside its slice, and it is borrowed mutably, so it
     // overlaps neither input; the inner sizes are equal.
     unsafe {
-        match own_product(c, stride, into, factor, a, b, m) {
+        match own_product(c, stride, into, factor, a, b, panels, m) {
             Some(product) => tasks::blocks(m, n, threads, |rows, columns| product.compute(rows, columns)),
             None => library::call(c, stride, into, factor, a, b, threads),
         }
@@ -243,14 +263,21 @@ fn own_product<T: Real>(
     factor: T,
     a: View<'_, T>,
     b: View<'_, T>,
+    panels: Option<&avx512::Panels>,
     rows: usize,
 ) -> Option<avx512::Product> {
     let (a, b) = (T::single(a)?, T::single(b)?);
     let products = a.products.or(b.products);
     // what is rounded does not depend on the shape
     let suits = products == Products::Bf16 || rows >= LEAST && b.columns >= LEAST;
-    (suits && avx512::runs(products))
-        .then(|| avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b, avx512::Part::All))
+    if !suits || !avx512::runs(products) {
+        return None;
+    }
+    let product = avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b, avx512::Part::All);
+    Some(match panels.filter(|panels| panels.are_of(b, products)) {
+        Some(panels) => product.with_panels(panels),
+        None => product,
+    })
 }
 
 /// Fewest rows that [`rows_product`] gives a thread: enough that no thread's part is computed another way.
@@ -284,7 +311,7 @@ pub fn rows_product<T: Real>(a: View<'_, T>, b: View<'_, T>, finish: impl Fn(&mu
         // with k > 0 it writes every one, so all are numbers when `finish` gets them.
         let y = unsafe {
             let (c, one) = (y.as_mut_ptr().cast(), T::of(1.0));
-            match own_product(c, n, Into::Replace, one, a, b, m) {
+            match own_product(c, n, Into::Replace, one, a, b, None, m) {
                 Some(product) => product.compute(0..a.rows, 0..n),
                 None => library::call(c, n, Into::Replace, one, a, b, Threads::One),
             }

@@ -293,3 +293,28 @@ fn grams_in_bf16_are_those_of_rounded_inputs() {
         }
     }
 }
+
+#[test]
+fn a_packed_right_side_gives_the_same_numbers() {
+    for products in [Products::Exact, Products::Bf16] {
+        if !products.run_here() {
+            continue;
+        }
+        for (case, [m, k, n]) in SHAPES.into_iter().chain([[14, 3, 7], [3, 40, 50]]).enumerate() {
+            for lie in [Lie::RowMajor, Lie::Transposed] {
+                let (a, b) = (Operand::new([m, k], 0, Lie::Transposed, 1), Operand::new([k, n], case, lie, 2));
+                let (a, b) = (a.view(), b.view().to(products));
+                let (mut want, mut found): (Vec<f32>, Vec<f32>) = (numbers(m * n, 3), numbers(m * n, 3));
+                let mut packed = Packed::default();
+                packed.pack(View::dense(&[1.0f32; 6], 2, 3)); // something else first
+                matmul(ViewMut::dense(&mut want, m, n), Into::Add, 0.5, a, b, Threads::Pool);
+                matmul_packed(ViewMut::dense(&mut found, m, n), Into::Add, 0.5, a, b, &packed, Threads::Pool);
+                assert_eq!(found, want, "panels of another matrix: {m} {k} {n} {lie:?}");
+                packed.pack(b);
+                let mut found: Vec<f32> = numbers(m * n, 3);
+                matmul_packed(ViewMut::dense(&mut found, m, n), Into::Add, 0.5, a, b, &packed, Threads::Pool);
+                assert_eq!(found, want, "{m} {k} {n} {lie:?} {products:?}");
+            }
+        }
+    }
+}

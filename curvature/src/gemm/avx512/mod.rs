@@ -2,17 +2,22 @@
 //!
 //! Blocking after Goto and van de Geijn (2008): a panel of the left side, [`tile::ROWS`] rows and at most [`DEPTH`]
 //! deep, stays in the first-level cache (at most 21 KiB of 32) while the panels of a block of the right side, at most
-//! [`WIDTH`] columns of the same depth (at most 768 KiB of 1 MiB), pass from the second-level cache.
+//! [`WIDTH`] columns of the same depth (at most 768 KiB of 1 MiB), pass from the second-level cache. Some panels of the
+//! left side are packed together, which reads the rows that they share once.
 
-use std::cell::Cell;
 use std::ops::Range;
+
+use arrayvec::ArrayVec;
 
 use super::{Into, Products, View};
 
 mod pack;
+mod panels;
 mod tile;
 
-use pack::{Order, Side};
+use pack::{Order, Panel, Side};
+pub(super) use panels::Panels;
+use panels::{LEFT_PANELS, RIGHT_PANELS, beside, left_panel, with_space};
 use tile::{COLUMNS, LANES, ROWS, Target};
 
 /// Most of the inner size that is summed in registers at a time.
@@ -40,7 +45,10 @@ pub(super) fn runs(products: Products) -> bool {
 pub(super) struct Product {
     left: Side,
     right: Side,
+    /// The right side's panels, if they were packed before.
+    panels: Option<*const f32>,
     depth: usize,
+    columns: usize,
     c: *mut f32,
     stride: usize,
     factor: f32,
@@ -55,6 +63,34 @@ pub(super) enum Part {
     All,
     /// Those on and below the diagonal.
     Lower,
+}
+
+/// A piece of the inner size that is summed in registers.
+#[derive(Debug, Clone)]
+struct Depth {
+    k: Range<usize>,
+    /// Places of a packed panel that hold it, and those of the pieces before it.
+    places: usize,
+    before: usize,
+}
+
+/// Pieces of the inner size, as even as can be; where they begin follows from it alone.
+fn depths(depth: usize, products: Products) -> impl Iterator<Item = Depth> {
+    let numbers = products.numbers_in_place();
+    let pieces = depth.div_ceil(DEPTH * numbers);
+    (0..pieces).scan(0, move |before, piece| {
+        let k = piece * depth / pieces..(piece + 1) * depth / pieces;
+        let places = k.len().div_ceil(numbers);
+        *before += places;
+        Some(Depth { k, places, before: *before - places })
+    })
+}
+
+impl Products {
+    /// Numbers along k that one place of a packed panel holds.
+    fn numbers_in_place(self) -> usize {
+        if self == Self::Bf16 { 2 } else { 1 }
+    }
 }
 
 // SAFETY: the inputs are only read, and who calls `Product::compute` promises that parts of the result which are
@@ -72,161 +108,156 @@ impl Product {
         b: View<'_, f32>,
         part: Part,
     ) -> Self {
-        let side = |x: View<'_, f32>| {
-            // a view is row-major or the transpose of one that is
-            let (order, stride) = match x.column_stride {
-                1 => (Order::AlongK, x.row_stride),
-                stride => (Order::AcrossLanes, stride),
-            };
-            Side { data: x.data.as_ptr(), order, stride }
-        };
-        let products = a.products.or(b.products);
-        Self { left: side(a), right: side(b.t()), depth: a.columns, c, stride, factor, into, part, products }
+        let (left, right, products) = (Side::of_left(a), Side::of_left(b.t()), a.products.or(b.products));
+        let (depth, columns) = (b.rows, b.columns);
+        Self { left, right, panels: None, depth, columns, c, stride, factor, into, part, products }
     }
 
-    /// Computes some rows and columns of the result.
+    /// The same with the right side's numbers from its panels.
+    pub(super) fn with_panels(self, panels: &Panels) -> Self {
+        Self { panels: Some(panels.as_ptr()), ..self }
+    }
+
+    /// Computes some rows and columns of the result; the columns begin where a panel does.
     ///
     /// # Safety
-    /// The processor must run these products ([`runs`]). The views must live, the rows and columns must lie inside
-    /// the result, and no one else may use them; they must be numbers if they are added to.
+    /// The processor must run these products ([`runs`]). The views and panels must live, the rows and columns must lie
+    /// inside the result, and no one else may use them; they must be numbers if they are added to.
     pub(super) unsafe fn compute(&self, rows: Range<usize>, columns: Range<usize>) {
         with_space(|right, left| {
-            let blocks = self.depth.div_ceil(DEPTH * self.numbers_in_place());
             for first_column in columns.clone().step_by(WIDTH) {
                 let columns = first_column..columns.end.min(first_column + WIDTH);
-                for block in 0..blocks {
-                    // as even as can be; where blocks begin follows from the depth alone
-                    let k = block * self.depth / blocks..(block + 1) * self.depth / blocks;
-                    // SAFETY: the caller's promise; the spaces hold a block of WIDTH columns and a panel of ROWS rows.
-                    unsafe { self.block(rows.clone(), columns.clone(), k, right, left) };
+                for depth in depths(self.depth, self.products) {
+                    // SAFETY: the caller's promise; the spaces hold WIDTH columns and LEFT_PANELS panels.
+                    unsafe {
+                        let right = self.right_panels(rows.len(), &columns, &depth, right);
+                        self.block(rows.clone(), columns.clone(), depth, right, left);
+                    }
                 }
             }
         });
     }
 
-    /// Numbers along k that one place of a packed panel holds.
-    fn numbers_in_place(&self) -> usize {
-        if self.products == Products::Bf16 { 2 } else { 1 }
+    /// Whether panels of the right side that are full registers are read where they lie.
+    fn reads_in_place(&self, rows: usize) -> bool {
+        self.panels.is_none()
+            && self.products == Products::Exact
+            && self.right.order == Order::AcrossLanes
+            && (rows <= UNPACKED_ROWS || self.right.stride <= UNPACKED_STRIDE)
+    }
+
+    /// The panels of a block of the right side: those that were packed before, or into `space` those that are not read
+    /// where they lie.
+    ///
+    /// # Safety
+    /// As for [`Product::compute`], `space` having room for a block.
+    unsafe fn right_panels(&self, rows: usize, columns: &Range<usize>, depth: &Depth, space: *mut f32) -> *const f32 {
+        if let Some(panels) = self.panels {
+            let before = depth.before * self.columns.next_multiple_of(LANES) + columns.start * depth.places;
+            return panels.wrapping_add(before);
+        }
+        let ragged = columns.len() % COLUMNS;
+        let first = match self.reads_in_place(rows) {
+            true if ragged.is_multiple_of(LANES) => columns.end,
+            true => columns.end - ragged,
+            false => columns.start,
+        };
+        let to = space.wrapping_add((first - columns.start) * depth.places);
+        let panels: ArrayVec<_, RIGHT_PANELS> = beside(first..columns.end, depth.places, to).collect();
+        // SAFETY: the caller's promise; the lanes and k are inside the operand.
+        unsafe { self.right.pack(self.products, &panels, &depth.k) };
+        space
     }
 
     /// # Safety
-    /// As for [`Side::pack`], whose arguments these are.
-    unsafe fn pack(&self, side: Side, first: usize, lanes: usize, k: &Range<usize>, to: *mut f32, pitch: usize) {
-        // SAFETY: the caller's promise; who asks for products in bf16 has asked whether they run.
-        unsafe {
-            match self.products {
-                Products::Exact => side.pack(first, lanes, k.start, k.len(), to, pitch),
-                Products::Bf16 => side.pack_bf16(first, lanes, k.start, k.len(), to, pitch),
+    /// As for [`Product::compute`], `right` being this block's panels and `left` having room for [`LEFT_PANELS`].
+    unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>, depth: Depth, right: *const f32, left: *mut f32) {
+        let exact = self.products == Products::Exact;
+        let in_place = exact && self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE;
+        // as even as can be
+        let panels = rows.len().div_ceil(ROWS);
+        let at = |panel: usize| rows.start + panel * rows.len() / panels;
+        let wanted = |panel: &usize| self.part == Part::All || at(panel + 1) > columns.start;
+        let first = (0..panels).find(wanted).unwrap_or(panels);
+        for together in (first..panels).step_by(LEFT_PANELS) {
+            let together = together..panels.min(together + LEFT_PANELS);
+            let place = |panel: usize| left_panel(left, panel - together.start);
+            if !in_place {
+                let panels = together.clone().map(|panel| {
+                    let lanes = at(panel + 1) - at(panel);
+                    Panel { first: at(panel), lanes, to: place(panel), pitch: lanes }
+                });
+                // SAFETY: the caller's promise; the rows and k are inside the operand.
+                unsafe { self.left.pack(self.products, &panels.collect::<ArrayVec<_, LEFT_PANELS>>(), &depth.k) };
+            }
+            for panel in together.clone() {
+                let (left, order) = match in_place {
+                    // SAFETY: the row and k are inside the operand.
+                    true => (unsafe { self.left.at(at(panel), depth.k.start) }, Order::AlongK),
+                    false => (place(panel).cast_const(), Order::AcrossLanes),
+                };
+                // SAFETY: the caller's promise; the left panel holds these rows.
+                unsafe {
+                    self.tiles(at(panel)..at(panel + 1), columns.clone(), &depth, left, order, right, rows.len())
+                };
             }
         }
     }
 
+    /// The tiles of one left panel.
+    ///
     /// # Safety
-    /// As for [`Product::compute`], `right` and `left` having room for a block and a panel.
-    unsafe fn block(
+    /// As for [`Product::block`]; `left` must be the panel of `rows` in this order.
+    unsafe fn tiles(
         &self,
         rows: Range<usize>,
         columns: Range<usize>,
-        k: Range<usize>,
-        right: *mut f32,
-        left: *mut f32,
+        depth: &Depth,
+        left: *const f32,
+        order: Order,
+        right: *const f32,
+        of_rows: usize,
     ) {
-        let exact = self.products == Products::Exact;
-        let (depth, into) =
-            (k.len().div_ceil(self.numbers_in_place()), if k.start > 0 { Into::Add } else { self.into });
-        let as_it_is = exact
-            && self.right.order == Order::AcrossLanes
-            && (rows.len() <= UNPACKED_ROWS || self.right.stride <= UNPACKED_STRIDE);
-        let packed = |width: usize| !(as_it_is && width.is_multiple_of(LANES));
+        let into = if depth.k.start > 0 { Into::Add } else { self.into };
+        let tiles = match (self.products, order) {
+            (Products::Bf16, _) => &tile::BF16,
+            (Products::Exact, Order::AlongK) => &tile::F32_ROWS,
+            (Products::Exact, Order::AcrossLanes) => &tile::F32,
+        };
         for column in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - column);
-            for part in (0..width).step_by(LANES).take_while(|_| packed(width)) {
-                let to = (column - columns.start) * depth + part;
-                // SAFETY: the lanes and k are inside the operand; the panels lie one behind the other in `right`.
-                unsafe {
-                    let (lanes, pitch) = (LANES.min(width - part), width.next_multiple_of(LANES));
-                    self.pack(self.right, column + part, lanes, &k, right.add(to), pitch);
-                }
+            if self.part == Part::Lower && rows.end <= column {
+                break;
             }
-        }
-        // panels of the left side are as even as can be
-        let panels = rows.len().div_ceil(ROWS);
-        let lanes = |panel: usize| {
-            let at = |panel: usize| rows.start + panel * rows.len() / panels;
-            at(panel)..at(panel + 1)
-        };
-        for panel in 0..panels {
-            let Range { start: first, end } = lanes(panel);
-            if self.part == Part::Lower && end <= columns.start {
-                continue;
-            }
-            // SAFETY: the rows and k are inside the operand, and `left` has room for ROWS rows and a register.
-            let (left, order) = unsafe {
-                if exact && self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE {
-                    (self.left.at(first, k.start), self.left.order)
-                } else {
-                    self.pack(self.left, first, end - first, &k, left, end - first);
-                    (left.cast_const(), Order::AcrossLanes)
+            let (panel, pitch) = match self.reads_in_place(of_rows) && width.is_multiple_of(LANES) {
+                // SAFETY: the column and k are inside the operand.
+                true => (unsafe { self.right.at(column, depth.k.start) }, self.right.stride),
+                false => {
+                    let before = (column - columns.start) * depth.places;
+                    (right.wrapping_add(before), width.next_multiple_of(LANES))
                 }
             };
-            for column in columns.clone().step_by(COLUMNS) {
-                let width = COLUMNS.min(columns.end - column);
-                if self.part == Part::Lower && end <= column {
-                    break;
+            let compute = tiles[(width - 1) / LANES][rows.len() - 1];
+            let (places, stride) = (depth.places, self.left.stride);
+            // SAFETY: the right panel has this depth, or is 16 or 32 whole columns of the operand; the tile lies inside
+            // the rows and columns.
+            unsafe {
+                let c = self.c.add(rows.start * self.stride + column);
+                let target = Target { c, stride: self.stride, columns: width, factor: self.factor, into };
+                if self.part == Part::All || rows.start >= column + width - 1 {
+                    compute(places, left, stride, panel, pitch, target);
+                    continue;
                 }
-                // SAFETY: the right panel was packed with this depth, or is 16 or 32 whole columns of the operand; the
-                // tile lies inside the rows and columns.
-                unsafe {
-                    let (panel, pitch) = match packed(width) {
-                        true => {
-                            let packed = right.add((column - columns.start) * depth);
-                            (packed.cast_const(), width.next_multiple_of(LANES))
-                        }
-                        false => (self.right.at(column, k.start), self.right.stride),
-                    };
-                    let tiles = match (self.products, order) {
-                        (Products::Bf16, _) => &tile::BF16,
-                        (Products::Exact, Order::AlongK) => &tile::F32_ROWS,
-                        (Products::Exact, Order::AcrossLanes) => &tile::F32,
-                    };
-                    let compute = tiles[(width - 1) / LANES][end - first - 1];
-                    let c = self.c.add(first * self.stride + column);
-                    let target = Target { c, stride: self.stride, columns: width, factor: self.factor, into };
-                    if self.part == Part::Lower && first < column + width - 1 {
-                        let mut whole = [0.0f32; ROWS * COLUMNS];
-                        let aside = Target { c: whole.as_mut_ptr(), stride: COLUMNS, into: Into::Replace, ..target };
-                        compute(depth, left, self.left.stride, panel, pitch, aside);
-                        for (row, whole) in (first..end).zip(whole.chunks_exact(COLUMNS)) {
-                            for place in 0..width.min((row + 1).saturating_sub(column)) {
-                                let c = c.add((row - first) * self.stride + place);
-                                *c = if into == Into::Add { *c + whole[place] } else { whole[place] };
-                            }
-                        }
-                    } else {
-                        compute(depth, left, self.left.stride, panel, pitch, target);
+                let mut whole = [0.0f32; ROWS * COLUMNS];
+                let aside = Target { c: whole.as_mut_ptr(), stride: COLUMNS, into: Into::Replace, ..target };
+                compute(places, left, stride, panel, pitch, aside);
+                for (row, whole) in rows.clone().zip(whole.chunks_exact(COLUMNS)) {
+                    for place in 0..width.min((row + 1).saturating_sub(column)) {
+                        let c = c.add((row - rows.start) * self.stride + place);
+                        *c = if into == Into::Add { *c + whole[place] } else { whole[place] };
                     }
                 }
             }
         }
     }
-}
-
-/// 64 bytes that begin where a line of the cache does.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-#[allow(dead_code)] // written and read through pointers
-struct Line([f32; LANES]);
-
-/// Registers that a block of the right side and a panel of the left side fill, and one that overhangs.
-const RIGHT_LINES: usize = DEPTH * WIDTH / LANES;
-const LEFT_LINES: usize = DEPTH * ROWS / LANES + 1;
-
-/// Lends memory for a block of the right side and a panel of the left one; each thread keeps its own.
-fn with_space(f: impl FnOnce(*mut f32, *mut f32)) {
-    thread_local!(static SPACE: Cell<Vec<Line>> = const { Cell::new(Vec::new()) });
-    let mut space = SPACE.take();
-    space.resize(RIGHT_LINES + LEFT_LINES, Line([0.0; LANES]));
-    let (right, left) = space.split_at_mut(RIGHT_LINES);
-    f(right.as_mut_ptr().cast(), left.as_mut_ptr().cast());
-    SPACE.set(space);
 }

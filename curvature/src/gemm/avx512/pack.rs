@@ -1,13 +1,15 @@
 //! Packing: panels of an operand laid out in the order in which a tile reads them.
 //!
-//! A panel is `lanes` rows of the left side or columns of the right one, stored as `lanes` numbers for each k.
+//! A panel is some rows of the left side or columns of the right one, stored as so many numbers for each k.
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, __mmask16, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
     _mm512_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_setzero_ps, _mm512_shuffle_f32x4,
     _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
+use std::ops::Range;
 
+use super::super::{Products, View};
 use super::tile::LANES;
 
 /// One side of a product, as lanes along k.
@@ -17,6 +19,23 @@ pub(super) struct Side {
     pub(super) order: Order,
     /// Numbers between neighbours in the direction in which they are not neighbours in memory.
     pub(super) stride: usize,
+}
+
+/// Where up to 16 neighbouring lanes of an operand go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Panel {
+    pub(super) first: usize,
+    pub(super) lanes: usize,
+    pub(super) to: *mut f32,
+    /// Places between the numbers of one k and those of the next.
+    pub(super) pitch: usize,
+}
+
+impl Panel {
+    /// The lanes that exist.
+    fn mask(&self) -> __mmask16 {
+        u16::MAX >> (LANES - self.lanes)
+    }
 }
 
 /// In which direction numbers lie beside each other.
@@ -29,6 +48,16 @@ pub(super) enum Order {
 }
 
 impl Side {
+    /// The rows of a left side.
+    pub(super) fn of_left(a: View<'_, f32>) -> Self {
+        // a view is row-major or the transpose of one that is
+        let (order, stride) = match a.column_stride {
+            1 => (Order::AlongK, a.row_stride),
+            stride => (Order::AcrossLanes, stride),
+        };
+        Self { data: a.data.as_ptr(), order, stride }
+    }
+
     /// The number of `lane` at `k`.
     ///
     /// # Safety
@@ -42,63 +71,74 @@ impl Side {
         unsafe { self.data.add(offset) }
     }
 
-    /// Writes lanes `first..first + lanes`, at most 16, for `depth` numbers from `k` on: 16 numbers, those beyond
-    /// `lanes` zero, at every `pitch`-th place of `to`. With a pitch below 16 the zeros of one k are overwritten by
-    /// the numbers of the next.
+    /// Packs the panels' numbers `k` for products in this arithmetic.
     ///
     /// # Safety
-    /// The processor must have AVX-512F, the lanes and k must lie inside the operand, and `to` must have room for
+    /// The processor must run these products, the lanes and k must lie inside the operand, and each panel must have
+    /// room for as many places as the numbers take.
+    pub(super) unsafe fn pack(self, products: Products, panels: &[Panel], k: &Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match products {
+                Products::Exact => self.pack_f32(panels, k.start, k.len()),
+                Products::Bf16 => self.pack_bf16(panels, k.start, k.len()),
+            }
+        }
+    }
+
+    /// Writes `depth` numbers from `k` on of each panel: 16, those beyond the panel's lanes zero, at every `pitch`-th
+    /// place of its memory. With a pitch below 16 the zeros of one k are overwritten by the numbers of the next.
+    ///
+    /// Panels that lie beside each other are written together: where numbers lie across the lanes, a row of all of
+    /// them is read at once. Read panel by panel, rows that are a page apart cost more than the product gained.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F, the lanes and k must lie inside the operand, and each panel must have room for
     /// `(depth − 1) · pitch + 16` numbers.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn pack(self, first: usize, lanes: usize, k: usize, depth: usize, to: *mut f32, pitch: usize) {
-        let mask = u16::MAX >> (LANES - lanes);
+    unsafe fn pack_f32(self, panels: &[Panel], k: usize, depth: usize) {
         match self.order {
             Order::AcrossLanes => {
                 for step in 0..depth {
-                    // SAFETY: the caller's promise; lanes beyond the last are masked.
-                    unsafe {
-                        let row = _mm512_maskz_loadu_ps(mask, self.at(first, k + step));
-                        _mm512_storeu_ps(to.add(step * pitch), row);
+                    for panel in panels {
+                        // SAFETY: the caller's promise; lanes beyond the last are masked.
+                        unsafe {
+                            let row = _mm512_maskz_loadu_ps(panel.mask(), self.at(panel.first, k + step));
+                            _mm512_storeu_ps(panel.to.add(step * panel.pitch), row);
+                        }
                     }
                 }
             }
             Order::AlongK => {
-                for step in (0..depth).step_by(LANES) {
-                    let count = LANES.min(depth - step);
-                    let mask: __mmask16 = u16::MAX >> (LANES - count);
-                    let mut block = [_mm512_setzero_ps(); LANES];
-                    for lane in 0..lanes {
-                        // SAFETY: the caller's promise; numbers beyond the last k are masked.
-                        block[lane] = unsafe { _mm512_maskz_loadu_ps(mask, self.at(first + lane, k + step)) };
-                    }
-                    transpose(&mut block);
-                    for (place, row) in block.into_iter().take(count).enumerate() {
-                        // SAFETY: the caller's promise.
-                        unsafe { _mm512_storeu_ps(to.add((step + place) * pitch), row) };
+                for panel in panels {
+                    for step in (0..depth).step_by(LANES) {
+                        let count = LANES.min(depth - step);
+                        let mask: __mmask16 = u16::MAX >> (LANES - count);
+                        let mut block = [_mm512_setzero_ps(); LANES];
+                        for lane in 0..panel.lanes {
+                            // SAFETY: the caller's promise; numbers beyond the last k are masked.
+                            block[lane] = unsafe { _mm512_maskz_loadu_ps(mask, self.at(panel.first + lane, k + step)) };
+                        }
+                        transpose(&mut block);
+                        for (place, row) in block.into_iter().take(count).enumerate() {
+                            // SAFETY: the caller's promise.
+                            unsafe { _mm512_storeu_ps(panel.to.add((step + place) * panel.pitch), row) };
+                        }
                     }
                 }
             }
         }
     }
 
-    /// [`Side::pack`] with numbers rounded to bf16, to the nearest and halves to even: each place of `to` holds those of
-    /// two neighbours along k, the first in its lower half; beyond an odd `depth` stands a zero.
+    /// [`Side::pack_f32`] with numbers rounded to bf16, to the nearest and halves to even: each place of a panel holds those
+    /// of two neighbours along k, the first in its lower half; beyond an odd `depth` stands a zero.
     ///
     /// # Safety
-    /// As for [`Side::pack`], with half the depth, rounded up; the processor must have AVX-512BW and BF16.
+    /// As for [`Side::pack_f32`], with half the depth, rounded up; the processor must have AVX-512BW and BF16.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub(super) unsafe fn pack_bf16(
-        self,
-        first: usize,
-        lanes: usize,
-        k: usize,
-        depth: usize,
-        to: *mut f32,
-        pitch: usize,
-    ) {
+    unsafe fn pack_bf16(self, panels: &[Panel], k: usize, depth: usize) {
         match self.order {
             Order::AcrossLanes => {
-                let mask = u16::MAX >> (LANES - lanes);
                 let mut places = [0u16; 2 * LANES];
                 for lane in 0..LANES {
                     (places[2 * lane], places[2 * lane + 1]) = (lane as u16, (LANES + lane) as u16);
@@ -106,37 +146,41 @@ impl Side {
                 // SAFETY: the array is as large as the register.
                 let interleave = unsafe { _mm512_loadu_epi16(places.as_ptr().cast()) };
                 for (pair, step) in (0..depth).step_by(2).enumerate() {
-                    // SAFETY: the caller's promise; lanes beyond the last are masked.
-                    unsafe {
-                        let row = _mm512_maskz_loadu_ps(mask, self.at(first, k + step));
-                        let next = match step + 1 < depth {
-                            true => _mm512_maskz_loadu_ps(mask, self.at(first, k + step + 1)),
-                            false => _mm512_setzero_ps(),
-                        };
-                        let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(next, row));
-                        let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(interleave, both));
-                        _mm512_storeu_ps(to.add(pair * pitch), pairs);
+                    for panel in panels {
+                        // SAFETY: the caller's promise; lanes beyond the last are masked.
+                        unsafe {
+                            let row = _mm512_maskz_loadu_ps(panel.mask(), self.at(panel.first, k + step));
+                            let next = match step + 1 < depth {
+                                true => _mm512_maskz_loadu_ps(panel.mask(), self.at(panel.first, k + step + 1)),
+                                false => _mm512_setzero_ps(),
+                            };
+                            let both = std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(next, row));
+                            let pairs = _mm512_castsi512_ps(_mm512_permutexvar_epi16(interleave, both));
+                            _mm512_storeu_ps(panel.to.add(pair * panel.pitch), pairs);
+                        }
                     }
                 }
             }
             Order::AlongK => {
-                for step in (0..depth).step_by(2 * LANES) {
-                    let count = (2 * LANES).min(depth - step);
-                    let mask = u32::MAX >> (2 * LANES - count);
-                    let mut block = [_mm512_setzero_ps(); LANES];
-                    for lane in 0..lanes {
-                        // SAFETY: the caller's promise; numbers beyond the last k are masked.
-                        block[lane] = unsafe {
-                            let x = self.at(first + lane, k + step);
-                            let low = _mm512_maskz_loadu_ps(mask as u16, x);
-                            let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, x.wrapping_add(LANES));
-                            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
-                        };
-                    }
-                    transpose(&mut block);
-                    for (place, row) in block.into_iter().take(count.div_ceil(2)).enumerate() {
-                        // SAFETY: the caller's promise.
-                        unsafe { _mm512_storeu_ps(to.add((step / 2 + place) * pitch), row) };
+                for panel in panels {
+                    for step in (0..depth).step_by(2 * LANES) {
+                        let count = (2 * LANES).min(depth - step);
+                        let mask = u32::MAX >> (2 * LANES - count);
+                        let mut block = [_mm512_setzero_ps(); LANES];
+                        for lane in 0..panel.lanes {
+                            // SAFETY: the caller's promise; numbers beyond the last k are masked.
+                            block[lane] = unsafe {
+                                let x = self.at(panel.first + lane, k + step);
+                                let low = _mm512_maskz_loadu_ps(mask as u16, x);
+                                let high = _mm512_maskz_loadu_ps((mask >> LANES) as u16, x.wrapping_add(LANES));
+                                std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
+                            };
+                        }
+                        transpose(&mut block);
+                        for (place, row) in block.into_iter().take(count.div_ceil(2)).enumerate() {
+                            // SAFETY: the caller's promise.
+                            unsafe { _mm512_storeu_ps(panel.to.add((step / 2 + place) * panel.pitch), row) };
+                        }
                     }
                 }
             }
