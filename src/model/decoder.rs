@@ -1,35 +1,28 @@
 //! What all decoder language models share: a chain of blocks between embeddings and a language-model
 //! head, differentiated section by section.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::parameters::{Held, Source, StoredTensor};
+use super::norms::Norm;
+use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
+use super::tracking::Tracking;
 use super::{Footprint, LoadError};
 use crate::curvature::{
     Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
     backward_through,
 };
-use crate::data::TokenBatch;
+use crate::data::{ModelLimits, TokenBatch};
 use crate::nn::{LogitsGradient, language_model_logits, language_model_loss};
 
-/// One architecture: what lies between token ids and logits.
-pub(super) trait Decoder: Send + Sync {
-    /// Token ids to the first block's input, `[R, D]`.
-    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor>;
+/// What one decoder has that another has not: its blocks, its norm and what it does with positions.
+pub(super) trait Transformer: Debug + Send + Sync {
+    type Block: Stored<Value: Block<Self::Context>>;
 
-    /// Number of blocks.
-    fn blocks(&self) -> usize;
-
-    /// Block `index`: `[R, D]` to `[R, D]`.
-    fn block(
-        &self,
-        index: usize,
-        x: &Traced,
-        context: &Self::Context,
-        taps: &TapRecorder,
-    ) -> candle_core::Result<Traced>;
+    /// The norm before the head.
+    type Norm: Stored<Value: Norm>;
 
     /// What all blocks need to know of a batch, computed once.
     type Context;
@@ -37,105 +30,218 @@ pub(super) trait Decoder: Send + Sync {
     /// Computes it.
     fn context(&self, positions: &Positions) -> Self::Context;
 
-    /// The norm before the head.
-    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced>;
+    /// The first block's input from the embeddings of tokens, both `[R, D]`.
+    fn embed(&self, tokens: Tensor, _positions: &Positions) -> candle_core::Result<Tensor> {
+        Ok(tokens)
+    }
 
-    /// The head.
-    fn head(&self) -> &Head;
+    /// Reads its own parameters that are not in memory once, for the sake of errors.
+    fn check(&self) -> Result<(), LoadError> {
+        Ok(())
+    }
+}
 
-    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
-    fn check(&self) -> Result<(), LoadError>;
+/// One block.
+pub(super) trait Block<Context> {
+    /// `[R, D]` to `[R, D]`.
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced>;
 }
 
 /// A table of rows by number, of which a batch needs a few.
 pub(super) type Embedding = Held<StoredTensor>;
 
+/// From token ids to logits.
+#[derive(Debug)]
+struct Decoder<T: Transformer> {
+    tokens: Arc<Embedding>,
+    transformer: T,
+    blocks: Vec<Held<T::Block>>,
+    norm: Held<T::Norm>,
+    head: Head,
+}
+
 /// The language-model head: logits = `hidden · weightᵀ`.
 #[derive(Debug)]
-pub(super) struct Head {
-    /// `[V, D]`; the embedding itself if it is tied.
-    pub weight: Arc<Embedding>,
+struct Head {
+    /// `[V, D]`; the embedding of tokens itself if it is tied.
+    weight: Arc<Embedding>,
     /// The head's number, if it is tracked.
-    pub layer: Option<LayerId>,
+    layer: Option<LayerId>,
 }
 
-/// Runs one batch forwards and backwards.
-pub(super) fn differentiate<D: Decoder>(
-    decoder: &D,
-    batch: &TokenBatch,
-    objective: Objective,
-    graphs: Graphs,
-    sink: &mut dyn TapSink,
-) -> Result<Vec<f64>, Error> {
-    let context = decoder.context(&batch.positions);
-    let x = decoder.embed(batch)?;
-    let block = |index: usize| {
-        let context = &context;
-        Taped(move |x: &Traced, taps: &TapRecorder| decoder.block(index, x, context, taps))
-    };
-    let blocks: Vec<_> = (0..decoder.blocks()).map(block).collect();
-    let norm = Taped(|x: &Traced, _: &TapRecorder| decoder.final_norm(x));
-    let sections: Vec<&dyn Section> =
-        blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
-    let head = decoder.head();
-    backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
-        let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
-        let loss = language_model_loss(
-            hidden,
-            &*head.weight.get()?,
-            None,
-            &batch.positions,
-            &batch.targets,
-            &batch.keys,
-            objective,
-            keep,
-        )?;
-        if let (Some(layer), Some(gradient)) = (head.layer, loss.logits_gradient) {
-            taps.record(layer, hidden.clone(), gradient);
-        }
-        Ok((loss.values, loss.hidden_gradient))
-    })
+/// A decoder, whichever its transformer is.
+pub(super) trait LanguageModel: Debug + Send + Sync {
+    /// Runs one batch forwards and backwards.
+    fn differentiate(
+        &self,
+        batch: &TokenBatch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error>;
+
+    /// Logits of every row, `[R, V]`.
+    fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error>;
+
+    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
+    fn check(&self) -> Result<(), LoadError>;
 }
 
-/// Logits of every row, `[R, V]`.
-pub(super) fn logits<D: Decoder>(decoder: &D, batch: &TokenBatch) -> Result<Tensor, Error> {
-    let context = decoder.context(&batch.positions);
-    let taps = TapRecorder::default();
-    let mut x = Traced::constant(decoder.embed(batch)?);
-    for index in 0..decoder.blocks() {
-        x = decoder.block(index, &x, &context, &taps)?;
+impl<T: Transformer> Decoder<T> {
+    /// The first block's input.
+    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
+        self.transformer.embed(self.tokens.rows(&batch.input_ids)?, &batch.positions)
     }
-    Ok(language_model_logits(decoder.final_norm(&x)?.value(), &*decoder.head().weight.get()?, None)?)
 }
 
-/// What a language model's file gives: the decoder and its tracked layers.
-pub(super) struct Loaded<D> {
-    pub decoder: D,
+impl<T: Transformer> LanguageModel for Decoder<T> {
+    fn differentiate(
+        &self,
+        batch: &TokenBatch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error> {
+        let context = &self.transformer.context(&batch.positions);
+        let x = self.embed(batch)?;
+        let section = |block| {
+            let block: &Held<T::Block> = block;
+            Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps))
+        };
+        let blocks: Vec<_> = self.blocks.iter().map(section).collect();
+        let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
+        let sections: Vec<&dyn Section> =
+            blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
+        let head = &self.head;
+        backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
+            let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
+            let loss = language_model_loss(
+                hidden,
+                &*head.weight.get()?,
+                None,
+                &batch.positions,
+                &batch.targets,
+                &batch.keys,
+                objective,
+                keep,
+            )?;
+            if let (Some(layer), Some(gradient)) = (head.layer, loss.logits_gradient) {
+                taps.record(layer, hidden.clone(), gradient);
+            }
+            Ok((loss.values, loss.hidden_gradient))
+        })
+    }
+
+    fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+        let context = self.transformer.context(&batch.positions);
+        let taps = TapRecorder::default();
+        let mut x = Traced::constant(self.embed(batch)?);
+        for block in &self.blocks {
+            x = block.get()?.trace(&x, &context, &taps)?;
+        }
+        let hidden = self.norm.get()?.trace(&x)?;
+        Ok(language_model_logits(hidden.value(), &*self.head.weight.get()?, None)?)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.tokens.check()?;
+        self.transformer.check()?;
+        self.blocks.iter().try_for_each(Held::check)?;
+        self.norm.check()?;
+        if Arc::ptr_eq(&self.tokens, &self.head.weight) { Ok(()) } else { self.head.weight.check() }
+    }
+}
+
+/// The blocks of a checkpoint, and how large one of them is.
+pub(super) struct Blocks<B> {
+    stored: Vec<B>,
+    parameters: u64,
+    activations: u64,
+}
+
+impl<B> Blocks<B> {
+    /// `count` blocks of the same sizes, in order, made of tensors of this source.
+    pub(super) fn new(
+        source: &Source,
+        count: usize,
+        block: impl FnMut(usize) -> Result<B, LoadError>,
+    ) -> Result<Self, LoadError> {
+        let before = source.sizes();
+        let stored = (0..count).map(block).collect::<Result<_, _>>()?;
+        let (after, count) = (source.sizes(), count.max(1) as u64);
+        Ok(Self {
+            stored,
+            parameters: (after.parameters - before.parameters) / count,
+            activations: (after.activations - before.activations) / count,
+        })
+    }
+}
+
+/// What a checkpoint holds of a decoder: there and of the right shapes, but not read.
+pub(super) struct Parts<T: Transformer> {
+    /// The embedding of tokens.
+    pub tokens: StoredTensor,
+    /// V and D, its shape.
+    pub sizes: [usize; 2],
+    pub blocks: Blocks<T::Block>,
+    pub norm: T::Norm,
+    /// Whether the configuration says that the head is the embedding of tokens.
+    pub tied: bool,
+    pub max_positions: Option<usize>,
+}
+
+/// What a language model's folder gives.
+pub(super) struct Loaded {
+    pub decoder: Box<dyn LanguageModel>,
     pub layers: Vec<LayerSpec>,
     pub footprint: Footprint,
-    pub vocabulary: usize,
-    pub max_positions: Option<usize>,
+    pub limits: ModelLimits,
     /// What a person should know of how the checkpoint was read.
     pub notes: Vec<String>,
 }
 
-/// The size of a decoder whose blocks hold `blocks` parameters in all and have linear layers of these shapes.
-pub(super) fn footprint(
-    source: &Source,
-    [blocks, count]: [u64; 2],
-    linear: &[[usize; 2]],
-    [vocabulary, width]: [usize; 2],
-    head: Option<LayerId>,
-) -> Footprint {
-    Footprint {
-        parameters: source.parameters(),
-        section: blocks / count.max(1),
-        head: (vocabulary * width) as u64,
-        sections: count,
-        width: width as u64,
-        activations: linear.iter().map(|[outputs, inputs]| (outputs + inputs) as u64).sum(),
-        vocabulary: vocabulary as u64,
-        tracked_head: head.is_some(),
+/// The head's name in a checkpoint, which no prefix precedes.
+const HEAD: &str = "lm_head";
+
+impl<T: Transformer + 'static> Parts<T> {
+    /// The decoder; numbers are read, if they are kept, once everything is known to fit.
+    pub(super) fn load(
+        self,
+        source: &Source,
+        mut tracking: Tracking<'_>,
+        residence: Residence,
+        transformer: impl FnOnce() -> Result<T, LoadError>,
+    ) -> Result<Loaded, LoadError> {
+        let [vocabulary, width] = self.sizes;
+        let mut notes = vec![];
+        let own_head = own_head(source, &self.tokens, self.tied, &mut notes)?;
+        let layer = tracking.outer_layer(HEAD, vocabulary, width, false);
+        let layers = tracking.finish()?;
+        let footprint = Footprint {
+            parameters: source.sizes().parameters,
+            section: self.blocks.parameters,
+            head: (vocabulary * width) as u64,
+            sections: self.blocks.stored.len() as u64,
+            width: width as u64,
+            activations: self.blocks.activations,
+            vocabulary: vocabulary as u64,
+            tracked_head: layer.is_some(),
+        };
+        let tokens = Arc::new(Held::new(self.tokens, residence)?);
+        let weight = match own_head {
+            Some(own) => Arc::new(Held::new(own, residence)?),
+            None => tokens.clone(),
+        };
+        let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
+        let decoder = Decoder::<T> {
+            tokens,
+            transformer: transformer()?,
+            blocks: blocks.collect::<Result<_, _>>()?,
+            norm: Held::new(self.norm, residence)?,
+            head: Head { weight, layer },
+        };
+        let limits = ModelLimits { vocabulary, max_positions: self.max_positions };
+        Ok(Loaded { decoder: Box::new(decoder), layers, footprint, limits, notes })
     }
 }
 
@@ -143,14 +249,14 @@ pub(super) fn footprint(
 ///
 /// A file may hold both although the configuration says tied; then equal values mean tied, and
 /// different ones are both kept, as transformers 5.23 does.
-pub(super) fn head_weight(
+fn own_head(
     source: &Source,
-    name: &str,
     embedding: &StoredTensor,
     tied: bool,
     notes: &mut Vec<String>,
 ) -> Result<Option<StoredTensor>, LoadError> {
-    if !source.weights.contains(name) {
+    let name = format!("{HEAD}.weight");
+    if !source.weights.contains(&name) {
         if !tied {
             notes.push(format!(
                 "`{name}` is absent although the configuration says untied: the embedding serves as head"
@@ -158,7 +264,7 @@ pub(super) fn head_weight(
         }
         return Ok(None);
     }
-    let head = source.tensor_at(name.to_owned(), embedding.shape())?;
+    let head = source.tensor_at(name.clone(), embedding.shape())?;
     if tied {
         if head.equals(embedding)? {
             return Ok(None);

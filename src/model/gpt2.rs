@@ -5,26 +5,22 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::decoder::{Decoder, Embedding, Head, Loaded, footprint, head_weight};
-use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
+use super::decoder::{self, Blocks, Embedding, Loaded, Parts, Transformer};
+use super::norms::StoredLayerNorm;
+use super::parameters::{Held, Order, Source, Stored, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
-use crate::data::TokenBatch;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
-/// `x: [R, D]` throughout.
+/// `wte` and `wpe`, blocks `h`, norm `ln_f`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
-pub(super) struct Gpt2 {
-    wte: Arc<Embedding>,
+struct Gpt2 {
     wpe: Embedding,
-    h: Vec<Held<StoredBlock>>,
-    ln_f: Held<StoredNorm>,
-    lm_head: Head,
 }
 
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     ln_1: LayerNorm,
     attn: SelfAttention,
     ln_2: LayerNorm,
@@ -45,7 +41,26 @@ struct Mlp {
     c_proj: Linear,
 }
 
-impl Block {
+impl Transformer for Gpt2 {
+    type Block = StoredBlock;
+    type Norm = StoredLayerNorm;
+    type Context = Positions;
+
+    fn context(&self, positions: &Positions) -> Positions {
+        positions.clone()
+    }
+
+    fn embed(&self, tokens: Tensor, positions: &Positions) -> candle_core::Result<Tensor> {
+        let places: Vec<u32> = positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
+        tokens + self.wpe.rows(&places)?
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.wpe.check()
+    }
+}
+
+impl decoder::Block<Positions> for Block {
     fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let x = x.add(&self.attn.trace(&self.ln_1.trace(x)?, positions, taps)?)?;
         x.add(&self.mlp.trace(&self.ln_2.trace(&x)?, taps)?)
@@ -65,71 +80,13 @@ impl Mlp {
     }
 }
 
-impl Decoder for Gpt2 {
-    type Context = Positions;
-
-    fn context(&self, positions: &Positions) -> Positions {
-        positions.clone()
-    }
-
-    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
-        let places: Vec<u32> = batch.positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
-        self.wte.rows(&batch.input_ids)? + self.wpe.rows(&places)?
-    }
-
-    fn blocks(&self) -> usize {
-        self.h.len()
-    }
-
-    fn block(
-        &self,
-        index: usize,
-        x: &Traced,
-        positions: &Positions,
-        taps: &TapRecorder,
-    ) -> candle_core::Result<Traced> {
-        self.h[index].get()?.trace(x, positions, taps)
-    }
-
-    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.ln_f.get()?.trace(x)
-    }
-
-    fn head(&self) -> &Head {
-        &self.lm_head
-    }
-
-    fn check(&self) -> Result<(), LoadError> {
-        self.wte.check()?;
-        self.wpe.check()?;
-        self.h.iter().try_for_each(Held::check)?;
-        self.ln_f.check()?;
-        self.lm_head.weight.check()
-    }
-}
-
-#[derive(Debug)]
-struct StoredNorm {
-    weight: StoredTensor,
-    bias: StoredTensor,
-    epsilon: f64,
-}
-
-impl Stored for StoredNorm {
-    type Value = LayerNorm;
-
-    fn read(&self) -> Result<LayerNorm, LoadError> {
-        Ok(LayerNorm { weight: self.weight.read()?, bias: Some(self.bias.read()?), epsilon: self.epsilon })
-    }
-}
-
 #[derive(Debug)]
 struct StoredBlock {
-    ln_1: StoredNorm,
+    ln_1: StoredLayerNorm,
     c_attn: StoredLinear,
     attention: Attention,
     attn_c_proj: StoredLinear,
-    ln_2: StoredNorm,
+    ln_2: StoredLayerNorm,
     c_fc: StoredLinear,
     activation: Activation,
     mlp_c_proj: StoredLinear,
@@ -150,7 +107,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded<Gpt2>, LoadError> {
+pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
     let (vocabulary, max_positions) = (config.size("vocab_size")?, config.size("n_positions")?);
@@ -167,13 +124,9 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
     let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
-    let LoadOptions { selection, dtype, products, device, residence, .. } = options;
-    let source = Source::new(weights, prefix, *dtype, device).with_products(*products);
-    let norm = |name: &str| -> Result<StoredNorm, LoadError> {
-        let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[d]);
-        Ok(StoredNorm { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })
-    };
-    let mut tracking = Tracking::new(selection);
+    let source = Source::new(weights, prefix, options);
+    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, epsilon);
+    let mut tracking = Tracking::new(&options.selection);
     // Conv1D computes x W + b with W: [in, out]
     let mut conv1d = |name: &str, outputs: usize, inputs: usize| {
         let mut input = SharedInput::default();
@@ -181,44 +134,33 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     };
     let wte = source.tensor("wte.weight", &[vocabulary, d])?;
     let wpe = source.tensor("wpe.weight", &[max_positions, d])?;
-    let outside = source.parameters();
-    let mut h = Vec::with_capacity(blocks);
-    for n in 0..blocks {
+    let h = Blocks::new(&source, blocks, |n| {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
-        let attention =
-            Attention { heads, kv_heads: heads, head_dimension: d / heads, scale, mask: Mask::Causal, window: None };
-        h.push(StoredBlock {
+        Ok(StoredBlock {
             ln_1: norm(&format!("h.{n}.ln_1"))?,
             c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
-            attention,
+            attention: Attention {
+                heads,
+                kv_heads: heads,
+                head_dimension: d / heads,
+                scale,
+                mask: Mask::Causal,
+                window: None,
+            },
             attn_c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
             ln_2: norm(&format!("h.{n}.ln_2"))?,
             c_fc: conv1d(&format!("h.{n}.mlp.c_fc"), inner, d)?,
             activation,
             mlp_c_proj: conv1d(&format!("h.{n}.mlp.c_proj"), d, inner)?,
-        });
-    }
-    let inside = source.parameters() - outside;
-    let ln_f = norm("ln_f")?;
-    let mut notes = vec![];
-    let tied = config.flag("tie_word_embeddings", true)?;
-    let own_head = head_weight(&source, "lm_head.weight", &wte, tied, &mut notes)?;
-    let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
-    let layers = tracking.finish()?;
-    let linear = [[3 * d, d], [d, d], [inner, d], [d, inner]];
-    let footprint = footprint(&source, [inside, blocks as u64], &linear, [vocabulary, d], layer);
-    // everything fits: now the numbers, if they are kept
-    let wte = Arc::new(Held::new(wte, *residence)?);
-    let weight = match own_head {
-        Some(own) => Arc::new(Held::new(own, *residence)?),
-        None => wte.clone(),
+        })
+    })?;
+    let parts = Parts {
+        tokens: wte,
+        sizes: [vocabulary, d],
+        blocks: h,
+        norm: norm("ln_f")?,
+        tied: config.flag("tie_word_embeddings", true)?,
+        max_positions: Some(max_positions),
     };
-    let decoder = Gpt2 {
-        wte,
-        wpe: Held::new(wpe, *residence)?,
-        h: h.into_iter().map(|block| Held::new(block, *residence)).collect::<Result<_, _>>()?,
-        ln_f: Held::new(ln_f, *residence)?,
-        lm_head: Head { weight, layer },
-    };
-    Ok(Loaded { decoder, layers, footprint, vocabulary, max_positions: Some(max_positions), notes })
+    parts.load(&source, tracking, options.residence, || Ok(Gpt2 { wpe: Held::new(wpe, options.residence)? }))
 }

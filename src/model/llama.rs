@@ -3,28 +3,22 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
-use super::decoder::{Decoder, Embedding, Head, Loaded, footprint, head_weight};
-use super::parameters::{Held, Order, Source, Stored, StoredLinear, StoredTensor};
+use super::decoder::{self, Blocks, Loaded, Parts, Transformer};
+use super::norms::StoredRmsNorm;
+use super::parameters::{Order, Source, Stored, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
-use crate::data::TokenBatch;
 use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
 
-/// `x: [R, D]` throughout.
+/// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
-pub(super) struct Llama {
-    embed_tokens: Arc<Embedding>,
-    layers: Vec<Held<StoredBlock>>,
-    norm: Held<StoredNorm>,
+struct Llama {
     rope: RopeConfig,
-    lm_head: Head,
 }
 
 #[derive(Debug)]
-struct Block {
+pub(super) struct Block {
     input_layernorm: RmsNorm,
     self_attn: SelfAttention,
     post_attention_layernorm: RmsNorm,
@@ -54,7 +48,17 @@ pub(super) struct Context {
     rope: RopeTables,
 }
 
-impl Block {
+impl Transformer for Llama {
+    type Block = StoredBlock;
+    type Norm = StoredRmsNorm;
+    type Context = Context;
+
+    fn context(&self, positions: &Positions) -> Context {
+        Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) }
+    }
+}
+
+impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let x = x.add(&self.self_attn.trace(&self.input_layernorm.trace(x)?, context, taps)?)?;
         x.add(&self.mlp.trace(&self.post_attention_layernorm.trace(&x)?, taps)?)
@@ -78,61 +82,12 @@ impl Mlp {
     }
 }
 
-impl Decoder for Llama {
-    type Context = Context;
-
-    fn context(&self, positions: &Positions) -> Context {
-        Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) }
-    }
-
-    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
-        self.embed_tokens.rows(&batch.input_ids)
-    }
-
-    fn blocks(&self) -> usize {
-        self.layers.len()
-    }
-
-    fn block(&self, index: usize, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        self.layers[index].get()?.trace(x, context, taps)
-    }
-
-    fn final_norm(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.norm.get()?.trace(x)
-    }
-
-    fn head(&self) -> &Head {
-        &self.lm_head
-    }
-
-    fn check(&self) -> Result<(), LoadError> {
-        self.embed_tokens.check()?;
-        self.layers.iter().try_for_each(Held::check)?;
-        self.norm.check()?;
-        self.lm_head.weight.check()
-    }
-}
-
-#[derive(Debug)]
-struct StoredNorm {
-    weight: StoredTensor,
-    epsilon: f64,
-}
-
-impl Stored for StoredNorm {
-    type Value = RmsNorm;
-
-    fn read(&self) -> Result<RmsNorm, LoadError> {
-        Ok(RmsNorm { weight: self.weight.read()?, epsilon: self.epsilon, offset: 0.0 })
-    }
-}
-
 #[derive(Debug)]
 struct StoredBlock {
-    input_layernorm: StoredNorm,
+    input_layernorm: StoredRmsNorm,
     qkvo: [StoredLinear; 4],
     attention: Attention,
-    post_attention_layernorm: StoredNorm,
+    post_attention_layernorm: StoredRmsNorm,
     gate_up_down: [StoredLinear; 3],
     activation: Activation,
 }
@@ -163,7 +118,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded<Llama>, LoadError> {
+pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (d, heads, blocks) =
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
@@ -184,23 +139,18 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
     let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
-    let LoadOptions { selection, dtype, products, device, residence, .. } = options;
-    let source = Source::new(weights, prefix, *dtype, device).with_products(*products);
-    let norm = |name: &str| -> Result<StoredNorm, LoadError> {
-        Ok(StoredNorm { weight: source.tensor(&format!("{name}.weight"), &[d])?, epsilon })
-    };
-    let mut tracking = Tracking::new(selection);
+    let source = Source::new(weights, prefix, options);
+    let norm = |name: &str| StoredRmsNorm::new(&source, name, d, epsilon);
+    let mut tracking = Tracking::new(&options.selection);
     let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
         source.linear(&mut tracking, name, [outputs, inputs], bias, Order::OutputsFirst, input)
     };
     let embed_tokens = source.tensor("embed_tokens.weight", &[vocabulary, d])?;
-    let outside = source.parameters();
-    let mut layers = Vec::with_capacity(blocks);
-    for n in 0..blocks {
+    let (all, kv) = (heads * head_size, kv_heads * head_size);
+    let layers = Blocks::new(&source, blocks, |n| {
         let (mut qkv, mut gate_up) = (SharedInput::default(), SharedInput::default());
         let name = |part: &str| format!("layers.{n}.{part}");
-        let (all, kv) = (heads * head_size, kv_heads * head_size);
-        layers.push(StoredBlock {
+        Ok(StoredBlock {
             input_layernorm: norm(&name("input_layernorm"))?,
             qkvo: [
                 linear(&name("self_attn.q_proj"), all, d, attention_bias, &mut qkv)?,
@@ -223,31 +173,15 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
                 linear(&name("mlp.down_proj"), d, inner, mlp_bias, &mut SharedInput::default())?,
             ],
             activation,
-        });
-    }
-    let inside = source.parameters() - outside;
-    let norm = norm("norm")?;
-    let mut notes = vec![];
-    let tied = config.flag("tie_word_embeddings", false)?;
-    let own_head = head_weight(&source, "lm_head.weight", &embed_tokens, tied, &mut notes)?;
-    let layer = tracking.outer_layer("lm_head", vocabulary, d, false);
-    let tracked = tracking.finish()?;
-    let (all, kv) = (heads * head_size, kv_heads * head_size);
-    let linear = [[all, d], [kv, d], [kv, d], [d, all], [inner, d], [inner, d], [d, inner]];
-    let footprint = footprint(&source, [inside, blocks as u64], &linear, [vocabulary, d], layer);
-    // everything fits: now the numbers, if they are kept
-    let embed_tokens = Arc::new(Held::new(embed_tokens, *residence)?);
-    let weight = match own_head {
-        Some(own) => Arc::new(Held::new(own, *residence)?),
-        None => embed_tokens.clone(),
+        })
+    })?;
+    let parts = Parts {
+        tokens: embed_tokens,
+        sizes: [vocabulary, d],
+        blocks: layers,
+        norm: norm("norm")?,
+        tied: config.flag("tie_word_embeddings", false)?,
+        max_positions: config.optional_size("max_position_embeddings")?,
     };
-    let decoder = Llama {
-        embed_tokens,
-        layers: layers.into_iter().map(|block| Held::new(block, *residence)).collect::<Result<_, _>>()?,
-        norm: Held::new(norm, *residence)?,
-        rope,
-        lm_head: Head { weight, layer },
-    };
-    let max_positions = config.optional_size("max_position_embeddings")?;
-    Ok(Loaded { decoder, layers: tracked, footprint, vocabulary, max_positions, notes })
+    parts.load(&source, tracking, options.residence, || Ok(Llama { rope }))
 }

@@ -8,6 +8,7 @@ mod gpt2;
 mod identity;
 mod llama;
 mod mlp;
+mod norms;
 mod parameters;
 mod tracking;
 mod weights;
@@ -26,7 +27,7 @@ pub use parameters::Residence;
 pub use tracking::LayerSelection;
 pub use weights::Weights;
 
-use self::decoder::Decoder;
+use self::decoder::LanguageModel;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
 use crate::data::{Batch, ModelLimits, RowLimits};
@@ -50,8 +51,7 @@ pub struct Model {
 
 #[derive(Debug)]
 enum Architecture {
-    Gpt2(gpt2::Gpt2),
-    Llama(llama::Llama),
+    Decoder(Box<dyn LanguageModel>),
     Mlp(mlp::Mlp),
 }
 
@@ -134,18 +134,13 @@ impl Model {
             });
         }
         let weights = Arc::new(Weights::open_mean(checkpoints)?);
-        let tokens = |vocabulary, max_positions| Limits::Tokens(ModelLimits { vocabulary, max_positions });
+        let language_model = |loaded: decoder::Loaded| {
+            let decoder::Loaded { decoder, layers, limits, footprint, notes } = loaded;
+            (Architecture::Decoder(decoder), layers, Limits::Tokens(limits), footprint, notes)
+        };
         let (architecture, layers, limits, footprint, notes) = match kind.as_str() {
-            "gpt2" => {
-                let loaded = gpt2::load(&config, &weights, options)?;
-                let limits = tokens(loaded.vocabulary, loaded.max_positions);
-                (Architecture::Gpt2(loaded.decoder), loaded.layers, limits, loaded.footprint, loaded.notes)
-            }
-            "llama" => {
-                let loaded = llama::load(&config, &weights, options)?;
-                let limits = tokens(loaded.vocabulary, loaded.max_positions);
-                (Architecture::Llama(loaded.decoder), loaded.layers, limits, loaded.footprint, loaded.notes)
-            }
+            "gpt2" => language_model(gpt2::load(&config, &weights, options)?),
+            "llama" => language_model(llama::load(&config, &weights, options)?),
             _ => {
                 let loaded = mlp::load(&config, &weights, options)?;
                 let limits = RowLimits { inputs: loaded.inputs, outputs: loaded.outputs, task: loaded.task };
@@ -172,8 +167,7 @@ impl Model {
     /// [`LoadError::NonFinite`].
     pub fn check_weights(&self) -> Result<(), LoadError> {
         match &self.architecture {
-            Architecture::Gpt2(model) => model.check(),
-            Architecture::Llama(model) => model.check(),
+            Architecture::Decoder(model) => model.check(),
             Architecture::Mlp(_) => Ok(()),
         }
     }
@@ -219,8 +213,7 @@ impl Model {
     /// If the batch is of another kind than the model takes.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
         match (&self.architecture, batch) {
-            (Architecture::Gpt2(model), Batch::Tokens(batch)) => decoder::logits(model, batch),
-            (Architecture::Llama(model), Batch::Tokens(batch)) => decoder::logits(model, batch),
+            (Architecture::Decoder(model), Batch::Tokens(batch)) => model.logits(batch),
             (Architecture::Mlp(model), Batch::Rows(batch)) => Ok(model.outputs(batch)?),
             _ => Err(wrong_batch()),
         }
@@ -245,12 +238,7 @@ impl Network for Model {
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
         let graphs = self.graphs;
         match (&self.architecture, batch) {
-            (Architecture::Gpt2(model), Batch::Tokens(batch)) => {
-                decoder::differentiate(model, batch, objective, graphs, sink)
-            }
-            (Architecture::Llama(model), Batch::Tokens(batch)) => {
-                decoder::differentiate(model, batch, objective, graphs, sink)
-            }
+            (Architecture::Decoder(model), Batch::Tokens(batch)) => model.differentiate(batch, objective, graphs, sink),
             (Architecture::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
             _ => Err(wrong_batch()),
         }

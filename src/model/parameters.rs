@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::{DType, Device, Tensor};
 
 use super::tracking::{SharedInput, Tracking};
-use super::{LoadError, Weights};
+use super::{LoadError, LoadOptions, Weights};
 use crate::curvature::gemm::Products;
 use crate::curvature::{LayerId, Linear};
 
@@ -22,9 +22,9 @@ pub enum Residence {
 }
 
 /// Something that a checkpoint's file holds: checked, but not read.
-pub(super) trait Stored: Debug {
+pub(super) trait Stored: Debug + Send + Sync {
     /// What it is in memory.
-    type Value: Debug;
+    type Value: Debug + Send + Sync;
 
     /// Reads it.
     fn read(&self) -> Result<Self::Value, LoadError>;
@@ -89,33 +89,47 @@ fn in_a_section(error: LoadError) -> candle_core::Error {
 pub(super) struct Source {
     pub(super) weights: Arc<Weights>,
     /// In front of every name: a checkpoint of a base class has none.
-    pub(super) prefix: &'static str,
-    pub(super) dtype: DType,
-    pub(super) products: Products,
-    pub(super) device: Device,
-    parameters: Arc<AtomicU64>,
+    prefix: &'static str,
+    dtype: DType,
+    /// How products of linear layers run.
+    products: Products,
+    device: Device,
+    asked: Arc<Asked>,
+}
+
+/// Sizes of what was asked of a source so far, whoever asked.
+#[derive(Debug, Default)]
+struct Asked {
+    parameters: AtomicU64,
+    activations: AtomicU64,
+}
+
+/// Sizes of what was asked of a source, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// In all tensors.
+    pub(super) parameters: u64,
+    /// Inputs and outputs of linear layers at one position.
+    pub(super) activations: u64,
 }
 
 impl Source {
-    pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, dtype: DType, device: &Device) -> Self {
+    pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, options: &LoadOptions) -> Self {
+        let LoadOptions { dtype, products, device, .. } = options;
         Self {
             weights: weights.clone(),
             prefix,
-            dtype,
-            products: Products::Exact,
+            dtype: *dtype,
+            products: *products,
             device: device.clone(),
-            parameters: Arc::default(),
+            asked: Arc::default(),
         }
     }
 
-    /// The same whose linear layers' products run in this arithmetic.
-    pub(super) fn with_products(self, products: Products) -> Self {
-        Self { products, ..self }
-    }
-
-    /// Numbers in all tensors that were asked for so far.
-    pub(super) fn parameters(&self) -> u64 {
-        self.parameters.load(Ordering::Relaxed)
+    /// Sizes of everything that was asked for so far.
+    pub(super) fn sizes(&self) -> Sizes {
+        let Asked { parameters, activations } = &*self.asked;
+        Sizes { parameters: parameters.load(Ordering::Relaxed), activations: activations.load(Ordering::Relaxed) }
     }
 
     /// A tensor whose presence, shape and type are checked now.
@@ -126,7 +140,7 @@ impl Source {
     /// The same by its full name.
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
-        self.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
+        self.asked.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
         Ok(StoredTensor { name, shape: shape.to_vec(), source: self.clone() })
     }
 
@@ -145,6 +159,7 @@ impl Source {
             Order::InputsFirst => [inputs, outputs],
         };
         let weight = self.tensor(&format!("{name}.weight"), &shape)?;
+        self.asked.activations.fetch_add((outputs + inputs) as u64, Ordering::Relaxed);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
         Ok(StoredLinear { weight, bias, order, layer, products: self.products })
