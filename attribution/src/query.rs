@@ -169,7 +169,6 @@ pub fn prepare_queries<N: Network, T: Real>(
         Aggregate::Mean => T::of(1.0 / sweep.range.len() as f64),
         Aggregate::Each | Aggregate::Sum => T::of(1.0),
     };
-    let form = sink.form();
     let mut products = GradientProducts::default().with_products(sweep.network.products());
     let batch = |_: &mut (), range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
         let mut failure = None;
@@ -185,16 +184,9 @@ pub fn prepare_queries<N: Network, T: Real>(
                             sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * *g);
                         }
                     }
-                    None => {
-                        let mut first_leg = 0;
-                        for (k, walk) in walks.iter().enumerate() {
-                            let start = gradients.start(walk, k + 1 == walks.len())?;
-                            walk.products(layer, spec, start, |leg, product| {
-                                sink.put(first_leg + leg, layer, range.clone(), &product.into_form(form)?)
-                            })?;
-                            first_leg += walk.legs.len();
-                        }
-                    }
+                    None => put_products(walks, layer, spec, range.clone(), sink, |walk, taker| {
+                        gradients.start(walk, taker)
+                    })?,
                 }
                 Ok(())
             },
@@ -208,17 +200,49 @@ pub fn prepare_queries<N: Network, T: Real>(
         Ok(())
     };
     sweep.run(sweep.range.start, &mut (), batch, |_, _| Ok(()))?;
-    for (layer, sum) in sums.into_iter().enumerate() {
-        let mut first_leg = 0;
-        for walk in walks {
-            let start = Start::Gradients(sum.clone());
-            walk.products(layer, &layers[layer], start, |leg, product| {
-                sink.put(first_leg + leg, layer, 0..1, &product.into_form(form)?)
-            })?;
-            first_leg += walk.legs.len();
-        }
+    for (layer, mut sum) in sums.into_iter().enumerate() {
+        put_products(walks, layer, &layers[layer], 0..1, sink, |_, taker| Ok(Start::Gradients(taker.of(&mut sum))))?;
     }
     Ok(values)
+}
+
+/// Hands one layer's vectors of some queries on, those of every leg of all walks, legs numbered through. `start` says
+/// where a walk begins.
+fn put_products<T: Real>(
+    walks: &[&Walk<'_, T>],
+    layer: usize,
+    spec: &LayerSpec,
+    queries: Range<usize>,
+    sink: &mut dyn VectorSink<T>,
+    mut start: impl FnMut(&Walk<'_, T>, Taker) -> Result<Start<T>, Error>,
+) -> Result<(), Error> {
+    let form = sink.form();
+    let mut first_leg = 0;
+    for (k, walk) in walks.iter().enumerate() {
+        let start = start(walk, if k + 1 == walks.len() { Taker::Last } else { Taker::Earlier })?;
+        walk.products(layer, spec, start, |leg, product| {
+            sink.put(first_leg + leg, layer, queries.clone(), &product.into_form(form)?)
+        })?;
+        first_leg += walk.legs.len();
+    }
+    Ok(())
+}
+
+/// Which of the walks that begin with the same gradients takes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Earlier,
+    Last,
+}
+
+impl Taker {
+    /// The gradients, moved to the last one.
+    fn of<T: Clone>(self, gradients: &mut Vec<T>) -> Vec<T> {
+        match self {
+            Self::Earlier => gradients.clone(),
+            Self::Last => std::mem::take(gradients),
+        }
+    }
 }
 
 /// Gradients of a batch of queries at one layer, in the bases that walks want them in; each is formed once.
@@ -234,15 +258,12 @@ struct Gradients<'a, T> {
 
 impl<T: Real> Gradients<'_, T> {
     /// What a walk begins with: its last leg's eigenbasis is reached by rotating rows where gradients would cost more.
-    fn start(&mut self, walk: &Walk<'_, T>, is_last: bool) -> Result<Start<T>, Error> {
+    fn start(&mut self, walk: &Walk<'_, T>, taker: Taker) -> Result<Start<T>, Error> {
         let shape = Shape::of(self.tap.positions, self.spec.outputs, self.spec.columns());
         let by_rows = |basis: &&Eigenbasis<T>| RotationRoute::cheapest(shape, basis.size()).has_rows();
         let entrance = walk.entrance(self.tap.layer.0).filter(by_rows);
         let place = self.place(entrance)?;
-        let gradients = match is_last {
-            true => std::mem::take(&mut self.found[place].1),
-            false => self.found[place].1.clone(),
-        };
+        let gradients = taker.of(&mut self.found[place].1);
         Ok(if entrance.is_some() { Start::Entered(gradients) } else { Start::Gradients(gradients) })
     }
 
