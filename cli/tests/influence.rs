@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::process::{Command, Stdio};
 
+use ascribe::attribution::store::TensorFile;
 use serde_json::Value;
 use support::{Folder, GPT2, MLP, ascribe, done, ended, json_lines, root};
 
@@ -100,6 +101,17 @@ fn a_finished_run_is_found_and_repeated() {
     let repeated = done(&format!("run {} --out {} --quiet", folder.arg("run/job.toml"), folder.arg("again")));
     assert_eq!(first.out, repeated.out);
     assert!(scores == support::tensors(&folder.path("again/scores.safetensors")), "the same bytes");
+}
+
+/// How examples are batched decides how their sums are rounded, so the files say it.
+#[test]
+fn scores_say_how_large_batches_were() {
+    let folder = Folder::new();
+    for (run, flags, batch) in [("chosen", "", "4096"), ("given", "--batch-tokens 16", "16")] {
+        done(&format!("influence {MLP} --out {} --quiet {flags}", folder.arg(run)));
+        let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).unwrap();
+        assert_eq!(file.metadata("batch_tokens"), Some(batch));
+    }
 }
 
 #[test]

@@ -173,6 +173,9 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
         ("query_ids", ids(query_ids(plan))),
         ("train_ids", ids(train_ids)),
     ]);
+    if let Some(positions) = plan.job.resources.batch_tokens {
+        entries.insert("batch_tokens", positions.to_string());
+    }
     if let Some(width) = method.eigen_block_width.filter(|_| plan.has_eigenbasis() && plan.is_cut()) {
         entries.insert("eigen_block_width", width.to_string());
     }
