@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::error::{DataError, LineProblem};
+use super::error::DataError;
 use super::excerpt::Source;
+use super::line_problem::LineProblem;
 use super::specials::{Role, Special, Specials, resolve};
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
 

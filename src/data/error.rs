@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use super::LineProblem;
+
 /// Why data or a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -202,156 +204,6 @@ pub enum DataError {
     },
 }
 
-/// What is wrong with one line of a data file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LineProblem {
-    /// Bytes that are no text.
-    #[error("invalid UTF-8 at byte {byte} of the line")]
-    Utf8 {
-        /// The first wrong byte, counted from 1.
-        byte: usize,
-    },
-    /// A line that no example has.
-    #[error("the line is longer than {} MiB", limit >> 20)]
-    TooLong {
-        /// The most bytes a line may have.
-        limit: usize,
-    },
-    /// No JSON.
-    #[error("broken JSON at column {column}: {message}")]
-    Json {
-        /// Where, counted from 1.
-        column: usize,
-        /// What serde said, without the place.
-        message: String,
-    },
-    /// JSON, but no object.
-    #[error("{found}, expected an object")]
-    NotObject {
-        /// What it is.
-        found: &'static str,
-    },
-    /// No field that holds an example.
-    #[error("no `text`, no `prompt` and `completion`, no `input_ids`")]
-    NoContent {
-        /// The fields that the line has.
-        fields: Vec<String>,
-    },
-    /// Fields that exclude each other.
-    #[error("both `{first}` and `{second}`")]
-    TwoContents {
-        /// One field.
-        first: &'static str,
-        /// The other.
-        second: &'static str,
-    },
-    /// Half of a pair of fields.
-    #[error("`{has}` without `{lacks}`")]
-    Partner {
-        /// The field that is there.
-        has: &'static str,
-        /// The field that it needs.
-        lacks: &'static str,
-    },
-    /// A field of another type.
-    #[error("`{field}` is {found}, expected {expected}")]
-    FieldType {
-        /// The field, or one of its elements.
-        field: String,
-        /// What it is.
-        found: &'static str,
-        /// What it must be.
-        expected: &'static str,
-    },
-    /// A token that the model does not have.
-    #[error("`{field}[{index}]` is {id}, but the model's vocabulary has {vocabulary} tokens")]
-    TokenRange {
-        /// `input_ids` or `labels`.
-        field: &'static str,
-        /// Place in the list.
-        index: usize,
-        /// The id found.
-        id: i64,
-        /// Number of tokens.
-        vocabulary: usize,
-    },
-    /// Lists that belong together have different lengths.
-    #[error("`{field}` has {found} elements, `input_ids` has {expected}")]
-    ListLength {
-        /// `labels` or `attention_mask`.
-        field: &'static str,
-        /// Its length.
-        found: usize,
-        /// The length of `input_ids`.
-        expected: usize,
-    },
-    /// An attention mask with a hole.
-    #[error("`attention_mask[{index}]` is 0 between attended tokens")]
-    MaskHole {
-        /// Place in the list.
-        index: usize,
-    },
-    /// Nothing to predict.
-    #[error("no target token after the first of {tokens} tokens{}", if *cut { " (cut by `--max-length`)" } else { "" })]
-    NoTarget {
-        /// Tokens of the example.
-        tokens: usize,
-        /// Whether it was longer.
-        cut: bool,
-    },
-    /// More tokens than the model has positions.
-    #[error("{tokens} tokens, but the model has {positions} positions")]
-    TooManyTokens {
-        /// Tokens of the example.
-        tokens: usize,
-        /// Positions of the model.
-        positions: usize,
-    },
-    /// Two examples with one id.
-    #[error("the id `{id}` is already that of line {first}")]
-    DuplicateId {
-        /// The id.
-        id: String,
-        /// The line that had it first.
-        first: usize,
-    },
-    /// The text itself begins or ends with the special token that is added to it.
-    #[error("the text already {} with `{token}`, which is added once more", if *which == "bos" { "begins" } else { "ends" })]
-    SpecialInText {
-        /// `bos` or `eos`.
-        which: &'static str,
-        /// The token's text.
-        token: String,
-    },
-    /// `--add-bos` or `--add-eos` repeats what the tokenizer does by itself.
-    #[error("the tokenizer adds `{token}` by itself, and `--add-{which}` would add it twice")]
-    SpecialTwice {
-        /// `bos` or `eos`.
-        which: &'static str,
-        /// The token's text.
-        token: String,
-    },
-    /// `--add-bos` or `--add-eos` for an example that is tokens already.
-    #[error("`input_ids` are taken as they are, so `--add-{which}` cannot apply")]
-    SpecialForIds {
-        /// `bos` or `eos`.
-        which: &'static str,
-    },
-    /// Text and no tokenizer.
-    #[error("`{field}` needs a tokenizer")]
-    NeedsTokenizer {
-        /// The field.
-        field: &'static str,
-    },
-    /// The tokenizer refuses the text.
-    #[error("the tokenizer fails: {message}")]
-    Encode {
-        /// What it said.
-        message: String,
-    },
-}
-
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" or ")
 }
@@ -400,45 +252,6 @@ impl DataError {
             Self::NonFinite { .. } => "remove the row or fill its missing values".into(),
             Self::ClassRange { classes, .. } => format!("classes count from 0 to {}", classes.saturating_sub(1)),
             Self::InputsScale { expected, .. } => (*expected).into(),
-        })
-    }
-}
-
-impl LineProblem {
-    /// What to do about it, in one sentence.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Utf8 { .. } => "save the file as UTF-8".into(),
-            Self::TooLong { .. } => "is the file one example a line?".into(),
-            Self::Json { .. } => "each line must be one complete JSON object".into(),
-            Self::NotObject { found } if found.starts_with("an array") => {
-                "write one object a line: `jq -c '.[]' data.json > data.jsonl`".into()
-            }
-            Self::NotObject { .. } => "each line must be one JSON object".into(),
-            Self::NoContent { fields } if fields.is_empty() => "the object is empty".into(),
-            Self::NoContent { fields } => format!("the line has `{}`", fields.join("`, `")),
-            Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
-            Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
-            Self::FieldType { .. } => return None,
-            Self::TokenRange { field: "labels", .. } => "a label is a token id, or -100 for no target".into(),
-            Self::TokenRange { .. } => "was the data tokenized for another model?".into(),
-            Self::ListLength { .. } => "give one element for each token".into(),
-            Self::MaskHole { .. } => "only padding at either end can be removed".into(),
-            Self::NoTarget { cut: true, .. } => "raise `--max-length`, or remove the example".into(),
-            Self::NoTarget { .. } => "remove the example, or give it a target (`--add-eos`, `labels`)".into(),
-            Self::TooManyTokens { positions, .. } => format!("`--max-length {positions}` cuts longer examples"),
-            Self::DuplicateId { .. } => "ids must differ; without an `id` the line number is taken".into(),
-            Self::SpecialInText { which, .. } => {
-                format!("remove it from the text, or let nothing add it (`--add-{which}`)")
-            }
-            Self::SpecialTwice { which, .. } => format!("leave `--add-{which}` out"),
-            Self::SpecialForIds { which } => {
-                format!("leave `--add-{which}` out, or restrict it to the other file (`train`, `queries`)")
-            }
-            Self::NeedsTokenizer { .. } => {
-                "put `tokenizer.json` into the model's folder, or give it with `--tokenizer PATH`".into()
-            }
-            Self::Encode { .. } => return None,
         })
     }
 }

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::document::{Document, Encoder};
-use super::error::LineProblem;
 use super::excerpt::Source;
+use super::line_problem::LineProblem;
 
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];

@@ -3,7 +3,8 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use super::error::{DataError, LineProblem};
+use super::error::DataError;
+use super::line_problem::LineProblem;
 
 /// The most bytes one line may have. A file without line breaks must not fill the memory.
 pub(super) const LINE_LIMIT: usize = 64 << 20;

@@ -19,6 +19,7 @@ mod error;
 mod example;
 mod excerpt;
 mod jsonl;
+mod line_problem;
 mod lines;
 mod packing;
 mod read;
@@ -32,7 +33,8 @@ mod tokens;
 
 pub use batch::{Batch, RowBatch, RowTargets, TokenBatch, batch, batches};
 pub use dataset::{Dataset, Kind};
-pub use error::{DataError, LineProblem};
+pub use error::DataError;
+pub use line_problem::LineProblem;
 pub use read::{DataOptions, Format, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
 pub use rows::{RowDataset, RowLimits, RowTask, read_rows, read_rows_from};
 pub use specials::{Role, Specials, Which};

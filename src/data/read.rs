@@ -11,8 +11,9 @@ use serde_json::{Map, Value};
 
 use super::dataset::{Dataset, Kind};
 use super::document::{Document, Encoder};
-use super::error::{DataError, LineProblem};
+use super::error::DataError;
 use super::excerpt::Source;
+use super::line_problem::LineProblem;
 use super::lines::Lines;
 use super::packing::Packer;
 use super::specials::{Role, Specials};

@@ -3,8 +3,8 @@
 use serde_json::Map;
 
 use super::document::{Document, Encoder};
-use super::error::LineProblem;
 use super::excerpt::Source;
+use super::line_problem::LineProblem;
 
 pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineProblem> {
     let (tokens, labels) = encoder.text(line)?;

@@ -5,158 +5,18 @@
 //! # Source
 //! FORMATS §5, METHOD §4.4, traps 24, 25, 27.
 
+mod error;
+mod groups;
+
 use std::path::{Path, PathBuf};
 
+pub use self::error::OptimizerStateError;
+pub use self::groups::ParameterGroup;
+use self::groups::groups;
 use super::frozen_parameters::FrozenParameters;
 use super::parameter_groups::{GroupRule, MadeBy, Parameter, Unmatched, match_groups};
-use super::pickle::Value;
-use super::torch_zip::{TensorPlace, TorchFile, TorchFileError};
+use super::torch_zip::{TensorPlace, TorchFile};
 use super::version::TransformersVersion;
-
-/// Why second moments cannot be taken from a file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OptimizerStateError {
-    /// The file itself.
-    #[error(transparent)]
-    File(#[from] TorchFileError),
-    /// A kind of state that is known and not read.
-    #[error("{}: holds the state of {kind}, which has no plain second moments", file.display())]
-    Kind {
-        /// The file or folder.
-        file: PathBuf,
-        /// Whose state it is.
-        kind: &'static str,
-    },
-    /// The dictionary does not look like an optimizer's.
-    #[error("{}: `{key}` is {found}, expected {expected}", file.display())]
-    Layout {
-        /// The file.
-        file: PathBuf,
-        /// Which entry.
-        key: String,
-        /// What it is.
-        found: String,
-        /// What it should be.
-        expected: &'static str,
-    },
-    /// No decay rule gives groups of these sizes and shapes.
-    #[error("{}: its groups of {sizes:?} parameters fit no known order of the model's {parameters}", file.display())]
-    Unmatched {
-        /// The file.
-        file: PathBuf,
-        /// Sizes of its groups.
-        sizes: Vec<usize>,
-        /// Parameters of the model.
-        parameters: usize,
-        /// Sizes that the known rules give (none if the file has names), with and without the parameters that may have been frozen.
-        tried: Vec<Vec<usize>>,
-        /// Parameters that are known to be the same in all checkpoints.
-        unchanged: usize,
-    },
-    /// Two decay rules fit with different names.
-    #[error("{}: entry {index} may be `{first}` or `{second}`", file.display())]
-    Ambiguous {
-        /// The file.
-        file: PathBuf,
-        /// The entry.
-        index: usize,
-        /// Its name by one rule.
-        first: String,
-        /// Its name by another.
-        second: String,
-    },
-    /// A parameter that the file does not know.
-    #[error("{}: has no second moments of `{parameter}`", file.display())]
-    NoState {
-        /// The file.
-        file: PathBuf,
-        /// Its name.
-        parameter: String,
-    },
-    /// A second moment that is negative or not finite, or a step of 0.
-    #[error("{}: `{parameter}` has {what} {value}", file.display())]
-    Value {
-        /// The file.
-        file: PathBuf,
-        /// Its name.
-        parameter: String,
-        /// Which number.
-        what: &'static str,
-        /// The number.
-        value: f64,
-    },
-}
-
-impl OptimizerStateError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::File(error) => return error.hint(),
-            Self::Kind { kind, .. } if kind.contains("DeepSpeed") => {
-                "second moments of sharded runs are not read: use influence at the final checkpoint, or convert the weights with `zero_to_fp32.py` and state the trajectory without second moments".to_string()
-            }
-            Self::Kind { kind, .. } if kind.contains("FSDP") => {
-                "second moments of sharded runs are not read: merge the weights with `accelerate merge-weights` and use influence at the final checkpoint".to_string()
-            }
-            Self::Kind { .. } => "use influence at the final checkpoint, which needs no optimizer state".to_string(),
-            Self::Unmatched { tried, unchanged: 0, .. } => format!(
-                "known rules give groups of {tried:?}; if part of the model was frozen, keep a second checkpoint of the stage, which shows what did not change, or name its `trained_layers` in a trajectory file; groups made by hand are not read"
-            ),
-            Self::Unmatched { tried, .. } => format!(
-                "known rules give groups of {tried:?}, with and without what is the same in all checkpoints; if other parameters were frozen, name the stage's `trained_layers` in a trajectory file; groups made by hand are not read"
-            ),
-            Self::Ambiguous { .. } => {
-                "the version of transformers that wrote the checkpoint does not settle it; no guess is made".to_string()
-            }
-            Self::NoState { .. } => {
-                "a layer is trained whole or not at all here: leave it out of the tracked layers".to_string()
-            }
-            Self::Value { .. } => {
-                "the file is damaged, or training had diverged there: leave the checkpoint out if its segment has another".to_string()
-            }
-            Self::Layout { .. } => "the file is damaged, or not an optimizer's state as torch saves it".to_string(),
-        })
-    }
-}
-
-/// Options of one parameter group, where the file has them.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct ParameterGroup {
-    /// Number of its parameters.
-    pub n_parameters: usize,
-    /// The rate that the next update will use.
-    pub learning_rate: Option<f64>,
-    /// `initial_lr`: the base rate of the schedule.
-    pub base_rate: Option<f64>,
-    /// `w`.
-    pub weight_decay: Option<f64>,
-    /// Whether the decay is decoupled, for Adam since torch 2.6.
-    pub decoupled: Option<bool>,
-    /// `(β₁, β₂)`.
-    pub betas: Option<(f64, f64)>,
-    /// `ε`.
-    pub epsilon: Option<f64>,
-    /// SGD's momentum.
-    pub momentum: Option<f64>,
-    /// SGD's dampening.
-    pub dampening: Option<f64>,
-    /// SGD's Nesterov form.
-    pub nesterov: Option<bool>,
-    /// Whether `P` uses the largest `v` so far.
-    pub amsgrad: Option<bool>,
-    /// Whether it ascends.
-    pub maximize: Option<bool>,
-    /// Names of its parameters, if the optimizer was made with them (torch 2.5 and later).
-    pub names: Option<Vec<String>>,
-}
-
-impl ParameterGroup {
-    /// The base rate of its schedule, else the rate that its next update will use.
-    pub fn rate(&self) -> Option<f64> {
-        self.base_rate.or(self.learning_rate)
-    }
-}
 
 /// The parameter groups of an `optimizer.pt`; no tensor is read.
 ///
@@ -358,48 +218,6 @@ fn refuse_foreign(file: &TorchFile) -> Result<(), OptimizerStateError> {
         }
     }
     Ok(())
-}
-
-fn groups(file: &TorchFile) -> Result<Vec<ParameterGroup>, OptimizerStateError> {
-    let list = file.value().get("param_groups").and_then(Value::elements);
-    let list = list.ok_or_else(|| layout(file, "param_groups", "missing", "a list"))?;
-    let mut next = 0;
-    let mut groups = Vec::with_capacity(list.len());
-    for group in list.iter() {
-        let indices = group.get("params").and_then(Value::elements);
-        let indices = indices.ok_or_else(|| layout(file, "params", "missing", "a list of indices"))?;
-        for index in indices.iter() {
-            if index.as_usize() != Some(next) {
-                return Err(layout(file, "params", &format!("{index:?}"), "indices in order"));
-            }
-            next += 1;
-        }
-        let number = |key: &str| group.get(key).and_then(Value::as_f64);
-        let flag = |key: &str| group.get(key).and_then(Value::as_bool);
-        let betas = group.get("betas").and_then(Value::elements).and_then(|betas| match betas.len() {
-            2 => Some((betas.get(0)?.as_f64()?, betas.get(1)?.as_f64()?)),
-            _ => None,
-        });
-        groups.push(ParameterGroup {
-            n_parameters: indices.len(),
-            learning_rate: number("lr"),
-            base_rate: number("initial_lr"),
-            weight_decay: number("weight_decay"),
-            decoupled: flag("decoupled_weight_decay"),
-            betas,
-            epsilon: number("eps"),
-            momentum: number("momentum"),
-            dampening: number("dampening"),
-            nesterov: flag("nesterov"),
-            amsgrad: flag("amsgrad"),
-            maximize: flag("maximize"),
-            names: group
-                .get("param_names")
-                .and_then(Value::elements)
-                .and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect()),
-        });
-    }
-    Ok(groups)
 }
 
 enum Step {
