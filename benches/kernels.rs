@@ -4,18 +4,24 @@
 //! `nn/attention`) runs some. Throughput is in operations a second, a multiply-add counting two, so that
 //! `Gelem/s` reads as GFLOP/s; building blocks count elements. Threads are rayon's (`RAYON_NUM_THREADS`).
 //!
+//! Kernels that have a bf16 form are measured in it too where the processor has it (`bf16`).
+//!
 //! Shapes: a GPT-2 of width 256 with 4 heads, 4,096 tokens of vocabulary and 8 examples of 256 positions,
 //! and the first layer of an image classifier, 784 inputs and 256 outputs, 512 examples.
 
 use std::hint::black_box;
 
-use ascribe::curvature::contraction::{BasisSize, Rotate, RotationRoute, Shape};
-use ascribe::curvature::gemm::{Into, Threads, View, ViewMut, add_gram, matmul};
+use ascribe::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, Shape};
+use ascribe::curvature::gemm::{Into, Packed, Products, Threads, View, ViewMut, add_gram, matmul, matmul_packed};
 use ascribe::curvature::{
     BlockWidth, Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda,
-    LambdaSum, LayerId, LayerSpec, Matrix, Objective, Positions, SpectralFn, Tap, TapSink, Vectors, pull_back, random,
+    LambdaSum, LayerId, LayerSpec, Linear, LowRank, Matrix, Objective, Positions, SpectralFn, Tap, TapRecorder,
+    TapSink, Vectors, pull_back, random,
 };
-use ascribe::nn::{Activation, Attention, LayerNorm, LogitsGradient, RmsNorm, gated, language_model_loss};
+use ascribe::nn::{
+    Activation, Attention, LanguageModelHead, LayerNorm, LogitsGradient, RmsNorm, RopeConfig, RopeTables, gated,
+    language_model_loss,
+};
 use candle_core::{Device, Tensor, Var};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -97,18 +103,25 @@ impl Rows {
     }
 }
 
+/// The arithmetics that this processor has, as benchmarks name them.
+fn arithmetics() -> impl Iterator<Item = (&'static str, Products)> {
+    [("f32", Products::Exact), ("bf16", Products::Bf16)].into_iter().filter(|(_, products)| products.run_here())
+}
+
 fn gemm(c: &mut Criterion) {
     let mut group = c.benchmark_group("gemm");
     let mut product = |name: &str, [m, k, n]: [usize; 3], threads| {
         let (a, b, mut into) = (numbers(m * k), numbers(k * n), vec![0.0f32; m * n]);
         group.throughput(Throughput::Elements((2 * m * k * n) as u64));
-        group.bench_function(BenchmarkId::new(name, format!("{m}x{k}x{n}")), |bencher| {
-            bencher.iter(|| {
-                let (a, b) = (View::dense(&a, m, k), View::dense(&b, k, n));
-                matmul(ViewMut::dense(&mut into, m, n), Into::Replace, 1.0, a, b, threads);
-                black_box(&into);
+        for (arithmetic, products) in arithmetics() {
+            group.bench_function(BenchmarkId::new(format!("{name}/{arithmetic}"), format!("{m}x{k}x{n}")), |bencher| {
+                bencher.iter(|| {
+                    let (a, b) = (View::dense(&a, m, k).to(products), View::dense(&b, k, n));
+                    matmul(ViewMut::dense(&mut into, m, n), Into::Replace, 1.0, a, b, threads);
+                    black_box(&into);
+                });
             });
-        });
+        }
     };
     product("forward", [16_384, WIDTH, 1024], Threads::Pool);
     product("forward", [ROWS, WIDTH, 1024], Threads::Pool);
@@ -116,18 +129,46 @@ fn gemm(c: &mut Criterion) {
     product("example-gradient", [WIDTH, LENGTH, WIDTH], Threads::One);
     // the scores' product: as many queries, as many examples, a long inner side
     product("scores", [32, 262_144, 32], Threads::Pool);
-    for n in [256, 768, 1024] {
+    gradient_blocks(&mut group);
+    for (n, (arithmetic, products)) in [256, 768, 1024].into_iter().flat_map(|n| arithmetics().map(move |a| (n, a))) {
         let (x, mut gram) = (numbers(ROWS * n), vec![0.0f32; n * n]);
         // counted as the full product, of which it does half
         group.throughput(Throughput::Elements((2 * ROWS * n * n) as u64));
-        group.bench_function(BenchmarkId::new("gram", n), |bencher| {
+        group.bench_function(BenchmarkId::new(format!("gram/{arithmetic}"), n), |bencher| {
             bencher.iter(|| {
-                add_gram(ViewMut::dense(&mut gram, n, n), View::dense(&x, ROWS, n), Threads::Pool);
+                add_gram(ViewMut::dense(&mut gram, n, n), View::dense(&x, ROWS, n).to(products), Threads::Pool);
                 black_box(&gram);
             });
         });
     }
     group.finish();
+}
+
+/// An example's gradient in blocks of 48 output rows, its inputs packed for each block or once for all.
+fn gradient_blocks(group: &mut Group<'_>) {
+    let [o, i] = C_FC;
+    let (s, a, mut block) = (numbers(LENGTH * o), numbers(LENGTH * i), vec![0.0f32; 48 * i]);
+    group.throughput(Throughput::Elements((2 * LENGTH * o * i) as u64));
+    for (arithmetic, products) in arithmetics() {
+        let inputs = View::dense(&a, LENGTH, i).to(products);
+        let mut run = |each: &mut dyn FnMut(ViewMut<'_, f32>, View<'_, f32>)| {
+            for start in (0..o).step_by(48) {
+                let rows = 48.min(o - start);
+                each(ViewMut::dense(&mut block, rows, i), View::new(&s[start..], LENGTH, rows, o).t());
+            }
+            black_box(&block);
+        };
+        group.bench_function(BenchmarkId::new("gradient-blocks", arithmetic), |bencher| {
+            bencher.iter(|| run(&mut |into, s| matmul(into, Into::Replace, 1.0, s, inputs, Threads::One)));
+        });
+        let mut packed = Packed::default();
+        group.bench_function(BenchmarkId::new("gradient-blocks-packed", arithmetic), |bencher| {
+            bencher.iter(|| {
+                packed.pack(inputs);
+                run(&mut |into, s| matmul_packed(into, Into::Replace, 1.0, s, inputs, &packed, Threads::One));
+            });
+        });
+    }
 }
 
 fn covariance(c: &mut Criterion) {
@@ -244,7 +285,30 @@ fn scores(c: &mut Criterion) {
             });
         });
     }
+    low_rank_scores(&mut group);
     group.finish();
+}
+
+/// Vectors of rank 16, by factors or put together block by block, whichever the shape asks for.
+fn low_rank_scores(group: &mut Group<'_>) {
+    let (rows, rank) = (Rows::tokens(C_FC), 16);
+    let (o, i, b) = (rows.layer.outputs, rows.layer.columns(), rows.positions.examples());
+    for queries in [4, 32] {
+        let (left, right) = (numbers(queries * rank * o), numbers(queries * rank * i));
+        let vectors = [Vectors::LowRank(LowRank { rank, left: &left, right: &right })];
+        let mut products = GradientProducts::<f32>::default();
+        let mut scores = vec![0.0f64; b * queries];
+        let shape = Shape::of(&rows.positions, o, i);
+        let route = LowRankRoute::cheapest(shape, queries, rank);
+        group.throughput(Throughput::Elements(route.flops(shape, queries, rank) as u64));
+        group.bench_function(BenchmarkId::new(format!("queries-{queries}-rank-{rank}"), rows.name()), |bencher| {
+            bencher.iter(|| {
+                let added = products.add_scores(rows.tap(), &rows.layer, &vectors, &mut scores);
+                added.expect("the tap is of this layer");
+                black_box(&scores);
+            });
+        });
+    }
 }
 
 /// Forward, and forward with backward, of one building block.
@@ -278,9 +342,26 @@ fn blocks(c: &mut Criterion) {
     bench_block(&mut group, "layer-norm", &x, |x| layer_norm.forward(x));
     bench_block(&mut group, "rms-norm", &x, |x| rms_norm.forward(x));
     bench_block(&mut group, "gelu-tanh", &inner, |x| Activation::GeluTanh.forward(x));
+    bench_block(&mut group, "gelu", &inner, |x| Activation::Gelu.forward(x));
     bench_block(&mut group, "swiglu", &inner, |x| gated(Activation::Silu, x, &inner));
-    let attention = Attention::causal(HEADS, WIDTH / HEADS);
-    bench_block(&mut group, "attention", &tensor(ROWS, 3 * WIDTH), |x| attention.forward_packed(x, &positions, None));
+    let rotary = RopeTables::new(&RopeConfig::new(WIDTH / HEADS, 1e4), &positions);
+    for (arithmetic, products) in arithmetics() {
+        let attention = Attention { products, ..Attention::causal(HEADS, WIDTH / HEADS) };
+        let qkv = tensor(ROWS, 3 * WIDTH);
+        let name = |what: &str| format!("{what}/{arithmetic}");
+        bench_block(&mut group, &name("attention"), &qkv, |x| attention.forward_packed(x, &positions, None));
+        bench_block(&mut group, &name("attention-rope"), &qkv, |x| {
+            attention.forward_packed(x, &positions, Some(&rotary))
+        });
+        // two heads share each key-value head
+        let grouped = Attention { kv_heads: HEADS / 2, ..attention };
+        let qkv = tensor(ROWS, 2 * WIDTH);
+        bench_block(&mut group, &name("attention-grouped"), &qkv, |x| grouped.forward_packed(x, &positions, None));
+        let [o, i] = C_FC;
+        let linear = Linear::new(tensor(o, i), None, None).expect("a matrix").with_products(products);
+        let taps = TapRecorder::default();
+        bench_block(&mut group, &name("linear"), &x, |x| linear.forward(x, &taps));
+    }
     head(&mut group, &x, &positions);
     group.finish();
 }
@@ -295,14 +376,18 @@ fn head(group: &mut Group<'_>, hidden: &Tensor, positions: &Positions) {
     let draw = LabelDraw { seed: 0, stream: random::stream::COVARIANCE, draw: 0 };
     // logits, and from them the gradient
     group.throughput(Throughput::Elements((4 * ROWS * WIDTH * VOCABULARY) as u64));
-    for (name, objective) in [("training-loss", Objective::TrainingLoss), ("sampled", Objective::SampledLoss(draw))] {
-        group.bench_function(BenchmarkId::new("head", name), |bencher| {
-            bencher.iter(|| {
-                let discard = LogitsGradient::Discard;
-                language_model_loss(hidden, &weight, None, positions, &targets, &keys, objective, discard)
-                    .expect("the shapes fit")
+    for (arithmetic, products) in arithmetics() {
+        let head = LanguageModelHead { weight: &weight, bias: None, products };
+        for (name, objective) in [("training-loss", Objective::TrainingLoss), ("sampled", Objective::SampledLoss(draw))]
+        {
+            group.bench_function(BenchmarkId::new(format!("head/{arithmetic}"), name), |bencher| {
+                bencher.iter(|| {
+                    let discard = LogitsGradient::Discard;
+                    language_model_loss(hidden, head, positions, &targets, &keys, objective, discard)
+                        .expect("the shapes fit")
+                });
             });
-        });
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Plan {
         let dtype = match self.job.model.dtype {
             Precision::F32 => "f32",
             Precision::F64 => "f64",
-            Precision::Bf16 => "bf16 products",
+            Precision::Bf16 => "bf16 products, attention and head too",
         };
         let builder = KeyBuilder::new("network", ARITHMETIC)
             .field("checkpoint", &self.training.networks.parameters()[network].identity.content_hash()[..])

@@ -10,12 +10,13 @@ use super::norms::Norm;
 use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::Tracking;
 use super::{Footprint, LoadError};
+use crate::curvature::gemm::Products;
 use crate::curvature::{
     Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
     backward_through,
 };
 use crate::data::{ModelLimits, TokenBatch};
-use crate::nn::{LogitsGradient, language_model_logits, language_model_loss};
+use crate::nn::{LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 
 /// What one decoder has that another has not: its blocks, its norm and what it does with positions.
 pub(super) trait Transformer: Debug + Send + Sync {
@@ -67,6 +68,7 @@ struct Head {
     weight: Arc<Embedding>,
     /// The head's number, if it is tracked.
     layer: Option<LayerId>,
+    products: Products,
 }
 
 /// A decoder, whichever its transformer is.
@@ -115,10 +117,10 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         let head = &self.head;
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
             let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
+            let weight = head.weight.get()?;
             let loss = language_model_loss(
                 hidden,
-                &*head.weight.get()?,
-                None,
+                LanguageModelHead { weight: &weight, bias: None, products: head.products },
                 &batch.positions,
                 &batch.targets,
                 &batch.keys,
@@ -238,7 +240,7 @@ impl<T: Transformer + 'static> Parts<T> {
             transformer: transformer()?,
             blocks: blocks.collect::<Result<_, _>>()?,
             norm: Held::new(self.norm, residence)?,
-            head: Head { weight, layer },
+            head: Head { weight, layer, products: source.products },
         };
         let limits = ModelLimits { vocabulary, max_positions: self.max_positions };
         Ok(Loaded { decoder: Box::new(decoder), layers, footprint, limits, notes })

@@ -146,6 +146,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
                 scale,
                 mask: Mask::Causal,
                 window: None,
+                products: source.products,
             },
             attn_c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
             ln_2: norm(&format!("h.{n}.ln_2"))?,

@@ -89,7 +89,7 @@ pub struct LoadOptions {
     /// When weights are read. Those of a section are in memory as long as its graph: with [`Graphs::Kept`] all are,
     /// while a batch is differentiated.
     pub residence: Residence,
-    /// How products of `f32` run, those of linear layers and those with their taps.
+    /// How products of `f32` run: those of linear layers, attention and head, and those with taps.
     pub products: Products,
 }
 

@@ -91,8 +91,8 @@ pub(super) struct Source {
     /// In front of every name: a checkpoint of a base class has none.
     prefix: &'static str,
     dtype: DType,
-    /// How products of linear layers run.
-    products: Products,
+    /// How products of linear layers, attention and head run.
+    pub(super) products: Products,
     device: Device,
     asked: Arc<Asked>,
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::kernel::with_workspace;
 use super::objective::{self, Logit, Question};
-use crate::curvature::gemm::{Into, Threads, View, ViewMut, matmul};
+use crate::curvature::gemm::{Into, Products, Threads, View, ViewMut, matmul};
 use crate::curvature::{Error, Objective, Positions, with_slice};
 
 /// Whether the gradient at the logits is wanted, which is as large as the logits.
@@ -35,6 +35,17 @@ pub(crate) const ROWS: usize = 128;
 
 const NETWORK: &str = "a language model";
 
+/// Weights of a language model's head, `logits = hidden Wᵀ + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct LanguageModelHead<'a> {
+    /// `[V, D]`.
+    pub weight: &'a Tensor,
+    /// `[V]`.
+    pub bias: Option<&'a Tensor>,
+    /// How products on the CPU run.
+    pub products: Products,
+}
+
 /// `hidden Wᵀ + bias`, whole.
 ///
 /// # Shapes
@@ -59,7 +70,7 @@ pub fn language_model_logits(hidden: &Tensor, weight: &Tensor, bias: Option<&Ten
 /// Results do not depend on the number of threads.
 ///
 /// # Shapes
-/// `hidden: [R, D]`, `weight: [V, D]`, `bias: [V]`, `targets: [R]`, `keys: [B]`.
+/// `hidden: [R, D]`, `targets: [R]`, `keys: [B]`.
 /// # Errors
 /// [`Error::Objective`] for an objective that sequences do not have; [`Error::Tensor`] for shapes that do
 /// not fit and targets outside the vocabulary.
@@ -67,19 +78,18 @@ pub fn language_model_logits(hidden: &Tensor, weight: &Tensor, bias: Option<&Ten
 /// METHOD §1.4, §3.7.
 pub fn language_model_loss(
     hidden: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    head: LanguageModelHead<'_>,
     positions: &Positions,
     targets: &[Option<u32>],
     keys: &[u64],
     objective: Objective,
     logits_gradient: LogitsGradient,
 ) -> Result<HeadLoss, Error> {
-    let labelled = questions(hidden, weight, bias, positions, targets, keys, objective)?;
+    let labelled = questions(hidden, head, positions, targets, keys, objective)?;
     let mut losses = match (hidden.device().is_cpu(), hidden.dtype()) {
-        (true, DType::F32) => Blocks::new(hidden, weight, bias, &labelled, logits_gradient)?.run::<f32>()?,
-        (true, DType::F64) => Blocks::new(hidden, weight, bias, &labelled, logits_gradient)?.run::<f64>()?,
-        _ => composed(hidden, weight, bias, &labelled, logits_gradient)?,
+        (true, DType::F32) => Blocks::new(hidden, head, &labelled, logits_gradient)?.run::<f32>()?,
+        (true, DType::F64) => Blocks::new(hidden, head, &labelled, logits_gradient)?.run::<f64>()?,
+        _ => composed(hidden, head, &labelled, logits_gradient)?,
     };
     let mut values = vec![0.0; positions.examples()];
     for (label, value) in labelled.iter().zip(std::mem::take(&mut losses.values)) {
@@ -99,8 +109,7 @@ struct Labelled {
 
 fn questions(
     hidden: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    LanguageModelHead { weight, bias, .. }: LanguageModelHead<'_>,
     positions: &Positions,
     targets: &[Option<u32>],
     keys: &[u64],
@@ -152,6 +161,7 @@ struct Blocks<'a> {
     hidden: Tensor,
     weight: Tensor,
     bias: Option<Tensor>,
+    products: Products,
     labelled: &'a [Labelled],
     keep: LogitsGradient,
 }
@@ -167,13 +177,12 @@ struct Block<'a, T> {
 impl<'a> Blocks<'a> {
     fn new(
         hidden: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
+        LanguageModelHead { weight, bias, products }: LanguageModelHead<'_>,
         labelled: &'a [Labelled],
         keep: LogitsGradient,
     ) -> candle_core::Result<Self> {
         let bias = bias.map(Tensor::contiguous).transpose()?;
-        Ok(Self { hidden: hidden.contiguous()?, weight: weight.contiguous()?, bias, labelled, keep })
+        Ok(Self { hidden: hidden.contiguous()?, weight: weight.contiguous()?, bias, products, labelled, keep })
     }
 
     fn run<T: Logit + Workspace>(&self) -> candle_core::Result<HeadLoss> {
@@ -185,9 +194,9 @@ impl<'a> Blocks<'a> {
         };
         let blocks = split(self.labelled, width, vocabulary, &mut hidden_gradient, logits_gradient.as_deref_mut());
         let run = |hidden: &[T], weight: &[T], bias: Option<&[T]>| -> Vec<f64> {
+            let weight = View::dense(weight, vocabulary, width).to(self.products);
             let blocks = blocks.into_par_iter().with_max_len(1);
-            let values: Vec<Vec<f64>> =
-                blocks.map(|block| block.run(hidden, weight, bias, width, vocabulary)).collect();
+            let values: Vec<Vec<f64>> = blocks.map(|block| block.run(hidden, weight, bias)).collect();
             values.concat()
         };
         let values = with_slice(&self.hidden, |hidden: &[T]| {
@@ -228,8 +237,8 @@ fn split<'a, T>(
 }
 
 impl<T: Logit + Workspace> Block<'_, T> {
-    fn run(self, hidden: &[T], weight: &[T], bias: Option<&[T]>, width: usize, vocabulary: usize) -> Vec<f64> {
-        let m = self.labelled.len();
+    fn run(self, hidden: &[T], weight: View<'_, T>, bias: Option<&[T]>) -> Vec<f64> {
+        let (m, (vocabulary, width)) = (self.labelled.len(), weight.shape());
         T::with_workspace(m * (width + vocabulary), |space| {
             let (states, logits) = space.split_at_mut(m * width);
             for (state, label) in states.chunks_exact_mut(width.max(1)).zip(self.labelled) {
@@ -242,13 +251,12 @@ impl<T: Logit + Workspace> Block<'_, T> {
                 }
                 None => Into::Replace,
             };
-            let w = View::dense(weight, vocabulary, width);
             let product = ViewMut::dense(logits, m, vocabulary);
-            matmul(product, into, T::of(1.0), View::dense(states, m, width), w.t(), Threads::One);
+            matmul(product, into, T::of(1.0), View::dense(states, m, width), weight.t(), Threads::One);
             let rows = logits.chunks_exact_mut(vocabulary).zip(self.labelled);
             let values = rows.map(|(row, l)| objective::differentiate(row, l.question, l.factor)).collect();
             let gradient = View::dense(logits, m, vocabulary);
-            matmul(ViewMut::dense(states, m, width), Into::Replace, T::of(1.0), gradient, w, Threads::One);
+            matmul(ViewMut::dense(states, m, width), Into::Replace, T::of(1.0), gradient, weight, Threads::One);
             for (state, label) in states.chunks_exact(width.max(1)).zip(self.labelled) {
                 let row = label.row - self.first_row;
                 self.hidden[row * width..(row + 1) * width].copy_from_slice(state);
@@ -284,8 +292,7 @@ impl Workspace for f64 {
 /// The same with candle's products on any device; one block of logits at a time visits the CPU.
 fn composed(
     hidden: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    LanguageModelHead { weight, bias, .. }: LanguageModelHead<'_>,
     labelled: &[Labelled],
     keep: LogitsGradient,
 ) -> candle_core::Result<HeadLoss> {
@@ -349,9 +356,13 @@ mod tests {
     }
 
     impl Case {
+        fn head(&self) -> LanguageModelHead<'_> {
+            LanguageModelHead { weight: &self.weight, bias: Some(&self.bias), products: Products::Exact }
+        }
+
         fn run(&self, objective: Objective) -> Result<HeadLoss, Error> {
-            let Self { hidden, weight, bias, positions, targets, keys } = self;
-            language_model_loss(hidden, weight, Some(bias), positions, targets, keys, objective, LogitsGradient::Keep)
+            let Self { hidden, positions, targets, keys, .. } = self;
+            language_model_loss(hidden, self.head(), positions, targets, keys, objective, LogitsGradient::Keep)
         }
     }
 
@@ -447,7 +458,8 @@ mod tests {
             let (positions, targets) = (Positions::from_lengths([3; 4]), [Some(0); 12]);
             let keys = [0, 1, 2, 3];
             let keep = LogitsGradient::Keep;
-            let found = language_model_loss(&hidden, &weight, None, &positions, &targets, &keys, objective, keep)?;
+            let head = LanguageModelHead { weight: &weight, bias: None, products: Products::Exact };
+            let found = language_model_loss(&hidden, head, &positions, &targets, &keys, objective, keep)?;
             let gradient = flat(&found.logits_gradient.expect("asked for"))?;
             for (row, label) in gradient.chunks(6).zip(labels) {
                 assert_eq!(row.iter().position(|g| *g < 0.0), Some(label));
@@ -458,12 +470,13 @@ mod tests {
 
     #[test]
     fn composed_agrees_with_blocks() -> Result<(), Error> {
-        let Case { hidden, weight, bias, positions, targets, keys } = case(24, 70, DType::F32)?;
+        let case = case(24, 70, DType::F32)?;
+        let (Case { hidden, positions, targets, keys, .. }, head) = (&case, case.head());
         for objective in objectives() {
-            let labelled = questions(&hidden, &weight, Some(&bias), &positions, &targets, &keys, objective)?;
+            let labelled = questions(hidden, head, positions, targets, keys, objective)?;
             let keep = LogitsGradient::Keep;
-            let a = Blocks::new(&hidden, &weight, Some(&bias), &labelled, keep)?.run::<f32>()?;
-            let b = composed(&hidden, &weight, Some(&bias), &labelled, keep)?;
+            let a = Blocks::new(hidden, head, &labelled, keep)?.run::<f32>()?;
+            let b = composed(hidden, head, &labelled, keep)?;
             let logits = |loss: &HeadLoss| flat(loss.logits_gradient.as_ref().expect("asked for"));
             for (x, y) in [
                 (a.values.clone(), b.values.clone()),
@@ -475,6 +488,32 @@ mod tests {
                 assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() < 2e-5), "{objective:?}");
             }
         }
+        Ok(())
+    }
+
+    /// The hidden states and weights are rounded, and the gradient at the logits before it is carried on.
+    #[test]
+    fn products_in_bf16_are_those_of_rounded_numbers() -> Result<(), Error> {
+        if !Products::Bf16.run_here() {
+            return Ok(()); // nothing to test without AVX512-BF16
+        }
+        let case = case(33, 301, DType::F32)?;
+        let run = |case: &Case, products| {
+            let (Case { hidden, positions, targets, keys, .. }, keep) = (case, LogitsGradient::Keep);
+            let head = LanguageModelHead { products, ..case.head() };
+            language_model_loss(hidden, head, positions, targets, keys, Objective::TrainingLoss, keep)
+        };
+        let round = |x: &Tensor| x.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+        let rounded = Case { hidden: round(&case.hidden)?, weight: round(&case.weight)?, ..case };
+        let (found, want) = (run(&rounded, Products::Bf16)?, run(&rounded, Products::Exact)?);
+        // the first product rounds nothing that was not round before
+        for (found, want) in found.values.iter().zip(&want.values) {
+            assert!((found - want).abs() < 1e-3 * (1.0 + want.abs()), "{found} {want}");
+        }
+        let (found, want) = (flat(&found.hidden_gradient)?, flat(&want.hidden_gradient)?);
+        let largest = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+        let error = found.iter().zip(&want).fold(0.0, |m: f64, (x, y)| m.max((x - y).abs())) / largest;
+        assert!(error > 1e-6 && error < 2.0 * 2f64.powi(-8), "{error}");
         Ok(())
     }
 

@@ -23,7 +23,7 @@ mod gradient_check;
 
 pub use activation::{Activation, gated, trace_gated};
 pub use attention::{Attention, Mask};
-pub use head::{HeadLoss, LogitsGradient, language_model_logits, language_model_loss};
+pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 pub use loss::{SquaredError, classification_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Frequencies, RopeConfig, RopeError};

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use ascribe::attribution::{Error, Examples};
+use ascribe::curvature::gemm::Products;
 use ascribe::curvature::{
     self, Graphs, LayerId, LayerSpec, Linear, Network, Objective, Positions, Section, TapRecorder, TapSink,
     backward_through,
 };
-use ascribe::nn::{LogitsGradient, classification_loss, language_model_loss};
+use ascribe::nn::{LanguageModelHead, LogitsGradient, classification_loss, language_model_loss};
 use candle_core::{Device, Tensor};
 
 type Rows = Vec<Vec<f64>>;
@@ -261,9 +262,10 @@ impl Network for TokenModel {
             let (values, at_logits) = match objective {
                 Objective::ExpectedLoss { class } => self.expected(hidden, batch, class)?,
                 _ => {
-                    let (weight, bias, keep) = (&self.readout, Some(&self.readout_bias), LogitsGradient::Keep);
-                    let (targets, keys) = (&batch.targets, &batch.keys);
-                    let loss = language_model_loss(hidden, weight, bias, positions, targets, keys, objective, keep)?;
+                    let (bias, products) = (Some(&self.readout_bias), Products::Exact);
+                    let head = LanguageModelHead { weight: &self.readout, bias, products };
+                    let (targets, keys, keep) = (&batch.targets, &batch.keys, LogitsGradient::Keep);
+                    let loss = language_model_loss(hidden, head, positions, targets, keys, objective, keep)?;
                     (loss.values, loss.logits_gradient.expect("asked for"))
                 }
             };

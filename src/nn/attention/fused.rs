@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::super::kernel::{self, Columns, with_workspace};
 use super::super::rotation::{Direction, rotate};
-use super::BLOCK;
 use super::op::Context;
+use super::{Attention, BLOCK};
 use crate::curvature::gemm::{Into, Threads, View, ViewMut, matmul};
 
 /// Columns `offset..` of a row-major matrix with rows `stride` apart.
@@ -122,7 +122,7 @@ impl<'a> Head<'a> {
         let (seen, width) = (self.keys(block), self.width());
         let n = seen.len();
         let (q, k) = (queries.view(0..block.len(), 0, width), keys.view(seen.clone(), 0, width));
-        product(ViewMut::dense(p, block.len(), n), q, k.t());
+        attention.product(ViewMut::dense(p, block.len(), n), Into::Replace, q, k.t());
         for (i, row) in block.clone().zip(p.chunks_exact_mut(n)) {
             let (start, end) = attention.seen(i, self.rows.len());
             row[..start - seen.start].fill(0.0);
@@ -144,6 +144,12 @@ fn most_keys(context: &Context) -> usize {
 /// Numbers needed for rotated keys of an example.
 fn rotated_keys(context: &Context) -> usize {
     if context.rope.is_some() { context.positions.longest() * context.attention.head_dimension } else { 0 }
+}
+
+impl Attention {
+    fn product(&self, c: ViewMut<'_, f32>, into: Into, a: View<'_, f32>, b: View<'_, f32>) {
+        matmul(c, into, 1.0, a.to(self.products), b, Threads::One);
+    }
 }
 
 /// `output = softmax(scale · q kᵀ) v`.
@@ -168,7 +174,7 @@ pub(super) fn forward(context: &Context, inputs: Inputs<'_>, output: PartMut<'_>
                 head.probabilities(&block, q, k, p);
                 let v = inputs.v.view(head.at(&seen), head.key, width);
                 let probabilities = View::dense(p, m, seen.len());
-                product(ViewMut::dense(&mut o[..m * width], m, width), probabilities, v);
+                attention.product(ViewMut::dense(&mut o[..m * width], m, width), Into::Replace, probabilities, v);
                 for (row, o) in head.at(&block).zip(o.chunks_exact(width)) {
                     // SAFETY: this task alone writes these rows of this query head.
                     unsafe { output.columns.part(row, output.offset + query, width) }.copy_from_slice(o);
@@ -176,14 +182,6 @@ pub(super) fn forward(context: &Context, inputs: Inputs<'_>, output: PartMut<'_>
             }
         });
     });
-}
-
-fn product(c: ViewMut<'_, f32>, a: View<'_, f32>, b: View<'_, f32>) {
-    matmul(c, Into::Replace, 1.0, a, b, Threads::One);
-}
-
-fn add_product(c: ViewMut<'_, f32>, a: View<'_, f32>, b: View<'_, f32>) {
-    matmul(c, Into::Add, 1.0, a, b, Threads::One);
 }
 
 /// Gradients at `q`, `k`, `v` from the one at the output.
@@ -220,17 +218,22 @@ pub(super) fn backward(context: &Context, inputs: Inputs<'_>, gradient: Part<'_>
                     let s = gradient.view(head.at(&block), head.query, width);
                     let v = inputs.v.view(head.at(&seen), key, width);
                     let part = seen.start * width..seen.end * width;
-                    add_product(ViewMut::dense(&mut dv_sum[part.clone()], n, width), View::dense(p, m, n).t(), s);
-                    product(ViewMut::dense(dp, m, n), s, v.t());
+                    attention.product(
+                        ViewMut::dense(&mut dv_sum[part.clone()], n, width),
+                        Into::Add,
+                        View::dense(p, m, n).t(),
+                        s,
+                    );
+                    attention.product(ViewMut::dense(dp, m, n), Into::Replace, s, v.t());
                     // p is 0 where a key is not seen, and so is the gradient
                     for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
                         kernel::softmax_backward(p, dp, attention.scale as f32);
                     }
                     let ds = View::dense(dp, m, n);
                     let q = q.view(0..m, 0, width);
-                    add_product(ViewMut::dense(&mut dk_sum[part], n, width), ds.t(), q);
+                    attention.product(ViewMut::dense(&mut dk_sum[part], n, width), Into::Add, ds.t(), q);
                     let dq_block = &mut dq_block[..m * width];
-                    product(ViewMut::dense(dq_block, m, width), ds, k.view(seen, 0, width));
+                    attention.product(ViewMut::dense(dq_block, m, width), Into::Replace, ds, k.view(seen, 0, width));
                     // SAFETY: this task alone writes these rows of this query head.
                     unsafe { head.unrotate_into(dq, head.query, &block, dq_block) };
                 }

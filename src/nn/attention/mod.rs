@@ -6,6 +6,7 @@ mod op;
 use candle_core::{D, Result, Tensor};
 
 use super::{Implementation, RopeTables};
+use crate::curvature::gemm::Products;
 use crate::curvature::{Positions, Traced};
 
 /// Which positions a position may look at.
@@ -41,6 +42,8 @@ pub struct Attention {
     pub mask: Mask,
     /// If given, only positions at a distance below it are seen.
     pub window: Option<usize>,
+    /// How the fused products run: of queries with keys, of probabilities with values, and backwards.
+    pub products: Products,
 }
 
 /// Block of query positions that are processed together. Half of the scores in a block on the diagonal
@@ -57,6 +60,7 @@ impl Attention {
             scale: 1.0 / (head_dimension as f64).sqrt(),
             mask: Mask::Causal,
             window: None,
+            products: Products::Exact,
         }
     }
 

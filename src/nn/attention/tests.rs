@@ -167,3 +167,29 @@ fn senseless_shapes_are_refused() -> Result<()> {
     assert!(error.to_string().contains("q of the shape [2, 12], expected [2, 8]"), "{error}");
     Ok(())
 }
+
+/// Rounding to bf16 is half of 2^-8 of each number: a head whose scores are of order 1 moves by about that.
+#[test]
+fn products_in_bf16_differ_by_their_rounding() -> Result<()> {
+    if !Products::Bf16.run_here() {
+        return Ok(()); // nothing to test without AVX512-BF16
+    }
+    let positions = Positions::from_lengths([1, 19, 150]);
+    for attention in shapes() {
+        let rounded = Attention { products: Products::Bf16, ..attention.clone() };
+        let [q, k, v] = inputs(&attention, positions.rows())?.map(|x| x.to_dtype(DType::F32));
+        let (q, k, v) = ((q? * 0.2)?, k?, v?);
+        let run = |attention: &Attention| -> Result<[Vec<f64>; 2]> {
+            let q = Var::from_tensor(&q)?;
+            let y = attention.forward_with(&q, &k, &v, &positions, None, Implementation::Fused)?;
+            let gradients = (&y * &y)?.sum_all()?.backward()?;
+            Ok([flat(&y)?, flat(gradients.get(&q).expect("q is a variable"))?])
+        };
+        for (found, want) in run(&rounded)?.iter().zip(&run(&attention)?) {
+            let largest = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+            let error = found.iter().zip(want).fold(0.0, |m: f64, (x, y)| m.max((x - y).abs())) / largest;
+            assert!(error > 1e-5 && error < 4.0 * 2f64.powi(-8), "{attention:?}: {error}");
+        }
+    }
+    Ok(())
+}
