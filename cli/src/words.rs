@@ -49,6 +49,22 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `640 FLOP`, `1.5 GFLOP`: operations, in units of 1000.
+pub(crate) fn operations(n: u128) -> String {
+    const UNITS: [&str; 6] = ["kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"];
+    if n < 1000 {
+        return format!("{n} FLOP");
+    }
+    let mut value = n as f64 / 1000.0;
+    let mut unit = 0;
+    // what would be written as 1000.0 is 1.0 of the next
+    while value >= 999.95 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
 /// `0.4 s`, `2 min 05 s`, `3 h 12 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     if seconds < 59.95 {
@@ -87,6 +103,14 @@ mod tests {
         assert_eq!(
             [bytes(0), bytes(1023), bytes(1536), bytes(5 << 30)],
             ["0 bytes", "1023 bytes", "1.5 KiB", "5.0 GiB"]
+        );
+        assert_eq!(
+            [operations(0), operations(999), operations(1000), operations(999_949), operations(999_950)],
+            ["0 FLOP", "999 FLOP", "1.0 kFLOP", "999.9 kFLOP", "1.0 MFLOP"]
+        );
+        assert_eq!(
+            [operations(565_287_480_000), operations(1_219_166_732_288), operations(3 * 10u128.pow(22))],
+            ["565.3 GFLOP", "1.2 TFLOP", "30000.0 EFLOP"]
         );
         assert_eq!(
             [duration(0.04), duration(59.97), duration(125.0), duration(11_520.0)],

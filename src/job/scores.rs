@@ -14,7 +14,7 @@ use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, 
 use crate::curvature::QuadraticForm;
 
 /// Scores in memory before a part is written.
-const PENDING: usize = 1 << 24;
+pub(super) const PENDING: usize = 1 << 24;
 
 impl Plan {
     /// Whether self-influence is one quadratic form, taken along with the scores: that of influence functions.

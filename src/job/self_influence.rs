@@ -18,7 +18,7 @@ use crate::curvature::Factors;
 const SELF_INFLUENCE: &str = "self-influence";
 
 /// Examples after which a part is written.
-const PART: usize = 256;
+pub(super) const PART: usize = 256;
 
 impl Plan {
     /// Whether self-influence is asked for under Source.

@@ -226,6 +226,7 @@ impl<T: Transformer + 'static> Parts<T> {
             sections: self.blocks.stored.len() as u64,
             width: width as u64,
             activations: self.blocks.activations,
+            all_activations: self.blocks.stored.len() as u64 * self.blocks.activations,
             vocabulary: vocabulary as u64,
             tracked_head: layer.is_some(),
         };

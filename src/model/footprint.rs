@@ -15,6 +15,8 @@ pub struct Footprint {
     pub width: u64,
     /// Numbers that a section keeps of each position for its backward pass: inputs and outputs of its linear layers.
     pub activations: u64,
+    /// The same of all sections together.
+    pub all_activations: u64,
     /// Logits of a position; 0 unless it is a language model.
     pub vocabulary: u64,
     /// Whether the head is tracked, so that the gradient at all logits of a batch is kept.

@@ -155,6 +155,7 @@ pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) ->
         sections: layers.len() as u64,
         width: sizes.iter().max().map_or(0, |&size| size as u64),
         activations: pairs().map(|(i, o)| i + o).max().unwrap_or(0),
+        all_activations: pairs().map(|(i, o)| i + o).sum(),
         ..Footprint::default()
     };
     let mlp = Mlp { layers, activation, task, dtype: *dtype, device: device.clone() };

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ascribe::job::{Calibration, Cost, Job, Seconds, WorkKind};
 
 use super::columns::Columns;
-use crate::words::{bytes, count, counted, duration};
+use crate::words::{bytes, count, counted, duration, operations};
 
 /// The stages in a table, the contractions, the files, and what holds for the whole job; `inputs` are the seconds that
 /// reading them took.
@@ -22,13 +22,13 @@ pub(crate) fn cost(cost: &Cost, job: &Job, inputs: f64, timed: Option<(&Seconds,
 }
 
 fn stages(cost: &Cost, seconds: Option<&Seconds>) -> String {
-    let mut columns = Columns::titled(["stage", "of", "over", "TFLOP", "read", "memory", "disk", "time"]);
+    let mut columns = Columns::titled(["stage", "of", "over", "work", "read", "memory", "disk", "time"]);
     for (index, stage) in cost.stages.iter().enumerate() {
         columns.row([
             stage.stage.clone(),
             stage.of.clone(),
             counted(stage.units, &stage.unit),
-            teraflop(stage.flop()),
+            operations(stage.flop()),
             if stage.vector_bytes > 0 { bytes(stage.vector_bytes) } else { String::new() },
             bytes(stage.memory),
             bytes(stage.disk),
@@ -36,12 +36,6 @@ fn stages(cost: &Cost, seconds: Option<&Seconds>) -> String {
         ]);
     }
     columns.text("")
-}
-
-/// Operations in units of 10¹².
-fn teraflop(flop: u128) -> String {
-    let value = flop as f64 / 1e12;
-    if value >= 100.0 { count(value.round() as u64) } else { format!("{value:.3}") }
 }
 
 fn contractions(cost: &Cost) -> String {

@@ -9,7 +9,6 @@ mod architecture;
 mod calibration;
 mod contractions;
 mod disk;
-mod memory;
 mod miniature;
 mod seconds;
 mod stages;
@@ -33,7 +32,7 @@ pub struct Cost {
     pub contractions: Vec<Contraction>,
     /// Bytes of the run folder.
     pub disk: DiskCost,
-    /// Bytes of memory that the largest step is expected to take, as the choices for the budget count them.
+    /// Bytes of memory that the largest stage is expected to take; what a budget is compared with.
     pub memory: u64,
 }
 
@@ -68,7 +67,7 @@ pub struct StageCost {
     pub chunks: u64,
     /// Bytes of the files that the stage leaves.
     pub disk: u64,
-    /// Bytes of memory while it runs.
+    /// Bytes of memory while it runs, with pages of mapped files that stay.
     pub memory: u64,
 }
 
@@ -127,5 +126,49 @@ impl Plan {
         let stages = stages::of(self)?;
         let disk = disk::of(self)?;
         Ok(Cost { memory: self.memory.needed, contractions: contractions::of(self), stages, disk })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::curvature::Graphs;
+    use crate::job::{Job, JobError};
+    use crate::model::Residence;
+
+    fn plan(model: &str, memory: Option<u64>) -> Result<Plan, JobError> {
+        let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let (train, queries) = match model {
+            "mlp-tiny" => ("mlp-tiny/train.safetensors", "mlp-tiny/query.safetensors"),
+            _ => ("gpt2-tiny/train.jsonl", "gpt2-tiny/queries.jsonl"),
+        };
+        let path = |path: &str| serde_json::json!(fixtures.join(path)).to_string();
+        let memory = memory.map_or_else(String::new, |bytes| format!("memory = {bytes}\n"));
+        let job = format!(
+            "[model]\npath = {}\n[data]\ntrain = {}\nqueries = {}\n[resources]\n{memory}[output]\npath = \"no-folder\"\n",
+            path(model),
+            path(train),
+            path(queries)
+        );
+        Plan::resolve(toml::from_str::<Job>(&job).expect("a job"))
+    }
+
+    #[test]
+    fn the_budget_is_compared_with_the_stage_that_takes_most() -> Result<(), JobError> {
+        for model in ["gpt2-tiny", "llama-tiny", "mlp-tiny"] {
+            let free = plan(model, None)?;
+            let cost = free.cost()?;
+            assert_eq!(Some(cost.memory), cost.stages.iter().map(|stage| stage.memory).max(), "{model}");
+            assert!(cost.stages.iter().all(|stage| stage.memory > 0), "{model}");
+            let enough = plan(model, Some(cost.memory))?;
+            assert_eq!((enough.memory.batch, enough.memory.graphs), (free.memory.batch, Graphs::Kept), "{model}");
+            assert_eq!((enough.memory.residence, enough.cost()?.memory), (Residence::Kept, cost.memory), "{model}");
+            // a byte less changes a choice: some of what is mapped does not stay, or more is computed again
+            let less = plan(model, Some(cost.memory - 1))?;
+            assert!(less.cost()?.memory < cost.memory, "{model}");
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::architecture::Architecture;
 use super::work::{self, BatchShape, Coordinates};
-use super::{StageCost, Work, WorkKind, disk, memory};
+use super::{StageCost, Work, WorkKind, disk};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation, is_first_of_group};
@@ -57,8 +57,6 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
             all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
         }
     }
-    // the choices that keep within the budget are counted where they are made
-    all.iter_mut().for_each(|stage| stage.memory = stage.memory.min(plan.memory.needed));
     Ok(all)
 }
 
@@ -130,6 +128,11 @@ pub(super) fn coordinates(plan: &Plan, fit: &Fit) -> Coordinates {
 }
 
 impl Stages<'_> {
+    fn named(&self, pass: Pass) -> StageCost {
+        let memory = self.plan.memory.stages.of(pass);
+        StageCost { stage: pass.name().into(), unit: pass.unit().into(), memory, ..StageCost::default() }
+    }
+
     fn layers(&self) -> &[LayerSpec] {
         self.plan.training.layers()
     }
@@ -182,7 +185,7 @@ impl Stages<'_> {
             positions,
             work: self.work(batches, repeats, kind, of),
             chunks: (positions * repeats).div_ceil(CHUNK_POSITIONS as u64),
-            ..named(pass)
+            ..self.named(pass)
         }
     }
 
@@ -198,13 +201,12 @@ impl Stages<'_> {
     }
 
     fn covariance(&self, site: Site) -> StageCost {
-        let numbers: u64 = memory::covariance_numbers(self.layers());
+        let numbers: u64 = work::covariance_numbers(self.layers());
         let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
         stage.summed = numbers * stage.chunks;
         stage.saved = 8 * numbers;
         stage.disk = disk::covariance(self.plan, site);
-        stage.memory = memory::covariance(self);
         self.in_groups(stage)
     }
 
@@ -228,8 +230,7 @@ impl Stages<'_> {
             work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
             decomposed: sizes.into_iter().collect(),
             disk: disk::eigenbasis(self.plan, fit),
-            memory: memory::eigendecomposition(self),
-            ..named(Pass::Eigendecomposition)
+            ..self.named(Pass::Eigendecomposition)
         }
     }
 
@@ -247,7 +248,6 @@ impl Stages<'_> {
         stage.summed = numbers * stage.chunks;
         stage.saved = 8 * numbers;
         stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit, site)).sum();
-        stage.memory = memory::lambda(self, fits.len() as u64);
         self.in_groups(stage)
     }
 
@@ -325,8 +325,7 @@ impl Stages<'_> {
             work: found,
             written: legs * rows as u64 * self.kept() * plan.width(),
             disk: sets.iter().map(|set| disk::vectors(plan, *set)).sum(),
-            memory: memory::queries(self, &batches),
-            ..named(Pass::Queries)
+            ..self.named(Pass::Queries)
         }
     }
 
@@ -352,7 +351,6 @@ impl Stages<'_> {
         stage.vector_bytes = vectors * self.train[pass.site.stage].values().sum::<u64>();
         stage.written = 4 * (rows * pass.sums()) as u64 * stage.units;
         stage.disk = stage.written;
-        stage.memory = memory::scores(self, vectors);
         stage
     }
 
@@ -386,11 +384,6 @@ impl Stages<'_> {
         let site = Site { network: plan.training.last_network(), stage };
         let mut cost = self.pass(Pass::SelfInfluence, site, 1, WorkKind::Vectors, rotated);
         cost.work[0].flop *= u128::from(passes);
-        cost.memory = memory::lambda(self, 1);
         cost
     }
-}
-
-fn named(pass: Pass) -> StageCost {
-    StageCost { stage: pass.name().into(), unit: pass.unit().into(), ..StageCost::default() }
 }

@@ -112,6 +112,11 @@ pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape) -> u128 {
         .sum()
 }
 
+/// Numbers of all covariances, of one network.
+pub(super) fn covariance_numbers(layers: &[LayerSpec]) -> u64 {
+    (0..layers.len()).map(|l| BlockWidth::Any.numbers_of_layer(layers, l) as u64).sum()
+}
+
 /// Squared example gradients of one layer.
 pub(super) fn squares(layers: &[LayerSpec], l: usize, batch: &BatchShape, coordinates: Coordinates) -> u128 {
     let layer = &layers[l];

@@ -4,6 +4,8 @@ mod data;
 mod machine;
 mod memory;
 mod options;
+mod sizes;
+mod stage_memory;
 mod summary;
 
 use std::path::PathBuf;
@@ -12,8 +14,8 @@ use candle_core::DType;
 
 pub(super) use self::data::{Few, InBatches};
 pub(super) use self::memory::Memory;
-use self::memory::Sizes;
 pub(super) use self::options::measure_name;
+use self::sizes::Sizes;
 pub use self::summary::{DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary};
 use super::answers::Answer;
 use super::groups::Groups;
@@ -22,7 +24,7 @@ use super::request::{Fisher, Measure, Precision};
 use super::reuse::Reused;
 use super::training::{Stage, Training};
 use super::{Job, JobError};
-use crate::attribution::{Aggregate, LabelMode};
+use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
@@ -127,7 +129,7 @@ impl Plan {
             notes.extend(run.trajectory.stages().iter().flat_map(|stage| stage.notes()).map(|note| note.to_string()));
             notes.extend(job.source.as_ref().and_then(options::form_note));
         }
-        let mut training = match (run, &job.source) {
+        let training = match (run, &job.source) {
             (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
             _ => Training::of_checkpoint(&job, (last, model), stages, options)?,
         };
@@ -139,24 +141,20 @@ impl Plan {
                 Limits::Tokens(_) => 12,
                 Limits::Rows(rows) => 4 * (rows.inputs + rows.outputs) as u64,
             };
-        let rows = queries.as_ref().map_or(0, |(queries, _)| Aggregate::from(job.method.aggregate).rows(queries.len()));
-        let memory = Memory::choose(
-            &job,
-            &Sizes {
-                layers: training.layers(),
-                model: training.networks.footprint(),
-                longest,
-                limits,
-                data,
-                queries: rows as u64,
-                rank: job.method.query_rank,
-                separable: training.networks.absent().iter().all(Vec::is_empty),
-            },
-        )?;
-        job.resources.batch_tokens = Some(memory.batch);
-        training.networks.keep(memory.graphs, memory.residence);
-        notes.extend(memory.notes(job.resources.memory));
-        for stage in &training.stages {
+        if job.source.is_none() {
+            job.data.train_size = Some(training.last_stage().n_examples);
+        }
+        let layer_sets = LayerSet::all(&job, training.layers())?;
+        let answers = Answer::all(&job, &training)?;
+        let (queries, query_report) = queries.unzip();
+        let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
+        let (summary, memory) = (Summary::default(), Memory::undecided());
+        let mut plan = Self { job, training, answers, layer_sets, groups, queries, reused, memory, summary };
+        plan.memory = Memory::choose(&plan.job, &Sizes::of(&plan, limits, longest, data))?;
+        plan.job.resources.batch_tokens = Some(plan.memory.batch);
+        plan.training.networks.keep(plan.memory.graphs, plan.memory.residence);
+        notes.extend(plan.memory.notes(plan.job.resources.memory));
+        for stage in &plan.training.stages {
             if stage.n_examples != stage.train.len() {
                 notes.push(format!(
                     "scores are for a training set of {} examples, of which {} are scored",
@@ -165,15 +163,6 @@ impl Plan {
                 ));
             }
         }
-        if job.source.is_none() {
-            job.data.train_size = Some(training.last_stage().n_examples);
-        }
-        let layer_sets = LayerSet::all(&job, training.layers())?;
-        let answers = Answer::all(&job, &training)?;
-        let (queries, query_report) = queries.unzip();
-        let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
-        let summary = Summary::default();
-        let mut plan = Self { job, training, answers, layer_sets, groups, queries, reused, memory, summary };
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
         let note = plan.check_disk()?;
         plan.summary.notes.extend(note);

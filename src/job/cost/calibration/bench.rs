@@ -1,0 +1,216 @@
+//! A differentiation of the miniature with a sink, repeated until its time says how fast both are.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::super::architecture::Architecture;
+use super::super::miniature::Miniature;
+use super::super::work::{self, BatchShape};
+use super::super::{WorkKind, stages};
+use crate::curvature::gemm::Real;
+use crate::curvature::{
+    BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSpec, Matrix, Network, Objective, Tap, TapSink,
+    first_of_group,
+};
+use crate::data::{self, Batch};
+use crate::job::plan::InBatches;
+use crate::job::{JobError, Plan};
+use crate::model::Model;
+
+/// Time that each kind of work is given.
+const SHARE: Duration = Duration::from_millis(350);
+
+/// Most repetitions of one measurement.
+const REPEATS: usize = 40;
+
+/// How many times as large as the batch before the next one is at most.
+const GROWTH: usize = 8;
+
+/// What measurements share.
+pub(super) struct Bench<'a> {
+    pub plan: &'a Plan,
+    pub model: &'a Model,
+    pub miniature: &'a Miniature,
+    pub architecture: Architecture,
+    pub memory: f64,
+    pub sums: f64,
+    /// FLOP and seconds of all differentiations, without what sinks took.
+    pub passes: (f64, f64),
+    pub rates: BTreeMap<WorkKind, f64>,
+}
+
+/// A sink, and how long it took.
+struct Timed<'a> {
+    sink: &'a mut dyn TapSink,
+    seconds: f64,
+}
+
+impl TapSink for Timed<'_> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        let start = Instant::now();
+        let done = self.sink.tap(tap);
+        self.seconds += start.elapsed().as_secs_f64();
+        done
+    }
+}
+
+/// A batch that was differentiated.
+#[derive(Debug, Clone, Copy)]
+struct Tried {
+    rows: usize,
+    seconds: f64,
+}
+
+/// Rows of a batch that takes most of the seconds that are left; none if the last one has become large enough. What a
+/// batch costs whatever its size, such as reading all query vectors, is told apart by comparing two.
+fn larger(tried: &[Tried], left: f64) -> Option<usize> {
+    let (first, last) = (tried.first()?, tried.last()?);
+    if tried.len() == 1 {
+        // twice, since the first run is the slowest
+        return Some((2.0 * left / last.seconds * last.rows as f64) as usize);
+    }
+    if last.seconds > left / 2.0 {
+        return None;
+    }
+    let growth = (last.rows - first.rows) as f64;
+    let of_row = if growth > 0.0 { (last.seconds - first.seconds).max(0.0) / growth } else { 0.0 };
+    let more = (0.8 * left - last.seconds) / of_row;
+    Some(last.rows + (more as usize).min((GROWTH - 1) * last.rows))
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn layers(&self) -> &'a [LayerSpec] {
+        self.model.layers()
+    }
+
+    /// The first examples of the last stage that are at most so many positions together, and at least one.
+    fn batch(&self, examples: InBatches<'_>, at_most: usize) -> (Batch, BatchShape) {
+        let positions = at_most.min(examples.batch_tokens);
+        let range = data::batches(examples.dataset, 0..examples.dataset.len(), positions).next().unwrap_or(0..0);
+        let shape = stages::shape(examples.dataset, range.clone());
+        (self.miniature.batch(data::batch(examples.dataset, range)), shape)
+    }
+
+    pub(super) fn train(&self) -> InBatches<'a> {
+        self.plan.in_batches(self.plan.train())
+    }
+
+    /// One differentiation: seconds of the model and of the sink.
+    fn differentiate(
+        &self,
+        batch: &Batch,
+        objective: Objective,
+        sink: &mut dyn TapSink,
+    ) -> Result<(f64, f64), JobError> {
+        let mut timed = Timed { sink, seconds: 0.0 };
+        let start = Instant::now();
+        self.model.differentiate(batch, objective, &mut timed)?;
+        let sink = timed.seconds;
+        Ok(((start.elapsed().as_secs_f64() - sink).max(1e-9), sink.max(1e-9)))
+    }
+
+    /// Starts threads and touches memory.
+    pub(super) fn warm_up(&self) -> Result<(), JobError> {
+        let (batch, _) = self.batch(self.train(), 1);
+        self.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
+        Ok(())
+    }
+
+    /// Repeats a differentiation with a sink until its share of the time is used, first with one example, then with
+    /// batches that grow; keeps the rates of the model and of `kind` with the largest. `of` gives the sink's operations
+    /// for a batch, and seconds that are not theirs.
+    pub(super) fn repeat(
+        &mut self,
+        kind: WorkKind,
+        examples: InBatches<'_>,
+        objective: Objective,
+        sink: &mut dyn TapSink,
+        of: impl Fn(&BatchShape) -> (u128, f64),
+    ) -> Result<(), JobError> {
+        let graphs = self.plan.training.networks.options().graphs;
+        let start = Instant::now();
+        let (mut batch, mut shape) = self.batch(examples, 1);
+        let mut tried: Vec<Tried> = vec![];
+        // of the largest batch: operations and seconds of the model and of the sink
+        let mut sums = [0.0; 4];
+        loop {
+            let (model, took) = self.differentiate(&batch, objective, sink)?;
+            let (operations, other) = of(&shape);
+            let passes = work::pass(self.architecture.shape, &shape, graphs);
+            let run = [passes as f64, model, operations as f64, (took - other).max(0.3 * took)];
+            sums.iter_mut().zip(run).for_each(|(sum, run)| *sum += run);
+            tried.push(Tried { rows: shape.rows, seconds: model + took });
+            let left = SHARE.saturating_sub(start.elapsed()).as_secs_f64();
+            if left <= 0.4 * (model + took) || tried.len() > REPEATS {
+                break;
+            }
+            if let Some(rows) = larger(&tried, left) {
+                let (next, of_next) = self.batch(examples, rows);
+                if of_next.rows > shape.rows || tried.len() == 1 {
+                    // the first run is the slowest, and in small batches what every batch costs anew hides the rest
+                    (batch, shape, sums) = (next, of_next, [0.0; 4]);
+                }
+            }
+        }
+        let [passes, model, operations, took] = sums;
+        self.passes.0 += passes;
+        self.passes.1 += model;
+        self.rates.insert(kind, operations / took);
+        Ok(())
+    }
+}
+
+/// Matrices in the place of eigenvectors; layers of a group share those of their inputs.
+pub(super) fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -> Vec<Eigenbasis<T>> {
+    let pairs = |n: usize| {
+        let numbers = |n: usize| (0..n * n).map(|k| T::of(((k * 2_654_435_761) % 1009) as f64 / 504.5 - 1.0)).collect();
+        let blocks = width.groups(n).map(|group| Matrix::new(numbers(group.len()), group.len(), group.len()));
+        Eigenpairs { vectors: BlockDiagonal::new(blocks.collect()), values: vec![1.0; n], clipped: 0 }
+    };
+    let mut bases: Vec<Eigenbasis<T>> = vec![];
+    for (l, layer) in layers.iter().enumerate() {
+        let holder = first_of_group(layers, layer.input_group).filter(|&holder| holder < l);
+        let input = holder.map_or_else(|| pairs(layer.columns()), |holder| bases[holder].input.clone());
+        bases.push(Eigenbasis { input, output: pairs(layer.outputs) });
+    }
+    bases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Batches that are tried while each takes so long, with 0.35 s for all; the last is the one that counts.
+    fn tried(seconds: impl Fn(usize) -> f64) -> Vec<usize> {
+        let mut left = SHARE.as_secs_f64();
+        let (mut found, mut rows) = (vec![], 1);
+        loop {
+            found.push(Tried { rows, seconds: seconds(rows) });
+            left -= seconds(rows);
+            if left <= 0.4 * seconds(rows) || found.len() > REPEATS {
+                return found.iter().map(|tried| tried.rows).collect();
+            }
+            if let Some(next) = larger(&found, left) {
+                rows = next.max(rows);
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_batch_costs_anyway_is_a_small_part_of_the_largest() {
+        // 20 ms for each batch, 0.4 ms for each row: W3's query vectors and products
+        let cost = |rows: usize| 0.02 + 4e-4 * rows as f64;
+        let rows = tried(cost);
+        let largest = rows.last().copied().unwrap_or(0);
+        assert!(0.02 / cost(largest) < 0.2, "{rows:?}");
+        assert!(rows.iter().map(|&rows| cost(rows)).sum::<f64>() < 0.5, "{rows:?}");
+    }
+
+    #[test]
+    fn work_in_proportion_to_its_rows_is_guessed_at_once() {
+        let rows = tried(|rows| 1e-3 * rows as f64);
+        assert!(rows.len() <= 3 && rows.last().is_some_and(|&rows| rows > 300), "{rows:?}");
+        // one row takes nearly all of the time: it is not repeated
+        assert_eq!(tried(|rows| 0.3 * rows as f64), [1]);
+    }
+}
