@@ -25,7 +25,7 @@ fn stages_contractions_and_files() {
         ("cost_of_an_mlp", format!("{MLP} --self-influence --query-rank 4")),
         ("cost_of_source", format!("{TRAINER} --with influence,tracin")),
     ] {
-        let plan = done(&format!("plan {flags} --out {run} --no-calibration"));
+        let plan = done(&format!("plan {flags} --out {run} --threads 2 --no-calibration"));
         // above stands the plan that a dry run shows
         let (_, cost) = plan.out.split_once("\n\n").expect("two parts");
         insta::assert_snapshot!(name, without_free_space(&folder.filtered(cost)));
