@@ -231,7 +231,13 @@ impl Counts<'_> {
             let stack = if has_stack { 2 * (examples * o * i).min((STACK_NUMBERS as u64).max(o * i)) } else { 0 };
             self.number() * (rows * (o + i) + stack)
         };
-        self.largest(&of)
+        self.largest(&of) + self.packed(positions)
+    }
+
+    /// A batch's inputs of the widest layer, packed for the products that form gradients block by block.
+    fn packed(&self, positions: usize) -> u64 {
+        let rows = (positions.max(self.0.longest)).min(self.0.positions) as u64;
+        self.number() * rows * self.largest(&|l| self.0.layers[l].columns() as u64)
     }
 
     /// A layer's eigenvectors. Conditioned, every layer has its own of what it reads.
@@ -357,7 +363,8 @@ impl Counts<'_> {
             }
             OwnInfluence::None | OwnInfluence::Pass { .. } => 0,
         };
-        self.pass(way, way.batch) + self.stays(mapped, &vector) + self.columns(way, queries) + forms
+        let pass = self.pass(way, way.batch) + self.packed(way.batch);
+        pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
     }
 
     /// Scores of a batch by layer and in sum, of a chunk, and those that wait to be written.
