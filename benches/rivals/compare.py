@@ -124,8 +124,9 @@ def report(a, spec, runs):
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "kronfluence", "transformers", *(["bergson"] if a.bergson else [])))
     ascribe = subprocess.run([a.ascribe, "--version"], capture_output=True, text=True).stdout.strip()
     calibrations = [run["calibration"] for run in runs]
+    name = ", ".join([spec["name"], *(["one thread"] if a.threads == 1 else []), *(f"`{flag}`" for flag in a.ascribe_arg)])
     lines = [
-        f"# {spec['name']}: {spec['n_train']} training examples, {spec['n_queries']} queries", "",
+        f"# {name}: {spec['n_train']} training examples, {spec['n_queries']} queries", "",
         f"- {machine.cpu_model()}; {' '.join(machine.cpu_flags())}; {platform.system()} {platform.release()}",
         f"- {ascribe}{' with ' + ' '.join(a.ascribe_arg) if a.ascribe_arg else ''}; {versions}; Python {platform.python_version()}",
         f"- {a.threads} threads, {len(runs)} repeats, sides alternating; load average before each repeat: "

@@ -21,6 +21,10 @@ pub(super) struct Side {
     pub(super) stride: usize,
 }
 
+/// Panels that are written together: their lines, often whole pages apart, do not displace each other in the first-level
+/// cache.
+const TOGETHER: usize = 8;
+
 /// Where up to 16 neighbouring lanes of an operand go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Panel {
@@ -89,8 +93,8 @@ impl Side {
     /// Writes `depth` numbers from `k` on of each panel: 16, those beyond the panel's lanes zero, at every `pitch`-th
     /// place of its memory. With a pitch below 16 the zeros of one k are overwritten by the numbers of the next.
     ///
-    /// Panels that lie beside each other are written together: where numbers lie across the lanes, a row of all of
-    /// them is read at once. Read panel by panel, rows that are a page apart cost more than the product gained.
+    /// Panels that lie beside each other are written together: where numbers lie across the lanes, a row of some of them
+    /// is read at once, since rows may be a page apart.
     ///
     /// # Safety
     /// The processor must have AVX-512F, the lanes and k must lie inside the operand, and each panel must have room for
@@ -99,12 +103,14 @@ impl Side {
     unsafe fn pack_f32(self, panels: &[Panel], k: usize, depth: usize) {
         match self.order {
             Order::AcrossLanes => {
-                for step in 0..depth {
-                    for panel in panels {
-                        // SAFETY: the caller's promise; lanes beyond the last are masked.
-                        unsafe {
-                            let row = _mm512_maskz_loadu_ps(panel.mask(), self.at(panel.first, k + step));
-                            _mm512_storeu_ps(panel.to.add(step * panel.pitch), row);
+                for panels in panels.chunks(TOGETHER) {
+                    for step in 0..depth {
+                        for panel in panels {
+                            // SAFETY: the caller's promise; lanes beyond the last are masked.
+                            unsafe {
+                                let row = _mm512_maskz_loadu_ps(panel.mask(), self.at(panel.first, k + step));
+                                _mm512_storeu_ps(panel.to.add(step * panel.pitch), row);
+                            }
                         }
                     }
                 }
@@ -145,7 +151,8 @@ impl Side {
                 }
                 // SAFETY: the array is as large as the register.
                 let interleave = unsafe { _mm512_loadu_epi16(places.as_ptr().cast()) };
-                for (pair, step) in (0..depth).step_by(2).enumerate() {
+                let steps = || (0..depth).step_by(2).enumerate();
+                for (panels, (pair, step)) in panels.chunks(TOGETHER).flat_map(|p| steps().map(move |step| (p, step))) {
                     for panel in panels {
                         // SAFETY: the caller's promise; lanes beyond the last are masked.
                         unsafe {

@@ -7,7 +7,7 @@ use super::super::architecture::Architecture;
 use super::super::miniature::Miniature;
 use super::super::work::{self, BatchShape};
 use super::super::{WorkKind, stages};
-use crate::curvature::gemm::Real;
+use crate::curvature::gemm::{Products, Real};
 use crate::curvature::{
     BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSpec, Matrix, Network, Objective, Tap, TapSink,
     first_of_group,
@@ -86,6 +86,11 @@ fn larger(tried: &[Tried], left: f64) -> Option<usize> {
 impl<'a> Bench<'a> {
     pub(super) fn layers(&self) -> &'a [LayerSpec] {
         self.model.layers()
+    }
+
+    /// The arithmetic of the job's products.
+    pub(super) fn products(&self) -> Products {
+        self.model.products()
     }
 
     /// The first examples of the last stage that are at most so many positions together, and at least one.

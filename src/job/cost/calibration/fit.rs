@@ -13,7 +13,7 @@ use crate::job::run::Number;
 impl Bench<'_> {
     pub(super) fn covariances<T: Number>(&mut self) -> Result<(), JobError> {
         let (layers, train) = (self.layers(), self.train());
-        let mut sum = CovarianceSum::<T>::new(layers);
+        let mut sum = CovarianceSum::<T>::new(layers).with_products(self.products());
         let objective = self.plan.label_mode().objectives(stream::COVARIANCE)[0];
         self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| {
             (work::covariances(layers, batch), 0.0)
@@ -41,7 +41,7 @@ impl Bench<'_> {
             }
             _ => vec![],
         };
-        let mut sum = LambdaSum::new(layers, bases.iter().map(Option::as_ref).collect());
+        let mut sum = LambdaSum::new(layers, bases.iter().map(Option::as_ref).collect()).with_products(self.products());
         if !ones.is_empty() {
             sum = sum.conditioned(ones.iter().map(|ones| Some(ones.as_slice())).collect());
         }

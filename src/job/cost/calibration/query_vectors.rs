@@ -35,7 +35,8 @@ impl Bench<'_> {
             false => Factors::identity(layers.len()),
         };
         let walk = Walk::influence(&factors, Damping::default());
-        let mut carried = Carried { walk: &walk, layers, products: GradientProducts::default() };
+        let products = GradientProducts::default().with_products(self.products());
+        let mut carried = Carried { walk: &walk, layers, products };
         let objective = Objective::Measurement(self.plan.measure().into(), self.plan.job.method.reduction.into());
         let turns = if has_basis { 2 } else { 0 };
         let at_once = crate::job::queries::queries_at_once(self.plan.training.layers(), self.plan.width() as usize);

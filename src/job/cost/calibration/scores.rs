@@ -46,8 +46,8 @@ impl Bench<'_> {
             });
         }
         let read = size_of_val(vectors.as_slice()) as f64 / self.memory;
-        let mut scored =
-            Scored { vectors: &places, layers, products: GradientProducts::default(), queries, scores: vec![] };
+        let products = GradientProducts::default().with_products(self.products());
+        let mut scored = Scored { vectors: &places, layers, products, queries, scores: vec![] };
         self.repeat(WorkKind::Scores, train, Objective::TrainingLoss, &mut scored, |batch| {
             let of_layer = |layer: &LayerSpec| work::scores(layer, batch, queries, form.rank_at(layer));
             (layers.iter().map(of_layer).sum(), read)
