@@ -11,7 +11,7 @@
 
 use std::hint::black_box;
 
-use ascribe::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, Shape};
+use ascribe::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
 use ascribe::curvature::gemm::{Into, Packed, Products, Threads, View, ViewMut, add_gram, matmul, matmul_packed};
 use ascribe::curvature::{
     BlockWidth, Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda,
@@ -270,45 +270,41 @@ fn scores(c: &mut Criterion) {
     let cases =
         [(Rows::tokens(C_FC), 32), (Rows::tokens(ATTN_C_PROJ), 32), (Rows::tokens(C_FC), 2), (Rows::images(), 200)];
     for (rows, queries) in cases {
-        let (o, i, b) = (rows.layer.outputs, rows.layer.columns(), rows.positions.examples());
-        let vectors = numbers(queries * o * i);
-        let mut products = GradientProducts::<f32>::default();
-        let mut scores = vec![0.0f64; b * queries];
-        let shape = Shape::of(&rows.positions, o, i);
-        let route = ascribe::curvature::contraction::ScoreRoute::cheapest(shape, queries);
-        group.throughput(Throughput::Elements(route.flops(shape, queries) as u64));
-        group.bench_function(BenchmarkId::new(format!("queries-{queries}"), rows.name()), |bencher| {
-            bencher.iter(|| {
-                let added = products.add_scores(rows.tap(), &rows.layer, &[Vectors::Full(&vectors)], &mut scores);
-                added.expect("the tap is of this layer");
-                black_box(&scores);
-            });
-        });
+        let shape = Shape::of(&rows.positions, rows.layer.outputs, rows.layer.columns());
+        let flops = ScoreRoute::cheapest(shape, queries).flops(shape, queries);
+        let vectors = numbers(queries * rows.layer.parameters());
+        bench_scores(&mut group, &format!("queries-{queries}"), &rows, Vectors::Full(&vectors), queries, flops);
     }
-    low_rank_scores(&mut group);
+    // by factors, or put together block by block
+    let (rows, rank) = (Rows::tokens(C_FC), 16);
+    let shape = Shape::of(&rows.positions, rows.layer.outputs, rows.layer.columns());
+    for queries in [4, 32] {
+        let flops = LowRankRoute::cheapest(shape, queries, rank).flops(shape, queries, rank);
+        let (left, right) = (numbers(queries * rank * shape.outputs), numbers(queries * rank * shape.columns));
+        let vectors = Vectors::LowRank(LowRank { rank, left: &left, right: &right });
+        bench_scores(&mut group, &format!("queries-{queries}-rank-{rank}"), &rows, vectors, queries, flops);
+    }
     group.finish();
 }
 
-/// Vectors of rank 16, by factors or put together block by block, whichever the shape asks for.
-fn low_rank_scores(group: &mut Group<'_>) {
-    let (rows, rank) = (Rows::tokens(C_FC), 16);
-    let (o, i, b) = (rows.layer.outputs, rows.layer.columns(), rows.positions.examples());
-    for queries in [4, 32] {
-        let (left, right) = (numbers(queries * rank * o), numbers(queries * rank * i));
-        let vectors = [Vectors::LowRank(LowRank { rank, left: &left, right: &right })];
-        let mut products = GradientProducts::<f32>::default();
-        let mut scores = vec![0.0f64; b * queries];
-        let shape = Shape::of(&rows.positions, o, i);
-        let route = LowRankRoute::cheapest(shape, queries, rank);
-        group.throughput(Throughput::Elements(route.flops(shape, queries, rank) as u64));
-        group.bench_function(BenchmarkId::new(format!("queries-{queries}-rank-{rank}"), rows.name()), |bencher| {
-            bencher.iter(|| {
-                let added = products.add_scores(rows.tap(), &rows.layer, &vectors, &mut scores);
-                added.expect("the tap is of this layer");
-                black_box(&scores);
-            });
+fn bench_scores(
+    group: &mut Group<'_>,
+    name: &str,
+    rows: &Rows,
+    vectors: Vectors<'_, f32>,
+    queries: usize,
+    flops: u128,
+) {
+    let mut products = GradientProducts::<f32>::default();
+    let mut scores = vec![0.0f64; rows.positions.examples() * queries];
+    group.throughput(Throughput::Elements(flops as u64));
+    group.bench_function(BenchmarkId::new(name, rows.name()), |bencher| {
+        bencher.iter(|| {
+            let added = products.add_scores(rows.tap(), &rows.layer, &[vectors], &mut scores);
+            added.expect("the tap is of this layer");
+            black_box(&scores);
         });
-    }
+    });
 }
 
 /// Forward, and forward with backward, of one building block.

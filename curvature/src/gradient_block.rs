@@ -4,9 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::example_rows::pack;
 use crate::gemm::{self, Packed, Real, Threads, View, ViewMut};
-use crate::product::Rows;
+use crate::rows::Rows;
 
 /// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
 const BYTES: usize = 1 << 19;
@@ -72,7 +71,7 @@ impl<T: Real> Rows<'_, T> {
         let fitting = BYTES / (b.max(formed) * columns * size_of::<T>());
         let at_a_time = (fitting / KERNEL_ROWS * KERNEL_ROWS).clamp(KERNEL_ROWS, MOST_ROWS);
         let blocks = o.div_ceil(at_a_time);
-        let packed = pack(packed, self.a, self.n, self.positions, self.products, blocks);
+        let packed = self.pack(packed, blocks);
         let parts: Vec<Vec<T>> = (0..blocks)
             .into_par_iter()
             .with_max_len(1)

@@ -6,7 +6,7 @@ use crate::LayerSpec;
 use crate::dot::sum_over;
 use crate::gemm::{self, Packed, Real, Threads, View, ViewMut};
 use crate::gradient_block::QUERIES;
-use crate::product::Rows;
+use crate::rows::Rows;
 
 /// Rows of a batch that one task multiplies with factors.
 const ROWS: usize = 128;

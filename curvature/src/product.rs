@@ -4,10 +4,10 @@ use rayon::prelude::*;
 
 use crate::contraction::{LowRankRoute, ScoreRoute, Shape};
 use crate::dot::sum_over;
-use crate::example_rows::ExampleRows;
 use crate::gemm::{self, Packed, Products, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS};
-use crate::{Eigenbasis, Error, LayerSpec, LowRank, Positions, Tap, Vectors, with_slice};
+use crate::rows::Rows;
+use crate::{Eigenbasis, Error, LayerSpec, LowRank, Tap, Vectors, with_slice};
 
 /// Rows of a batch that one task turns by a query's matrix.
 const ROWS: usize = 512;
@@ -149,21 +149,6 @@ impl<T: Real> GradientProducts<T> {
     }
 }
 
-/// One layer's part of a batch.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a, T> {
-    /// `[R, n]`, without the column of ones.
-    pub a: &'a [T],
-    pub n: usize,
-    pub bias: bool,
-    /// `[R, o]`.
-    pub s: &'a [T],
-    pub o: usize,
-    pub positions: &'a Positions,
-    /// How gradients are formed.
-    pub products: Products,
-}
-
 fn with_rows<T: Real, R>(
     tap: Tap<'_>,
     layer: &LayerSpec,
@@ -195,25 +180,6 @@ impl<T: Real> Rows<'_, T> {
         match LowRankRoute::cheapest(Shape::of(self.positions, self.o, self.columns()), queries, rank) {
             LowRankRoute::Factors => self.by_factors(vectors, queries, sums),
             LowRankRoute::Gradient => self.by_expansion(vectors, queries, sums, packed),
-        }
-    }
-
-    /// I, with the column of ones if there is one.
-    pub(crate) fn columns(self) -> usize {
-        self.n + usize::from(self.bias)
-    }
-
-    /// Example `m`'s rows.
-    pub(crate) fn example<'s>(&'s self, m: usize, packed: Option<&'s [Packed]>) -> ExampleRows<'s, T> {
-        let (range, n, o) = (self.positions.example(m), self.n, self.o);
-        ExampleRows {
-            a: &self.a[range.start * n..range.end * n],
-            n,
-            bias: self.bias,
-            s: &self.s[range.start * o..range.end * o],
-            o,
-            products: self.products,
-            packed: packed.map(|packed| &packed[m]),
         }
     }
 

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use crate::contraction::{Rotate, RotationRoute, Shape};
 use crate::dot::dot;
-use crate::example_rows::{ExampleRows, pack};
 use crate::gemm::{self, Packed, Products, Real, Threads, View, ViewMut};
+use crate::rows::{Rows, even_columns};
 use crate::{BlockDiagonal, Eigenbasis, Error, Positions, Turn, with_slice};
 
 /// Output rows of one tile.
@@ -95,16 +95,15 @@ impl<T: Real> RowBuffers<T> {
         let gradient_first =
             route.input == Rotate::Gradient || route.output == Rotate::Gradient || layer.conditioner.is_some();
         if !gradient_first {
-            self.pack(layer.positions, i, states.len());
-            let buffers = &*self;
+            self.pack(layer.positions, o, i, states.len());
+            let (prepared, packed) = (self.rows(layer.positions, o, i), self.packed());
             states.par_iter_mut().enumerate().for_each_init(
                 || vec![T::of(0.0); TILE_ROWS * i],
                 |tile, (block, state)| {
                     let start = block * TILE_ROWS;
                     let rows = TILE_ROWS.min(o - start);
-                    for (example, range) in layer.positions.iter().enumerate() {
-                        let example_rows = buffers.example(example, range, i, o);
-                        example_rows.form(&mut tile[..rows * i], start, rows);
+                    for example in 0..shape.examples {
+                        prepared.example(example, packed).form(&mut tile[..rows * i], start, rows);
                         take(state, example, &tile[..rows * i]);
                     }
                 },
@@ -163,25 +162,23 @@ impl<T: Real> RowBuffers<T> {
         Ok(())
     }
 
+    /// The prepared rows: a column of ones stands among the inputs.
+    fn rows<'s>(&'s self, positions: &'s Positions, o: usize, i: usize) -> Rows<'s, T> {
+        Rows { a: &self.inputs, n: i, bias: false, s: &self.outputs, o, positions, products: self.products }
+    }
+
     /// Packs `inputs` for gradients in so many blocks, unless layers that share the input have done so.
-    fn pack(&mut self, positions: &Positions, i: usize, blocks: usize) {
-        if self.packed_of.is_none() || self.packed_of != self.made_of {
-            let packed = pack(&mut self.packed, &self.inputs, i, positions, self.products, blocks);
-            self.packed_of = packed.and(self.made_of);
+    fn pack(&mut self, positions: &Positions, o: usize, i: usize, blocks: usize) {
+        if self.packed().is_none() {
+            let mut packed = std::mem::take(&mut self.packed);
+            self.packed_of = self.rows(positions, o, i).pack(&mut packed, blocks).and(self.made_of);
+            self.packed = packed;
         }
     }
 
-    /// One example's prepared rows.
-    fn example(&self, example: usize, range: Range<usize>, i: usize, o: usize) -> ExampleRows<'_, T> {
-        ExampleRows {
-            a: &self.inputs[range.start * i..range.end * i],
-            n: i,
-            bias: false,
-            s: &self.outputs[range.start * o..range.end * o],
-            o,
-            products: self.products,
-            packed: self.packed.get(example).filter(|_| self.packed_of.is_some() && self.packed_of == self.made_of),
-        }
+    /// What was packed of `inputs`.
+    fn packed(&self) -> Option<&[Packed]> {
+        (self.packed_of.is_some() && self.packed_of == self.made_of).then_some(&self.packed)
     }
 
     /// Fills `turned` with whole gradients of some examples, conditioned, and rotated on the input side
@@ -197,9 +194,9 @@ impl<T: Real> RowBuffers<T> {
         let (products, count) = (self.products, examples.len());
         let mut stack = std::mem::take(&mut self.stack);
         stack.resize(count * o * i, T::of(0.0));
-        let buffers = &*self;
+        let (prepared, packed) = (self.rows(layer.positions, o, i), self.packed());
         stack.par_chunks_mut(o * i).zip(examples).for_each(|(gradient, example)| {
-            buffers.example(example, layer.positions.example(example), i, o).form(gradient, 0, o);
+            prepared.example(example, packed).form(gradient, 0, o);
             if let Some(conditioner) = layer.conditioner {
                 gradient.iter_mut().zip(conditioner).for_each(|(g, h)| *g *= *h);
             }
@@ -260,8 +257,8 @@ fn rotate_block<T: Real>(
         into.chunks_exact_mut(size).for_each(|row| row[range.clone()].copy_from_slice(u));
         return;
     }
-    // as in `form`: the product keeps to whole registers, the column left over is a product with a vector
-    let even = if width % 16 == 1 && width > 16 { width - 1 } else { width };
+    // the column left over is a product with a vector
+    let even = even_columns(width);
     let product = ViewMut::new(&mut into[start..], rows, even, size);
     let (x_view, u_view) = (View::new(&x[start..], rows, own, n).to(products), View::new(u, own, even, width));
     gemm::matmul(product, gemm::Into::Replace, T::of(1.0), x_view, u_view, Threads::Pool);

@@ -5,7 +5,7 @@ use super::request::{Beside, Curvature, DampingRequest, ScoreScale};
 use super::training::{Site, Training};
 use super::{Job, JobError, Plan};
 use crate::attribution::source::{LegCurvature, SourceOptions};
-use crate::attribution::{Error, Walk};
+use crate::attribution::{Aggregate, Error, Walk};
 use crate::curvature::{Damping, Factors};
 
 use super::run::Number;
@@ -204,6 +204,21 @@ impl Plan {
         }
         sets.sort_by_key(|set| set.network);
         sets
+    }
+
+    /// Rows of the queries' vectors and of every answer's scores; 0 without queries.
+    pub(super) fn query_rows(&self) -> usize {
+        self.queries.as_ref().map_or(0, |queries| Aggregate::from(self.job.method.aggregate).rows(queries.len()))
+    }
+
+    /// Query vectors that a pass over training examples meets: the rows of every contribution.
+    pub(super) fn vectors_of(&self, pass: &ScorePass) -> usize {
+        pass.contributions.len() * self.query_rows()
+    }
+
+    /// Those of the pass that meets most.
+    pub(super) fn most_vectors(&self) -> usize {
+        self.score_passes(&self.all_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }
 
     /// Every pass over training examples that these answers need, each with all that it serves.

@@ -44,7 +44,7 @@ impl Run<'_> {
         let Some(queries) = &self.plan.queries else { return Err(JobError::NoQueries) };
         let (layers, method) = (self.plan.training.layers(), &self.plan.job.method);
         let aggregate = Aggregate::from(method.aggregate);
-        let rows = aggregate.rows(queries.len());
+        let rows = self.plan.query_rows();
         if method.normalize == Normalize::Cosine && aggregate != Aggregate::Each {
             return Err(JobError::Options {
                 problem: "`normalize = cosine` is defined for queries one by one".into(),

@@ -4,7 +4,6 @@ use serde::Serialize;
 
 use super::work::BatchShape;
 use super::{stages, work::Coordinates};
-use crate::attribution::Aggregate;
 use crate::curvature::LayerSpec;
 use crate::curvature::contraction::{LowRankRoute, Rotate, ScoreRoute};
 use crate::job::Plan;
@@ -35,10 +34,7 @@ pub(super) fn of(plan: &Plan) -> Vec<Contraction> {
     };
     let fit = plan.needed_fits().map(|(_, fit)| fit).find(|fit| fit.kind.has_lambda_pass());
     let coordinates = fit.map(|fit| stages::coordinates(plan, fit));
-    let rows = plan.queries.as_ref().map(|queries| Aggregate::from(plan.job.method.aggregate).rows(queries.len()));
-    let passes = plan.queries.as_ref().map_or_else(Vec::new, |_| plan.score_passes(&plan.all_answers()));
-    let contributions = passes.iter().map(|pass| pass.contributions.len()).max();
-    let queries = rows.zip(contributions).map(|(rows, n)| rows * n);
+    let queries = plan.queries.as_ref().map(|_| plan.most_vectors());
     let mut found: Vec<Contraction> = vec![];
     for layer in plan.training.layers() {
         let (o, i) = (layer.outputs, layer.columns());

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::attribution::Aggregate;
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size, free_space};
 use crate::curvature::{CurvatureKind, is_first_of_group};
 use crate::data::Dataset;
@@ -69,7 +68,7 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         files.push(FileCost { what: "query vectors", bytes: vectors });
         files.push(FileCost { what: "scores", bytes: scores(plan, queries)? });
         files.push(FileCost { what: "rankings", bytes: rankings(plan, queries) });
-        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
+        let rows = plan.query_rows();
         let of_pass = |pass: &crate::job::answers::ScorePass| {
             let n = plan.training.stages[pass.site.stage].train.len() as u64;
             let kept = match plan.job.output.store_scores {
@@ -169,14 +168,14 @@ pub(super) fn lambda(plan: &Plan, fit: &Fit, _: Site) -> u64 {
 
 pub(super) fn vectors(plan: &Plan, set: VectorSet) -> u64 {
     let Some(queries) = &plan.queries else { return 0 };
-    let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
+    let rows = plan.query_rows();
     let tensors = plan.vector_specs(set, rows, queries.len(), plan.number());
     size(&tensors, ABOUT)
 }
 
 /// Score matrices, or the best and worst of them, of all answers; self-influence.
 fn scores(plan: &Plan, queries: &Dataset) -> Result<u64, JobError> {
-    let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
+    let rows = plan.query_rows();
     let n = plan.training.columns.len();
     let mut bytes = 0;
     for answer in plan.all_answers() {
@@ -219,7 +218,7 @@ fn rankings(plan: &Plan, queries: &Dataset) -> u64 {
     let sampled: Vec<u64> = (0..train.len()).step_by(step).map(|m| line(train, m)).collect();
     let mean = sampled.iter().sum::<u64>() / sampled.len().max(1) as u64;
     let listed = (2 * plan.job.output.top).min(plan.training.columns.len()) as u64;
-    let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len());
+    let rows = plan.query_rows();
     let own: u64 = (0..rows.min(queries.len())).map(|q| line(queries, q) + 80).sum();
     let files = if plan.job.output.csv { 2 } else { 1 };
     plan.answers.len() as u64 * (files * rows as u64 * listed * mean + own)

@@ -52,7 +52,7 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
         for sets in plan.vector_sets(&answers).chunk_by(|a, b| a.network == b.network) {
             all.push(stages.queries(queries, sets));
         }
-        all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(queries, pass)));
+        all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(pass)));
         if plan.walks_to_itself() {
             all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
         }
@@ -253,7 +253,7 @@ impl Stages<'_> {
 
     fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
         let (plan, layers, width) = (self.plan, self.layers(), self.plan.block_width());
-        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) as u128;
+        let rows = plan.query_rows() as u128;
         let is_each = Aggregate::from(plan.job.method.aggregate) == Aggregate::Each;
         let carried_by = |batch: &BatchShape| {
             let of_layer = |(l, layer): (usize, &LayerSpec)| {
@@ -336,9 +336,9 @@ impl Stages<'_> {
         (0..self.layers().len()).map(|l| work::squares(self.layers(), l, batch, coordinates)).sum()
     }
 
-    fn scores(&self, queries: &Dataset, pass: &ScorePass) -> StageCost {
+    fn scores(&self, pass: &ScorePass) -> StageCost {
         let (plan, layers) = (self.plan, self.layers());
-        let rows = Aggregate::from(plan.job.method.aggregate).rows(queries.len()) * pass.contributions.len();
+        let rows = plan.vectors_of(pass);
         let products = |batch: &BatchShape| {
             layers.iter().map(|layer| work::scores(layer, batch, rows, plan.vector_form().rank_at(layer))).sum::<u128>()
         };

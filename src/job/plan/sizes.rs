@@ -139,13 +139,11 @@ impl<'a> Sizes<'a> {
             let queries = plan.queries.as_ref()?;
             let mut lengths: Vec<usize> = (0..queries.len()).map(|q| queries.positions(q)).collect();
             lengths.sort_unstable();
-            let aggregate = Aggregate::from(method.aggregate);
             let passes = plan.score_passes(&plan.all_answers());
-            let contributions = passes.iter().map(|pass| pass.contributions.len()).max().unwrap_or(1);
             Some(QuerySizes {
                 lengths,
-                aggregate,
-                vectors: (aggregate.rows(queries.len()) * contributions) as u64,
+                aggregate: Aggregate::from(method.aggregate),
+                vectors: plan.most_vectors() as u64,
                 sums: passes.iter().map(|pass| pass.sums()).max().unwrap_or(1) as u64,
                 examples: training.stages.iter().map(|stage| stage.train.len()).max().unwrap_or(0) as u64,
                 rank: method.query_rank,

@@ -135,7 +135,7 @@ impl Counts<'_> {
     /// What every pass keeps: the program, data, weights, and a batch of so many positions while it is differentiated.
     fn pass(&self, way: Way, positions: usize) -> u64 {
         let model = &self.0.model;
-        let rows = positions.max(self.0.longest).min(self.0.positions) as u64;
+        let rows = self.rows(positions);
         let section = rows * model.activations;
         let mut head = 0;
         if model.vocabulary > 0 {
@@ -170,6 +170,11 @@ impl Counts<'_> {
             Residence::BySection => READING,
         };
         PROGRAM + TOKENIZER_ENTRY * self.0.model.vocabulary + self.0.data + network
+    }
+
+    /// Rows of the largest batch of so many positions: an example that is longer is a batch by itself.
+    fn rows(&self, positions: usize) -> u64 {
+        positions.max(self.0.longest).min(self.0.positions) as u64
     }
 
     fn number(&self) -> u64 {
@@ -223,7 +228,7 @@ impl Counts<'_> {
             return 0;
         }
         let longest = self.0.longest.max(1) as u64;
-        let rows = (positions.max(self.0.longest)).min(self.0.positions) as u64;
+        let rows = self.rows(positions);
         let examples = rows.div_ceil(longest);
         let of = |l: usize| {
             let (o, i) = (self.0.layers[l].outputs as u64, self.0.layers[l].columns() as u64);
@@ -236,7 +241,7 @@ impl Counts<'_> {
 
     /// A batch's inputs of the widest layer, packed for the products that form gradients block by block.
     fn packed(&self, positions: usize) -> u64 {
-        let rows = (positions.max(self.0.longest)).min(self.0.positions) as u64;
+        let rows = self.rows(positions);
         self.number() * rows * self.largest(&|l| self.0.layers[l].columns() as u64)
     }
 

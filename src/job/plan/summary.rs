@@ -3,7 +3,6 @@
 use serde::Serialize;
 
 use super::Plan;
-use crate::attribution::Aggregate;
 use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::ReadReport;
 use crate::job::layer_sets::LayerSet;
@@ -171,7 +170,7 @@ impl Summary {
         };
         let covariance_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_eigenbasis()));
         let lambda_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_lambda_pass()));
-        let rows = queries.map_or(0, |q| Aggregate::from(job.method.aggregate).rows(q.examples)) as u64;
+        let rows = plan.query_rows() as u64;
         let all = plan.all_answers();
         let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
         let passes = plan.score_passes(&all);

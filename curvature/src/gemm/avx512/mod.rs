@@ -93,6 +93,14 @@ impl Products {
     }
 }
 
+/// A block of the right side.
+#[derive(Debug, Clone, Copy)]
+struct Right {
+    panels: *const f32,
+    /// Whether panels that are full registers are read where they lie instead.
+    in_place: bool,
+}
+
 // SAFETY: the inputs are only read, and who calls `Product::compute` promises that parts of the result which are
 // computed at the same time do not overlap.
 unsafe impl Sync for Product {}
@@ -130,7 +138,7 @@ impl Product {
                 for depth in depths(self.depth, self.products) {
                     // SAFETY: the caller's promise; the spaces hold WIDTH columns and LEFT_PANELS panels.
                     unsafe {
-                        let right = self.right_panels(rows.len(), &columns, &depth, right);
+                        let right = self.right(rows.len(), &columns, &depth, right);
                         self.block(rows.clone(), columns.clone(), depth, right, left);
                     }
                 }
@@ -138,26 +146,21 @@ impl Product {
         });
     }
 
-    /// Whether panels of the right side that are full registers are read where they lie.
-    fn reads_in_place(&self, rows: usize) -> bool {
-        self.panels.is_none()
-            && self.products == Products::Exact
-            && self.right.order == Order::AcrossLanes
-            && (rows <= UNPACKED_ROWS || self.right.stride <= UNPACKED_STRIDE)
-    }
-
-    /// The panels of a block of the right side: those that were packed before, or into `space` those that are not read
-    /// where they lie.
+    /// A block of the right side: panels that were packed before, or into `space` those that are not read where they
+    /// lie.
     ///
     /// # Safety
     /// As for [`Product::compute`], `space` having room for a block.
-    unsafe fn right_panels(&self, rows: usize, columns: &Range<usize>, depth: &Depth, space: *mut f32) -> *const f32 {
+    unsafe fn right(&self, rows: usize, columns: &Range<usize>, depth: &Depth, space: *mut f32) -> Right {
         if let Some(panels) = self.panels {
             let before = depth.before * self.columns.next_multiple_of(LANES) + columns.start * depth.places;
-            return panels.wrapping_add(before);
+            return Right { panels: panels.wrapping_add(before), in_place: false };
         }
+        let in_place = self.products == Products::Exact
+            && self.right.order == Order::AcrossLanes
+            && (rows <= UNPACKED_ROWS || self.right.stride <= UNPACKED_STRIDE);
         let ragged = columns.len() % COLUMNS;
-        let first = match self.reads_in_place(rows) {
+        let first = match in_place {
             true if ragged.is_multiple_of(LANES) => columns.end,
             true => columns.end - ragged,
             false => columns.start,
@@ -166,12 +169,12 @@ impl Product {
         let panels: ArrayVec<_, RIGHT_PANELS> = beside(first..columns.end, depth.places, to).collect();
         // SAFETY: the caller's promise; the lanes and k are inside the operand.
         unsafe { self.right.pack(self.products, &panels, &depth.k) };
-        space
+        Right { panels: space, in_place }
     }
 
     /// # Safety
-    /// As for [`Product::compute`], `right` being this block's panels and `left` having room for [`LEFT_PANELS`].
-    unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>, depth: Depth, right: *const f32, left: *mut f32) {
+    /// As for [`Product::compute`], `right` being this block and `left` having room for [`LEFT_PANELS`].
+    unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>, depth: Depth, right: Right, left: *mut f32) {
         let exact = self.products == Products::Exact;
         let in_place = exact && self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE;
         // as even as can be
@@ -197,9 +200,7 @@ impl Product {
                     false => (place(panel).cast_const(), Order::AcrossLanes),
                 };
                 // SAFETY: the caller's promise; the left panel holds these rows.
-                unsafe {
-                    self.tiles(at(panel)..at(panel + 1), columns.clone(), &depth, left, order, right, rows.len())
-                };
+                unsafe { self.tiles(at(panel)..at(panel + 1), columns.clone(), &depth, left, order, right) };
             }
         }
     }
@@ -215,8 +216,7 @@ impl Product {
         depth: &Depth,
         left: *const f32,
         order: Order,
-        right: *const f32,
-        of_rows: usize,
+        right: Right,
     ) {
         let into = if depth.k.start > 0 { Into::Add } else { self.into };
         let tiles = match (self.products, order) {
@@ -229,12 +229,12 @@ impl Product {
             if self.part == Part::Lower && rows.end <= column {
                 break;
             }
-            let (panel, pitch) = match self.reads_in_place(of_rows) && width.is_multiple_of(LANES) {
+            let (panel, pitch) = match right.in_place && width.is_multiple_of(LANES) {
                 // SAFETY: the column and k are inside the operand.
                 true => (unsafe { self.right.at(column, depth.k.start) }, self.right.stride),
                 false => {
                     let before = (column - columns.start) * depth.places;
-                    (right.wrapping_add(before), width.next_multiple_of(LANES))
+                    (right.panels.wrapping_add(before), width.next_multiple_of(LANES))
                 }
             };
             let compute = tiles[(width - 1) / LANES][rows.len() - 1];

@@ -22,7 +22,7 @@ impl Bench<'_> {
     pub(super) fn vectors<T: Number>(&mut self) -> Result<(), JobError> {
         let Some(queries) = &self.plan.queries else { return Ok(()) };
         let (layers, width) = (self.layers(), self.plan.block_width());
-        let has_basis = self.plan.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis());
+        let has_basis = self.plan.has_eigenbasis();
         let layer = |(layer, basis): (&LayerSpec, Eigenbasis<T>)| LayerFactors {
             basis: Some(basis),
             lambda: Some(Matrix::new(vec![1.0; layer.parameters()], layer.outputs, layer.columns())),

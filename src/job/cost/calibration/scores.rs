@@ -16,11 +16,6 @@ const VECTOR_BYTES: usize = 256 << 20;
 impl Bench<'_> {
     pub(super) fn scores<T: Number>(&mut self) -> Result<(), JobError> {
         let (layers, train) = (self.layers(), self.train());
-        let passes = self.plan.score_passes(&self.plan.all_answers());
-        let rows = |pass: &crate::job::answers::ScorePass| {
-            let queries = self.plan.queries.as_ref().map_or(0, crate::data::Dataset::len);
-            crate::attribution::Aggregate::from(self.plan.job.method.aggregate).rows(queries) * pass.contributions.len()
-        };
         let form = self.plan.vector_form();
         // of each layer the two sides of its vectors, or the whole and nothing
         let sides = |layer: &LayerSpec| match form.rank_at(layer) {
@@ -29,7 +24,7 @@ impl Bench<'_> {
         };
         let numbers: usize = layers.iter().flat_map(sides).sum();
         let most = (VECTOR_BYTES / (numbers * size_of::<T>()).max(1)).max(1);
-        let queries = passes.iter().map(rows).max().unwrap_or(1).clamp(1, most);
+        let queries = self.plan.most_vectors().clamp(1, most);
         let mut vectors = vec![T::of(0.0); queries * numbers];
         vectors.par_chunks_mut(1 << 14).for_each(|part| part.fill(T::of(0.01)));
         let mut places = Vec::with_capacity(layers.len());
