@@ -15,8 +15,8 @@ use ascribe::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationR
 use ascribe::curvature::gemm::{Into, Packed, Products, Threads, View, ViewMut, add_gram, matmul, matmul_packed};
 use ascribe::curvature::{
     BlockWidth, Covariance, CovarianceSum, Eigenbasis, Eigenpairs, Factors, GradientProducts, LabelDraw, Lambda,
-    LambdaSum, LayerId, LayerSpec, Linear, LowRank, Matrix, Objective, Positions, SpectralFn, Tap, TapRecorder,
-    TapSink, Vectors, pull_back, random,
+    LambdaSum, LayerId, LayerSpec, Linear, LowRank, Matrix, Objective, Positions, SpectralFn, SymmetricMatrix, Tap,
+    TapRecorder, TapSink, Vectors, pull_back, random,
 };
 use ascribe::nn::{
     Activation, Attention, LanguageModelHead, LayerNorm, LogitsGradient, RmsNorm, RopeConfig, RopeTables, gated,
@@ -131,12 +131,12 @@ fn gemm(c: &mut Criterion) {
     product("scores", [32, 262_144, 32], Threads::Pool);
     gradient_blocks(&mut group);
     for (n, (arithmetic, products)) in [256, 768, 1024].into_iter().flat_map(|n| arithmetics().map(move |a| (n, a))) {
-        let (x, mut gram) = (numbers(ROWS * n), vec![0.0f32; n * n]);
+        let (x, mut gram) = (numbers(ROWS * n), vec![0.0; SymmetricMatrix::numbers(n)]);
         // counted as the full product, of which it does half
         group.throughput(Throughput::Elements((2 * ROWS * n * n) as u64));
         group.bench_function(BenchmarkId::new(format!("gram/{arithmetic}"), n), |bencher| {
             bencher.iter(|| {
-                add_gram(ViewMut::dense(&mut gram, n, n), View::dense(&x, ROWS, n).to(products), Threads::Pool);
+                add_gram(&mut gram, View::dense(&x, ROWS, n).to(products), Threads::Pool);
                 black_box(&gram);
             });
         });
@@ -190,8 +190,8 @@ fn eigendecomposition(c: &mut Criterion) {
     group.sample_size(10);
     for inputs in [256, 784] {
         let covariance = Rows::tokens([64, inputs]).covariance();
-        let matrix: &Matrix<f64> = covariance.inputs[0].as_ref().expect("the layer's own group");
-        let n = matrix.rows() as u64;
+        let matrix: &SymmetricMatrix = covariance.inputs[0].as_ref().expect("the layer's own group");
+        let n = matrix.size() as u64;
         group.throughput(Throughput::Elements(9 * n * n * n));
         group.bench_function(BenchmarkId::from_parameter(n), |bencher| {
             let decompose = || Eigenpairs::<f32>::of(matrix, "layer", "input", Threads::One);

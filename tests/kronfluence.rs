@@ -55,8 +55,8 @@ fn check_factors<T: Real>(model: &Model, train: &Dataset, reference: &Recorded, 
             assert!(error < tolerance, "{kind} of {}: relative Frobenius error {error:.1e}", layer.name);
         };
         let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
-        check("activation_covariance", input, covariance.positions);
-        check("gradient_covariance", &covariance.outputs[l], covariance.positions);
+        check("activation_covariance", &input.to_dense(), covariance.positions);
+        check("gradient_covariance", &covariance.outputs[l].to_dense(), covariance.positions);
         check("lambda_matrix", factors.layers[l].lambda.as_ref().expect("EK-FAC has one"), train.len() as u64);
     }
     say(format_args!("{}: factors within {:.1e} (relative Frobenius)", model.kind(), worst.get()));
@@ -252,8 +252,8 @@ fn perceptrons_on_real_data() -> Outcome {
             let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
             let lambda = fitted.factors.layers[l].lambda.as_ref().expect("EK-FAC has one");
             for (kind, matrix) in [
-                ("activation_covariance", input),
-                ("gradient_covariance", &covariance.outputs[l]),
+                ("activation_covariance", &input.to_dense()),
+                ("gradient_covariance", &covariance.outputs[l].to_dense()),
                 ("lambda_matrix", lambda),
             ] {
                 check_norm(&reference, "ekfac_empirical", kind, &layer.name, matrix, n, 0.0, 1e-3);
@@ -325,8 +325,8 @@ fn gpt2_curvature_on_real_text() -> Outcome {
         let check = |kind: &str, matrix: &Matrix<f64>, count: u64, tolerance: f64| {
             check_norm(&reference, "ekfac", kind, &layer.name, matrix, count, 9.0, tolerance);
         };
-        check("activation_covariance", input, positions, 1e-3);
-        check("gradient_covariance", &covariance.outputs[l], positions, 0.05);
+        check("activation_covariance", &input.to_dense(), positions, 1e-3);
+        check("gradient_covariance", &covariance.outputs[l].to_dense(), positions, 0.05);
         check("lambda_matrix", &lambda.layers[l], n, 0.10);
     }
     let factors = ascribe::curvature::Factors::ekfac(bases, lambda);

@@ -246,7 +246,7 @@ fn an_interrupted_source_run_ends_with_the_same_bytes() {
     for stop in (0..=events).step_by(3) {
         resumed.extend(interrupted(&asked, stop, &want).into_iter().filter(|(_, done)| *done > 0));
     }
-    for pass in [Pass::Covariance, Pass::Lambda, Pass::SelfInfluence] {
+    for pass in [Pass::Covariance, Pass::Eigendecomposition, Pass::Lambda, Pass::SelfInfluence] {
         assert!(resumed.iter().any(|(resumed, _)| *resumed == pass), "{pass:?} never went on from what was kept");
     }
     let asked = Asked::training_of_text();

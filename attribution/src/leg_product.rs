@@ -134,7 +134,9 @@ impl<T: Real> LegProduct<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use ascribe_curvature::{CurvatureKind, Eigenbasis, Eigenpairs, Factors, Matrix, SpectralFn};
+    use ascribe_curvature::{
+        CurvatureKind, Eigenbasis, Eigenpairs, Factors, Matrix, Side, SpectralFn, SymmetricMatrix,
+    };
 
     use super::*;
     use crate::walk::Start;
@@ -148,23 +150,22 @@ mod tests {
     }
 
     /// A covariance of full rank.
-    fn covariance(n: usize, step: f64) -> Matrix<f64> {
+    fn covariance(n: usize, step: f64) -> SymmetricMatrix {
         let x = wave(2 * n * n, step);
-        let entry = |k: usize| (0..2 * n).map(|r| x[r * n + k / n] * x[r * n + k % n]).sum::<f64>() / n as f64;
-        let unit = |k: usize| f64::from(u8::from(k / n == k % n));
-        Matrix::new((0..n * n).map(|k| entry(k) + 0.3 * unit(k)).collect(), n, n)
+        let entry = |i: usize, j: usize| (0..2 * n).map(|r| x[r * n + i] * x[r * n + j]).sum::<f64>() / n as f64;
+        SymmetricMatrix::from_fn(n, |i, j| entry(i, j) + if i == j { 0.3 } else { 0.0 })
     }
 
-    fn pairs(matrix: &Matrix<f64>) -> Eigenpairs<f64> {
+    fn pairs(matrix: &SymmetricMatrix) -> Eigenpairs<f64> {
         Eigenpairs::of(matrix, "fc", "input", Threads::One).expect("a covariance")
     }
 
     /// `tr(Sᵀ X A Yᵀ)`: what `E <X, G> <Y, G>` is for gradients of covariance `S ⊗ A`.
-    fn inner(s: &Matrix<f64>, a: &Matrix<f64>, x: &[f64], y: &[f64]) -> f64 {
+    fn inner(s: &SymmetricMatrix, a: &SymmetricMatrix, x: &[f64], y: &[f64]) -> f64 {
         let mut sum = 0.0;
         for (r, p) in (0..O * O).map(|k| (k / O, k % O)) {
             for (c, d) in (0..I * I).map(|k| (k / I, k % I)) {
-                sum += s.row(r)[p] * x[p * I + c] * a.row(c)[d] * y[r * I + d];
+                sum += s.at(r, p) * x[p * I + c] * a.at(c, d) * y[r * I + d];
             }
         }
         sum
@@ -182,7 +183,9 @@ mod tests {
         for conditioners in [vec![], vec![Some(conditioner)]] {
             let [turned_a, turned_s] = match conditioners.first().and_then(Option::as_ref) {
                 None => [a.clone(), s.clone()],
-                Some(conditioner) => [conditioner.input_covariance(&a), conditioner.output_covariance(&s)],
+                Some(conditioner) => {
+                    [conditioner.covariance(&a, Side::Input, 0..I), conditioner.covariance(&s, Side::Output, 0..O)]
+                }
             };
             let basis = Eigenbasis { output: pairs(&turned_s), input: pairs(&turned_a) };
             let lambda = Matrix::new(wave(O * I, 0.4).iter().map(|x| x * x).collect(), O, I);

@@ -32,7 +32,7 @@ impl Pass {
     /// What is counted: `examples` for most passes.
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Eigendecomposition => "layers",
+            Self::Eigendecomposition => "covariances",
             Self::Queries => "queries",
             _ => "examples",
         }

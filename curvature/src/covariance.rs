@@ -1,17 +1,17 @@
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
-use crate::{Error, LayerSpec, Matrix, Tap, TapSink, is_first_of_group, with_slice};
+use crate::gemm::{self, Products, Real, Threads, View};
+use crate::{Error, LayerSide, LayerSpec, Side, SymmetricMatrix, Tap, TapSink, is_first_of_group, with_slice};
 
 /// Columns that one task sums.
 const COLUMNS: usize = 64;
 
-/// Running sums of `a aᵀ` and `s sᵀ` over positions.
+/// Running sums of `a aᵀ` and `s sᵀ` over positions, in `f64`: lower triangles, and no other memory.
 ///
-/// Products run in the taps' type; [`CovarianceSum::flush`] adds them to sums in `f64`. Where it is
-/// called decides the rounding, so a pass calls it at places that depend on the data alone.
+/// Products run in the taps' type, a few hundred positions at a time.
 ///
 /// # Source
 /// METHOD §1.2, §7.
@@ -19,19 +19,20 @@ const COLUMNS: usize = 64;
 pub struct CovarianceSum<T> {
     layers: Vec<LayerSpec>,
     /// By input group; `None` where no layer has the number.
-    inputs: Vec<Option<GramSum<T>>>,
-    outputs: Vec<GramSum<T>>,
+    inputs: Vec<Option<GramSum>>,
+    outputs: Vec<GramSum>,
     examples: u64,
     products: Products,
+    taps: PhantomData<fn(T)>,
 }
 
 /// Means over positions: input covariances by input group, output covariances by layer.
 #[derive(Debug, Clone)]
 pub struct Covariance {
     /// `A = (1/n) Σ a aᵀ`, `[columns, columns]`, by input group; `None` where no layer has the number.
-    pub inputs: Vec<Option<Matrix<f64>>>,
+    pub inputs: Vec<Option<SymmetricMatrix>>,
     /// `S = (1/n) Σ s sᵀ`, `[O, O]`, by layer.
-    pub outputs: Vec<Matrix<f64>>,
+    pub outputs: Vec<SymmetricMatrix>,
     /// Positions counted, n.
     pub positions: u64,
     /// Examples counted, each as often as labels were drawn for it.
@@ -39,6 +40,29 @@ pub struct Covariance {
 }
 
 impl Covariance {
+    /// The covariance of one side of a layer, of layers in the order in which they were summed.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn of(&self, layers: &[LayerSpec], of: LayerSide) -> &SymmetricMatrix {
+        match of.side {
+            Side::Input => {
+                let input = self.inputs[layers[of.layer].input_group].as_ref();
+                input.expect("every layer's input group has a covariance")
+            }
+            Side::Output => &self.outputs[of.layer],
+        }
+    }
+
+    /// Numbers that a layer's covariances take, the input's only if it is the first of its group.
+    ///
+    /// # Panics
+    /// If there is no layer `l`.
+    pub fn numbers_of_layer(layers: &[LayerSpec], l: usize) -> usize {
+        let input = if is_first_of_group(layers, l) { SymmetricMatrix::numbers(layers[l].columns()) } else { 0 };
+        input + SymmetricMatrix::numbers(layers[l].outputs)
+    }
+
     /// T̄, the mean number of positions of an example.
     pub fn mean_positions(&self) -> f64 {
         self.positions as f64 / self.examples as f64
@@ -47,84 +71,48 @@ impl Covariance {
 
 /// `Σ x xᵀ` with an optional trailing 1 in `x`.
 #[derive(Debug)]
-struct GramSum<T> {
+struct GramSum {
+    /// Columns of x, without the 1.
     n: usize,
     ones: bool,
-    /// Lower triangle of `Σ x xᵀ` since the last flush, `[n, n]`.
-    pending: Vec<T>,
-    /// `Σ x` since the last flush, `[n]`, if a 1 trails.
-    pending_column_sums: Vec<f64>,
-    pending_rows: u64,
-    /// Lower triangle in `f64`, `[n + 1, n + 1]` with the trailing 1.
+    /// Lower triangle, the trailing 1 in its last row.
     sum: Vec<f64>,
     rows: u64,
 }
 
-impl<T: Real> GramSum<T> {
+impl GramSum {
     fn new(n: usize, ones: bool) -> Self {
-        let size = n + usize::from(ones);
-        Self {
-            n,
-            ones,
-            pending: vec![T::of(0.0); n * n],
-            pending_column_sums: vec![0.0; if ones { n } else { 0 }],
-            pending_rows: 0,
-            sum: vec![0.0; size * size],
-            rows: 0,
-        }
+        let sum = vec![0.0; SymmetricMatrix::numbers(n + usize::from(ones))];
+        Self { n, ones, sum, rows: 0 }
     }
 
-    fn add(&mut self, x: &[T], products: Products) {
+    fn add<T: Real>(&mut self, x: &[T], products: Products) {
         let (n, rows) = (self.n, x.len() / self.n);
-        let rounded = View::dense(x, rows, n).to(products);
-        gemm::add_gram(ViewMut::dense(&mut self.pending, n, n), rounded, Threads::Pool);
+        let (sum, last_row) = self.sum.split_at_mut(SymmetricMatrix::numbers(n));
+        gemm::add_gram(sum, View::dense(x, rows, n).to(products), Threads::Pool);
         if self.ones {
-            self.pending_column_sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
+            let (sums, count) = last_row.split_at_mut(n);
+            sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
                 for row in x.chunks_exact(n) {
                     for (sum, x) in sums.iter_mut().zip(&row[task * COLUMNS..]) {
                         *sum += x.wide();
                     }
                 }
             });
+            count[0] += rows as f64;
         }
-        self.pending_rows += rows as u64;
-    }
-
-    fn flush(&mut self) {
-        let (n, size) = (self.n, self.n + usize::from(self.ones));
-        for r in 0..n {
-            for c in 0..=r {
-                self.sum[r * size + c] += self.pending[r * n + c].wide();
-            }
-        }
-        if self.ones {
-            for c in 0..n {
-                self.sum[n * size + c] += self.pending_column_sums[c];
-            }
-            self.sum[n * size + n] += self.pending_rows as f64;
-        }
-        self.pending.fill(T::of(0.0));
-        self.pending_column_sums.fill(0.0);
-        self.rows += self.pending_rows;
-        self.pending_rows = 0;
+        self.rows += rows as u64;
     }
 
     fn is_finite(&self) -> bool {
-        self.sum.iter().all(|x| x.is_finite())
+        self.sum.par_chunks(1 << 16).all(|sums| sums.iter().all(|x| x.is_finite()))
     }
 
-    /// The symmetric mean, in the sum's own memory.
-    fn into_mean(self) -> Matrix<f64> {
-        let size = self.n + usize::from(self.ones);
-        let mut mean = self.sum;
-        for r in 0..size {
-            for c in 0..=r {
-                let x = mean[r * size + c] / self.rows.max(1) as f64;
-                mean[r * size + c] = x;
-                mean[c * size + r] = x;
-            }
-        }
-        Matrix::new(mean, size, size)
+    /// The mean, in the sum's own memory.
+    fn into_mean(mut self) -> SymmetricMatrix {
+        let rows = self.rows.max(1) as f64;
+        self.sum.iter_mut().for_each(|x| *x /= rows);
+        SymmetricMatrix::new(self.sum, self.n + usize::from(self.ones))
     }
 }
 
@@ -132,12 +120,13 @@ impl<T: Real> CovarianceSum<T> {
     /// Sums for these layers, empty.
     pub fn new(layers: &[LayerSpec]) -> Self {
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
-        let mut inputs: Vec<Option<GramSum<T>>> = (0..groups).map(|_| None).collect();
+        let mut inputs: Vec<Option<GramSum>> = (0..groups).map(|_| None).collect();
         for layer in layers {
             inputs[layer.input_group].get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
         }
         let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
-        Self { layers: layers.to_vec(), inputs, outputs, examples: 0, products: Products::Exact }
+        let (layers, taps) = (layers.to_vec(), PhantomData);
+        Self { layers, inputs, outputs, examples: 0, products: Products::Exact, taps }
     }
 
     /// The same with products in this arithmetic; sums over batches stay in `f64`.
@@ -146,15 +135,12 @@ impl<T: Real> CovarianceSum<T> {
         Self { products, ..self }
     }
 
-    /// Moves what was added since the last call into the `f64` sums. `examples` are those added since
-    /// then, each with `draws` labels, for the count and for messages.
+    /// Counts the examples that were added since the last call, each with `draws` labels, and looks at the sums.
     ///
     /// # Errors
     /// [`Error::NonFinite`], naming the first layer whose sum is not finite.
     pub fn flush(&mut self, examples: Range<usize>, draws: usize) -> Result<(), Error> {
         self.examples += (examples.len() * draws) as u64;
-        self.inputs.par_iter_mut().flatten().for_each(GramSum::flush);
-        self.outputs.par_iter_mut().for_each(GramSum::flush);
         for (index, layer) in self.layers.iter().enumerate() {
             let input = self.inputs[layer.input_group].as_ref().is_none_or(GramSum::is_finite);
             let what = match (input, self.outputs[index].is_finite()) {
@@ -167,8 +153,7 @@ impl<T: Real> CovarianceSum<T> {
         Ok(())
     }
 
-    /// The sums by name, for storage: lower triangles in `f64`, and `[rows, examples]` as numbers.
-    /// Only meaningful right after [`CovarianceSum::flush`].
+    /// The sums by name, for storage: lower triangles as in [`SymmetricMatrix`].
     pub fn state(&self) -> Vec<(String, &[f64])> {
         let inputs = self.inputs.iter().enumerate().filter_map(|(group, sum)| {
             let sum = sum.as_ref()?;
@@ -264,7 +249,7 @@ mod tests {
         let found = sum.counts();
         let mean = sum.finish()?;
         assert_eq!((found, mean.mean_positions(), mean.inputs.len()), ([4, 2], 2.0, 1));
-        let rows = mean.inputs[0].as_ref().expect("the group has layers").to_rows();
+        let rows = mean.inputs[0].as_ref().expect("the group has layers").to_dense().to_rows();
         let with_one = |t: usize, i: usize| if i < 3 { a[t * 3 + i] } else { 1.0 };
         for i in 0..4 {
             for j in 0..4 {
@@ -272,7 +257,7 @@ mod tests {
                 assert!((rows[i][j] - want).abs() < 1e-15, "A[{i}, {j}]");
             }
         }
-        let rows = mean.outputs[0].to_rows();
+        let rows = mean.outputs[0].to_dense().to_rows();
         for i in 0..2 {
             for j in 0..2 {
                 let want = (0..4).map(|t| s[t * 2 + i] * s[t * 2 + j]).sum::<f64>() / 4.0;

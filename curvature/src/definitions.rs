@@ -7,7 +7,7 @@ use candle_core::{Device, Tensor};
 use crate::gemm::Real;
 use crate::{
     BlockWidth, Covariance, CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId,
-    LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, Tap, TapSink, Vectors,
+    LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, SymmetricMatrix, Tap, TapSink, Vectors,
 };
 
 /// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
@@ -209,12 +209,12 @@ fn blocks_are_those_of_the_covariances() -> Result<(), Error> {
     let bases = case.bases::<f64>(width)?;
     let input = covariance.inputs[0].as_ref().expect("one group");
     let group_of = |n: usize, k: usize| width.groups(n).position(|group| group.contains(&k));
-    let kept = |matrix: &Matrix<f64>, r: usize, c: usize| {
-        let n = matrix.rows();
-        if group_of(n, r) == group_of(n, c) { matrix.row(r)[c] } else { 0.0 }
+    let kept = |matrix: &SymmetricMatrix, r: usize, c: usize| {
+        let n = matrix.size();
+        if group_of(n, r) == group_of(n, c) { matrix.at(r, c) } else { 0.0 }
     };
     for (matrix, pairs) in [(input, &bases[0].input), (&covariance.outputs[0], &bases[0].output)] {
-        let (n, u) = (matrix.rows(), pairs.vectors.whole());
+        let (n, u) = (matrix.size(), pairs.vectors.whole());
         assert_eq!(pairs.values.len(), n);
         for (r, c) in (0..n * n).map(|k| (k / n, k % n)) {
             let rebuilt: f64 = (0..n).map(|k| u.row(r)[k] * pairs.values[k] * u.row(c)[k]).sum();
@@ -297,7 +297,7 @@ fn kfac_is_the_product_of_its_covariances() -> Result<(), Error> {
     let a = covariance.inputs[0].as_ref().expect("one group");
     for i in 0..15 {
         for j in 0..15 {
-            let want = 2.5 * covariance.outputs[0].row(i / 5)[j / 5] * a.row(i % 5)[j % 5];
+            let want = 2.5 * covariance.outputs[0].at(i / 5, j / 5) * a.at(i % 5, j % 5);
             assert!((dense[i][j] - want).abs() < 1e-12, "[{i}, {j}]");
         }
     }

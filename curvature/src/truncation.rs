@@ -1,6 +1,6 @@
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::random::{normal, philox};
-use crate::{Eigenbasis, Eigenpairs, Error, Matrix};
+use crate::{Eigenbasis, Eigenpairs, Error, SymmetricMatrix};
 
 /// Up to this many rows or columns, whichever are fewer, singular vectors come from the whole Gram matrix.
 const EXACT: usize = 256;
@@ -184,6 +184,14 @@ fn product(a: View<'_, f64>, b: View<'_, f64>, [m, k, n]: [usize; 3], threads: T
     c
 }
 
+/// `xᵀ x`.
+fn gram(x: View<'_, f64>, threads: Threads) -> SymmetricMatrix {
+    let (_, n) = x.shape();
+    let mut triangle = vec![0.0; SymmetricMatrix::numbers(n)];
+    gemm::add_gram(&mut triangle, x, threads);
+    SymmetricMatrix::new(triangle, n)
+}
+
 /// A matrix with no more rows than columns.
 #[derive(Clone, Copy)]
 struct Tall<'a> {
@@ -198,8 +206,7 @@ struct Tall<'a> {
 impl Tall<'_> {
     /// The leading left singular vectors as columns, and how many there are.
     fn singular_vectors(self, rank: usize) -> Result<(Vec<f64>, usize), Error> {
-        let gram = product(self.view, self.view.t(), [self.n, self.w, self.n], self.threads);
-        leading(gram, self.n, rank, self.layer)
+        leading(gram(self.view.t(), self.threads), rank, self.layer)
     }
 
     /// The same by a range finder.
@@ -217,8 +224,7 @@ impl Tall<'_> {
         let space = View::dense(&sampled, n, size);
         let inside = product(space.t(), self.view, [size, n, w], self.threads);
         let inside = View::dense(&inside, size, w);
-        let gram = product(inside, inside.t(), [size, w, size], self.threads);
-        let (turn, kept) = leading(gram, size, rank, self.layer)?;
+        let (turn, kept) = leading(gram(inside.t(), self.threads), rank, self.layer)?;
         Ok((product(space, View::dense(&turn, size, kept), [n, size, kept], self.threads), kept))
     }
 
@@ -228,8 +234,7 @@ impl Tall<'_> {
         // once more, because the first Gram matrix squares the condition number
         for _ in 0..2 {
             let view = View::dense(x, n, k);
-            let gram = product(view.t(), view, [k, n, k], self.threads);
-            let pairs = Eigenpairs::<f64>::of(&Matrix::new(gram, k, k), self.layer, "query", Threads::One)?;
+            let pairs = Eigenpairs::<f64>::of(&gram(view, self.threads), self.layer, "query", Threads::One)?;
             let vectors = pairs.vectors.whole();
             let largest = pairs.values.last().copied().unwrap_or(0.0);
             let first = pairs.values.iter().position(|&value| value > 1e-13 * largest).unwrap_or(k);
@@ -246,9 +251,10 @@ impl Tall<'_> {
 }
 
 /// Eigenvectors of the largest eigenvalues as columns of `[n, _]`, the largest first, and how many: at most `rank`.
-fn leading(gram: Vec<f64>, n: usize, rank: usize, layer: &str) -> Result<(Vec<f64>, usize), Error> {
+fn leading(gram: SymmetricMatrix, rank: usize, layer: &str) -> Result<(Vec<f64>, usize), Error> {
+    let n = gram.size();
     let kept = rank.min(n);
-    let pairs = Eigenpairs::<f64>::of(&Matrix::new(gram, n, n), layer, "query", Threads::One)?;
+    let pairs = Eigenpairs::<f64>::of(&gram, layer, "query", Threads::One)?;
     let whole = pairs.vectors.whole();
     let vectors = (0..n).flat_map(|r| whole.row(r)[n - kept..].iter().rev().copied()).collect();
     Ok((vectors, kept))
@@ -281,8 +287,8 @@ mod tests {
     fn squares(z: &[f64], whitening: &Whitening) -> Vec<f64> {
         let (o, i) = (whitening.output.len(), whitening.input.len());
         let m = |r: usize, c: usize| z[r * i + c] * whitening.output[r] * whitening.input[c];
-        let gram = (0..o * o).map(|k| (0..i).map(|c| m(k / o, c) * m(k % o, c)).sum()).collect();
-        let pairs = Eigenpairs::<f64>::of(&Matrix::new(gram, o, o), "fc", "query", Threads::One).expect("finite");
+        let gram = SymmetricMatrix::from_fn(o, |r, s| (0..i).map(|c| m(r, c) * m(s, c)).sum());
+        let pairs = Eigenpairs::<f64>::of(&gram, "fc", "query", Threads::One).expect("finite");
         pairs.values.into_iter().rev().collect()
     }
 

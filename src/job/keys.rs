@@ -13,6 +13,9 @@ use crate::curvature::{CurvatureKind, Damping};
 /// Raised whenever the arithmetic changes, so that older artifacts are not mixed in.
 const ARITHMETIC: u32 = 2;
 
+/// The same for covariances, and what is made of them: 3 since they are lower triangles, summed in f64.
+const COVARIANCE_ARITHMETIC: u32 = 3;
+
 /// The same for the queries' vectors alone: 3 since rows of short queries are rotated instead of their gradients.
 const QUERY_ARITHMETIC: u32 = 3;
 
@@ -48,7 +51,7 @@ impl Plan {
 
     /// The covariances of one network on one stage's data.
     pub(super) fn covariance_key(&self, site: Site) -> Key {
-        let builder = KeyBuilder::new("covariance", ARITHMETIC)
+        let builder = KeyBuilder::new("covariance", COVARIANCE_ARITHMETIC)
             .field("network", self.network_key(site.network))
             .field("data", &self.curvature_data(site.stage)[..]);
         self.labels(builder).finish()

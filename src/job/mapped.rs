@@ -6,7 +6,7 @@ use super::Plan;
 
 /// Bytes of mapped query vectors, or of factors, that stay in memory between two uses if no budget says less: what is
 /// read again for every batch should cost no page faults while it is small.
-pub(super) const STAYS: u64 = 192 << 20;
+pub(super) const STAYS: u64 = 160 << 20;
 
 /// What becomes of mapped numbers between two uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

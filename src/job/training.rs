@@ -14,7 +14,7 @@ use super::run::Number;
 use super::{Job, JobError};
 use crate::attribution::source::{Conditioner, SourceLeg};
 use crate::attribution::trajectory::{Segment, TrainingStage};
-use crate::curvature::{CurvatureKind, LayerSpec};
+use crate::curvature::{CurvatureKind, LayerSpec, SharedInputs};
 use crate::data::Dataset;
 use crate::model::{LoadOptions, Model};
 use crate::trajectory::TrainingRun;
@@ -57,6 +57,12 @@ pub(super) struct Fit {
 }
 
 impl Fit {
+    /// Whether layers that read the same input have its eigenvectors in common: each conditioner turns a shared
+    /// covariance into another one.
+    pub(super) fn shared_inputs(&self) -> SharedInputs {
+        if self.moments.is_some() { SharedInputs::Own } else { SharedInputs::Shared }
+    }
+
     /// A conditioner for every layer that is not frozen; empty unless the optimizer is preconditioned.
     pub(super) fn conditioners<T: Number>(
         &self,

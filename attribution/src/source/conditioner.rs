@@ -1,5 +1,7 @@
+use std::ops::Range;
+
 use ascribe_curvature::gemm::{Products, Real, Threads};
-use ascribe_curvature::{Eigenbasis, LayerSpec, Matrix, Turn};
+use ascribe_curvature::{Eigenbasis, LayerSpec, Matrix, Side, SymmetricMatrix, Turn};
 
 use super::SourceError;
 
@@ -93,14 +95,13 @@ impl<T: Real> Conditioner<T> {
         &self.columns
     }
 
-    /// `Ã = A ⊙ π πᵀ`.
-    pub fn input_covariance(&self, covariance: &Matrix<f64>) -> Matrix<f64> {
-        both_sides(covariance, &self.columns)
-    }
-
-    /// `S̃ = S ⊙ ρ ρᵀ`.
-    pub fn output_covariance(&self, covariance: &Matrix<f64>) -> Matrix<f64> {
-        both_sides(covariance, &self.rows)
+    /// `Ã = A ⊙ π πᵀ` or `S̃ = S ⊙ ρ ρᵀ`, of the coordinates in a range.
+    pub fn covariance(&self, covariance: &SymmetricMatrix, side: Side, range: Range<usize>) -> SymmetricMatrix {
+        let by = match side {
+            Side::Input => &self.columns[range],
+            Side::Output => &self.rows[range],
+        };
+        covariance.map(|x, r, c| x * by[r] * by[c])
     }
 
     /// `h ⊙ V` for each `V: [O, columns]` of `vectors`.
@@ -163,12 +164,6 @@ fn elementwise<T: Real>(vectors: &mut [T], by: &Matrix<T>) {
     for vector in vectors.chunks_exact_mut(by.len()) {
         vector.iter_mut().zip(by).for_each(|(x, h)| *x *= *h);
     }
-}
-
-fn both_sides(matrix: &Matrix<f64>, by: &[f64]) -> Matrix<f64> {
-    let n = matrix.rows();
-    let scaled = (0..n * n).map(|k| matrix.as_slice()[k] * by[k / n] * by[k % n]).collect();
-    Matrix::new(scaled, n, n)
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 //!
 //! A [`Segment`](crate::trajectory::Segment) of training becomes a leg of a [`Walk`](crate::Walk):
 //!
-//! 1. [`fit_leg`] takes the segment's curvature at its checkpoints, or its pieces [`CovariancePool`],
-//!    [`conditioned_eigenbases`] and [`LambdaPool`] do where sums are kept on disk in between;
+//! 1. [`fit_leg`] takes the segment's curvature at its checkpoints, or its pieces
+//!    [`PooledCovariance`], [`LegCovariance`] and [`LambdaPool`] do where sums are kept on disk in between;
 //! 2. under Adam and AdamW a [`Conditioner`] for each layer takes the place of the preconditioner;
 //! 3. [`Walk::source`](crate::Walk::source) turns rates, weight decay and momentum of every segment into response and
 //!    decay;
@@ -20,6 +20,7 @@ mod conditioner;
 mod error;
 mod fit;
 mod layer_rates;
+mod leg_covariance;
 mod legs;
 mod pool;
 mod scores;
@@ -27,9 +28,10 @@ mod self_influence;
 
 pub use conditioner::Conditioner;
 pub use error::SourceError;
-pub use fit::{LegCheckpoint, LegCurvature, conditioned_eigenbases, fit_leg};
+pub use fit::{LegCheckpoint, LegCurvature, fit_leg};
 pub(crate) use layer_rates::{at_rate, momentum_at_rate};
+pub use leg_covariance::LegCovariance;
 pub use legs::{SourceForm, SourceLeg, SourceOptions, exponents, forgotten, tracin_weight};
-pub use pool::{CovariancePool, LambdaPool};
+pub use pool::{LambdaPool, PooledCovariance};
 pub use scores::ScoreSum;
 pub use self_influence::{WalkCheckpoint, leg_self_influence, self_influence};

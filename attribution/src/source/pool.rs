@@ -1,66 +1,57 @@
-use ascribe_curvature::{Covariance, Lambda, Matrix};
+use std::ops::Range;
+
+use ascribe_curvature::{Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricMatrix};
 
 use super::SourceError;
 
-/// The weighted mean of the covariances of a segment's checkpoints, added one by one: only the sum is kept.
+/// The covariances of a segment's checkpoints, and their weights. Their weighted mean is taken matrix by matrix, when it
+/// is that matrix's turn.
 ///
 /// # Source
 /// METHOD (15).
-#[derive(Debug, Default)]
-pub struct CovariancePool {
-    sum: Option<Covariance>,
-    weights: f64,
-    checkpoints: usize,
-}
+#[derive(Debug)]
+pub struct PooledCovariance(Vec<(f64, Covariance)>);
 
-impl CovariancePool {
-    /// Adds one checkpoint's covariances, `w_a` times.
+impl PooledCovariance {
+    /// Checkpoints' covariances, each with its weight `w_a`.
     ///
     /// # Errors
-    /// If they are of other layers than the first ones.
-    pub fn add(&mut self, weight: f64, covariance: &Covariance) -> Result<(), SourceError> {
-        let different = || SourceError::DifferentLayers { checkpoint: self.checkpoints };
-        let scaled = |matrix: &Matrix<f64>| added(None, matrix, weight).ok_or_else(different);
-        self.sum = Some(match self.sum.take() {
-            None => Covariance {
-                inputs: covariance
-                    .inputs
-                    .iter()
-                    .map(|matrix| matrix.as_ref().map(&scaled).transpose())
-                    .collect::<Result<_, _>>()?,
-                outputs: covariance.outputs.iter().map(scaled).collect::<Result<_, _>>()?,
-                ..*covariance
-            },
-            Some(sum) => {
-                if sum.inputs.len() != covariance.inputs.len() || sum.outputs.len() != covariance.outputs.len() {
-                    return Err(different());
-                }
-                let inputs = sum.inputs.iter().zip(&covariance.inputs).map(|pair| match pair {
-                    (Some(sum), Some(x)) => added(Some(sum), x, weight).map(Some).ok_or_else(different),
-                    (None, None) => Ok(None),
-                    _ => Err(different()),
-                });
-                let outputs = sum.outputs.iter().zip(&covariance.outputs);
-                let outputs = outputs.map(|(sum, x)| added(Some(sum), x, weight).ok_or_else(different));
-                Covariance {
-                    inputs: inputs.collect::<Result<_, _>>()?,
-                    outputs: outputs.collect::<Result<_, _>>()?,
-                    positions: sum.positions + covariance.positions,
-                    examples: sum.examples + covariance.examples,
-                }
-            }
-        });
-        self.weights += weight;
-        self.checkpoints += 1;
-        Ok(())
+    /// If they are of different layers, or the weights do not sum to 1.
+    pub fn new(checkpoints: Vec<(f64, Covariance)>) -> Result<Self, SourceError> {
+        let sizes = |covariance: &Covariance| -> Vec<Option<usize>> {
+            let inputs = covariance.inputs.iter().map(|matrix| matrix.as_ref().map(SymmetricMatrix::size));
+            inputs.chain(covariance.outputs.iter().map(|matrix| Some(matrix.size()))).collect()
+        };
+        let first = checkpoints.first().map(|(_, covariance)| sizes(covariance));
+        if let Some(checkpoint) = checkpoints.iter().position(|(_, covariance)| Some(sizes(covariance)) != first) {
+            return Err(SourceError::DifferentLayers { checkpoint });
+        }
+        let weights = checkpoints.iter().map(|(weight, _)| weight).sum();
+        if sum_to_one(weights) { Ok(Self(checkpoints)) } else { Err(SourceError::Weights(weights)) }
     }
 
-    /// The mean.
+    /// T̄, the mean number of positions of an example at all checkpoints.
+    pub fn mean_positions(&self) -> f64 {
+        let sum = |of: fn(&Covariance) -> u64| self.0.iter().map(|(_, covariance)| of(covariance)).sum::<u64>() as f64;
+        sum(|covariance| covariance.positions) / sum(|covariance| covariance.examples)
+    }
+
+    /// The mean of one covariance, of the coordinates in a range. That of one checkpoint is shared, not copied.
     ///
-    /// # Errors
-    /// If the weights do not sum to 1.
-    pub fn finish(self) -> Result<Covariance, SourceError> {
-        self.sum.filter(|_| sum_to_one(self.weights)).ok_or(SourceError::Weights(self.weights))
+    /// # Panics
+    /// If there is no such layer.
+    pub fn block(&self, layers: &[LayerSpec], of: LayerSide, range: Range<usize>) -> SymmetricMatrix {
+        if let [(_, covariance)] = self.0.as_slice() {
+            return covariance.of(layers, of).diagonal_block(range);
+        }
+        let matrices: Vec<_> = self.0.iter().map(|(weight, covariance)| (weight, covariance.of(layers, of))).collect();
+        let triangles: Vec<_> = matrices.iter().map(|(weight, matrix)| (*weight, matrix.as_slice())).collect();
+        let mean = SymmetricMatrix::from_fn(range.len(), |r, c| {
+            let place = SymmetricMatrix::numbers(range.start + r) + range.start + c;
+            triangles.iter().map(|(weight, triangle)| *weight * triangle[place]).sum()
+        });
+        matrices.iter().for_each(|(_, matrix)| matrix.forget());
+        mean
     }
 }
 
@@ -122,10 +113,34 @@ fn added(sum: Option<&Matrix<f64>>, x: &Matrix<f64>, weight: f64) -> Option<Matr
 
 #[cfg(test)]
 mod tests {
+    use ascribe_curvature::Side;
+
     use super::*;
 
     fn lambda(values: &[f64]) -> Lambda {
         Lambda { layers: vec![Matrix::new(values.to_vec(), 1, values.len())], examples: 4 }
+    }
+
+    fn covariance(triangle: &[f64]) -> Covariance {
+        let outputs = vec![SymmetricMatrix::new(triangle.to_vec(), 2)];
+        Covariance { inputs: vec![None], outputs, positions: 6, examples: 2 }
+    }
+
+    #[test]
+    fn covariances_are_pooled_block_by_block() -> Result<(), SourceError> {
+        let layers = [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0 }];
+        let of = LayerSide { layer: 0, side: Side::Output };
+        let pooled =
+            PooledCovariance::new(vec![(0.25, covariance(&[1.0, 2.0, 4.0])), (0.75, covariance(&[3.0, 6.0, 8.0]))])?;
+        assert_eq!(pooled.block(&layers, of, 0..2).as_slice(), [2.5, 5.0, 7.0]);
+        assert_eq!(pooled.block(&layers, of, 1..2).as_slice(), [7.0]);
+        assert_eq!(pooled.mean_positions(), 3.0);
+        let error = PooledCovariance::new(vec![(0.25, covariance(&[1.0, 2.0, 4.0]))]).expect_err("a quarter");
+        assert_eq!(error, SourceError::Weights(0.25));
+        let other = Covariance { outputs: vec![], ..covariance(&[0.0; 3]) };
+        let error = PooledCovariance::new(vec![(0.5, covariance(&[0.0; 3])), (0.5, other)]).expect_err("another");
+        assert_eq!(error, SourceError::DifferentLayers { checkpoint: 1 });
+        Ok(())
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use ascribe_attribution::source::{Conditioner, LegCurvature, SourceForm, SourceLeg, SourceOptions};
 use ascribe_attribution::{Buffer, Walk};
 use ascribe_curvature::gemm::Threads;
-use ascribe_curvature::{Eigenpairs, Matrix};
+use ascribe_curvature::{Eigenpairs, SymmetricMatrix};
 use serde_json::Value;
 
 use crate::golden::{case, close, cut, flat, items, lists, optimizer, stage};
@@ -22,8 +22,10 @@ fn curvature(hessian: &[f64], conditioner: Option<Conditioner<f64>>) -> LegCurva
     let h = conditioner.as_ref().map_or(vec![1.0; n], |conditioner| conditioner.h().as_slice().to_vec());
     let entry = |k: usize| h[k / n] * hessian[k] * h[k % n];
     let shift = (0..n).map(|r| (0..n).map(|c| entry(r * n + c).abs()).sum::<f64>()).fold(0.0, f64::max);
-    let shifted = (0..n * n).map(|k| entry(k) + if k / n == k % n { shift } else { 0.0 }).collect();
-    let pairs = Eigenpairs::<f64>::of(&Matrix::new(shifted, n, n), "all", "input", Threads::One).expect("symmetric");
+    let shifted = SymmetricMatrix::from_fn(n, |r, c| {
+        0.5 * (entry(r * n + c) + entry(c * n + r)) + if r == c { shift } else { 0.0 }
+    });
+    let pairs = Eigenpairs::<f64>::of(&shifted, "all", "input", Threads::One).expect("symmetric");
     let lambda = pairs.values.iter().map(|x| x - shift).collect();
     LegCurvature {
         factors: factors(&[1.0], pairs.vectors.whole().as_slice(), lambda),

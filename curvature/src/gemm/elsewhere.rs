@@ -8,11 +8,6 @@ pub(super) fn runs(_: Products) -> bool {
     false
 }
 
-pub(super) enum Part {
-    All,
-    Lower,
-}
-
 /// Nothing is packed.
 #[derive(Debug, Default)]
 pub(super) struct Panels;
@@ -29,7 +24,11 @@ impl Panels {
 pub(super) struct Product;
 
 impl Product {
-    pub(super) fn new(_: *mut f32, _: usize, _: Into, _: f32, _: View<'_, f32>, _: View<'_, f32>, _: Part) -> Self {
+    pub(super) fn new(_: *mut f32, _: usize, _: Into, _: f32, _: View<'_, f32>, _: View<'_, f32>) -> Self {
+        Self
+    }
+
+    pub(super) fn gram(_: *mut f64, _: View<'_, f32>) -> Self {
         Self
     }
 

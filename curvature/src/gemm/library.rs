@@ -1,9 +1,11 @@
-//! The products of the `gemm` and `faer` crates: for `f64`, and where this project's kernels do not run.
+//! The products of the `gemm` crate: for `f64`, and where this project's kernels do not run.
 
-use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, MatMut, MatRef};
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::{Into, Real, Threads, View, ViewMut};
+use crate::SymmetricMatrix;
 
 /// [`matmul`](super::matmul) by the library, for comparison; the inner size must not be 0.
 #[doc(hidden)]
@@ -54,26 +56,44 @@ pub(super) unsafe fn call<T: Real>(
     }
 }
 
-/// [`add_gram`](super::add_gram) by the library.
+/// Rows of a triangle that are computed together, and rows of the input that are summed in its type.
+const GRAM_ROWS: usize = 128;
+const GRAM_DEPTH: usize = 512;
+
+/// [`add_gram`](super::add_gram) by the library: some rows of the triangle at a time, as a product that reaches to the
+/// diagonal's last column.
 #[doc(hidden)]
-pub fn gram<T: Real>(c: ViewMut<'_, T>, x: View<'_, T>, threads: Threads) {
+pub fn add_gram<T: Real>(triangle: &mut [f64], x: View<'_, T>, threads: Threads) {
     let n = x.columns;
-    // SAFETY: both views were checked against their slices when they were made, and `c` is borrowed mutably.
-    let (x, c) = unsafe {
-        (
-            MatRef::from_raw_parts(x.data.as_ptr(), x.rows, n, x.row_stride as isize, x.column_stride as isize),
-            MatMut::from_raw_parts_mut(c.data.as_mut_ptr(), n, n, c.stride as isize, 1),
-        )
+    let mut strips = vec![];
+    let mut rest = triangle;
+    for first in (0..n).step_by(GRAM_ROWS) {
+        let end = n.min(first + GRAM_ROWS);
+        let (strip, below) = rest.split_at_mut(SymmetricMatrix::numbers(end) - SymmetricMatrix::numbers(first));
+        strips.push((first..end, strip));
+        rest = below;
+    }
+    let add = |(rows, strip): (Range<usize>, &mut [f64])| {
+        let mut sums = vec![T::of(0.0); rows.len() * rows.end];
+        for first in (0..x.rows).step_by(GRAM_DEPTH) {
+            let depth = GRAM_DEPTH.min(x.rows - first);
+            let part = |columns: Range<usize>| {
+                let start = first * x.row_stride + columns.start * x.column_stride;
+                View { data: &x.data[start..], rows: depth, columns: columns.len(), ..x }
+            };
+            let (left, right) = (part(rows.clone()), part(0..rows.end));
+            let c = ViewMut::dense(&mut sums, rows.len(), rows.end);
+            product(c, Into::Replace, T::of(1.0), left.t(), right, Threads::One);
+            let mut strip = &mut *strip;
+            for (row, sums) in rows.clone().zip(sums.chunks_exact(rows.end)) {
+                let (own, below) = std::mem::take(&mut strip).split_at_mut(row + 1);
+                own.iter_mut().zip(sums).for_each(|(sum, x)| *sum += x.wide());
+                strip = below;
+            }
+        }
     };
-    triangular::matmul(
-        c,
-        BlockStructure::TriangularLower,
-        Accum::Add,
-        x.transpose(),
-        BlockStructure::Rectangular,
-        x,
-        BlockStructure::Rectangular,
-        T::of(1.0),
-        threads.faer(),
-    );
+    match threads {
+        Threads::One => strips.into_iter().for_each(add),
+        Threads::Pool => strips.into_par_iter().with_max_len(1).for_each(add),
+    }
 }

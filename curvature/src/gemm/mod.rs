@@ -1,7 +1,7 @@
 //! Dense products on borrowed slices: the one place where matrix products of this project are called.
 //!
 //! A [`View`] is a slice with rows, columns and strides, checked when it is made. [`matmul`] is the
-//! general product, [`add_gram`] the symmetric rank-k update that covariances need (half the work).
+//! general product, [`add_gram`] the symmetric rank-k update that covariances need (half the work), summed in `f64`.
 //!
 //! In `f32`, on a processor with AVX-512, products are computed here; else by `gemm` and `faer`. Which of the two
 //! follows from the shape alone.
@@ -10,6 +10,8 @@
 use candle_core::WithDType;
 use faer::Par;
 use rayon::prelude::*;
+
+use crate::SymmetricMatrix;
 
 #[cfg_attr(not(target_arch = "x86_64"), path = "elsewhere.rs")]
 mod avx512;
@@ -20,7 +22,7 @@ mod tasks;
 mod tests;
 
 #[doc(hidden)]
-pub use library::{gram as library_gram, product as library_product};
+pub use library::{add_gram as library_add_gram, product as library_product};
 pub use packed::{Packed, matmul_packed};
 
 /// The floating-point types that products run in: `f32` and `f64`.
@@ -273,7 +275,7 @@ fn own_product<T: Real>(
     if !suits || !avx512::runs(products) {
         return None;
     }
-    let product = avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b, avx512::Part::All);
+    let product = avx512::Product::new(c.cast(), stride, into, factor.wide() as f32, a, b);
     Some(match panels.filter(|panels| panels.are_of(b, products)) {
         Some(panels) => product.with_panels(panels),
         None => product,
@@ -324,23 +326,25 @@ pub fn rows_product<T: Real>(a: View<'_, T>, b: View<'_, T>, finish: impl Fn(&mu
     y
 }
 
-/// Adds `xᵀ x` to the lower triangle of `c`; the upper triangle is left as it is.
+/// Adds `xᵀ x` to the lower triangle of a symmetric matrix in `f64`.
+///
+/// Products run in the type and arithmetic of `x`; a few hundred rows of it at a time are summed there, and their sums
+/// are added in `f64`.
 ///
 /// # Shapes
-/// `x: [rows, n]`, row-major; `c: [n, n]` with rows `stride` apart.
+/// `x: [rows, n]`; `triangle` as in [`SymmetricMatrix`].
 /// # Panics
-/// If `c` is not `[n, n]`.
-pub fn add_gram<T: Real>(c: ViewMut<'_, T>, x: View<'_, T>, threads: Threads) {
+/// If `triangle` has another size.
+pub fn add_gram<T: Real>(triangle: &mut [f64], x: View<'_, T>, threads: Threads) {
     let n = x.columns;
-    assert_eq!((c.rows, c.columns), (n, n), "shape of the Gram matrix");
+    assert_eq!(triangle.len(), SymmetricMatrix::numbers(n), "size of the Gram matrix");
     if n == 0 || x.rows == 0 {
         return;
     }
     let single = T::single(x).filter(|x| (n >= LEAST || x.products == Products::Bf16) && avx512::runs(x.products));
-    let Some(x) = single else { return library::gram(c, x, threads) };
-    let (c, stride) = (c.data.as_mut_ptr().cast(), c.stride);
-    let product = avx512::Product::new(c, stride, Into::Add, 1.0, x.t(), x, avx512::Part::Lower);
-    // SAFETY: both views were checked against their slices when they were made, `c` is borrowed mutably, and the
-    // blocks do not overlap.
+    let Some(x) = single else { return library::add_gram(triangle, x, threads) };
+    let product = avx512::Product::gram(triangle.as_mut_ptr(), x);
+    // SAFETY: the view was checked against its slice when it was made, `triangle` is borrowed mutably and as large as
+    // the product needs, and the blocks do not overlap.
     tasks::triangle(n, threads, |rows, columns| unsafe { product.compute(rows, columns) });
 }

@@ -47,17 +47,28 @@ fn products_by_rows_are_the_product_for_any_number_of_threads() {
     }
 }
 
-#[test]
-fn gram_adds_to_the_lower_triangle_only() {
-    let (rows, n, stride) = (37, 19, 21);
-    let x: Vec<f64> = numbers(rows * n, 4);
-    let mut c = vec![2.0f64; n * stride];
-    add_gram(ViewMut::new(&mut c, n, n, stride), View::dense(&x, rows, n), Threads::Pool);
-    for i in 0..n {
-        for j in 0..stride {
-            let dot: f64 = if j <= i { (0..rows).map(|r| x[r * n + i] * x[r * n + j]).sum() } else { 0.0 };
-            assert!((c[i * stride + j] - 2.0 - dot).abs() < 1e-13, "[{i}, {j}]");
+/// Whether `found` is `2 + xᵀ x` of a view of `rows × n` as far as sums in this type can be.
+fn check_gram(found: &[f64], x: impl Fn(usize, usize) -> f64, [rows, n]: [usize; 2], epsilon: f64) {
+    for (i, row) in (0..n).map(|i| (i, &found[SymmetricMatrix::numbers(i)..SymmetricMatrix::numbers(i + 1)])) {
+        for (j, found) in row.iter().enumerate() {
+            let terms = || (0..rows).map(|r| x(r, i) * x(r, j));
+            let (dot, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+            let tolerance = epsilon * 20.0 * size + f64::EPSILON * (2.0 + dot.abs());
+            assert!((found - 2.0 - dot).abs() <= tolerance, "{rows} {n} [{i}, {j}]");
         }
+    }
+}
+
+#[test]
+fn grams_in_f64_equal_the_loop_row_major_or_turned() {
+    for [rows, n] in [[37, 19], [3, 300], [1100, 130], [1, 1]] {
+        let x: Vec<f64> = numbers(rows * n, 4);
+        let mut c = vec![2.0; SymmetricMatrix::numbers(n)];
+        add_gram(&mut c, View::dense(&x, rows, n), Threads::Pool);
+        check_gram(&c, |r, i| x[r * n + i], [rows, n], f64::EPSILON);
+        let mut c = vec![2.0; SymmetricMatrix::numbers(rows)];
+        add_gram(&mut c, View::dense(&x, rows, n).t(), Threads::One);
+        check_gram(&c, |r, i| x[i * n + r], [n, rows], f64::EPSILON);
     }
 }
 
@@ -193,8 +204,8 @@ fn numbers_of_a_product_do_not_depend_on_threads() {
             assert_eq!(pool(threads).install(|| product(Threads::Pool)), want, "{m} {k} {n} on {threads}");
         }
         let gram = |threads| {
-            let mut c = vec![0.5; n * n];
-            add_gram(ViewMut::dense(&mut c, n, n), View::dense(&b, k, n), threads);
+            let mut c = vec![0.5; SymmetricMatrix::numbers(n)];
+            add_gram(&mut c, View::dense(&b, k, n), threads);
             c
         };
         let want = gram(Threads::One);
@@ -205,24 +216,22 @@ fn numbers_of_a_product_do_not_depend_on_threads() {
 }
 
 #[test]
-fn grams_in_f32_equal_the_loop_and_leave_the_upper_triangle() {
-    for (rows, n) in [(1, 14), (37, 45), (385, 100), (800, 33), (20, 530)] {
-        let stride = n + 2;
+fn grams_in_f32_equal_the_loop_and_are_added_in_f64() {
+    for [rows, n] in [[1, 14], [37, 45], [385, 100], [800, 33], [20, 530], [9, 5]] {
         let x: Vec<f32> = numbers(rows * n, 4);
-        let mut c = vec![2.0f32; n * stride];
-        add_gram(ViewMut::new(&mut c, n, n, stride), View::dense(&x, rows, n), Threads::One);
-        for i in 0..n {
-            for j in 0..stride {
-                let terms = || (0..rows).map(|r| f64::from(x[r * n + i]) * f64::from(x[r * n + j.min(n - 1)]));
-                let (dot, size) = if j <= i { (terms().sum(), terms().map(f64::abs).sum::<f64>()) } else { (0.0, 0.0) };
-                let error = (f64::from(c[i * stride + j]) - 2.0 - dot).abs();
-                assert!(
-                    error <= f64::from(f32::EPSILON) * (20.0 * size + 2.0) * f64::from(u8::from(j <= i)),
-                    "{rows} {n} [{i}, {j}]"
-                );
-            }
+        for add in [add_gram, library_add_gram] {
+            let mut c = vec![2.0; SymmetricMatrix::numbers(n)];
+            add(&mut c, View::dense(&x, rows, n), Threads::One);
+            check_gram(&c, |r, i| x[r * n + i].into(), [rows, n], f32::EPSILON.into());
         }
+        let mut c = vec![2.0; SymmetricMatrix::numbers(rows)];
+        add_gram(&mut c, View::dense(&x, rows, n).t(), Threads::Pool);
+        check_gram(&c, |r, i| x[i * n + r].into(), [n, rows], f32::EPSILON.into());
     }
+    // what f32 cannot hold beside a large sum is kept
+    let mut c = vec![1e12; SymmetricMatrix::numbers(20)];
+    add_gram(&mut c, View::dense(&[0.5f32; 20], 1, 20), Threads::One);
+    assert!(c.iter().all(|x| *x == 1e12 + 0.25));
 }
 
 #[test]
@@ -234,10 +243,6 @@ fn the_libraries_compute_what_the_kernels_do() {
     matmul(ViewMut::dense(&mut here, m, n), Into::Replace, 1.0, a, b, Threads::One);
     library_product(ViewMut::dense(&mut there, m, n), Into::Replace, 1.0, a, b, Threads::One);
     assert!(here.iter().zip(&there).all(|(x, y)| (x - y).abs() < 1e-4));
-    let (mut here, mut there) = (vec![0.0; n * n], vec![0.0; n * n]);
-    add_gram(ViewMut::dense(&mut here, n, n), b, Threads::One);
-    library_gram(ViewMut::dense(&mut there, n, n), b, Threads::One);
-    assert!(here.iter().zip(&there).all(|(x, y)| (x - y).abs() < 1e-3));
 }
 
 /// The nearest bf16, halves to even, by integers.
@@ -281,16 +286,9 @@ fn grams_in_bf16_are_those_of_rounded_inputs() {
     }
     for (rows, n) in [(3, 5), (385, 47), (31, 530)] {
         let x: Vec<f32> = numbers(rows * n, 4);
-        let mut c = vec![0.0f32; n * n];
-        add_gram(ViewMut::dense(&mut c, n, n), View::dense(&x, rows, n).to(Products::Bf16), Threads::Pool);
-        for i in 0..n {
-            for j in 0..=i {
-                let terms = || (0..rows).map(|r| bf16(x[r * n + i]) * bf16(x[r * n + j]));
-                let (dot, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
-                let error = (f64::from(c[i * n + j]) - dot).abs();
-                assert!(error <= f64::from(f32::EPSILON) * 20.0 * size, "{rows} {n} [{i}, {j}]");
-            }
-        }
+        let mut c = vec![2.0; SymmetricMatrix::numbers(n)];
+        add_gram(&mut c, View::dense(&x, rows, n).to(Products::Bf16), Threads::Pool);
+        check_gram(&c, |r, i| bf16(x[r * n + i]), [rows, n], f32::EPSILON.into());
     }
 }
 

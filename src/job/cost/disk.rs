@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size, free_space};
-use crate::curvature::{CurvatureKind, is_first_of_group};
+use crate::curvature::{CurvatureKind, LayerSide, SymmetricMatrix, is_first_of_group};
 use crate::data::Dataset;
 use crate::job::answers::VectorSet;
-use crate::job::curvature::block_names;
+use crate::job::curvature::{block_names, side_name};
 use crate::job::request::Precision;
 use crate::job::training::{Fit, Site, Training};
 use crate::job::{JobError, Plan, StoreScores, output, rank};
@@ -53,14 +53,15 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         fit.places.iter().map(move |place| lambda(plan, fit, site(place)))
     });
     let lambdas: Vec<u64> = lambdas.collect();
+    let eigenbases: Vec<u64> = with_bases().map(|fit| eigenbasis(plan, fit)).collect();
     let mut files = vec![
         FileCost { what: "covariances", bytes: covariances.iter().sum() },
-        FileCost { what: "eigenvectors", bytes: with_bases().map(|fit| eigenbasis(plan, fit)).sum() },
+        FileCost { what: "eigenvectors", bytes: eigenbases.iter().sum() },
         FileCost { what: "lambda", bytes: lambdas.iter().sum() },
     ];
     let curvature: u64 = files.iter().map(|file| file.bytes).sum();
-    // sums are saved beside what is finished
-    let largest = covariances.iter().chain(&lambdas).max().copied().unwrap_or(0);
+    // what is under way is saved beside what is finished
+    let largest = covariances.iter().chain(&eigenbases).chain(&lambdas).max().copied().unwrap_or(0);
     let mut parts = 0;
     if let Some(queries) = &plan.queries {
         let answers = plan.all_answers();
@@ -130,11 +131,12 @@ pub(super) fn covariance(plan: &Plan, _: Site) -> u64 {
     let layers = plan.training.layers();
     let mut tensors = vec![];
     for (l, layer) in layers.iter().enumerate() {
-        let square = |side, n: usize| TensorSpec::new(format!("{}.{side}", layer.name), Dtype::F64, [n, n]);
+        let triangle =
+            |side, n| TensorSpec::new(format!("{}.{side}", layer.name), Dtype::F64, [SymmetricMatrix::numbers(n)]);
         if is_first_of_group(layers, l) {
-            tensors.push(square("input", layer.columns()));
+            tensors.push(triangle("input", layer.columns()));
         }
-        tensors.push(square("output", layer.outputs));
+        tensors.push(triangle("output", layer.outputs));
     }
     size(&tensors, ABOUT)
 }
@@ -142,16 +144,11 @@ pub(super) fn covariance(plan: &Plan, _: Site) -> u64 {
 pub(super) fn eigenbasis(plan: &Plan, fit: &Fit) -> u64 {
     let layers = plan.training.layers();
     let mut tensors = vec![];
-    let mut pair = |name: String, n: usize| {
+    for side in LayerSide::all(layers, fit.shared_inputs(), &fit.frozen) {
+        let (name, n) = (side_name(layers, side), side.size(layers));
         let blocks = block_names(&name, n, plan.block_width());
         tensors.extend(blocks.map(|(name, n)| TensorSpec::new(name, plan.number(), [n, n])));
         tensors.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
-    };
-    for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
-        if fit.moments.is_some() || is_first_of_group(layers, l) {
-            pair(format!("{}.input", layer.name), layer.columns());
-        }
-        pair(format!("{}.output", layer.name), layer.outputs);
     }
     size(&tensors, ABOUT)
 }

@@ -7,7 +7,7 @@ use super::work::{self, BatchShape, Coordinates};
 use super::{StageCost, Work, WorkKind, disk};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
-use crate::curvature::{CurvatureKind, Graphs, LayerSpec, Truncation, is_first_of_group};
+use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::answers::{Method, ScorePass, VectorSet};
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
@@ -201,11 +201,9 @@ impl Stages<'_> {
     }
 
     fn covariance(&self, site: Site) -> StageCost {
-        let numbers: u64 = work::covariance_numbers(self.layers());
         let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
-        stage.summed = numbers * stage.chunks;
-        stage.saved = 8 * numbers;
+        stage.saved = 8 * work::covariance_numbers(self.layers());
         stage.disk = disk::covariance(self.plan, site);
         self.in_groups(stage)
     }
@@ -213,20 +211,12 @@ impl Stages<'_> {
     fn eigendecomposition(&self, fit: &Fit) -> StageCost {
         let layers = self.layers();
         let mut sizes: BTreeMap<usize, u64> = BTreeMap::new();
-        let mut add = |n: usize| {
-            self.plan.block_width().groups(n).for_each(|group| *sizes.entry(group.len()).or_default() += 1);
-        };
-        for (l, layer) in layers.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
-            add(layer.outputs);
-            // conditioners turn a shared covariance into one for each layer
-            if fit.moments.is_some() || is_first_of_group(layers, l) {
-                add(layer.columns());
-            }
-        }
+        let blocks = CovarianceBlock::all(layers, fit.shared_inputs(), &fit.frozen, self.plan.block_width());
+        blocks.iter().for_each(|block| *sizes.entry(block.range.len()).or_default() += 1);
         let flop = sizes.iter().map(|(&n, &count)| work::eigendecomposition(n) * u128::from(count)).sum();
         StageCost {
             of: fit.name.clone(),
-            units: layers.len() as u64,
+            units: blocks.len() as u64,
             work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
             decomposed: sizes.into_iter().collect(),
             disk: disk::eigenbasis(self.plan, fit),

@@ -4,7 +4,7 @@
 //! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
-use crate::curvature::{BlockWidth, Graphs, LayerSpec, is_first_of_group};
+use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, is_first_of_group};
 
 /// What a position costs in a network beyond its tracked layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,9 +112,9 @@ pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape) -> u128 {
         .sum()
 }
 
-/// Numbers of all covariances, of one network.
+/// Numbers that all covariances of one network take.
 pub(super) fn covariance_numbers(layers: &[LayerSpec]) -> u64 {
-    (0..layers.len()).map(|l| BlockWidth::Any.numbers_of_layer(layers, l) as u64).sum()
+    (0..layers.len()).map(|l| Covariance::numbers_of_layer(layers, l) as u64).sum()
 }
 
 /// Squared example gradients of one layer.

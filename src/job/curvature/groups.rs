@@ -11,7 +11,7 @@ use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec};
 use crate::curvature::gemm::Products;
 use crate::curvature::{
-    Covariance, CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
+    CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
 };
 use crate::data::Batch;
 use crate::job::JobError;
@@ -75,24 +75,13 @@ impl Group {
     }
 
     /// What concerns these layers of conditioners, which may be none, and of frozen layers.
-    pub(super) fn conditioning<T: Number>(
+    fn conditioning<T: Number>(
         &self,
         conditioners: &[Option<Conditioner<T>>],
         frozen: &[usize],
     ) -> (Vec<Option<Conditioner<T>>>, Vec<usize>) {
         let own = self.layers.iter().filter_map(|&l| conditioners.get(l).cloned()).collect();
         (own, frozen.iter().filter_map(|&l| self.places[l]).collect())
-    }
-
-    /// The covariances of these layers alone.
-    pub(super) fn covariance(&self, of: Covariance) -> Covariance {
-        let reads = |group: usize| self.specs.iter().any(|layer| layer.input_group == group);
-        let inputs = of.inputs.into_iter().enumerate();
-        Covariance {
-            inputs: inputs.map(|(group, matrix)| matrix.filter(|_| reads(group))).collect(),
-            outputs: self.layers.iter().map(|&l| of.outputs[l].clone()).collect(),
-            ..of
-        }
     }
 }
 

@@ -3,18 +3,20 @@
 //! Two rounds of passes over the training data: covariances at every network, then Λ of every network in the
 //! eigenbasis of each fit that it is a part of. Fits that share a network share its differentiation.
 
+mod decomposition;
 mod groups;
 mod passes;
 mod stored;
 
-pub(super) use stored::block_names;
+pub(super) use decomposition::UNSAVED;
+pub(super) use stored::{block_names, side_name};
 
 use super::answers::Method;
 use super::keys::site;
 use super::run::{Number, Run};
 use super::training::{Fit, Site, Training};
 use super::{JobError, Plan};
-use crate::attribution::source::{CovariancePool, LambdaPool, LegCurvature, conditioned_eigenbases};
+use crate::attribution::source::{LambdaPool, LegCurvature};
 use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
 use crate::curvature::{
@@ -223,44 +225,6 @@ impl Run<'_> {
             Ok(passes::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
         };
         fits.iter().map(bases).collect()
-    }
-
-    /// Makes every missing eigenbasis from covariances, which are all there.
-    fn decompose_missing<T: Number>(&self) -> Result<(), JobError> {
-        let layers = self.plan.training.layers();
-        for fit in self.fits_without_eigenbasis()? {
-            let (pass, total) = (Pass::Eigendecomposition, layers.len() as u64);
-            self.observer().event(Event::Started { pass, done: 0, total });
-            let conditioners = fit.conditioners::<T>(layers)?;
-            let mut writer = None;
-            for group in self.groups() {
-                let mut pool = CovariancePool::default();
-                for place in &fit.places {
-                    let covariance = self.covariance(site(fit, place))?.ok_or_else(|| JobError::MissingStep {
-                        folder: self.store.folder().to_owned(),
-                        what: "the covariances",
-                        step: "fit",
-                    })?;
-                    pool.add(place.weight, &group.covariance(covariance)).map_err(Error::from)?;
-                }
-                let covariance = pool.finish().map_err(Error::from)?;
-                let (conditioners, frozen) = group.conditioning(&conditioners, &fit.frozen);
-                let bases =
-                    conditioned_eigenbases(&covariance, &group.specs, &conditioners, &frozen, self.plan.block_width())?;
-                if writer.is_none() {
-                    writer = Some(self.eigenbasis_writer::<T>(fit, covariance.mean_positions())?);
-                }
-                if let Some(writer) = &writer {
-                    self.write_eigenbases(writer, fit, &group, &bases)?;
-                }
-                self.observer().event(Event::Advanced { pass, units: group.layers.len() as u64 });
-            }
-            if let Some(writer) = writer {
-                writer.finish()?;
-            }
-            self.observer().event(Event::Finished { pass });
-        }
-        Ok(())
     }
 
     /// One process fits what is missing; a shard leaves its sums of the next round as parts.

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use super::groups::Group;
 use super::{COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::store::{
     Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
 };
 use crate::curvature::{
-    BlockDiagonal, BlockWidth, Covariance, Eigenbasis, Eigenpairs, Lambda, LayerSpec, Matrix, Numbers, first_of_group,
-    is_first_of_group,
+    BlockDiagonal, BlockWidth, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec,
+    Matrix, Numbers, SymmetricMatrix, first_of_group, is_first_of_group,
 };
 use crate::job::JobError;
 use crate::job::mapped::{AfterUse, MappedRoom};
@@ -39,15 +38,15 @@ impl Run<'_> {
         let mut specs = vec![];
         for (l, layer) in layers.iter().enumerate() {
             if is_first_of_group(layers, l) {
-                specs.push(square::<f64>(format!("{}.input", layer.name), layer.columns()));
+                specs.push(triangle(format!("{}.input", layer.name), layer.columns()));
             }
-            specs.push(square::<f64>(format!("{}.output", layer.name), layer.outputs));
+            specs.push(triangle(format!("{}.output", layer.name), layer.outputs));
         }
         let metadata = Metadata::from([
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
             ("positions".into(), positions.to_string()),
             ("examples".into(), examples.to_string()),
-            ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients".into()),
+            ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients; lower triangles, row by row".into()),
         ]);
         Ok(self.store.writer(COVARIANCE, &self.plan.covariance_key(site), &specs, &metadata)?)
     }
@@ -74,8 +73,11 @@ impl Run<'_> {
         let Some(artifact) = self.find(COVARIANCE, &self.plan.covariance_key(site))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
-        let room = self.plan.mapped_room();
-        let matrix = |name: String, n: usize| mapped::<f64>(&artifact, name, n, n, &room);
+        let matrix = |name: String, n: usize| -> Result<SymmetricMatrix, JobError> {
+            // it is decomposed once
+            let triangle = mapped_values(&artifact, name, SymmetricMatrix::numbers(n), |_| AfterUse::Forgotten)?;
+            Ok(SymmetricMatrix::shared(triangle, n))
+        };
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let inputs = (0..groups).map(|group| {
             let layer = first_of_group(layers, group).map(|l| &layers[l]);
@@ -99,18 +101,11 @@ impl Run<'_> {
         mean_positions: f64,
     ) -> Result<TensorWriter, JobError> {
         let (mut specs, width) = (vec![], self.plan.block_width());
-        let mut pair = |name: String, n: usize| {
+        let layers = self.plan.training.layers();
+        for side in LayerSide::all(layers, fit.shared_inputs(), &fit.frozen) {
+            let (name, n) = (side_name(layers, side), side.size(layers));
             specs.extend(block_names(&name, n, width).map(|(name, n)| square::<T>(name, n)));
             specs.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
-        };
-        for (l, layer) in self.plan.training.layers().iter().enumerate() {
-            if fit.frozen.contains(&l) {
-                continue;
-            }
-            if self.holder_of_input(fit, l) == l {
-                pair(format!("{}.input", layer.name), layer.columns());
-            }
-            pair(format!("{}.output", layer.name), layer.outputs);
         }
         let mut metadata = Metadata::from([
             ("of".into(), fit.name.clone()),
@@ -122,29 +117,13 @@ impl Run<'_> {
         Ok(self.store.writer(EIGENBASIS, &self.plan.eigenbasis_key(fit), &specs, &metadata)?)
     }
 
-    /// Writes the eigenbases of some layers.
-    pub(super) fn write_eigenbases<T: Number>(
-        &self,
-        writer: &TensorWriter,
-        fit: &Fit,
-        group: &Group,
-        bases: &[Option<Eigenbasis<T>>],
-    ) -> Result<(), JobError> {
-        let write = |name: String, pairs: &Eigenpairs<T>| -> Result<(), JobError> {
-            let blocks = block_names(&name, pairs.vectors.size(), self.plan.block_width());
-            for ((name, _), (_, block)) in blocks.zip(pairs.vectors.blocks()) {
-                writer.write_values_at(&name, 0, block.as_slice())?;
-            }
-            Ok(writer.write_values_at(&format!("{name}.values"), 0, &pairs.values)?)
-        };
-        for ((&l, layer), basis) in group.layers.iter().zip(&group.specs).zip(bases) {
-            let Some(basis) = basis else { continue };
-            if self.holder_of_input(fit, l) == l {
-                write(format!("{}.input", layer.name), &basis.input)?;
-            }
-            write(format!("{}.output", layer.name), &basis.output)?;
-        }
-        Ok(())
+    /// The tensor of a block's eigenvectors, and that of its covariance's eigenvalues.
+    pub(super) fn eigen_names(&self, block: &CovarianceBlock) -> [String; 2] {
+        let layers = self.plan.training.layers();
+        let name = side_name(layers, block.of);
+        let mut vectors = block_names(&name, block.of.size(layers), self.plan.block_width());
+        let vectors = vectors.nth(block.block).map_or_else(String::new, |(name, _)| name);
+        [vectors, format!("{name}.values")]
     }
 
     /// Every layer's eigenbasis, mapped from the store.
@@ -167,7 +146,7 @@ impl Run<'_> {
                 bases.push(None);
                 continue;
             }
-            let holder = self.holder_of_input(fit, l);
+            let holder = fit.shared_inputs().holder(layers, &fit.frozen, l);
             let input = match bases.get(holder).and_then(Option::as_ref) {
                 Some(basis) => basis.input.clone(),
                 None => pairs(format!("{}.input", layers[holder].name), layer.columns())?,
@@ -175,17 +154,6 @@ impl Run<'_> {
             bases.push(Some(Eigenbasis { input, output: pairs(format!("{}.output", layer.name), layer.outputs)? }));
         }
         Ok(Some((bases, mean_positions)))
-    }
-
-    /// The layer under whose name the input's eigenvectors of layer `l` are kept: the first that shares them.
-    fn holder_of_input(&self, fit: &Fit, l: usize) -> usize {
-        let layers = self.plan.training.layers();
-        // each conditioner turns a shared covariance into another one
-        if fit.moments.is_some() {
-            return l;
-        }
-        let shares = |other: &usize| layers[*other].input_group == layers[l].input_group && !fit.frozen.contains(other);
-        (0..l).find(shares).unwrap_or(l)
     }
 
     pub(super) fn keep_lambda(&self, fit: usize, site: Site, lambda: &Lambda) -> Result<(), JobError> {
@@ -274,17 +242,29 @@ fn mapped<T: Number>(
     columns: usize,
     room: &MappedRoom,
 ) -> Result<Matrix<T>, JobError> {
+    let numbers = mapped_values(artifact, name, rows * columns, |bytes| room.take(bytes))?;
+    Ok(Matrix::shared(numbers, rows, columns))
+}
+
+/// So many numbers; what becomes of them between two uses may depend on their bytes.
+fn mapped_values<T: Number>(
+    artifact: &Arc<Artifact>,
+    name: String,
+    expected: usize,
+    after_use: impl FnOnce(u64) -> AfterUse,
+) -> Result<Arc<dyn Numbers<T>>, JobError> {
     let values = artifact.values::<T>(&name)?;
-    let found = values.len();
-    if found != rows * columns {
-        let (layer, what) = (name, "a stored matrix");
-        return Err(
-            crate::curvature::Error::Shape { layer, what, found: vec![found], expected: vec![rows, columns] }.into()
-        );
+    if values.len() != expected {
+        let (layer, what, found) = (name, "a stored matrix", vec![values.len()]);
+        return Err(crate::curvature::Error::Shape { layer, what, found, expected: vec![expected] }.into());
     }
-    let after_use = room.take(std::mem::size_of_val(values) as u64);
-    let numbers = Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData };
-    Ok(Matrix::shared(Arc::new(numbers), rows, columns))
+    let after_use = after_use(std::mem::size_of_val(values) as u64);
+    Ok(Arc::new(Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData }))
+}
+
+/// The name under which a side of a layer is kept.
+pub(in crate::job) fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
+    format!("{}.{}", layers[of.layer].name, of.side.name())
 }
 
 /// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
@@ -294,7 +274,13 @@ pub(in crate::job) fn block_names(name: &str, n: usize, width: BlockWidth) -> im
     width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
 }
 
-fn square<T: Element>(name: String, n: usize) -> TensorSpec {
+/// A covariance of `n` coordinates.
+fn triangle(name: String, n: usize) -> TensorSpec {
+    TensorSpec::new(&name, Dtype::F64, [SymmetricMatrix::numbers(n)])
+}
+
+/// Eigenvectors of `n` coordinates.
+pub(super) fn square<T: Element>(name: String, n: usize) -> TensorSpec {
     TensorSpec::new(&name, T::DTYPE, [n, n])
 }
 

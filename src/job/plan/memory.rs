@@ -218,7 +218,7 @@ mod tests {
             assert_eq!(found.groups.concat(), (0..48).collect::<Vec<_>>());
             passes = found.groups.len();
         }
-        assert!(passes > 3, "{passes} passes in 1 GiB");
+        assert!(passes > 1, "{passes} passes in 1 GiB");
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! Bytes that each stage of a job keeps in memory at its peak, counted from shapes: the one count that decides what fits
 //! a budget and that `ascribe plan` shows.
 
+use super::super::curvature::UNSAVED;
 use super::super::queries::GRADIENT_BYTES;
 use super::super::scores::PENDING;
 use super::super::self_influence::PART;
 use super::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
-use crate::curvature::{BlockWidth, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
+use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::model::{Limits, Residence};
 use crate::nn::head;
 
@@ -74,8 +75,7 @@ impl Counts<'_> {
             let pass = self.pass(way, way.batch);
             if self.has_eigenbasis() {
                 found.covariance = pass + of_groups(&|l| self.covariance_sums(l));
-                let [pools, pairs] = [of_groups(&|l| self.pools(l)), of_groups(&|l| self.pairs(l))];
-                found.eigendecomposition = self.decomposition(way.residence) + pools.max(self.decomposing() + pairs);
+                found.eigendecomposition = self.decomposition(way.residence);
             }
             if lambdas > 0 {
                 let sums = lambdas * of_groups(&|l| self.lambda_sums(l));
@@ -94,34 +94,32 @@ impl Counts<'_> {
         found
     }
 
-    /// Layers in groups whose sums, and whose covariances and eigenbases while these are made, fit into `limit`; a
-    /// layer that takes more is alone.
+    /// Layers in groups whose sums fit into `limit`; a layer that takes more is alone.
     pub(super) fn groups(&self, limit: u64, way: Way) -> Vec<Vec<usize>> {
         let layers = self.0.layers;
         let lambdas = match self.0.fitting {
             Fitting::Here { lambdas } => lambdas,
             Fitting::Reused => 0,
         };
-        let (pass, decomposition) = (self.pass(way, way.batch), self.decomposition(way.residence));
+        let pass = self.pass(way, way.batch);
         let lambda =
             self.rotation(way.batch) + lambdas * self.largest(&|l| self.bases(l)) + self.most_conditioners(lambdas);
-        let rooms = [pass, pass + lambda, decomposition + self.decomposing(), decomposition];
-        let rooms = rooms.map(|taken| limit.saturating_sub(taken));
-        let of = |l: usize| [self.covariance_sums(l), lambdas * self.lambda_sums(l), self.pairs(l), self.pools(l)];
+        let rooms = [pass, pass + lambda].map(|taken| limit.saturating_sub(taken));
+        let of = |l: usize| [self.covariance_sums(l), lambdas * self.lambda_sums(l)];
         let mut groups: Vec<Vec<usize>> = vec![vec![]];
-        let mut taken = [0; 4];
+        let mut taken = [0; 2];
         let mut l = 0;
         while l < layers.len() {
             // layers that read the same input stay together
             let last = layers.iter().rposition(|other| other.input_group == layers[l].input_group).unwrap_or(l).max(l);
-            let mut more = [0; 4];
+            let mut more = [0; 2];
             for l in l..=last {
                 more.iter_mut().zip(of(l)).for_each(|(more, bytes)| *more += bytes);
             }
-            let full = (0..4).any(|k| taken[k] + more[k] > rooms[k]);
+            let full = (0..2).any(|k| taken[k] + more[k] > rooms[k]);
             if self.0.separable && full && groups.last().is_some_and(|group| !group.is_empty()) {
                 groups.push(vec![]);
-                taken = [0; 4];
+                taken = [0; 2];
             }
             taken.iter_mut().zip(more).for_each(|(taken, more)| *taken += more);
             if let Some(group) = groups.last_mut() {
@@ -189,8 +187,8 @@ impl Counts<'_> {
         self.0.fits.iter().any(|fit| fit.preconditioner.is_some())
     }
 
-    /// Numbers of the blocks of at most this width of a layer's covariances, the input's only if it is the first to
-    /// read it.
+    /// Numbers of the blocks of at most this width of both sides of a layer, the input's only if it is the first to read
+    /// it.
     fn blocks(&self, l: usize, width: BlockWidth) -> u64 {
         width.numbers_of_layer(self.0.layers, l) as u64
     }
@@ -212,12 +210,12 @@ impl Counts<'_> {
         self.total(of).min(mapped + self.largest(of))
     }
 
-    /// Sums of a layer's covariances, in the run's type since the last flush and in f64.
+    /// Sums of a layer's covariances: lower triangles in f64.
     fn covariance_sums(&self, l: usize) -> u64 {
-        if self.has_eigenbasis() { (8 + self.number()) * self.blocks(l, BlockWidth::Any) } else { 0 }
+        if self.has_eigenbasis() { 8 * Covariance::numbers_of_layer(self.0.layers, l) as u64 } else { 0 }
     }
 
-    /// The same of Λ, for one fit.
+    /// Sums of Λ, in the run's type since the last flush and in f64, for one fit.
     fn lambda_sums(&self, l: usize) -> u64 {
         (8 + self.number()) * self.parameters(l)
     }
@@ -255,40 +253,23 @@ impl Counts<'_> {
         }
     }
 
-    /// What a layer's covariances take while those of a fit's networks are added up: pages of one network's, and their
-    /// sum, of several networks the one before it too.
-    fn pools(&self, l: usize) -> u64 {
-        let places = self.0.fits.iter().filter(|fit| fit.kind.has_eigenbasis()).map(|fit| fit.places).max();
-        let copies = 1 + places.unwrap_or(0).min(2);
-        if self.has_eigenbasis() { 8 * copies * self.blocks(l, BlockWidth::Any) } else { 0 }
-    }
-
-    /// What a layer takes from then on until its group is decomposed: covariances and eigenvectors.
-    fn pairs(&self, l: usize) -> u64 {
-        if self.has_eigenbasis() { 8 * self.blocks(l, BlockWidth::Any) + self.bases(l) } else { 0 }
-    }
-
-    /// What there is beside covariances and eigenvectors while these are made.
+    /// Covariances while they are worked on, one on each thread or a large one on all, and what is there beside them.
     fn decomposition(&self, residence: Residence) -> u64 {
-        self.standing(residence) + self.most_conditioners(1).max(self.moments())
-    }
-
-    /// Matrices while they are worked on.
-    fn decomposing(&self) -> u64 {
         let width = self.0.block_width;
+        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
         let work = |l: usize| {
             let layer: &LayerSpec = &self.0.layers[l];
             let whole = layer.columns().max(layer.outputs);
             let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
-            // a matrix, its eigenvectors and scratch, and what was cut out; large ones are decomposed one by one
-            let copies = if width.cuts(whole) { 5 } else { 4 };
-            let square = |n: usize| (n * n) as u64;
-            // a conditioned covariance is made when it is its turn
-            let conditioned = if self.is_conditioned() { 8 * square(whole) } else { 0 };
+            // triangles: pages of the file, what is cut out of several networks' or of a wide one, and conditioned
+            let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
             let at_once = if n < THREADED_FROM { self.0.threads } else { 1 };
-            at_once * (8 * copies * square(n) + conditioned)
+            // a matrix, its eigenvectors in f64 and in the run's type, and scratch
+            at_once * (4 * (whole * whole) as u64 + (8 * 4 + cut) * (n * n) as u64)
         };
-        if self.has_eigenbasis() { self.largest(&work) } else { 0 }
+        let unsaved = (UNSAVED as u64).min(self.total(&|l| self.bases(l)));
+        let decomposing = if self.has_eigenbasis() { self.largest(&work) + unsaved } else { 0 };
+        self.standing(residence) + decomposing + self.most_conditioners(1).max(self.moments())
     }
 
     /// `h` and `1 / h` of all weights of as many fits as have most, and what multiplies their decay.

@@ -18,7 +18,7 @@ mod tile;
 use pack::{Order, Panel, Side};
 pub(super) use panels::Panels;
 use panels::{LEFT_PANELS, RIGHT_PANELS, beside, left_panel, with_space};
-use tile::{COLUMNS, LANES, ROWS, Target};
+use tile::{COLUMNS, LANES, ROWS, Sums, Target};
 
 /// Most of the inner size that is summed in registers at a time.
 const DEPTH: usize = 384;
@@ -49,20 +49,17 @@ pub(super) struct Product {
     panels: Option<*const f32>,
     depth: usize,
     columns: usize,
-    c: *mut f32,
-    stride: usize,
-    factor: f32,
-    into: Into,
-    part: Part,
+    destination: Destination,
     products: Products,
 }
 
-/// Which numbers of the result are wanted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part {
-    All,
-    /// Those on and below the diagonal.
-    Lower,
+/// Where a product goes.
+#[derive(Debug, Clone, Copy)]
+enum Destination {
+    /// Into `[rows, columns]`, rows `stride` apart.
+    Matrix { c: *mut f32, stride: usize, factor: f32, into: Into },
+    /// Added to a lower triangle in f64, rows one behind the other.
+    Triangle(*mut f64),
 }
 
 /// A piece of the inner size that is summed in registers.
@@ -107,18 +104,18 @@ unsafe impl Sync for Product {}
 
 impl Product {
     /// `c = factor · a b` or `c += factor · a b`, rows of `c` `stride` apart.
-    pub(super) fn new(
-        c: *mut f32,
-        stride: usize,
-        into: Into,
-        factor: f32,
-        a: View<'_, f32>,
-        b: View<'_, f32>,
-        part: Part,
-    ) -> Self {
+    pub(super) fn new(c: *mut f32, stride: usize, into: Into, factor: f32, a: View<'_, f32>, b: View<'_, f32>) -> Self {
+        Self::of(Destination::Matrix { c, stride, factor, into }, a, b)
+    }
+
+    /// `xᵀ x`, added to a lower triangle.
+    pub(super) fn gram(triangle: *mut f64, x: View<'_, f32>) -> Self {
+        Self::of(Destination::Triangle(triangle), x.t(), x)
+    }
+
+    fn of(destination: Destination, a: View<'_, f32>, b: View<'_, f32>) -> Self {
         let (left, right, products) = (Side::of_left(a), Side::of_left(b.t()), a.products.or(b.products));
-        let (depth, columns) = (b.rows, b.columns);
-        Self { left, right, panels: None, depth, columns, c, stride, factor, into, part, products }
+        Self { left, right, panels: None, depth: b.rows, columns: b.columns, destination, products }
     }
 
     /// The same with the right side's numbers from its panels.
@@ -180,7 +177,7 @@ impl Product {
         // as even as can be
         let panels = rows.len().div_ceil(ROWS);
         let at = |panel: usize| rows.start + panel * rows.len() / panels;
-        let wanted = |panel: &usize| self.part == Part::All || at(panel + 1) > columns.start;
+        let wanted = |panel: &usize| !self.is_triangle() || at(panel + 1) > columns.start;
         let first = (0..panels).find(wanted).unwrap_or(panels);
         for together in (first..panels).step_by(LEFT_PANELS) {
             let together = together..panels.min(together + LEFT_PANELS);
@@ -218,7 +215,6 @@ impl Product {
         order: Order,
         right: Right,
     ) {
-        let into = if depth.k.start > 0 { Into::Add } else { self.into };
         let tiles = match (self.products, order) {
             (Products::Bf16, _) => &tile::BF16,
             (Products::Exact, Order::AlongK) => &tile::F32_ROWS,
@@ -226,7 +222,7 @@ impl Product {
         };
         for column in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - column);
-            if self.part == Part::Lower && rows.end <= column {
+            if self.is_triangle() && rows.end <= column {
                 break;
             }
             let (panel, pitch) = match right.in_place && width.is_multiple_of(LANES) {
@@ -240,24 +236,27 @@ impl Product {
             let compute = tiles[(width - 1) / LANES][rows.len() - 1];
             let (places, stride) = (depth.places, self.left.stride);
             // SAFETY: the right panel has this depth, or is 16 or 32 whole columns of the operand; the tile lies inside
-            // the rows and columns.
+            // the rows and columns, and its own memory holds the largest.
             unsafe {
-                let c = self.c.add(rows.start * self.stride + column);
-                let target = Target { c, stride: self.stride, columns: width, factor: self.factor, into };
-                if self.part == Part::All || rows.start >= column + width - 1 {
-                    compute(places, left, stride, panel, pitch, target);
-                    continue;
-                }
-                let mut whole = [0.0f32; ROWS * COLUMNS];
-                let aside = Target { c: whole.as_mut_ptr(), stride: COLUMNS, into: Into::Replace, ..target };
-                compute(places, left, stride, panel, pitch, aside);
-                for (row, whole) in rows.clone().zip(whole.chunks_exact(COLUMNS)) {
-                    for place in 0..width.min((row + 1).saturating_sub(column)) {
-                        let c = c.add((row - rows.start) * self.stride + place);
-                        *c = if into == Into::Add { *c + whole[place] } else { whole[place] };
+                match self.destination {
+                    Destination::Matrix { c, stride: row, factor, into } => {
+                        let into = if depth.k.start > 0 { Into::Add } else { into };
+                        let c = c.add(rows.start * row + column);
+                        let target = Target { c, stride: row, columns: width, factor, into };
+                        compute(places, left, stride, panel, pitch, target);
+                    }
+                    Destination::Triangle(triangle) => {
+                        let mut tile = Sums::default();
+                        Sums::prefetch(triangle, rows.clone(), column..column + width);
+                        compute(places, left, stride, panel, pitch, tile.target(width));
+                        tile.add_to_triangle(triangle, rows.clone(), column..column + width);
                     }
                 }
             }
         }
+    }
+
+    fn is_triangle(&self) -> bool {
+        matches!(self.destination, Destination::Triangle(_))
     }
 }

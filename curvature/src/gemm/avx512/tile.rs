@@ -8,9 +8,11 @@ use std::arch::x86_64::{
     __m512, __m512bh, _MM_HINT_ET0, _mm_prefetch, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
 };
+use std::ops::Range;
 
 use super::super::{Into, TILE_COLUMNS, TILE_ROWS};
 use super::pack::Order;
+use crate::SymmetricMatrix;
 
 /// Numbers in a vector register.
 pub(super) const LANES: usize = 16;
@@ -30,6 +32,58 @@ pub(super) struct Target {
     pub(super) columns: usize,
     pub(super) factor: f32,
     pub(super) into: Into,
+}
+
+/// A tile's sums beside the result.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Sums([f32; ROWS * COLUMNS]);
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self([0.0; ROWS * COLUMNS])
+    }
+}
+
+impl Sums {
+    /// To sum a tile of so many columns here.
+    pub(super) fn target(&mut self, columns: usize) -> Target {
+        Target { c: self.0.as_mut_ptr(), stride: COLUMNS, columns, factor: 1.0, into: Into::Replace }
+    }
+
+    /// Fetches what [`Sums::add_to_triangle`] will add to, while the tile is being summed.
+    pub(super) fn prefetch(triangle: *mut f64, rows: Range<usize>, columns: Range<usize>) {
+        for (row, columns) in rows.map(|row| (row, in_triangle(row, &columns))) {
+            for column in columns.step_by(CACHE_LINE) {
+                let place = triangle.wrapping_add(SymmetricMatrix::numbers(row) + column);
+                // SAFETY: x86-64 has SSE, and a prefetch of any address is harmless.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(place.cast()) };
+            }
+        }
+    }
+
+    /// Adds the tile of these rows and columns to a lower triangle whose rows lie one behind the other.
+    ///
+    /// # Safety
+    /// The processor must have AVX-512F. The triangle must hold the rows, and nobody else may use these columns of them.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn add_to_triangle(&self, triangle: *mut f64, rows: Range<usize>, columns: Range<usize>) {
+        for (row, sums) in rows.zip(self.0.chunks_exact(COLUMNS)) {
+            let columns = in_triangle(row, &columns);
+            let start = SymmetricMatrix::numbers(row) + columns.start;
+            // SAFETY: the caller's promise; these columns are not beyond the diagonal.
+            let triangle = unsafe { std::slice::from_raw_parts_mut(triangle.add(start), columns.len()) };
+            triangle.iter_mut().zip(sums).for_each(|(sum, &x)| *sum += f64::from(x));
+        }
+    }
+}
+
+/// Numbers in f64 that lie in one line of the cache.
+const CACHE_LINE: usize = 8;
+
+/// Those of some columns that are not beyond the diagonal.
+fn in_triangle(row: usize, columns: &Range<usize>) -> Range<usize> {
+    columns.start.min(row + 1)..columns.end.min(row + 1)
 }
 
 /// `depth` rows of a packed left panel times those of a right panel, rows of the latter `pitch` apart.

@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::super::{Cost, work};
 use super::EigenRate;
-use crate::curvature::gemm::{self, Threads, View, ViewMut};
-use crate::curvature::{Eigenpairs, Matrix};
+use crate::curvature::gemm::{self, Threads, View};
+use crate::curvature::{Eigenpairs, SymmetricMatrix};
 
 /// Largest eigendecomposition that is tried, in FLOP as [`work::eigendecomposition`] counts them.
 const LARGEST_EIGEN: u128 = 12_000_000_000;
@@ -28,14 +28,9 @@ pub(super) fn seconds(cost: &Cost) -> Vec<EigenRate> {
     let mut found = vec![];
     for n in tried {
         let rows = (0..n * n).map(|k| ((k * k % 1009) as f64 * 0.37).sin()).collect::<Vec<_>>();
-        let mut gram = vec![0.0; n * n];
-        gemm::add_gram(ViewMut::dense(&mut gram, n, n), View::dense(&rows, n, n), Threads::Pool);
-        for r in 0..n {
-            for c in 0..r {
-                gram[c * n + r] = gram[r * n + c];
-            }
-        }
-        let matrix = Matrix::new(gram, n, n);
+        let mut triangle = vec![0.0; SymmetricMatrix::numbers(n)];
+        gemm::add_gram(&mut triangle, View::dense(&rows, n, n), Threads::Pool);
+        let matrix = SymmetricMatrix::new(triangle, n);
         let start = Instant::now();
         let threads = 0..rayon::current_num_threads();
         let done = threads

@@ -6,7 +6,7 @@ use super::super::work;
 use super::super::{WorkKind, stages};
 use super::bench::{Bench, invented_bases};
 use crate::curvature::random::stream;
-use crate::curvature::{CovarianceSum, LambdaSum};
+use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec};
 use crate::job::JobError;
 use crate::job::run::Number;
 
@@ -15,16 +15,7 @@ impl Bench<'_> {
         let (layers, train) = (self.layers(), self.train());
         let mut sum = CovarianceSum::<T>::new(layers).with_products(self.products());
         let objective = self.plan.label_mode().objectives(stream::COVARIANCE)[0];
-        self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| {
-            (work::covariances(layers, batch), 0.0)
-        })?;
-        // twice, since the first touches memory
-        sum.flush(0..1, 1)?;
-        let start = Instant::now();
-        sum.flush(0..1, 1)?;
-        let numbers = work::covariance_numbers(layers);
-        self.sums = numbers as f64 / start.elapsed().as_secs_f64().max(1e-7);
-        Ok(())
+        self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| (work::covariances(layers, batch), 0.0))
     }
 
     pub(super) fn squares<T: Number>(&mut self) -> Result<(), JobError> {
@@ -48,6 +39,13 @@ impl Bench<'_> {
         let objective = self.plan.label_mode().objectives(stream::LAMBDA)[0];
         self.repeat(WorkKind::Squares, train, objective, &mut sum, |batch| {
             ((0..layers.len()).map(|l| work::squares(layers, l, batch, coordinates)).sum(), 0.0)
-        })
+        })?;
+        // twice, since the first touches memory
+        sum.flush(0..1, 1)?;
+        let start = Instant::now();
+        sum.flush(0..1, 1)?;
+        let numbers: usize = layers.iter().map(LayerSpec::parameters).sum();
+        self.sums = numbers as f64 / start.elapsed().as_secs_f64().max(1e-7);
+        Ok(())
     }
 }
