@@ -1,12 +1,8 @@
-use faer::diag::Diag;
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::{Mat, Par};
-
 use crate::contraction::BasisSize;
 use crate::gemm::{Real, Threads};
 use crate::{
     BlockDiagonal, BlockWidth, Covariance, CovarianceBlock, Error, LayerSpec, Matrix, SharedInputs, SymmetricMatrix,
+    decomposition,
 };
 
 /// The eigenvectors of one covariance, in the run's type, and its eigenvalues.
@@ -96,28 +92,15 @@ impl<T: Real> Eigenpairs<T> {
         if !matrix.as_slice().iter().all(|x| x.is_finite()) {
             return Err(Error::NonFinite { layer: layer.into(), what: "a covariance", examples: 0..0 });
         }
-        let par: Par = threads.faer();
-        // the upper triangle is not read
-        let triangle = matrix.as_slice();
-        let a = Mat::from_fn(n, n, |r, c| if c <= r { triangle[SymmetricMatrix::numbers(r) + c] } else { 0.0 });
-        let (mut values, mut vectors) = (Diag::<f64>::zeros(n), Mat::<f64>::zeros(n, n));
-        let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());
-        let mut buffer = MemBuffer::new(scratch);
-        let stack = MemStack::new(&mut buffer);
-        self_adjoint_evd(a.as_ref(), values.as_mut(), Some(vectors.as_mut()), par, stack, Default::default())
+        let (values, vectors) = decomposition::eigenpairs(matrix, threads)
             .map_err(|_| Error::NoConvergence { layer: layer.into(), side })?;
-        let values: Vec<f64> = values.column_vector().iter().copied().collect();
         let (smallest, largest) = (values.first().copied().unwrap_or(0.0), values.last().copied().unwrap_or(0.0));
         if smallest < -1e-6 * largest.max(0.0) {
             return Err(Error::NegativeEigenvalue { layer: layer.into(), side, value: smallest, largest });
         }
         let clipped = values.iter().filter(|&&x| x < 0.0).count();
-        let values = values.into_iter().map(|x| x.max(0.0)).collect();
-        let mut flat = Vec::with_capacity(n * n);
-        for r in 0..n {
-            flat.extend((0..n).map(|c| T::of(vectors[(r, c)])));
-        }
-        Ok(Self { vectors: Matrix::new(flat, n, n).into(), values, clipped })
+        let values = values.into_iter().map(|x: f64| x.max(0.0)).collect();
+        Ok(Self { vectors: Matrix::new(vectors, n, n).into(), values, clipped })
     }
 }
 

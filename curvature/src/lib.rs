@@ -14,6 +14,7 @@ mod block_diagonal;
 pub mod contraction;
 mod covariance;
 mod covariance_blocks;
+mod decomposition;
 mod dot;
 mod eigenbasis;
 mod error;
