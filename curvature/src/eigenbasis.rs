@@ -26,7 +26,7 @@ pub struct Eigenbasis<T> {
 }
 
 /// From this size on a decomposition uses all threads by itself; smaller ones run one on each thread.
-/// `faer` gains nothing from a second thread up to 1,025 (docs/benchmarks.md).
+/// Below it, side by side loses nothing to steps that one thread does alone; above, the matrices would not share a cache.
 pub const THREADED_FROM: usize = 2000;
 
 impl<T: Real> Eigenbasis<T> {

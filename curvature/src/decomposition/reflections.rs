@@ -2,6 +2,7 @@
 
 use faer::Accum;
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use rayon::prelude::*;
 
 use super::columns::Columns;
@@ -9,7 +10,7 @@ use super::reduction::Tridiagonal;
 use crate::gemm::Threads;
 
 /// Reflections that are applied together: `H_j H_(j+1) ... = I - V S Vᵀ` with an upper triangular S.
-const BLOCK: usize = 128;
+const BLOCK: usize = 64;
 
 /// Columns of Z that meet a block at a time, on one thread.
 const WIDTH: usize = 128;
@@ -57,16 +58,17 @@ impl Tridiagonal {
                 v.column_mut(k)[k + 1..rows].copy_from_slice(&self.reflections.column(j)[j + 2..n]);
             }
         }
-        let mut gram = Columns::zeros(width, width);
-        let whole = v.part(0..rows, 0..width);
-        matmul(gram.part_mut(0..width, 0..width), Accum::Replace, whole.transpose(), whole, 1.0, faer::Par::Seq);
+        let (whole, all, square) = (v.part(0..rows, 0..width), 0..width, BlockStructure::Rectangular);
+        let (mut gram, lower) = (Columns::zeros(width, width), BlockStructure::TriangularLower);
+        let (to, seq) = (gram.part_mut(all.clone(), all.clone()), faer::Par::Seq);
+        triangular::matmul(to, lower, Accum::Replace, whole.transpose(), square, whole, square, 1.0, seq);
         // S[.., k] = τ_k (e_k - S (Vᵀ v_k)): the columns before k are multiplied with the new reflection
         let mut s = Columns::zeros(width, width);
         for k in 0..width {
             let tau = self.tau[first + k];
             let mut column = vec![0.0; k];
             for c in 0..k {
-                let factor = -tau * gram.column(k)[c];
+                let factor = -tau * gram.column(c)[k];
                 for (to, s) in column.iter_mut().zip(&s.column(c)[..=c]) {
                     *to += factor * s;
                 }
@@ -75,8 +77,9 @@ impl Tridiagonal {
             s.column_mut(k)[k] = tau;
         }
         let mut vs = Columns::zeros(rows, width);
-        let s = s.part(0..width, 0..width);
-        matmul(vs.part_mut(0..rows, 0..width), Accum::Replace, v.part(0..rows, 0..width), s, 1.0, faer::Par::Seq);
+        let (s, upper) = (s.part(all.clone(), all.clone()), BlockStructure::TriangularUpper);
+        let to = vs.part_mut(0..rows, all);
+        triangular::matmul(to, square, Accum::Replace, whole, square, s, upper, 1.0, seq);
         (v, vs)
     }
 }

@@ -87,13 +87,13 @@ fn add_columns(a: &Columns, tiles: Range<usize>, x: &[[f64; LANES]], y: &mut [[f
             // the last tile has fewer columns; those that are missing are multiplied with 0
             if tile * LANES + k < a.rows() { lines(k) } else { lines(0) }
         });
-        let factors = x[tile];
+        // the block on the diagonal is whole: its mirror image is itself
         for k in 0..LANES {
             for l in 0..LANES {
-                y[tile][l] += columns[k][0][l] * factors[k];
+                y[tile][l] += columns[k][0][l] * x[tile][k];
             }
         }
-        let sums = below(columns.map(|column| &column[1..]), factors, &x[tile + 1..], &mut y[tile + 1..]);
+        let sums = below(columns.map(|column| &column[1..]), x[tile], &x[tile + 1..], &mut y[tile + 1..]);
         for k in 0..LANES {
             y[tile][k] += sums[k];
         }
