@@ -25,8 +25,8 @@ pub struct Eigenbasis<T> {
     pub input: Eigenpairs<T>,
 }
 
-/// From this size on a decomposition uses all threads by itself; smaller ones run one on each thread.
-/// Below it, side by side loses nothing to steps that one thread does alone; above, the matrices would not share a cache.
+/// From this size on a decomposition can use all threads by itself; smaller ones run one on each thread: side by side
+/// they lose nothing to steps that one thread does alone.
 pub const THREADED_FROM: usize = 2000;
 
 impl<T: Real> Eigenbasis<T> {

@@ -42,17 +42,19 @@ impl<T: Real> LegCovariance<'_, T> {
         CovarianceBlock::all(self.layers, self.inputs(), self.frozen, width)
     }
 
-    /// Decomposes blocks and gives their eigenpairs to `keep`, which may be called from several threads at once;
-    /// covariances and eigenvectors are in memory while they are worked on.
+    /// Decomposes blocks, those of `alone_from` rows and more one after the other, and gives their eigenpairs to `keep`,
+    /// which may be called from several threads at once; covariances and eigenvectors are in memory while they are
+    /// worked on.
     ///
     /// # Errors
     /// Those of the decomposition and of `keep`.
     pub fn decompose<E: From<Error> + Send>(
         &self,
         blocks: Vec<CovarianceBlock>,
+        alone_from: usize,
         keep: impl Fn(CovarianceBlock, Eigenpairs<T>) -> Result<(), E> + Sync,
     ) -> Result<(), E> {
-        decompose(self.layers, blocks, |block| self.block(block), keep)
+        decompose(self.layers, blocks, alone_from, |block| self.block(block), keep)
     }
 
     /// Each layer's eigenbasis, `None` for frozen layers.

@@ -26,10 +26,7 @@ use reduction::Tridiagonal;
 ///
 /// # Errors
 /// If the QR algorithm does not converge on a small block.
-pub(crate) fn eigenpairs<T: Real>(
-    matrix: &SymmetricMatrix,
-    threads: Threads,
-) -> Result<(Vec<f64>, Vec<T>), EvdError> {
+pub(crate) fn eigenpairs<T: Real>(matrix: &SymmetricMatrix, threads: Threads) -> Result<(Vec<f64>, Vec<T>), EvdError> {
     let n = matrix.size();
     if n == 0 {
         return Ok((vec![], vec![]));

@@ -1,10 +1,11 @@
-//! Dense products on borrowed slices: the one place where matrix products of this project are called.
+//! Dense products on borrowed slices: the one place where matrix products of this project are called, but for those of
+//! eigendecompositions, which are `faer`'s.
 //!
 //! A [`View`] is a slice with rows, columns and strides, checked when it is made. [`matmul`] is the
 //! general product, [`add_gram`] the symmetric rank-k update that covariances need (half the work), summed in `f64`.
 //!
-//! In `f32`, on a processor with AVX-512, products are computed here; else by `gemm` and `faer`. Which of the two
-//! follows from the shape alone.
+//! In `f32`, on a processor with AVX-512, products are computed here; else by `gemm`. Which of the two follows from the
+//! shape alone.
 #![allow(unsafe_code)] // product kernels take pointers
 
 use candle_core::WithDType;

@@ -55,6 +55,9 @@ pub struct StageCost {
     /// Sizes of the matrices that are decomposed, and how many have each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub decomposed: Vec<(usize, u64)>,
+    /// Rows from which on they are decomposed one after the other, for want of memory.
+    #[serde(skip)]
+    pub alone_from: usize,
     /// Bytes of query vectors that are read from memory, once for each batch.
     pub vector_bytes: u64,
     /// Numbers that are added to sums in 64 bits, over all chunks.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Calibration, Cost, StageCost, WorkKind};
+use crate::curvature::decomposed_alone;
 
 /// Estimated seconds of a job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,20 +48,14 @@ impl StageCost {
         seconds + saves * self.saved as f64 / machine.sync
     }
 
-    /// Small matrices are decomposed side by side, one on each thread; large ones take all threads, one after another.
+    /// Matrices are decomposed side by side, one on each thread; some large ones take all threads, one after another.
     fn decompositions(&self, machine: &Calibration) -> f64 {
-        let mut side_by_side = 0.0f64;
-        let mut longest = 0.0f64;
-        let mut alone = 0.0;
-        for &(n, count) in &self.decomposed {
-            let one = machine.decomposition(n);
-            if n >= crate::curvature::THREADED_FROM {
-                alone += count as f64 * one / machine.threaded_speedup();
-            } else {
-                side_by_side += count as f64 * one;
-                longest = longest.max(one);
-            }
-        }
+        let sizes = || self.decomposed.iter().rev().flat_map(|&(n, count)| (0..count).map(move |_| n));
+        let alone = decomposed_alone(sizes(), self.alone_from, machine.threads);
+        let seconds = |n| machine.decomposition(n);
+        let longest = sizes().nth(alone).map_or(0.0, seconds);
+        let side_by_side: f64 = sizes().skip(alone).map(seconds).sum();
+        let alone = sizes().take(alone).map(seconds).sum::<f64>() / machine.threaded_speedup();
         alone + (side_by_side / machine.threads as f64).max(longest)
     }
 }
@@ -111,11 +106,19 @@ mod tests {
         let stage = |decomposed| StageCost {
             work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
             decomposed,
+            alone_from: usize::MAX,
             ..StageCost::default()
         };
         // four of 1 s on two threads; one of 100 s that the others fit beside
         assert!((stage(vec![(10, 4)]).seconds(&machine()) - 2.0).abs() < 1e-12);
         assert!((stage(vec![(10, 4), (100, 1)]).seconds(&machine()) - 100.0).abs() < 1e-12);
+        // of three large ones two fit side by side; without memory for that none do
+        let large = stage(vec![(3000, 3)]);
+        let one = machine().decomposition(3000);
+        let alone = one / machine().threaded_speedup();
+        assert!((large.seconds(&machine()) / (alone + one) - 1.0).abs() < 1e-12);
+        let short = StageCost { alone_from: 2500, ..large };
+        assert!((short.seconds(&machine()) / (3.0 * alone) - 1.0).abs() < 1e-12);
         // beyond what was measured time grows with the cube
         assert!((machine().decomposition(200) - 800.0).abs() < 1e-9);
         assert!((machine().decomposition(5) - 0.125).abs() < 1e-9);

@@ -219,6 +219,7 @@ impl Stages<'_> {
             units: blocks.len() as u64,
             work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
             decomposed: sizes.into_iter().collect(),
+            alone_from: self.plan.memory.stages.alone_from(),
             disk: disk::eigenbasis(self.plan, fit),
             ..self.named(Pass::Eigendecomposition)
         }

@@ -58,7 +58,7 @@ impl Run<'_> {
         let pass = Pass::Eigendecomposition;
         self.observer().event(Event::Started { pass, done: total - blocks.len() as u64, total });
         let unsaved = Mutex::new(Unsaved::<T> { blocks: vec![], bytes: 0, since: Instant::now(), parts });
-        covariance.decompose(blocks, |block, pairs| {
+        covariance.decompose(blocks, self.plan.memory.stages.alone_from(), |block, pairs| {
             let [vectors, values] = self.eigen_names(&block);
             writer.write_values_at(&vectors, 0, pairs.vectors.whole().as_slice())?;
             writer.write_values_at(&values, block.range.start as u64, &pairs.values)?;

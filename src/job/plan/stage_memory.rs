@@ -20,9 +20,16 @@ pub(in crate::job) struct StageMemory {
     queries: u64,
     scores: u64,
     self_influence: u64,
+    /// Rows of a covariance from which on as many as there are threads would take more than the other stages do.
+    alone_from: usize,
 }
 
 impl StageMemory {
+    /// Rows from which on covariances are decomposed one after the other.
+    pub(in crate::job) fn alone_from(&self) -> usize {
+        self.alone_from
+    }
+
     /// Of every stage of this name: of several the one that takes most.
     pub(in crate::job) fn of(&self, pass: Pass) -> u64 {
         match pass {
@@ -75,13 +82,18 @@ impl Counts<'_> {
             let pass = self.pass(way, way.batch);
             if self.has_eigenbasis() {
                 found.covariance = pass + of_groups(&|l| self.covariance_sums(l));
-                found.eigendecomposition = self.decomposition(way.residence);
             }
             if lambdas > 0 {
                 let sums = lambdas * of_groups(&|l| self.lambda_sums(l));
                 let bases = lambdas * self.stays(mapped, &|l| self.bases(l));
                 let conditioners = self.most_conditioners(lambdas);
                 found.lambda = pass + (sums + self.rotation(way.batch) + bases + conditioners).max(self.moments());
+            }
+            if self.has_eigenbasis() {
+                let beside = self.beside_decompositions(way.residence);
+                let room = found.covariance.max(found.lambda).saturating_sub(beside);
+                found.alone_from = self.alone_from(room);
+                found.eigendecomposition = beside + self.largest(&|l| self.decomposing(l, found.alone_from));
             }
         }
         if let Some(queries) = &self.0.queries {
@@ -253,23 +265,34 @@ impl Counts<'_> {
         }
     }
 
-    /// Covariances while they are worked on, one on each thread or a large one on all, and what is there beside them.
-    fn decomposition(&self, residence: Residence) -> u64 {
-        let width = self.0.block_width;
-        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
-        let work = |l: usize| {
-            let layer: &LayerSpec = &self.0.layers[l];
-            let whole = layer.columns().max(layer.outputs);
-            let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
-            // triangles: pages of the file, what is cut out of several networks' or of a wide one, and conditioned
-            let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
-            let at_once = if n < THREADED_FROM { self.0.threads } else { 1 };
-            // a matrix, its eigenvectors in f64 and in the run's type, and scratch
-            at_once * (4 * (whole * whole) as u64 + (8 * 4 + cut) * (n * n) as u64)
-        };
+    /// What is there beside covariances that are worked on.
+    fn beside_decompositions(&self, residence: Residence) -> u64 {
         let unsaved = (UNSAVED as u64).min(self.total(&|l| self.bases(l)));
-        let decomposing = if self.has_eigenbasis() { self.largest(&work) + unsaved } else { 0 };
-        self.standing(residence) + decomposing + self.most_conditioners(1).max(self.moments())
+        self.standing(residence) + unsaved + self.most_conditioners(1).max(self.moments())
+    }
+
+    /// Rows of the widest block of a layer's covariances, and what its decomposition takes.
+    fn decomposition(&self, l: usize) -> (usize, u64) {
+        let (layer, width): (&LayerSpec, _) = (&self.0.layers[l], self.0.block_width);
+        let whole = layer.columns().max(layer.outputs);
+        let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
+        // triangles: pages of the file, what is cut out of several networks' or of a wide one, and conditioned
+        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
+        let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
+        // a matrix, its eigenvectors in f64 and in the run's type, and scratch
+        (n, 4 * (whole * whole) as u64 + (8 * 4 + cut) * (n * n) as u64)
+    }
+
+    fn alone_from(&self, room: u64) -> usize {
+        let all = (0..self.0.layers.len()).map(|l| self.decomposition(l));
+        let too_large = all.filter(|(n, bytes)| *n >= THREADED_FROM && self.0.threads * bytes > room);
+        too_large.map(|(n, _)| n).min().unwrap_or(usize::MAX)
+    }
+
+    /// A layer's covariances while they are worked on: one, or one on each thread.
+    fn decomposing(&self, l: usize, alone_from: usize) -> u64 {
+        let (n, bytes) = self.decomposition(l);
+        if n >= alone_from { bytes } else { self.0.threads * bytes }
     }
 
     /// `h` and `1 / h` of all weights of as many fits as have most, and what multiplies their decay.
