@@ -180,18 +180,32 @@ impl<T: Real> Eigenbasis<T> {
             let blocks = found.iter().filter(|(block, _)| block.of == of).map(|(_, pairs): &(_, Eigenpairs<T>)| pairs);
             Eigenpairs::joined(blocks.cloned())
         };
-        let mut bases: Vec<Option<Self>> = vec![];
+        Self::of_pairs(layers, inputs, frozen, |of| Ok(joined(of)))
+    }
+
+    /// Each layer's eigenbasis, `None` for those that are `frozen`, from the `pairs` of every covariance
+    /// ([`LayerSide::all`]): layers that share an input's eigenvectors hold clones of them.
+    ///
+    /// # Errors
+    /// Those of `pairs`.
+    pub fn of_pairs<E>(
+        layers: &[LayerSpec],
+        inputs: SharedInputs,
+        frozen: &[usize],
+        mut pairs: impl FnMut(LayerSide) -> Result<Eigenpairs<T>, E>,
+    ) -> Result<Vec<Option<Self>>, E> {
+        let mut bases: Vec<Option<Self>> = Vec::with_capacity(layers.len());
         for layer in 0..layers.len() {
+            if frozen.contains(&layer) {
+                bases.push(None);
+                continue;
+            }
             let holder = inputs.holder(layers, frozen, layer);
             let input = match bases.get(holder).and_then(Option::as_ref) {
                 Some(basis) => basis.input.clone(),
-                None if frozen.contains(&layer) => {
-                    bases.push(None);
-                    continue;
-                }
-                None => joined(LayerSide { layer, side: Side::Input }),
+                None => pairs(LayerSide { layer, side: Side::Input })?,
             };
-            bases.push(Some(Self { output: joined(LayerSide { layer, side: Side::Output }), input }));
+            bases.push(Some(Self { output: pairs(LayerSide { layer, side: Side::Output })?, input }));
         }
         Ok(bases)
     }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::gemm::{self, Real, Threads, View};
 use crate::{Matrix, Numbers};
 
 /// A symmetric matrix in `f64`: its lower triangle, which may be owned or lie in a memory map; cloning shares it.
@@ -35,6 +36,14 @@ impl SymmetricMatrix {
             triangle.extend((0..=r).map(|c| f(r, c)));
         }
         Self::new(triangle, size)
+    }
+
+    /// `xᵀ x`.
+    pub fn gram<T: Real>(x: View<'_, T>, threads: Threads) -> Self {
+        let (_, n) = x.shape();
+        let mut triangle = vec![0.0; Self::numbers(n)];
+        gemm::add_gram(&mut triangle, x, threads);
+        Self::new(triangle, n)
     }
 
     /// From numbers that somebody else keeps alive, a memory map for instance.

@@ -184,14 +184,6 @@ fn product(a: View<'_, f64>, b: View<'_, f64>, [m, k, n]: [usize; 3], threads: T
     c
 }
 
-/// `xᵀ x`.
-fn gram(x: View<'_, f64>, threads: Threads) -> SymmetricMatrix {
-    let (_, n) = x.shape();
-    let mut triangle = vec![0.0; SymmetricMatrix::numbers(n)];
-    gemm::add_gram(&mut triangle, x, threads);
-    SymmetricMatrix::new(triangle, n)
-}
-
 /// A matrix with no more rows than columns.
 #[derive(Clone, Copy)]
 struct Tall<'a> {
@@ -206,7 +198,7 @@ struct Tall<'a> {
 impl Tall<'_> {
     /// The leading left singular vectors as columns, and how many there are.
     fn singular_vectors(self, rank: usize) -> Result<(Vec<f64>, usize), Error> {
-        leading(gram(self.view.t(), self.threads), rank, self.layer)
+        leading(SymmetricMatrix::gram(self.view.t(), self.threads), rank, self.layer)
     }
 
     /// The same by a range finder.
@@ -224,7 +216,7 @@ impl Tall<'_> {
         let space = View::dense(&sampled, n, size);
         let inside = product(space.t(), self.view, [size, n, w], self.threads);
         let inside = View::dense(&inside, size, w);
-        let (turn, kept) = leading(gram(inside.t(), self.threads), rank, self.layer)?;
+        let (turn, kept) = leading(SymmetricMatrix::gram(inside.t(), self.threads), rank, self.layer)?;
         Ok((product(space, View::dense(&turn, size, kept), [n, size, kept], self.threads), kept))
     }
 
@@ -234,7 +226,8 @@ impl Tall<'_> {
         // once more, because the first Gram matrix squares the condition number
         for _ in 0..2 {
             let view = View::dense(x, n, k);
-            let pairs = Eigenpairs::<f64>::of(&gram(view, self.threads), self.layer, "query", Threads::One)?;
+            let pairs =
+                Eigenpairs::<f64>::of(&SymmetricMatrix::gram(view, self.threads), self.layer, "query", Threads::One)?;
             let vectors = pairs.vectors.whole();
             let largest = pairs.values.last().copied().unwrap_or(0.0);
             let first = pairs.values.iter().position(|&value| value > 1e-13 * largest).unwrap_or(k);

@@ -126,7 +126,7 @@ impl Block<'_> {
             })
             .collect();
         let rho = 2.0 * between.abs();
-        let (mut kept, deflated) = self.deflate(d, &mut z, rho, middle);
+        let (kept, deflated) = self.deflate(d, &mut z, rho, middle);
         // for the products: by halves; `rank` is the place in the order of eigenvalues
         let roots = Roots::of(kept.iter().map(|&(c, _)| (d[c], z[c])), rho, threads);
         let mut by_half: Vec<usize> = (0..kept.len()).collect();
@@ -150,7 +150,6 @@ impl Block<'_> {
         let staying = copied(self, 0..n, &mut deflated.iter().copied(), deflated.len());
         let values: Vec<f64> = (0..k).map(|j| roots.value(j)).chain(deflated.iter().map(|&c| d[c])).collect();
         d.copy_from_slice(&values);
-        kept.clear();
 
         let (stride, first) = (self.stride, self.first);
         let work = |(chunk, numbers): (usize, &mut [f64])| {

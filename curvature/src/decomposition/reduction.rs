@@ -73,7 +73,7 @@ impl Tridiagonal {
                 }
             }
             if end < n {
-                update(&mut a, &panel, end, end - start, threads);
+                update(&mut a, &panel, end, threads);
             }
             start = end;
         }
@@ -160,9 +160,8 @@ fn finish(w: &mut [f64], v: &[f64], panel: &Columns, rows: std::ops::Range<usize
 }
 
 /// `A -= V Wᵀ + W Vᵀ` right of a panel, in the lower triangle and the blocks on the diagonal.
-fn update(a: &mut Columns, panel: &Columns, end: usize, width: usize, threads: Threads) {
+fn update(a: &mut Columns, panel: &Columns, end: usize, threads: Threads) {
     let n = a.rows();
-    debug_assert_eq!(width, PANEL);
     triangular::matmul(
         a.part_mut(end..n, end..n),
         triangular::BlockStructure::TriangularLower,

@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size, free_space};
-use crate::curvature::{CurvatureKind, LayerSide, SymmetricMatrix, is_first_of_group};
+use crate::curvature::CurvatureKind;
 use crate::data::Dataset;
 use crate::job::answers::VectorSet;
-use crate::job::curvature::{block_names, side_name};
 use crate::job::request::Precision;
 use crate::job::training::{Fit, Site, Training};
 use crate::job::{JobError, Plan, StoreScores, output, rank};
@@ -128,39 +127,18 @@ fn size(tensors: &[TensorSpec], about: usize) -> u64 {
 }
 
 pub(super) fn covariance(plan: &Plan, _: Site) -> u64 {
-    let layers = plan.training.layers();
-    let mut tensors = vec![];
-    for (l, layer) in layers.iter().enumerate() {
-        let triangle =
-            |side, n| TensorSpec::new(format!("{}.{side}", layer.name), Dtype::F64, [SymmetricMatrix::numbers(n)]);
-        if is_first_of_group(layers, l) {
-            tensors.push(triangle("input", layer.columns()));
-        }
-        tensors.push(triangle("output", layer.outputs));
-    }
-    size(&tensors, ABOUT)
+    size(&plan.covariance_specs(), ABOUT)
 }
 
 pub(super) fn eigenbasis(plan: &Plan, fit: &Fit) -> u64 {
-    let layers = plan.training.layers();
-    let mut tensors = vec![];
-    for side in LayerSide::all(layers, fit.shared_inputs(), &fit.frozen) {
-        let (name, n) = (side_name(layers, side), side.size(layers));
-        let blocks = block_names(&name, n, plan.block_width());
-        tensors.extend(blocks.map(|(name, n)| TensorSpec::new(name, plan.number(), [n, n])));
-        tensors.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
-    }
-    size(&tensors, ABOUT)
+    size(&plan.eigenbasis_specs(fit, plan.number()), ABOUT)
 }
 
 pub(super) fn lambda(plan: &Plan, fit: &Fit, _: Site) -> u64 {
     if fit.kind == CurvatureKind::Identity {
         return 0;
     }
-    let layers = plan.training.layers().iter();
-    let tensors: Vec<_> =
-        layers.map(|l| TensorSpec::new(l.name.clone(), Dtype::F64, [l.outputs, l.columns()])).collect();
-    size(&tensors, ABOUT)
+    size(&plan.lambda_specs(), ABOUT)
 }
 
 pub(super) fn vectors(plan: &Plan, set: VectorSet) -> u64 {

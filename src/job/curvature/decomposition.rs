@@ -3,9 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::stored::square;
 use crate::attribution::source::{LegCovariance, PooledCovariance};
-use crate::attribution::store::{Dtype, Key, KeyBuilder, Metadata, TensorSpec, TensorWriter};
+use crate::attribution::store::{Dtype, Element, Key, KeyBuilder, Metadata, TensorSpec, TensorWriter};
 use crate::attribution::{Error, Event, Pass, SAVE_INTERVAL};
 use crate::curvature::{CovarianceBlock, Eigenpairs};
 use crate::job::JobError;
@@ -86,7 +85,7 @@ impl Run<'_> {
         let specs = unsaved.blocks.iter().flat_map(|(block, _)| {
             let ([vectors, _], n) = (self.eigen_names(block), block.range.len());
             let values = TensorSpec::new(own_values(&vectors), Dtype::F64, [n]);
-            [square::<T>(vectors, n), values]
+            [TensorSpec::new(vectors, <T as Element>::DTYPE, [n, n]), values]
         });
         let key = self.eigenbasis_part_key(fit, unsaved.parts);
         let writer = self.store.writer(EIGENBASIS_PART, &key, &specs.collect::<Vec<_>>(), &Metadata::new())?;

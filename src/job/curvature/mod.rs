@@ -9,7 +9,6 @@ mod passes;
 mod stored;
 
 pub(super) use decomposition::UNSAVED;
-pub(super) use stored::{block_names, side_name};
 
 use super::answers::Method;
 use super::keys::site;

@@ -8,12 +8,12 @@ use crate::attribution::store::{
 };
 use crate::curvature::{
     BlockDiagonal, BlockWidth, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec,
-    Matrix, Numbers, SymmetricMatrix, first_of_group, is_first_of_group,
+    Matrix, Numbers, SharedInputs, Side, SymmetricMatrix,
 };
-use crate::job::JobError;
 use crate::job::mapped::{AfterUse, MappedRoom};
 use crate::job::run::{Number, Run};
 use crate::job::training::{Fit, Place, Site, Training};
+use crate::job::{JobError, Plan};
 
 /// Every layer's eigenbasis, none where it was frozen, and T̄, the mean number of positions of an example.
 type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, f64);
@@ -34,14 +34,7 @@ impl Run<'_> {
         positions: u64,
         examples: u64,
     ) -> Result<TensorWriter, JobError> {
-        let layers = self.plan.training.layers();
-        let mut specs = vec![];
-        for (l, layer) in layers.iter().enumerate() {
-            if is_first_of_group(layers, l) {
-                specs.push(triangle(format!("{}.input", layer.name), layer.columns()));
-            }
-            specs.push(triangle(format!("{}.output", layer.name), layer.outputs));
-        }
+        let specs = self.plan.covariance_specs();
         let metadata = Metadata::from([
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
             ("positions".into(), positions.to_string()),
@@ -58,13 +51,8 @@ impl Run<'_> {
         layers: &[LayerSpec],
         covariance: &Covariance,
     ) -> Result<(), JobError> {
-        for (group, matrix) in covariance.inputs.iter().enumerate() {
-            if let Some(matrix) = matrix {
-                writer.write_values_at(&format!("{}.input", group_name(layers, group)), 0, matrix.as_slice())?;
-            }
-        }
-        for (layer, matrix) in layers.iter().zip(&covariance.outputs) {
-            writer.write_values_at(&format!("{}.output", layer.name), 0, matrix.as_slice())?;
+        for side in LayerSide::all(layers, SharedInputs::Shared, &[]) {
+            writer.write_values_at(&side_name(layers, side), 0, covariance.of(layers, side).as_slice())?;
         }
         Ok(())
     }
@@ -73,22 +61,21 @@ impl Run<'_> {
         let Some(artifact) = self.find(COVARIANCE, &self.plan.covariance_key(site))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
-        let matrix = |name: String, n: usize| -> Result<SymmetricMatrix, JobError> {
+        let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
+        let (mut inputs, mut outputs) = (vec![None; groups], vec![]);
+        for side in LayerSide::all(layers, SharedInputs::Shared, &[]) {
+            let (name, n) = (side_name(layers, side), side.size(layers));
             // it is decomposed once
             let triangle = mapped_values(&artifact, name, SymmetricMatrix::numbers(n), |_| AfterUse::Forgotten)?;
-            Ok(SymmetricMatrix::shared(triangle, n))
-        };
-        let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
-        let inputs = (0..groups).map(|group| {
-            let layer = first_of_group(layers, group).map(|l| &layers[l]);
-            layer.map(|layer| matrix(format!("{}.input", layer.name), layer.columns())).transpose()
-        });
+            let matrix = SymmetricMatrix::shared(triangle, n);
+            match side.side {
+                Side::Input => inputs[layers[side.layer].input_group] = Some(matrix),
+                Side::Output => outputs.push(matrix),
+            }
+        }
         Ok(Some(Covariance {
-            inputs: inputs.collect::<Result<_, _>>()?,
-            outputs: layers
-                .iter()
-                .map(|l| matrix(format!("{}.output", l.name), l.outputs))
-                .collect::<Result<_, _>>()?,
+            inputs,
+            outputs,
             positions: count(&artifact, "positions")?,
             examples: count(&artifact, "examples")?,
         }))
@@ -100,13 +87,7 @@ impl Run<'_> {
         fit: &Fit,
         mean_positions: f64,
     ) -> Result<TensorWriter, JobError> {
-        let (mut specs, width) = (vec![], self.plan.block_width());
-        let layers = self.plan.training.layers();
-        for side in LayerSide::all(layers, fit.shared_inputs(), &fit.frozen) {
-            let (name, n) = (side_name(layers, side), side.size(layers));
-            specs.extend(block_names(&name, n, width).map(|(name, n)| square::<T>(name, n)));
-            specs.push(TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]));
-        }
+        let specs = self.plan.eigenbasis_specs(fit, <T as Element>::DTYPE);
         let mut metadata = Metadata::from([
             ("of".into(), fit.name.clone()),
             ("mean_positions".into(), mean_positions.to_string()),
@@ -133,26 +114,15 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let room = self.plan.mapped_room();
         let mean_positions = artifact.metadata("mean_positions").and_then(|text| text.parse().ok()).unwrap_or(1.0);
-        let pairs = |name: String, n: usize| -> Result<Eigenpairs<T>, JobError> {
+        let pairs = |side: LayerSide| -> Result<Eigenpairs<T>, JobError> {
+            let (name, n) = (side_name(layers, side), side.size(layers));
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
             let blocks = block_names(&name, n, self.plan.block_width());
             let blocks = blocks.map(|(name, n)| mapped(&artifact, name, n, n, &room));
             let vectors = BlockDiagonal::new(blocks.collect::<Result<_, _>>()?);
             Ok(Eigenpairs { vectors, values, clipped: 0 })
         };
-        let mut bases: Vec<Option<Eigenbasis<T>>> = Vec::with_capacity(layers.len());
-        for (l, layer) in layers.iter().enumerate() {
-            if fit.frozen.contains(&l) {
-                bases.push(None);
-                continue;
-            }
-            let holder = fit.shared_inputs().holder(layers, &fit.frozen, l);
-            let input = match bases.get(holder).and_then(Option::as_ref) {
-                Some(basis) => basis.input.clone(),
-                None => pairs(format!("{}.input", layers[holder].name), layer.columns())?,
-            };
-            bases.push(Some(Eigenbasis { input, output: pairs(format!("{}.output", layer.name), layer.outputs)? }));
-        }
+        let bases = Eigenbasis::of_pairs(layers, fit.shared_inputs(), &fit.frozen, pairs)?;
         Ok(Some((bases, mean_positions)))
     }
 
@@ -179,9 +149,7 @@ impl Run<'_> {
 
     /// Starts Λ of all layers.
     pub(super) fn lambda_writer(&self, fit: usize, site: Site, examples: u64) -> Result<TensorWriter, JobError> {
-        let layers = self.plan.training.layers();
-        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
-        let specs: Vec<TensorSpec> = layers.iter().map(spec).collect();
+        let specs = self.plan.lambda_specs();
         let metadata = Metadata::from([
             ("of".into(), self.plan.training.fits[fit].name.clone()),
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
@@ -210,6 +178,36 @@ impl Run<'_> {
         let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
         let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
         Ok(covariances.chain(lambdas).collect())
+    }
+}
+
+impl Plan {
+    /// Lower triangles of the covariances of all layers.
+    pub(in crate::job) fn covariance_specs(&self) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let triangle = |side: LayerSide| {
+            let numbers = SymmetricMatrix::numbers(side.size(layers));
+            TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
+        };
+        LayerSide::all(layers, SharedInputs::Shared, &[]).into_iter().map(triangle).collect()
+    }
+
+    /// Eigenvectors, in blocks, and eigenvalues of all covariances that a fit needs.
+    pub(in crate::job) fn eigenbasis_specs(&self, fit: &Fit, dtype: Dtype) -> Vec<TensorSpec> {
+        let (layers, width) = (self.training.layers(), self.block_width());
+        let of_side = |side: LayerSide| {
+            let (name, n) = (side_name(layers, side), side.size(layers));
+            let values = TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]);
+            let blocks = block_names(&name, n, width).map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
+            blocks.chain([values]).collect::<Vec<_>>()
+        };
+        LayerSide::all(layers, fit.shared_inputs(), &fit.frozen).into_iter().flat_map(of_side).collect()
+    }
+
+    /// Λ of all layers.
+    pub(in crate::job) fn lambda_specs(&self) -> Vec<TensorSpec> {
+        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
+        self.training.layers().iter().map(spec).collect()
     }
 }
 
@@ -263,25 +261,15 @@ fn mapped_values<T: Number>(
 }
 
 /// The name under which a side of a layer is kept.
-pub(in crate::job) fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
+fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
     format!("{}.{}", layers[of.layer].name, of.side.name())
 }
 
 /// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
-pub(in crate::job) fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
+fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
     let is_cut = width.cuts(n);
     let named = move |k: usize| if is_cut { format!("{name}.vectors.{k}") } else { format!("{name}.vectors") };
     width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
-}
-
-/// A covariance of `n` coordinates.
-fn triangle(name: String, n: usize) -> TensorSpec {
-    TensorSpec::new(&name, Dtype::F64, [SymmetricMatrix::numbers(n)])
-}
-
-/// Eigenvectors of `n` coordinates.
-pub(super) fn square<T: Element>(name: String, n: usize) -> TensorSpec {
-    TensorSpec::new(&name, T::DTYPE, [n, n])
 }
 
 /// A count in a file's metadata.
@@ -290,10 +278,6 @@ pub(super) fn count(file: &TensorFile, name: &'static str) -> Result<u64, JobErr
         problem: format!("{}: its metadata lack `{name}`", file.path().display()),
         hint: Some("delete the file; it is only a cache".into()),
     })
-}
-
-fn group_name(layers: &[LayerSpec], group: usize) -> &str {
-    first_of_group(layers, group).map_or("", |l| &layers[l].name)
 }
 
 pub(super) fn with_shapes<'a>(state: &[(String, &'a [f64])]) -> Vec<(String, Vec<usize>, &'a [f64])> {

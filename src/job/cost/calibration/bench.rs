@@ -1,6 +1,7 @@
 //! A differentiation of the miniature with a sink, repeated until its time says how fast both are.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use super::super::architecture::Architecture;
@@ -9,8 +10,8 @@ use super::super::work::{self, BatchShape};
 use super::super::{WorkKind, stages};
 use crate::curvature::gemm::{Products, Real};
 use crate::curvature::{
-    BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSpec, Matrix, Network, Objective, Tap, TapSink,
-    first_of_group,
+    BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSide, LayerSpec, Matrix, Network, Objective,
+    SharedInputs, Tap, TapSink,
 };
 use crate::data::{self, Batch};
 use crate::job::plan::InBatches;
@@ -172,19 +173,14 @@ impl<'a> Bench<'a> {
 }
 
 /// Matrices in the place of eigenvectors; layers of a group share those of their inputs.
-pub(super) fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -> Vec<Eigenbasis<T>> {
-    let pairs = |n: usize| {
+pub(super) fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -> Vec<Option<Eigenbasis<T>>> {
+    let pairs = |of: LayerSide| {
+        let n = of.size(layers);
         let numbers = |n: usize| (0..n * n).map(|k| T::of(((k * 2_654_435_761) % 1009) as f64 / 504.5 - 1.0)).collect();
         let blocks = width.groups(n).map(|group| Matrix::new(numbers(group.len()), group.len(), group.len()));
-        Eigenpairs { vectors: BlockDiagonal::new(blocks.collect()), values: vec![1.0; n], clipped: 0 }
+        Ok(Eigenpairs { vectors: BlockDiagonal::new(blocks.collect()), values: vec![1.0; n], clipped: 0 })
     };
-    let mut bases: Vec<Eigenbasis<T>> = vec![];
-    for (l, layer) in layers.iter().enumerate() {
-        let holder = first_of_group(layers, layer.input_group).filter(|&holder| holder < l);
-        let input = holder.map_or_else(|| pairs(layer.columns()), |holder| bases[holder].input.clone());
-        bases.push(Eigenbasis { input, output: pairs(layer.outputs) });
-    }
-    bases
+    Eigenbasis::of_pairs(layers, SharedInputs::Shared, &[], pairs).unwrap_or_else(|never: Infallible| match never {})
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::{Cost, work};
 use super::EigenRate;
-use crate::curvature::gemm::{self, Threads, View};
+use crate::curvature::gemm::{Threads, View};
 use crate::curvature::{Eigenpairs, SymmetricMatrix};
 
 /// Largest eigendecomposition that is tried, in FLOP as [`work::eigendecomposition`] counts them.
@@ -28,9 +28,7 @@ pub(super) fn seconds(cost: &Cost) -> Vec<EigenRate> {
     let mut found = vec![];
     for n in tried {
         let rows = (0..n * n).map(|k| ((k * k % 1009) as f64 * 0.37).sin()).collect::<Vec<_>>();
-        let mut triangle = vec![0.0; SymmetricMatrix::numbers(n)];
-        gemm::add_gram(&mut triangle, View::dense(&rows, n, n), Threads::Pool);
-        let matrix = SymmetricMatrix::new(triangle, n);
+        let matrix = SymmetricMatrix::gram(View::dense(&rows, n, n), Threads::Pool);
         let start = Instant::now();
         let threads = 0..rayon::current_num_threads();
         let done = threads

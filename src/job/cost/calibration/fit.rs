@@ -24,7 +24,7 @@ impl Bench<'_> {
         let coordinates = fit.map_or(work::Coordinates::Standard, |fit| stages::coordinates(self.plan, fit));
         let bases = match coordinates {
             work::Coordinates::Standard => vec![None; layers.len()],
-            _ => invented_bases::<T>(layers, self.plan.block_width()).into_iter().map(Some).collect(),
+            _ => invented_bases::<T>(layers, self.plan.block_width()),
         };
         let ones: Vec<Vec<T>> = match coordinates {
             work::Coordinates::ConditionedEigenbasis(_) => {

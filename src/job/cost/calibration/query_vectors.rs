@@ -23,8 +23,8 @@ impl Bench<'_> {
         let Some(queries) = &self.plan.queries else { return Ok(()) };
         let (layers, width) = (self.layers(), self.plan.block_width());
         let has_basis = self.plan.has_eigenbasis();
-        let layer = |(layer, basis): (&LayerSpec, Eigenbasis<T>)| LayerFactors {
-            basis: Some(basis),
+        let layer = |(layer, basis): (&LayerSpec, Option<Eigenbasis<T>>)| LayerFactors {
+            basis,
             lambda: Some(Matrix::new(vec![1.0; layer.parameters()], layer.outputs, layer.columns())),
         };
         let factors = match has_basis {
