@@ -4,7 +4,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::gemm::{self, Products, Real, Threads, View};
-use crate::{Error, LayerSide, LayerSpec, Side, SymmetricMatrix, Tap, TapSink, is_first_of_group, with_slice};
+use crate::{
+    Error, LayerSide, LayerSpec, SharedInputs, Side, SymmetricMatrix, Tap, TapSink, is_first_of_group, with_slice,
+};
 
 /// Columns that one task sums.
 const COLUMNS: usize = 64;
@@ -52,6 +54,11 @@ impl Covariance {
             }
             Side::Output => &self.outputs[of.layer],
         }
+    }
+
+    /// All that are summed: the input's of each group once, the output's of each layer.
+    pub fn sides(layers: &[LayerSpec]) -> Vec<LayerSide> {
+        LayerSide::all(layers, SharedInputs::Shared, &[])
     }
 
     /// Numbers that a layer's covariances take, the input's only if it is the first of its group.

@@ -30,15 +30,12 @@ impl LayerSpec {
     }
 }
 
-/// The first of the layers that read the inputs of a group: what is there once for a group has its name and place.
-pub fn first_of_group(layers: &[LayerSpec], group: usize) -> Option<usize> {
-    layers.iter().position(|layer| layer.input_group == group)
-}
-
-/// Whether no layer before this one reads the same tensor.
+/// Whether no layer before this one reads the same tensor: what is there once for a group has the name and place of its
+/// first layer.
 ///
 /// # Panics
 /// If there is no layer `l`.
 pub fn is_first_of_group(layers: &[LayerSpec], l: usize) -> bool {
-    first_of_group(layers, layers[l].input_group) == Some(l)
+    let group = layers[l].input_group;
+    layers[..l].iter().all(|other| other.input_group != group)
 }

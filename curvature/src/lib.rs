@@ -52,7 +52,7 @@ pub use error::Error;
 pub use factors::{CurvatureKind, Damping, Factors, LayerFactors, Spectrum};
 pub use fresh::fresh;
 pub use lambda::{Lambda, LambdaSum};
-pub use layer::{LayerId, LayerSpec, first_of_group, is_first_of_group};
+pub use layer::{LayerId, LayerSpec, is_first_of_group};
 pub use linear::{Linear, TapRecorder, with_slice};
 pub use low_rank::{LowRank, Vectors};
 pub use matrix::{Matrix, Numbers};

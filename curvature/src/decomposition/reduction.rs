@@ -159,7 +159,8 @@ fn finish(w: &mut [f64], v: &[f64], panel: &Columns, rows: std::ops::Range<usize
     }
 }
 
-/// `A -= V Wᵀ + W Vᵀ` right of a panel, in the lower triangle and the blocks on the diagonal.
+/// `A -= V Wᵀ + W Vᵀ` right of a panel, in the lower triangle and the blocks on the diagonal. The panel is a whole one:
+/// only the last can be narrower, and right of it there is nothing.
 fn update(a: &mut Columns, panel: &Columns, end: usize, threads: Threads) {
     let n = a.rows();
     triangular::matmul(

@@ -7,7 +7,7 @@ use crate::curvature::CurvatureKind;
 use crate::data::Dataset;
 use crate::job::answers::VectorSet;
 use crate::job::request::Precision;
-use crate::job::training::{Fit, Site, Training};
+use crate::job::training::{Fit, Training};
 use crate::job::{JobError, Plan, StoreScores, output, rank};
 
 /// Bytes of a run folder.
@@ -46,11 +46,11 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         None => plan.needed_fits().map(|(_, fit)| fit).collect(),
     };
     let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
-    let covariances: Vec<u64> = Training::sites(with_bases()).into_iter().map(|site| covariance(plan, site)).collect();
-    let lambdas = fits.iter().filter(|fit| fit.kind.has_lambda_pass()).flat_map(|fit| {
-        let site = |place: &crate::job::training::Place| Site { network: place.network, stage: fit.stage };
-        fit.places.iter().map(move |place| lambda(plan, fit, site(place)))
-    });
+    let covariances: Vec<u64> = Training::sites(with_bases()).into_iter().map(|_| covariance(plan)).collect();
+    let lambdas = fits
+        .iter()
+        .filter(|fit| fit.kind.has_lambda_pass())
+        .flat_map(|fit| fit.places.iter().map(move |_| lambda(plan, fit)));
     let lambdas: Vec<u64> = lambdas.collect();
     let eigenbases: Vec<u64> = with_bases().map(|fit| eigenbasis(plan, fit)).collect();
     let mut files = vec![
@@ -126,7 +126,7 @@ fn size(tensors: &[TensorSpec], about: usize) -> u64 {
     file_size(tensors, &metadata).unwrap_or_else(|_| numbers())
 }
 
-pub(super) fn covariance(plan: &Plan, _: Site) -> u64 {
+pub(super) fn covariance(plan: &Plan) -> u64 {
     size(&plan.covariance_specs(), ABOUT)
 }
 
@@ -134,7 +134,7 @@ pub(super) fn eigenbasis(plan: &Plan, fit: &Fit) -> u64 {
     size(&plan.eigenbasis_specs(fit, plan.number()), ABOUT)
 }
 
-pub(super) fn lambda(plan: &Plan, fit: &Fit, _: Site) -> u64 {
+pub(super) fn lambda(plan: &Plan, fit: &Fit) -> u64 {
     if fit.kind == CurvatureKind::Identity {
         return 0;
     }

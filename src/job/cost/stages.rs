@@ -204,7 +204,7 @@ impl Stages<'_> {
         let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
         stage.saved = 8 * work::covariance_numbers(self.layers());
-        stage.disk = disk::covariance(self.plan, site);
+        stage.disk = disk::covariance(self.plan);
         self.in_groups(stage)
     }
 
@@ -238,7 +238,7 @@ impl Stages<'_> {
         let numbers = self.tracked() * fits.len() as u64;
         stage.summed = numbers * stage.chunks;
         stage.saved = 8 * numbers;
-        stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit, site)).sum();
+        stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit)).sum();
         self.in_groups(stage)
     }
 

@@ -8,7 +8,7 @@ use crate::attribution::store::{
 };
 use crate::curvature::{
     BlockDiagonal, BlockWidth, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec,
-    Matrix, Numbers, SharedInputs, Side, SymmetricMatrix,
+    Matrix, Numbers, Side, SymmetricMatrix,
 };
 use crate::job::mapped::{AfterUse, MappedRoom};
 use crate::job::run::{Number, Run};
@@ -51,7 +51,7 @@ impl Run<'_> {
         layers: &[LayerSpec],
         covariance: &Covariance,
     ) -> Result<(), JobError> {
-        for side in LayerSide::all(layers, SharedInputs::Shared, &[]) {
+        for side in Covariance::sides(layers) {
             writer.write_values_at(&side_name(layers, side), 0, covariance.of(layers, side).as_slice())?;
         }
         Ok(())
@@ -63,7 +63,7 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let (mut inputs, mut outputs) = (vec![None; groups], vec![]);
-        for side in LayerSide::all(layers, SharedInputs::Shared, &[]) {
+        for side in Covariance::sides(layers) {
             let (name, n) = (side_name(layers, side), side.size(layers));
             // it is decomposed once
             let triangle = mapped_values(&artifact, name, SymmetricMatrix::numbers(n), |_| AfterUse::Forgotten)?;
@@ -189,7 +189,7 @@ impl Plan {
             let numbers = SymmetricMatrix::numbers(side.size(layers));
             TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
         };
-        LayerSide::all(layers, SharedInputs::Shared, &[]).into_iter().map(triangle).collect()
+        Covariance::sides(layers).into_iter().map(triangle).collect()
     }
 
     /// Eigenvectors, in blocks, and eigenvalues of all covariances that a fit needs.
