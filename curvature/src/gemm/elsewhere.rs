@@ -2,11 +2,14 @@
 
 use std::ops::Range;
 
-use super::{Into, Products, View};
+use super::{Into, Products, Threads, View};
 
 pub(super) fn runs(_: Products) -> bool {
     false
 }
+
+/// Not called where [`runs`] is false.
+pub(super) unsafe fn add_gram(_: &mut [f64], _: View<'_, f32>, _: Threads) {}
 
 /// Nothing is packed.
 #[derive(Debug, Default)]
@@ -25,10 +28,6 @@ pub(super) struct Product;
 
 impl Product {
     pub(super) fn new(_: *mut f32, _: usize, _: Into, _: f32, _: View<'_, f32>, _: View<'_, f32>) -> Self {
-        Self
-    }
-
-    pub(super) fn gram(_: *mut f64, _: View<'_, f32>) -> Self {
         Self
     }
 

@@ -344,8 +344,6 @@ pub fn add_gram<T: Real>(triangle: &mut [f64], x: View<'_, T>, threads: Threads)
     }
     let single = T::single(x).filter(|x| (n >= LEAST || x.products == Products::Bf16) && avx512::runs(x.products));
     let Some(x) = single else { return library::add_gram(triangle, x, threads) };
-    let product = avx512::Product::gram(triangle.as_mut_ptr(), x);
-    // SAFETY: the view was checked against its slice when it was made, `triangle` is borrowed mutably and as large as
-    // the product needs, and the blocks do not overlap.
-    tasks::triangle(n, threads, |rows, columns| unsafe { product.compute(rows, columns) });
+    // SAFETY: the processor was asked.
+    unsafe { avx512::add_gram(triangle, x, threads) };
 }

@@ -59,6 +59,11 @@ pub(super) fn triangle(n: usize, threads: Threads, compute: impl Fn(Range<usize>
     each(tasks.len(), threads, |index| compute(range(tasks[index].0), range(tasks[index].1)));
 }
 
+/// Calls `compute` for strips of so many columns that cover `n`.
+pub(super) fn strips(n: usize, columns: usize, threads: Threads, compute: impl Fn(Range<usize>) + Sync) {
+    each(n.div_ceil(columns), threads.count(), |strip| compute(strip * columns..n.min((strip + 1) * columns)));
+}
+
 /// Half, rounded up to a multiple.
 fn half(size: usize, of: usize) -> usize {
     size.div_ceil(2).next_multiple_of(of)

@@ -235,6 +235,20 @@ fn grams_in_f32_equal_the_loop_and_are_added_in_f64() {
 }
 
 #[test]
+fn grams_whose_panels_are_packed_in_several_turns_are_whole() {
+    let (rows, n) = (1200, 1000);
+    let x: Vec<f32> = numbers(rows * n, 4);
+    let gram = |add: fn(&mut [f64], View<'_, f32>, Threads)| {
+        let mut c = vec![2.0; SymmetricMatrix::numbers(n)];
+        add(&mut c, View::dense(&x, rows, n), Threads::Pool);
+        c
+    };
+    // both round to f32; the largest sum of sizes is that of a column with itself
+    let tolerance = f64::from(f32::EPSILON) * 20.0 * rows as f64;
+    assert!(gram(add_gram).iter().zip(gram(library_add_gram)).all(|(x, y)| (x - y).abs() < tolerance));
+}
+
+#[test]
 fn the_libraries_compute_what_the_kernels_do() {
     let (m, k, n) = (33, 400, 47);
     let (a, b): (Vec<f32>, Vec<f32>) = (numbers(m * k, 7), numbers(k * n, 8));

@@ -11,14 +11,16 @@ use arrayvec::ArrayVec;
 
 use super::{Into, Products, View};
 
+mod gram;
 mod pack;
 mod panels;
 mod tile;
 
+pub(super) use gram::add_gram;
 use pack::{Order, Panel, Side};
 pub(super) use panels::Panels;
 use panels::{LEFT_PANELS, RIGHT_PANELS, beside, left_panel, with_space};
-use tile::{COLUMNS, LANES, ROWS, Sums, Target};
+use tile::{COLUMNS, LANES, ROWS, Target};
 
 /// Most of the inner size that is summed in registers at a time.
 const DEPTH: usize = 384;
@@ -49,17 +51,12 @@ pub(super) struct Product {
     panels: Option<*const f32>,
     depth: usize,
     columns: usize,
-    destination: Destination,
+    /// `[rows, columns]`, rows so far apart.
+    c: *mut f32,
+    stride: usize,
+    factor: f32,
+    into: Into,
     products: Products,
-}
-
-/// Where a product goes.
-#[derive(Debug, Clone, Copy)]
-enum Destination {
-    /// Into `[rows, columns]`, rows `stride` apart.
-    Matrix { c: *mut f32, stride: usize, factor: f32, into: Into },
-    /// Added to a lower triangle in f64, rows one behind the other.
-    Triangle(*mut f64),
 }
 
 /// A piece of the inner size that is summed in registers.
@@ -105,17 +102,8 @@ unsafe impl Sync for Product {}
 impl Product {
     /// `c = factor · a b` or `c += factor · a b`, rows of `c` `stride` apart.
     pub(super) fn new(c: *mut f32, stride: usize, into: Into, factor: f32, a: View<'_, f32>, b: View<'_, f32>) -> Self {
-        Self::of(Destination::Matrix { c, stride, factor, into }, a, b)
-    }
-
-    /// `xᵀ x`, added to a lower triangle.
-    pub(super) fn gram(triangle: *mut f64, x: View<'_, f32>) -> Self {
-        Self::of(Destination::Triangle(triangle), x.t(), x)
-    }
-
-    fn of(destination: Destination, a: View<'_, f32>, b: View<'_, f32>) -> Self {
         let (left, right, products) = (Side::of_left(a), Side::of_left(b.t()), a.products.or(b.products));
-        Self { left, right, panels: None, depth: b.rows, columns: b.columns, destination, products }
+        Self { left, right, panels: None, depth: b.rows, columns: b.columns, c, stride, factor, into, products }
     }
 
     /// The same with the right side's numbers from its panels.
@@ -177,9 +165,7 @@ impl Product {
         // as even as can be
         let panels = rows.len().div_ceil(ROWS);
         let at = |panel: usize| rows.start + panel * rows.len() / panels;
-        let wanted = |panel: &usize| !self.is_triangle() || at(panel + 1) > columns.start;
-        let first = (0..panels).find(wanted).unwrap_or(panels);
-        for together in (first..panels).step_by(LEFT_PANELS) {
+        for together in (0..panels).step_by(LEFT_PANELS) {
             let together = together..panels.min(together + LEFT_PANELS);
             let place = |panel: usize| left_panel(left, panel - together.start);
             if !in_place {
@@ -222,9 +208,6 @@ impl Product {
         };
         for column in columns.clone().step_by(COLUMNS) {
             let width = COLUMNS.min(columns.end - column);
-            if self.is_triangle() && rows.end <= column {
-                break;
-            }
             let (panel, pitch) = match right.in_place && width.is_multiple_of(LANES) {
                 // SAFETY: the column and k are inside the operand.
                 true => (unsafe { self.right.at(column, depth.k.start) }, self.right.stride),
@@ -234,29 +217,15 @@ impl Product {
                 }
             };
             let compute = tiles[(width - 1) / LANES][rows.len() - 1];
-            let (places, stride) = (depth.places, self.left.stride);
+            let stride = if order == Order::AlongK { self.left.stride } else { rows.len() };
+            let into = if depth.k.start > 0 { Into::Add } else { self.into };
             // SAFETY: the right panel has this depth, or is 16 or 32 whole columns of the operand; the tile lies inside
-            // the rows and columns, and its own memory holds the largest.
+            // the rows and columns.
             unsafe {
-                match self.destination {
-                    Destination::Matrix { c, stride: row, factor, into } => {
-                        let into = if depth.k.start > 0 { Into::Add } else { into };
-                        let c = c.add(rows.start * row + column);
-                        let target = Target { c, stride: row, columns: width, factor, into };
-                        compute(places, left, stride, panel, pitch, target);
-                    }
-                    Destination::Triangle(triangle) => {
-                        let mut tile = Sums::default();
-                        Sums::prefetch(triangle, rows.clone(), column..column + width);
-                        compute(places, left, stride, panel, pitch, tile.target(width));
-                        tile.add_to_triangle(triangle, rows.clone(), column..column + width);
-                    }
-                }
+                let c = self.c.add(rows.start * self.stride + column);
+                let target = Target { c, stride: self.stride, columns: width, factor: self.factor, into };
+                compute(depth.places, left, stride, panel, pitch, target);
             }
         }
-    }
-
-    fn is_triangle(&self) -> bool {
-        matches!(self.destination, Destination::Triangle(_))
     }
 }

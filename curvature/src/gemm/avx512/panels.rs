@@ -23,9 +23,9 @@ const LEFT_LINES: usize = DEPTH * ROWS / LANES + 1;
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 #[allow(dead_code)] // written and read through pointers
-struct Line([f32; LANES]);
+pub(super) struct Line([f32; LANES]);
 
-const EMPTY: Line = Line([0.0; LANES]);
+pub(super) const EMPTY: Line = Line([0.0; LANES]);
 
 /// Panels of 32 columns, the last as narrow as whole registers allow, one behind the other from `to` on.
 pub(super) fn beside(columns: Range<usize>, places: usize, to: *mut f32) -> impl Iterator<Item = Panel> {

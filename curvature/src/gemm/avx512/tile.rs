@@ -86,7 +86,8 @@ fn in_triangle(row: usize, columns: &Range<usize>) -> Range<usize> {
     columns.start.min(row + 1)..columns.end.min(row + 1)
 }
 
-/// `depth` rows of a packed left panel times those of a right panel, rows of the latter `pitch` apart.
+/// `depth` numbers of each row of a left panel times those of a right panel, whose rows are `pitch` apart. `stride` lies
+/// between two rows of a left panel that is read along k, and between one k and the next of any other.
 pub(super) type Tile =
     unsafe fn(depth: usize, a: *const f32, stride: usize, b: *const f32, pitch: usize, target: Target);
 
@@ -95,7 +96,7 @@ macro_rules! tiles {
         /// The product of a left panel of `M` rows and a right panel of `V` registers.
         ///
         /// # Safety
-        /// The processor must have the features. `a` must hold `depth · M` numbers, `b` rows of `V · 16`, and
+        /// The processor must have the features. `a` must hold `M` rows of `depth` numbers, `b` rows of `V · 16`, and
         /// `target` must be `M` rows of `target.columns` numbers that nobody else uses, at most `V · 16` and more
         /// than `(V − 1) · 16`; numbers if they are added to.
         #[target_feature(enable = $features)]
@@ -113,7 +114,7 @@ macro_rules! tiles {
                 let (mut a, mut b) = (a, b);
                 let (next_row, next) = match $order {
                     Order::AlongK => (stride, 1),
-                    Order::AcrossLanes => (1, M),
+                    Order::AcrossLanes => (1, stride),
                 };
                 for m in 0..M {
                     for v in 0..V {
