@@ -13,7 +13,7 @@ use crate::status::{Status, exit_codes, with_exit_codes};
 /// What a job will cost: operations, memory, disk and time of each stage, before any of it is done
 ///
 /// Takes the flags of `influence` or of `source` (with `--run` or `--trajectory`), or a job file. Inputs are read and
-/// checked and the machine is measured for about two seconds with the job's own code; nothing is written to the run
+/// checked and the machine is measured for about three seconds with the job's own code; nothing is written to the run
 /// folder. Without `--queries` it is the cost of `fit`.
 #[derive(Debug, Args)]
 #[command(after_help = exit_codes!(), after_long_help = EXAMPLES)]

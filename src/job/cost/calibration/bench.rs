@@ -1,4 +1,7 @@
 //! A differentiation of the miniature with a sink, repeated until its time says how fast both are.
+//!
+//! Other guests of a shared machine slow everything down for seconds at a time. So each kind of work is measured twice,
+//! all other kinds in between, and what counts is its fastest run.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -18,8 +21,10 @@ use crate::job::plan::InBatches;
 use crate::job::{JobError, Plan};
 use crate::model::Model;
 
-/// Time that each kind of work is given.
-const SHARE: Duration = Duration::from_millis(350);
+/// Time that each kind of work is given in the first round; half of it in the second. Scores read all query vectors for
+/// every batch: theirs has to be large until that is little.
+const SHARE: Duration = Duration::from_millis(200);
+const SCORES: Duration = Duration::from_millis(640);
 
 /// Most repetitions of one measurement.
 const REPEATS: usize = 40;
@@ -34,10 +39,42 @@ pub(super) struct Bench<'a> {
     pub miniature: &'a Miniature,
     pub architecture: Architecture,
     pub memory: f64,
-    pub sums: f64,
-    /// FLOP and seconds of all differentiations, without what sinks took.
-    pub passes: (f64, f64),
-    pub rates: BTreeMap<WorkKind, f64>,
+    /// Of passes over examples.
+    pub fastest: BTreeMap<WorkKind, Fastest>,
+    pub truncations: Timing,
+    /// Numbers that are added to sums in 64 bits.
+    pub sums: Timing,
+}
+
+/// Operations, and the seconds that they took.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Timing {
+    pub operations: f64,
+    pub seconds: f64,
+}
+
+impl Timing {
+    /// Operations a second; 0 if there was nothing to do.
+    pub(super) fn rate(self) -> f64 {
+        if self.seconds > 0.0 { self.operations / self.seconds } else { 0.0 }
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { operations: self.operations + other.operations, seconds: self.seconds + other.seconds }
+    }
+
+    pub(super) fn faster(self, other: Self) -> Self {
+        if other.rate() > self.rate() { other } else { self }
+    }
+}
+
+/// The fastest runs of one kind of work with its largest batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fastest {
+    rows: usize,
+    /// Of the differentiation, without what the sink took.
+    pub model: Timing,
+    pub sink: Timing,
 }
 
 /// A sink, and how long it took.
@@ -55,9 +92,8 @@ impl TapSink for Timed<'_> {
     }
 }
 
-/// Time of one kind. Scores read all query vectors for every batch: theirs has to be large until that is little.
 fn share(kind: WorkKind) -> Duration {
-    if kind == WorkKind::Scores { 2 * SHARE } else { SHARE }
+    if kind == WorkKind::Scores { SCORES } else { SHARE }
 }
 
 /// A batch that was differentiated.
@@ -128,8 +164,8 @@ impl<'a> Bench<'a> {
     }
 
     /// Repeats a differentiation with a sink until its share of the time is used, first with one example, then with
-    /// batches that grow; keeps the rates of the model and of `kind` with the largest. `of` gives the sink's operations
-    /// for a batch, and seconds that are not theirs.
+    /// batches that grow; keeps the fastest run of the largest, of the model and of the sink by itself. Called again, it
+    /// repeats the largest batch. `of` gives the sink's operations for a batch, and seconds that are not theirs.
     pub(super) fn repeat(
         &mut self,
         kind: WorkKind,
@@ -139,35 +175,34 @@ impl<'a> Bench<'a> {
         of: impl Fn(&BatchShape) -> (u128, f64),
     ) -> Result<(), JobError> {
         let graphs = self.plan.training.networks.options().graphs;
-        let share = share(kind);
         let start = Instant::now();
-        let (mut batch, mut shape) = self.batch(examples, 1);
+        let before = self.fastest.get(&kind).copied();
+        let share = if before.is_some() { share(kind) / 2 } else { share(kind) };
+        let (mut batch, mut shape) = self.batch(examples, before.map_or(1, |fastest| fastest.rows));
+        let mut fastest = before.unwrap_or_default();
         let mut tried: Vec<Tried> = vec![];
-        // of the largest batch: operations and seconds of the model and of the sink
-        let mut sums = [0.0; 4];
         loop {
             let (model, took) = self.differentiate(&batch, objective, sink)?;
             let (operations, other) = of(&shape);
             let passes = work::pass(self.architecture.shape, &shape, graphs);
-            let run = [passes as f64, model, operations as f64, (took - other).max(0.3 * took)];
-            sums.iter_mut().zip(run).for_each(|(sum, run)| *sum += run);
+            let of_model = Timing { operations: passes as f64, seconds: model };
+            let of_sink = Timing { operations: operations as f64, seconds: (took - other).max(0.3 * took) };
+            fastest =
+                Fastest { rows: shape.rows, model: fastest.model.faster(of_model), sink: fastest.sink.faster(of_sink) };
             tried.push(Tried { rows: shape.rows, seconds: model + took });
             let left = share.saturating_sub(start.elapsed()).as_secs_f64();
             if left <= 0.4 * (model + took) || tried.len() > REPEATS {
                 break;
             }
-            if let Some(rows) = larger(&tried, left) {
+            if let Some(rows) = larger(&tried, left).filter(|_| before.is_none()) {
                 let (next, of_next) = self.batch(examples, rows);
                 if of_next.rows > shape.rows || tried.len() == 1 {
                     // the first run is the slowest, and in small batches what every batch costs anew hides the rest
-                    (batch, shape, sums) = (next, of_next, [0.0; 4]);
+                    (batch, shape, fastest) = (next, of_next, Fastest::default());
                 }
             }
         }
-        let [passes, model, operations, took] = sums;
-        self.passes.0 += passes;
-        self.passes.1 += model;
-        self.rates.insert(kind, operations / took);
+        self.fastest.insert(kind, fastest);
         Ok(())
     }
 }

@@ -12,8 +12,9 @@ use crate::curvature::{Eigenpairs, SymmetricMatrix};
 /// Largest eigendecomposition that is tried, in FLOP as [`work::eigendecomposition`] counts them.
 const LARGEST_EIGEN: u128 = 12_000_000_000;
 
-/// Seconds of decompositions of the job's sizes, as far as they are quick, on every thread at once.
-pub(super) fn seconds(cost: &Cost) -> Vec<EigenRate> {
+/// Seconds of decompositions of the job's sizes, as far as they are quick, on every thread at once; of a size that was
+/// timed before, the fewer of both.
+pub(super) fn seconds(cost: &Cost, before: &[EigenRate]) -> Vec<EigenRate> {
     let mut sizes: Vec<usize> = cost.stages.iter().flat_map(|stage| stage.decomposed.iter().map(|(n, _)| *n)).collect();
     sizes.sort_unstable();
     sizes.dedup();
@@ -36,7 +37,9 @@ pub(super) fn seconds(cost: &Cost) -> Vec<EigenRate> {
             .with_max_len(1)
             .map(|_| Eigenpairs::<f32>::of(&matrix, "calibration", "input", Threads::One).is_ok());
         if done.all(|done| done) {
-            found.push(EigenRate { n, seconds: start.elapsed().as_secs_f64() });
+            let seconds = start.elapsed().as_secs_f64();
+            let before = before.iter().find(|rate| rate.n == n).map_or(f64::INFINITY, |rate| rate.seconds);
+            found.push(EigenRate { n, seconds: seconds.min(before) });
         }
     }
     found

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::work;
 use super::super::{WorkKind, stages};
-use super::bench::{Bench, invented_bases};
+use super::bench::{Bench, Timing, invented_bases};
 use crate::curvature::random::stream;
 use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec};
 use crate::job::JobError;
@@ -45,7 +45,8 @@ impl Bench<'_> {
         let start = Instant::now();
         sum.flush(0..1, 1)?;
         let numbers: usize = layers.iter().map(LayerSpec::parameters).sum();
-        self.sums = numbers as f64 / start.elapsed().as_secs_f64().max(1e-7);
+        let sums = Timing { operations: numbers as f64, seconds: start.elapsed().as_secs_f64().max(1e-7) };
+        self.sums = self.sums.faster(sums);
         Ok(())
     }
 }

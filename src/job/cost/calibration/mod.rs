@@ -1,4 +1,4 @@
-//! About two seconds that say how fast this machine does each kind of work: with the job's own code and shapes, on a
+//! About three seconds that say how fast this machine does each kind of work: with the job's own code and shapes, on a
 //! [miniature](super::miniature) of its model and a few of its examples.
 
 mod bandwidth;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use self::bench::Bench;
+use self::bench::{Bench, Timing};
 use super::architecture::Architecture;
 use super::miniature::Miniature;
 use super::{Cost, WorkKind};
@@ -21,6 +21,12 @@ use crate::job::request::Precision;
 use crate::job::run::Number;
 use crate::job::{JobError, Plan};
 use crate::model::Model;
+
+/// How often each kind of work is measured.
+const ROUNDS: usize = 2;
+
+/// Numbers a second that are added to sums, where no stage of the job was asked.
+const UNMEASURED_SUMS: f64 = 4e8;
 
 /// How fast a machine is, at a job's shapes.
 #[derive(Debug, Clone, Serialize)]
@@ -115,32 +121,38 @@ fn calibrate<T: Number>(plan: &Plan, cost: &Cost) -> Result<Calibration, JobErro
         miniature: &miniature,
         architecture,
         memory,
-        sums: 4e8,
-        passes: (0.0, 0.0),
-        rates: BTreeMap::new(),
+        fastest: BTreeMap::new(),
+        truncations: Timing::default(),
+        sums: Timing::default(),
     };
     bench.warm_up()?;
-    for kind in kinds {
-        match kind {
-            WorkKind::Covariances => bench.covariances::<T>()?,
-            WorkKind::Squares => bench.squares::<T>()?,
-            WorkKind::Vectors => bench.vectors::<T>()?,
-            WorkKind::Truncations => bench.truncations::<T>()?,
-            WorkKind::Scores => bench.scores::<T>()?,
-            WorkKind::Passes | WorkKind::Eigendecompositions => {}
+    let (mut eigen, mut copy, mut sync) = (vec![], 0.0f64, 0.0f64);
+    for _ in 0..ROUNDS {
+        for kind in &kinds {
+            match kind {
+                WorkKind::Covariances => bench.covariances::<T>()?,
+                WorkKind::Squares => bench.squares::<T>()?,
+                WorkKind::Vectors => bench.vectors::<T>()?,
+                WorkKind::Truncations => bench.truncations::<T>()?,
+                WorkKind::Scores => bench.scores::<T>()?,
+                WorkKind::Passes | WorkKind::Eigendecompositions => {}
+            }
         }
+        eigen = decompositions::seconds(cost, &eigen);
+        let (copied, synced) = bandwidth::of_files(&plan.job.output.path);
+        (copy, sync) = (copy.max(copied), sync.max(synced));
     }
-    let Bench { passes: (flop, seconds), sums, mut rates, .. } = bench;
-    if seconds > 0.0 {
-        rates.insert(WorkKind::Passes, flop / seconds);
-    }
-    let (copy, sync) = bandwidth::of_files(&plan.job.output.path);
+    let Bench { fastest, truncations, sums, .. } = bench;
+    let mut rates: BTreeMap<_, _> = fastest.iter().map(|(kind, fastest)| (*kind, fastest.sink.rate())).collect();
+    let passes = fastest.values().fold(Timing::default(), |sum, fastest| sum.and(fastest.model));
+    rates.extend([(WorkKind::Passes, passes.rate()), (WorkKind::Truncations, truncations.rate())]);
+    rates.retain(|_, rate| *rate > 0.0);
     Ok(Calibration {
         threads: rayon::current_num_threads(),
         rates,
-        eigen: decompositions::seconds(cost),
+        eigen,
         memory,
-        sums,
+        sums: if sums.rate() > 0.0 { sums.rate() } else { UNMEASURED_SUMS },
         copy,
         sync,
         seconds: start.elapsed().as_secs_f64(),

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::WorkKind;
 use super::super::work;
-use super::bench::{Bench, invented_bases};
+use super::bench::{Bench, Timing, invented_bases};
 use crate::attribution::Walk;
 use crate::curvature::contraction::{RotationRoute, Shape};
 use crate::curvature::gemm::{Real, Threads};
@@ -69,7 +69,8 @@ impl Bench<'_> {
         let one = |_| Truncation::of(&matrix, &whitening, rank, &layer.name, Threads::One).map(|_| ());
         (0..threads).into_par_iter().with_max_len(1).map(one).collect::<Result<(), Error>>()?;
         let flop = threads as u128 * Truncation::flops(rank, o, i);
-        self.rates.insert(WorkKind::Truncations, flop as f64 / start.elapsed().as_secs_f64().max(1e-9));
+        let truncations = Timing { operations: flop as f64, seconds: start.elapsed().as_secs_f64().max(1e-9) };
+        self.truncations = self.truncations.faster(truncations);
         Ok(())
     }
 }
