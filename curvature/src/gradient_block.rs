@@ -10,11 +10,12 @@ use crate::rows::Rows;
 /// Bytes of gradients that are formed at a time: with as many rows of the queries they stay in the second-level cache.
 const BYTES: usize = 1 << 19;
 
-/// Most output rows of a block; a multiple of [`KERNEL_ROWS`].
-const MOST_ROWS: usize = 48;
+/// Most output rows of a block; a multiple of [`LEAST_ROWS`].
+const MOST_ROWS: usize = 56;
 
-/// Rows that a kernel computes together.
-const KERNEL_ROWS: usize = 6;
+/// Fewest output rows of a block, even where these take more: with fewer a product would be a library's, which would
+/// pack an example's inputs for each block anew.
+const LEAST_ROWS: usize = gemm::TILE_ROWS;
 
 /// Examples and queries whose products one call computes: up to 256 dot products run without packing either side.
 const EXAMPLES: usize = 8;
@@ -69,7 +70,7 @@ impl<T: Real> Rows<'_, T> {
     ) {
         let (o, columns, b) = (self.o, self.columns(), self.positions.examples());
         let fitting = BYTES / (b.max(formed) * columns * size_of::<T>());
-        let at_a_time = (fitting / KERNEL_ROWS * KERNEL_ROWS).clamp(KERNEL_ROWS, MOST_ROWS);
+        let at_a_time = (fitting / LEAST_ROWS * LEAST_ROWS).clamp(LEAST_ROWS, MOST_ROWS);
         let blocks = o.div_ceil(at_a_time);
         let packed = self.pack(packed, blocks);
         let parts: Vec<Vec<T>> = (0..blocks)

@@ -63,7 +63,7 @@ impl Real for f64 {
 }
 
 /// Most rows and columns of a result that are summed in registers together.
-const TILE_ROWS: usize = 14;
+pub(crate) const TILE_ROWS: usize = 14;
 const TILE_COLUMNS: usize = 32;
 
 /// Fewest rows and columns of a result that is computed here: filling up panels would cost more than the libraries.
