@@ -189,7 +189,7 @@ mod tests {
             };
             let basis = Eigenbasis { output: pairs(&turned_s), input: pairs(&turned_a) };
             let lambda = Matrix::new(wave(O * I, 0.4).iter().map(|x| x * x).collect(), O, I);
-            let layers = vec![LayerFactors { basis: Some(basis), lambda: Some(lambda) }];
+            let layers = vec![LayerFactors::new(Some(basis), Some(lambda))];
             let factors = Factors { kind: CurvatureKind::Ekfac, layers };
             let f = || LegFn::Same(SpectralFn::Inverse { damping: 0.05 });
             let walk = Walk { legs: vec![Leg { conditioners: &conditioners, ..Leg::new(&factors, f(), f()) }] };

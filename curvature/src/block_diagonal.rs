@@ -159,11 +159,19 @@ impl<T: Real> BlockDiagonal<T> {
     ///
     /// # Shapes
     /// `x` and `into`: `[n, columns]`.
-    pub fn turn_columns(&self, into: &mut [T], x: &[T], columns: usize, turn: Turn, threads: Threads) {
+    pub fn turn_columns(
+        &self,
+        into: &mut [T],
+        x: &[T],
+        columns: usize,
+        turn: Turn,
+        products: Products,
+        threads: Threads,
+    ) {
         for (range, block) in self.blocks() {
             let numbers = range.start * columns..range.end * columns;
             let into = ViewMut::dense(&mut into[numbers.clone()], range.len(), columns);
-            let x = View::dense(&x[numbers], range.len(), columns);
+            let x = View::dense(&x[numbers], range.len(), columns).to(products);
             let u = match turn {
                 Turn::Into => block.view().t(),
                 Turn::Back => block.view(),
@@ -241,12 +249,12 @@ mod tests {
             found.turn_rows(&mut into, &x, Turn::Back, Products::Exact, Threads::One);
             near(&into, &|k| (0..n).map(|j| x[k / n * n + j] * whole.row(k % n)[j]).sum());
             let turned = |k: usize| (0..n).map(|j| whole.row(j)[k / rows] * x[j * rows + k % rows]).sum();
-            found.turn_columns(&mut into, &x, rows, Turn::Into, Threads::One);
+            found.turn_columns(&mut into, &x, rows, Turn::Into, Products::Exact, Threads::One);
             near(&into, &turned);
             let mut part = vec![f64::NAN; 4 * rows];
             found.turned_rows(&mut part, &x, rows, 2..6, Products::Exact);
             near(&part, &|k| turned(k + 2 * rows));
-            found.turn_columns(&mut into, &x, rows, Turn::Back, Threads::One);
+            found.turn_columns(&mut into, &x, rows, Turn::Back, Products::Exact, Threads::One);
             near(&into, &|k| (0..n).map(|j| whole.row(k / rows)[j] * x[j * rows + k % rows]).sum());
         }
     }

@@ -265,7 +265,7 @@ fn gradients_in_the_eigenbasis_are_the_rotated_ones() -> Result<(), Error> {
             let mut both = Both(&case.layer, basis, Default::default());
             case.push::<f64>(&mut both)?;
             let [mut want, found] = both.2;
-            let factors = crate::LayerFactors { basis: Some(basis.clone()), lambda: None };
+            let factors = crate::LayerFactors::new(Some(basis.clone()), None);
             factors.rotate(&mut want, &case.layer);
             assert!(relative_error(&found, &want) < 1e-12, "{o} x {i}, {lengths:?}, {width:?}");
         }

@@ -54,6 +54,8 @@ pub struct LayerFactors<T> {
     pub basis: Option<Eigenbasis<T>>,
     /// Λ, `[O, columns]`, undamped; `None` is 1 everywhere, without damping.
     pub lambda: Option<Matrix<f64>>,
+    /// How vectors are rotated.
+    products: Products,
 }
 
 /// Curvature of every tracked layer.
@@ -68,14 +70,13 @@ pub struct Factors<T> {
 impl<T: Real> Factors<T> {
     /// The unit matrix for every layer.
     pub fn identity(layers: usize) -> Self {
-        let layers = (0..layers).map(|_| LayerFactors { basis: None, lambda: None }).collect();
+        let layers = (0..layers).map(|_| LayerFactors::new(None, None)).collect();
         Self { kind: CurvatureKind::Identity, layers }
     }
 
     /// The Fisher's diagonal, from Λ in the standard basis.
     pub fn diagonal(lambda: Lambda) -> Self {
-        let layers =
-            lambda.layers.into_iter().map(|lambda| LayerFactors { basis: None, lambda: Some(lambda) }).collect();
+        let layers = lambda.layers.into_iter().map(|lambda| LayerFactors::new(None, Some(lambda))).collect();
         Self { kind: CurvatureKind::Diagonal, layers }
     }
 
@@ -86,15 +87,22 @@ impl<T: Real> Factors<T> {
             let (s, a) = (&basis.output.values, &basis.input.values);
             let products = s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect();
             let lambda = Some(Matrix::new(products, s.len(), a.len()));
-            LayerFactors { basis: Some(basis), lambda }
+            LayerFactors::new(Some(basis), lambda)
         };
         Self { kind: CurvatureKind::Kfac, layers: bases.into_iter().map(layer).collect() }
     }
 
     /// Λ in the eigenbasis it was taken in.
     pub fn ekfac(bases: Vec<Eigenbasis<T>>, lambda: Lambda) -> Self {
-        let layer = |(basis, lambda)| LayerFactors { basis: Some(basis), lambda: Some(lambda) };
+        let layer = |(basis, lambda)| LayerFactors::new(Some(basis), Some(lambda));
         Self { kind: CurvatureKind::Ekfac, layers: bases.into_iter().zip(lambda.layers).map(layer).collect() }
+    }
+
+    /// The same with vectors rotated in this arithmetic.
+    #[must_use]
+    pub fn with_products(mut self, products: Products) -> Self {
+        self.layers.iter_mut().for_each(|layer| layer.products = products);
+        self
     }
 
     /// K-FAC's scale for a covariance: T̄.
@@ -104,6 +112,11 @@ impl<T: Real> Factors<T> {
 }
 
 impl<T: Real> LayerFactors<T> {
+    /// Λ in a basis, whose vectors are rotated in their own type.
+    pub fn new(basis: Option<Eigenbasis<T>>, lambda: Option<Matrix<f64>>) -> Self {
+        Self { basis, lambda, products: Products::Exact }
+    }
+
     /// Says that the numbers are not needed for a while ([`Matrix::forget`]).
     pub fn forget(&self) {
         if let Some(basis) = &self.basis {
@@ -152,7 +165,7 @@ impl<T: Real> LayerFactors<T> {
         let Some(basis) = &self.basis else { return };
         for (rows, vectors) in [(left, &basis.output.vectors), (right, &basis.input.vectors)] {
             let mut turned = vec![T::of(0.0); rows.len()];
-            vectors.turn_rows(&mut turned, rows, Turn::Back, Products::Exact, Threads::Pool);
+            vectors.turn_rows(&mut turned, rows, Turn::Back, self.products, Threads::Pool);
             *rows = turned;
         }
     }
@@ -162,8 +175,8 @@ impl<T: Real> LayerFactors<T> {
         let Some(basis) = &self.basis else { return };
         let (o, i) = (layer.outputs, layer.columns());
         let one = |half: &mut [T], vector: &mut [T], threads| {
-            basis.input.vectors.turn_rows(half, vector, turn, Products::Exact, threads);
-            basis.output.vectors.turn_columns(vector, half, i, turn, threads);
+            basis.input.vectors.turn_rows(half, vector, turn, self.products, threads);
+            basis.output.vectors.turn_columns(vector, half, i, turn, self.products, threads);
         };
         let half = || vec![T::of(0.0); o * i];
         // A vector a thread keeps its half in that core's cache, and no stack of halves exists.
@@ -220,6 +233,47 @@ impl<T: Real> Spectrum<T> {
                 });
             }
             Self::All(value) => vectors.iter_mut().for_each(|x| *x *= *value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Eigenpairs;
+
+    #[test]
+    fn vectors_are_rotated_in_the_arithmetic_that_was_asked_for() {
+        if !Products::Bf16.run_here() {
+            return; // nothing to test without AVX512-BF16
+        }
+        let wave = |n: usize, step: f32| (0..n).map(|k| (k as f32 * step).sin()).collect::<Vec<f32>>();
+        let (o, i) = (40, 33);
+        let layer = LayerSpec { name: "fc".into(), outputs: o, inputs: i, bias: false, input_group: 0 };
+        // a reflection: orthogonal, as eigenvectors are, so that nothing cancels
+        let pairs = |n: usize| {
+            let v = wave(n, 0.7);
+            let square = v.iter().map(|x| x * x).sum::<f32>();
+            let reflected = |k: usize| f32::from(k / n == k % n) - 2.0 * v[k / n] * v[k % n] / square;
+            let vectors = Matrix::new((0..n * n).map(reflected).collect(), n, n).into();
+            Eigenpairs { vectors, values: vec![1.0; n], clipped: 0 }
+        };
+        let basis = Eigenbasis { output: pairs(o), input: pairs(i) };
+        let of = |products| {
+            let factors =
+                Factors { kind: CurvatureKind::Ekfac, layers: vec![LayerFactors::new(Some(basis.clone()), None)] };
+            factors.with_products(products)
+        };
+        let [exact, rounded] = [Products::Exact, Products::Bf16].map(of);
+        for turn in [LayerFactors::rotate, LayerFactors::rotate_back] {
+            let [want, found] = [&exact, &rounded].map(|factors| {
+                let mut vectors = wave(o * i, 1.3);
+                turn(&factors.layers[0], &mut vectors, &layer);
+                vectors
+            });
+            let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>().sqrt();
+            let error = norm(&mut want.iter().zip(&found).map(|(x, y)| x - y)) / norm(&mut want.iter().copied());
+            assert!((1e-4..1e-2).contains(&error), "{error}");
         }
     }
 }

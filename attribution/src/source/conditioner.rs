@@ -141,7 +141,7 @@ impl<T: Real> Conditioner<T> {
         let [output, input] = [&basis.output, &basis.input].map(|side| side.vectors.map(|x| x * x));
         let (mut half, mut factors) = (vec![T::of(0.0); o * i], vec![T::of(0.0); o * i]);
         input.turn_rows(&mut half, &p, Turn::Into, Products::Exact, Threads::Pool);
-        output.turn_columns(&mut factors, &half, i, Turn::Into, Threads::Pool);
+        output.turn_columns(&mut factors, &half, i, Turn::Into, Products::Exact, Threads::Pool);
         factors.iter().map(|x| x.wide()).collect()
     }
 }

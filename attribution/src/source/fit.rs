@@ -1,4 +1,4 @@
-use ascribe_curvature::gemm::Real;
+use ascribe_curvature::gemm::{Products, Real};
 use ascribe_curvature::random::stream;
 use ascribe_curvature::{
     BlockWidth, CovarianceSum, CurvatureKind, Factors, LambdaSum, LayerFactors, Network, Tap, TapSink,
@@ -76,11 +76,12 @@ pub fn fit_leg<N: Network, T: Real>(
     }
     let lambda = pool.finish()?;
     let layers = bases.into_iter().zip(lambda.layers).map(|(basis, lambda)| match basis {
-        Some(_) => LayerFactors { basis, lambda: Some(lambda) },
-        None => LayerFactors { basis: None, lambda: None },
+        Some(_) => LayerFactors::new(basis, Some(lambda)),
+        None => LayerFactors::new(None, None),
     });
     let factors = Factors { kind: CurvatureKind::Ekfac, layers: layers.collect() };
-    Ok(LegCurvature { factors, conditioners })
+    let products = checkpoints.first().map_or(Products::Exact, |checkpoint| checkpoint.sweep.network.products());
+    Ok(LegCurvature { factors: factors.with_products(products), conditioners })
 }
 
 /// The same sweep under another name.

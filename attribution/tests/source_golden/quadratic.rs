@@ -23,7 +23,7 @@ pub(crate) fn factors(output: &[f64], input: &[f64], lambda: Vec<f64>) -> Factor
     };
     let basis = Eigenbasis { output: pairs(output), input: pairs(input) };
     let lambda = Matrix::new(lambda, basis.output.values.len(), basis.input.values.len());
-    let layers = vec![LayerFactors { basis: Some(basis), lambda: Some(lambda) }];
+    let layers = vec![LayerFactors::new(Some(basis), Some(lambda))];
     Factors { kind: CurvatureKind::Ekfac, layers }
 }
 

@@ -188,15 +188,15 @@ impl Run<'_> {
             CurvatureKind::Ekfac => {
                 let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
                 let layer = |(basis, lambda): (Option<Eigenbasis<T>>, _)| match basis {
-                    Some(_) => LayerFactors { basis, lambda: Some(lambda) },
+                    Some(_) => LayerFactors::new(basis, Some(lambda)),
                     // frozen: nothing is taken there
-                    None => LayerFactors { basis: None, lambda: None },
+                    None => LayerFactors::new(None, None),
                 };
                 let layers = bases()?.0.into_iter().zip(lambda.layers).map(layer).collect();
                 Factors { kind: CurvatureKind::Ekfac, layers }
             }
         };
-        Ok(factors)
+        Ok(factors.with_products(self.plan.training.networks.options().products))
     }
 
     /// Λ of a fit: the weighted mean over its networks.

@@ -23,9 +23,9 @@ impl Bench<'_> {
         let Some(queries) = &self.plan.queries else { return Ok(()) };
         let (layers, width) = (self.layers(), self.plan.block_width());
         let has_basis = self.plan.has_eigenbasis();
-        let layer = |(layer, basis): (&LayerSpec, Option<Eigenbasis<T>>)| LayerFactors {
-            basis,
-            lambda: Some(Matrix::new(vec![1.0; layer.parameters()], layer.outputs, layer.columns())),
+        let layer = |(layer, basis): (&LayerSpec, Option<Eigenbasis<T>>)| {
+            let lambda = Matrix::new(vec![1.0; layer.parameters()], layer.outputs, layer.columns());
+            LayerFactors::new(basis, Some(lambda))
         };
         let factors = match has_basis {
             true => Factors {
@@ -33,7 +33,8 @@ impl Bench<'_> {
                 layers: layers.iter().zip(invented_bases(layers, width)).map(layer).collect(),
             },
             false => Factors::identity(layers.len()),
-        };
+        }
+        .with_products(self.products());
         let walk = Walk::influence(&factors, Damping::default());
         let products = GradientProducts::default().with_products(self.products());
         let mut carried = Carried { walk: &walk, layers, products };
