@@ -1,6 +1,6 @@
 //! Kernels at real shapes: the products, passes and building blocks that a job spends its time in.
 //!
-//! `cargo bench --bench kernels -- --quick` runs all in about two minutes; a filter behind it (`lambda`,
+//! `cargo bench --bench kernels -- --quick` runs all in about a minute once it is built; a filter behind it (`lambda`,
 //! `nn/attention`) runs some. Throughput is in operations a second, a multiply-add counting two, so that
 //! `Gelem/s` reads as GFLOP/s; building blocks count elements. Threads are rayon's (`RAYON_NUM_THREADS`).
 //!
