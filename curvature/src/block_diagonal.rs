@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::gemm::{self, Products, Real, Threads, View, ViewMut};
+use crate::parts::part;
 use crate::{LayerSpec, Matrix, is_first_of_group};
 
 /// How wide a block of an eigenbasis may be: wider covariances are cut into contiguous groups of coordinates, and what
@@ -25,7 +26,7 @@ impl BlockWidth {
             Self::Any => 1,
             Self::AtMost(width) => n.div_ceil(width.get()).max(1),
         };
-        (0..count).map(move |k| k * n / count..(k + 1) * n / count)
+        (0..count).map(move |k| part(&(0..n), count, k))
     }
 
     /// Whether `n` coordinates are more than one group.

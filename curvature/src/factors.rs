@@ -94,7 +94,15 @@ impl<T: Real> Factors<T> {
 
     /// Λ in the eigenbasis it was taken in.
     pub fn ekfac(bases: Vec<Eigenbasis<T>>, lambda: Lambda) -> Self {
-        let layer = |(basis, lambda)| LayerFactors::new(Some(basis), Some(lambda));
+        Self::ekfac_of_trained(bases.into_iter().map(Some).collect(), lambda)
+    }
+
+    /// The same where some layers were not trained: they have no basis, and nothing is taken there.
+    pub fn ekfac_of_trained(bases: Vec<Option<Eigenbasis<T>>>, lambda: Lambda) -> Self {
+        let layer = |(basis, lambda): (Option<_>, _)| match basis {
+            Some(_) => LayerFactors::new(basis, Some(lambda)),
+            None => LayerFactors::new(None, None),
+        };
         Self { kind: CurvatureKind::Ekfac, layers: bases.into_iter().zip(lambda.layers).map(layer).collect() }
     }
 

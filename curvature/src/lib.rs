@@ -29,6 +29,7 @@ mod low_rank;
 mod matrix;
 mod momentum;
 mod network;
+mod parts;
 mod product;
 mod quadratic;
 pub mod random;

@@ -1,8 +1,6 @@
 use ascribe_curvature::gemm::{Products, Real};
 use ascribe_curvature::random::stream;
-use ascribe_curvature::{
-    BlockWidth, CovarianceSum, CurvatureKind, Factors, LambdaSum, LayerFactors, Network, Tap, TapSink,
-};
+use ascribe_curvature::{BlockWidth, CovarianceSum, Factors, LambdaSum, Network, Tap, TapSink};
 
 use super::{Conditioner, LambdaPool, LegCovariance, PooledCovariance, SourceError};
 use crate::{Error, LabelMode, Pass, Sweep};
@@ -75,11 +73,7 @@ pub fn fit_leg<N: Network, T: Real>(
         pool.add(*weight, &sum.sink.finish()?)?;
     }
     let lambda = pool.finish()?;
-    let layers = bases.into_iter().zip(lambda.layers).map(|(basis, lambda)| match basis {
-        Some(_) => LayerFactors::new(basis, Some(lambda)),
-        None => LayerFactors::new(None, None),
-    });
-    let factors = Factors { kind: CurvatureKind::Ekfac, layers: layers.collect() };
+    let factors = Factors::ekfac_of_trained(bases, lambda);
     let products = checkpoints.first().map_or(Products::Exact, |checkpoint| checkpoint.sweep.network.products());
     Ok(LegCurvature { factors: factors.with_products(products), conditioners })
 }

@@ -46,11 +46,9 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         None => plan.needed_fits().map(|(_, fit)| fit).collect(),
     };
     let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
-    let covariances: Vec<u64> = Training::sites(with_bases()).into_iter().map(|_| covariance(plan)).collect();
-    let lambdas = fits
-        .iter()
-        .filter(|fit| fit.kind.has_lambda_pass())
-        .flat_map(|fit| fit.places.iter().map(move |_| lambda(plan, fit)));
+    let covariances: Vec<u64> = vec![covariance(plan); Training::sites(with_bases()).len()];
+    let lambdas =
+        fits.iter().filter(|fit| fit.kind.has_lambda_pass()).flat_map(|fit| vec![lambda(plan, fit); fit.places.len()]);
     let lambdas: Vec<u64> = lambdas.collect();
     let eigenbases: Vec<u64> = with_bases().map(|fit| eigenbasis(plan, fit)).collect();
     let mut files = vec![

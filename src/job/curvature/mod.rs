@@ -18,9 +18,7 @@ use super::{JobError, Plan};
 use crate::attribution::source::{LambdaPool, LegCurvature};
 use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
-use crate::curvature::{
-    BlockWidth, CovarianceSum, CurvatureKind, Eigenbasis, Factors, Lambda, LambdaSum, LayerFactors,
-};
+use crate::curvature::{BlockWidth, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
 
 const COVARIANCE: &str = "covariance";
 const EIGENBASIS: &str = "eigenbasis";
@@ -187,13 +185,7 @@ impl Run<'_> {
             }
             CurvatureKind::Ekfac => {
                 let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
-                let layer = |(basis, lambda): (Option<Eigenbasis<T>>, _)| match basis {
-                    Some(_) => LayerFactors::new(basis, Some(lambda)),
-                    // frozen: nothing is taken there
-                    None => LayerFactors::new(None, None),
-                };
-                let layers = bases()?.0.into_iter().zip(lambda.layers).map(layer).collect();
-                Factors { kind: CurvatureKind::Ekfac, layers }
+                Factors::ekfac_of_trained(bases()?.0, lambda)
             }
         };
         Ok(factors.with_products(self.plan.training.networks.options().products))

@@ -11,6 +11,7 @@ use super::pack::{Panel, Side};
 use super::panels::{EMPTY, Line, beside};
 use super::tile::{self, COLUMNS, LANES, ROWS, Sums};
 use super::{Depth, WIDTH, depths};
+use crate::parts::part;
 
 /// Bytes of panels that are packed at a time, at least those of one piece of the inner size. All threads read them, so
 /// they lie in the cache that threads share.
@@ -61,8 +62,7 @@ unsafe impl Sync for Gram<'_> {}
 impl Gram<'_> {
     /// The panel that begins with this column, and the places between one k and the next.
     fn panel(&self, piece: &Depth, column: usize) -> (*mut f32, usize) {
-        let before = piece.before - self.pieces[0].before;
-        let panel = before * self.columns.next_multiple_of(LANES) + column * piece.places;
+        let panel = piece.place(self.columns, column) - self.pieces[0].place(self.columns, 0);
         (self.panels.wrapping_add(panel), COLUMNS.min(self.columns - column).next_multiple_of(LANES))
     }
 
@@ -87,13 +87,11 @@ impl Gram<'_> {
         let blocks = columns.clone().step_by(WIDTH).map(|first| first..columns.end.min(first + WIDTH));
         for (piece, columns) in self.pieces.iter().flat_map(|piece| blocks.clone().map(move |block| (piece, block))) {
             for panel in rows.clone().step_by(COLUMNS) {
-                // as even as can be
-                let count = COLUMNS.min(rows.end - panel);
-                let tiles = count.div_ceil(ROWS);
-                let at = |tile: usize| panel + tile * count / tiles;
+                let of_panel = panel..rows.end.min(panel + COLUMNS);
+                let tiles = of_panel.len().div_ceil(ROWS);
                 for tile in 0..tiles {
                     // SAFETY: the caller's promise; the rows lie in one panel.
-                    unsafe { self.tiles(piece, panel, at(tile)..at(tile + 1), columns.clone()) };
+                    unsafe { self.tiles(piece, panel, part(&of_panel, tiles, tile), columns.clone()) };
                 }
             }
         }

@@ -10,6 +10,7 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 
 use super::{Into, Products, View};
+use crate::parts::part;
 
 mod gram;
 mod pack;
@@ -68,12 +69,20 @@ struct Depth {
     before: usize,
 }
 
+impl Depth {
+    /// Where the numbers of a column's panel begin among panels of so many columns: those of all for the first piece,
+    /// then for the next.
+    fn place(&self, columns: usize, column: usize) -> usize {
+        self.before * columns.next_multiple_of(LANES) + column * self.places
+    }
+}
+
 /// Pieces of the inner size, as even as can be; where they begin follows from it alone.
 fn depths(depth: usize, products: Products) -> impl Iterator<Item = Depth> {
     let numbers = products.numbers_in_place();
     let pieces = depth.div_ceil(DEPTH * numbers);
     (0..pieces).scan(0, move |before, piece| {
-        let k = piece * depth / pieces..(piece + 1) * depth / pieces;
+        let k = part(&(0..depth), pieces, piece);
         let places = k.len().div_ceil(numbers);
         *before += places;
         Some(Depth { k, places, before: *before - places })
@@ -138,8 +147,8 @@ impl Product {
     /// As for [`Product::compute`], `space` having room for a block.
     unsafe fn right(&self, rows: usize, columns: &Range<usize>, depth: &Depth, space: *mut f32) -> Right {
         if let Some(panels) = self.panels {
-            let before = depth.before * self.columns.next_multiple_of(LANES) + columns.start * depth.places;
-            return Right { panels: panels.wrapping_add(before), in_place: false };
+            let panels = panels.wrapping_add(depth.place(self.columns, columns.start));
+            return Right { panels, in_place: false };
         }
         let in_place = self.products == Products::Exact
             && self.right.order == Order::AcrossLanes
@@ -162,16 +171,15 @@ impl Product {
     unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>, depth: Depth, right: Right, left: *mut f32) {
         let exact = self.products == Products::Exact;
         let in_place = exact && self.left.order == Order::AlongK && self.left.stride <= UNPACKED_STRIDE;
-        // as even as can be
         let panels = rows.len().div_ceil(ROWS);
-        let at = |panel: usize| rows.start + panel * rows.len() / panels;
+        let rows_of = |panel: usize| part(&rows, panels, panel);
         for together in (0..panels).step_by(LEFT_PANELS) {
             let together = together..panels.min(together + LEFT_PANELS);
             let place = |panel: usize| left_panel(left, panel - together.start);
             if !in_place {
                 let panels = together.clone().map(|panel| {
-                    let lanes = at(panel + 1) - at(panel);
-                    Panel { first: at(panel), lanes, to: place(panel), pitch: lanes }
+                    let rows = rows_of(panel);
+                    Panel { first: rows.start, lanes: rows.len(), to: place(panel), pitch: rows.len() }
                 });
                 // SAFETY: the caller's promise; the rows and k are inside the operand.
                 unsafe { self.left.pack(self.products, &panels.collect::<ArrayVec<_, LEFT_PANELS>>(), &depth.k) };
@@ -179,11 +187,11 @@ impl Product {
             for panel in together.clone() {
                 let (left, order) = match in_place {
                     // SAFETY: the row and k are inside the operand.
-                    true => (unsafe { self.left.at(at(panel), depth.k.start) }, Order::AlongK),
+                    true => (unsafe { self.left.at(rows_of(panel).start, depth.k.start) }, Order::AlongK),
                     false => (place(panel).cast_const(), Order::AcrossLanes),
                 };
                 // SAFETY: the caller's promise; the left panel holds these rows.
-                unsafe { self.tiles(at(panel)..at(panel + 1), columns.clone(), &depth, left, order, right) };
+                unsafe { self.tiles(rows_of(panel), columns.clone(), &depth, left, order, right) };
             }
         }
     }

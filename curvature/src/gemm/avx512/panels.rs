@@ -73,10 +73,9 @@ impl Panels {
         self.lines.resize(places * columns.div_ceil(LANES), EMPTY);
         let (to, side) = (self.lines.as_mut_ptr().cast::<f32>(), Side::of_left(b.t()));
         for depth in depths(rows, b.products) {
-            let to = to.wrapping_add(depth.before * columns.next_multiple_of(LANES));
             for first in (0..columns).step_by(WIDTH) {
                 let block = first..columns.min(first + WIDTH);
-                let to = to.wrapping_add(first * depth.places);
+                let to = to.wrapping_add(depth.place(columns, first));
                 let panels: ArrayVec<_, RIGHT_PANELS> = beside(block, depth.places, to).collect();
                 // SAFETY: the caller's promise; the view was checked when it was made, and the lines hold all panels.
                 unsafe { side.pack(b.products, &panels, &depth.k) };

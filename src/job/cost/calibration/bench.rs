@@ -59,10 +59,17 @@ impl Timing {
         if self.seconds > 0.0 { self.operations / self.seconds } else { 0.0 }
     }
 
+    /// So many operations, done since `start`.
+    pub(super) fn since(start: Instant, operations: f64) -> Self {
+        Self { operations, seconds: start.elapsed().as_secs_f64().max(1e-9) }
+    }
+
+    /// Both together.
     pub(super) fn and(self, other: Self) -> Self {
         Self { operations: self.operations + other.operations, seconds: self.seconds + other.seconds }
     }
 
+    /// The one of both at the higher rate.
     pub(super) fn faster(self, other: Self) -> Self {
         if other.rate() > self.rate() { other } else { self }
     }
@@ -194,7 +201,8 @@ impl<'a> Bench<'a> {
             if left <= 0.4 * (model + took) || tried.len() > REPEATS {
                 break;
             }
-            if let Some(rows) = larger(&tried, left).filter(|_| before.is_none()) {
+            let grown = if before.is_none() { larger(&tried, left) } else { None };
+            if let Some(rows) = grown {
                 let (next, of_next) = self.batch(examples, rows);
                 if of_next.rows > shape.rows || tried.len() == 1 {
                     // the first run is the slowest, and in small batches what every batch costs anew hides the rest

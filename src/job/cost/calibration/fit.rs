@@ -45,8 +45,7 @@ impl Bench<'_> {
         let start = Instant::now();
         sum.flush(0..1, 1)?;
         let numbers: usize = layers.iter().map(LayerSpec::parameters).sum();
-        let sums = Timing { operations: numbers as f64, seconds: start.elapsed().as_secs_f64().max(1e-7) };
-        self.sums = self.sums.faster(sums);
+        self.sums = self.sums.faster(Timing::since(start, numbers as f64));
         Ok(())
     }
 }

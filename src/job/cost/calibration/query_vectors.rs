@@ -70,8 +70,7 @@ impl Bench<'_> {
         let one = |_| Truncation::of(&matrix, &whitening, rank, &layer.name, Threads::One).map(|_| ());
         (0..threads).into_par_iter().with_max_len(1).map(one).collect::<Result<(), Error>>()?;
         let flop = threads as u128 * Truncation::flops(rank, o, i);
-        let truncations = Timing { operations: flop as f64, seconds: start.elapsed().as_secs_f64().max(1e-9) };
-        self.truncations = self.truncations.faster(truncations);
+        self.truncations = self.truncations.faster(Timing::since(start, flop as f64));
         Ok(())
     }
 }
