@@ -86,6 +86,17 @@ impl Rows {
         Tap { layer: LayerId(0), input, output_gradient, positions: &self.positions }
     }
 
+    /// The same numbers in other tensors: what is prepared of an input is kept while layers read the same one.
+    fn twin(&self) -> Self {
+        let copy = |tensor: &Tensor| tensor.copy().expect("a CPU tensor");
+        Self {
+            layer: self.layer.clone(),
+            input: copy(&self.input),
+            output_gradient: copy(&self.output_gradient),
+            positions: self.positions.clone(),
+        }
+    }
+
     fn name(&self) -> String {
         format!("{}x{}", self.layer.outputs, self.layer.columns())
     }
@@ -233,8 +244,10 @@ fn lambda(c: &mut Criterion) {
 
 fn bench_lambda(group: &mut Group<'_>, route: &str, rows: &Rows, basis: Option<&Eigenbasis<f32>>) {
     let mut sum = LambdaSum::<f32>::new(std::slice::from_ref(&rows.layer), vec![basis]);
+    let twin = rows.twin();
+    let mut taps = [rows.tap(), twin.tap()].into_iter().cycle();
     group.bench_function(BenchmarkId::new(route, rows.name()), |bencher| {
-        bencher.iter(|| sum.tap(rows.tap()).expect("the tap is of this layer"));
+        bencher.iter(|| sum.tap(taps.next().expect("a cycle")).expect("the tap is of this layer"));
     });
 }
 
@@ -296,11 +309,13 @@ fn bench_scores(
     flops: u128,
 ) {
     let mut products = GradientProducts::<f32>::default();
+    let twin = rows.twin();
+    let mut taps = [rows.tap(), twin.tap()].into_iter().cycle();
     let mut scores = vec![0.0f64; rows.positions.examples() * queries];
     group.throughput(Throughput::Elements(flops as u64));
     group.bench_function(BenchmarkId::new(name, rows.name()), |bencher| {
         bencher.iter(|| {
-            let added = products.add_scores(rows.tap(), &rows.layer, &[vectors], &mut scores);
+            let added = products.add_scores(taps.next().expect("a cycle"), &rows.layer, &[vectors], &mut scores);
             added.expect("the tap is of this layer");
             black_box(&scores);
         });
