@@ -155,16 +155,18 @@ fn gemm(c: &mut Criterion) {
     group.finish();
 }
 
-/// An example's gradient in blocks of 48 output rows, its inputs packed for each block or once for all.
+/// An example's gradient in blocks of as many output rows as scores form at a time, its inputs packed for each block or
+/// once for all.
 fn gradient_blocks(group: &mut Group<'_>) {
+    const BLOCK: usize = 56;
     let [o, i] = C_FC;
-    let (s, a, mut block) = (numbers(LENGTH * o), numbers(LENGTH * i), vec![0.0f32; 48 * i]);
+    let (s, a, mut block) = (numbers(LENGTH * o), numbers(LENGTH * i), vec![0.0f32; BLOCK * i]);
     group.throughput(Throughput::Elements((2 * LENGTH * o * i) as u64));
     for (arithmetic, products) in arithmetics() {
         let inputs = View::dense(&a, LENGTH, i).to(products);
         let mut run = |each: &mut dyn FnMut(ViewMut<'_, f32>, View<'_, f32>)| {
-            for start in (0..o).step_by(48) {
-                let rows = 48.min(o - start);
+            for start in (0..o).step_by(BLOCK) {
+                let rows = BLOCK.min(o - start);
                 each(ViewMut::dense(&mut block, rows, i), View::new(&s[start..], LENGTH, rows, o).t());
             }
             black_box(&block);

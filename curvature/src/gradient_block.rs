@@ -15,7 +15,7 @@ const MOST_ROWS: usize = 56;
 
 /// Fewest output rows of a block, even where these take more: with fewer a product would be a library's, which would
 /// pack an example's inputs for each block anew.
-const LEAST_ROWS: usize = gemm::TILE_ROWS;
+const LEAST_ROWS: usize = gemm::LEAST_SIDE;
 
 /// Examples and queries whose products one call computes: up to 256 dot products run without packing either side.
 const EXAMPLES: usize = 8;

@@ -63,11 +63,11 @@ impl Real for f64 {
 }
 
 /// Most rows and columns of a result that are summed in registers together.
-pub(crate) const TILE_ROWS: usize = 14;
+const TILE_ROWS: usize = 14;
 const TILE_COLUMNS: usize = 32;
 
 /// Fewest rows and columns of a result that is computed here: filling up panels would cost more than the libraries.
-const LEAST: usize = TILE_ROWS;
+pub(crate) const LEAST_SIDE: usize = TILE_ROWS;
 
 /// Whether a product may use the thread pool. Inside a task of the pool it must not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +272,7 @@ fn own_product<T: Real>(
     let (a, b) = (T::single(a)?, T::single(b)?);
     let products = a.products.or(b.products);
     // what is rounded does not depend on the shape
-    let suits = products == Products::Bf16 || rows >= LEAST && b.columns >= LEAST;
+    let suits = products == Products::Bf16 || rows >= LEAST_SIDE && b.columns >= LEAST_SIDE;
     if !suits || !avx512::runs(products) {
         return None;
     }
@@ -342,7 +342,7 @@ pub fn add_gram<T: Real>(triangle: &mut [f64], x: View<'_, T>, threads: Threads)
     if n == 0 || x.rows == 0 {
         return;
     }
-    let single = T::single(x).filter(|x| (n >= LEAST || x.products == Products::Bf16) && avx512::runs(x.products));
+    let single = T::single(x).filter(|x| (n >= LEAST_SIDE || x.products == Products::Bf16) && avx512::runs(x.products));
     let Some(x) = single else { return library::add_gram(triangle, x, threads) };
     // SAFETY: the processor was asked.
     unsafe { avx512::add_gram(triangle, x, threads) };

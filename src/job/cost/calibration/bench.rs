@@ -201,8 +201,9 @@ impl<'a> Bench<'a> {
             if left <= 0.4 * (model + took) || tried.len() > REPEATS {
                 break;
             }
-            let grown = if before.is_none() { larger(&tried, left) } else { None };
-            if let Some(rows) = grown {
+            if before.is_none()
+                && let Some(rows) = larger(&tried, left)
+            {
                 let (next, of_next) = self.batch(examples, rows);
                 if of_next.rows > shape.rows || tried.len() == 1 {
                     // the first run is the slowest, and in small batches what every batch costs anew hides the rest
