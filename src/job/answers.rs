@@ -1,8 +1,8 @@
 //! What a job scores: one answer for each method, damping and time scale, all from the same passes.
 
 use super::layer_sets::LayerSet;
-use super::request::{Beside, Curvature, DampingRequest, ScoreScale};
-use super::training::{Site, Training};
+use super::request::{Beside, CheckpointScores, Curvature, DampingRequest, ScoreScale};
+use super::training::{Averaged, Site, Training};
 use super::{Job, JobError, Plan};
 use crate::attribution::source::{LegCurvature, SourceOptions};
 use crate::attribution::{Aggregate, Error, Walk};
@@ -33,6 +33,11 @@ pub(super) enum Method {
         /// What is added to its eigenvalues.
         damping: Damping,
     },
+    /// The mean of influence functions over several checkpoints, each with its own gradients and curvature.
+    InfluenceMean {
+        /// What is added to the eigenvalues of each checkpoint.
+        damping: Damping,
+    },
     /// Source over all segments.
     Source {
         /// Multiplies every rate.
@@ -44,7 +49,7 @@ pub(super) enum Method {
     Gradients,
 }
 
-/// The query vectors of one answer at one network: TracIn asks every network, the others the last.
+/// The query vectors of one answer at one network: TracIn and averaged influence ask every network, the others the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VectorSet {
     /// Which answer's.
@@ -107,10 +112,14 @@ impl Answer {
         let mut answers = match &job.source {
             None if job.method.curvature == Curvature::Identity => {
                 // without curvature there is nothing to damp
-                let (name, method) = ("gradients".into(), Method::Influence { fit: 0, damping: Damping::default() });
-                vec![Self::new(name, method)]
+                let damping = Damping::default();
+                vec![match training.averaged.is_empty() {
+                    true => Self::new("gradients".into(), Method::Influence { fit: 0, damping }),
+                    false => Self::new("gradients-mean".into(), Method::InfluenceMean { damping }),
+                }]
             }
-            None => Self::influence(job, 0),
+            None if training.averaged.is_empty() => Self::influence(job, 0),
+            None => Self::influence_mean(job),
             Some(source) => {
                 let scales = &source.time_scale.0;
                 let mut answers: Vec<Self> = scales
@@ -123,6 +132,7 @@ impl Answer {
                 for beside in &source.with {
                     match beside {
                         Beside::Influence => answers.extend(Self::influence(job, training.fits.len() - 1)),
+                        Beside::InfluenceMean => answers.extend(Self::influence_mean(job)),
                         Beside::Tracin => answers.push(Self::new("tracin".into(), Method::Tracin)),
                         Beside::Gradients => answers.push(Self::new("gradients".into(), Method::Gradients)),
                     }
@@ -171,6 +181,15 @@ impl Answer {
         };
         dampings.iter().map(answer).collect()
     }
+
+    fn influence_mean(job: &Job) -> Vec<Self> {
+        let dampings = &job.method.damping.0;
+        let answer = |damping: &DampingRequest| {
+            let name = named("influence-mean", "damping", dampings.len(), &String::from(*damping));
+            Self::new(name, Method::InfluenceMean { damping: damping.0 })
+        };
+        dampings.iter().map(answer).collect()
+    }
 }
 
 /// One of several has its value in its name.
@@ -204,6 +223,26 @@ impl Plan {
         }
         sets.sort_by_key(|set| set.network);
         sets
+    }
+
+    /// The vector sets of these answers, each file once: averaged influence and influence at the last checkpoint share
+    /// the vectors of the last network.
+    pub(super) fn stored_vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
+        let mut keys = vec![];
+        let mut sets = self.vector_sets(answers);
+        sets.retain(|set| {
+            let key = self.vectors_key(*set);
+            let is_new = key.is_none() || !keys.contains(&key);
+            keys.push(key);
+            is_new
+        });
+        sets
+    }
+
+    /// Whether an answer is a mean over checkpoints whose scores are divided by their spread first.
+    pub(super) fn spreads(&self, answer: usize) -> bool {
+        matches!(self.answers[answer].method, Method::InfluenceMean { .. })
+            && self.job.method.checkpoint_scores == CheckpointScores::Spread
     }
 
     /// Rows of the queries' vectors and of every answer's scores; 0 without queries.
@@ -245,6 +284,13 @@ impl Plan {
             match self.answers[answer].method {
                 Method::Influence { .. } | Method::Gradients => {
                     add(last, Contribution { set: at_last, leg: 0, weight: self.example_weight() });
+                }
+                Method::InfluenceMean { .. } => {
+                    let stage = last.stage;
+                    for &Averaged { network, weight, .. } in &training.averaged {
+                        let (set, weight) = (VectorSet { answer, network }, weight * self.example_weight());
+                        add(Site { network, stage }, Contribution { set, leg: 0, weight });
+                    }
                 }
                 Method::Source { .. } => {
                     for (leg, fit) in training.fits[..training.segments().len()].iter().enumerate() {
@@ -288,15 +334,28 @@ impl Plan {
         }
     }
 
-    /// An answer's walk over fitted curvatures, one for each fit of the training; `identity` is for methods without.
+    /// The curvature that averaged influence has at a network.
+    ///
+    /// # Panics
+    /// If influence is not averaged over that network: only its vector sets ask for it.
+    pub(super) fn averaged_fit(&self, network: usize) -> usize {
+        let found = self.training.averaged.iter().find(|averaged| averaged.network == network);
+        found.expect("vector sets of averaged influence are at averaged networks").fit
+    }
+
+    /// The walk of a set of vectors over fitted curvatures, one for each fit of the training; `identity` is for methods
+    /// without.
     pub(super) fn walk<'a, T: Number>(
         &'a self,
-        answer: usize,
+        set: VectorSet,
         curvatures: &'a [LegCurvature<T>],
         identity: &'a Factors<T>,
     ) -> Result<Walk<'a, T>, JobError> {
-        Ok(match self.answers[answer].method {
+        Ok(match self.answers[set.answer].method {
             Method::Influence { fit, damping } => Walk::influence(&curvatures[fit].factors, damping),
+            Method::InfluenceMean { damping } => {
+                Walk::influence(&curvatures[self.averaged_fit(set.network)].factors, damping)
+            }
             Method::Tracin => {
                 let mut walk = Walk::gradients(identity);
                 // the same in every stage: `all` has seen to it

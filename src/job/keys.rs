@@ -118,10 +118,10 @@ impl Plan {
         .finish()
     }
 
-    /// The identity of the run folder. Of one checkpoint it is its curvature; of a training run its networks and data,
-    /// so that runs with other segments may share what they have in common.
+    /// The identity of the run folder. Of one checkpoint it is its curvature; of several, as of a training run, the
+    /// networks and data, so that runs with other segments may share what they have in common.
     pub(super) fn run_key(&self) -> Key {
-        if self.training.run.is_none() {
+        if self.training.is_one_checkpoint() {
             return self.fit_key(&self.training.fits[0]);
         }
         let networks = 0..self.training.networks.parameters().len();
@@ -135,23 +135,28 @@ impl Plan {
         self.labels(builder).finish()
     }
 
-    /// The walk of an answer: its curvatures and its functions of them.
-    fn walk_key(&self, answer: usize) -> Key {
+    /// The walk of influence functions at one checkpoint.
+    fn influence_walk(&self, builder: KeyBuilder, fit: usize, damping: Damping) -> KeyBuilder {
+        let (kind, damping) = match damping {
+            Damping::Absolute(x) => ("absolute", x),
+            Damping::MeanFraction(x) => ("mean fraction", x),
+        };
+        let fit = &self.training.fits[fit];
+        let builder = builder.field("method", "influence").field("factors", self.fit_key(fit));
+        match fit.kind {
+            // nothing is damped
+            CurvatureKind::Identity => builder,
+            _ => builder.field("damping kind", kind).field("damping", damping),
+        }
+    }
+
+    /// The walk of a set of vectors: its curvatures and its functions of them.
+    fn walk_key(&self, set: VectorSet) -> Key {
         let builder = KeyBuilder::new("walk", ARITHMETIC);
         let fits = &self.training.fits;
-        match self.answers[answer].method {
-            Method::Influence { fit, damping } => {
-                let (kind, damping) = match damping {
-                    Damping::Absolute(x) => ("absolute", x),
-                    Damping::MeanFraction(x) => ("mean fraction", x),
-                };
-                let builder = builder.field("method", "influence").field("factors", self.fit_key(&fits[fit]));
-                match fits[fit].kind {
-                    // nothing is damped
-                    CurvatureKind::Identity => builder,
-                    _ => builder.field("damping kind", kind).field("damping", damping),
-                }
-            }
+        match self.answers[set.answer].method {
+            Method::Influence { fit, damping } => self.influence_walk(builder, fit, damping),
+            Method::InfluenceMean { damping } => self.influence_walk(builder, self.averaged_fit(set.network), damping),
             Method::Gradients => builder.field("method", "gradients"),
             Method::Tracin => self.layer_rates(builder.field("method", "gradients"), 0),
             Method::Source { time_scale } => {
@@ -203,7 +208,7 @@ impl Plan {
         let queries = self.queries.as_ref()?;
         let method = &self.job.method;
         let key = KeyBuilder::new("queries", QUERY_ARITHMETIC)
-            .field("walk", self.walk_key(set.answer))
+            .field("walk", self.walk_key(set))
             .field("network", self.network_key(set.network))
             .field("data", &queries.content_hash()[..])
             .field("measure", measure_name(self.measure()))
@@ -247,6 +252,10 @@ impl Plan {
             ScoreScale::PerExample => builder,
             ScoreScale::Kronfluence => builder.field("scale", "kronfluence"),
         };
+        let builder = match self.spreads(answer) {
+            true => builder.field("checkpoint scores", "spread"),
+            false => builder,
+        };
         Some(builder.finish())
     }
 
@@ -257,8 +266,9 @@ impl Plan {
             SelfInfluenceForm::Walk => "walk",
             SelfInfluenceForm::Local => "local",
         };
+        let at_last = VectorSet { answer: 0, network: self.training.last_network() };
         let mut builder =
-            KeyBuilder::new("self-influence", ARITHMETIC).field("form", form).field("walk", self.walk_key(0));
+            KeyBuilder::new("self-influence", ARITHMETIC).field("form", form).field("walk", self.walk_key(at_last));
         for fit in &self.training.fits[..self.training.segments().len()] {
             let stage = &self.training.stages[fit.stage];
             builder = builder.field("data", &stage.train.content_hash()[..]).field("n", stage.n_examples as u64);

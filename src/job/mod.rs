@@ -23,12 +23,15 @@ mod self_influence;
 mod sensitivity;
 #[cfg(test)]
 mod small_memory;
+mod spread;
 mod training;
 
 pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use groups::RankedGroup;
-pub use plan::{DataSummary, LayerSetSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary};
+pub use plan::{
+    CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary,
+};
 pub use rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
 pub use request::*;
 pub use run::{StageReport, StepReport};

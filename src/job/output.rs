@@ -136,9 +136,13 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
         Fisher::Empirical => "empirical",
     };
     let answered = &plan.answers[answer];
-    let no_curvature = method.curvature == Curvature::Identity && plan.training.run.is_none();
+    let no_curvature = method.curvature == Curvature::Identity && plan.job.source.is_none();
     let (method_name, detail) = match answered.method {
         Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
+        Method::InfluenceMean { .. } if no_curvature => ("gradient dot product, mean over checkpoints", String::new()),
+        Method::InfluenceMean { damping } => {
+            ("influence, mean over checkpoints", String::from(DampingRequest(damping)))
+        }
         Method::Influence { damping, .. } => ("influence", String::from(DampingRequest(damping))),
         Method::Source { time_scale } => ("source", time_scale.to_string()),
         Method::Tracin => ("tracin", String::new()),
@@ -187,6 +191,14 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
     }
     match answered.method {
         Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),
+        Method::InfluenceMean { .. } => {
+            if !detail.is_empty() {
+                entries.insert("damping", detail);
+            }
+            entries.insert("checkpoints", json!(plan.summary().checkpoints).to_string());
+            let scores = if plan.spreads(answer) { "spread" } else { "plain" };
+            entries.insert("checkpoint_scores", scores.into());
+        }
         Method::Source { .. } => {
             entries.insert("time_scale", detail);
             entries.insert("legs", json!(plan.summary().legs).to_string());

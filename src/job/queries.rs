@@ -26,7 +26,7 @@ impl Run<'_> {
             return Err(JobError::NoQueries);
         }
         let mut missing = vec![];
-        for set in self.plan.vector_sets(answers) {
+        for set in self.plan.stored_vector_sets(answers) {
             if self.find_vectors(set)?.is_none() {
                 missing.push(set);
             }
@@ -52,7 +52,7 @@ impl Run<'_> {
             });
         }
         let identity = Factors::identity(layers.len());
-        let walks = sets.iter().map(|set| self.plan.walk(set.answer, curvatures, &identity));
+        let walks = sets.iter().map(|set| self.plan.walk(*set, curvatures, &identity));
         let walks = walks.collect::<Result<Vec<_>, _>>()?;
         let mut writers = Vec::with_capacity(sets.len());
         for set in sets {

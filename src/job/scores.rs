@@ -3,10 +3,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::answers::{Method, ScorePass};
+use super::answers::{Answer, Method, ScorePass};
 use super::output::{self, SCORES};
 use super::queries::StoredVectors;
 use super::run::{Number, Run};
+use super::spread::SpreadMean;
 use super::{JobError, Normalize, Plan, StoreScores};
 use crate::attribution::ranking::{Ranking, TopK};
 use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
@@ -17,17 +18,32 @@ use crate::curvature::QuadraticForm;
 pub(super) const PENDING: usize = 1 << 24;
 
 impl Plan {
-    /// Whether self-influence is one quadratic form, taken along with the scores: that of influence functions.
-    pub(super) fn forms_with_scores(&self, pass: &ScorePass) -> Option<(usize, crate::curvature::Damping)> {
+    /// The quadratic form of a pass's gradients that is taken along with the scores, where self-influence is made of
+    /// such forms: that of influence functions, and of their mean over checkpoints.
+    pub(super) fn forms_with_scores(&self, pass: &ScorePass) -> Option<OwnForm> {
         let method = &self.job.method;
-        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
-        match self.answers[first.set.answer].method {
-            Method::Influence { fit, damping } if method.self_influence || method.normalize == Normalize::Cosine => {
-                Some((fit, damping))
-            }
-            _ => None,
+        if !method.self_influence && method.normalize != Normalize::Cosine {
+            return None;
         }
+        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
+        let (fit, damping) = match self.answers[first.set.answer].method {
+            Method::Influence { fit, damping } => (fit, damping),
+            Method::InfluenceMean { damping } => (self.averaged_fit(first.set.network), damping),
+            _ => return None,
+        };
+        Some(OwnForm { fit, damping, weight: first.weight })
     }
+}
+
+/// A quadratic form of every example's gradient: the example's influence on itself at one checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OwnForm {
+    /// Whose curvature is inverted.
+    fit: usize,
+    /// What is added to its eigenvalues.
+    damping: crate::curvature::Damping,
+    /// What the form counts.
+    weight: f64,
 }
 
 impl Run<'_> {
@@ -128,10 +144,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn form_of(&self, pass: &ScorePass) -> Option<(usize, crate::curvature::Damping)> {
-        self.plan.forms_with_scores(pass)
-    }
-
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
         let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
@@ -153,14 +165,16 @@ impl Run<'_> {
             .map(|(contribution, vectors)| QueryRows { vectors, leg: contribution.leg, weight: contribution.weight })
             .collect();
         let layers = plan.training.layers();
-        let form = self.form_of(pass);
+        let form = plan.forms_with_scores(pass);
         let factors = match form {
-            Some((fit, damping)) => Some((self.factors::<T>(&plan.training.fits[fit])?, LegFn::Inverse(damping))),
+            Some(OwnForm { fit, damping, weight }) => {
+                Some((self.factors::<T>(&plan.training.fits[fit])?, LegFn::Inverse(damping), weight))
+            }
             None => None,
         };
-        let form = factors.as_ref().map(|(factors, inverse)| {
+        let form = factors.as_ref().map(|(factors, inverse, weight)| {
             let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
-            (form, plan.example_weight())
+            (form, *weight)
         });
         let network = self.network(pass.site.network)?;
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
@@ -184,7 +198,7 @@ impl Run<'_> {
 
     /// Whether a part may hold each query's best and worst alone: scores that other passes add to are kept whole.
     fn keeps_top_alone(&self) -> bool {
-        self.plan.job.output.store_scores == StoreScores::Top && self.plan.training.run.is_none()
+        self.plan.job.output.store_scores == StoreScores::Top && self.plan.training.is_one_checkpoint()
     }
 
     fn keep_part(&self, key: &Key, pending: &Pending, width: usize) -> Result<(), crate::attribution::Error> {
@@ -268,16 +282,17 @@ impl Run<'_> {
         output::write_scores(plan, (answer, None), &key, values, &mut sums(None), cosine)
     }
 
-    /// Self-influence of every column, as the pass of influence functions left it; empty if none did.
+    /// Self-influence of every column, as the passes of influence functions left it, added up; empty if none did.
     fn own_values(&self, answer: usize, passes: &[ScorePass], parts: &[Vec<Part>]) -> Result<Vec<f32>, JobError> {
         let mut own = vec![];
         if answer == 0 {
-            for (pass, parts) in passes.iter().zip(parts).filter(|(pass, _)| self.form_of(pass).is_some()) {
-                own = vec![0.0; self.plan.training.columns.len()];
+            let has_form = |pass: &ScorePass| self.plan.forms_with_scores(pass).is_some();
+            for (pass, parts) in passes.iter().zip(parts).filter(|(pass, _)| has_form(pass)) {
+                own.resize(self.plan.training.columns.len(), 0.0);
                 for part in parts {
                     let artifact = part.open()?;
                     for (m, value) in part.range.clone().zip(artifact.f32("self_influence")?) {
-                        own[self.plan.training.columns.column(pass.site.stage, m as usize)] = *value;
+                        own[self.plan.training.columns.column(pass.site.stage, m as usize)] += *value;
                     }
                 }
             }
@@ -339,30 +354,62 @@ impl Sums<'_> {
 
     /// Rows of all columns, `[rows, columns]`, added up in `f64` and rounded once.
     pub(super) fn read(&mut self, rows: Range<usize>) -> Result<Vec<f32>, JobError> {
+        let plan = self.run.plan;
+        let answer = &plan.answers[self.answer];
+        let mut sums = vec![0.0f64; rows.len() * plan.training.columns.len()];
+        if plan.spreads(self.answer) {
+            // parts over some layers are divided by the spread over all layers, so that they still add up
+            let whole = &plan.answers[answer.vectors];
+            let mut mean = SpreadMean::new(rows.len());
+            for (pass, parts) in self.passes.iter().zip(self.parts) {
+                let mut of_pass = vec![0.0; sums.len()];
+                self.add((pass, parts), whole, &rows, &mut of_pass)?;
+                let weight = plan.training.averaged.iter().find(|at| at.network == pass.site.network);
+                let spreads = mean.add(&of_pass, weight.map_or(0.0, |at| at.weight));
+                if answer.layer_set.is_some() {
+                    of_pass.fill(0.0);
+                    self.add((pass, parts), answer, &rows, &mut of_pass)?;
+                }
+                spreads.add_divided(&of_pass, &mut sums);
+            }
+            mean.scale(&mut sums);
+        } else {
+            for (pass, parts) in self.passes.iter().zip(self.parts) {
+                self.add((pass, parts), answer, &rows, &mut sums)?;
+            }
+        }
+        Ok(sums.into_iter().map(|sum| sum as f32).collect())
+    }
+
+    /// Adds what a pass contributes to rows of an answer.
+    fn add(
+        &self,
+        (pass, parts): (&ScorePass, &[Part]),
+        answer: &Answer,
+        rows: &Range<usize>,
+        sums: &mut [f64],
+    ) -> Result<(), JobError> {
         let columns = &self.run.plan.training.columns;
         let n = columns.len();
-        let mut sums = vec![0.0f64; rows.len() * n];
-        for (pass, parts) in self.passes.iter().zip(self.parts) {
-            // every contribution has as many rows
-            let width = pass.width(self.rows);
-            let places = pass.places(&self.run.plan.answers[self.answer], self.rows);
-            if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
-                continue;
-            }
-            for part in parts {
-                let artifact = part.open()?;
-                let scores = artifact.f32("scores")?;
-                for (m, column) in part.range.clone().zip(scores.chunks_exact(width)) {
-                    let to = columns.column(pass.site.stage, m as usize);
-                    for &place in &places {
-                        for (k, q) in rows.clone().enumerate() {
-                            sums[k * n + to] += f64::from(column[place + q]);
-                        }
+        // every contribution has as many rows
+        let width = pass.width(self.rows);
+        let places = pass.places(answer, self.rows);
+        if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
+            return Ok(());
+        }
+        for part in parts {
+            let artifact = part.open()?;
+            let scores = artifact.f32("scores")?;
+            for (m, column) in part.range.clone().zip(scores.chunks_exact(width)) {
+                let to = columns.column(pass.site.stage, m as usize);
+                for &place in &places {
+                    for (k, q) in rows.clone().enumerate() {
+                        sums[k * n + to] += f64::from(column[place + q]);
                     }
                 }
             }
         }
-        Ok(sums.into_iter().map(|sum| sum as f32).collect())
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::answers::Method;
+use super::answers::{Method, VectorSet};
 use super::networks::TrackedNetwork;
 use super::output;
 use super::plan::InBatches;
@@ -82,7 +82,8 @@ impl Run<'_> {
         let (plan, training) = (self.plan, &self.plan.training);
         let examples = plan.in_batches(&training.stages[stage].train);
         let identity = Factors::identity(training.layers().len());
-        let walk = plan.walk(0, curvatures, &identity)?;
+        let at_last = VectorSet { answer: 0, network: training.last_network() };
+        let walk = plan.walk(at_last, curvatures, &identity)?;
         let quiet = Quiet(self.observer());
         let n = training.stages[stage].n_examples;
         let legs = training.fits[..training.segments().len()].iter().enumerate().filter(|(_, fit)| fit.stage == stage);

@@ -1,8 +1,9 @@
 //! What training was, as a job sees it: networks, stages with their data, and the curvature that is fitted where.
 //!
-//! Influence functions know one network, one stage and one fit. Source knows a network for each checkpoint (or for
-//! each segment, FAST-Source), and fits one curvature for each segment; influence at the final checkpoint may stand
-//! beside it and is one more fit, of which every pass is shared.
+//! Influence functions know one network, one stage and one fit; averaged over checkpoints, a network and a fit for each.
+//! Source knows a network for each checkpoint (or for each segment, FAST-Source), and fits one curvature for each
+//! segment; influence at the final checkpoint, or averaged, may stand beside it and is one more fit, or one for each
+//! checkpoint, of which every pass is shared.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,11 +14,12 @@ use super::request::{AdamRequest, Average, Beside, SourceRequest};
 use super::run::Number;
 use super::{Job, JobError};
 use crate::attribution::source::{Conditioner, SourceLeg};
-use crate::attribution::trajectory::{Segment, TrainingStage};
+use crate::attribution::trajectory::{Segment, SegmentRule, TrainingStage, segments};
 use crate::curvature::{CurvatureKind, LayerSpec, SharedInputs};
 use crate::data::Dataset;
 use crate::model::{LoadOptions, Model};
-use crate::trajectory::TrainingRun;
+use crate::trajectory::request::WeightsRequest;
+use crate::trajectory::{ReadError, TrainingRun};
 
 /// A part of training with its own data.
 #[derive(Debug)]
@@ -79,36 +81,83 @@ pub(super) struct Training {
     pub networks: Networks,
     /// Its stages, first trained first.
     pub stages: Vec<Stage>,
-    /// Its curvatures: those of Source's segments in their order, then that of influence functions.
+    /// Its curvatures: those of Source's segments in their order, then those of influence functions, the last network's
+    /// last.
     pub fits: Vec<Fit>,
+    /// The checkpoints that influence is averaged over, in the order of training; empty if none are.
+    pub averaged: Vec<Averaged>,
     /// The training run, for Source.
     pub run: Option<TrainingRun>,
     /// Which column of the scores each example is.
     pub columns: Columns,
 }
 
+/// A checkpoint's part in averaged influence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Averaged {
+    /// Its curvature's place in [`Training::fits`].
+    pub fit: usize,
+    /// Its network.
+    pub network: usize,
+    /// `w_a`, what its scores count in the mean; the weights of all checkpoints sum to 1.
+    pub weight: f64,
+}
+
 impl Training {
-    /// One checkpoint, one stage, one fit.
-    pub(super) fn of_checkpoint(
+    /// Influence at one checkpoint, or averaged over several: one stage, and a curvature at each checkpoint. `model` is
+    /// the last of the checkpoints, which come with their weights.
+    pub(super) fn of_checkpoints(
         job: &Job,
-        (folder, model): (PathBuf, Model),
+        checkpoints: Vec<(PathBuf, f64)>,
+        model: Model,
         mut stages: Vec<Stage>,
         options: LoadOptions,
     ) -> Result<Self, JobError> {
         for stage in &mut stages {
             stage.n_examples = job.data.train_size.unwrap_or(stage.train.len());
         }
-        let name = folder_name(&folder);
-        let networks = Networks::open(vec![(name.clone(), vec![(folder, 1.0)])], model, options)?;
-        let fit = Fit {
+        let weights: Vec<f64> = checkpoints.iter().map(|(_, weight)| *weight).collect();
+        let of = checkpoints.into_iter().map(|(folder, _)| (folder_name(&folder), vec![(folder, 1.0)]));
+        let networks = Networks::open(of.collect(), model, options)?;
+        for (network, absent) in networks.absent().iter().enumerate() {
+            if let Some(&l) = absent.first() {
+                return Err(JobError::Options {
+                    problem: format!(
+                        "{}: has no layer `{}` of the shape that the last checkpoint has",
+                        networks.parameters()[network].of[0].0.display(),
+                        networks.layers()[l].name
+                    ),
+                    hint: Some("give checkpoints of one model, first trained first".into()),
+                });
+            }
+        }
+        let fit = |network: usize| Self::influence_fit(job, networks.parameters()[network].name.clone(), network, 0);
+        let fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
+        let averaged: Vec<Averaged> = match weights.as_slice() {
+            [_] => vec![],
+            weights => {
+                let of = |(network, &weight): (usize, &f64)| Averaged { fit: network, network, weight };
+                weights.iter().enumerate().map(of).collect()
+            }
+        };
+        Ok(Self { networks, columns: Columns::of(&stages), stages, fits, averaged, run: None })
+    }
+
+    /// The curvature of influence functions at one network, on a stage's data.
+    fn influence_fit(job: &Job, name: String, network: usize, stage: usize) -> Fit {
+        Fit {
             name,
             kind: job.method.curvature.into(),
-            stage: 0,
-            places: vec![Place { network: 0, weight: 1.0 }],
+            stage,
+            places: vec![Place { network, weight: 1.0 }],
             frozen: vec![],
             moments: None,
-        };
-        Ok(Self { networks, columns: Columns::of(&stages), stages, fits: vec![fit], run: None })
+        }
+    }
+
+    /// Whether scores come from one checkpoint alone, so that nothing is added to what a pass leaves.
+    pub(super) fn is_one_checkpoint(&self) -> bool {
+        self.run.is_none() && self.averaged.is_empty()
     }
 
     /// A training run.
@@ -181,17 +230,24 @@ impl Training {
                 hint: Some("leave `adam` out".into()),
             });
         }
-        if source.with.contains(&Beside::Influence) {
-            fits.push(Fit {
-                name: "final checkpoint".into(),
-                kind: job.method.curvature.into(),
-                stage: stages.len() - 1,
-                places: vec![Place { network: networks.parameters().len() - 1, weight: 1.0 }],
-                frozen: vec![],
-                moments: None,
-            });
+        let (last_network, last_stage) = (networks.parameters().len() - 1, stages.len() - 1);
+        let mut averaged = vec![];
+        if source.with.contains(&Beside::InfluenceMean) {
+            let of_last = fits.iter().filter(|fit| fit.stage == last_stage);
+            let places: Vec<usize> = of_last.flat_map(|fit| fit.places.iter().map(|place| place.network)).collect();
+            let weights = mean_weights(&run, &source.trajectory.checkpoint_weights, places.len())?;
+            for (network, weight) in places.into_iter().zip(weights) {
+                averaged.push(Averaged { fit: fits.len(), network, weight });
+                let name = match network == last_network {
+                    true => FINAL.to_owned(),
+                    false => networks.parameters()[network].name.clone(),
+                };
+                fits.push(Self::influence_fit(job, name, network, last_stage));
+            }
+        } else if source.with.contains(&Beside::Influence) {
+            fits.push(Self::influence_fit(job, FINAL.into(), last_network, last_stage));
         }
-        Ok(Self { networks, columns: Columns::of(&stages), stages, fits, run: Some(run) })
+        Ok(Self { networks, columns: Columns::of(&stages), stages, fits, averaged, run: Some(run) })
     }
 
     /// The tracked layers: those of the last checkpoint.
@@ -250,6 +306,22 @@ impl Training {
             None => vec![],
         }
     }
+}
+
+/// What people call the curvature of influence functions beside Source.
+const FINAL: &str = "final checkpoint";
+
+/// What each checkpoint of the last stage of a run counts in averaged influence.
+fn mean_weights(run: &TrainingRun, weights: &WeightsRequest, count: usize) -> Result<Vec<f64>, JobError> {
+    let last = run.trajectory.stages().last().expect("a trajectory has a stage");
+    let whole = segments(last, &SegmentRule::EqualCheckpoints(1), (*weights).into());
+    let whole = whole.map_err(|problem| ReadError::Numbers {
+        source_path: run.readings.last().map(|reading| reading.source.clone()).unwrap_or_default(),
+        problem,
+    })?;
+    let weights: Vec<f64> = whole.iter().flat_map(|segment| &segment.checkpoints).map(|at| at.weight).collect();
+    debug_assert_eq!(weights.len(), count, "a stage's only segment has all of its checkpoints");
+    Ok(weights)
 }
 
 /// A network, and the stage whose data it is run on.

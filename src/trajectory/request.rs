@@ -56,17 +56,24 @@ impl TrajectoryRequest {
     /// # Errors
     /// Nothing at the path; files that are missing, damaged or disagree; rates that nothing tells.
     pub fn read(&self) -> Result<Vec<Reading>, ReadError> {
-        let description = self.path.join(DESCRIPTION);
-        let is_folder = is_folder(&self.path)?;
-        match (is_folder, description.is_file()) {
-            (false, _) => toml_file::read(&self.path),
-            (true, true) => toml_file::read(&description),
-            (true, false) => {
-                let gaps = if self.interpolate_rates { Gaps::Interpolate } else { Gaps::Refuse };
-                Ok(vec![trainer::read(&self.path, &TrainerOptions { schedule: None, gaps })?])
-            }
+        if reads_trainer_folder(&self.path)? {
+            let gaps = if self.interpolate_rates { Gaps::Interpolate } else { Gaps::Refuse };
+            return Ok(vec![trainer::read(&self.path, &TrainerOptions { schedule: None, gaps })?]);
+        }
+        match is_folder(&self.path)? {
+            true => toml_file::read(&self.path.join(DESCRIPTION)),
+            false => toml_file::read(&self.path),
         }
     }
+}
+
+/// Whether a training run is read from the files of a Trainer's output folder: a folder without a description of its
+/// own.
+///
+/// # Errors
+/// Nothing at the path.
+pub(super) fn reads_trainer_folder(path: &Path) -> Result<bool, ReadError> {
+    Ok(is_folder(path)? && !path.join(DESCRIPTION).is_file())
 }
 
 fn is_folder(path: &Path) -> Result<bool, ReadError> {

@@ -3,24 +3,26 @@ use clap::Args;
 
 use super::session::Session;
 use crate::failure::Problem;
-use crate::options::{JobOptions, RankingFormat};
+use crate::options::{JobOptions, RankingFormat, RunMethod};
 use crate::status::{Status, exit_codes, with_exit_codes};
 
 /// The whole job: fit the curvature, score every training example for every query, rank
 ///
-/// Prints the plan on stderr and, for each query, the strongest proponents and opponents on stdout. The run
+/// At one checkpoint (`--model`), or averaged over those of a training run (`--run`), which predicts retraining better
+/// and takes as many times longer. Prints the plan on stderr and, for each query, the strongest proponents and opponents on stdout. The run
 /// folder holds `scores.safetensors`, `ranking.jsonl`, and the `job.toml` that repeats the run. Stopped at
 /// any moment, the same command goes on from what is finished.
 #[derive(Debug, Args)]
 #[command(
     after_help = exit_codes!(),
     after_long_help = EXAMPLES,
-    mut_args(|arg| match arg.get_help_heading() {
-        // those of a training run are for `source`
-        Some("Training run") => arg.hide(true),
+    mut_args(|arg| match (arg.get_help_heading(), arg.get_id().as_str()) {
+        // the others of a training run are for `source`
+        (Some("Training run"), "run" | "trajectory" | "checkpoint_weights") => arg,
+        (Some("Training run"), _) => arg.hide(true),
         _ => arg,
     }),
-    mut_arg("model", |arg| arg.required(true)),
+    mut_arg("model", |arg| arg.required_unless_present_any(["run", "trajectory"])),
     mut_arg("train", |arg| arg.required(true)),
     mut_arg("queries", |arg| arg.required(true)),
     mut_arg("out", |arg| arg.required(true))
@@ -49,6 +51,7 @@ const EXAMPLES: &str = with_exit_codes!(
 Examples:
   ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run
   ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run --dry-run
+  ascribe influence --run trainer-output --train train.jsonl --queries queries.jsonl --out run
   ascribe influence --model mlp --train train.safetensors --queries test.safetensors --out run
   ascribe influence --model my-gpt2 --train train.jsonl --queries queries.jsonl --out run \\
     --format jsonl | jq '[.query.id, .proponents[0].id]'"
@@ -56,10 +59,12 @@ Examples:
 
 impl Influence {
     pub(super) fn run(self) -> anyhow::Result<Status> {
-        if self.options.training.names_a_run() {
-            return Err(Problem::hinted("a training run is for Source", "use `ascribe source`"));
+        let mut options = self.options;
+        if options.training.method == Some(RunMethod::Source) {
+            return Err(Problem::hinted("`--method source` is for Source", "use `ascribe source`"));
         }
-        whole(self.options.job_of_flags()?, &self.options, self.printing)
+        options.training.method = Some(RunMethod::Influence);
+        whole(options.job_of_flags()?, &options, self.printing)
     }
 }
 

@@ -2,7 +2,7 @@ use clap::Args;
 
 use super::influence::{Printing, whole};
 use crate::failure::Problem;
-use crate::options::JobOptions;
+use crate::options::{JobOptions, RunMethod};
 use crate::status::{Status, exit_codes, with_exit_codes};
 
 /// Source: score every training example through the whole training run
@@ -15,6 +15,7 @@ use crate::status::{Status, exit_codes, with_exit_codes};
     after_help = exit_codes!(),
     after_long_help = EXAMPLES,
     mut_arg("model", |arg| arg.hide(true)),
+    mut_arg("method", |arg| arg.hide(true)),
     mut_arg("curvature", |arg| arg.hide(true)),
     mut_arg("queries", |arg| arg.required(true)),
     mut_arg("out", |arg| arg.required(true))
@@ -44,6 +45,11 @@ impl Source {
             let hint = "give `--run`, a Trainer's output folder, or `--trajectory`, a TOML file";
             return Err(Problem::hinted("no training run given", hint));
         }
-        whole(self.options.job_of_flags()?, &self.options, self.printing)
+        let mut options = self.options;
+        if options.training.method == Some(RunMethod::Influence) {
+            return Err(Problem::hinted("`--method influence` is for influence functions", "use `ascribe influence`"));
+        }
+        options.training.method = Some(RunMethod::Source);
+        whole(options.job_of_flags()?, &options, self.printing)
     }
 }

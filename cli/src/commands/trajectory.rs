@@ -68,6 +68,7 @@ fn recorded_data(folder: &Path) -> Vec<StageData> {
 
 impl Trajectory {
     pub(super) fn run(self) -> anyhow::Result<Status> {
+        self.options.check()?;
         let mut data: Vec<StageData> = self
             .train_examples
             .into_iter()

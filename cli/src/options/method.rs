@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use ascribe::job::{
-    AggregateRequest, Curvature, DampingRequest, Fisher, Job, KfacScale, Measure, Normalize, ReductionRequest, Several,
+    AggregateRequest, CheckpointScores, Curvature, DampingRequest, Fisher, Job, KfacScale, Measure, Normalize,
+    ReductionRequest, Several,
 };
 use clap::Args;
 
@@ -92,6 +93,12 @@ pub(crate) struct MethodOptions {
         ("cosine", "the norms of both sides; with `--curvature identity` the cosine of gradients"),
     ]))]
     normalize: Option<Normalize>,
+    /// How each checkpoint's scores enter the mean, where influence is averaged over checkpoints [default: plain]
+    #[arg(long, value_name = "HOW", value_parser = one_of::<CheckpointScores>(&[
+        ("plain", "as they are"),
+        ("spread", "divided by their spread over the training examples: no checkpoint outvotes the others by its size"),
+    ]))]
+    checkpoint_scores: Option<CheckpointScores>,
     /// Also score every training example against itself, into `self_influence.safetensors`
     #[arg(long)]
     self_influence: bool,
@@ -121,6 +128,7 @@ impl MethodOptions {
         method.aggregate = self.aggregate.unwrap_or(method.aggregate);
         method.query_rank = self.query_rank.or(method.query_rank);
         method.normalize = self.normalize.unwrap_or(method.normalize);
+        method.checkpoint_scores = self.checkpoint_scores.unwrap_or(method.checkpoint_scores);
         method.self_influence |= self.self_influence;
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use output::{OutputOptions, RankingFormat};
 pub(crate) use resources::ResourceOptions;
 pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};
-pub(crate) use training::TrainingOptions;
+pub(crate) use training::{RunMethod, TrainingOptions};
 pub(crate) use trajectory::TrajectoryOptions;
 pub(crate) use values::shard;
 pub(crate) use wording::Wording;

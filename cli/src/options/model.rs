@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use ascribe::job::{Job, Precision};
+use ascribe::job::{CheckpointsRequest, Job, Precision};
 use clap::Args;
 
 use super::values::one_of;
@@ -10,8 +10,11 @@ use super::values::one_of;
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelOptions {
     /// Folder of the checkpoint: `config.json` and `model.safetensors`, or shards with their index
+    ///
+    /// Given several times, first trained first, influence is averaged over the checkpoints, and queries are measured
+    /// at the last.
     #[arg(long, value_name = "DIR")]
-    pub(crate) model: Option<PathBuf>,
+    pub(crate) model: Vec<PathBuf>,
     /// Track layers whose name in the checkpoint matches this glob; may be repeated
     ///
     /// By default every linear layer inside the blocks, and all layers of an MLP: the embeddings and the
@@ -35,10 +38,19 @@ pub(crate) struct ModelOptions {
 impl ModelOptions {
     /// Lays the flags that were given on top of a job.
     pub(crate) fn apply(&self, job: &mut Job) {
-        let model = &mut job.model;
-        if let Some(path) = &self.model {
-            model.path.clone_from(path);
+        match self.model.as_slice() {
+            [] => {}
+            [path] => {
+                job.model.path.clone_from(path);
+                job.checkpoints = None;
+            }
+            folders => {
+                job.model.path = PathBuf::new();
+                let weights = job.checkpoints.take().map(|before| before.weights).unwrap_or_default();
+                job.checkpoints = Some(CheckpointsRequest { run: None, folders: folders.to_vec(), weights });
+            }
         }
+        let model = &mut job.model;
         if !self.layers.is_empty() {
             model.layers.clone_from(&self.layers);
         }

@@ -39,7 +39,7 @@ impl JobOptions {
         self.output.check()?;
         let run = self.training.names_a_run();
         let required = [
-            ("--model", self.model.model.is_some() || run),
+            ("--model", !self.model.model.is_empty() || run),
             ("--train", self.data.train.is_some() || run),
             ("--out", self.output.out.is_some()),
         ];
@@ -49,7 +49,7 @@ impl JobOptions {
             let hint = "give them, or the `--out` of a run folder that has a `job.toml`";
             return Err(Problem::hinted(format!("{} not given", missing.join(" and ")), hint));
         }
-        Ok(self.over(Job::new("", "", "")))
+        self.checked(Job::new("", "", ""))
     }
 
     /// The job that the run folder `--out` holds with these flags on top, or the flags' own if there is no
@@ -60,7 +60,7 @@ impl JobOptions {
     pub(crate) fn job_of_run_folder(&self) -> anyhow::Result<Job> {
         match &self.output.out {
             Some(out) if out.join(JOB_FILE).exists() => self.job_of_file(&out.join(JOB_FILE)),
-            Some(out) if !self.training.names_a_run() && (self.model.model.is_none() || self.data.train.is_none()) => {
+            Some(out) if !self.training.names_a_run() && (self.model.model.is_empty() || self.data.train.is_none()) => {
                 Err(Problem::hinted(
                     format!("{}: no `{JOB_FILE}` there", out.display()),
                     "give `--model` and `--train`, or the folder of an earlier run as `--out`",
@@ -76,7 +76,14 @@ impl JobOptions {
     /// If the file cannot be read.
     pub(crate) fn job_of_file(&self, file: &Path) -> anyhow::Result<Job> {
         self.output.check()?;
-        Ok(self.over(Job::read(file)?))
+        self.checked(Job::read(file)?)
+    }
+
+    /// These flags on top of a job, as far as they can be told about it.
+    fn checked(&self, job: Job) -> anyhow::Result<Job> {
+        let job = self.over(job);
+        self.training.check(&job)?;
+        Ok(job)
     }
 
     /// These flags on top of a job.

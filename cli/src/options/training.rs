@@ -1,13 +1,25 @@
 use std::path::PathBuf;
 
-use ascribe::job::{AdamRequest, Average, Beside, FormRequest, Job, SelfInfluenceForm, Several, SourceRequest};
+use ascribe::job::{
+    AdamRequest, Average, Beside, CheckpointsRequest, FormRequest, Job, SelfInfluenceForm, Several, SourceRequest,
+};
 use ascribe::trajectory::TrajectoryRequest;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::TrajectoryOptions;
 use super::values::{one_of, stage_file, time_scale};
+use crate::failure::Problem;
 
-/// A training run, for Source.
+/// What a training run is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RunMethod {
+    /// Source, through the whole run
+    Source,
+    /// Influence functions, averaged over the run's checkpoints
+    Influence,
+}
+
+/// A training run, for Source or for influence averaged over its checkpoints.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training run")]
 pub(crate) struct TrainingOptions {
@@ -17,6 +29,9 @@ pub(crate) struct TrainingOptions {
     /// A training run written down as TOML: checkpoints, learning rates, optimizer, stages
     #[arg(long, value_name = "FILE")]
     pub(crate) trajectory: Option<PathBuf>,
+    /// What the run is read for [default: source]
+    #[arg(long, value_name = "METHOD", value_enum)]
+    pub(crate) method: Option<RunMethod>,
     /// Training examples of one stage of a run with several; once for each
     #[arg(long, value_name = "STAGE=FILE", value_parser = stage_file)]
     stage_train: Vec<(String, PathBuf)>,
@@ -50,6 +65,7 @@ pub(crate) struct TrainingOptions {
     /// Score these methods in the same passes, with commas
     #[arg(long, value_name = "METHODS", value_delimiter = ',', value_parser = one_of::<Beside>(&[
         ("influence", "EK-FAC influence at the final checkpoint, with each --damping"),
+        ("influence-mean", "EK-FAC influence averaged over the checkpoints, with each --damping"),
         ("tracin", "TracIn over all checkpoints"),
         ("gradients", "the gradient dot product at the final checkpoint"),
     ]))]
@@ -68,16 +84,55 @@ impl TrainingOptions {
         self.run.is_some() || self.trajectory.is_some()
     }
 
+    /// Refuses what the method that the run is read for cannot be told.
+    ///
+    /// # Errors
+    /// Numbers as weights of Source's checkpoints; flags of Source, or weights, where nothing asks for them.
+    pub(super) fn check(&self, job: &Job) -> anyhow::Result<()> {
+        if job.source.is_some() {
+            return self.reading.check();
+        }
+        let given = [
+            ("--stage-train", !self.stage_train.is_empty()),
+            ("--by-stage", self.by_stage),
+            ("--average", self.average.is_some()),
+            ("--form", self.form.is_some()),
+            ("--adam", self.adam.is_some()),
+            ("--time-scale", !self.time_scale.is_empty()),
+            ("--with", !self.with.is_empty()),
+            ("--self-influence-form", self.self_influence_form.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).chain(self.reading.of_rates());
+        if let Some(flag) = given.into_iter().next() {
+            let problem = format!("`{flag}` is for Source");
+            return Err(Problem::hinted(problem, "leave it out, or use `ascribe source`"));
+        }
+        if job.checkpoints.is_none() && self.reading.checkpoint_weights.is_some() {
+            let problem = "`--checkpoint-weights` is for several checkpoints, and one is given";
+            return Err(Problem::hinted(problem, "leave it out, or give `--run`, or `--model` several times"));
+        }
+        Ok(())
+    }
+
     /// Lays the flags that were given on top of a job.
     pub(crate) fn apply(&self, job: &mut Job) {
         for (stage, file) in &self.stage_train {
             job.data.stages.insert(stage.clone(), file.clone());
         }
         if let Some(path) = self.run.as_ref().or(self.trajectory.as_ref()) {
-            match &mut job.source {
-                Some(source) => source.trajectory.path.clone_from(path),
-                None => job.source = Some(SourceRequest::new(TrajectoryRequest::new(path.clone()))),
+            let averages = match self.method {
+                Some(method) => method == RunMethod::Influence,
+                None => job.checkpoints.is_some(),
+            };
+            match (&mut job.source, &mut job.checkpoints) {
+                (_, Some(checkpoints)) if averages => checkpoints.run = Some(path.clone()),
+                (_, checkpoints) if averages => *checkpoints = Some(CheckpointsRequest::of_run(path.clone())),
+                (Some(source), _) => source.trajectory.path.clone_from(path),
+                (source, _) => *source = Some(SourceRequest::new(TrajectoryRequest::new(path.clone()))),
             }
+        }
+        if let (Some(checkpoints), Some(weights)) = (&mut job.checkpoints, &self.reading.checkpoint_weights) {
+            checkpoints.weights.clone_from(weights);
         }
         let Some(source) = &mut job.source else { return };
         self.reading.apply(&mut source.trajectory);

@@ -1,10 +1,12 @@
 use std::path::PathBuf;
 
+use ascribe::job::MeanWeights;
 use ascribe::trajectory::TrajectoryRequest;
 use ascribe::trajectory::request::{ClippingRequest, LossScaleRequest, SegmentRequest, WeightsRequest};
 use clap::Args;
 
 use super::values::one_of;
+use crate::failure::Problem;
 
 /// How a training run is understood.
 #[derive(Debug, Clone, Default, Args)]
@@ -17,12 +19,13 @@ pub(crate) struct TrajectoryOptions {
     /// 3, or as many as there are checkpoints if those are fewer.
     #[arg(long, value_name = "HOW")]
     segments: Option<SegmentRequest>,
-    /// Weights of the checkpoints in a segment [default: uniform]
-    #[arg(long, value_name = "WEIGHTS", value_parser = one_of::<WeightsRequest>(&[
-        ("uniform", "all the same"),
-        ("nearest", "the share of the segment's learning rates for which a checkpoint is the nearest"),
-    ]))]
-    checkpoint_weights: Option<WeightsRequest>,
+    /// What each checkpoint counts in a mean: `uniform`, `nearest`, or numbers such as `1,1,2` [default: uniform]
+    ///
+    /// Source averages over the checkpoints of a segment, `influence` over all of a run. `nearest` is the share of the
+    /// learning rates for whose steps a checkpoint is the nearest. Numbers are for `influence`, one for each
+    /// checkpoint, first trained first; they are divided by their sum.
+    #[arg(long, value_name = "WEIGHTS")]
+    pub(super) checkpoint_weights: Option<MeanWeights>,
     /// Whether gradient clipping lowers the learning rates, where the log has norms [default: count]
     #[arg(long, value_name = "HOW", value_parser = one_of::<ClippingRequest>(&[
         ("count", "rates are multiplied by min(1, largest norm / norm)"),
@@ -45,6 +48,32 @@ pub(crate) struct TrajectoryOptions {
 }
 
 impl TrajectoryOptions {
+    /// Refuses what only averaged influence can be told.
+    ///
+    /// # Errors
+    /// A number for each checkpoint.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        match self.checkpoint_weights {
+            Some(MeanWeights::Given(_)) => Err(Problem::hinted(
+                "numbers as `--checkpoint-weights` are for influence averaged over checkpoints",
+                "give `uniform` or `nearest`, or use `ascribe influence --run`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The flags that were given and that say something about learning rates, which only Source asks for.
+    pub(super) fn of_rates(&self) -> Vec<&'static str> {
+        let given = [
+            ("--segments", self.segments.is_some()),
+            ("--clipping", self.clipping.is_some()),
+            ("--interpolate-rates", self.interpolate_rates),
+            ("--processes", self.processes.is_some()),
+            ("--loss-scale", self.loss_scale.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+    }
+
     /// A request for this run with the flags that were given.
     pub(crate) fn request(&self, path: PathBuf) -> TrajectoryRequest {
         let mut request = TrajectoryRequest::new(path);
@@ -57,7 +86,12 @@ impl TrajectoryOptions {
         if let Some(segments) = &self.segments {
             request.segments.clone_from(segments);
         }
-        request.checkpoint_weights = self.checkpoint_weights.unwrap_or(request.checkpoint_weights);
+        match self.checkpoint_weights {
+            Some(MeanWeights::Uniform) => request.checkpoint_weights = WeightsRequest::Uniform,
+            Some(MeanWeights::Nearest) => request.checkpoint_weights = WeightsRequest::Nearest,
+            // `check` refuses numbers
+            Some(MeanWeights::Given(_)) | None => {}
+        }
         request.clipping = self.clipping.unwrap_or(request.clipping);
         request.interpolate_rates |= self.interpolate_rates;
         request.processes = self.processes.or(request.processes);

@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use ascribe::job::{
-    Average, Beside, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary, Normalize, Plan,
-    Summary,
+    Average, Beside, CheckpointScores, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary,
+    Normalize, Plan, Summary,
 };
 
 use crate::words::{bytes, count, counted, name_of};
@@ -39,6 +39,9 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     }
     for (index, leg) in summary.legs.iter().enumerate() {
         line(if index == 0 { "segments" } else { "" }, &segment(leg, summary.stages.len() > 1));
+    }
+    for (index, checkpoint) in summary.checkpoints.iter().enumerate() {
+        line(if index == 0 { "mean of" } else { "" }, &format!("{}, weight {:.4}", checkpoint.name, checkpoint.weight));
     }
     line("method", &method(job));
     let has_eigenbasis = job.source.is_some() || matches!(job.method.curvature, Curvature::Kfac | Curvature::Ekfac);
@@ -180,10 +183,15 @@ fn visible(c: char) -> char {
 
 fn method(job: &Job) -> String {
     let method = &job.method;
+    let mean = match (&job.checkpoints, method.checkpoint_scores) {
+        (None, _) => "",
+        (Some(_), CheckpointScores::Plain) => ", mean over checkpoints",
+        (Some(_), CheckpointScores::Spread) => ", mean over checkpoints with scores divided by their spread",
+    };
     if method.curvature == Curvature::Identity {
         return match method.normalize {
             Normalize::Cosine => "cosine of gradients".into(),
-            Normalize::None => "dot product of gradients (no curvature)".into(),
+            Normalize::None => format!("dot product of gradients (no curvature){mean}"),
         };
     }
     let labels = match method.fisher {
@@ -209,14 +217,23 @@ fn method(job: &Job) -> String {
             FormRequest::Exponential => String::new(),
             form => format!(", {} form", name_of(&form)),
         };
-        let beside = match source.with.contains(&Beside::Influence) {
-            true => format!("; beside it influence, {dampings}"),
-            false => String::new(),
+        let beside: Vec<&str> = source
+            .with
+            .iter()
+            .filter_map(|beside| match beside {
+                Beside::Influence => Some("influence"),
+                Beside::InfluenceMean => Some("influence averaged over the checkpoints"),
+                _ => None,
+            })
+            .collect();
+        let beside = match beside.is_empty() {
+            false => format!("; beside it {}, {dampings}", beside.join(" and ")),
+            true => String::new(),
         };
         return format!("source{average}{form}, ekfac, {labels}, {}{beside}", name_of(&job.model.dtype));
     }
     let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
-    format!("{}, {labels}, {dampings}, {}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
+    format!("{}, {labels}, {dampings}, {}{mean}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
 }
 
 fn measure(job: &Job, summary: &Summary) -> String {

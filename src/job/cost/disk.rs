@@ -62,7 +62,7 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
     let mut parts = 0;
     if let Some(queries) = &plan.queries {
         let answers = plan.all_answers();
-        let vectors = plan.vector_sets(&answers).into_iter().map(|set| vectors(plan, set)).sum();
+        let vectors = plan.stored_vector_sets(&answers).into_iter().map(|set| vectors(plan, set)).sum();
         files.push(FileCost { what: "query vectors", bytes: vectors });
         files.push(FileCost { what: "scores", bytes: scores(plan, queries)? });
         files.push(FileCost { what: "rankings", bytes: rankings(plan, queries) });
@@ -70,7 +70,7 @@ pub(super) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
         let of_pass = |pass: &crate::job::answers::ScorePass| {
             let n = plan.training.stages[pass.site.stage].train.len() as u64;
             let kept = match plan.job.output.store_scores {
-                StoreScores::Top if plan.training.run.is_none() => (2 * plan.job.output.top as u64 * 5).min(n),
+                StoreScores::Top if plan.training.is_one_checkpoint() => (2 * plan.job.output.top as u64 * 5).min(n),
                 _ => n,
             };
             4 * kept * pass.width(rows) as u64

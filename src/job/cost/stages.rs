@@ -95,13 +95,16 @@ struct Carried {
     products: Vec<Option<usize>>,
 }
 
-fn carried(plan: &Plan, answer: usize, l: usize) -> Carried {
+fn carried(plan: &Plan, set: VectorSet, l: usize) -> Carried {
     let fits = &plan.training.fits;
-    match plan.answers[answer].method {
-        Method::Influence { fit, .. } if fits[fit].kind.has_eigenbasis() => {
-            Carried { rotations: 1, products: vec![Some(fit)] }
-        }
-        Method::Influence { .. } | Method::Tracin | Method::Gradients => Carried { rotations: 0, products: vec![None] },
+    let of_influence = |fit: usize| match fits[fit].kind.has_eigenbasis() {
+        true => Carried { rotations: 1, products: vec![Some(fit)] },
+        false => Carried { rotations: 0, products: vec![None] },
+    };
+    match plan.answers[set.answer].method {
+        Method::Influence { fit, .. } => of_influence(fit),
+        Method::InfluenceMean { .. } => of_influence(plan.averaged_fit(set.network)),
+        Method::Tracin | Method::Gradients => Carried { rotations: 0, products: vec![None] },
         Method::Source { .. } => {
             // parameters alone, or they and the momentum buffer
             let is_pair = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
@@ -254,7 +257,7 @@ impl Stages<'_> {
                 let mut bases: Vec<Option<usize>> = vec![];
                 let mut rotations = 0;
                 for set in sets {
-                    let walk = carried(plan, set.answer, l);
+                    let walk = carried(plan, *set, l);
                     let entrance = walk
                         .products
                         .last()
@@ -281,7 +284,7 @@ impl Stages<'_> {
         let mut truncations = 0;
         for (l, layer) in layers.iter().enumerate() {
             let rank = plan.vector_form().rank_at(layer);
-            for walk in sets.iter().map(|set| carried(plan, set.answer, l)) {
+            for walk in sets.iter().map(|set| carried(plan, *set, l)) {
                 if !is_each {
                     found[1].flop += rows * walk.rotations * work::rotation(layer, width);
                 }
@@ -362,7 +365,7 @@ impl Stages<'_> {
             let of_layer = |(l, layer): (usize, &LayerSpec)| {
                 let walk = match form {
                     SelfInfluenceForm::Walk => {
-                        let walk = carried(plan, 0, l);
+                        let walk = carried(plan, VectorSet { answer: 0, network: plan.training.last_network() }, l);
                         walks * (walk.rotations + walk.products.len() as u128)
                     }
                     SelfInfluenceForm::Local => 1,

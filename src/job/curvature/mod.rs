@@ -58,6 +58,7 @@ impl Plan {
         let needed = move |&(index, _): &(usize, &Fit)| {
             self.answers.iter().any(|answer| match answer.method {
                 Method::Influence { fit, .. } => fit == index,
+                Method::InfluenceMean { .. } => self.training.averaged.iter().any(|averaged| averaged.fit == index),
                 Method::Source { .. } => index < segments,
                 Method::Tracin | Method::Gradients => false,
             })

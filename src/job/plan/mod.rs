@@ -1,5 +1,6 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
+mod checkpoints;
 mod data;
 mod machine;
 mod memory;
@@ -12,11 +13,14 @@ use std::path::PathBuf;
 
 use candle_core::DType;
 
+use self::checkpoints::Checkpoints;
 pub(super) use self::data::{Few, InBatches};
 pub(super) use self::memory::Memory;
 pub(super) use self::options::measure_name;
 use self::sizes::Sizes;
-pub use self::summary::{DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary};
+pub use self::summary::{
+    CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
+};
 use super::answers::Answer;
 use super::groups::Groups;
 use super::layer_sets::LayerSet;
@@ -62,7 +66,8 @@ impl Plan {
             Some(source) => source.trajectory.read()?,
             None => vec![],
         };
-        let last = last_checkpoint(&job, &readings)?;
+        let checkpoints = Checkpoints::of(&job)?;
+        let last = last_checkpoint(&checkpoints, &readings)?;
         let dtype = match job.model.dtype {
             Precision::F32 | Precision::Bf16 => DType::F32,
             Precision::F64 => DType::F64,
@@ -76,6 +81,8 @@ impl Plan {
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
+        notes.extend(checkpoints.notes.iter().cloned());
+        notes.extend(checkpoints.untrained_note(model.layers().iter().map(|layer| layer.name.as_str())));
         if !job.resources.device.is_cpu() {
             notes.push(format!(
                 "the network runs on {}; curvature and scores are computed on the CPU",
@@ -131,7 +138,7 @@ impl Plan {
         }
         let training = match (run, &job.source) {
             (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
-            _ => Training::of_checkpoint(&job, (last, model), stages, options)?,
+            _ => Training::of_checkpoints(&job, checkpoints.list, model, stages, options)?,
         };
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
@@ -223,17 +230,15 @@ fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result
 }
 
 /// The checkpoint at which queries take their gradients.
-fn last_checkpoint(job: &Job, readings: &[Reading]) -> Result<PathBuf, JobError> {
-    match readings.last() {
-        None => Ok(job.model.path.clone()),
-        Some(reading) => match reading.checkpoints.last() {
-            Some(checkpoint) => Ok(checkpoint.folder.clone()),
-            None => Err(JobError::Options {
-                problem: format!("{}: the training run has no checkpoint", reading.source.display()),
-                hint: None,
-            }),
+fn last_checkpoint(checkpoints: &Checkpoints, readings: &[Reading]) -> Result<PathBuf, JobError> {
+    let of_run = readings.last().and_then(|reading| reading.checkpoints.last()).map(|files| &files.folder);
+    checkpoints.last().or(of_run).cloned().ok_or_else(|| JobError::Options {
+        problem: match readings.last() {
+            Some(reading) => format!("{}: the training run has no checkpoint", reading.source.display()),
+            None => "the job names no checkpoint".into(),
         },
-    }
+        hint: None,
+    })
 }
 
 /// The file of training examples of every stage, in the order of training.

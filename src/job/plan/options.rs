@@ -1,7 +1,8 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
 use super::super::request::{
-    Beside, Curvature, FormRequest, Measure, Normalize, Precision, ScoreScale, Several, SourceRequest, StoreScores,
+    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FormRequest, Measure, Normalize, Precision,
+    ScoreScale, Several, SourceRequest, StoreScores,
 };
 use super::super::{Job, JobError, layer_sets};
 use crate::curvature::gemm::Products;
@@ -14,6 +15,7 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
         |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     // `job.toml` has to be able to say what was asked
     let trajectory = job.source.as_ref().map(|source| &source.trajectory.path);
+    let checkpoints = job.checkpoints.iter().flat_map(|of| of.run.iter().chain(&of.folders));
     let paths = [
         Some(&job.model.path),
         Some(&job.data.train),
@@ -23,7 +25,12 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
         job.data.tokenizer.as_ref(),
         Some(&job.output.path),
     ];
-    if let Some(path) = paths.into_iter().flatten().chain(job.data.stages.values()).find(|path| path.to_str().is_none())
+    if let Some(path) = paths
+        .into_iter()
+        .flatten()
+        .chain(checkpoints)
+        .chain(job.data.stages.values())
+        .find(|path| path.to_str().is_none())
     {
         let problem = format!("the path `{}` is not UTF-8", path.display());
         return Err(JobError::Options { problem, hint: Some("rename it, or give another path to it".into()) });
@@ -62,8 +69,23 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
             "leave one of the two out; a cosine over some layers is that of a run that tracks these alone",
         );
     }
+    if let Some(checkpoints) = &job.checkpoints {
+        check_checkpoints(job, checkpoints)?;
+    }
+    let is_mean = job.checkpoints.is_some()
+        || job.source.as_ref().is_some_and(|source| source.with.contains(&Beside::InfluenceMean));
+    if job.method.checkpoint_scores != CheckpointScores::Plain && !is_mean {
+        return options(
+            "`checkpoint_scores = spread` is for influence averaged over checkpoints, and none is asked for",
+            "leave `checkpoint_scores` out, or name several checkpoints",
+        );
+    }
     match &job.source {
         Some(source) => check_source(job, source)?,
+        None if job.checkpoints.is_some() && job.data.train.as_os_str().is_empty() => {
+            return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+        }
+        None if job.checkpoints.is_some() => {}
         None if job.model.path.as_os_str().is_empty() => {
             return options("the job names no checkpoint", "give its folder as `model.path`, `--model` as a flag");
         }
@@ -80,6 +102,33 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
         return options("`normalize = cosine` needs the full matrix", "leave `store_scores = top` out");
+    }
+    Ok(())
+}
+
+fn check_checkpoints(job: &Job, checkpoints: &CheckpointsRequest) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    if job.source.is_some() {
+        return options(
+            "Source and influence averaged over checkpoints are two jobs here",
+            "leave `checkpoints` out; averaged influence stands beside Source with `with = [\"influence-mean\"]`, `--with influence-mean` as a flag",
+        );
+    }
+    if !job.model.path.as_os_str().is_empty() {
+        return options(
+            "a checkpoint is given beside those that influence is averaged over",
+            "leave it out: queries are measured at the last of the others",
+        );
+    }
+    if checkpoints.run.is_some() && !checkpoints.folders.is_empty() {
+        return options("checkpoints are given as a training run and as folders", "leave one of the two out");
+    }
+    if job.method.normalize == Normalize::Cosine {
+        return options(
+            "a cosine belongs to one checkpoint, and influence is averaged over several",
+            "leave `normalize` out, or name one checkpoint",
+        );
     }
     Ok(())
 }
@@ -111,7 +160,14 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
     if job.output.scale != ScoreScale::PerExample {
         return options("Source has no scores without 1/N", "leave `scale` out");
     }
-    if job.method.damping != Several::default() && !source.with.contains(&Beside::Influence) {
+    if source.with.contains(&Beside::InfluenceMean) && source.average == Average::Parameters {
+        return options(
+            "`influence-mean` averages over checkpoints, and `average = parameters` visits their mean parameters instead",
+            "leave one of the two out",
+        );
+    }
+    let is_damped = |beside: &Beside| matches!(beside, Beside::Influence | Beside::InfluenceMean);
+    if job.method.damping != Several::default() && !source.with.iter().any(is_damped) {
         return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
     }
     Ok(())

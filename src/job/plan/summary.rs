@@ -8,7 +8,7 @@ use crate::data::ReadReport;
 use crate::job::layer_sets::LayerSet;
 use crate::job::moments::Moments;
 use crate::job::request::Precision;
-use crate::job::training::{Fit, Training};
+use crate::job::training::{Averaged, Fit, Training};
 
 /// What a person should see before the work begins.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -24,6 +24,9 @@ pub struct Summary {
     pub stages: Vec<StageSummary>,
     /// What was read of the queries.
     pub queries: Option<DataSummary>,
+    /// The checkpoints that influence is averaged over, first trained first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checkpoints: Vec<CheckpointSummary>,
     /// Source's segments, in the order of training.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub legs: Vec<LegSummary>,
@@ -53,6 +56,15 @@ pub struct StageSummary {
     pub train: DataSummary,
     /// N of METHOD §1.3: examples that its objective averaged over.
     pub train_size: usize,
+}
+
+/// A checkpoint that influence is averaged over.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CheckpointSummary {
+    /// The name of its folder.
+    pub name: String,
+    /// What its scores count in the mean; the weights of all checkpoints sum to 1.
+    pub weight: f64,
 }
 
 /// A segment of training, a leg of Source.
@@ -172,7 +184,7 @@ impl Summary {
         let lambda_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_lambda_pass()));
         let rows = plan.query_rows() as u64;
         let all = plan.all_answers();
-        let legs: usize = plan.vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
+        let legs: usize = plan.stored_vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
         let passes = plan.score_passes(&all);
         let form = plan.vector_form();
         let numbers = |layer: &LayerSpec| match form.rank_at(layer) {
@@ -206,6 +218,7 @@ impl Summary {
                 })
                 .collect(),
             queries: queries.map(Into::into),
+            checkpoints: checkpoints_of(plan),
             legs: legs_of(plan),
             answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
             layer_sets: plan.layer_sets.iter().map(set).collect(),
@@ -222,6 +235,12 @@ impl Summary {
             notes,
         }
     }
+}
+
+fn checkpoints_of(plan: &Plan) -> Vec<CheckpointSummary> {
+    let networks = plan.training.networks.parameters();
+    let of = |at: &Averaged| CheckpointSummary { name: networks[at.network].name.clone(), weight: at.weight };
+    plan.training.averaged.iter().map(of).collect()
 }
 
 fn legs_of(plan: &Plan) -> Vec<LegSummary> {

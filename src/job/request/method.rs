@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DampingRequest, Several};
+use super::{CheckpointScores, DampingRequest, Several};
 use crate::attribution::Aggregate;
 use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 
@@ -41,6 +41,8 @@ pub struct MethodRequest {
     pub query_rank: Option<usize>,
     /// Gradient cosine instead of scores; needs `identity` curvature.
     pub normalize: Normalize,
+    /// How each checkpoint's scores enter the mean, where influence is averaged over checkpoints.
+    pub checkpoint_scores: CheckpointScores,
     /// Self-influence of every training example beside the scores.
     pub self_influence: bool,
     /// Another run folder, whose curvature is used instead of one fitted on these training examples.
@@ -63,6 +65,7 @@ impl Default for MethodRequest {
             aggregate: AggregateRequest::Each,
             query_rank: None,
             normalize: Normalize::None,
+            checkpoint_scores: CheckpointScores::Plain,
             self_influence: false,
             factors: None,
         }

@@ -1,5 +1,6 @@
 //! What a person asks for: every choice of a run, as flags give it and as `job.toml` writes it.
 
+mod checkpoints;
 mod damping;
 mod device;
 mod method;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::checkpoints::{CheckpointScores, CheckpointsRequest, MeanWeights};
 pub use self::damping::DampingRequest;
 pub use self::device::DeviceRequest;
 pub use self::method::*;
@@ -30,7 +32,10 @@ pub struct Job {
     /// The method and its options.
     #[serde(default)]
     pub method: MethodRequest,
-    /// Source over a training run; none: influence functions at one checkpoint.
+    /// Influence functions averaged over several checkpoints; none: influence at `model`, or Source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointsRequest>,
+    /// Source over a training run; none: influence functions at one checkpoint, or averaged over `checkpoints`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceRequest>,
     /// What the run may use.
@@ -47,6 +52,7 @@ impl Job {
             model: ModelRequest { path: model.into(), ..ModelRequest::default() },
             data: DataRequest { train: train.into(), ..DataRequest::default() },
             method: MethodRequest::default(),
+            checkpoints: None,
             source: None,
             resources: ResourceRequest::default(),
             output: OutputRequest {
@@ -66,7 +72,7 @@ impl Job {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelRequest {
-    /// Its folder. Of a training run it is the last checkpoint's, and left out.
+    /// Its folder. Of a training run, or of several checkpoints, it is the last one's, and left out.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub path: PathBuf,
     /// Glob patterns over layer names; none: every linear layer inside the blocks.

@@ -112,6 +112,9 @@ pub enum AdamRequest {
 pub enum Beside {
     /// Influence functions at the final checkpoint, with every damping asked for.
     Influence,
+    /// Influence functions averaged over the checkpoints of the last stage, with every damping asked for.
+    #[serde(rename = "influence-mean")]
+    InfluenceMean,
     /// TracIn over all checkpoints.
     Tracin,
     /// The gradient dot product at the final checkpoint.

@@ -138,6 +138,22 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     Ok(reading)
 }
 
+/// The checkpoints of a run, first trained first, without its optimizer and learning rates.
+///
+/// # Errors
+/// No checkpoints, or checkpoints of different models.
+pub fn checkpoints(run: &Path) -> Result<Vec<CheckpointFiles>, ReadError> {
+    let folders = checkpoints::find(run)?;
+    checkpoints::check_configs(&folders)?;
+    let files = |folder: Folder| CheckpointFiles {
+        step: folder.step,
+        id: format!("checkpoint-{}", folder.step),
+        folder: folder.path,
+        optimizer: None,
+    };
+    Ok(folders.into_iter().map(files).collect())
+}
+
 /// The state of the last checkpoint, after a check that all are states of one run.
 fn last_state(folders: &[Folder]) -> Result<TrainerState, ReadError> {
     let mut last: Option<TrainerState> = None;

@@ -75,9 +75,13 @@ pub(super) fn explain_job(file: &Path) -> anyhow::Result<String> {
 fn summary(job: &Job) -> String {
     let queries = job.data.queries.as_ref().map_or("none".to_owned(), |file| file.display().to_string());
     let measure = job.method.measure.map_or("the model's default".to_owned(), |measure| name_of(&measure));
-    let model = match &job.source {
-        Some(source) => ("source", source.trajectory.path.display().to_string()),
-        None => ("model", job.model.path.display().to_string()),
+    let model = match (&job.source, &job.checkpoints) {
+        (Some(source), _) => ("source", source.trajectory.path.display().to_string()),
+        (None, Some(checkpoints)) => {
+            let of = checkpoints.run.iter().chain(&checkpoints.folders).map(|path| path.display().to_string());
+            ("checkpoints", of.collect::<Vec<_>>().join(", "))
+        }
+        (None, None) => ("model", job.model.path.display().to_string()),
     };
     let stages = job.data.stages.iter().map(|(stage, file)| format!("{stage}={}", file.display()));
     let train = match job.data.stages.is_empty() {
