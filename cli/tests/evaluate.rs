@@ -265,6 +265,9 @@ fn a_scale_is_fixed_by_four_removals_and_rank_shows_it() {
     let file = removals(&folder, "run", "removals", 4);
     let calibrated = done(&format!("evaluate calibrate --scores {run} --removals {file} --outcome margin"));
     assert!(calibrated.out.starts_with("margin of 10 queries after 4 removals\n"), "{}", calibrated.out);
+    assert!(!calibrated.out.contains("the outcome is named"), "{}", calibrated.out);
+    let of_loss = format!("evaluate calibrate --scores {run} {TRUTH} --outcome loss --out {}", folder.arg("loss.json"));
+    assert!(done(&of_loss).out.contains("The scores are of `margin`, the outcome is named `loss`: "));
     let stored: Value = serde_json::from_slice(&fs::read(folder.path("run/calibration.json")).unwrap()).unwrap();
     let [slope, factor] = ["slope", "factor"].map(|name| stored["scales"][0][name].as_f64().unwrap());
     // the outcomes are a tenth of what is predicted, and scores are amounts for one copy

@@ -102,7 +102,7 @@ impl Calibrate {
         let text = calibration.text()?;
         std::fs::write(&out, text).with_context(|| format!("{}: cannot be written", out.display()))?;
         match self.format {
-            FigureFormat::Table => print(&table(&calibration))?,
+            FigureFormat::Table => print(&table(&calibration, &files))?,
             FigureFormat::Json => print_json(&calibration)?,
             FigureFormat::Csv => print_csv(rows(&calibration))?,
         }
@@ -121,7 +121,7 @@ fn rows(calibration: &Calibration) -> Vec<Vec<String>> {
     std::iter::once(titles.map(str::to_owned).to_vec()).chain(calibration.scales.iter().map(row)).collect()
 }
 
-fn table(calibration: &Calibration) -> String {
+fn table(calibration: &Calibration, files: &[ScoreFile]) -> String {
     let sets = if calibration.removals { "removals" } else { "subsets" };
     let mut columns = Columns::titled(["scores", "slope", "95 % interval"]);
     for Scale { answer, slope, slope_interval: Interval { low, high }, .. } in &calibration.scales {
@@ -134,6 +134,13 @@ fn table(calibration: &Calibration) -> String {
         counted(calibration.subsets as u64, sets),
         columns.text(""),
     );
+    let scored = files.first().and_then(|file| file.metadata("measurement"));
+    if let Some(scored) = scored.filter(|scored| !calibration.measurement.to_lowercase().contains(scored)) {
+        text.push_str(&format!(
+            "The scores are of `{scored}`, the outcome is named `{}`: amounts are right only if they are the same measurement.\n",
+            calibration.measurement
+        ));
+    }
     if calibration.scales.iter().any(|scale| scale.slope_interval.low <= 0.0) {
         text.push_str("An interval holds 0: not even the sign of amounts is certain. Retrain more subsets.\n");
     }

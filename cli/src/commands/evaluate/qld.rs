@@ -66,8 +66,8 @@ impl Qld {
             FigureFormat::Csv => print_csv(rows(&report))?,
         }
         let chosen = report.difference.unwrap_or(report.own).mean;
-        let refused = self.at_least.is_some_and(|least| !(chosen >= least));
-        Ok(if refused { Status::CheckFailed } else { Status::Done })
+        let passed = self.at_least.is_none_or(|least| chosen >= least);
+        Ok(if passed { Status::Done } else { Status::CheckFailed })
     }
 }
 

@@ -129,7 +129,7 @@ impl Subsets {
             return Err(Problem::hinted(message, "give a `--top` of at least 1 and below the number of examples"));
         }
         let rankings = rank(rows, top)?;
-        let removed: Vec<Vec<usize>> = rankings.iter().map(|ranking| proponents(ranking)).collect();
+        let removed: Vec<Vec<usize>> = rankings.iter().map(proponents).collect();
         if let Some(empty) = removed.iter().position(Vec::is_empty) {
             let message = format!("the query `{}` has no proponents: no score is above 0", file.query_ids[empty]);
             return Err(Problem::hinted(message, "score again without it"));
