@@ -157,6 +157,7 @@ impl Study {
                 .map(|((method, _), predictions)| ascribe::attribution::evaluate::Run {
                     name: method.name,
                     predictions,
+                    amounts: (!method.cosine).then_some(1.0),
                 })
                 .collect();
             Ok(compare(&runs, &outcomes, Bootstrap { resamples, ..Bootstrap::default() })?)

@@ -19,6 +19,13 @@ pub(crate) struct ScoreFile {
     pub(crate) query_ids: Vec<String>,
     /// `[N]`.
     pub(crate) train_ids: Vec<String>,
+    /// What makes a score the change that one more copy of the example is predicted to make; none if scores are no
+    /// amounts.
+    pub(crate) amounts: Option<f64>,
+    /// Whether the file does not say what its scores are, so that they are taken as amounts for one copy.
+    pub(crate) is_scale_unknown: bool,
+    /// The file itself.
+    pub(crate) path: PathBuf,
     file: TensorFile,
 }
 
@@ -77,7 +84,23 @@ impl ScoreFile {
             Some(answer) => format!("{} {answer}", name_of(scores.parent().unwrap_or(path))),
             None => name_of(path),
         };
-        Ok(Self { name, query_ids, train_ids, file })
+        let scale = file.metadata("scale");
+        let amounts = match (file.metadata("normalize"), scale) {
+            (Some("cosine"), _) => None,
+            // kronfluence's scale: N times the change for one copy
+            (_, Some("1")) => {
+                let n = file.metadata("train_size").and_then(|n| n.parse().ok()).unwrap_or(train_ids.len());
+                Some(1.0 / n as f64)
+            }
+            _ => Some(1.0),
+        };
+        let is_scale_unknown = amounts.is_some() && scale.is_none();
+        Ok(Self { name, query_ids, train_ids, amounts, is_scale_unknown, path: scores, file })
+    }
+
+    /// An entry of the metadata.
+    pub(crate) fn metadata(&self, entry: &str) -> Option<&str> {
+        self.file.metadata(entry)
     }
 
     /// `[Q, N]`.
@@ -131,7 +154,7 @@ fn further(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// The folder's name; for a file in it, the folder's unless the file has a name of its own.
-fn name_of(path: &Path) -> String {
+pub(crate) fn name_of(path: &Path) -> String {
     let named = if path.file_name().is_some_and(|name| name == SCORES) { path.parent().unwrap_or(path) } else { path };
     let name = if named.is_file() { named.file_stem() } else { named.file_name() };
     match name.map(|name| name.to_string_lossy().into_owned()) {

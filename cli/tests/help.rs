@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 20] = [
     "influence",
     "source",
     "plan",
@@ -19,7 +19,10 @@ const COMMANDS: [&str; 17] = [
     "inspect",
     "trajectory",
     "evaluate",
+    "evaluate calibrate",
     "evaluate lds",
+    "evaluate mislabelled",
+    "evaluate qld",
     "evaluate retrieval",
     "evaluate subsets",
     "completions",

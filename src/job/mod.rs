@@ -1,6 +1,7 @@
 //! A run from files to ranking: what was asked ([`Job`]), what will be done ([`Plan`]), and doing it.
 
 mod answers;
+mod calibration;
 mod cost;
 mod curvature;
 mod error;
@@ -26,6 +27,7 @@ mod small_memory;
 mod spread;
 mod training;
 
+pub use calibration::Amount;
 pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use groups::RankedGroup;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::calibration::Amount;
 use super::groups::RankedGroup;
 use super::output;
 use super::plan::measure_name;
@@ -53,6 +54,9 @@ pub struct RankedExample {
     pub id: String,
     /// Its score for the query.
     pub score: f32,
+    /// What the score says if the run's amounts are calibrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Amount>,
     /// A readable line.
     pub excerpt: String,
     /// Its other fields.
@@ -60,7 +64,8 @@ pub struct RankedExample {
     pub metadata: Map<String, Value>,
 }
 
-/// Writes rankings as CSV with a header: one line for each query, side and rank.
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of
+/// their own after the others.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -70,13 +75,21 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
         other => io::Error::other(format!("{other:?}")),
     };
     let mut writer = csv::Writer::from_writer(out);
-    writer.write_record(["query_id", "side", "rank", "train_id", "score", "excerpt"]).map_err(failed)?;
+    let examples =
+        |ranking: &QueryRanking| ranking.proponents.iter().chain(&ranking.opponents).any(|e| e.amount.is_some());
+    let calibrated = rankings.iter().any(examples);
+    let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
+    header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
+    writer.write_record(header).map_err(failed)?;
     for ranking in rankings {
         for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
             for (rank, example) in examples.iter().enumerate() {
                 let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
+                let amount =
+                    example.amount.map(|Amount { value, low, high }| [value, low, high].map(|v| v.to_string()));
+                let amount = amount.into_iter().flatten().collect::<Vec<_>>();
                 let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
-                writer.write_record(record).map_err(failed)?;
+                writer.write_record(record.into_iter().chain(amount.iter().map(String::as_str))).map_err(failed)?;
             }
         }
     }
@@ -135,6 +148,7 @@ impl Plan {
             }
         };
         let columns = &self.training.columns;
+        let scale = self.scale(answer)?;
         let examples = |side: Vec<(usize, f32)>| {
             let example = |(column, score): (usize, f32)| {
                 let (stage, m) = columns.example(column);
@@ -142,6 +156,7 @@ impl Plan {
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
+                    amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: train.excerpt(m, EXCERPT),
                     metadata: train.metadata(m),
                 }

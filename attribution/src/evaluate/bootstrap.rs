@@ -2,7 +2,7 @@
 
 use ascribe_curvature::LabelDraw;
 use ascribe_curvature::random::{stream, uniforms, words};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How intervals are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -39,8 +39,8 @@ impl Bootstrap {
     }
 }
 
-/// The middle 95 % of a figure's resamples: 2.5th and 97.5th percentile.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// Where a figure could lie: of resamples the middle 95 %, from the 2.5th to the 97.5th percentile.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,

@@ -70,6 +70,60 @@ pub enum EvaluateError {
         /// What stands there.
         value: u8,
     },
+    /// A row of a mask leaves nothing to compare.
+    #[error("{origin}: row {subset} of the mask {what}")]
+    EmptyMask {
+        /// The file.
+        origin: String,
+        /// Row.
+        subset: usize,
+        /// What it does.
+        what: &'static str,
+    },
+    /// A mask would be larger than what anyone moves around.
+    #[error("a mask of {count} subsets of {examples} examples is larger than {} GiB", largest >> 30)]
+    MaskSize {
+        /// J.
+        count: usize,
+        /// N.
+        examples: usize,
+        /// Bytes that are allowed.
+        largest: usize,
+    },
+    /// Changes need the outcome of the run with everything.
+    #[error("{}: no tensor `{tensor}`, the outcome of the run with every example; the file has {}", file.display(), list(present))]
+    MissingFullRun {
+        /// The file.
+        file: PathBuf,
+        /// The tensor that was wanted.
+        tensor: String,
+        /// The tensors that the file has.
+        present: Vec<String>,
+    },
+    /// A seed's number is too large.
+    #[error("seed {seed} is not among the {seeds} seeds of the outcomes")]
+    NoSuchSeed {
+        /// The number, counted from 0.
+        seed: usize,
+        /// S.
+        seeds: usize,
+    },
+    /// A scale cannot be found.
+    #[error("the scale of `{run}` cannot be fixed: {problem}")]
+    NoScale {
+        /// The run.
+        run: String,
+        /// Why.
+        problem: String,
+    },
+    /// A calibration file is not one.
+    #[error("{}: not a calibration: {problem}", file.display())]
+    Calibration {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// A list has not as many values as its axes say.
     #[error("{what} holds {found} values, expected {expected} for the shape {shape:?}")]
     Length {
@@ -140,6 +194,16 @@ pub enum EvaluateError {
         /// N.
         examples: usize,
     },
+    /// A query's row is outside the outcomes, or has two removals.
+    #[error("query {query} {problem} ({queries} queries)")]
+    Query {
+        /// The row.
+        query: usize,
+        /// `is outside the outcomes` or `has two removals`.
+        problem: &'static str,
+        /// Q.
+        queries: usize,
+    },
     /// A line of a file is not what it should be.
     #[error("{}: line {line}: {problem}", file.display())]
     Line {
@@ -149,6 +213,18 @@ pub enum EvaluateError {
         line: usize,
         /// What is wrong.
         problem: String,
+    },
+    /// An example that is said to be mislabelled or not is no training example.
+    #[error("{}: the example `{id}` is not among the {examples} training examples", file.display())]
+    UnknownExample {
+        /// The file.
+        file: PathBuf,
+        /// Its id.
+        id: String,
+        /// N.
+        examples: usize,
+        /// The first training example's id, to compare with.
+        first: String,
     },
     /// A known answer is no training example.
     #[error("the answer `{answer}` of query `{query}` is not among the {examples} training examples")]
@@ -188,8 +264,35 @@ impl EvaluateError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
+            Self::MissingTensor { tensor, present, .. }
+                if tensor == "mask" && present.iter().any(|name| name == "removed") =>
+            {
+                "small removals are read with `--removals FILE` in place of `--subsets` and `--mask`".to_owned()
+            }
+            Self::MissingTensor { tensor, present, .. }
+                if tensor == "removed" && present.iter().any(|name| name == "mask") =>
+            {
+                "subsets are read with `--subsets FILE`; removals are u8 [removals, examples], 1 = left out".to_owned()
+            }
+            Self::MissingFullRun { tensor, .. } => {
+                format!("train with everything, same seeds, and write what it gave as `{tensor}` [seeds, queries]")
+            }
+            Self::EmptyMask { .. } => {
+                "leave that row out of the mask and of the outcomes; the run with everything has a tensor of its own, `full_NAME`"
+                    .to_owned()
+            }
+            Self::MaskSize { .. } => "draw fewer, with another `--seed` for each part".to_owned(),
+            Self::Disagree { axis: "removals", .. } => {
+                "outcomes need one row for each removal, in the order of the mask's rows".to_owned()
+            }
+            Self::NoSuchSeed { .. } => "seeds are counted from 0".to_owned(),
+            Self::Calibration { .. } => "write it with `ascribe evaluate calibrate`, or delete it".to_owned(),
             Self::MissingTensor { tensor, present, .. } if tensor == "mask" && present.len() == 1 => {
                 format!("rename `{}` to `mask`: u8 [subsets, examples], 1 = the example was kept", present[0])
+            }
+            Self::MissingTensor { tensor, .. } if tensor == "query" => {
+                "write the removals of each query's top examples with `ascribe evaluate subsets --top K --scores RUN`"
+                    .to_owned()
             }
             Self::MissingTensor { .. } => "name one of the tensors that the file has".to_owned(),
             Self::Dtype { .. } | Self::Shape { .. } | Self::MaskValue { .. } => {
@@ -205,10 +308,11 @@ impl EvaluateError {
                 "outcomes need one row for each subset, in the order of the mask's rows".to_owned()
             }
             Self::NonFinite { .. } => "find the batch that produced it; such a value has no rank".to_owned(),
+            Self::TooFew { figure: "a scale", .. } => "four retrained subsets are usual, more narrow the interval".to_owned(),
             Self::TooFew { axis: "seeds", .. } => {
                 "retrain each subset with several seeds and keep every seed's outcome".to_owned()
             }
-            Self::UnknownAnswer { first, .. } => format!("training ids look like `{first}`"),
+            Self::UnknownAnswer { first, .. } | Self::UnknownExample { first, .. } => format!("training ids look like `{first}`"),
             Self::NoCommonQuery { examples_of_ids: [answer, query], .. } => {
                 format!("answers have ids like `{answer}`, the scored queries like `{query}`")
             }

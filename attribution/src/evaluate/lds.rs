@@ -1,10 +1,11 @@
 //! The linear datamodeling score: does the sum of an example set's scores predict what retraining on
 //! that set gives?
 //!
-//! `LDS_q = Spearman_j(Σ_{m ∈ S_j} score(q, m), γ_q(S_j))`, then the mean over queries.
+//! `LDS_q = Spearman_j(Σ_{m ∈ S_j} score(q, m), γ_q(S_j))`, then the mean over queries. For small removals the same of
+//! minus the sum over the removed examples and the gain's change against the run with everything.
 //!
 //! # Source
-//! Park et al. 2023; METHOD §6.
+//! Park et al. 2023, "TRAK: Attributing Model Behavior at Scale".
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -13,6 +14,8 @@ use super::bootstrap::{Bootstrap, Interval, Intervals};
 use super::ceiling::{Ceiling, SPLITS, noise_ceiling};
 use super::outcomes::Outcomes;
 use super::predictions::{Predictions, disagree};
+use super::removals::Removals;
+use super::slopes::{Line, Slopes, median};
 use super::spearman::{Order, correlation};
 use super::{EvaluateError, Orientation};
 
@@ -23,6 +26,18 @@ pub struct Run<'a> {
     pub name: &'a str,
     /// Of its scores.
     pub predictions: &'a Predictions,
+    /// What makes a score the gain's predicted change for one more copy of the example (1 for scores as they are
+    /// stored by default, `1/N` on kronfluence's scale); none if scores are no amounts, as cosines.
+    pub amounts: Option<f64>,
+}
+
+/// A mean over queries, and how far it could be off.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Figure {
+    /// Mean over queries.
+    pub lds: f64,
+    /// None without resamples.
+    pub intervals: Option<Intervals>,
 }
 
 /// The score of one run.
@@ -34,6 +49,14 @@ pub struct RunLds {
     pub lds: f64,
     /// None without resamples.
     pub intervals: Option<Intervals>,
+    /// Slopes of measured over predicted changes; none if scores are no amounts.
+    pub slope: Option<Slopes>,
+    /// Of removals: against the seed of the scored run alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same_seed: Option<Figure>,
+    /// Of removals with several seeds: against each other seed alone, then the mean over those seeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_seeds: Option<Figure>,
     /// Every query by itself.
     pub per_query: Vec<f64>,
 }
@@ -65,6 +88,9 @@ pub struct LdsReport {
     pub smallest_subset: usize,
     /// Size of the largest subset. Sizes that differ add a correlation that no method earned.
     pub largest_subset: usize,
+    /// Of removals: the number of the scored run's seed among those of the outcomes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_seed: Option<usize>,
     /// N.
     pub examples: usize,
     /// Q.
@@ -84,9 +110,9 @@ pub struct LdsReport {
 /// # Errors
 /// [`EvaluateError::Disagree`] if subsets or queries differ, [`EvaluateError::TooFew`] below two subsets.
 pub fn lds(predictions: &Predictions, outcomes: &Outcomes) -> Result<Vec<f64>, EvaluateError> {
-    let run = Run { name: "", predictions };
-    let orders = Orders::new(&[run], outcomes)?;
-    Ok(orders.lds(&vec![1; outcomes.subsets()]).swap_remove(0))
+    let run = Run { name: "", predictions, amounts: None };
+    let prepared = Prepared::new(&[run], outcomes, None)?;
+    Ok(prepared.figures(&vec![1; outcomes.subsets()]).swap_remove(0).lds.swap_remove(0))
 }
 
 /// Scores, intervals and paired differences of several runs, and the noise ceiling.
@@ -95,46 +121,78 @@ pub fn lds(predictions: &Predictions, outcomes: &Outcomes) -> Result<Vec<f64>, E
 /// [`EvaluateError::Disagree`] if subsets or queries differ, [`EvaluateError::TooFew`] below two subsets
 /// or without queries.
 pub fn compare(runs: &[Run<'_>], outcomes: &Outcomes, bootstrap: Bootstrap) -> Result<LdsReport, EvaluateError> {
-    let orders = Orders::new(runs, outcomes)?;
+    report(runs, outcomes, None, bootstrap)
+}
+
+/// As [`compare`], for small removals, with figures for the scored run's own seed and for the others. The runs'
+/// predictions are [`Predictions::of_removals`].
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_removals(
+    runs: &[Run<'_>],
+    removals: &Removals,
+    bootstrap: Bootstrap,
+) -> Result<LdsReport, EvaluateError> {
+    report(runs, removals.changes(), Some(removals.own_seed()), bootstrap)
+}
+
+fn report(
+    runs: &[Run<'_>],
+    outcomes: &Outcomes,
+    own_seed: Option<usize>,
+    bootstrap: Bootstrap,
+) -> Result<LdsReport, EvaluateError> {
+    let prepared = Prepared::new(runs, outcomes, own_seed)?;
     let (subsets, queries) = (outcomes.subsets(), outcomes.queries());
-    let per_query = orders.lds(&vec![1; subsets]);
-    // One entry for each resample, one figure for each run: means over resampled queries, subsets, both.
-    let resamples: Vec<[Vec<f64>; 3]> = (0..bootstrap.resamples)
+    let whole = prepared.figures(&vec![1; subsets]);
+    let all: Vec<usize> = (0..queries).collect();
+    // One entry for each resample, one set of figures for each run: over resampled queries, subsets, both.
+    let resamples: Vec<[Vec<OfQueries>; 3]> = (0..bootstrap.resamples)
         .into_par_iter()
         .map(|r| {
             let mut weights = vec![0; subsets];
             bootstrap.subsets(r, subsets).into_iter().for_each(|j| weights[j] += 1);
-            let resampled = orders.lds(&weights);
+            let resampled = prepared.figures(&weights);
             let chosen = bootstrap.queries(r, queries);
-            let over = |lds: &[f64]| mean(chosen.iter().map(|&q| lds[q]));
-            [
-                per_query.iter().map(|lds| over(lds)).collect(),
-                resampled.iter().map(|lds| mean(lds.iter().copied())).collect(),
-                resampled.iter().map(|lds| over(lds)).collect(),
-            ]
+            let over = |figures: &[PerQuery], queries: &[usize]| figures.iter().map(|f| f.over(queries)).collect();
+            [over(&whole, &chosen), over(&resampled, &all), over(&resampled, &chosen)]
         })
         .collect();
-    let intervals = |figure: &dyn Fn(&[f64]) -> f64| -> Option<Intervals> {
-        let of = |kind: usize| Interval::of(resamples.iter().map(|resample| figure(&resample[kind])).collect());
+    let intervals = |figure: &dyn Fn(&[OfQueries]) -> Option<f64>| -> Option<Intervals> {
+        let of = |kind: usize| Interval::of(resamples.iter().filter_map(|sets| figure(&sets[kind])).collect());
         Some(Intervals { queries: of(0)?, subsets: of(1)?, subsets_and_queries: of(2)? })
     };
-    let means: Vec<f64> = per_query.iter().map(|lds| mean(lds.iter().copied())).collect();
+    let figures: Vec<OfQueries> = whole.iter().map(|run| run.over(&all)).collect();
     let mut differences = Vec::new();
     for a in 0..runs.len() {
         for b in a + 1..runs.len() {
             differences.push(Difference {
                 run: runs[a].name.to_owned(),
                 minus: runs[b].name.to_owned(),
-                lds: means[a] - means[b],
-                intervals: intervals(&|figures| figures[a] - figures[b]),
+                lds: figures[a].lds[0] - figures[b].lds[0],
+                intervals: intervals(&|figures| Some(figures[a].lds[0] - figures[b].lds[0])),
             });
         }
     }
-    let named = runs.iter().zip(per_query).enumerate().map(|(a, (run, per_query))| RunLds {
+    let named = runs.iter().zip(whole).enumerate().map(|(a, (run, mut whole))| RunLds {
         name: run.name.to_owned(),
-        lds: means[a],
-        intervals: intervals(&|figures| figures[a]),
-        per_query,
+        lds: figures[a].lds[0],
+        intervals: intervals(&|figures| Some(figures[a].lds[0])),
+        slope: figures[a].slope.map(|median| Slopes {
+            median,
+            intervals: intervals(&|figures| figures[a].slope),
+            per_query: whole.slopes.take().unwrap_or_default(),
+        }),
+        same_seed: figures[a].lds.get(1).map(|&lds| {
+            let intervals = intervals(&|figures| Some(figures[a].lds[1]));
+            Figure { lds, intervals }
+        }),
+        other_seeds: figures[a].other_seeds().map(|lds| {
+            let intervals = intervals(&|figures| figures[a].other_seeds());
+            Figure { lds, intervals }
+        }),
+        per_query: whole.lds.swap_remove(0),
     });
     let sizes = runs.first().map_or((0, 0), |run| run.predictions.subset_sizes());
     let ceiling = match outcomes.per_seed() {
@@ -147,6 +205,7 @@ pub fn compare(runs: &[Run<'_>], outcomes: &Outcomes, bootstrap: Bootstrap) -> R
         subsets,
         smallest_subset: sizes.0,
         largest_subset: sizes.1,
+        own_seed,
         examples: runs.first().map_or(0, |run| run.predictions.examples()),
         queries,
         bootstrap,
@@ -156,16 +215,52 @@ pub fn compare(runs: &[Run<'_>], outcomes: &Outcomes, bootstrap: Bootstrap) -> R
     })
 }
 
-/// The sorted orders of every column, from which the ranks of any resample follow.
-struct Orders {
-    /// `[Q]`.
-    gains: Vec<Order>,
-    /// `[runs][Q]`.
-    predictions: Vec<Vec<Order>>,
+/// Every query's figures of one run.
+struct PerQuery {
+    /// Of the mean outcome; then, of removals, of the run's own seed and of every other one. `[1 + S][Q]`.
+    lds: Vec<Vec<f64>>,
+    /// `[Q]`; none if scores are no amounts.
+    slopes: Option<Vec<Option<f64>>>,
 }
 
-impl Orders {
-    fn new(runs: &[Run<'_>], outcomes: &Outcomes) -> Result<Self, EvaluateError> {
+/// Figures of one run over some queries.
+struct OfQueries {
+    /// Means, as [`PerQuery::lds`].
+    lds: Vec<f64>,
+    /// Median.
+    slope: Option<f64>,
+}
+
+impl PerQuery {
+    fn over(&self, queries: &[usize]) -> OfQueries {
+        let slope = |slopes: &Vec<Option<f64>>| median(queries.iter().filter_map(|&q| slopes[q]));
+        OfQueries {
+            lds: self.lds.iter().map(|lds| mean(queries.iter().map(|&q| lds[q]))).collect(),
+            slope: self.slopes.as_ref().and_then(slope),
+        }
+    }
+}
+
+impl OfQueries {
+    /// Mean over the seeds that are not the run's own.
+    fn other_seeds(&self) -> Option<f64> {
+        let others = self.lds.get(2..).filter(|others| !others.is_empty())?;
+        Some(mean(others.iter().copied()))
+    }
+}
+
+/// The sorted orders of every column, from which the ranks of any resample follow, and the lines of slopes.
+struct Prepared {
+    /// Of the mean outcome, then of single seeds, as in [`PerQuery::lds`]; `[1 + S][Q]`.
+    gains: Vec<Vec<Order>>,
+    /// `[runs][Q]`.
+    predictions: Vec<Vec<Order>>,
+    /// `[runs][Q]`; none if scores are no amounts.
+    lines: Vec<Option<Vec<Line>>>,
+}
+
+impl Prepared {
+    fn new(runs: &[Run<'_>], outcomes: &Outcomes, own_seed: Option<usize>) -> Result<Self, EvaluateError> {
         let (subsets, queries) = (outcomes.subsets(), outcomes.queries());
         let too_few = |axis, needed, found| EvaluateError::TooFew { figure: "LDS", axis, needed, found };
         if subsets < 2 {
@@ -175,7 +270,7 @@ impl Orders {
             return Err(too_few("queries", 1, 0));
         }
         let outcome = format!("the outcome `{}`", outcomes.name());
-        for Run { name, predictions } in runs {
+        for Run { name, predictions, .. } in runs {
             if predictions.subsets() != subsets {
                 let mask = "the subset mask";
                 return Err(disagree("subsets", mask, predictions.subsets(), &outcome, subsets));
@@ -189,27 +284,53 @@ impl Orders {
                 return Err(disagree("queries", &scores, predictions.queries(), &outcome, queries));
             }
         }
-        let columns = 0..queries;
-        let gains = columns.clone().into_par_iter().map(|q| Order::new(&outcomes.gains(q))).collect();
-        let of_run = |run: &Run<'_>| {
-            let predictions = run.predictions;
-            columns.clone().into_par_iter().map(|q| Order::new(&predictions.of_query(q))).collect()
+        let orders = |gains: &(dyn Fn(usize) -> Vec<f64> + Sync)| -> Vec<Order> {
+            (0..queries).into_par_iter().map(|q| Order::new(&gains(q))).collect()
         };
-        Ok(Self { gains, predictions: runs.iter().map(of_run).collect() })
-    }
-
-    /// The score of each run and query in the resample with these multiplicities, `[runs][Q]`.
-    fn lds(&self, weights: &[u32]) -> Vec<Vec<f64>> {
-        let (mut gain, mut predicted) = (vec![0.0; weights.len()], vec![0.0; weights.len()]);
-        let mut lds = vec![Vec::with_capacity(self.gains.len()); self.predictions.len()];
-        for (q, order) in self.gains.iter().enumerate() {
-            order.ranks(weights, &mut gain);
-            for (run, lds) in self.predictions.iter().zip(&mut lds) {
-                run[q].ranks(weights, &mut predicted);
-                lds.push(correlation(weights, &predicted, &gain));
+        let mut gains = vec![orders(&|q| outcomes.gains(q))];
+        if let Some(own) = own_seed {
+            let others = (0..outcomes.seeds()).filter(|&seed| seed != own);
+            for seed in std::iter::once(own).chain(others) {
+                gains.push(orders(&|q| outcomes.gains_of_seed(seed, q)));
             }
         }
-        lds
+        let lines = |run: &Run<'_>| {
+            let factor = run.amounts?;
+            let line = |q: usize| {
+                let mut predicted = run.predictions.changes_of_query(q);
+                predicted.iter_mut().for_each(|p| *p *= factor);
+                Line::new(&predicted, &outcomes.gains(q))
+            };
+            Some((0..queries).into_par_iter().map(line).collect())
+        };
+        Ok(Self {
+            gains,
+            predictions: runs.iter().map(|run| orders(&|q| run.predictions.of_query(q))).collect(),
+            lines: runs.iter().map(lines).collect(),
+        })
+    }
+
+    /// The figures of each run in the resample with these multiplicities.
+    fn figures(&self, weights: &[u32]) -> Vec<PerQuery> {
+        let mut figures: Vec<PerQuery> = self
+            .lines
+            .iter()
+            .map(|lines| PerQuery {
+                lds: vec![Vec::new(); self.gains.len()],
+                slopes: lines.as_ref().map(|lines| lines.iter().map(|line| line.slope(weights)).collect()),
+            })
+            .collect();
+        let (mut gain, mut predicted) = (vec![0.0; weights.len()], vec![0.0; weights.len()]);
+        for (set, orders) in self.gains.iter().enumerate() {
+            for (q, order) in orders.iter().enumerate() {
+                order.ranks(weights, &mut gain);
+                for (run, figures) in self.predictions.iter().zip(&mut figures) {
+                    run[q].ranks(weights, &mut predicted);
+                    figures.lds[set].push(correlation(weights, &predicted, &gain));
+                }
+            }
+        }
+        figures
     }
 }
 
@@ -220,7 +341,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Subsets, golden};
+    use super::super::{SeedOutcomes, Subsets, golden, spearman};
     use super::*;
     use crate::ranking::ScoreRows;
 
@@ -235,7 +356,11 @@ mod tests {
         for (found, want) in found.iter().zip(golden::list(&golden["lds"])) {
             assert!((found - want).abs() < EXACT, "{found} {want}");
         }
-        let report = compare(&[Run { name: "a", predictions: &predictions }], &outcomes, Bootstrap::default());
+        let report = compare(
+            &[Run { name: "a", predictions: &predictions, amounts: Some(1.0) }],
+            &outcomes,
+            Bootstrap::default(),
+        );
         let report = report.expect("fitting sizes");
         assert!((report.runs[0].lds - golden["mean_lds"].as_f64().expect("a number")).abs() < EXACT);
         assert!(report.higher_is_better && report.ceiling.is_none());
@@ -247,14 +372,14 @@ mod tests {
         let golden = golden::evaluation();
         let (predictions, outcomes) = golden::predictions(&golden);
         let bootstrap = Bootstrap { resamples: 6, seed: 33 };
-        let run = Run { name: "a", predictions: &predictions };
-        let orders = Orders::new(&[run], &outcomes).expect("fitting sizes");
+        let run = Run { name: "a", predictions: &predictions, amounts: Some(1.0) };
+        let prepared = Prepared::new(&[run], &outcomes, None).expect("fitting sizes");
         let mut means = Vec::new();
         for (r, recorded) in golden["bootstrap"]["first_resamplings"].as_array().expect("a list").iter().enumerate() {
             let mut weights = vec![0; 10];
             bootstrap.subsets(r, 10).into_iter().for_each(|j| weights[j] += 1);
             let want = golden::list(&recorded["lds"]);
-            for (found, want) in orders.lds(&weights)[0].iter().zip(&want) {
+            for (found, want) in prepared.figures(&weights)[0].lds[0].iter().zip(&want) {
                 assert!((found - want).abs() < EXACT, "resample {r}: {found} {want}");
             }
             means.push(want.iter().sum::<f64>() / 3.0);
@@ -284,6 +409,98 @@ mod tests {
     }
 
     #[test]
+    fn the_slope_is_the_median_of_the_lines_through_changes() {
+        let (n, queries, count) = (23, 5, 17);
+        let number = |i: usize, salt: usize| ((i * 7919 + salt * 104_729) % 1009) as f64 / 504.5 - 1.0;
+        let scores: Vec<f32> = (0..queries * n).map(|i| number(i, 1) as f32).collect();
+        let rows = ScoreRows::new(&scores, queries, n).expect("a matrix");
+        let subsets = Subsets::draw(n, count, 0.4, 3).expect("9 of 23");
+        let (sizes, amounts) = (9.0, 0.25);
+        let losses: Vec<f32> = (0..count * queries).map(|i| number(i, 2) as f32).collect();
+        let outcomes = Outcomes::new("loss", losses.clone(), count, queries, None, None).expect("finite");
+        let mut slopes = Vec::new();
+        for q in 0..queries {
+            let (mut sx, mut sy, mut sxx, mut sxy) = (0.0, 0.0, 0.0, 0.0);
+            for j in 0..count {
+                // predicted: kept examples rise from 1/23 to 1/9
+                let mut x = 0.0;
+                for m in 0..n {
+                    if subsets.mask()[j * n + m] == 1 {
+                        x += amounts * f64::from(scores[q * n + m]) * n as f64 / sizes;
+                    }
+                }
+                let y = -f64::from(losses[j * queries + q]);
+                sx += x;
+                sy += y;
+                sxx += x * x;
+                sxy += x * y;
+            }
+            slopes.push((count as f64 * sxy - sx * sy) / (count as f64 * sxx - sx * sx));
+        }
+        let predictions = Predictions::new(rows, &subsets).expect("finite");
+        let run = |amounts| Run { name: "a", predictions: &predictions, amounts };
+        let runs = [run(Some(amounts)), run(None)];
+        let report = compare(&runs, &outcomes, Bootstrap { resamples: 50, seed: 1 }).expect("fitting sizes");
+        let found = report.runs[0].slope.as_ref().expect("amounts");
+        for (found, want) in found.per_query.iter().zip(&slopes) {
+            // two orders of sums of 17 products
+            assert!((found.expect("varies") - want).abs() < 1e-13, "{found:?} {want}");
+        }
+        slopes.sort_by(f64::total_cmp);
+        assert!((found.median - slopes[2]).abs() < 1e-13);
+        let interval = found.intervals.expect("resamples").subsets_and_queries;
+        assert!(interval.low <= found.median && found.median <= interval.high, "{interval:?}");
+        assert!(report.runs[1].slope.is_none() && report.runs[1].same_seed.is_none());
+    }
+
+    #[test]
+    fn removals_have_figures_for_the_mean_the_own_seed_and_the_others() {
+        let (n, queries, count, seeds) = (19, 3, 12, 3);
+        let number = |i: usize, salt: usize| ((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        let scores: Vec<f32> = (0..queries * n).map(|i| number(i, 1)).collect();
+        let rows = ScoreRows::new(&scores, queries, n).expect("a matrix");
+        let subsets = Subsets::draw_removals(n, count, 0.2, 3).expect("3 of 19");
+        let predictions = Predictions::of_removals(rows, &subsets).expect("finite");
+        let after: Vec<f32> = (0..count * seeds * queries)
+            .map(|i| predictions.values()[i / (seeds * queries) * queries + i % queries] as f32 + 0.7 * number(i, 4))
+            .collect();
+        let full: Vec<f32> = (0..seeds * queries).map(|i| number(i, 5)).collect();
+        let seed_outcomes = SeedOutcomes { after: after.clone(), full: full.clone(), seeds, queries };
+        let removals = Removals::new(subsets.clone(), "margin", &seed_outcomes, None, 1).expect("fitting sizes");
+        let run = Run { name: "a", predictions: &predictions, amounts: Some(1.0) };
+        let report = compare_removals(&[run], &removals, Bootstrap { resamples: 60, seed: 2 }).expect("fitting sizes");
+        // by definition, each seed by itself and their mean
+        let predicted = |q: usize| -> Vec<f64> {
+            let sum = |j: usize| {
+                let kept = &subsets.mask()[j * n..(j + 1) * n];
+                (0..n).filter(|&m| kept[m] == 0).map(|m| f64::from(scores[q * n + m])).sum::<f64>()
+            };
+            (0..count).map(|j| -sum(j)).collect()
+        };
+        let change =
+            |j: usize, s: usize, q: usize| f64::from(after[(j * seeds + s) * queries + q] - full[s * queries + q]);
+        let lds_over = |which: &[usize]| {
+            let of_query = |q: usize| {
+                let mean = |j: usize| which.iter().map(|&s| change(j, s, q)).sum::<f64>() / which.len() as f64;
+                spearman(&predicted(q), &(0..count).map(mean).collect::<Vec<_>>())
+            };
+            (0..queries).map(of_query).sum::<f64>() / queries as f64
+        };
+        let found = &report.runs[0];
+        let [same, others] = [found.same_seed.expect("a seed"), found.other_seeds.expect("two seeds")];
+        assert!((found.lds - lds_over(&[0, 1, 2])).abs() < EXACT);
+        assert!((same.lds - lds_over(&[1])).abs() < EXACT);
+        assert!((others.lds - (lds_over(&[0]) + lds_over(&[2])) / 2.0).abs() < EXACT);
+        assert_ne!(same.lds, others.lds);
+        let interval = others.intervals.expect("resamples").subsets_and_queries;
+        assert!(interval.low < others.lds && others.lds < interval.high, "{interval:?}");
+        assert_eq!((report.own_seed, report.smallest_subset, report.ceiling.map(|c| c.seeds)), (Some(1), 16, Some(3)));
+        // amounts are right but for noise that is as large as they are
+        let slope = found.slope.as_ref().expect("amounts").median;
+        assert!((0.6..1.4).contains(&slope), "{slope}");
+    }
+
+    #[test]
     fn a_loss_is_turned_over() {
         let (good, _, margin) = toy("margin");
         let (_, _, loss) = toy("Test_Loss");
@@ -298,7 +515,10 @@ mod tests {
     #[test]
     fn differences_are_paired_and_intervals_hold_their_mean() {
         let (good, bad, outcomes) = toy("margin");
-        let runs = [Run { name: "good", predictions: &good }, Run { name: "bad", predictions: &bad }];
+        let runs = [
+            Run { name: "good", predictions: &good, amounts: Some(1.0) },
+            Run { name: "bad", predictions: &bad, amounts: None },
+        ];
         let report = compare(&runs, &outcomes, Bootstrap { resamples: 400, seed: 5 }).expect("fitting sizes");
         assert_eq!(report, compare(&runs, &outcomes, Bootstrap { resamples: 400, seed: 5 }).expect("again"));
         let [difference] = report.differences.as_slice() else { panic!("two runs have one difference") };
@@ -326,7 +546,7 @@ mod tests {
     fn sizes_that_do_not_fit_are_refused() {
         let (good, _, outcomes) = toy("margin");
         let message = |outcomes: &Outcomes| {
-            let run = Run { name: "ekfac", predictions: &good };
+            let run = Run { name: "ekfac", predictions: &good, amounts: None };
             compare(&[run], outcomes, Bootstrap::default()).expect_err("sizes differ").to_string()
         };
         let fewer = Outcomes::new("margin", vec![0.0; 59 * 7], 59, 7, None, None).expect("finite");

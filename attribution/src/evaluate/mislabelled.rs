@@ -1,10 +1,84 @@
 //! Does self-influence find examples whose label is known to be wrong?
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use serde::Serialize;
+use serde_json::Value;
 
 use super::EvaluateError;
 use super::predictions::{disagree, require_finite_row};
+use super::retrieval::id;
 use super::spearman::average_ranks;
+
+/// Which training examples are known to have a wrong label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownLabels {
+    /// `[N]`, in the order of the training examples.
+    pub mislabelled: Vec<bool>,
+    /// Training examples that the file does not name; they count as rightly labelled.
+    pub not_named: usize,
+}
+
+impl KnownLabels {
+    /// Reads JSON lines with an example's `id` and `field`, which is `true` or 1 for a wrong label and `false` or 0
+    /// for a right one; a line without the field says right.
+    ///
+    /// # Errors
+    /// [`EvaluateError::Io`]; [`EvaluateError::Line`] with the line's number, also if no line has the field or an id
+    /// comes twice; [`EvaluateError::UnknownExample`].
+    pub fn read(path: &Path, field: &str, train_ids: &[String]) -> Result<Self, EvaluateError> {
+        let io = |source| EvaluateError::Io { file: path.to_owned(), doing: "read", source };
+        let text = std::fs::read_to_string(path).map_err(io)?;
+        let fail = |line: usize, problem: String| EvaluateError::Line { file: path.to_owned(), line, problem };
+        let places: HashMap<&str, usize> = train_ids.iter().enumerate().map(|(m, id)| (id.as_str(), m)).collect();
+        let mut found: Vec<Option<bool>> = vec![None; train_ids.len()];
+        let mut has_field = false;
+        let mut first_keys = None;
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let number = number + 1;
+            let value: Value = serde_json::from_str(line).map_err(|error| fail(number, error.to_string()))?;
+            let Value::Object(object) = value else {
+                return Err(fail(number, "expected a JSON object".to_owned()));
+            };
+            let Some(id) = object.get("id").and_then(id) else {
+                return Err(fail(number, "no field `id` that is a string or a whole number".to_owned()));
+            };
+            first_keys
+                .get_or_insert_with(|| object.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", "));
+            let wrong = match object.get(field) {
+                None => false,
+                Some(Value::Bool(wrong)) => *wrong,
+                Some(value) => match value.as_u64() {
+                    Some(wrong @ 0..=1) => wrong == 1,
+                    _ => return Err(fail(number, format!("`{field}` is {value}, expected true, false, 1 or 0"))),
+                },
+            };
+            has_field |= object.contains_key(field);
+            let Some(&place) = places.get(id.as_str()) else {
+                let first = train_ids.first().cloned().unwrap_or_default();
+                return Err(EvaluateError::UnknownExample {
+                    file: path.to_owned(),
+                    id,
+                    examples: train_ids.len(),
+                    first,
+                });
+            };
+            if found[place].replace(wrong).is_some() {
+                return Err(fail(number, format!("the id `{id}` was used before")));
+            }
+        }
+        match first_keys {
+            Some(keys) if !has_field => Err(fail(1, format!("no line has the field `{field}`; the first has {keys}"))),
+            None => Err(fail(1, "the file has no lines".to_owned())),
+            _ => {
+                let not_named = found.iter().filter(|known| known.is_none()).count();
+                let mislabelled = found.into_iter().map(Option::unwrap_or_default).collect();
+                Ok(Self { mislabelled, not_named })
+            }
+        }
+    }
+}
 
 /// How well a ranking finds mislabelled examples. Compare with the figures of the training loss in
 /// place of self-influence: a method that only matches them has added nothing.
@@ -32,8 +106,6 @@ pub struct Mislabelled {
 /// [`EvaluateError::Disagree`] for different lengths, [`EvaluateError::TooFew`] unless there are
 /// mislabelled and right examples, [`EvaluateError::NonFinite`], [`EvaluateError::Share`] for a share
 /// outside 0 to 1.
-/// # Source
-/// METHOD §6.
 pub fn mislabelled(influence: &[f32], flipped: &[bool], shares: &[f64]) -> Result<Mislabelled, EvaluateError> {
     let n = influence.len();
     if flipped.len() != n {
@@ -88,6 +160,34 @@ mod tests {
             })
             .collect();
         assert!((found.auc - wins.iter().sum::<f64>() / wins.len() as f64).abs() < 1e-15);
+    }
+
+    #[test]
+    fn known_labels_are_read_by_id_and_what_is_wrong_is_named_by_line() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("known.jsonl");
+        let ids: Vec<String> = ["a", "7", "c", "d"].map(str::to_owned).to_vec();
+        let read = |text: &str| {
+            std::fs::write(&path, text).expect("writable");
+            let name = path.display().to_string();
+            KnownLabels::read(&path, "wrong", &ids).map_err(|error| error.to_string().replace(&name, "FILE"))
+        };
+        let known = read("{\"id\": 7, \"wrong\": true}\n\n{\"id\": \"d\", \"wrong\": 1}\n{\"id\": \"a\"}\n");
+        assert_eq!(known, Ok(KnownLabels { mislabelled: vec![false, true, false, true], not_named: 1 }));
+        for (text, want) in [
+            (
+                "{\"id\": \"a\", \"label\": 1}",
+                "FILE: line 1: no line has the field `wrong`; the first has `id`, `label`",
+            ),
+            ("", "FILE: line 1: the file has no lines"),
+            ("[1]", "FILE: line 1: expected a JSON object"),
+            ("{\"wrong\": true}", "FILE: line 1: no field `id` that is a string or a whole number"),
+            ("\n{\"id\": \"a\", \"wrong\": 2}", "FILE: line 2: `wrong` is 2, expected true, false, 1 or 0"),
+            ("{\"id\": \"a\", \"wrong\": 1}\n{\"id\": \"a\"}", "FILE: line 2: the id `a` was used before"),
+            ("{\"id\": \"z\", \"wrong\": 1}", "FILE: the example `z` is not among the 4 training examples"),
+        ] {
+            assert_eq!(read(text), Err(want.to_owned()));
+        }
     }
 
     #[test]

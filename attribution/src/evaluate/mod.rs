@@ -3,12 +3,11 @@
 //!
 //! Everything here speaks of the *gain* `γ = κ f`, where `f` is the query's measurement and κ = −1 for
 //! a loss, so that a good method always means a positive figure. A score is the gain's predicted change
-//! when an example's weight *rises* (METHOD §1.3); a subset lists the examples that were *kept*.
-//!
-//! # Source
-//! METHOD §6; file formats and figures in `docs/evaluation.md`.
+//! when an example's weight *rises*; a subset lists the examples that were *kept*. File formats and figures are
+//! described in `docs/evaluation.md`.
 
 mod bootstrap;
+mod calibration;
 mod ceiling;
 mod error;
 mod groups;
@@ -17,7 +16,10 @@ mod mislabelled;
 mod normalise;
 mod outcomes;
 mod predictions;
+mod qld;
+mod removals;
 mod retrieval;
+mod slopes;
 mod spearman;
 mod subsets;
 mod tensors;
@@ -26,14 +28,18 @@ mod tensors;
 mod golden;
 
 pub use bootstrap::{Bootstrap, Interval, Intervals};
+pub use calibration::{CALIBRATION, Calibration, FoundSlope, Scale, find_slope};
 pub use ceiling::{Ceiling, SPLITS, noise_ceiling, split_half};
 pub use error::EvaluateError;
 pub use groups::{Agreement, agreement, group_effect, leave_one_out};
-pub use lds::{Difference, LdsReport, Run, RunLds, compare, lds};
-pub use mislabelled::{Mislabelled, mislabelled};
+pub use lds::{Difference, Figure, LdsReport, Run, RunLds, compare, compare_removals, lds};
+pub use mislabelled::{KnownLabels, Mislabelled, mislabelled};
 pub use normalise::{cosine, relatif_loss, relatif_theta};
 pub use outcomes::{Orientation, Outcomes, PerSeed};
 pub use predictions::{PredictionSum, Predictions};
+pub use qld::{MeanFall, Qld, QueryFall, qld, removal_queries};
+pub use removals::{Removals, SeedOutcomes};
 pub use retrieval::{Answers, QueryRanks, Retrieval, rank_of, retrieval};
+pub use slopes::Slopes;
 pub use spearman::{average_ranks, spearman};
 pub use subsets::{MaskMeaning, Subsets};

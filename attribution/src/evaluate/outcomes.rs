@@ -177,6 +177,29 @@ impl Outcomes {
         self.orientation
     }
 
+    /// The gain of query `q` in one seed after retraining on each subset, `[J]`; of the only one without seeds.
+    pub(super) fn gains_of_seed(&self, seed: usize, q: usize) -> Vec<f64> {
+        let Some(PerSeed { values, seeds }) = &self.per_seed else { return self.gains(q) };
+        let kappa = self.orientation.kappa();
+        (0..self.subsets).map(|j| kappa * f64::from(values[(j * seeds + seed) * self.queries + q])).collect()
+    }
+
+    /// The outcomes of these subsets alone.
+    pub(super) fn rows(&self, subsets: std::ops::Range<usize>) -> Self {
+        let of = |values: &[f32], width: usize| values[subsets.start * width..subsets.end * width].to_vec();
+        let per_seed = self
+            .per_seed
+            .as_ref()
+            .map(|PerSeed { values, seeds }| PerSeed { values: of(values, seeds * self.queries), seeds: *seeds });
+        let values = of(&self.values, self.queries);
+        Self { values, subsets: subsets.len(), per_seed, name: self.name.clone(), ..*self }
+    }
+
+    /// S; 1 if seeds were not told apart.
+    pub(super) fn seeds(&self) -> usize {
+        self.per_seed.as_ref().map_or(1, |every| every.seeds)
+    }
+
     /// The gain of query `q` after retraining on each subset, `[J]`.
     pub(super) fn gains(&self, q: usize) -> Vec<f64> {
         let kappa = self.orientation.kappa();
@@ -184,7 +207,7 @@ impl Outcomes {
     }
 }
 
-fn mean_over_seeds(values: &[f32], subsets: usize, seeds: usize, queries: usize) -> Vec<f32> {
+pub(super) fn mean_over_seeds(values: &[f32], subsets: usize, seeds: usize, queries: usize) -> Vec<f32> {
     let mut means = Vec::with_capacity(subsets * queries);
     for j in 0..subsets {
         for q in 0..queries {

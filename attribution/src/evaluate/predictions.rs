@@ -1,4 +1,4 @@
-//! What scores predict for a subset: the sum over the kept examples.
+//! What scores predict for a subset: the sum over the kept examples, or minus the sum over the removed ones.
 
 use ascribe_curvature::gemm::{Into, Threads, View, ViewMut, matmul};
 
@@ -9,7 +9,9 @@ use crate::ranking::ScoreRows;
 /// Training examples that one product takes: the f64 copies of mask and scores stay in the cache's size.
 const BLOCK: usize = 2048;
 
-/// `p_q(S_j) = Σ_{m ∈ S_j} score(q, m)` for every subset and query.
+/// `p_q(S_j) = Σ_{m ∈ S_j} score(q, m)` for every subset and query; or, for small removals,
+/// `−Σ_{m ∉ S_j} score(q, m)`, which differs from it by a constant of the query and keeps its digits where
+/// almost nothing is removed.
 ///
 /// # Shapes
 /// `values`: `[J, Q]`, row-major.
@@ -23,7 +25,18 @@ pub struct Predictions {
     subsets: usize,
     queries: usize,
     examples: usize,
-    sizes: (usize, usize),
+    /// How many examples each subset keeps.
+    sizes: Vec<usize>,
+    places: Places,
+}
+
+/// What becomes of the places that left-out examples had in the training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// Others fill them: each kept example weighs `1/|S_j|`.
+    Filled,
+    /// They stay empty: each kept example weighs `1/N` as before.
+    Empty,
 }
 
 impl Predictions {
@@ -34,6 +47,16 @@ impl Predictions {
     /// [`EvaluateError::NonFinite`] for a score that is NaN or infinite.
     pub fn new(scores: ScoreRows<'_>, subsets: &Subsets) -> Result<Self, EvaluateError> {
         let mut sum = PredictionSum::new(subsets, scores.queries());
+        sum.add(scores)?;
+        sum.finish()
+    }
+
+    /// Of a whole matrix of scores, for models that were retrained without a few examples whose places stayed empty.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_removals(scores: ScoreRows<'_>, subsets: &Subsets) -> Result<Self, EvaluateError> {
+        let mut sum = PredictionSum { places: Places::Empty, ..PredictionSum::new(subsets, scores.queries()) };
         sum.add(scores)?;
         sum.finish()
     }
@@ -55,7 +78,12 @@ impl Predictions {
 
     /// Sizes of the smallest and largest subset.
     pub fn subset_sizes(&self) -> (usize, usize) {
-        self.sizes
+        (self.sizes.iter().min().copied().unwrap_or(0), self.sizes.iter().max().copied().unwrap_or(0))
+    }
+
+    /// Whether they are of removals.
+    pub fn is_of_removals(&self) -> bool {
+        self.places == Places::Empty
     }
 
     /// `[J, Q]`.
@@ -67,6 +95,17 @@ impl Predictions {
     pub(super) fn of_query(&self, q: usize) -> Vec<f64> {
         (0..self.subsets).map(|j| self.values[j * self.queries + q]).collect()
     }
+
+    /// The predicted change of query `q`'s gain for each subset, `[J]`, up to a constant of the query, if a score is
+    /// the change for one more copy of its example. A kept example's weight rises from `1/N` to `1/|S_j|` where
+    /// others fill the free places: `N/|S_j| · p_q(S_j)`.
+    pub(super) fn changes_of_query(&self, q: usize) -> Vec<f64> {
+        let weight = |j: usize| match self.places {
+            Places::Filled => self.examples as f64 / self.sizes[j] as f64,
+            Places::Empty => 1.0,
+        };
+        self.of_query(q).into_iter().enumerate().map(|(j, p)| weight(j) * p).collect()
+    }
 }
 
 /// [`Predictions`] while score parts come in: ranges of training examples, in order.
@@ -77,12 +116,13 @@ pub struct PredictionSum<'a> {
     /// Examples added so far.
     seen: usize,
     values: Vec<f64>,
+    places: Places,
 }
 
 impl<'a> PredictionSum<'a> {
     /// Nothing added yet.
     pub fn new(subsets: &'a Subsets, queries: usize) -> Self {
-        Self { subsets, queries, seen: 0, values: vec![0.0; subsets.count() * queries] }
+        Self { subsets, queries, seen: 0, values: vec![0.0; subsets.count() * queries], places: Places::Filled }
     }
 
     /// Adds the scores of the next training examples, `[Q, part]`.
@@ -117,7 +157,11 @@ impl<'a> PredictionSum<'a> {
             }
             let mut mask = Vec::with_capacity(count * width);
             for row in self.subsets.mask().chunks_exact(examples) {
-                mask.extend(row[first + start..first + start + width].iter().map(|&kept| f64::from(kept)));
+                let part = row[first + start..first + start + width].iter().map(|&kept| f64::from(kept));
+                match self.places {
+                    Places::Filled => mask.extend(part),
+                    Places::Empty => mask.extend(part.map(|kept| kept - 1.0)),
+                }
             }
             matmul(
                 ViewMut::dense(&mut self.values, count, queries),
@@ -141,8 +185,9 @@ impl<'a> PredictionSum<'a> {
         if self.seen != examples {
             return Err(disagree("training examples", "the subset mask", examples, "the score matrix", self.seen));
         }
-        let (subsets, queries, sizes) = (self.subsets.count(), self.queries, self.subsets.sizes());
-        Ok(Predictions { values: self.values, subsets, queries, examples, sizes })
+        let (subsets, queries) = (self.subsets.count(), self.queries);
+        let sizes = (0..subsets).map(|j| self.subsets.kept(j).len()).collect();
+        Ok(Predictions { values: self.values, subsets, queries, examples, sizes, places: self.places })
     }
 }
 
@@ -186,6 +231,33 @@ mod tests {
             sum.add(ScoreRows::new(&part, queries, end - start).expect("a part")).expect("finite");
         }
         assert_eq!(sum.finish().expect("all examples"), whole);
+    }
+
+    #[test]
+    fn changes_follow_the_weights_of_the_kept_examples() {
+        let (queries, examples) = (2, 11);
+        let scores: Vec<f32> = (0..queries * examples).map(|i| ((i * 5) % 17) as f32 / 8.0 - 1.0).collect();
+        let rows = ScoreRows::new(&scores, queries, examples).expect("2 rows");
+        let removed = [vec![3], vec![0, 10, 4], vec![7, 8]];
+        let subsets = Subsets::without(&removed, examples).expect("lists");
+        let (filled, empty) = (Predictions::new(rows, &subsets), Predictions::of_removals(rows, &subsets));
+        let (filled, empty) = (filled.expect("finite"), empty.expect("finite"));
+        assert!(empty.is_of_removals() && !filled.is_of_removals());
+        assert_eq!(filled.subset_sizes(), (8, 10));
+        for q in 0..queries {
+            let all: f64 = rows.row(q).iter().map(|&s| f64::from(s)).sum();
+            for (j, removed) in removed.iter().enumerate() {
+                let sum: f64 = removed.iter().map(|&m| f64::from(rows.row(q)[m])).sum();
+                assert_eq!(empty.changes_of_query(q)[j], -sum);
+                // by definition: every kept example's weight, in copies, before and after
+                let weight = 11.0 / (11 - removed.len()) as f64;
+                let found = filled.changes_of_query(q)[j];
+                assert!((found - weight * (all - sum)).abs() < 1e-13, "{found}");
+                let group = super::super::group_effect(rows.row(q), removed).expect("a group");
+                // two products and sums of numbers below 30
+                assert!((found - all - group).abs() < 1e-13, "{found} {all} {group}");
+            }
+        }
     }
 
     #[test]

@@ -79,7 +79,8 @@ impl Answers {
     }
 }
 
-fn id(value: &Value) -> Option<String> {
+/// An id: a string or a whole number.
+pub(super) fn id(value: &Value) -> Option<String> {
     match value {
         Value::String(id) => Some(id.clone()),
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),

@@ -46,9 +46,15 @@ impl TensorFile {
     }
 
     pub(super) fn missing(&self, tensor: &str) -> Result<EvaluateError, EvaluateError> {
-        let mut present: Vec<String> = self.parsed()?.names().into_iter().map(str::to_owned).collect();
-        present.sort();
+        let present = self.names()?;
         Ok(EvaluateError::MissingTensor { file: self.path.clone(), tensor: tensor.to_owned(), present })
+    }
+
+    /// Every tensor, by name.
+    pub(super) fn names(&self) -> Result<Vec<String>, EvaluateError> {
+        let mut names: Vec<String> = self.parsed()?.names().into_iter().map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
     }
 
     /// A tensor of bytes: `U8` or `BOOL`.
@@ -73,6 +79,17 @@ impl TensorFile {
             Dtype::F64 => decode(data, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
             found => return Err(self.dtype(name, found, "F16, BF16, F32 or F64")),
         };
+        Ok(Some(Values { shape: tensor.shape().to_vec(), values }))
+    }
+
+    /// A tensor of `I64`; none if the file lacks it.
+    pub(super) fn integers(&self, name: &str) -> Result<Option<Values<i64>>, EvaluateError> {
+        let parsed = self.parsed()?;
+        let Ok(tensor) = parsed.tensor(name) else { return Ok(None) };
+        if tensor.dtype() != Dtype::I64 {
+            return Err(self.dtype(name, tensor.dtype(), "I64"));
+        }
+        let values = tensor.data().as_chunks::<8>().0.iter().map(|&bytes| i64::from_le_bytes(bytes)).collect();
         Ok(Some(Values { shape: tensor.shape().to_vec(), values }))
     }
 

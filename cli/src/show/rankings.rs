@@ -50,6 +50,7 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());
         let widest = |cell: fn(&RankedExample) -> usize| examples().map(cell).max().unwrap_or(0);
         let score_width = widest(|example| words::score(example.score).len());
+        let amount_width = widest(|example| measure_text_width(&amount(example)));
         let id_width = widest(|example| measure_text_width(&example.id)).min(width / 3);
         for (name, examples) in sides {
             let name = if name == "proponents" { style(name).green() } else { style(name).red() };
@@ -62,7 +63,11 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                 let id = truncate_str(&example.id, id_width, "…");
                 let id = pad_str(&id, id_width, console::Alignment::Left, None);
                 let score = words::score(example.score);
-                let line = format!("    {score:>score_width$}  {id}  {}", example.excerpt);
+                let amount = match amount(example) {
+                    amount if amount_width > 0 => format!("{amount:<amount_width$}  "),
+                    none => none,
+                };
+                let line = format!("    {score:>score_width$}  {amount}{id}  {}", example.excerpt);
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
             }
         }
@@ -72,7 +77,24 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         }
         writeln!(out)?;
     }
-    writeln!(out, "{}", meaning(job))
+    writeln!(out, "{}", meaning(job))?;
+    let mut examples = rankings.iter().flat_map(|ranking| ranking.proponents.iter().chain(&ranking.opponents));
+    if examples.any(|example| example.amount.is_some()) {
+        writeln!(out, "{AMOUNTS}")?;
+    }
+    Ok(())
+}
+
+/// What the amounts beside the scores say.
+const AMOUNTS: &str =
+    "Behind each score: its amount by `calibration.json`, from retrained subsets, with the 95 % interval of the scale.";
+
+/// `≈ +0.0012 [+0.0009, +0.0016]`, or nothing without a calibration.
+fn amount(example: &RankedExample) -> String {
+    let number = |value: f64| words::score(value as f32);
+    example.amount.map_or_else(String::new, |amount| {
+        format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))
+    })
 }
 
 /// The best and worst groups of a query.

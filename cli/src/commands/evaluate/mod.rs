@@ -1,6 +1,10 @@
 //! `ascribe evaluate`: scores against what is known.
 
+mod calibrate;
 mod lds;
+mod mislabelled;
+mod qld;
+mod retrained;
 mod retrieval;
 mod subsets;
 
@@ -19,6 +23,9 @@ use crate::status::{Status, exit_codes};
 pub(crate) enum Evaluate {
     Lds(lds::Lds),
     Retrieval(retrieval::Retrieval),
+    Mislabelled(mislabelled::Mislabelled),
+    Qld(qld::Qld),
+    Calibrate(calibrate::Calibrate),
     Subsets(subsets::Subsets),
 }
 
@@ -27,6 +34,9 @@ impl Evaluate {
         match self {
             Self::Lds(command) => command.run(),
             Self::Retrieval(command) => command.run(),
+            Self::Mislabelled(command) => command.run(),
+            Self::Qld(command) => command.run(),
+            Self::Calibrate(command) => command.run(),
             Self::Subsets(command) => command.run(),
         }
     }
@@ -63,6 +73,8 @@ enum FigureFormat {
     Table,
     /// Everything, every query by itself included
     Json,
+    /// A line for each run
+    Csv,
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
@@ -74,7 +86,36 @@ fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
     print(&format!("{}\n", serde_json::to_string_pretty(report)?))
 }
 
+/// Rows of cells with a header.
+fn print_csv(rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(io::stdout().lock());
+    for row in rows {
+        writer.write_record(row)?;
+    }
+    writer.flush()?;
+    Ok(())
+}
+
+/// A number of a CSV cell with every digit, or nothing.
+fn cell(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Figure and ends of its interval as cells.
+fn cells(value: Option<f64>, interval: Option<Interval>) -> [String; 3] {
+    [cell(value), cell(interval.map(|interval| interval.low)), cell(interval.map(|interval| interval.high))]
+}
+
 /// `0.123 to 0.456`, or nothing.
 fn range(interval: Option<Interval>) -> String {
     interval.map_or_else(String::new, |Interval { low, high }| format!("{low:.3} to {high:.3}"))
+}
+
+/// Three digits that count: `0.0512`, `1.31`.
+fn amount(value: f64) -> String {
+    let places = match value.abs() {
+        size if size >= 1.0 || size == 0.0 => 2,
+        size => (2.0 - size.log10().floor()).clamp(2.0, 9.0) as usize,
+    };
+    format!("{value:.places$}")
 }

@@ -5,7 +5,7 @@ use ascribe::attribution::evaluate::{self, Answers};
 use clap::Args;
 use serde::Serialize;
 
-use super::{FigureFormat, Figures, print, print_json};
+use super::{FigureFormat, Figures, print, print_csv, print_json};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
@@ -63,9 +63,24 @@ impl Retrieval {
         match self.figures.format {
             FigureFormat::Table => print(&table(&report))?,
             FigureFormat::Json => print_json(&report)?,
+            FigureFormat::Csv => print_csv(rows(&report))?,
         }
         Ok(self.figures.status(report.runs.iter().map(|run| run.figures.mean_reciprocal_rank)))
     }
+}
+
+/// A header and a line for each run.
+fn rows(report: &Report) -> Vec<Vec<String>> {
+    let at = |run: &RunReport| run.figures.recall_at.clone();
+    let places = report.runs.first().map(at).unwrap_or_default();
+    let titles = places.iter().map(|(k, _)| format!("recall_at_{k}"));
+    let header = ["run".to_owned()].into_iter().chain(titles).chain(["mean_reciprocal_rank".to_owned()]).collect();
+    let row = |run: &RunReport| {
+        let recall = at(run).into_iter().map(|(_, share)| share.to_string());
+        let rank = run.figures.mean_reciprocal_rank.to_string();
+        [run.name.clone()].into_iter().chain(recall).chain([rank]).collect()
+    };
+    std::iter::once(header).chain(report.runs.iter().map(row)).collect()
 }
 
 fn table(report: &Report) -> String {

@@ -4,38 +4,55 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ascribe::attribution::evaluate;
+use ascribe::attribution::ranking::{Ranking, rank};
 use clap::Args;
 use serde_json::json;
 
 use crate::failure::Problem;
 use crate::progress::write_line;
+use crate::score_file::ScoreFile;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;
 
 /// Draw the subsets of the training examples to retrain on
 ///
 /// Writes `mask` (u8, `[subsets, examples]`, 1 = the example is kept) and, if asked for, the same as lists of
-/// places in the training file. A subset depends on the seed and its own number alone: more can be drawn
-/// later.
+/// places in the training file. With `--removed` small parts are left out instead: `removed`, 1 = the example is left
+/// out. A subset depends on the seed and its own number alone: more can be drawn later. With `--top` each query of a
+/// run has a removal of its own, the examples that help it most: `removed` and `query`, the row of the scores.
 #[derive(Debug, Args)]
 #[command(after_help = exit_codes!(), after_long_help = EXAMPLES)]
 pub(crate) struct Subsets {
     /// Training examples
-    #[arg(long, value_name = "N")]
-    examples: usize,
-    /// Subsets; 50 to 100 are usual
-    #[arg(long, value_name = "J", default_value_t = 100)]
-    count: usize,
-    /// Share of the examples that each subset keeps
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    share: f64,
-    /// Of the draws
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
+    #[arg(long, value_name = "N", required_unless_present = "top")]
+    examples: Option<usize>,
+    /// Subsets; 50 to 100 are usual [default: 100]
+    #[arg(long, value_name = "J")]
+    count: Option<usize>,
+    /// Share of the examples that each subset keeps, or lacks with `--removed` [default: 0.5, or 0.02]
+    #[arg(long, value_name = "SHARE")]
+    share: Option<f64>,
+    /// Draw the examples that are left out, at most half
+    #[arg(long)]
+    removed: bool,
+    /// Of the draws [default: 0]
+    #[arg(long, value_name = "SEED")]
+    seed: Option<u64>,
+    /// Remove each query's K strongest proponents, for `ascribe evaluate qld`
+    #[arg(
+        long,
+        value_name = "K",
+        requires = "scores",
+        conflicts_with_all = ["examples", "count", "share", "removed", "seed"]
+    )]
+    top: Option<usize>,
+    /// The run folder or score file whose top examples are removed
+    #[arg(long, value_name = "RUN", requires = "top")]
+    scores: Option<PathBuf>,
     /// The safetensors file of the masks; must not exist
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Also write JSON lines `{"subset": 0, "kept": [1, 4, …]}`, places counted from 0; must not exist
+    /// Also write JSON lines `{"subset": 0, "kept": [1, 4, …]}`, or `removed`, places counted from 0; must not exist
     #[arg(long, value_name = "FILE")]
     lists: Option<PathBuf>,
 }
@@ -44,7 +61,9 @@ const EXAMPLES: &str = with_exit_codes!(
     "\
 Examples:
   ascribe evaluate subsets --examples 5000 --count 100 --out subsets.safetensors
-  ascribe evaluate subsets --examples 5000 --count 100 --out subsets.safetensors --lists subsets.jsonl"
+  ascribe evaluate subsets --examples 5000 --count 100 --out subsets.safetensors --lists subsets.jsonl
+  ascribe evaluate subsets --examples 5000 --share 0.02 --removed --out removals.safetensors
+  ascribe evaluate subsets --top 100 --scores run --out top.safetensors --lists top.jsonl"
 );
 
 impl Subsets {
@@ -57,23 +76,96 @@ impl Subsets {
                 ));
             }
         }
-        let subsets = evaluate::Subsets::draw(self.examples, self.count, self.share, self.seed)?;
-        subsets.write(&self.out)?;
-        if let Some(lists) = &self.lists {
-            write_lists(&subsets, lists).with_context(|| format!("{}: cannot be written", lists.display()))?;
+        if let (Some(top), Some(scores)) = (self.top, &self.scores) {
+            return self.write_top(top, scores);
         }
-        let (kept, _) = subsets.sizes();
-        let n = counted(self.examples as u64, "examples");
-        write_line(&format!("{} of {kept} of {n} in {}", counted(self.count as u64, "subsets"), self.out.display()));
+        // the flags' own rules have made sure of `--examples`
+        let examples = self.examples.unwrap_or_default();
+        let (count, seed) = (self.count.unwrap_or(100), self.seed.unwrap_or(0));
+        let share = self.share.unwrap_or(if self.removed { 0.02 } else { 0.5 });
+        let (subsets, size, verb) = match self.removed {
+            true if share > 0.5 => {
+                let message =
+                    format!("a share of {share} is no small removal: at most 0.5 of the examples can be left out");
+                return Err(Problem::hinted(message, "leave `--removed` out to draw the examples that are kept"));
+            }
+            true => {
+                let subsets = evaluate::Subsets::draw_removals(examples, count, share, seed)?;
+                subsets.write_removals(&self.out, None)?;
+                let size = examples - subsets.sizes().0;
+                (subsets, size, "removals")
+            }
+            false => {
+                let subsets = evaluate::Subsets::draw(examples, count, share, seed)?;
+                subsets.write(&self.out)?;
+                let size = subsets.sizes().0;
+                (subsets, size, "subsets")
+            }
+        };
+        if let Some(lists) = &self.lists {
+            let line = |subset: usize| match self.removed {
+                true => json!({"subset": subset, "removed": subsets.removed(subset)}),
+                false => json!({"subset": subset, "kept": subsets.kept(subset)}),
+            };
+            write_lists((0..subsets.count()).map(line), lists)?;
+        }
+        let n = counted(examples as u64, "examples");
+        write_line(&format!("{} of {size} of {n} in {}", counted(count as u64, verb), self.out.display()));
+        Ok(Status::Done)
+    }
+
+    /// A removal for each query: its strongest proponents.
+    fn write_top(&self, top: usize, scores: &Path) -> anyhow::Result<Status> {
+        let mut files = ScoreFile::open_all(&[scores.to_owned()])?;
+        if files.len() > 1 {
+            let names: Vec<String> = files.iter().map(|file| file.path.display().to_string()).collect();
+            let message = format!("{}: holds {} score files", scores.display(), files.len());
+            return Err(Problem::hinted(message, format!("name one of them: {}", names.join(", "))));
+        }
+        let Some(file) = files.pop() else { anyhow::bail!("{}: no scores", scores.display()) };
+        let (rows, examples) = (file.rows()?, file.train_ids.len());
+        if top == 0 || top >= examples {
+            let message = format!("the {top} strongest of {examples} examples cannot be removed");
+            return Err(Problem::hinted(message, "give a `--top` of at least 1 and below the number of examples"));
+        }
+        let rankings = rank(rows, top)?;
+        let removed: Vec<Vec<usize>> = rankings.iter().map(proponents).collect();
+        if let Some(empty) = removed.iter().position(Vec::is_empty) {
+            let message = format!("the query `{}` has no proponents: no score is above 0", file.query_ids[empty]);
+            return Err(Problem::hinted(message, "score again without it"));
+        }
+        let subsets = evaluate::Subsets::without(&removed, examples)?;
+        let queries: Vec<i64> = (0..rows.queries() as i64).collect();
+        subsets.write_removals(&self.out, Some(&queries))?;
+        if let Some(lists) = &self.lists {
+            let line = |(q, removed): (usize, &Vec<usize>)| {
+                let ids: Vec<&String> = removed.iter().map(|&m| &file.train_ids[m]).collect();
+                json!({"subset": q, "query": file.query_ids[q], "removed": removed, "removed_ids": ids})
+            };
+            write_lists(removed.iter().enumerate().map(line), lists)?;
+        }
+        let fewest = removed.iter().map(Vec::len).min().unwrap_or(0);
+        let size =
+            if fewest == top { top.to_string() } else { format!("{fewest} to {top} (no more have a score above 0)") };
+        let n = counted(examples as u64, "examples");
+        let removals = counted(removed.len() as u64, "removals");
+        write_line(&format!("{removals} of {size} of {n} in {}", self.out.display()));
         Ok(Status::Done)
     }
 }
 
-fn write_lists(subsets: &evaluate::Subsets, file: &Path) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(File::create_new(file)?);
-    for subset in 0..subsets.count() {
-        writeln!(out, "{}", json!({"subset": subset, "kept": subsets.kept(subset)}))?;
-    }
-    out.into_inner().map_err(|error| error.into_error())?.sync_all()?;
-    Ok(())
+/// Places of the examples that help a query, the strongest first.
+fn proponents(ranking: &Ranking) -> Vec<usize> {
+    ranking.proponents.iter().filter(|(_, score)| *score > 0.0).map(|(m, _)| *m).collect()
+}
+
+fn write_lists(lines: impl Iterator<Item = serde_json::Value>, file: &Path) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create_new(file)?);
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
+        out.into_inner().map_err(|error| error.into_error())?.sync_all()
+    };
+    write().with_context(|| format!("{}: cannot be written", file.display()))
 }
