@@ -4,6 +4,7 @@ use ascribe_attribution::trajectory::TrajectoryError;
 
 use super::optimizer_state::OptimizerStateError;
 use super::torch_zip::TorchFileError;
+use super::warning::first_few;
 use crate::model::LoadError;
 
 /// Why a description of training on disk cannot be turned into a trajectory.
@@ -26,6 +27,20 @@ pub enum ReadError {
         folder: PathBuf,
         /// Whether it looks like a checkpoint itself.
         is_checkpoint: bool,
+    },
+    /// Something else than a file: a folder, a pipe, a device.
+    #[error("{}: is no file", file.display())]
+    NoFile {
+        /// The path.
+        file: PathBuf,
+    },
+    /// A file that is longer than any of its kind.
+    #[error("{}: is larger than {} MiB, the most that is read", file.display(), limit >> 20)]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that are read at most.
+        limit: u64,
     },
     /// Two checkpoint folders of one step.
     #[error("{} and {} are both of step {step}", first.display(), second.display())]
@@ -157,6 +172,26 @@ pub enum ReadError {
         /// The rate.
         rate: f64,
     },
+    /// A logged gradient norm that is not a number of at least 0, where clipping counts.
+    #[error("{}: the gradient norm logged at step {step} is {norm}", file.display())]
+    LoggedNorm {
+        /// The file.
+        file: PathBuf,
+        /// The step.
+        step: usize,
+        /// The norm.
+        norm: f64,
+    },
+    /// An optimizer's state that has seen another number of updates than its checkpoint.
+    #[error("{}: has seen {found} updates, its checkpoint {expected}", file.display())]
+    OptimizerStep {
+        /// The optimizer's file.
+        file: PathBuf,
+        /// Updates of the checkpoint.
+        expected: usize,
+        /// Updates in the file.
+        found: f64,
+    },
     /// The replayed schedule gives another rate than the run recorded.
     #[error(
         "{}: the learning rate at step {step} is {logged:e}, but the schedule `{schedule}` replays {replayed:e}",
@@ -251,6 +286,39 @@ pub enum ReadError {
         /// Data sets.
         data: usize,
     },
+    /// Layers in a description that are none of the model's.
+    #[error("{}: stage `{stage}`: `{key}` has {}, which {} of the model", source_path.display(), first_few(layers), if layers.len() == 1 { "is no layer" } else { "are no layers" })]
+    UnknownLayers {
+        /// The folder or file.
+        source_path: PathBuf,
+        /// The stage's name.
+        stage: String,
+        /// The entry that has them.
+        key: &'static str,
+        /// Their names.
+        layers: Vec<String>,
+        /// Tracked layers whose names are most like the first's.
+        nearest: Vec<String>,
+    },
+    /// A description whose stages train no tracked layer.
+    #[error("{}: `trained_layers` has none of the layers that are tracked", source_path.display())]
+    NothingTracked {
+        /// The folder or file.
+        source_path: PathBuf,
+    },
+    /// A checkpoint of a description that cannot be loaded.
+    #[error("{}: its checkpoint of step {step}, {}, cannot be read", file.display(), folder.display())]
+    Checkpoint {
+        /// The description.
+        file: PathBuf,
+        /// The checkpoint's step.
+        step: usize,
+        /// Its folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<LoadError>,
+    },
     /// Border steps that several stages could mean.
     #[error("{}: has {stages} stages, so the steps at which segments end are not clear", source_path.display())]
     EndsOfWhichStage {
@@ -261,8 +329,9 @@ pub enum ReadError {
     },
     /// `N` contradicts the log.
     #[error(
-        "{}: {n_examples} examples in batches of {batch_size} make {expected} steps an epoch, but the log has {logged:.2}",
-        source_path.display()
+        "{}: {n_examples} examples in batches of {batch_size} make {expected} steps an epoch, but the log has {logged:.2}{}",
+        source_path.display(),
+        of_batches(*batches)
     )]
     ExamplesDisagree {
         /// The folder or file.
@@ -275,6 +344,58 @@ pub enum ReadError {
         expected: usize,
         /// Steps of an epoch in the log.
         logged: f64,
+        /// Micro-batches of an epoch for them and in the log, where several make a step.
+        batches: Option<(usize, usize)>,
+        /// The fewest and the most examples that the log allows.
+        fitting: Option<(usize, usize)>,
+    },
+    /// Data that were read in another way than training treated them.
+    #[error("{}: training {what}, but {found}", file.display())]
+    Treatment {
+        /// The arguments of training.
+        file: PathBuf,
+        /// What training did.
+        what: String,
+        /// What was read.
+        found: String,
+        /// What makes both alike.
+        hint: String,
+    },
+    /// Tokens of the data that are not those that the log counted.
+    #[error(
+        "{}: at step {step}, after {epoch} epochs, the log has counted {counted} tokens{}, but an epoch of the training data has {tokens}",
+        file.display(),
+        per_epoch.map_or(String::new(), |tokens| format!(", {tokens} an epoch"))
+    )]
+    TokensDisagree {
+        /// The file that has the log.
+        file: PathBuf,
+        /// The step.
+        step: usize,
+        /// Epochs done at it.
+        epoch: f64,
+        /// Tokens counted by then.
+        counted: f64,
+        /// Tokens of an epoch by this count, at the end of one.
+        per_epoch: Option<f64>,
+        /// Tokens of the data.
+        tokens: usize,
+    },
+    /// A logged loss that the assumed loss scale cannot give.
+    #[error(
+        "{}: the loss never fell below {loss} (step {step}), but a mean over label tokens is at most about {} for {vocabulary} tokens",
+        file.display(),
+        (100.0 * (*vocabulary as f64).ln()).round() / 100.0
+    )]
+    LossDisagrees {
+        /// The file that has the log.
+        file: PathBuf,
+        /// The step at which the loss was least.
+        step: usize,
+        /// The loss there.
+        loss: f64,
+        /// Tokens of the vocabulary.
+        vocabulary: usize,
     },
     /// Mean rates given twice that differ.
     #[error(
@@ -301,6 +422,12 @@ pub enum ReadError {
     },
 }
 
+fn of_batches(batches: Option<(usize, usize)>) -> String {
+    batches.map_or(String::new(), |(expected, logged)| {
+        format!(" ({expected} batches before they are accumulated, where the log has {logged})")
+    })
+}
+
 fn counted(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
@@ -312,6 +439,12 @@ impl ReadError {
             Self::Read { .. } => "check the path and its permissions".to_string(),
             Self::LoggedRate { .. } => {
                 "the file is damaged, or the run went wrong: list the rates in a `trajectory.toml`".to_string()
+            }
+            Self::LoggedNorm { .. } => {
+                "training had diverged there, or the file is damaged; `--clipping ignore` takes the rates as the schedule has them".to_string()
+            }
+            Self::OptimizerStep { .. } => {
+                "it belongs to another checkpoint: put the right one there, or leave it out if its segment has another".to_string()
             }
             Self::NoCheckpoints { is_checkpoint: true, .. } => {
                 "this is a checkpoint; give the folder that holds it".to_string()
@@ -363,9 +496,31 @@ impl ReadError {
             Self::EndsOfWhichStage { .. } => {
                 "give each stage its own `segment_ends` in the `trajectory.toml`".to_string()
             }
-            Self::ExamplesDisagree { .. } => {
-                "give the whole training set of the run; if it was trained on several processes, state how many (`--processes`)".to_string()
+            Self::ExamplesDisagree { fitting, .. } => {
+                let fitting = fitting.map_or(String::new(), |(least, most)| format!(", {least} to {most} examples"));
+                format!(
+                    "give the whole training set of the run{fitting}; if it was trained on several processes, state how many (`--processes`)"
+                )
             }
+            Self::Treatment { hint, .. } => hint.clone(),
+            Self::TokensDisagree { per_epoch, tokens, .. } => match per_epoch {
+                Some(counted) if *counted > *tokens as f64 => {
+                    "give the whole training set as training had it: `--add-eos train` or `--add-bos train` adds what the trainer added to each text".to_string()
+                }
+                _ => "give the training set as training had it: `--max-length` cuts examples, `--pack` joins them".to_string(),
+            },
+            Self::LossDisagrees { .. } => {
+                "state what training divided the loss by with `--loss-scale`: `mean` over examples of their summed losses, `token-mean` if the log is wrong, or a number".to_string()
+            }
+            Self::UnknownLayers { nearest, .. } => match nearest.as_slice() {
+                [] => "no layer of the model is tracked".to_string(),
+                [one] => format!("the nearest is `{one}`"),
+                names => format!("the nearest are {}", first_few(names)),
+            },
+            Self::NothingTracked { .. } => {
+                "with nothing trained every score is zero: track these layers (`--layers`), or name others".to_string()
+            }
+            Self::Checkpoint { source, .. } => return source.hint(),
             Self::MeanRate { .. } => "remove one of the two, or correct it".to_string(),
             Self::Numbers { problem, .. } => return problem.hint(),
             _ => return None,

@@ -9,6 +9,7 @@
 
 mod error;
 mod frozen_parameters;
+mod layer_names;
 mod layer_rates;
 pub mod optimizer_state;
 pub mod parameter_groups;
@@ -19,6 +20,7 @@ mod run_checkpoints;
 mod schedule_arguments;
 mod second_moments;
 mod tensor_place;
+mod text_treatment;
 pub mod toml_file;
 pub mod torch_parameters;
 pub mod torch_zip;
@@ -26,6 +28,7 @@ pub mod trainer;
 mod training_run;
 mod version;
 mod warning;
+mod zip_directory;
 
 pub use error::ReadError;
 pub use frozen_parameters::FrozenParameters;
@@ -33,6 +36,7 @@ pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, GroupRates,
 pub use request::TrajectoryRequest;
 pub use run_checkpoints::{RunCheckpoints, nearest_shares};
 pub use second_moments::second_moments;
+pub use text_treatment::{Packing, TextData, TextTreatment};
 pub use trainer::Gaps;
 pub use training_run::{Outline, StageData, TrainingRun, Unknown};
 pub use version::TransformersVersion;

@@ -15,6 +15,7 @@ pub use self::groups::ParameterGroup;
 use self::groups::groups;
 use super::frozen_parameters::FrozenParameters;
 use super::parameter_groups::{GroupRule, MadeBy, Parameter, Unmatched, match_groups};
+use super::pickle::Value;
 use super::torch_zip::{TensorPlace, TorchFile};
 use super::version::TransformersVersion;
 
@@ -28,23 +29,62 @@ pub fn read_groups(path: &Path) -> Result<Vec<ParameterGroup>, OptimizerStateErr
     groups(&file)
 }
 
-/// The optimizer's file in a checkpoint folder, if there is one.
+/// The optimizer's file in a checkpoint folder, if there is one. `optimizer.bin` is the name that accelerate gives it;
+/// the state of an FSDP run has that name as well, which its contents tell.
 ///
 /// # Errors
 /// The folder has the sharded state of FSDP or DeepSpeed instead.
 pub fn find(checkpoint: &Path) -> Result<Option<PathBuf>, OptimizerStateError> {
-    let path = checkpoint.join("optimizer.pt");
-    if path.is_file() {
+    let mut files = ["optimizer.pt", "optimizer.bin"].map(|name| checkpoint.join(name)).into_iter();
+    if let Some(path) = files.find(|path| path.is_file()) {
         return Ok(Some(path));
     }
     let kind = |kind| Err(OptimizerStateError::Kind { file: checkpoint.to_path_buf(), kind });
-    if checkpoint.join("optimizer.bin").is_file() || checkpoint.join("optimizer_0").is_dir() {
+    if checkpoint.join("optimizer_0").is_dir() {
         return kind("an FSDP run");
     }
     if checkpoint.join("latest").is_file() && checkpoint.join("zero_to_fp32.py").is_file() {
         return kind("a DeepSpeed run");
     }
     Ok(None)
+}
+
+/// The most updates that any parameter has seen, as far as the optimizer counts them; SGD does not.
+///
+/// # Errors
+/// The file cannot be read; a count that is no single number, not finite or negative.
+pub fn updates(path: &Path) -> Result<Option<f64>, OptimizerStateError> {
+    let mut file = TorchFile::open(path)?;
+    let mut places = vec![];
+    let mut most: Option<f64> = None;
+    let state = file.value().get("state").ok_or_else(|| layout(&file, "state", "missing", "a dict"))?;
+    for (_, entry) in state.entries() {
+        match entry.get("step") {
+            None => {}
+            Some(step) => match step.as_f64() {
+                Some(step) => most = Some(most.map_or(step, |most| most.max(step))),
+                None => places.push(step_place(&file, step)?),
+            },
+        }
+    }
+    for place in places {
+        let step = file.read_f64(&place)?.first().copied().unwrap_or(f64::NAN);
+        // a maximum would pass over NaN
+        if !(step.is_finite() && step >= 0.0) {
+            return Err(layout(&file, "step", &step.to_string(), "a number of updates"));
+        }
+        most = Some(most.map_or(step, |most| most.max(step)));
+    }
+    Ok(most)
+}
+
+/// Where a count of updates lies: one number in a storage of its own, or of a few.
+fn step_place(file: &TorchFile, step: Value<'_>) -> Result<TensorPlace, OptimizerStateError> {
+    let place = file.tensor(step)?;
+    match place.n_elements() {
+        1 => Ok(place),
+        n => Err(layout(file, "step", &format!("a tensor of {n} numbers"), "one number")),
+    }
 }
 
 /// Second moments of one parameter.
@@ -261,7 +301,7 @@ fn match_entries(
         let step = entry.get("step").ok_or_else(|| layout(file, "step", "missing", "a number"))?;
         let step = match step.as_f64() {
             Some(step) => Step::Number(step),
-            None => Step::Tensor(file.tensor(step)?),
+            None => Step::Tensor(step_place(file, step)?),
         };
         places[index] = Some(Place { step, second_moment: file.tensor(second_moment)? });
     }

@@ -11,6 +11,8 @@
 
 mod machine;
 
+pub(super) use self::machine::MAX_BYTES;
+
 /// Why bytes are not a pickle that we read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use ascribe_attribution::trajectory::{
     TrajectoryError,
 };
 
-use super::{ReadError, TransformersVersion, Warning};
+use super::{ReadError, TextTreatment, TransformersVersion, Warning};
 
 /// One thing that was understood, and where it comes from. For printing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,12 +77,47 @@ pub struct GroupRates {
 }
 
 /// Steps of an epoch in the log, and how its end was treated.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Epochs {
     /// Updates of an epoch.
     pub steps: f64,
-    /// Whether an incomplete last batch was dropped.
-    pub drops_last: bool,
+    /// Whether an incomplete last batch was dropped; `None` if that is not known.
+    pub drops_last: Option<bool>,
+    /// (updates done, epochs done) wherever the run recorded both; empty if only `steps` is known.
+    pub recorded: Vec<(usize, f64)>,
+}
+
+impl Epochs {
+    /// Whether epochs of so many micro-batches, `accumulation` of which make an update, are the recorded ones. The
+    /// Trainer counts an epoch's micro-batches: after update `u` of one, `min(u · accumulation, batches)` of `batches`
+    /// are done.
+    fn fits(&self, batches: usize, accumulation: usize) -> bool {
+        // Versions differ in whether the leftover micro-batches of an epoch make an update.
+        let with_rest = batches.div_ceil(accumulation).max(1);
+        [with_rest, (batches / accumulation).max(1)].into_iter().any(|updates| {
+            if self.recorded.is_empty() {
+                return self.steps == updates as f64;
+            }
+            self.recorded.iter().all(|&(step, epoch)| {
+                let Some(before) = step.checked_sub(1) else { return epoch == 0.0 };
+                let (whole, update) = (before / updates, before % updates + 1);
+                let done = update.saturating_mul(accumulation).min(batches);
+                let expected = whole as f64 + done as f64 / batches as f64;
+                // some versions of transformers log two digits
+                let rounded = (expected * 100.0).round() / 100.0;
+                (epoch - expected).abs() <= 1e-9 * expected || (epoch - rounded).abs() <= 1e-9 * rounded
+            })
+        })
+    }
+
+    /// Micro-batches of an epoch, if the record has one answer near the number of its updates.
+    fn batches(&self, accumulation: usize) -> Option<usize> {
+        let most = (self.steps * accumulation as f64 * 1.1) as usize + 2 * accumulation;
+        let least = (self.steps * accumulation as f64 * 0.9) as usize;
+        let mut fitting = (least.saturating_sub(2 * accumulation).max(1)..=most.min(least.saturating_add(100_000)))
+            .filter(|&batches| self.fits(batches, accumulation));
+        fitting.next().filter(|_| fitting.next().is_none())
+    }
 }
 
 /// What a reader understood of one stage of training. [`stage`](Self::stage) makes the numbers of a method from it.
@@ -112,6 +147,14 @@ pub struct Reading {
     pub max_grad_norm: Option<f64>,
     /// (step counted from 0, gradient norm before clipping) where logged.
     pub gradient_norms: Vec<(usize, f64)>,
+    /// (updates done, mean loss since the entry before) where logged.
+    pub losses: Vec<(usize, f64)>,
+    /// (updates done, epochs done, input tokens by then) where the log counts them.
+    pub logged_tokens: Vec<(usize, f64, f64)>,
+    /// What TRL did to the texts, if it trained.
+    pub texts: Option<TextTreatment>,
+    /// The file that has the log.
+    pub log: Option<PathBuf>,
     /// The transformers that wrote the last checkpoint.
     pub version: Option<TransformersVersion>,
     /// Segments that the description asks for, as steps at which they end.
@@ -177,6 +220,10 @@ impl Reading {
         self.check_epochs(n_examples, processes)?;
         let clipping = match (stated.clipping, self.max_grad_norm) {
             (ClippingUse::Count, Some(max_norm)) if !self.gradient_norms.is_empty() => {
+                if let Some(&(step, norm)) = self.gradient_norms.iter().find(|(_, norm)| norm.is_nan() || *norm < 0.0) {
+                    let file = self.log.clone().unwrap_or_else(source);
+                    return Err(ReadError::LoggedNorm { file, step: step + 1, norm });
+                }
                 let clipping = Clipping::from_norms(max_norm, &self.gradient_norms, self.rates.n_steps());
                 Some(clipping.map_err(|problem| self.numbers(problem))?)
             }
@@ -212,23 +259,37 @@ impl Reading {
 
     /// `Err` if `N` examples cannot have made the epochs of the log.
     fn check_epochs(&self, n_examples: usize, processes: usize) -> Result<(), ReadError> {
-        let Some(epochs) = self.epochs else { return Ok(()) };
-        let micro = self.batch.per_process.saturating_mul(processes).max(1);
-        let batches = if epochs.drops_last { n_examples / micro } else { n_examples.div_ceil(micro) };
-        // Versions differ in whether the leftover micro-batches of an epoch make an update.
-        let accumulation = self.batch.accumulation.max(1);
-        let (few, many) = ((batches / accumulation).max(1), batches.div_ceil(accumulation).max(1));
-        // The log rounds nothing, but its epoch counts micro-batches: within one update.
-        let slack = 1.0 + 1e-3 * many as f64;
-        if epochs.steps < few as f64 - slack || epochs.steps > many as f64 + slack {
-            return Err(ReadError::ExamplesDisagree {
-                source_path: self.source.clone(),
-                n_examples,
-                batch_size: self.batch_size(processes),
-                expected: many,
-                logged: epochs.steps,
-            });
+        let Some(epochs) = &self.epochs else { return Ok(()) };
+        // rows of several examples each
+        if self.texts.as_ref().is_some_and(|texts| !texts.rows_are_examples()) {
+            return Ok(());
         }
-        Ok(())
+        let micro = self.batch.per_process.saturating_mul(processes).max(1);
+        let accumulation = self.batch.accumulation.max(1);
+        let (dropped, kept) = (n_examples / micro, n_examples.div_ceil(micro));
+        let mut possible = match epochs.drops_last {
+            Some(true) => vec![dropped],
+            Some(false) => vec![kept],
+            None => vec![dropped, kept],
+        };
+        possible.retain(|&batches| batches > 0);
+        if possible.iter().any(|&batches| epochs.fits(batches, accumulation)) {
+            return Ok(());
+        }
+        let logged = epochs.batches(accumulation);
+        Err(ReadError::ExamplesDisagree {
+            source_path: self.source.clone(),
+            n_examples,
+            batch_size: self.batch_size(processes),
+            expected: kept.div_ceil(accumulation).max(1),
+            logged: epochs.steps,
+            batches: logged.filter(|_| accumulation > 1).map(|logged| (kept, logged)),
+            // whole batches up to the last, and one example more than the others make at the least
+            fitting: logged.map(|batches| match epochs.drops_last {
+                Some(true) => (batches * micro, (batches + 1) * micro - 1),
+                Some(false) => ((batches - 1) * micro + 1, batches * micro),
+                None => ((batches - 1) * micro + 1, (batches + 1) * micro - 1),
+            }),
+        })
     }
 }

@@ -38,13 +38,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ascribe_attribution::trajectory::{LossScale, Optimizer, Schedule, StepRates, TrainedLayers, TrajectoryError};
+use ascribe_attribution::trajectory::{
+    LossScale, MAX_STEPS, Optimizer, Schedule, StepRates, TrainedLayers, TrajectoryError,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::reading::{Batch, Epochs};
 use super::schedule_arguments::{Argument, schedule_kind};
-use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading};
+use super::trainer::read_text;
+use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, optimizer_state};
+
+/// Bytes of a description that are read at most: a million rates, written out, have 20 MB.
+const MAX_TOML: u64 = 64 << 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +134,7 @@ struct Checkpoint {
 /// Text that is not TOML; an unknown key or a value of the wrong kind, with its line; a value that is missing or
 /// contradicts another.
 pub fn read(file: &Path) -> Result<Vec<Reading>, ReadError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ReadError::Read { file: file.to_path_buf(), source })?;
+    let text = read_text(file, MAX_TOML)?;
     let source = Source { file, text: &text };
     let has_stages = toml::from_str::<toml::Table>(&text).map_err(|error| source.syntax(&error))?.contains_key("stage");
     if !has_stages {
@@ -180,7 +186,8 @@ impl Source<'_> {
                 return Err(wrong(format!("`epochs` × `steps_per_epoch` is {product}, `steps` is {steps}")));
             }
         }
-        let epochs = stage.steps_per_epoch.map(|steps| Epochs { steps: steps as f64, drops_last: true });
+        let epochs =
+            stage.steps_per_epoch.map(|steps| Epochs { steps: steps as f64, drops_last: None, recorded: vec![] });
         let trained_layers = stage.trained_layers.map_or(TrainedLayers::All, TrainedLayers::Only);
         let mut reading = Reading {
             source: self.file.to_path_buf(),
@@ -195,6 +202,10 @@ impl Source<'_> {
             epochs,
             max_grad_norm: None,
             gradient_norms: Vec::new(),
+            losses: vec![],
+            logged_tokens: vec![],
+            texts: None,
+            log: None,
             version: None,
             segment_ends: stage.segment_ends,
             trained_layers,
@@ -228,7 +239,8 @@ impl Source<'_> {
             if let Some(state) = stated.as_ref().filter(|state| !state.is_file()) {
                 return Err(ReadError::MissingFile { file: state.clone(), what: "the optimizer's second moments" });
             }
-            let own = Some(path.join("optimizer.pt")).filter(|state| state.is_file());
+            // of a sharded run it has none that is read, which whatever needs it will say
+            let own = optimizer_state::find(&path).unwrap_or(None);
             checkpoints.push(CheckpointFiles { step: checkpoint.step, id, folder: path, optimizer: stated.or(own) });
             previous = checkpoint.step;
         }
@@ -259,6 +271,9 @@ impl Source<'_> {
         }
         if let Some(table) = &stage.schedule {
             let schedule = table.schedule(steps).map_err(wrong)?.map_err(|problem| self.numbers(problem))?;
+            if steps > MAX_STEPS {
+                return Err(self.numbers(TrajectoryError::TooManySteps { n_steps: steps }));
+            }
             let rates = (0..steps).map(|k| schedule.rate(k)).collect();
             let rates = StepRates::per_step(rates).map_err(|problem| self.numbers(problem))?;
             return Ok((rates, RatesOrigin::Schedule { schedule, checked: 0 }));

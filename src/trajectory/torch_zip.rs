@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::pickle::{Pickle, PickleError, Value};
+use super::pickle::{MAX_BYTES, Pickle, PickleError, Value};
 pub use super::tensor_place::{NumberType, TensorPlace};
 use super::tensor_place::{gather, place};
+use super::zip_directory;
 
 /// First bytes of the format before torch 1.6: a pickle of the number 0x1950a86a20f9469cfc6c.
 const OLD_MAGIC: &[u8] = &[0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
@@ -70,6 +71,20 @@ pub enum TorchProblem {
         /// How many.
         found: usize,
     },
+    /// A zip with two entries of one name, of which a reader takes one.
+    #[error("has two entries `{entry}`")]
+    RepeatedEntry {
+        /// Its name.
+        entry: String,
+    },
+    /// A storage that would have more bytes than a file can have.
+    #[error("a storage of {elements} numbers of {size} bytes each is too large")]
+    StorageSize {
+        /// Numbers that the storage is said to have.
+        elements: usize,
+        /// Bytes of each.
+        size: usize,
+    },
     /// An entry that is compressed.
     #[error("entry `{entry}` is compressed, which `torch.save` never does")]
     Compressed {
@@ -85,6 +100,16 @@ pub enum TorchProblem {
         found: u64,
         /// Bytes that it should have.
         expected: u64,
+    },
+    /// An entry that is larger than any that `torch.save` writes for a run.
+    #[error("entry `{entry}` has {found} bytes, more than the {limit} that are read")]
+    EntryTooLarge {
+        /// Its name.
+        entry: String,
+        /// Bytes that it has.
+        found: u64,
+        /// Bytes that are read at most.
+        limit: u64,
     },
     /// A storage without an entry.
     #[error("has no entry `{entry}`, which a tensor needs")]
@@ -132,13 +157,20 @@ impl TorchFileError {
                     .to_string()
             }
             TorchProblem::TorchScript { .. } => "save the state dict instead of the scripted module".to_string(),
-            TorchProblem::DamagedZip { .. } | TorchProblem::NotZip | TorchProblem::EntrySize { .. } => {
+            TorchProblem::DamagedZip { .. }
+            | TorchProblem::NotZip
+            | TorchProblem::EntrySize { .. }
+            | TorchProblem::RepeatedEntry { .. }
+            | TorchProblem::StorageSize { .. } => {
                 "copy the file again; a checkpoint that was cut short while it was saved cannot be used".to_string()
             }
             _ => return None,
         })
     }
 }
+
+/// Bytes of the entry `byteorder`, which holds one word.
+const MAX_ORDER: u64 = 16;
 
 /// An open torch file and its pickle.
 pub struct TorchFile {
@@ -163,6 +195,8 @@ impl TorchFile {
         let mut file = File::open(path)?;
         let file_size = file.metadata()?.len();
         check_magic(&mut file)?;
+        zip_directory::check(&mut file, file_size)?;
+        file.rewind()?;
         let mut archive = ZipArchive::new(BufReader::new(file)).map_err(damaged)?;
         let mut folders = Vec::new();
         let mut names = Vec::with_capacity(archive.len());
@@ -180,12 +214,13 @@ impl TorchFile {
         }
         let [folder] = <[String; 1]>::try_from(folders).map_err(|all| TorchProblem::Pickles { found: all.len() })?;
         if names.contains(&format!("{folder}byteorder")) {
-            let order = entry(&mut archive, &format!("{folder}byteorder"), file_size, None)?;
+            let order = entry(&mut archive, &format!("{folder}byteorder"), file_size, Size::AtMost(MAX_ORDER))?;
             if order != b"little" {
                 return Err(TorchProblem::ByteOrder { order: String::from_utf8_lossy(&order).into_owned() });
             }
         }
-        let bytes = entry(&mut archive, &format!("{folder}data.pkl"), file_size, None)?;
+        let limit = Size::AtMost(MAX_BYTES as u64);
+        let bytes = entry(&mut archive, &format!("{folder}data.pkl"), file_size, limit)?;
         let pickle = Pickle::read(&bytes)?;
         Ok(Self { path: path.to_path_buf(), archive, file_size, folder, pickle })
     }
@@ -235,8 +270,11 @@ impl TorchFile {
 
     fn storage(&mut self, tensor: &TensorPlace) -> Result<Vec<u8>, TorchFileError> {
         let name = format!("{}data/{}", self.folder, tensor.key);
-        let expected = tensor.elements as u64 * tensor.number_type.size() as u64;
-        entry(&mut self.archive, &name, self.file_size, Some(expected)).map_err(|problem| self.error(problem))
+        let (elements, size) = (tensor.elements, tensor.number_type.size());
+        let Some(expected) = (elements as u64).checked_mul(size as u64) else {
+            return Err(self.error(TorchProblem::StorageSize { elements, size }));
+        };
+        entry(&mut self.archive, &name, self.file_size, Size::Exactly(expected)).map_err(|problem| self.error(problem))
     }
 
     fn error(&self, problem: TorchProblem) -> TorchFileError {
@@ -264,12 +302,19 @@ fn check_magic(file: &mut File) -> Result<(), TorchProblem> {
     Ok(())
 }
 
+/// What is known of an entry's size before it is read.
+#[derive(Clone, Copy)]
+enum Size {
+    Exactly(u64),
+    AtMost(u64),
+}
+
 /// The bytes of a stored entry, its checksum verified.
 fn entry(
     archive: &mut ZipArchive<BufReader<File>>,
     name: &str,
     file_size: u64,
-    expected: Option<u64>,
+    expected: Size,
 ) -> Result<Vec<u8>, TorchProblem> {
     if archive.index_for_name(name).is_none() {
         return Err(TorchProblem::MissingEntry { entry: name.to_string() });
@@ -279,13 +324,19 @@ fn entry(
         return Err(TorchProblem::Compressed { entry: name.to_string() });
     }
     // Stored bytes lie in the file, so that no size can ask for more memory than the file has bytes.
-    let (size, limit) = (entry.size(), expected.unwrap_or(file_size));
-    if size > limit || size != expected.unwrap_or(size) || size > file_size {
-        return Err(TorchProblem::EntrySize { entry: name.to_string(), found: size, expected: limit });
+    let size = entry.size();
+    let wrong = |found, expected| Err(TorchProblem::EntrySize { entry: name.to_string(), found, expected });
+    match expected {
+        Size::Exactly(expected) if size != expected => return wrong(size, expected),
+        Size::AtMost(limit) if size > limit => {
+            return Err(TorchProblem::EntryTooLarge { entry: name.to_string(), found: size, limit });
+        }
+        _ if size > file_size => return wrong(size, file_size),
+        _ => {}
     }
     let mut bytes = Vec::with_capacity(size as usize);
     entry
-        .take(size + 1)
+        .take(size.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| TorchProblem::DamagedZip { reason: format!("entry `{name}`: {error}") })?;
     if bytes.len() as u64 != size {
@@ -374,6 +425,45 @@ mod tests {
         copy.write_all(&bytes).unwrap();
         let error = TorchFile::open(copy.path()).unwrap().read_f32(&place).unwrap_err();
         assert!(matches!(error.problem, TorchProblem::DamagedZip { .. }), "{error}");
+    }
+
+    /// A storage that says it has 2^62 + 12 numbers: times four bytes, that is 48 in 64 bits.
+    #[test]
+    fn a_storage_whose_size_wraps_is_refused() {
+        let path = fixture("adamw-gpt2/checkpoint-20/optimizer.pt");
+        let mut file = TorchFile::open(&path).unwrap();
+        let state = file.value().get("state").unwrap();
+        let (_, first) = state.entries().next().unwrap();
+        let mut place = file.tensor(first.get("exp_avg_sq").unwrap()).unwrap();
+        place.elements += 1 << 62;
+        let error = file.read_f32(&place).unwrap_err();
+        assert!(matches!(error.problem, TorchProblem::StorageSize { size: 4, .. }), "{error}");
+        place.elements = 1 << 40;
+        let error = file.read_f64(&place).unwrap_err();
+        assert!(matches!(error.problem, TorchProblem::EntrySize { .. }), "{error}");
+    }
+
+    fn zip_of(entries: &[(&str, u64)]) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut zip = zip::ZipWriter::new(file.reopen().unwrap());
+        for &(name, size) in entries {
+            let options = zip::write::SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+            zip.start_file(name, options).unwrap();
+            std::io::copy(&mut std::io::repeat(0).take(size), &mut zip).unwrap();
+        }
+        zip.finish().unwrap();
+        file
+    }
+
+    /// A pickle beyond the limit is refused by its size, before any of it is read.
+    #[test]
+    fn an_entry_is_bounded_before_it_is_read() {
+        let file = zip_of(&[("a/data.pkl", MAX_BYTES as u64 + 1)]);
+        let error = TorchFile::open(file.path()).err().unwrap();
+        assert!(matches!(error.problem, TorchProblem::EntryTooLarge { .. }), "{error}");
+        let file = zip_of(&[("a/data.pkl", 1), ("a/byteorder", 17)]);
+        let error = TorchFile::open(file.path()).err().unwrap();
+        assert!(matches!(error.problem, TorchProblem::EntryTooLarge { limit: 16, .. }), "{error}");
     }
 
     proptest! {

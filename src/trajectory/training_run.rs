@@ -1,11 +1,11 @@
 //! A run as a method needs it: readings, what a person states and what the data say, joined into numbers.
 
-use ascribe_attribution::trajectory::{LossScale, Segment, SegmentRule, TrainingStage, Trajectory, segments};
+use ascribe_attribution::trajectory::{Clipping, LossScale, Segment, SegmentRule, TrainingStage, Trajectory, segments};
 use serde_json::Value;
 
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
 use super::trainer::read_json;
-use super::{CheckpointFiles, ReadError, Reading, Stated};
+use super::{CheckpointFiles, ReadError, Reading, Stated, TextData};
 
 /// Segments of a stage where nobody says how many.
 const DEFAULT_SEGMENTS: usize = 3;
@@ -17,6 +17,8 @@ pub struct StageData {
     pub examples: Option<usize>,
     /// Mean number of targets of an example: label tokens of a language model, 1 of a classifier.
     pub targets_per_example: Option<f64>,
+    /// How texts were read, if they are texts.
+    pub texts: Option<TextData>,
 }
 
 /// A training run, ready for a method.
@@ -123,6 +125,12 @@ impl TrajectoryRequest {
             let mut notes = Notes { stage: several.then(|| reading.name.clone()), list: &mut outline.notes };
             let data = data.get(index).copied().unwrap_or_default();
             let n_examples = n_examples(&reading, data, &mut notes);
+            if let Some(texts) = &data.texts {
+                if let Some(treatment) = &reading.texts {
+                    treatment.compare(texts)?.into_iter().for_each(|note| notes.add(note));
+                }
+                reading.check_tokens(texts, self.processes.or(reading.batch.processes).unwrap_or(1))?;
+            }
             let loss_scale = self.loss_scale(&reading, data, &mut notes)?;
             // Segments depend on neither number, except for `τ`, which is proportional to `c`.
             let mut stand_in = reading.clone();
@@ -139,6 +147,9 @@ impl TrajectoryRequest {
                 .map_err(|problem| ReadError::Numbers { source_path: reading.source.clone(), problem })?;
             if stage.optimizer().has_second_moments() {
                 second_moments_of(&cut, outline.segments.len(), &reading, &mut notes);
+            }
+            if let Some(clipping) = stage.clipping() {
+                clipping_of(&cut, outline.segments.len(), clipping, &mut notes);
             }
             outline.segments.extend(cut.into_iter().map(|segment| (index, segment)));
             outline.unknown.extend(n_examples.is_none().then_some((index, Unknown::Examples)));
@@ -180,13 +191,15 @@ impl TrajectoryRequest {
             Some(LossScale::MeanOverTokens { tokens_per_example }) => Some(tokens_per_example),
             _ => None,
         };
+        let trained_by_trainer = vocabulary_of_trainer(reading)?;
         Ok(match (self.loss_scale, reading.loss_scale) {
             (Some(LossScaleRequest::Mean), _) => Ok(LossScale::MeanOverExamples),
             (Some(LossScaleRequest::Sum), _) => Ok(LossScale::SumOverBatch { batch_size: self.batch_size(reading) }),
             (Some(LossScaleRequest::TokenMean), _) => over_tokens(recorded_tokens.or(data.targets_per_example)),
             (Some(LossScaleRequest::Number(c)), _) => Ok(LossScale::Stated(c)),
             (None, Some(recorded)) => Ok(recorded),
-            (None, None) if is_trainer_of_language_model(reading)? => {
+            (None, None) if trained_by_trainer.is_some() => {
+                trained_by_trainer.map_or(Ok(()), |vocabulary| check_loss(reading, vocabulary))?;
                 notes.add(match data.targets_per_example {
                     Some(tokens) => format!(
                         "the loss scale is that of transformers, a mean over label tokens; the training data have {tokens:.2} for each example"
@@ -243,16 +256,57 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
     }
 }
 
-/// Whether transformers divided the loss by label tokens: its Trainer does for a model that predicts the next token.
-fn is_trainer_of_language_model(reading: &Reading) -> Result<bool, ReadError> {
-    let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(false) };
+/// The vocabulary's size, or 0 if it is not recorded, where transformers divided the loss by label tokens: its Trainer
+/// does for a model that predicts the next token.
+fn vocabulary_of_trainer(reading: &Reading) -> Result<Option<usize>, ReadError> {
+    let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(None) };
     let file = last.folder.join("config.json");
     if !file.is_file() {
-        return Ok(false);
+        return Ok(None);
     }
     let config = read_json(&file)?;
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
-    Ok(class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel")))
+    let is_decoder = class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel"));
+    let vocabulary = config.get("vocab_size").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+    Ok(is_decoder.then_some(vocabulary.unwrap_or(0)))
+}
+
+/// `Err` if the least logged loss is no mean over label tokens. A model that knows nothing has the logarithm of its
+/// vocabulary, one that was trained less; twice as much is another reduction, or a wrong log.
+fn check_loss(reading: &Reading, vocabulary: usize) -> Result<(), ReadError> {
+    let least = reading.losses.iter().copied().filter(|(_, loss)| loss.is_finite()).min_by(|a, b| a.1.total_cmp(&b.1));
+    match least {
+        Some((step, loss)) if vocabulary > 1 && loss > 2.0 * (vocabulary as f64).ln() => {
+            let file = reading.log.clone().unwrap_or_else(|| reading.source.clone());
+            Err(ReadError::LossDisagrees { file, step, loss, vocabulary })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Says how sure the clipped sums of rates are, where norms of some steps alone are logged.
+fn clipping_of(cut: &[Segment], before: usize, clipping: &Clipping, notes: &mut Notes<'_>) {
+    // what four digits of a table do not show is not said
+    const SHOWN: f64 = 5e-4;
+    let unsure: Vec<String> = (before + 1..)
+        .zip(cut)
+        .filter_map(|(number, segment)| {
+            let (low, high) = segment.clipped_rate_interval?;
+            let sum = segment.clipped_rate_sum;
+            let share = |bound: f64| 100.0 * (bound / sum - 1.0);
+            (high - low > SHOWN * sum).then(|| {
+                format!("segment {number} {low:.4e} to {high:.4e} ({:+.1} to {:+.1} %)", share(low), share(high))
+            })
+        })
+        .collect();
+    if !unsure.is_empty() {
+        notes.add(format!(
+            "gradient norms of {} of {} steps are logged, so that clipped sums of rates, and time scales with them, are estimates: {}",
+            clipping.n_logged(),
+            clipping.n_steps(),
+            unsure.join(", ")
+        ));
+    }
 }
 
 /// Says from which checkpoints segments take second moments, unless it is all of them. `before` segments precede.

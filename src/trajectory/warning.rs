@@ -21,6 +21,41 @@ pub enum Warning {
         /// `max_grad_norm`.
         max_norm: f64,
     },
+    /// Norms that fp16 logged of updates that it skipped, and that are no numbers.
+    NormsOfSkippedUpdates {
+        /// How many.
+        norms: usize,
+    },
+    /// The optimizer's base rate is another than the arguments say, and is believed.
+    OtherBaseRate {
+        /// `learning_rate` of the arguments.
+        arguments: f64,
+        /// `base_lrs` of `scheduler.pt`.
+        scheduler: f64,
+    },
+    /// Training was resumed with another schedule.
+    Resumed {
+        /// Updates done when it was, each time.
+        after: Vec<usize>,
+    },
+    /// The log contradicts the schedule of the arguments, and has the rate of every step.
+    OtherSchedule {
+        /// The schedule's name.
+        schedule: String,
+        /// The first step at which they differ, its logged rate and the schedule's.
+        step: usize,
+        /// The logged rate.
+        logged: f64,
+        /// The schedule's.
+        replayed: f64,
+    },
+    /// A checkpoint lacks a file that the others have.
+    MissingInCheckpoint {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The file's name.
+        file: &'static str,
+    },
     /// Updates that fp16 loss scaling skipped; their rate counts as zero.
     SkippedUpdates {
         /// How many.
@@ -70,7 +105,7 @@ pub enum Warning {
         /// Each with what multiplies the run's rates.
         layers: Vec<(String, f64)>,
     },
-    /// Rates are stated of layers that are not tracked, or not there.
+    /// Rates are stated of layers that are not tracked.
     UnknownLayerRates {
         /// Their names.
         layers: Vec<String>,
@@ -114,6 +149,26 @@ impl std::fmt::Display for Warning {
             Self::ClippingWithoutNorms { max_norm } => write!(
                 f,
                 "gradients were clipped at norm {max_norm}, but the log has no norms: the effective rates may be lower than those used here"
+            ),
+            Self::NormsOfSkippedUpdates { norms } => write!(
+                f,
+                "{norms} logged gradient norms are no numbers, as of updates that fp16 loss scaling skipped; clipping is taken from the others"
+            ),
+            Self::OtherBaseRate { arguments, scheduler } => write!(
+                f,
+                "`learning_rate` is {arguments:e} in the arguments, but the scheduler started from {scheduler:e}, which is used"
+            ),
+            Self::Resumed { after } => {
+                let steps: Vec<String> = after.iter().map(ToString::to_string).collect();
+                write!(f, "training was resumed with another schedule after step {}; each part has its own", steps.join(", "))
+            }
+            Self::OtherSchedule { schedule, step, logged, replayed } => write!(
+                f,
+                "the schedule `{schedule}` of the arguments was not used (at step {step} it has the rate {replayed:e}, the log {logged:e}); the log has the rate of every step, which is used"
+            ),
+            Self::MissingInCheckpoint { checkpoint, file } => write!(
+                f,
+                "`{checkpoint}` has no `{file}`; what the other checkpoints say is taken to hold for it"
             ),
             Self::SkippedUpdates { updates } => {
                 write!(f, "fp16 loss scaling skipped {updates} updates; they are placed as early as the record allows")
@@ -168,7 +223,7 @@ impl std::fmt::Display for Warning {
 }
 
 /// Names for a line of text: all of a few, else the first ones.
-fn first_few(names: &[String]) -> String {
+pub(super) fn first_few(names: &[String]) -> String {
     const FEW: usize = 4;
     let shown: Vec<String> = names.iter().take(FEW).map(|name| format!("`{name}`")).collect();
     match names.len() {

@@ -66,6 +66,12 @@ pub enum TrajectoryError {
     /// No step has a rate.
     #[error("there are no learning rates: training has no steps")]
     NoSteps,
+    /// More steps than [`MAX_STEPS`](super::MAX_STEPS).
+    #[error("training has {n_steps} steps, more than the {} that are read", super::MAX_STEPS)]
+    TooManySteps {
+        /// Steps.
+        n_steps: usize,
+    },
     /// The first piece of piecewise rates starts after step 0.
     #[error("the first learning rate starts at step {start}, so steps 0 to {} have none", start - 1)]
     RatesStartLate {
@@ -131,6 +137,16 @@ pub enum TrajectoryError {
         /// The boundary before, or 0.
         previous: usize,
     },
+    /// A given boundary after the last step of training.
+    #[error("stage `{stage}`: a segment ends at step {boundary}, but training has {n_steps} steps")]
+    BoundaryBeyondEnd {
+        /// The stage's name.
+        stage: String,
+        /// The boundary.
+        boundary: usize,
+        /// Steps of the stage.
+        n_steps: usize,
+    },
     /// A segment between given boundaries holds no checkpoint.
     #[error("stage `{stage}`: no checkpoint lies in the segment of steps {start} to {end}")]
     EmptySegment {
@@ -162,6 +178,10 @@ impl TrajectoryError {
             E::CheckpointBeyondEnd { .. } => {
                 "give the learning rates of all steps up to the last checkpoint".to_string()
             }
+            E::BoundaryBeyondEnd { n_steps, .. } => {
+                format!("steps count optimizer updates: the last segment ends at {n_steps} at the latest")
+            }
+            E::TooManySteps { .. } => "a step is an optimizer update, not an example or a token".to_string(),
             E::NoExamples { .. } => "name the data that the stage was trained on".to_string(),
             E::RatesStartLate { .. } => "let the first learning rate start at step 0".to_string(),
             _ => return None,

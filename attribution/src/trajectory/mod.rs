@@ -29,7 +29,7 @@ pub use clipping::Clipping;
 pub use error::TrajectoryError;
 pub use loss_scale::LossScale;
 pub use optimizer::{Optimizer, WeightDecay};
-pub use rates::StepRates;
+pub use rates::{MAX_STEPS, StepRates};
 pub use schedule::{DecayShape, Schedule, ScheduleKind};
 pub use segment::{CheckpointWeights, Segment, SegmentCheckpoint, SegmentRule, segments};
 pub use stage::{CheckpointAt, Note, StageNumbers, TrainedLayers, TrainingStage};

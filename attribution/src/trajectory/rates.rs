@@ -2,6 +2,10 @@ use std::ops::Range;
 
 use super::TrajectoryError;
 
+/// Steps that a stage has at most: ten times as many as the longest known runs. Sums go through every step, and
+/// readers allocate for each.
+pub const MAX_STEPS: usize = 10_000_000;
+
 /// The learning rate that every optimizer step used.
 ///
 /// Step `k = 0, 1, …` counts updates, not micro-batches; checkpoint `s` is the state after `s` updates, so the
@@ -35,11 +39,15 @@ impl StepRates {
     /// Rates that hold from a step on until the next piece.
     ///
     /// # Errors
-    /// No step; the first piece does not start at 0; pieces out of order or beyond the end; a bad rate.
+    /// No step, or more than [`MAX_STEPS`]; the first piece does not start at 0; pieces out of order or beyond the
+    /// end; a bad rate.
     pub fn piecewise(pieces: Vec<(usize, f64)>, n_steps: usize) -> Result<Self, TrajectoryError> {
         let Some(&(first, _)) = pieces.first().filter(|_| n_steps > 0) else {
             return Err(TrajectoryError::NoSteps);
         };
+        if n_steps > MAX_STEPS {
+            return Err(TrajectoryError::TooManySteps { n_steps });
+        }
         if first != 0 {
             return Err(TrajectoryError::RatesStartLate { start: first });
         }
@@ -154,6 +162,8 @@ mod tests {
         assert_eq!(error(vec![0.1, f64::NAN]), "the learning rate of step 1 is NaN");
         assert_eq!(error(vec![0.1, 0.1, -0.5]), "the learning rate of step 2 is -0.5");
         assert_eq!(error(vec![f64::INFINITY]), "the learning rate of step 0 is inf");
+        let long = StepRates::piecewise(vec![(0, 0.1)], 1_000_000_000_000).unwrap_err().to_string();
+        assert_eq!(long, "training has 1000000000000 steps, more than the 10000000 that are read");
         assert_eq!(error(vec![]), "there are no learning rates: training has no steps");
         let error = |pieces| StepRates::piecewise(pieces, 10).unwrap_err();
         assert_eq!(error(vec![(2, 0.1)]), TrajectoryError::RatesStartLate { start: 2 });

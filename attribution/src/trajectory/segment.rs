@@ -61,6 +61,9 @@ pub struct Segment {
     pub rate_sum: f64,
     /// `Σ η f` with the clipping factors `f`; equals `rate_sum` without clipping.
     pub clipped_rate_sum: f64,
+    /// Between which numbers `clipped_rate_sum` lies, where some of its factors are estimated
+    /// ([`Clipping::interval`](super::Clipping::interval)).
+    pub clipped_rate_interval: Option<(f64, f64)>,
     /// What momentum multiplies rates by at terminal velocity.
     pub momentum_factor: f64,
     /// `τ = c Σ η f` times the momentum factor.
@@ -82,10 +85,18 @@ impl Segment {
         Self {
             rate_sum: self.rate_sum * rate,
             clipped_rate_sum: self.clipped_rate_sum * rate,
+            clipped_rate_interval: self.clipped_rate_interval.map(|(low, high)| (low * rate, high * rate)),
             tau: self.tau * rate,
             decay_exponent: self.decay_exponent * rate,
             ..self.clone()
         }
+    }
+
+    /// Between which numbers `tau` lies, where `clipped_rate_sum` is estimated: the same share of it.
+    pub fn tau_interval(&self) -> Option<(f64, f64)> {
+        let (low, high) = self.clipped_rate_interval.filter(|_| self.clipped_rate_sum > 0.0)?;
+        let share = |bound: f64| self.tau * (bound / self.clipped_rate_sum);
+        Some((share(low), share(high)))
     }
 
     /// `η̄ = Σ η / K`.
@@ -130,6 +141,7 @@ fn segment(stage: &TrainingStage, steps: Range<usize>, members: Range<usize>, we
         Some(clipping) => rates.weighted_sum(steps.clone(), |k| clipping.factor(k)),
         None => rate_sum,
     };
+    let clipped_rate_interval = stage.clipping().and_then(|clipping| clipping.interval(rates, steps.clone()));
     let momentum_factor = stage.optimizer().terminal_factor();
     let uniform = 1.0 / members.len() as f64;
     let checkpoints = members
@@ -149,6 +161,7 @@ fn segment(stage: &TrainingStage, steps: Range<usize>, members: Range<usize>, we
         checkpoints,
         rate_sum,
         clipped_rate_sum,
+        clipped_rate_interval,
         momentum_factor,
         tau: stage.loss_scale().value() * clipped_rate_sum * momentum_factor,
         decay_exponent: stage.optimizer().weight_decay().1 * rate_sum * momentum_factor,
@@ -217,6 +230,10 @@ fn at_rate_drops(stage: &TrainingStage) -> Vec<usize> {
 
 fn given(stage: &TrainingStage, boundaries: &[usize]) -> Result<Vec<usize>, TrajectoryError> {
     let checkpoints = stage.checkpoints();
+    let n_steps = stage.rates().n_steps();
+    if let Some(&boundary) = boundaries.iter().find(|&&boundary| boundary > n_steps) {
+        return Err(TrajectoryError::BoundaryBeyondEnd { stage: stage.name().to_string(), boundary, n_steps });
+    }
     check_count(stage, boundaries.len() + 1)?;
     let (mut previous, mut first, mut ends) = (0, 0, Vec::new());
     let last = checkpoints[checkpoints.len() - 1].step;
@@ -314,6 +331,10 @@ mod tests {
         assert_eq!(
             error(SegmentRule::Given(vec![500, 400])),
             "stage `training`: the boundary at step 400 does not follow step 500"
+        );
+        assert_eq!(
+            error(SegmentRule::Given(vec![340, 1001])),
+            "stage `training`: a segment ends at step 1001, but training has 1000 steps"
         );
         assert_eq!(
             error(SegmentRule::Given(vec![100])),

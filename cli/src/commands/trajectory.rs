@@ -61,7 +61,7 @@ fn recorded_data(folder: &Path) -> Vec<StageData> {
         let examples = stage.get("train_size").and_then(|n| n.as_u64()).map(|n| n as usize);
         let per_example = number("targets").zip(number("examples")).map(|(targets, examples)| targets / examples);
         let is_text = number("longest").is_some_and(|longest| longest > 1.0);
-        StageData { examples, targets_per_example: per_example.filter(|_| is_text) }
+        StageData { examples, targets_per_example: per_example.filter(|_| is_text), texts: None }
     };
     stages.map(|stages| stages.iter().map(of_stage).collect()).unwrap_or_default()
 }
@@ -69,11 +69,8 @@ fn recorded_data(folder: &Path) -> Vec<StageData> {
 impl Trajectory {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         self.options.check()?;
-        let mut data: Vec<StageData> = self
-            .train_examples
-            .into_iter()
-            .map(|n| StageData { examples: Some(n), targets_per_example: None })
-            .collect();
+        let mut data: Vec<StageData> =
+            self.train_examples.into_iter().map(|n| StageData { examples: Some(n), ..StageData::default() }).collect();
         let job_file = self.path.join("job.toml");
         let (request, saturation) = match job_file.is_file() {
             true => {

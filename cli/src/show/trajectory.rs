@@ -51,6 +51,7 @@ struct CheckpointReport {
     id: String,
     folder: PathBuf,
     weights: bool,
+    adapter: bool,
     optimizer_state: Option<PathBuf>,
 }
 
@@ -64,6 +65,8 @@ struct SegmentReport {
     mean_rate: f64,
     rate_sum: f64,
     clipped_rate_sum: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clipped_rate_interval: Option<[f64; 2]>,
     momentum_factor: f64,
     tau: Option<f64>,
     tau_without_loss_scale: f64,
@@ -169,7 +172,13 @@ impl StageReport {
         for checkpoint in &self.checkpoints {
             let folder = checkpoint.folder.display().to_string();
             let state = yes(checkpoint.optimizer_state.is_some());
-            columns.row([checkpoint.id.clone(), count(checkpoint.step as u64), yes(checkpoint.weights), state, folder]);
+            // what `inspect` calls it
+            let weights = match (checkpoint.weights, checkpoint.adapter) {
+                (false, true) => "adapter".to_owned(),
+                (true, true) => "yes, and an adapter".to_owned(),
+                (weights, false) => yes(weights),
+            };
+            columns.row([checkpoint.id.clone(), count(checkpoint.step as u64), weights, state, folder]);
         }
         text.push_str(&columns.text("  "));
         text.push('\n');
@@ -240,6 +249,9 @@ fn checkpoint(files: &CheckpointFiles) -> CheckpointReport {
         step: files.step,
         id: files.id.clone(),
         folder: files.folder.clone(),
+        adapter: ["adapter_config.json", "adapter_model.safetensors"]
+            .iter()
+            .any(|name| files.folder.join(name).is_file()),
         weights: weights.iter().any(|name| files.folder.join(name).is_file()),
         optimizer_state: files.optimizer.clone(),
     }
@@ -259,6 +271,7 @@ fn segment(number: usize, segment: &Segment, reading: &Reading, loss_scale: Opti
         mean_rate: segment.mean_rate(),
         rate_sum: segment.rate_sum,
         clipped_rate_sum: segment.clipped_rate_sum,
+        clipped_rate_interval: segment.clipped_rate_interval.map(|(low, high)| [low, high]),
         momentum_factor: segment.momentum_factor,
         tau: loss_scale.map(|_| segment.tau),
         tau_without_loss_scale: segment.clipped_rate_sum * segment.momentum_factor,

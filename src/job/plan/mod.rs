@@ -24,7 +24,7 @@ pub use self::summary::{
 use super::answers::Answer;
 use super::groups::Groups;
 use super::layer_sets::LayerSet;
-use super::request::{Fisher, Measure, Precision};
+use super::request::{Fisher, Measure, Precision, Side};
 use super::reuse::Reused;
 use super::training::{Stage, Training};
 use super::{Job, JobError};
@@ -32,8 +32,8 @@ use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
-use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence};
-use crate::trajectory::{Reading, StageData};
+use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
+use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
 
 /// A job whose inputs were read and checked and whose every choice is made.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl Plan {
         let device = job.resources.device.open()?;
         let (graphs, residence) = (Graphs::Kept, Residence::BySection);
         let options = LoadOptions { selection, dtype, products, device, graphs, residence };
-        let model = Model::load(&last, &options)?;
+        let model = Model::load(&last, &options).map_err(|error| of_description(error, readings.last()))?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
@@ -133,7 +133,6 @@ impl Plan {
         if let Some(run) = &run {
             notes.extend(run.notes.iter().cloned());
             notes.extend(run.readings.iter().flat_map(|reading| &reading.warnings).map(ToString::to_string));
-            notes.extend(run.trajectory.stages().iter().flat_map(|stage| stage.notes()).map(|note| note.to_string()));
             notes.extend(job.source.as_ref().and_then(options::form_note));
         }
         let training = match (run, &job.source) {
@@ -218,10 +217,34 @@ impl Plan {
     }
 }
 
+/// Why the last checkpoint cannot be loaded, with the file that names it if it is a description's.
+fn of_description(error: LoadError, reading: Option<&Reading>) -> JobError {
+    let described = reading.filter(|reading| reading.source.is_file());
+    match described.and_then(|reading| Some((reading, reading.checkpoints.last()?))) {
+        Some((reading, files)) => of_checkpoint(error, reading, files),
+        None => error.into(),
+    }
+}
+
+fn of_checkpoint(error: LoadError, reading: &Reading, files: &CheckpointFiles) -> JobError {
+    let (file, folder) = (reading.source.clone(), files.folder.clone());
+    ReadError::Checkpoint { file, step: files.step, folder, source: Box::new(error) }.into()
+}
+
 /// What each stage did not train, as far as its checkpoints show it, and layers that it trained at other rates.
 fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result<(), JobError> {
     let mut before: Option<PathBuf> = None;
+    if let Some(reading) = readings.first().filter(|_| !readings.iter().any(|reading| reading.trains_any(layers))) {
+        reading.check_layer_names(layers)?;
+        return Err(ReadError::NothingTracked { source_path: reading.source.clone() }.into());
+    }
     for reading in readings {
+        for files in reading.checkpoints.iter().filter(|_| reading.source.is_file()) {
+            if let Err(error) = Weights::open(&files.folder) {
+                return Err(of_checkpoint(error, reading, files));
+            }
+        }
+        reading.check_layer_names(layers)?;
         reading.find_frozen_layers(before.as_deref(), layers)?;
         reading.find_layer_rates(layers)?;
         before = reading.checkpoints.last().map(|files| files.folder.clone());
@@ -285,5 +308,21 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
 fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
     let examples = job.data.train_size.unwrap_or(stage.train.len());
     let targets = report.targets as f64 / report.examples.max(1) as f64;
-    StageData { examples: Some(examples), targets_per_example: Some(targets).filter(|_| report.longest > 1) }
+    let is_text = report.longest > 1;
+    let texts = TextData {
+        examples: report.examples,
+        tokens: report.tokens,
+        targets: report.targets,
+        longest: report.longest,
+        cut: report.cut,
+        max_length: job.data.max_length,
+        pack: job.data.pack,
+        adds_end: matches!(job.data.add_eos, Side::Train | Side::Both),
+        is_whole: examples == stage.train.len(),
+    };
+    StageData {
+        examples: Some(examples),
+        targets_per_example: Some(targets).filter(|_| is_text),
+        texts: Some(texts).filter(|_| is_text),
+    }
 }

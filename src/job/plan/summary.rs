@@ -88,6 +88,9 @@ pub struct LegSummary {
     pub rate_sum: f64,
     /// τ = c Σ η, with clipping and momentum.
     pub tau: f64,
+    /// Between which numbers τ lies, where norms of some steps alone tell of clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tau_interval: Option<[f64; 2]>,
     /// Weight decay's exponent.
     pub decay_exponent: f64,
     /// Checkpoints with second moments, for Adam.
@@ -261,6 +264,7 @@ fn legs_of(plan: &Plan) -> Vec<LegSummary> {
             mean_rate: segment.mean_rate(),
             rate_sum: segment.rate_sum,
             tau: segment.tau,
+            tau_interval: segment.tau_interval().map(|(low, high)| [low, high]),
             decay_exponent: segment.decay_exponent,
             second_moments: fit.moments.as_ref().map(Moments::checkpoints),
             frozen: fit.frozen.iter().map(|&l| training.layers()[l].name.clone()).collect(),

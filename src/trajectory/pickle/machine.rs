@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Global, Id, Node, Object, Pickle, PickleError};
 
 /// What a hostile pickle may not exceed. A real `optimizer.pt` of 10,000 parameters has about 300,000 values.
-const MAX_BYTES: usize = 32 << 20;
+pub(in crate::trajectory) const MAX_BYTES: usize = 32 << 20;
 const MAX_VALUES: usize = 2 << 20;
 const MAX_DEPTH: usize = 1 << 10;
 pub(super) const MAX_STACK: usize = 1 << 20;

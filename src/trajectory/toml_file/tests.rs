@@ -170,7 +170,7 @@ fn numbers_that_no_run_has_are_refused_by_the_stage() {
     );
     assert!(
         tail(&PLAIN.replace("steps = 20", "steps_per_epoch = 40\nsteps = 20"))
-            .starts_with("70 examples in batches of 8 make 8 steps")
+            .starts_with("70 examples in batches of 8 make 9 steps")
     );
     assert_eq!(tail(&PLAIN[..PLAIN.find("[[checkpoint]]").unwrap()]), "stage `training` has no checkpoint");
 }

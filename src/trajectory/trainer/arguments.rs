@@ -8,6 +8,7 @@ use super::super::ReadError;
 use super::super::pickle::Value;
 use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
+use super::super::{Packing, TextTreatment};
 
 /// What we take from the arguments, whatever class they are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,8 @@ pub(super) struct TrainingArguments {
     pub(super) max_grad_norm: f64,
     pub(super) drops_last: bool,
     pub(super) fp16: bool,
+    /// What TRL did to the texts, if these are TRL's arguments.
+    pub(super) texts: Option<TextTreatment>,
     /// Options that change training and not the loss that scores explain.
     pub(super) training_only: Vec<(&'static str, String)>,
 }
@@ -54,6 +57,10 @@ impl TrainingArguments {
             if let Some(value) = fields.optional_number(option)?.filter(|&value| value != 0.0) {
                 training_only.push((option, value.to_string()));
             }
+        }
+        // `nll` in one piece or in several is the loss that scores explain
+        if let Some(kind) = root.attribute("loss_type").and_then(Value::as_name).filter(|kind| !kind.ends_with("nll")) {
+            training_only.push(("loss_type", kind.to_string()));
         }
         let kwargs = root.attribute("lr_scheduler_kwargs");
         let mut scheduler_arguments = Vec::new();
@@ -89,6 +96,7 @@ impl TrainingArguments {
             max_grad_norm: fields.optional_number("max_grad_norm")?.unwrap_or(0.0),
             drops_last: root.attribute("dataloader_drop_last").and_then(Value::as_bool).unwrap_or(false),
             fp16: root.attribute("fp16").and_then(Value::as_bool).unwrap_or(false),
+            texts: text_treatment(file, root),
             training_only,
         })
     }
@@ -105,16 +113,17 @@ impl TrainingArguments {
         }
     }
 
-    /// The schedule's closed form, or `None` if it has none that we know.
-    pub(super) fn schedule(&self, max_steps: usize) -> Result<Option<Schedule>, ReadError> {
-        let kind = schedule_kind(&self.scheduler, &self.scheduler_arguments, self.learning_rate);
+    /// The schedule's closed form with a base rate, or `None` if it has none that we know.
+    pub(super) fn schedule(&self, base: f64, max_steps: usize) -> Result<Option<Schedule>, ReadError> {
+        let kind = schedule_kind(&self.scheduler, &self.scheduler_arguments, base);
         let Some(kind) = kind else { return Ok(None) };
-        Schedule::new(kind, self.learning_rate, self.warmup(max_steps), max_steps)
+        Schedule::new(kind, base, self.warmup(max_steps), max_steps)
             .map(Some)
             .map_err(|problem| ReadError::Numbers { source_path: self.file.clone(), problem })
     }
 
-    /// The first field in which two checkpoints' arguments differ and training would have: (name, here, there).
+    /// The first field but the schedule's in which two checkpoints' arguments differ and training would have: (name,
+    /// here, there). A run that is resumed may have another schedule.
     pub(super) fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         fn show(value: &impl std::fmt::Debug) -> String {
             format!("{value:?}")
@@ -127,11 +136,6 @@ impl TrainingArguments {
             };
         }
         compare!(
-            "learning_rate" => learning_rate,
-            "lr_scheduler_type" => scheduler,
-            "lr_scheduler_kwargs" => scheduler_arguments,
-            "warmup_steps" => warmup_steps,
-            "warmup_ratio" => warmup_ratio,
             "per_device_train_batch_size" => per_device_batch_size,
             "gradient_accumulation_steps" => accumulation,
             "optim" => optimizer,
@@ -143,6 +147,32 @@ impl TrainingArguments {
         );
         None
     }
+}
+
+/// What TRL's `SFTConfig`, or a class made of it, says of texts; `None` of other arguments, and where the user prepared
+/// the data.
+fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
+    let flag = |key: &str| root.attribute(key).and_then(Value::as_bool);
+    let name = |key: &str| root.attribute(key).and_then(Value::as_name);
+    let packs = flag("packing")?;
+    let length = root.attribute("max_length").or_else(|| root.attribute("max_seq_length"))?;
+    let prepared = root.attribute("dataset_kwargs").and_then(|kwargs| kwargs.get("skip_prepare_dataset"));
+    if prepared.and_then(Value::as_bool) == Some(true) {
+        return None;
+    }
+    let packing = match name("packing_strategy") {
+        _ if !packs => Packing::None,
+        None | Some("wrapped") => Packing::Blocks,
+        Some(strategy) => Packing::Whole { strategy: strategy.to_string() },
+    };
+    Some(TextTreatment {
+        file: file.to_path_buf(),
+        max_length: length.as_usize(),
+        packing,
+        completion_only: flag("completion_only_loss"),
+        assistant_only: flag("assistant_only_loss").unwrap_or(false),
+        end_token: name("eos_token").map(str::to_string),
+    })
 }
 
 struct Fields<'a> {
@@ -201,14 +231,18 @@ mod tests {
         assert_eq!((arguments.per_device_batch_size, arguments.accumulation, arguments.devices), (4, 2, 1));
         assert_eq!((arguments.processes, arguments.fp16, arguments.drops_last), (Some(1), false, false));
         assert_eq!((arguments.betas, arguments.epsilon, arguments.max_grad_norm), ((0.9, 0.999), 1e-8, 1.0));
-        assert_eq!(arguments.schedule(36).unwrap().unwrap().kind, ScheduleKind::Polynomial { end: 1e-5, power: 2.0 });
+        assert_eq!(
+            arguments.schedule(2e-3, 36).unwrap().unwrap().kind,
+            ScheduleKind::Polynomial { end: 1e-5, power: 2.0 }
+        );
         assert_eq!(arguments.warmup(36), 4);
         // A share of the steps, rounded up.
         assert_eq!((read("cosine-1/checkpoint-24").warmup(24), read("cosine-1/checkpoint-24").warmup(30)), (3, 3));
         assert_eq!(read("sgd-gpt2/checkpoint-8").optimizer_arguments.as_deref(), Some("momentum=0.9"));
-        assert!(read("plateau-gpt2/checkpoint-8").schedule(20).unwrap().is_none());
+        assert!(read("plateau-gpt2/checkpoint-8").schedule(1e-2, 20).unwrap().is_none());
         assert_eq!(arguments.difference(&arguments), None);
-        assert_eq!(arguments.difference(&read("linear-10/checkpoint-36")).unwrap().0, "lr_scheduler_type");
+        assert_eq!(arguments.difference(&read("linear-10/checkpoint-36")), None, "another schedule");
+        assert_eq!(arguments.difference(&read("linear-1/checkpoint-24")).unwrap().0, "gradient_accumulation_steps");
     }
 
     #[test]
@@ -222,6 +256,6 @@ mod tests {
     fn an_unknown_schedule_argument_means_an_unknown_form() {
         let mut arguments = read("cosine-1/checkpoint-24");
         arguments.scheduler_arguments.push(("offset".to_string(), Argument::Number(3.0)));
-        assert!(arguments.schedule(24).unwrap().is_none());
+        assert!(arguments.schedule(2e-3, 24).unwrap().is_none());
     }
 }

@@ -6,6 +6,7 @@
 mod arguments;
 mod checkpoints;
 mod optimizer;
+mod parts;
 mod replay;
 mod scheduler_file;
 mod state;
@@ -13,14 +14,15 @@ mod state;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ascribe_attribution::trajectory::{Schedule, StepRates, TrainedLayers};
+use ascribe_attribution::trajectory::{MAX_STEPS, Schedule, StepRates, TrainedLayers, TrajectoryError};
 
 use self::arguments::TrainingArguments;
 use self::checkpoints::Folder;
+use self::parts::Parts;
 use self::replay::{Convention, Record};
 use self::scheduler_file::SchedulerState;
-use self::state::TrainerState;
-pub(super) use self::state::read_json;
+use self::state::{LogEntry, TrainerState};
+pub(super) use self::state::{read_json, read_text};
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs, GroupRates};
 use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, Warning};
@@ -52,8 +54,13 @@ pub struct TrainerOptions {
 pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> {
     let folders = checkpoints::find(run)?;
     let version = checkpoints::check_configs(&folders)?;
-    let state = last_state(&folders)?;
-    let arguments = common_arguments(run, &folders)?;
+    let n_steps = folders[folders.len() - 1].step;
+    if n_steps > MAX_STEPS {
+        let problem = TrajectoryError::TooManySteps { n_steps };
+        return Err(ReadError::Numbers { source_path: run.to_path_buf(), problem });
+    }
+    let states = parts::states(&folders)?;
+    let all_arguments = parts::arguments(run, &folders)?;
     let mut warnings = Vec::new();
     let mut schedulers = Vec::new();
     for folder in &folders {
@@ -62,13 +69,15 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
             schedulers.push(SchedulerState::read(&file, folder.step)?);
         }
     }
-    let n_steps = folders[folders.len() - 1].step;
     let schedule = match &options.schedule {
-        Some(schedule) => Some(schedule.clone()),
-        None => arguments.schedule(state.max_steps)?,
+        Some(schedule) => Some(Parts::one(schedule.clone())),
+        None => parts::parts(&folders, &states, &all_arguments, &schedulers, &mut warnings)?,
     };
+    let state = states.into_iter().next_back().flatten().expect("`states` refuses a run whose last has none");
+    let arguments = all_arguments.into_iter().next_back().flatten().expect("`arguments` fills the last");
     let (checkpoints, groups) = checkpoint_files(&folders, &mut warnings)?;
-    let group_rates = group_rates(groups.as_ref(), &checkpoints, &schedulers, schedule.as_ref())?;
+    check_updates(&checkpoints, &schedulers)?;
+    let group_rates = group_rates(groups.as_ref(), &checkpoints, &schedulers, schedule.as_ref().map(Parts::last))?;
     let mut log = state.log.clone();
     if let (Some(rates), Some(_)) = (&group_rates, &schedule) {
         // the record has the first group's rates, the schedule the run's
@@ -78,7 +87,11 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     let record =
         Record { file: &state.file, log: &log, schedulers: &schedulers, convention: version.map(Convention::of) };
     let replayed = match &schedule {
-        Some(schedule) => replay::from_schedule(schedule, record, n_steps)?,
+        Some(parts) => match replay::from_schedule(parts, record, n_steps) {
+            // A schedule of the user's own leaves the arguments as they were: the log is enough, if it has every step.
+            Err(error) if options.schedule.is_none() => replay::from_log(error, record, n_steps)?,
+            replayed => replayed?,
+        },
         None => replay::from_record(&arguments.scheduler, run.to_path_buf(), record, n_steps, options.gaps)?,
     };
     warnings.extend(replayed.warnings);
@@ -94,12 +107,21 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     if batch.processes.is_none() {
         warnings.push(Warning::UnknownProcesses);
     }
-    let gradient_norms: Vec<(usize, f64)> = state
+    let mut gradient_norms: Vec<(usize, f64)> = state
         .log
         .iter()
         .filter(|entry| (1..=n_steps).contains(&entry.step))
-        .filter_map(|entry| Some((entry.step - 1, entry.gradient_norm.filter(|norm| !norm.is_nan() && *norm >= 0.0)?)))
+        .filter_map(|entry| Some((entry.step - 1, entry.gradient_norm?)))
         .collect();
+    // An update that loss scaling skipped moved nothing, whatever its norm; any other with such a norm is refused
+    // where clipping counts.
+    let all_norms = gradient_norms.len();
+    if arguments.fp16 {
+        gradient_norms.retain(|(_, norm)| !norm.is_nan());
+    }
+    if gradient_norms.len() < all_norms {
+        warnings.push(Warning::NormsOfSkippedUpdates { norms: all_norms - gradient_norms.len() });
+    }
     let max_grad_norm = Some(arguments.max_grad_norm).filter(|&norm| norm > 0.0);
     if let Some(max_norm) = max_grad_norm.filter(|_| gradient_norms.is_empty()) {
         warnings.push(Warning::ClippingWithoutNorms { max_norm });
@@ -109,9 +131,12 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         warnings.push(Warning::Unfinished { step: n_steps, max_steps: state.max_steps });
     }
     warnings.extend(missing_checkpoints(&state, &folders));
+    warnings.extend(missing_files(run, &folders));
     for (option, value) in &arguments.training_only {
         warnings.push(Warning::TrainingOnly { option, value: value.clone() });
     }
+    let tokens = |entry: &LogEntry| Some((entry.step, entry.epoch?, entry.tokens?));
+    let logged_tokens = state.log.iter().filter_map(tokens).collect();
     let mut reading = Reading {
         source: run.to_path_buf(),
         name: "training".to_string(),
@@ -125,6 +150,10 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         epochs,
         max_grad_norm,
         gradient_norms,
+        losses: state.log.iter().filter_map(|entry| Some((entry.step, entry.loss?))).collect(),
+        logged_tokens,
+        texts: arguments.texts.clone(),
+        log: Some(state.file.clone()),
         version,
         segment_ends: None,
         trained_layers: TrainedLayers::All,
@@ -152,55 +181,6 @@ pub fn checkpoints(run: &Path) -> Result<Vec<CheckpointFiles>, ReadError> {
         optimizer: None,
     };
     Ok(folders.into_iter().map(files).collect())
-}
-
-/// The state of the last checkpoint, after a check that all are states of one run.
-fn last_state(folders: &[Folder]) -> Result<TrainerState, ReadError> {
-    let mut last: Option<TrainerState> = None;
-    for (i, folder) in folders.iter().enumerate() {
-        let file = folder.path.join("trainer_state.json");
-        if !file.is_file() {
-            if i + 1 == folders.len() {
-                return Err(ReadError::MissingFile { file, what: "the steps and the log of the run" });
-            }
-            continue;
-        }
-        let state = TrainerState::read(&file)?;
-        if state.global_step != folder.step {
-            return Err(ReadError::StepMismatch { file, step: folder.step, found: state.global_step });
-        }
-        if let Some(earlier) = last.as_ref().filter(|earlier| earlier.max_steps != state.max_steps) {
-            return Err(ReadError::CheckpointsDiffer {
-                key: "max_steps".to_string(),
-                first: earlier.max_steps.to_string(),
-                first_file: earlier.file.clone(),
-                second: state.max_steps.to_string(),
-                second_file: file,
-            });
-        }
-        last = Some(state);
-    }
-    Ok(last.expect("the last folder has a state or an error was returned"))
-}
-
-/// The arguments of the run, after a check that all checkpoints have the same.
-fn common_arguments(run: &Path, folders: &[Folder]) -> Result<TrainingArguments, ReadError> {
-    let mut common: Option<TrainingArguments> = None;
-    let places = folders.iter().map(|folder| folder.path.as_path()).chain([run]);
-    for file in places.map(|place| place.join("training_args.bin")).filter(|file| file.is_file()) {
-        let arguments = TrainingArguments::read(&file)?;
-        if let Some(earlier) = &common
-            && let Some((key, first, second)) = earlier.difference(&arguments)
-        {
-            let (key, first_file) = (key.to_string(), earlier.file.clone());
-            return Err(ReadError::CheckpointsDiffer { key, first, first_file, second, second_file: file });
-        }
-        common = Some(arguments);
-    }
-    common.ok_or_else(|| ReadError::MissingFile {
-        file: folders[folders.len() - 1].path.join("training_args.bin"),
-        what: "the optimizer and the learning rate",
-    })
 }
 
 /// Checkpoints with their optimizer files, and the parameter groups of the last of these.
@@ -287,7 +267,10 @@ fn epochs(state: &TrainerState, arguments: &TrainingArguments, warnings: &mut Ve
         return None;
     }
     let epoch = state.epoch.filter(|&epoch| epoch > 0.0)?;
-    Some(Epochs { steps: state.global_step as f64 / epoch, drops_last: arguments.drops_last })
+    let logged = state.log.iter().filter(|entry| entry.step <= state.global_step);
+    let mut recorded: Vec<(usize, f64)> = logged.filter_map(|entry| Some((entry.step, entry.epoch?))).collect();
+    recorded.push((state.global_step, epoch));
+    Some(Epochs { steps: state.global_step as f64 / epoch, drops_last: Some(arguments.drops_last), recorded })
 }
 
 /// Whether checkpoints that were saved are gone (`save_total_limit`).
@@ -298,14 +281,37 @@ fn missing_checkpoints(state: &TrainerState, folders: &[Folder]) -> Option<Warni
     if others.iter().any(|folder| !folder.step.is_multiple_of(save_steps)) {
         return None;
     }
+    // the others are all multiples, so that what is not among them is missing
+    let n_missing = (last.step.saturating_sub(1) / save_steps).saturating_sub(others.len());
+    let there: BTreeSet<usize> = others.iter().map(|folder| folder.step).collect();
     let all = (1..).map(|i| i * save_steps).take_while(|&step| step < last.step);
-    let missing: Vec<usize> = all.filter(|&step| others.iter().all(|folder| folder.step != step)).collect();
-    let n_missing = missing.len();
-    (n_missing > 0).then(|| Warning::MissingCheckpoints {
-        save_steps,
-        missing: missing.into_iter().take(5).collect(),
-        n_missing,
+    let missing: Vec<usize> = all.filter(|step| !there.contains(step)).take(5).collect();
+    (n_missing > 0).then_some(Warning::MissingCheckpoints { save_steps, missing, n_missing })
+}
+
+/// Files that tell how training went and that some of the checkpoints lack.
+fn missing_files<'a>(run: &'a Path, folders: &'a [Folder]) -> impl Iterator<Item = Warning> + 'a {
+    let in_run = run.join("training_args.bin").is_file();
+    folders.iter().flat_map(move |folder| {
+        let names = ["trainer_state.json", "training_args.bin"].into_iter();
+        names
+            .filter(move |&name| !(folder.path.join(name).is_file() || in_run && name == "training_args.bin"))
+            .map(|file| Warning::MissingInCheckpoint { checkpoint: format!("checkpoint-{}", folder.step), file })
     })
+}
+
+/// `Err` if an optimizer's state has seen another number of updates than its checkpoint: that of another one.
+fn check_updates(checkpoints: &[CheckpointFiles], schedulers: &[SchedulerState]) -> Result<(), ReadError> {
+    for files in checkpoints {
+        let Some(file) = &files.optimizer else { continue };
+        // updates that loss scaling skipped are none for the optimizer
+        let scheduler = schedulers.iter().find(|state| state.step == files.step);
+        let expected = scheduler.and_then(|state| state.moves).unwrap_or(files.step);
+        if let Some(found) = optimizer_state::updates(file)?.filter(|&found| found != expected as f64) {
+            return Err(ReadError::OptimizerStep { file: file.clone(), expected, found });
+        }
+    }
+    Ok(())
 }
 
 /// Everything that was understood, in the order of interest.
@@ -366,12 +372,17 @@ fn facts(
         .collect();
     let value = if with_state.is_empty() { "none".to_string() } else { with_state.join(", ") };
     fact("optimizer states", value, "optimizer.pt".to_string());
-    if let Some(epochs) = reading.epochs {
+    if let Some(epochs) = &reading.epochs {
         fact("steps of an epoch", format!("{:.2}", epochs.steps), state_file);
+    }
+    if let Some(texts) = &reading.texts {
+        fact("texts", texts.describe(), arguments_file.clone());
     }
     fact("arguments", arguments.class.clone(), arguments_file);
     facts
 }
 
+#[cfg(test)]
+mod recorded;
 #[cfg(test)]
 mod tests;

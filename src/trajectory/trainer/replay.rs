@@ -9,9 +9,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ascribe_attribution::trajectory::Schedule;
-
 use super::super::{Gaps, RatesOrigin, ReadError, TransformersVersion, Warning};
+use super::parts::Parts;
 use super::scheduler_file::SchedulerState;
 use super::state::LogEntry;
 
@@ -59,13 +58,13 @@ pub(super) struct Replayed {
     pub(super) warnings: Vec<Warning>,
 }
 
-/// Replays a schedule over `n_steps` updates and checks it against everything recorded.
-pub(super) fn from_schedule(schedule: &Schedule, record: Record<'_>, n_steps: usize) -> Result<Replayed, ReadError> {
+/// Replays the schedules of a run over `n_steps` updates and checks it against everything recorded.
+pub(super) fn from_schedule(parts: &Parts, record: Record<'_>, n_steps: usize) -> Result<Replayed, ReadError> {
     let (points, checked) = match record.convention {
-        Some(convention) => check(schedule, record, convention)?,
+        Some(convention) => check(parts, record, convention)?,
         // The closed form does not depend on the convention: either may confirm it.
-        None => check(schedule, record, Convention::Used)
-            .or_else(|error| check(schedule, record, Convention::Next).map_err(|_| error))?,
+        None => check(parts, record, Convention::Used)
+            .or_else(|error| check(parts, record, Convention::Next).map_err(|_| error))?,
     };
     let mut rates = Vec::with_capacity(n_steps);
     let (mut moves, mut skipped) = (0, 0);
@@ -77,7 +76,7 @@ pub(super) fn from_schedule(schedule: &Schedule, record: Record<'_>, n_steps: us
             skipped += 1;
             rates.push(0.0);
         } else {
-            rates.push(schedule.rate(moves));
+            rates.push(parts.rate(k, moves));
             moves += 1;
         }
     }
@@ -86,9 +85,9 @@ pub(super) fn from_schedule(schedule: &Schedule, record: Record<'_>, n_steps: us
         warnings.push(Warning::SkippedUpdates { updates: skipped });
     }
     if checked == 0 {
-        warnings.push(Warning::UncheckedSchedule { schedule: schedule.kind.name().to_string() });
+        warnings.push(Warning::UncheckedSchedule { schedule: parts.last().kind.name().to_string() });
     }
-    Ok(Replayed { rates, origin: RatesOrigin::Schedule { schedule: schedule.clone(), checked }, warnings })
+    Ok(Replayed { rates, origin: RatesOrigin::Schedule { schedule: parts.last().clone(), checked }, warnings })
 }
 
 /// After this many updates, this many had been skipped.
@@ -99,16 +98,16 @@ struct Point {
 }
 
 /// Checks every recorded rate, and finds how many updates had been skipped at each.
-fn check(schedule: &Schedule, record: Record<'_>, convention: Convention) -> Result<(Vec<Point>, usize), ReadError> {
+fn check(parts: &Parts, record: Record<'_>, convention: Convention) -> Result<(Vec<Point>, usize), ReadError> {
     let disagrees = |file: &Path, step, logged, replayed| ReadError::RateDisagrees {
         file: file.to_path_buf(),
         step,
         logged,
         replayed,
-        schedule: schedule.kind.name().to_string(),
+        schedule: parts.last().kind.name().to_string(),
     };
     // A rate was computed in f64 and may have passed through f32; 1e-9 of the base where it is nearly zero.
-    let agrees = |logged: f64, replayed: f64| (logged - replayed).abs() <= 1e-6 * replayed + 1e-9 * schedule.base;
+    let agrees = |logged: f64, replayed: f64| (logged - replayed).abs() <= 1e-6 * replayed + 1e-9 * parts.last().base;
     let known: Vec<Point> = record
         .schedulers
         .iter()
@@ -117,7 +116,7 @@ fn check(schedule: &Schedule, record: Record<'_>, convention: Convention) -> Res
     let mut checked = 0;
     for state in record.schedulers {
         if let (Some(moves), Some(rate)) = (state.moves, state.next_rate) {
-            let replayed = schedule.rate(moves);
+            let replayed = parts.rate(state.step, moves);
             if !agrees(rate, replayed) {
                 return Err(disagrees(&state.file, state.step, rate, replayed));
             }
@@ -134,15 +133,35 @@ fn check(schedule: &Schedule, record: Record<'_>, convention: Convention) -> Res
         let fewest = points.last().map_or(0, |point| point.skipped);
         let most = known.peek().map_or(fewest, |point| point.skipped).min(updates).max(fewest);
         let skipped = (fewest..=most)
-            .find(|skipped| agrees(entry.rate, schedule.rate(updates - skipped.min(&updates))))
+            .find(|skipped| agrees(entry.rate, parts.rate(updates, updates - skipped.min(&updates))))
             .ok_or_else(|| {
-                disagrees(record.file, entry.step, entry.rate, schedule.rate(updates - fewest.min(updates)))
+                disagrees(record.file, entry.step, entry.rate, parts.rate(updates, updates - fewest.min(updates)))
             })?;
         points.push(Point { updates, skipped });
         checked += 1;
     }
     points.extend(known);
     Ok((points, checked))
+}
+
+/// Rates of `n_steps` updates from a log of all of them that contradicts the schedule of the arguments.
+///
+/// # Errors
+/// The contradiction itself, if a step is not logged, or if updates may have been skipped, which a log does not show.
+pub(super) fn from_log(contradiction: ReadError, record: Record<'_>, n_steps: usize) -> Result<Replayed, ReadError> {
+    let ReadError::RateDisagrees { step, logged, replayed, schedule, .. } = &contradiction else {
+        return Err(contradiction);
+    };
+    let warning =
+        Warning::OtherSchedule { schedule: schedule.clone(), step: *step, logged: *logged, replayed: *replayed };
+    let skips = record.schedulers.iter().any(|state| state.moves.is_some_and(|moves| moves != state.step));
+    match from_record(schedule, PathBuf::new(), record, n_steps, Gaps::Refuse) {
+        Ok(mut replayed) if !skips && record.convention.is_some() => {
+            replayed.warnings.push(warning);
+            Ok(replayed)
+        }
+        _ => Err(contradiction),
+    }
 }
 
 /// Rates of `n_steps` updates from what was recorded, without a closed form.
@@ -189,7 +208,7 @@ pub(super) fn from_record(
 
 #[cfg(test)]
 mod tests {
-    use ascribe_attribution::trajectory::ScheduleKind;
+    use ascribe_attribution::trajectory::{Schedule, ScheduleKind};
 
     use super::*;
 
@@ -197,8 +216,12 @@ mod tests {
         Schedule::new(ScheduleKind::Linear, 0.1, 3, 20).unwrap()
     }
 
+    fn parts() -> Parts {
+        Parts::one(linear())
+    }
+
     fn entry(step: usize, rate: f64) -> LogEntry {
-        LogEntry { step, rate, gradient_norm: None }
+        LogEntry { step, rate, gradient_norm: None, loss: None, epoch: None, tokens: None }
     }
 
     fn record<'a>(log: &'a [LogEntry], schedulers: &'a [SchedulerState], convention: Option<Convention>) -> Record<'a> {
@@ -212,6 +235,7 @@ mod tests {
             moves: Some(moves),
             next_rate: Some(rate),
             next_rates: vec![rate],
+            base_rates: vec![],
         }
     }
 
@@ -226,11 +250,11 @@ mod tests {
             [(&used, Convention::Used, Convention::Next), (&next, Convention::Next, Convention::Used)]
         {
             for convention in [Some(right), None] {
-                let replayed = from_schedule(&schedule, record(log, &[], convention), 20).unwrap();
+                let replayed = from_schedule(&parts(), record(log, &[], convention), 20).unwrap();
                 assert_eq!(replayed.rates, expected);
                 assert!(matches!(replayed.origin, RatesOrigin::Schedule { checked: 3, .. }));
             }
-            let error = from_schedule(&schedule, record(log, &[], Some(wrong)), 20).unwrap_err();
+            let error = from_schedule(&parts(), record(log, &[], Some(wrong)), 20).unwrap_err();
             assert!(matches!(error, ReadError::RateDisagrees { step: 5, .. }), "{error}");
         }
         assert_eq!(Convention::of(TransformersVersion::new(4, 50)), Convention::Next);
@@ -240,15 +264,15 @@ mod tests {
     #[test]
     fn a_rate_that_disagrees_names_step_and_values() {
         let log = [entry(5, linear().rate(4)), entry(10, 0.05)];
-        let error = from_schedule(&linear(), record(&log, &[], Some(Convention::Used)), 20).unwrap_err();
+        let error = from_schedule(&parts(), record(&log, &[], Some(Convention::Used)), 20).unwrap_err();
         assert_eq!(
             error.to_string(),
             "trainer_state.json: the learning rate at step 10 is 5e-2, but the schedule `linear` replays 6.470588235294118e-2"
         );
         let schedulers = [scheduler(8, 8, 0.02)];
-        let error = from_schedule(&linear(), record(&[], &schedulers, Some(Convention::Used)), 20).unwrap_err();
+        let error = from_schedule(&parts(), record(&[], &schedulers, Some(Convention::Used)), 20).unwrap_err();
         assert!(matches!(error, ReadError::RateDisagrees { step: 8, .. }), "{error}");
-        let replayed = from_schedule(&linear(), record(&[], &[], Some(Convention::Used)), 20).unwrap();
+        let replayed = from_schedule(&parts(), record(&[], &[], Some(Convention::Used)), 20).unwrap();
         assert_eq!(replayed.warnings, [Warning::UncheckedSchedule { schedule: "linear".to_string() }]);
     }
 
@@ -268,13 +292,13 @@ mod tests {
                 schedulers.push(scheduler(k + 1, moves, schedule.rate(moves)));
             }
         }
-        let dense = from_schedule(&schedule, record(&log, &schedulers, Some(Convention::Used)), 20).unwrap();
+        let dense = from_schedule(&parts(), record(&log, &schedulers, Some(Convention::Used)), 20).unwrap();
         assert_eq!(dense.rates, true_rates, "every step logged: the skipped ones are known exactly");
         assert_eq!(dense.warnings, [Warning::SkippedUpdates { updates: 3 }]);
         let sparse: Vec<LogEntry> = log.iter().copied().filter(|entry| entry.step % 5 == 0).collect();
-        let replayed = from_schedule(&schedule, record(&sparse, &schedulers, Some(Convention::Used)), 20).unwrap();
+        let replayed = from_schedule(&parts(), record(&sparse, &schedulers, Some(Convention::Used)), 20).unwrap();
         assert_eq!(replayed.rates.iter().filter(|&&rate| rate == 0.0).count(), 4, "three skipped, one warm-up");
-        let error = from_schedule(&schedule, record(&sparse, &[], Some(Convention::Used)), 20).unwrap_err();
+        let error = from_schedule(&parts(), record(&sparse, &[], Some(Convention::Used)), 20).unwrap_err();
         assert!(matches!(error, ReadError::RateDisagrees { .. }), "without scheduler files nothing says so");
     }
 

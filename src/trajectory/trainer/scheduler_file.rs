@@ -18,9 +18,17 @@ pub(super) struct SchedulerState {
     pub(super) next_rate: Option<f64>,
     /// Of every group.
     pub(super) next_rates: Vec<f64>,
+    /// What the schedule multiplies, of every group; empty if the file does not have it.
+    pub(super) base_rates: Vec<f64>,
 }
 
 impl SchedulerState {
+    /// The base rate, if all groups have the same: that of an optimizer that the user made, and of a resumed run.
+    pub(super) fn base_rate(&self) -> Option<f64> {
+        let first = *self.base_rates.first()?;
+        (self.moves.is_some() && first > 0.0 && self.base_rates.iter().all(|&rate| rate == first)).then_some(first)
+    }
+
     pub(super) fn read(file: &Path, step: usize) -> Result<Self, ReadError> {
         let torch = TorchFile::open(file)?;
         let root = torch.value();
@@ -30,14 +38,18 @@ impl SchedulerState {
             found: root.get(key).map_or("missing".to_string(), |value| format!("{value:?}")),
             expected,
         };
-        let mut rates = Vec::new();
-        for rate in root.get("_last_lr").and_then(Value::elements).into_iter().flat_map(|list| list.iter()) {
-            let rate = rate.as_f64().ok_or_else(|| entry("_last_lr", "a list of numbers"))?;
-            if !rate.is_finite() || rate < 0.0 {
-                return Err(ReadError::LoggedRate { file: file.to_path_buf(), step, rate });
+        let list = |key: &str| {
+            let mut rates = Vec::new();
+            for rate in root.get(key).and_then(Value::elements).into_iter().flat_map(|list| list.iter()) {
+                let rate = rate.as_f64().ok_or_else(|| entry(key, "a list of numbers"))?;
+                if !rate.is_finite() || rate < 0.0 {
+                    return Err(ReadError::LoggedRate { file: file.to_path_buf(), step, rate });
+                }
+                rates.push(rate);
             }
-            rates.push(rate);
-        }
+            Ok(rates)
+        };
+        let (rates, base_rates) = (list("_last_lr")?, list("base_lrs")?);
         // Only a LambdaLR moves with every update that was not skipped.
         let moves = match root.get("lr_lambdas") {
             None => None,
@@ -46,6 +58,13 @@ impl SchedulerState {
                 Some(moves.ok_or_else(|| entry("last_epoch", "at most the checkpoint's step"))?)
             }
         };
-        Ok(Self { file: file.to_path_buf(), step, moves, next_rate: rates.first().copied(), next_rates: rates })
+        Ok(Self {
+            file: file.to_path_buf(),
+            step,
+            moves,
+            next_rate: rates.first().copied(),
+            next_rates: rates,
+            base_rates,
+        })
     }
 }

@@ -1,20 +1,33 @@
 //! `trainer_state.json`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::super::ReadError;
 
-/// What one entry of `log_history` says about the optimizer.
+/// Bytes of a JSON file that are read at most. A log of a million entries has about 150 MB.
+const MAX_JSON: u64 = 256 << 20;
+
+/// What one entry of `log_history` says about an update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct LogEntry {
     /// Updates done when it was written.
     pub(super) step: usize,
     /// The logged rate.
     pub(super) rate: f64,
-    /// The gradient's norm before clipping.
+    /// The gradient's norm before clipping, whatever number it is.
     pub(super) gradient_norm: Option<f64>,
+    /// The mean loss since the entry before.
+    pub(super) loss: Option<f64>,
+    /// Epochs done.
+    pub(super) epoch: Option<f64>,
+    /// Input tokens since training began or was resumed, where TRL counts them.
+    pub(super) tokens: Option<f64>,
 }
 
 /// What we take from a state file.
@@ -31,37 +44,79 @@ pub(super) struct TrainerState {
     pub(super) log: Vec<LogEntry>,
 }
 
+/// A state file as it stands. A log is long, so that its entries hold only what is used.
+#[derive(Deserialize)]
+struct Raw {
+    global_step: Option<Value>,
+    max_steps: Option<Value>,
+    epoch: Option<Value>,
+    num_train_epochs: Option<Value>,
+    save_steps: Option<Value>,
+    train_batch_size: Option<Value>,
+    log_history: Option<Vec<RawEntry>>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    // `null` is there and no rate; a missing key is another thing than that
+    #[serde(default, deserialize_with = "present")]
+    learning_rate: Option<Value>,
+    step: Option<Value>,
+    grad_norm: Option<Value>,
+    loss: Option<Value>,
+    epoch: Option<Value>,
+    num_tokens: Option<Value>,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 impl TrainerState {
     pub(super) fn read(file: &Path) -> Result<Self, ReadError> {
-        let root = read_json(file)?;
-        let whole = |key: &str| {
-            root.get(key).and_then(Value::as_u64).map(|n| n as usize).ok_or_else(|| entry(file, key, root.get(key)))
+        let root: Raw = read_json_as(file)?;
+        let whole = |key: &str, value: &Option<Value>| {
+            let number = value.as_ref().and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
+            number.ok_or_else(|| entry(file, key, value.as_ref()))
         };
-        let number = |key: &str| root.get(key).and_then(float);
-        let history = root.get("log_history").and_then(Value::as_array);
-        let history = history.ok_or_else(|| entry(file, "log_history", root.get("log_history")))?;
+        // A number of at least 0 where there is one: NaN is none, and would pass over every comparison.
+        let number = |key: &str, value: &Option<Value>| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let number = float(value).filter(|number| number.is_finite() && *number >= 0.0);
+                number.map(Some).ok_or_else(|| entry(file, key, Some(value)))
+            }
+        };
+        let history = root.log_history.ok_or_else(|| entry(file, "log_history", None))?;
         let mut log = Vec::new();
         for item in history {
             // Evaluation entries have `eval_…`, the summary `train_runtime`; neither has a rate.
-            let Some(rate) = item.get("learning_rate") else { continue };
-            let step = item.get("step").and_then(Value::as_u64);
-            let step = step.ok_or_else(|| entry(file, "log_history.step", item.get("step")))? as usize;
-            let rate = float(rate).ok_or_else(|| entry(file, "log_history.learning_rate", Some(rate)))?;
+            let Some(rate) = item.learning_rate else { continue };
+            let step = whole("log_history.step", &item.step)?;
+            let rate = float(&rate).ok_or_else(|| entry(file, "log_history.learning_rate", Some(&rate)))?;
             if !rate.is_finite() || rate < 0.0 {
                 return Err(ReadError::LoggedRate { file: file.to_path_buf(), step, rate });
             }
-            let gradient_norm = item.get("grad_norm").and_then(float);
-            log.push(LogEntry { step, rate, gradient_norm });
+            let norm = item.grad_norm.filter(|norm| !norm.is_null());
+            let gradient_norm = norm
+                .map(|norm| float(&norm).ok_or_else(|| entry(file, "log_history.grad_norm", Some(&norm))))
+                .transpose()?;
+            let finite = |value: &Option<Value>| value.as_ref().and_then(float).filter(|value| value.is_finite());
+            let (loss, epoch, tokens) = (finite(&item.loss), finite(&item.epoch), finite(&item.num_tokens));
+            log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens });
         }
         log.sort_by_key(|entry| entry.step);
         Ok(Self {
             file: file.to_path_buf(),
-            global_step: whole("global_step")?,
-            max_steps: whole("max_steps")?,
-            epoch: number("epoch"),
-            num_train_epochs: number("num_train_epochs"),
-            save_steps: number("save_steps"),
-            train_batch_size: root.get("train_batch_size").and_then(Value::as_u64).map(|n| n as usize),
+            global_step: whole("global_step", &root.global_step)?,
+            max_steps: whole("max_steps", &root.max_steps)?,
+            epoch: number("epoch", &root.epoch)?,
+            num_train_epochs: number("num_train_epochs", &root.num_train_epochs)?,
+            save_steps: number("save_steps", &root.save_steps)?,
+            train_batch_size: match &root.train_batch_size {
+                None | Some(Value::Null) => None,
+                size => Some(whole("train_batch_size", size)?),
+            },
             log,
         })
     }
@@ -71,8 +126,20 @@ fn entry(file: &Path, key: &str, found: Option<&Value>) -> ReadError {
     ReadError::Entry {
         file: file.to_path_buf(),
         key: key.to_string(),
-        found: found.map_or("missing".to_string(), Value::to_string),
-        expected: if key == "log_history" { "a list" } else { "a number" },
+        found: found.map_or("missing".to_string(), |value| short(&value.to_string())),
+        expected: match key {
+            "log_history" => "a list",
+            "epoch" | "num_train_epochs" | "save_steps" => "a number of at least 0",
+            _ => "a number",
+        },
+    }
+}
+
+/// The beginning of a text that a file may have made long.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
     }
 }
 
@@ -88,12 +155,33 @@ fn float(value: &Value) -> Option<f64> {
 
 /// Reads JSON as Python writes it: `NaN` and `Infinity` come out as strings of that name.
 pub(in crate::trajectory) fn read_json(file: &Path) -> Result<Value, ReadError> {
-    let text = std::fs::read_to_string(file).map_err(|source| ReadError::Read { file: file.to_path_buf(), source })?;
-    serde_json::from_str(&quote_constants(&text)).map_err(|source| ReadError::Json {
+    read_json_as(file)
+}
+
+fn read_json_as<T: DeserializeOwned>(file: &Path) -> Result<T, ReadError> {
+    let text = read_text(file, MAX_JSON)?;
+    let text = if text.contains("NaN") || text.contains("Infinity") { quote_constants(&text) } else { text };
+    serde_json::from_str(&text).map_err(|source| ReadError::Json {
         file: file.to_path_buf(),
         line: source.line(),
         source,
     })
+}
+
+/// A file's text, if it is a regular file of at most `limit` bytes.
+pub(in crate::trajectory) fn read_text(file: &Path, limit: u64) -> Result<String, ReadError> {
+    let read = |source| ReadError::Read { file: file.to_path_buf(), source };
+    // asked for by its name: to open a pipe would wait for whoever writes to it
+    if !std::fs::metadata(file).map_err(read)?.is_file() {
+        return Err(ReadError::NoFile { file: file.to_path_buf() });
+    }
+    let open = File::open(file).map_err(read)?;
+    let mut text = String::new();
+    open.take(limit + 1).read_to_string(&mut text).map_err(read)?;
+    if text.len() as u64 > limit {
+        return Err(ReadError::TooLarge { file: file.to_path_buf(), limit });
+    }
+    Ok(text)
 }
 
 fn quote_constants(text: &str) -> String {
@@ -151,6 +239,41 @@ mod tests {
         assert_eq!(state.log.len(), 2);
         assert_eq!(state.log[0].gradient_norm, Some(f64::INFINITY));
         assert_eq!((state.log[1].rate, state.log[1].gradient_norm), (0.0, None));
+    }
+
+    /// NaN passes over every comparison: a stream would have been taken for a set, an epoch for none.
+    #[test]
+    fn counts_that_are_no_numbers_are_refused() {
+        for key in ["num_train_epochs", "epoch", "save_steps"] {
+            for (bad, shown) in [("NaN", "\"NaN\""), ("-1", "-1"), ("Infinity", "\"Infinity\""), ("[2]", "[2]")] {
+                let text = format!(r#"{{"global_step": 2, "max_steps": 2, "log_history": [], "{key}": {bad}}}"#);
+                let message = read(&text).unwrap_err().to_string();
+                let expected = format!("`{key}` is {shown}, expected a number of at least 0");
+                assert!(message.ends_with(&expected), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_beyond_its_bound_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("trainer_state.json");
+        std::fs::File::create(&file).unwrap().set_len(MAX_JSON + 1).unwrap();
+        let message = TrainerState::read(&file).unwrap_err().to_string();
+        assert!(message.ends_with("trainer_state.json: is larger than 256 MiB, the most that is read"), "{message}");
+        let message = TrainerState::read(folder.path()).unwrap_err().to_string();
+        assert!(message.ends_with("is no file"), "{message}");
+    }
+
+    /// A million entries, which were 3 GB as values with names.
+    #[test]
+    fn a_long_log_is_read() {
+        let entry = |k: usize| format!(r#"{{"loss":1.0,"learning_rate":0.1,"grad_norm":0.5,"epoch":1.5,"step":{k}}}"#);
+        let entries: Vec<String> = (1..=20_000).map(entry).collect();
+        let text = format!(r#"{{"global_step":2,"max_steps":2,"log_history":[{}]}}"#, entries.join(","));
+        let state = read(&text).unwrap();
+        assert_eq!((state.log.len(), state.log[7].epoch), (20_000, Some(1.5)));
+        assert!(size_of::<RawEntry>() <= 6 * size_of::<Value>() && size_of::<LogEntry>() <= 88);
     }
 
     #[test]

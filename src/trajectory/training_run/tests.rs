@@ -23,7 +23,7 @@ fn run(request: &TrajectoryRequest, data: &[StageData]) -> Result<TrainingRun, R
 }
 
 fn data(examples: usize, targets: f64) -> StageData {
-    StageData { examples: Some(examples), targets_per_example: Some(targets) }
+    StageData { examples: Some(examples), targets_per_example: Some(targets), texts: None }
 }
 
 #[test]
@@ -34,8 +34,8 @@ fn a_trainers_folder_takes_both_numbers_from_the_data() {
     assert_eq!((outline.n_examples[0], outline.loss_scales[0]), (None, None));
     let error = run(&request, &[]).unwrap_err();
     assert!(error.to_string().ends_with("does not say how many training examples there were"), "{error}");
-    let only_examples = StageData { examples: Some(40), targets_per_example: None };
-    let epoch = outline.readings[0].epochs.unwrap().steps;
+    let only_examples = StageData { examples: Some(40), ..StageData::default() };
+    let epoch = outline.readings[0].epochs.as_ref().unwrap().steps;
     let error = run(&request, &[only_examples]);
     assert!(error.is_err(), "{error:?}, {epoch} steps an epoch");
 

@@ -1,0 +1,314 @@
+//! Runs of transformers and TRL against what a callback recorded at every step, when `../shared/data/runs` is there;
+//! and small copies of fixtures that are resumed, damaged or swapped.
+
+use ascribe_attribution::trajectory::{CheckpointWeights, LossScale, SegmentRule, segments};
+use serde_json::Value as Json;
+
+use super::tests::{copy, edit, fixture};
+use super::*;
+use crate::trajectory::request::TrajectoryRequest;
+use crate::trajectory::{StageData, Stated, TextData};
+
+const RUNS: [&str; 8] =
+    ["linear", "accumulation", "clip_small", "wsd", "stopped", "sft", "sft_wrapped", "custom_create"];
+
+/// The folder of a run and what was recorded of it.
+fn run(name: &str) -> Option<(PathBuf, Json)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/runs").join(name);
+    let Ok(text) = std::fs::read_to_string(folder.join("truth.json")) else {
+        eprintln!("skipped: {} is not there", folder.display());
+        return None;
+    };
+    Some((folder.join("run"), serde_json::from_str(&text).unwrap()))
+}
+
+fn numbers(list: &Json) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+}
+
+fn stated(n_examples: usize) -> Stated {
+    let loss_scale = Some(LossScale::MeanOverTokens { tokens_per_example: 28.0 });
+    Stated { n_examples: Some(n_examples), loss_scale, ..Stated::default() }
+}
+
+#[test]
+fn every_rate_of_the_recorded_runs_is_exact() {
+    for (folder, truth) in RUNS.iter().filter_map(|name| run(name)) {
+        let reading = read(&folder, &TrainerOptions::default()).unwrap();
+        let applied: Vec<f64> = truth["rates"].as_array().unwrap().iter().map(|rates| numbers(rates)[0]).collect();
+        assert_eq!(reading.rates.n_steps(), applied.len(), "{}", folder.display());
+        for (k, (rate, applied)) in reading.rates.iter().zip(&applied).enumerate() {
+            assert!((rate - applied).abs() <= 1e-14 * applied, "{} step {k}: {rate:e} {applied:e}", folder.display());
+        }
+        assert!(matches!(reading.rates_origin, RatesOrigin::Schedule { .. }), "{:?}", reading.rates_origin);
+    }
+}
+
+/// Sums over the steps between checkpoints: exact where every norm is logged, else the interval holds the truth.
+#[test]
+fn the_clipped_sums_of_the_recorded_runs_lie_in_their_intervals() {
+    for (folder, truth) in RUNS.iter().filter_map(|name| run(name)) {
+        let reading = read(&folder, &TrainerOptions::default()).unwrap();
+        let rows = if folder.ends_with("sft_wrapped/run") { 13 } else { 28 };
+        let stage = reading.stage(&stated(rows)).unwrap();
+        let (norms, limit) = (numbers(&truth["norms"]), truth["max_norm"].as_f64().unwrap());
+        let rule = SegmentRule::EqualCheckpoints(reading.checkpoints.len());
+        for segment in segments(&stage, &rule, CheckpointWeights::Uniform).unwrap() {
+            let sum = reading.rates.weighted_sum(segment.steps.clone(), |k| (limit / norms[k]).min(1.0));
+            let what = format!("{} {:?}: {sum} {segment:?}", folder.display(), segment.steps);
+            match segment.clipped_rate_interval {
+                None => assert!((segment.clipped_rate_sum - sum).abs() <= 1e-12 * sum, "{what}"),
+                Some((low, high)) => {
+                    assert!(low * (1.0 - 1e-12) <= sum && sum <= high * (1.0 + 1e-12), "{what}");
+                    assert!(low > 0.4 * segment.clipped_rate_sum && high <= segment.rate_sum * (1.0 + 1e-12), "{what}");
+                }
+            }
+        }
+    }
+}
+
+/// Which sizes of a training set the log allows: whole epochs tell all but what the last batch holds.
+#[test]
+fn training_sets_of_another_number_of_batches_are_refused() {
+    let expected = [("linear", 25..33), ("accumulation", 25..29), ("stopped", 25..33), ("sft_wrapped", 13..15)];
+    for (name, allowed) in expected {
+        let Some((folder, _)) = run(name) else { continue };
+        let reading = read(&folder, &TrainerOptions::default()).unwrap();
+        for n in 1..70 {
+            let stage = reading.stage(&stated(n));
+            assert_eq!(stage.is_ok(), allowed.contains(&n), "{name} {n}: {:?}", stage.err());
+        }
+    }
+    let Some((folder, _)) = run("accumulation") else { return };
+    let error = read(&folder, &TrainerOptions::default()).unwrap().stage(&stated(24)).unwrap_err();
+    assert!(
+        error.to_string().ends_with(
+            "24 examples in batches of 8 make 3 steps an epoch, but the log has 4.00 (6 batches before they are accumulated, where the log has 7)"
+        ),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("25 to 28 examples"), "{:?}", error.hint());
+}
+
+fn whole(tokens: usize, examples: usize) -> StageData {
+    let texts = TextData {
+        examples,
+        tokens,
+        targets: tokens - examples,
+        longest: 50,
+        adds_end: true,
+        is_whole: true,
+        ..TextData::default()
+    };
+    StageData { examples: Some(examples), targets_per_example: Some(28.0), texts: Some(texts) }
+}
+
+/// TRL counted 814 tokens an epoch; without the end of each of 28 texts there are 786.
+#[test]
+fn tokens_that_the_log_did_not_count_are_refused() {
+    let Some((folder, _)) = run("sft") else { return };
+    let request = TrajectoryRequest::new(folder);
+    request.resolve(request.read().unwrap(), &[whole(814, 28)]).unwrap();
+    for wrong in [786, 813, 815, 842] {
+        let error = request.resolve(request.read().unwrap(), &[whole(wrong, 28)]).unwrap_err();
+        assert!(matches!(error, ReadError::TokensDisagree { .. }), "{wrong}: {error}");
+    }
+    let error = request.resolve(request.read().unwrap(), &[whole(786, 28)]).unwrap_err();
+    assert!(error.to_string().contains("814 an epoch, but an epoch of the training data has 786"), "{error}");
+    let mut part = whole(400, 28);
+    part.texts.as_mut().unwrap().is_whole = false;
+    request.resolve(request.read().unwrap(), &[part]).unwrap();
+}
+
+/// The same log as a run that divides by examples alone would write: 28 times the loss of a token.
+#[test]
+fn a_logged_loss_that_is_no_mean_over_tokens_is_refused() {
+    let Some((folder, _)) = run("linear") else { return };
+    let mut request = TrajectoryRequest::new(folder);
+    let outline = |request: &TrajectoryRequest, factor: f64| {
+        let mut readings = request.read().unwrap();
+        readings[0].losses.iter_mut().for_each(|(_, loss)| *loss *= factor);
+        request.outline(readings, &[whole(814, 28)])
+    };
+    outline(&request, 1.0).unwrap();
+    let error = outline(&request, 28.0).unwrap_err();
+    assert!(matches!(error, ReadError::LossDisagrees { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("--loss-scale"));
+    request.loss_scale = Some("mean".parse().unwrap());
+    outline(&request, 28.0).unwrap();
+}
+
+#[test]
+fn the_arguments_of_trl_say_what_became_of_texts() {
+    let Some((folder, _)) = run("sft_wrapped") else { return };
+    let reading = read(&folder, &TrainerOptions::default()).unwrap();
+    let texts = reading.texts.clone().unwrap();
+    assert_eq!((texts.max_length, &texts.packing), (Some(64), &crate::trajectory::Packing::Blocks));
+    assert_eq!((texts.completion_only, texts.assistant_only), (None, false));
+    let request = TrajectoryRequest::new(folder);
+    let error = request.resolve(vec![reading], &[whole(814, 28)]).unwrap_err();
+    assert_eq!(error.hint().unwrap(), "`--pack 64`");
+    let Some((folder, _)) = run("linear") else { return };
+    assert_eq!(read(&folder, &TrainerOptions::default()).unwrap().texts, None);
+}
+
+/// An optimizer of the user's own at a fifth of the rate: `base_lrs` has it.
+#[test]
+fn an_optimizer_of_another_rate_is_read() {
+    let Some((folder, _)) = run("custom_create") else { return };
+    let reading = read(&folder, &TrainerOptions::default()).unwrap();
+    let expected = Warning::OtherBaseRate { arguments: 0.005, scheduler: 0.001 };
+    assert!(reading.warnings.contains(&expected), "{:?}", reading.warnings);
+    assert!(reading.group_rates.is_none());
+}
+
+/// Every step's rate is logged, and the schedule was another than the arguments say.
+#[test]
+fn a_log_of_every_step_needs_no_schedule() {
+    let run = copy("linear-1");
+    let state = run.path().join("checkpoint-24/trainer_state.json");
+    let mut json: Json = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+    let rate = |step: u64| 1e-3 / (step as f64).sqrt();
+    for entry in json["log_history"].as_array_mut().unwrap() {
+        if entry.get("learning_rate").is_some() {
+            entry["learning_rate"] = rate(entry["step"].as_u64().unwrap()).into();
+        }
+    }
+    std::fs::write(&state, json.to_string()).unwrap();
+    let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+    assert_eq!(reading.rates_origin, RatesOrigin::Logged);
+    for (k, logged) in reading.rates.iter().enumerate() {
+        // the reader of JSON rounds within an ulp
+        let expected = rate(k as u64 + 1);
+        assert!((logged - expected).abs() <= 1e-15 * expected, "step {k}: {logged} {expected}");
+    }
+    assert_eq!(reading.rates.n_steps(), 24);
+    assert!(matches!(reading.warnings[0], Warning::OtherSchedule { step: 1, .. }), "{:?}", reading.warnings);
+    // one step less, and the contradiction is an error
+    let log = json["log_history"].as_array_mut().unwrap();
+    let place = log.iter().position(|entry| entry.get("learning_rate").is_some()).unwrap();
+    log.remove(place);
+    std::fs::write(&state, json.to_string()).unwrap();
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(matches!(error, ReadError::RateDisagrees { .. }), "{error}");
+}
+
+/// `linear-10` as if its first half had been a run of 27 steps: as the Trainer resumes, the first update of the second
+/// half still has the rate that the old schedule left, and later ones have the new schedule's.
+#[test]
+fn a_resumed_run_has_a_schedule_for_each_part() {
+    let run = copy("linear-10");
+    let whole = read(run.path(), &TrainerOptions::default()).unwrap();
+    let RatesOrigin::Schedule { schedule, .. } = &whole.rates_origin else { panic!() };
+    let first = Schedule { training_steps: 27, ..schedule.clone() };
+    let applied = |k: usize| if k <= 18 { first.rate(k) } else { schedule.rate(k) };
+    assert_ne!(first.rate(18), schedule.rate(18));
+    // without scheduler files: theirs are of the unbroken run
+    for step in [18, 36] {
+        let folder = run.path().join(format!("checkpoint-{step}"));
+        std::fs::remove_file(folder.join("scheduler.pt")).unwrap();
+        let state = folder.join("trainer_state.json");
+        let mut json: Json = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+        for entry in json["log_history"].as_array_mut().unwrap() {
+            if entry.get("learning_rate").is_some() {
+                entry["learning_rate"] = applied(entry["step"].as_u64().unwrap() as usize - 1).into();
+            }
+        }
+        json["max_steps"] = if step == 18 { 27.into() } else { 36.into() };
+        std::fs::write(&state, json.to_string()).unwrap();
+    }
+    let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+    for (k, rate) in reading.rates.iter().enumerate() {
+        assert_eq!(rate, applied(k), "step {k}");
+    }
+    assert!(reading.warnings.contains(&Warning::Resumed { after: vec![18] }), "{:?}", reading.warnings);
+    // the log is believed: another place to resume contradicts it
+    edit(&run.path().join("checkpoint-18/trainer_state.json"), "\"max_steps\":27", "\"max_steps\":28");
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(matches!(error, ReadError::RateDisagrees { step: 10, .. }), "{error}");
+}
+
+#[test]
+fn optimizer_states_of_two_checkpoints_that_were_swapped_are_refused() {
+    let run = copy("adamw-gpt2");
+    let state = |step: u32| run.path().join(format!("checkpoint-{step}/optimizer.pt"));
+    let (early, late) = (std::fs::read(state(8)).unwrap(), std::fs::read(state(16)).unwrap());
+    std::fs::write(state(8), &late).unwrap();
+    std::fs::write(state(16), &early).unwrap();
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(error.to_string().ends_with("checkpoint-8/optimizer.pt: has seen 16 updates, its checkpoint 8"), "{error}");
+    // an old one in the place of a newer
+    std::fs::write(state(8), &early).unwrap();
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("checkpoint-16/optimizer.pt: has seen 8 updates, its checkpoint 16"),
+        "{error}"
+    );
+}
+
+/// accelerate's name for the state; FSDP has it too, with entries by name, which its contents tell.
+#[test]
+fn a_plain_state_under_the_name_of_accelerate_is_read() {
+    let run = copy("adamw-gpt2");
+    for step in [8, 16, 20] {
+        let folder = run.path().join(format!("checkpoint-{step}"));
+        std::fs::rename(folder.join("optimizer.pt"), folder.join("optimizer.bin")).unwrap();
+    }
+    let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+    assert!(reading.checkpoints.iter().all(|files| files.optimizer.as_ref().unwrap().ends_with("optimizer.bin")));
+    assert_eq!(reading.warnings, []);
+    assert_eq!(reading.optimizer, read(&fixture("adamw-gpt2"), &TrainerOptions::default()).unwrap().optimizer);
+}
+
+#[test]
+fn norms_that_are_no_numbers_are_refused_where_clipping_counts() {
+    for (bad, shown) in [("NaN", "NaN"), ("-1.5", "-1.5")] {
+        let run = copy("adamw-gpt2");
+        let state = run.path().join("checkpoint-20/trainer_state.json");
+        let text = std::fs::read_to_string(&state).unwrap();
+        let key = "\"grad_norm\": ";
+        assert!(text.contains(key));
+        std::fs::write(&state, text.replacen(key, &format!("{key}{bad}, \"true\": "), 1)).unwrap();
+        let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+        let error = reading.stage(&Stated { n_examples: Some(37), ..stated(37) }).unwrap_err();
+        assert!(
+            error.to_string().ends_with(&format!("trainer_state.json: the gradient norm logged at step 3 is {shown}")),
+            "{error}"
+        );
+        let ignored = Stated { clipping: super::super::ClippingUse::Ignore, ..stated(37) };
+        assert!(reading.stage(&ignored).is_ok(), "{:?}", reading.stage(&ignored));
+    }
+}
+
+#[test]
+fn files_that_some_checkpoints_lack_are_named() {
+    let run = copy("adamw-gpt2");
+    std::fs::remove_file(run.path().join("checkpoint-8/trainer_state.json")).unwrap();
+    std::fs::remove_file(run.path().join("checkpoint-16/training_args.bin")).unwrap();
+    let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+    let missing = |checkpoint: &str, file| Warning::MissingInCheckpoint { checkpoint: checkpoint.to_string(), file };
+    assert_eq!(
+        reading.warnings,
+        [missing("checkpoint-8", "trainer_state.json"), missing("checkpoint-16", "training_args.bin")]
+    );
+}
+
+#[test]
+fn steps_beyond_any_run_are_refused_before_they_are_counted() {
+    let run = copy("linear-1");
+    let to = run.path().join("checkpoint-1000000000000");
+    std::fs::rename(run.path().join("checkpoint-24"), &to).unwrap();
+    let state = to.join("trainer_state.json");
+    edit(&state, "\"global_step\": 24", "\"global_step\": 1000000000000");
+    edit(&state, "\"max_steps\": 24", "\"max_steps\": 1000000000000");
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("training has 1000000000000 steps, more than the 10000000 that are read"),
+        "{error}"
+    );
+    // a schedule that is longer than the run costs nothing
+    let run = copy("linear-1");
+    let state = run.path().join("checkpoint-24/trainer_state.json");
+    edit(&state, "\"max_steps\": 24", "\"max_steps\": 1000000000000");
+    assert!(read(run.path(), &TrainerOptions::default()).is_ok_and(|reading| reading.rates.n_steps() == 24));
+}
