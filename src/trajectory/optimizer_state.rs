@@ -34,7 +34,7 @@ pub fn read_groups(path: &Path) -> Result<Vec<ParameterGroup>, OptimizerStateErr
 /// The folder has the sharded state of FSDP or DeepSpeed instead.
 pub fn find(checkpoint: &Path) -> Result<Option<PathBuf>, OptimizerStateError> {
     let path = checkpoint.join("optimizer.pt");
-    if path.is_file() {
+    if crate::presence::is_file(&path) {
         return Ok(Some(path));
     }
     let kind = |kind| Err(OptimizerStateError::Kind { file: checkpoint.to_path_buf(), kind });

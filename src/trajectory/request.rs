@@ -58,7 +58,7 @@ impl TrajectoryRequest {
     pub fn read(&self) -> Result<Vec<Reading>, ReadError> {
         let description = self.path.join(DESCRIPTION);
         let is_folder = is_folder(&self.path)?;
-        match (is_folder, description.is_file()) {
+        match (is_folder, crate::presence::is_file(&description)) {
             (false, _) => toml_file::read(&self.path),
             (true, true) => toml_file::read(&description),
             (true, false) => {

@@ -228,7 +228,7 @@ impl Source<'_> {
             if let Some(state) = stated.as_ref().filter(|state| !state.is_file()) {
                 return Err(ReadError::MissingFile { file: state.clone(), what: "the optimizer's second moments" });
             }
-            let own = Some(path.join("optimizer.pt")).filter(|state| state.is_file());
+            let own = Some(path.join("optimizer.pt")).filter(|state| crate::presence::is_file(state));
             checkpoints.push(CheckpointFiles { step: checkpoint.step, id, folder: path, optimizer: stated.or(own) });
             previous = checkpoint.step;
         }

@@ -247,7 +247,7 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
 fn is_trainer_of_language_model(reading: &Reading) -> Result<bool, ReadError> {
     let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(false) };
     let file = last.folder.join("config.json");
-    if !file.is_file() {
+    if !crate::presence::is_file(&file) {
         return Ok(false);
     }
     let config = read_json(&file)?;

@@ -58,7 +58,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     let mut schedulers = Vec::new();
     for folder in &folders {
         let file = folder.path.join("scheduler.pt");
-        if file.is_file() {
+        if crate::presence::is_file(&file) {
             schedulers.push(SchedulerState::read(&file, folder.step)?);
         }
     }
@@ -143,7 +143,7 @@ fn last_state(folders: &[Folder]) -> Result<TrainerState, ReadError> {
     let mut last: Option<TrainerState> = None;
     for (i, folder) in folders.iter().enumerate() {
         let file = folder.path.join("trainer_state.json");
-        if !file.is_file() {
+        if !crate::presence::is_file(&file) {
             if i + 1 == folders.len() {
                 return Err(ReadError::MissingFile { file, what: "the steps and the log of the run" });
             }
@@ -171,7 +171,7 @@ fn last_state(folders: &[Folder]) -> Result<TrainerState, ReadError> {
 fn common_arguments(run: &Path, folders: &[Folder]) -> Result<TrainingArguments, ReadError> {
     let mut common: Option<TrainingArguments> = None;
     let places = folders.iter().map(|folder| folder.path.as_path()).chain([run]);
-    for file in places.map(|place| place.join("training_args.bin")).filter(|file| file.is_file()) {
+    for file in places.map(|place| place.join("training_args.bin")).filter(|file| crate::presence::is_file(file)) {
         let arguments = TrainingArguments::read(&file)?;
         if let Some(earlier) = &common
             && let Some((key, first, second)) = earlier.difference(&arguments)

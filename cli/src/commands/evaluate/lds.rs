@@ -1,16 +1,23 @@
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use ascribe::attribution::evaluate::{
     self, Bootstrap, LdsReport, MaskMeaning, Orientation, Outcomes, Predictions, Run,
 };
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 
 use super::{FigureFormat, Figures, print, print_json, range};
+use crate::failure::Problem;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::inline;
 use crate::words::counted;
+
+/// Intervals have long settled by then.
+const MOST_RESAMPLES: u64 = 100_000;
 
 /// Linear datamodeling score: do summed scores predict what retraining on subsets gave?
 ///
@@ -38,7 +45,7 @@ pub(crate) struct Lds {
     #[arg(long, value_name = "BOOL")]
     higher_is_better: Option<bool>,
     /// Resamples for the 95 % intervals; 0 for none
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = RangedU64ValueParser::<usize>::new().range(..=MOST_RESAMPLES))]
     resamples: usize,
     /// Seed of the resamples; figures that are compared must share it
     #[arg(long, value_name = "SEED", default_value_t = 0)]
@@ -74,20 +81,41 @@ impl Lds {
             Mask::Removed => MaskMeaning::Removed,
         };
         let subsets = evaluate::Subsets::read(&self.subsets, meaning)?;
+        refuse_equal(&subsets, &self.subsets)?;
         let outcomes = Outcomes::read(&self.outcomes, &self.outcome, orientation)?;
         let files = ScoreFile::open_all(&self.figures.scores)?;
-        let predictions = files.iter().map(|file| Ok(Predictions::new(file.rows()?, &subsets)?));
+        let predictions = files.iter().map(|file| {
+            let beside = || format!("{}: cannot be evaluated on {}", file.path().display(), self.subsets.display());
+            Predictions::new(file.rows()?, &subsets).with_context(beside)
+        });
         let predictions = predictions.collect::<anyhow::Result<Vec<_>>>()?;
         let runs: Vec<_> =
             files.iter().zip(&predictions).map(|(file, predictions)| Run { name: &file.name, predictions }).collect();
         let bootstrap = Bootstrap { resamples: self.resamples, seed: self.seed };
-        let report = evaluate::compare(&runs, &outcomes, bootstrap)?;
+        let report = evaluate::compare(&runs, &outcomes, bootstrap)
+            .with_context(|| format!("{}: cannot be compared with the scores", self.outcomes.display()))?;
         match self.figures.format {
             FigureFormat::Table => print(&table(&report))?,
             FigureFormat::Json => print_json(&report)?,
         }
         Ok(self.figures.status(report.runs.iter().map(|run| run.lds)))
     }
+}
+
+/// Refuses subsets that leave nothing to correlate: all of them the same, with every example or with none.
+fn refuse_equal(subsets: &evaluate::Subsets, file: &Path) -> anyhow::Result<()> {
+    let mut rows = subsets.mask().chunks_exact(subsets.examples().max(1));
+    let Some(first) = rows.next().filter(|_| subsets.count() > 1) else { return Ok(()) };
+    if rows.any(|row| row != first) {
+        return Ok(());
+    }
+    let kept = match subsets.sizes() {
+        (0, _) => "keep no example".to_owned(),
+        (n, _) if n == subsets.examples() => "keep every example".to_owned(),
+        (n, _) => format!("keep the same {}", counted(n as u64, "examples")),
+    };
+    let problem = format!("{}: all {} {kept}", file.display(), counted(subsets.count() as u64, "subsets"));
+    Err(Problem::hinted(problem, "a correlation over subsets needs subsets that differ; is `--mask` right?"))
 }
 
 /// Of more runs than this the table shows differences from the first alone; JSON has them all.
@@ -104,7 +132,11 @@ fn table(report: &LdsReport) -> String {
         ),
     };
     let (subsets, queries) = (counted(report.subsets as u64, "subsets"), counted(report.queries as u64, "queries"));
-    let _ = writeln!(text, "{} after retraining ({better}); {subsets} of {sizes}; {queries}\n", report.measurement);
+    let _ = writeln!(
+        text,
+        "{} after retraining ({better}); {subsets} of {sizes}; {queries}\n",
+        inline(&report.measurement)
+    );
     let mut runs = Columns::titled(["run", "LDS", "95 % interval", "worst query", "best query"]);
     for run in &report.runs {
         let extreme = |pick: fn(f64, f64) -> f64| {

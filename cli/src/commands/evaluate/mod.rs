@@ -4,7 +4,6 @@ mod lds;
 mod retrieval;
 mod subsets;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use ascribe::attribution::evaluate::Interval;
@@ -12,6 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::status::{Status, exit_codes};
+use crate::terminal;
 
 /// Compare scores with retraining, or with known answers
 #[derive(Debug, Subcommand)]
@@ -42,7 +42,7 @@ struct Figures {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Output")]
     format: FigureFormat,
     /// End with exit code 1 if a run's figure is below this
-    #[arg(long, value_name = "FIGURE", help_heading = "Output")]
+    #[arg(long, value_name = "FIGURE", value_parser = figure, help_heading = "Output")]
     at_least: Option<f64>,
 }
 
@@ -53,6 +53,11 @@ impl Figures {
         // a figure that is no number is not at least anything
         if figures.into_iter().all(|figure| figure >= least) { Status::Done } else { Status::CheckFailed }
     }
+}
+
+/// A figure that others can be compared with.
+fn figure(text: &str) -> Result<f64, String> {
+    text.trim().parse().ok().filter(|figure: &f64| figure.is_finite()).ok_or_else(|| "write a number".to_owned())
 }
 
 /// How figures are printed.
@@ -66,12 +71,11 @@ enum FigureFormat {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    terminal::print(text, "the figures")
 }
 
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(report)?))
+    terminal::print_json(&format!("{}\n", serde_json::to_string_pretty(report)?), "the figures")
 }
 
 /// `0.123 to 0.456`, or nothing.

@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use ascribe::attribution::evaluate;
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use serde_json::json;
 
 use crate::failure::Problem;
-use crate::progress::write_line;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::say;
 use crate::words::counted;
+
+/// More are never retrained on.
+const MOST_SUBSETS: u64 = 1_000_000;
+/// Bytes of the largest mask that is drawn, one for each subset and example.
+const MOST_BYTES: u64 = 1 << 29;
 
 /// Draw the subsets of the training examples to retrain on
 ///
@@ -24,7 +30,7 @@ pub(crate) struct Subsets {
     #[arg(long, value_name = "N")]
     examples: usize,
     /// Subsets; 50 to 100 are usual
-    #[arg(long, value_name = "J", default_value_t = 100)]
+    #[arg(long, value_name = "J", default_value_t = 100, value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_SUBSETS))]
     count: usize,
     /// Share of the examples that each subset keeps
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
@@ -57,6 +63,12 @@ impl Subsets {
                 ));
             }
         }
+        let bytes = self.count as u128 * self.examples as u128;
+        if bytes > u128::from(MOST_BYTES) {
+            let problem =
+                format!("`--count {}` of `--examples {}` are a mask of {bytes} bytes", self.count, self.examples);
+            return Err(Problem::hinted(problem, format!("at most {MOST_BYTES} are written; draw fewer subsets")));
+        }
         let subsets = evaluate::Subsets::draw(self.examples, self.count, self.share, self.seed)?;
         subsets.write(&self.out)?;
         if let Some(lists) = &self.lists {
@@ -64,7 +76,7 @@ impl Subsets {
         }
         let (kept, _) = subsets.sizes();
         let n = counted(self.examples as u64, "examples");
-        write_line(&format!("{} of {kept} of {n} in {}", counted(self.count as u64, "subsets"), self.out.display()));
+        say(&format!("{} of {kept} of {n} in {}", counted(self.count as u64, "subsets"), self.out.display()));
         Ok(Status::Done)
     }
 }
