@@ -4,4 +4,4 @@ set -euo pipefail
 pip install --quiet torch==2.15.0 transformers==5.23.0 datasets accelerate scipy einconv opt_einsum einops threadpoolctl
 pip install --quiet --no-deps kronfluence==1.0.1
 pip install --quiet --no-deps bergson==2.5.1 jaxtyping wadler_lindig natsort petname pyarrow pyyaml simple-parsing docstring-parser \
-    ml_dtypes peft torchopt optree
+    ml_dtypes peft torchopt optree graphviz

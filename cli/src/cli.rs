@@ -1,9 +1,12 @@
 //! The command line as a whole.
 
+use std::ffi::OsString;
+
 use clap::Parser;
 
 use crate::commands::Command;
 use crate::status::{exit_codes, with_exit_codes};
+use crate::terminal;
 
 /// Which training examples pushed a model's answer up or down, and by how much
 ///
@@ -27,6 +30,16 @@ Examples:
   ascribe inspect run
   ascribe evaluate retrieval --scores run --answers queries.jsonl"
 );
+
+/// The command line as it was given. Where it makes no sense, the process ends with a message, which quotes it.
+pub(crate) fn parse() -> Cli {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    Cli::try_parse_from(&arguments).unwrap_or_else(|error| {
+        // What is quoted may steer a terminal no more than any other text.
+        let visible = arguments.iter().map(|argument| terminal::inline(&argument.to_string_lossy()).into_owned());
+        Cli::try_parse_from(visible).err().unwrap_or(error).exit()
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Errors as a person reads them: what went wrong, why, and what to do.
 
-use std::io::{self, Write};
+use std::io;
 
 use ascribe::attribution::evaluate::EvaluateError;
 use ascribe::attribution::store::StoreError;
@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::options::{ProgressMode, Wording};
 use crate::status::Status;
+use crate::terminal;
 
 /// An error that is found here and not in the library, with what to do about it.
 #[derive(Debug)]
@@ -76,21 +77,20 @@ pub(crate) fn report(error: &anyhow::Error, message_style: MessageStyle, wording
     match message_style {
         MessageStyle::Json => {
             let line = json!({"event": "error", "message": message, "causes": causes, "hint": hint});
-            text.push_str(&format!("{line}\n"));
+            text.push_str(&format!("{}\n", terminal::json(&line.to_string())));
         }
         MessageStyle::Text => {
             let label = |name: &str| style(format!("{name}:")).bold().for_stderr();
-            text.push_str(&format!("{} {message}\n", label("error").red()));
+            text.push_str(&format!("{} {}\n", label("error").red(), terminal::message(&message)));
             for cause in causes {
-                text.push_str(&format!("{} {cause}\n", label("caused by")));
+                text.push_str(&format!("{} {}\n", label("caused by"), terminal::message(&cause)));
             }
             if let Some(hint) = hint {
-                text.push_str(&format!("{} {hint}\n", label("hint").cyan()));
+                text.push_str(&format!("{} {}\n", label("hint").cyan(), terminal::message(&hint)));
             }
         }
     }
-    // Where nobody listens there is nobody to tell.
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    terminal::say_prepared(&text);
 }
 
 /// How the command ends after an error.

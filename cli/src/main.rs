@@ -9,17 +9,16 @@ mod progress;
 mod score_file;
 mod show;
 mod status;
+mod terminal;
 mod words;
 
 use std::process::ExitCode;
-
-use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = cli::Cli::parse().command;
+    let command = cli::parse().command;
     let (style, wording) = (command.message_style(), command.wording());
     match command.run() {
         Ok(status) => status.into(),

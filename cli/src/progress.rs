@@ -1,6 +1,6 @@
 //! What is said on stderr while the library works: bars, lines, JSON lines or nothing.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use crate::options::{ProgressMode, TalkOptions};
+use crate::terminal::{say as write_line, say_json};
 use crate::words;
 
 /// At most so often a JSON line says that a pass has advanced.
@@ -97,7 +98,7 @@ impl Progress {
     /// A line for whoever watches, beside the bars.
     pub(crate) fn say(&self, text: &str) {
         match self.form {
-            Form::Json => write_line(&json!({"event": "message", "text": text}).to_string()),
+            Form::Json => say_json(&json!({"event": "message", "text": text})),
             _ => match self.lock().as_ref().and_then(|running| running.bar.clone()) {
                 Some(bar) => bar.suspend(|| write_line(text)),
                 None => write_line(text),
@@ -172,7 +173,7 @@ impl Progress {
 
     fn reused(&self, pass: Pass) {
         match self.form {
-            Form::Json => write_line(&json!({"event": "reused", "pass": pass.name()}).to_string()),
+            Form::Json => say_json(&json!({"event": "reused", "pass": pass.name()})),
             Form::Bars | Form::Lines => write_line(&format!("{:<18} found from before", pass.name())),
             Form::Silent if self.verbose => write_line(&format!("{:<18} found from before", pass.name())),
             Form::Silent => {}
@@ -191,7 +192,7 @@ impl Progress {
                 "total": running.total,
                 "eta_seconds": running.remaining(),
             });
-            write_line(&line.to_string());
+            say_json(&line);
         }
     }
 }
@@ -224,9 +225,4 @@ fn bar(name: &str, unit: &str, done: u64, total: u64) -> ProgressBar {
     bar.reset_eta();
     bar.tick();
     bar
-}
-
-/// A line on stderr. Where nobody listens any more the work goes on.
-pub(crate) fn write_line(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use ascribe::attribution::ranking::ScoreRows;
 use ascribe::attribution::store::TensorFile;
 
@@ -55,14 +56,14 @@ impl ScoreFile {
 
     fn open(path: &Path) -> anyhow::Result<Self> {
         let scores = if path.is_dir() { path.join(SCORES) } else { path.to_owned() };
-        if path.is_dir() && !scores.exists() {
+        if path.is_dir() && !ascribe::presence::is_file(&scores) {
             let hint = match path.join(TOP).exists() {
                 true => "the run kept only each query's best and worst; score again with `--store-scores full`",
                 false => "run `ascribe score` on this folder first",
             };
             return Err(Problem::hinted(format!("{}: no `{SCORES}`", path.display()), hint));
         }
-        let file = TensorFile::open(&scores)?;
+        let file = TensorFile::open_checked(&scores)?;
         let ids = |entry: &str| -> anyhow::Result<Vec<String>> {
             let list = file.metadata(entry).and_then(|text| serde_json::from_str(text).ok());
             list.ok_or_else(|| {
@@ -111,6 +112,11 @@ impl ScoreFile {
         Ok(ScoreRows::new(self.file.f32("scores")?, self.query_ids.len(), self.train_ids.len())?)
     }
 
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     fn require_same(&self, other: &Self) -> anyhow::Result<()> {
         let axes =
             [("queries", &self.query_ids, &other.query_ids), ("training examples", &self.train_ids, &other.train_ids)];
@@ -128,7 +134,7 @@ impl ScoreFile {
 fn with_further(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut all = vec![path.to_owned()];
     if path.is_dir() {
-        all.extend(further(path)?);
+        all.extend(further(path).with_context(|| format!("{}: cannot be read", path.display()))?);
     }
     Ok(all)
 }

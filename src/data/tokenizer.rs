@@ -6,6 +6,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 
 use super::error::DataError;
+use crate::presence::is_file;
 
 /// Files of tokenizers that need Python, most telling first.
 const SLOW_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"];
@@ -50,7 +51,7 @@ impl Tokenizer {
     pub fn find(model_folder: &Path, given: Option<&Path>) -> Result<Self, DataError> {
         let mut folders = match given {
             Some(file) if !file.is_dir() => {
-                return if file.exists() {
+                return if is_file(file) {
                     Ok(Self { model_folder: Some(model_folder.to_owned()), ..Self::load(file)? })
                 } else {
                     Err(DataError::NoTokenizer { looked: vec![file.to_owned()], nearby: None })
@@ -69,7 +70,7 @@ impl Tokenizer {
         }
         for folder in &folders {
             let file = folder.join("tokenizer.json");
-            if file.is_file() {
+            if is_file(&file) {
                 return Ok(Self { model_folder: Some(model_folder.to_owned()), ..Self::load(&file)? });
             }
         }

@@ -14,8 +14,9 @@ use super::scores::Sums;
 use super::{AggregateRequest, Curvature, DampingRequest, Fisher, JobError, Normalize, Plan, ScoreScale, StoreScores};
 use crate::attribution::ranking::{Ranking, RankingError, ScoreRows, rank};
 use crate::attribution::store::{
-    Dtype, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter, write_safetensors,
+    Dtype, FORMAT, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter, sealed_json, write_safetensors,
 };
+use crate::presence::is_file;
 
 /// Kind of the store's score parts.
 pub(super) const SCORES: &str = "scores";
@@ -31,7 +32,7 @@ impl Plan {
         for answer in 0..self.answers.len() {
             let Some(key) = self.answer_key(answer) else { return Ok(()) };
             for file in [scores_file(self, answer), top_file(self, answer)] {
-                if file.exists() && !has_key(&file, &key)? {
+                if is_file(&file) && !has_key(&file, &key)? {
                     return Err(JobError::OtherResults { file });
                 }
             }
@@ -93,7 +94,7 @@ pub(super) fn has_results(plan: &Plan, answer: usize, key: &Key) -> Result<bool,
 
 /// Whether there is such a file and it was made from what the key says.
 pub(super) fn has_key(file: &Path, key: &Key) -> Result<bool, JobError> {
-    Ok(file.exists() && TensorFile::open(file)?.metadata(KEY) == Some(&key.to_string()))
+    Ok(is_file(file) && TensorFile::open_checked(file)?.metadata(KEY) == Some(&key.to_string()))
 }
 
 /// Ids of the score matrix's rows.
@@ -154,7 +155,7 @@ pub(super) fn score_metadata(plan: &Plan, answer: usize, key: &Key) -> Metadata 
     let mut entries: BTreeMap<&str, String> = BTreeMap::from([
         (KEY, key.to_string()),
         ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
-        ("format", "1".into()),
+        ("format", FORMAT.to_string()),
         ("method", method_name.into()),
         ("curvature", format!("{:?}", method.curvature).to_lowercase()),
         ("fisher", fisher.into()),
@@ -336,15 +337,15 @@ pub(super) fn write_report(plan: &Plan, report: &StepReport) -> Result<(), JobEr
     });
     let saturation =
         report.saturation.as_ref().map(|found| json!(found)).or_else(|| before?.get("saturation").cloned());
-    let text = json!({
+    let report = json!({
         "ascribe_version": env!("CARGO_PKG_VERSION"),
         CURVATURE_DATA: data.collect::<serde_json::Map<_, _>>(),
         "summary": plan.summary(),
         "saturation": saturation,
         "stages": stages,
     });
-    let text = serde_json::to_string_pretty(&text).expect("a report is JSON");
-    write_file(&file, text.as_bytes())
+    let serde_json::Value::Object(report) = report else { unreachable!("written as an object above") };
+    write_file(&file, sealed_json(report).as_bytes())
 }
 
 /// Writes a file whole or not at all.

@@ -11,7 +11,8 @@ use super::output;
 use super::plan::measure_name;
 use super::{AggregateRequest, JobError, Plan};
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
-use crate::attribution::store::TensorFile;
+use crate::attribution::store::{Store, TensorFile};
+use crate::presence::is_file;
 
 /// Characters of an excerpt.
 pub(super) const EXCERPT: usize = 160;
@@ -104,6 +105,8 @@ impl Plan {
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
         self.check_results()?;
+        // rankings that a killed process was writing are cleared away
+        let _tidied = Store::tidy(&self.job.output.path)?;
         let mut first = None;
         for answer in 0..self.answers.len() {
             let rankings = self.rank_one(answer)?;
@@ -123,16 +126,16 @@ impl Plan {
             }
         };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
-        let (rankings, values, captured) = if scores.exists() {
-            let file = TensorFile::open(&scores)?;
+        let (rankings, values, captured) = if is_file(&scores) {
+            let file = TensorFile::open_checked(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
             in_groups =
                 self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
             (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
-        } else if top.exists() {
-            let file = TensorFile::open(&top)?;
+        } else if is_file(&top) {
+            let file = TensorFile::open_checked(&top)?;
             (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?)
         } else {
             let folder = self.job.output.path.clone();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{JobError, Plan};
-use crate::attribution::store::Store;
+use crate::attribution::store::{Store, check_json};
 
 /// What `run.json` calls the hashes of the data that the curvature was taken on.
 pub(super) const CURVATURE_DATA: &str = "curvature_data";
@@ -32,6 +32,7 @@ impl Reused {
         let file = folder.join("run.json");
         let unread = |source| JobError::Io { file: file.clone(), action: "cannot be read", source };
         let text = std::fs::read_to_string(&file).map_err(unread)?;
+        check_json(&file, &text)?;
         let report: Option<Value> = serde_json::from_str(&text).ok();
         let hashes = report.as_ref().and_then(|report| report.get(CURVATURE_DATA)?.as_object());
         let parsed = hashes.and_then(|hashes| {

@@ -13,7 +13,7 @@ use super::rank::QueryRanking;
 use super::request::Precision;
 use super::saturation::Saturation;
 use super::{Job, JobError, Plan};
-use crate::attribution::store::{Artifact, Element, Key, Shard, Store, Writer};
+use crate::attribution::store::{Artifact, Checks, Element, Key, Shard, Store, Writer, checks};
 use crate::attribution::{Event, Observer, Pass, Sweep};
 use crate::curvature::Network;
 use crate::curvature::gemm::Real;
@@ -23,6 +23,9 @@ use crate::data::Batch;
 pub(super) trait Number: Real + Element {}
 impl Number for f32 {}
 impl Number for f64 {}
+
+/// Bytes of the longest job file that is read. A folder's own has two thousand.
+const JOB_FILE_LIMIT: u64 = 16 << 20;
 
 /// What a step did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -157,7 +160,7 @@ impl Job {
     /// If it cannot be read, or a key is unknown, missing or of the wrong kind; the message has the line.
     pub fn read(file: &std::path::Path) -> Result<Self, JobError> {
         let io = |source| JobError::Io { file: file.to_owned(), action: "cannot be read", source };
-        let text = std::fs::read_to_string(file).map_err(io)?;
+        let text = crate::foreign_file::read_text(file, JOB_FILE_LIMIT).map_err(io)?;
         toml::from_str(&text).map_err(|error| JobError::Options {
             problem: format!("{}: {}", file.display(), error.to_string().trim_end()),
             hint: Some("the keys are those that every run folder's `job.toml` shows".into()),
@@ -182,11 +185,12 @@ impl Plan {
         self.check_weights()?;
         let writer = shard.map_or(Writer::Whole, Writer::Shard);
         let store = Store::claim(&self.job.output.path, &self.run_key(), writer)?;
+        let checked = checks();
         let clock = Clock { observer, stages: Mutex::default() };
         let run = Run { plan: self, store, shard, clock };
         let job_file = self.job.output.path.join("job.toml");
         // the first shard leaves it for `merge`; the others would write the same
-        if shard.is_none() || !job_file.exists() {
+        if shard.is_none() || !crate::presence::is_file(&job_file) {
             super::output::write_file(&job_file, self.job.to_toml().as_bytes())?;
         }
         if shard.is_none() {
@@ -194,6 +198,9 @@ impl Plan {
             super::output::write_report(self, &StepReport::default())?;
         }
         let result = work(&run)?;
+        if shard.is_none() {
+            run.tidy_curvature()?;
+        }
         let saturation =
             match self.training.run.is_some() && shard.is_none() && run.round()? == super::curvature::Round::Done {
                 true => Some(match self.job.model.dtype {
@@ -203,7 +210,7 @@ impl Plan {
                 false => None,
             };
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
-        let stages = stages.into_iter().map(|(_, _, stage)| stage).collect();
+        let stages = stages.into_iter().map(|(_, _, stage)| stage).chain(checks_stage(checked)).collect();
         let report = StepReport { stages, next: None, saturation };
         if shard.is_none() {
             super::output::write_report(self, &report)?;
@@ -278,6 +285,13 @@ impl Plan {
         report.next = next;
         Ok(report)
     }
+}
+
+/// What comparing files with their checksums has cost since `before`, as a stage; none if nothing was compared.
+fn checks_stage(before: Checks) -> Option<StageReport> {
+    let (now, stage) = (checks(), "checksums of stored files".to_owned());
+    let (units, seconds) = (now.bytes - before.bytes, (now.time - before.time).as_secs_f64());
+    (units > 0).then(|| StageReport { stage, seconds, units, unit: "bytes".into(), reused: false })
 }
 
 impl Run<'_> {

@@ -88,6 +88,10 @@ impl Run<'_> {
             parts.push(self.store.parts(SCORES, &key)?);
         }
         self.join_all(&open, &passes, &parts)?;
+        if open.is_empty() {
+            // a process that was killed right after it wrote the scores left them
+            self.remove_parts()?;
+        }
         if self.walks_to_itself() {
             self.join_self_influence(&[])?;
         }
@@ -99,6 +103,12 @@ impl Run<'_> {
         if let Some(next) = self.merge_fit::<T>(from)? {
             return Ok(Some(next));
         }
+        let query =
+            || format!("the curvature is complete; next: `ascribe query --out {}`", self.store.folder().display());
+        if self.plan.queries.is_none() {
+            // joined before: by a merge that was killed before it could say so, or asked for twice
+            return Ok(Some(query()));
+        }
         let next = format!("next: `ascribe rank --out {}`", self.store.folder().display());
         let open = self.open_answers()?;
         let passes = self.plan.score_passes(&self.plan.all_answers());
@@ -106,14 +116,11 @@ impl Run<'_> {
             // joined before: by a merge that was killed before it tidied up, or asked for twice
             self.observer().event(Event::Reused { pass: Pass::Scores });
             self.remove_parts()?;
-            return Ok(Some(next));
+            return Ok(Some(format!("the scores are joined; {next}")));
         }
         for set in self.plan.vector_sets(&self.plan.all_answers()) {
             if self.find_vectors(set)?.is_none() {
-                return Ok(Some(format!(
-                    "the curvature is complete; next: `ascribe query --out {}`",
-                    self.store.folder().display()
-                )));
+                return Ok(Some(query()));
             }
         }
         let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();

@@ -128,12 +128,16 @@ impl Run<'_> {
     pub(super) fn join_self_influence(&self, folders: &[PathBuf]) -> Result<(), JobError> {
         let file = output::self_influence_file(self.plan);
         let whole = self.plan.self_influence_key();
+        let keys: Vec<Key> = (0..self.plan.training.stages.len()).map(|stage| self.stage_key(stage)).collect();
         if output::has_key(&file, &whole)? {
+            // a process that was killed right after it wrote the file left its parts
+            for key in &keys {
+                self.store.remove_parts(SELF_INFLUENCE, key)?;
+            }
             return Ok(());
         }
         let columns = &self.plan.training.columns;
         let mut values = vec![0.0f32; columns.len()];
-        let keys: Vec<Key> = (0..self.plan.training.stages.len()).map(|stage| self.stage_key(stage)).collect();
         for (stage, key) in keys.iter().enumerate() {
             let mut parts = match folders.is_empty() {
                 true => self.store.parts(SELF_INFLUENCE, key)?,

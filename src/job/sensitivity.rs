@@ -26,10 +26,10 @@ impl Plan {
     /// If score files cannot be read.
     pub fn sensitivity(&self) -> Result<Vec<Sensitivity>, JobError> {
         let first = output::scores_file(self, 0);
-        if self.answers.len() < 2 || !first.exists() {
+        if self.answers.len() < 2 || !crate::presence::is_file(&first) {
             return Ok(vec![]);
         }
-        let first = TensorFile::open(&first)?;
+        let first = TensorFile::open_checked(&first)?;
         let n = self.training.columns.len();
         let scores = first.f32("scores")?;
         if scores.len() > AT_MOST {
@@ -37,7 +37,7 @@ impl Plan {
         }
         let mut found = Vec::with_capacity(self.answers.len() - 1);
         for answer in 1..self.answers.len() {
-            let file = TensorFile::open(&output::scores_file(self, answer))?;
+            let file = TensorFile::open_checked(&output::scores_file(self, answer))?;
             let other = file.f32("scores")?;
             let wide = |row: &[f32]| row.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
             let rows = scores.chunks_exact(n).zip(other.chunks_exact(n));

@@ -25,7 +25,7 @@ impl Config {
             return Err(LoadError::Unreadable { path: folder.to_owned(), source });
         }
         let file = folder.join("config.json");
-        if !file.is_file() {
+        if !crate::presence::is_file(&file) {
             // let the weights say what the folder is, if they can
             let hint = super::Weights::open(folder).err().and_then(|error| error.hint());
             return Err(LoadError::NotACheckpoint { folder: folder.to_owned(), missing: "config.json", instead: hint });

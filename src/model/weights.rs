@@ -69,13 +69,17 @@ impl Weights {
     /// [`LoadError`], naming the file.
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let single = folder.join(SINGLE);
-        if single.is_file() {
+        if crate::presence::is_file(&single) {
             let file = WeightFile::open(single.clone())?;
             let index = file.header.tensors().into_keys().map(|name| (name, 0)).collect();
             return Ok(Self { files: vec![file], index, origin: single, weight: 1.0, others: vec![] });
         }
         let index_file = folder.join(INDEX);
-        if index_file.is_file() { Self::open_shards(folder, index_file) } else { Err(Self::absent(folder)) }
+        if crate::presence::is_file(&index_file) {
+            Self::open_shards(folder, index_file)
+        } else {
+            Err(Self::absent(folder))
+        }
     }
 
     fn open_shards(folder: &Path, index_file: PathBuf) -> Result<Self, LoadError> {

@@ -36,7 +36,7 @@ pub fn read_groups(path: &Path) -> Result<Vec<ParameterGroup>, OptimizerStateErr
 /// The folder has the sharded state of FSDP or DeepSpeed instead.
 pub fn find(checkpoint: &Path) -> Result<Option<PathBuf>, OptimizerStateError> {
     let mut files = ["optimizer.pt", "optimizer.bin"].map(|name| checkpoint.join(name)).into_iter();
-    if let Some(path) = files.find(|path| path.is_file()) {
+    if let Some(path) = files.find(|path| crate::presence::is_file(path)) {
         return Ok(Some(path));
     }
     let kind = |kind| Err(OptimizerStateError::Kind { file: checkpoint.to_path_buf(), kind });

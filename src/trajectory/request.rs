@@ -73,7 +73,7 @@ impl TrajectoryRequest {
 /// # Errors
 /// Nothing at the path.
 pub(super) fn reads_trainer_folder(path: &Path) -> Result<bool, ReadError> {
-    Ok(is_folder(path)? && !path.join(DESCRIPTION).is_file())
+    Ok(is_folder(path)? && !crate::presence::is_file(&path.join(DESCRIPTION)))
 }
 
 fn is_folder(path: &Path) -> Result<bool, ReadError> {

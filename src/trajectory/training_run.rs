@@ -261,7 +261,7 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
 fn vocabulary_of_trainer(reading: &Reading) -> Result<Option<usize>, ReadError> {
     let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(None) };
     let file = last.folder.join("config.json");
-    if !file.is_file() {
+    if !crate::presence::is_file(&file) {
         return Ok(None);
     }
     let config = read_json(&file)?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{
-    ARTIFACTS, DeclarationError, FORMAT, Key, Metadata, Store, StoreError, TensorData, TensorFile, TensorSpec,
-    TensorWriter, pending, write,
+    ARTIFACTS, DeclarationError, FORMAT, KNOWN_FORMATS, Key, Metadata, Store, StoreError, TensorData, TensorFile,
+    TensorSpec, TensorWriter, pending, write,
 };
 
 const FORMAT_ENTRY: &str = "ascribe_format";
@@ -23,14 +23,18 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    /// Opens an artifact of any kind and key.
+    /// Opens an artifact of any kind and key for what its header says; its contents are not checked.
     ///
     /// # Errors
     /// Those of [`TensorFile::open`]; [`StoreError::NotAnArtifact`] and [`StoreError::FormatVersion`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = TensorFile::open(path)?;
+        Self::of(TensorFile::open(path)?)
+    }
+
+    fn of(file: TensorFile) -> Result<Self, StoreError> {
+        let path = file.path();
         let format = entry(&file, FORMAT_ENTRY, "a format version", Some)?;
-        if format != FORMAT.to_string() {
+        if !KNOWN_FORMATS.iter().any(|known| known.to_string() == format) {
             return Err(StoreError::FormatVersion { file: path.to_owned(), found: format.into(), supported: FORMAT });
         }
         let kind = entry(&file, KIND_ENTRY, "a kind", Some)?.to_owned();
@@ -38,12 +42,12 @@ impl Artifact {
         Ok(Self { file, kind, key })
     }
 
-    /// Opens an artifact that must be of this kind and key.
+    /// Opens an artifact that must be of this kind and key, and hold what was written into it.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open); [`StoreError::OtherKind`] and [`StoreError::OtherKey`].
+    /// Those of [`open`](Self::open); [`StoreError::OtherKind`], [`StoreError::OtherKey`] and [`StoreError::Damaged`].
     pub fn open_of(path: &Path, kind: &str, key: &Key) -> Result<Self, StoreError> {
-        let artifact = Self::open(path)?;
+        let artifact = Self::of(TensorFile::open_checked(path)?)?;
         if artifact.kind != kind {
             let (expected, found) = (kind.to_owned(), artifact.kind);
             return Err(StoreError::OtherKind { file: path.to_owned(), expected, found });
@@ -289,7 +293,7 @@ mod tests {
                 "{error}"
             );
             assert!(error.hint().unwrap().contains("safe"));
-            assert!(matches!(put(&[("ascribe_format", "2")]), StoreError::FormatVersion { .. }));
+            assert!(matches!(put(&[("ascribe_format", "3")]), StoreError::FormatVersion { .. }));
             assert!(
                 matches!(put(&[("ascribe_format", "1")]), StoreError::NotAnArtifact { entry, .. } if entry == "kind")
             );
@@ -302,6 +306,32 @@ mod tests {
             let error = store.find(KIND, &key(1)).unwrap_err();
             assert!(matches!(error, StoreError::Length { .. }));
             assert!(error.hint().unwrap().contains("deleting this file is safe"));
+        });
+    }
+
+    /// A process that wrote an artifact does not read it again; one that finds it does, and finds what was changed.
+    #[test]
+    fn a_flipped_bit_is_found_and_the_file_named() {
+        with_store(|store| {
+            let path = store.artifact_path(KIND, &key(1), "").unwrap();
+            store.write(KIND, &key(1), &[TensorData::new("v", &[4], &[1f32; 4])], &Metadata::new()).unwrap();
+            let before = crate::store::checks();
+            store.find(KIND, &key(1)).unwrap().unwrap();
+            let bytes = fs::read(&path).unwrap();
+            for at in [bytes.len() - 1, bytes.len() - 16] {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                fs::remove_file(&path).unwrap();
+                // Later than a clock that counts in few steps a second can mistake for the same moment.
+                std::thread::sleep(std::time::Duration::from_millis(30));
+                fs::write(&path, changed).unwrap();
+                let error = store.find(KIND, &key(1)).unwrap_err();
+                assert!(matches!(&error, StoreError::Damaged { file } if *file == path), "{error:?}");
+                assert!(error.hint().unwrap().contains("deleting this file is safe"));
+            }
+            assert!(crate::store::checks().bytes >= before.bytes + 2 * bytes.len() as u64);
+            fs::write(&path, &bytes).unwrap();
+            assert_eq!(store.find(KIND, &key(1)).unwrap().unwrap().f32("v").unwrap(), [1.0; 4]);
         });
     }
 
@@ -358,14 +388,21 @@ mod tests {
             assert_eq!(artifact.metadata("unit"), Some("loss"));
             assert_eq!(artifact.spec("lambda").unwrap().shape, [1, 2]);
 
-            // And today's writer still writes just that.
+            // Today's writer lays the same tensors out in the same way, with a checksum beside them.
             let tensors =
                 [TensorData::new("counts", &[1], &[5f32]), TensorData::new("lambda", &[1, 2], &[0.5f64, -3.0])];
             let metadata = Metadata::from([("unit".to_owned(), "loss".to_owned())]);
             let path = artifact.path().to_owned();
             drop(artifact);
             store.write("lambda", &key, &tensors, &metadata).unwrap();
-            assert_eq!(fs::read(path).unwrap(), bytes);
+            let written = fs::read(path).unwrap();
+            let head = |bytes: &[u8]| 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            assert_eq!(written[head(&written)..], bytes[head(&bytes)..]);
+            let text = String::from_utf8(written[8..head(&written)].to_vec()).unwrap();
+            let sum = store.find("lambda", &key).unwrap().unwrap().metadata("contents_blake3").unwrap().to_owned();
+            let expected = header
+                .replace(r#""ascribe_format":"1","#, &format!(r#""ascribe_format":"2","contents_blake3":"{sum}","#));
+            assert_eq!(text.trim_end(), expected);
         });
     }
 }

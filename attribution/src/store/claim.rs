@@ -7,9 +7,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::pending::{self, Existing};
-use super::{FORMAT, Key, StoreError, lock};
+use super::{Key, StoreError, lock, regular};
 
 const RUN_FILE: &str = "ascribe.json";
+/// The version of the description's own form.
+const RUN_FORMAT: u32 = 1;
+/// Bytes of the longest description that is read; those that are written have 150.
+const LIMIT: u64 = 1 << 16;
 
 #[derive(Serialize, Deserialize)]
 struct RunFile {
@@ -21,15 +25,12 @@ struct RunFile {
 /// The key of the job that a run folder is of; none if there is no run in it.
 pub(super) fn job_of(folder: &Path) -> Result<Option<Key>, StoreError> {
     let file = folder.join(RUN_FILE);
-    let text = match fs::read(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(StoreError::io("read", &file, 0))?,
-    };
+    let Some(text) = regular::read(&file, LIMIT)? else { return Ok(None) };
     let error = |source| StoreError::RunFile { file: file.clone(), source };
     // The version first: a later format may name its fields otherwise.
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| error(e.into()))?;
-    if let Some(format) = value.get("format").filter(|format| **format != FORMAT) {
-        return Err(StoreError::FormatVersion { found: format.to_string(), file, supported: FORMAT });
+    if let Some(format) = value.get("format").filter(|format| **format != RUN_FORMAT) {
+        return Err(StoreError::FormatVersion { found: format.to_string(), file, supported: RUN_FORMAT });
     }
     let run: RunFile = serde_json::from_value(value).map_err(|e| error(e.into()))?;
     Ok(Some(run.key.parse().map_err(|e: super::KeyParseError| error(e.into()))?))
@@ -64,7 +65,7 @@ pub(super) fn same_job(folder: &Path, expected: Key, found: Key) -> Result<(), S
 /// Makes the folder this job's. If another process was faster, its job must be the same.
 pub(super) fn write(folder: &Path, job: Key, tag: &str) -> Result<(), StoreError> {
     let run = RunFile {
-        format: FORMAT,
+        format: RUN_FORMAT,
         created_by: concat!("ascribe ", env!("CARGO_PKG_VERSION")).to_owned(),
         key: job.to_string(),
     };

@@ -40,6 +40,12 @@ pub enum StoreError {
         /// Bytes in the file.
         found: u64,
     },
+    /// The file does not hold what was written into it.
+    #[error("`{}` is damaged: its contents are not those that its checksum was taken of", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+    },
     /// The header is not one of a safetensors file, or contradicts itself.
     #[error("`{}` is not a valid safetensors file", file.display())]
     Header {
@@ -215,6 +221,18 @@ pub enum StoreError {
         /// One thing in it.
         entry: String,
     },
+    /// A file of the run folder is none, but a link, a pipe, a device or a folder.
+    #[error("`{}` is not a regular file", file.display())]
+    NotAFile {
+        /// What lies in the file's place.
+        file: PathBuf,
+    },
+    /// A lock file holds what this program does not write there.
+    #[error("`{}` is not a lock of this program: it holds something else", file.display())]
+    NotALock {
+        /// The file.
+        file: PathBuf,
+    },
     /// There is no run to read.
     #[error("`{}` is not a run folder: it has no `ascribe.json`", folder.display())]
     NoRun {
@@ -330,7 +348,12 @@ impl StoreError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Damaged { file } if !is_cache(file) => Some(
+                "the disk or a program changed it after it was written; delete it and run the job again: what is intact is used again"
+                    .to_owned(),
+            ),
             Self::Length { file, .. }
+            | Self::Damaged { file }
             | Self::Header { file, .. }
             | Self::UnsupportedType { file, .. }
             | Self::NotAnArtifact { file, .. }
@@ -360,6 +383,9 @@ impl StoreError {
                 Some("choose another `--out`, or delete the folder if its results are no longer needed".to_owned())
             }
             Self::NotARunFolder { .. } => Some("choose an `--out` that is empty or does not exist yet".to_owned()),
+            Self::NotAFile { .. } | Self::NotALock { .. } => Some(
+                "ascribe follows no links here and changes no files of others; remove it, or choose another run folder".to_owned(),
+            ),
             Self::RunFile { .. } => Some("choose another `--out`; nothing in this one was changed".to_owned()),
             Self::PartsOverlap { .. } => Some(
                 "the parts come from different divisions into shards, or one folder was copied; leave one of them out"

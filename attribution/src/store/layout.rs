@@ -3,15 +3,17 @@
 //! The format wants the tensors without gaps. They are therefore ordered by the size of their elements,
 //! largest first (and as declared among equals), and the header is padded with spaces to a multiple of
 //! [`ALIGNMENT`]: then every tensor is aligned for its own type and can be borrowed from a memory map.
-//! The bytes depend on nothing but the declarations and the metadata, which is sorted by name.
+//! The bytes depend on nothing but the declarations, the metadata, which is sorted by name, and the checksum among
+//! it, which depends on the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::{DeclarationError, StoreError};
+use super::{DeclarationError, StoreError, checksum};
 
 /// Where the tensors of a file written here start: a multiple of this, in bytes.
 pub(super) const ALIGNMENT: u64 = 64;
@@ -159,6 +161,8 @@ pub(super) struct Layout {
     pub(super) head: Vec<u8>,
     /// In the order of the file.
     pub(super) places: Vec<Place>,
+    /// Where the digits of the file's checksum stand in the head, to be filled in when the file is whole.
+    pub(super) slot: Range<u64>,
     /// The size of the whole file in bytes.
     pub(super) total: u64,
 }
@@ -166,6 +170,9 @@ pub(super) struct Layout {
 impl Layout {
     /// Places these tensors in `file`, which is named in errors only.
     pub(super) fn new(file: &Path, tensors: &[TensorSpec], metadata: &Metadata) -> Result<Self, StoreError> {
+        // What a copied header says of other contents gives way.
+        let mut metadata = metadata.clone();
+        metadata.insert(checksum::ENTRY.to_owned(), checksum::empty());
         let refuse = |problem| StoreError::Declaration { file: file.to_owned(), problem };
         let too_large = |spec: &TensorSpec| {
             refuse(DeclarationError::TooLarge { tensor: spec.name.clone(), shape: spec.shape.clone() })
@@ -193,18 +200,20 @@ impl Layout {
                 .ok_or_else(|| too_large(&place.spec))?;
         }
 
-        let header = serde_json::to_vec(&Header { metadata, places: &places })
+        let header = serde_json::to_vec(&Header { metadata: &metadata, places: &places })
             .expect("strings and numbers always have a form in JSON");
         let padded = (8 + header.len() as u64).next_multiple_of(ALIGNMENT) - 8;
         if padded > MAX_HEADER {
             return Err(refuse(DeclarationError::Header { bytes: padded, limit: MAX_HEADER }));
         }
+        let slot = checksum::slot(&header).expect("the entry is in every header");
+        let slot = 8 + slot.start as u64..8 + slot.end as u64;
         let mut head = padded.to_le_bytes().to_vec();
         head.extend(header);
         head.resize(8 + padded as usize, b' ');
         let first = head.len() as u64;
         places.iter_mut().for_each(|place| place.start += first);
-        Ok(Self { head, places, total: first + end })
+        Ok(Self { head, places, slot, total: first + end })
     }
 }
 
@@ -229,9 +238,7 @@ struct Entry<'a> {
 impl Serialize for Header<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        if !self.metadata.is_empty() {
-            map.serialize_entry(METADATA, self.metadata)?;
-        }
+        map.serialize_entry(METADATA, self.metadata)?;
         for Place { spec, start, length } in self.places {
             let entry = Entry { dtype: spec.dtype.name(), shape: &spec.shape, data_offsets: (*start, start + length) };
             map.serialize_entry(&spec.name, &entry)?;

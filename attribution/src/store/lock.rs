@@ -6,10 +6,10 @@
 //! are written into the files for messages; nothing depends on them.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Shard, StoreError, pending};
+use super::{Shard, StoreError, pending, regular};
 
 const LOCK: &str = ".lock";
 const SHARD_LOCK: &str = ".lock-shard-";
@@ -82,7 +82,8 @@ impl RunLock {
 
     fn hold(folder: File, mut own: File) -> Self {
         // Only messages read it: a full disk may not keep anyone from going on.
-        let _ = own.set_len(0).and_then(|()| writeln!(own, "{HOLDER}{}", std::process::id()));
+        let _ =
+            own.set_len(0).and_then(|()| own.rewind()).and_then(|()| writeln!(own, "{HOLDER}{}", std::process::id()));
         Self { _folder: folder, own }
     }
 }
@@ -95,14 +96,24 @@ impl Drop for RunLock {
 
 /// Is this the name of a lock file, with a content that only this program writes?
 pub(super) fn is_lock(path: &Path, name: &str) -> bool {
-    (name == LOCK || name.starts_with(SHARD_LOCK))
-        && head(path).is_some_and(|text| text.is_empty() || text.starts_with(HOLDER))
+    (name == LOCK || name.starts_with(SHARD_LOCK)) && head(path).is_some_and(|text| is_ours(text.as_bytes()))
 }
 
+/// Opens a lock file, which is made if there is none. A file with anything else in it is not emptied.
 fn open(path: &Path) -> Result<File, StoreError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    options.open(path).map_err(StoreError::io("open", path, 0))
+    let file = regular::open(path, &mut options)?;
+    let text = head_of(&file).map_err(StoreError::io("read", path, 0))?;
+    if !is_ours(&text) {
+        return Err(StoreError::NotALock { file: path.to_owned() });
+    }
+    Ok(file)
+}
+
+/// Has a file these first bytes because it is a lock of this program's?
+fn is_ours(head: &[u8]) -> bool {
+    head.is_empty() || head.starts_with(HOLDER.as_bytes())
 }
 
 fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<bool, StoreError> {
@@ -115,9 +126,14 @@ fn locked(path: &Path, result: Result<(), TryLockError>) -> Result<bool, StoreEr
 
 /// The first bytes of a file, as text.
 fn head(path: &Path) -> Option<String> {
-    let mut text = String::new();
-    File::open(path).ok()?.take(64).read_to_string(&mut text).ok()?;
-    Some(text)
+    let file = regular::open(path, OpenOptions::new().read(true)).ok()?;
+    String::from_utf8(head_of(&file).ok()?).ok()
+}
+
+fn head_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![];
+    file.take(64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The process that wrote its id into a lock file.

@@ -31,6 +31,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod artifact;
+mod checksum;
 mod claim;
 mod error;
 mod key;
@@ -41,6 +42,7 @@ mod partial;
 mod parts;
 mod pending;
 mod read;
+mod regular;
 mod shard;
 mod space;
 mod write;
@@ -50,6 +52,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use artifact::Artifact;
+pub use checksum::{Checks, check_json, checks, sealed_json};
 pub use error::{DeclarationError, StoreError};
 pub use key::{FieldValue, Key, KeyBuilder, KeyParseError};
 pub use layout::{Dtype, Element, Metadata, TensorData, TensorSpec};
@@ -63,7 +66,10 @@ pub use space::{file_size, free_space};
 pub use write::{TensorWriter, write_safetensors};
 
 /// The version of the files' layout. What their numbers mean is in their keys' format versions.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+
+/// The versions that are read. Files of version 1 have no checksum.
+pub(crate) const KNOWN_FORMATS: [u32; 2] = [1, FORMAT];
 
 /// The folder of a run folder that holds what can be computed again.
 const ARTIFACTS: &str = "artifacts";
@@ -150,11 +156,24 @@ impl Store {
         self.origin
     }
 
+    /// Clears away what killed writers left in a run folder, if there is one here that nobody else writes into, and
+    /// keeps others from writing until the returned store is dropped. None if there is nothing to do or somebody writes.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim), but [`StoreError::Locked`].
+    pub fn tidy(folder: &Path) -> Result<Option<Self>, StoreError> {
+        let Some(job) = claim::job_of(folder)? else { return Ok(None) };
+        match Self::claim(folder, &job, Writer::Whole) {
+            Err(StoreError::Locked { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     fn lock(&self) -> Result<&Arc<lock::RunLock>, StoreError> {
         self.lock.as_ref().ok_or_else(|| StoreError::ReadOnly { folder: self.folder.clone() })
     }
 
-    /// Deletes temporary files of writers that are no more, and partial sums that were finished. A shard's
+    /// Deletes temporary files of writers that are no more, and partial sums and parts that were finished. A shard's
     /// writer leaves alone what may belong to others.
     fn clear(&self, writer: Writer) -> Result<(), StoreError> {
         let artifacts = self.folder.join(ARTIFACTS);
@@ -167,7 +186,9 @@ impl Store {
                 let left = match writer {
                     Writer::Whole => {
                         pending::is_temporary(name)
-                            || partial::finished_name(name).is_some_and(|finished| folder.join(finished).exists())
+                            || partial::finished_name(name)
+                                .or_else(|| parts::whole_name(name))
+                                .is_some_and(|finished| folder.join(finished).exists())
                     }
                     Writer::Shard(_) => pending::is_temporary_of(name, &self.tag),
                 };

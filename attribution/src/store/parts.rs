@@ -124,6 +124,25 @@ impl Store {
         Ok(())
     }
 
+    /// Deletes this folder's artifacts of a kind, whatever their keys, with their progress and parts.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], [`StoreError::Kind`], [`StoreError::Io`].
+    pub fn remove_kind(&self, kind: &'static str) -> Result<(), StoreError> {
+        self.lock()?;
+        check_kind(kind)?;
+        let folder = self.folder.join(ARTIFACTS);
+        let error = || StoreError::io("read the folder", &folder, 0);
+        for entry in fs::read_dir(&folder).map_err(error())? {
+            let entry = entry.map_err(error())?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| is_of_kind(name, kind)) {
+                pending::remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     fn part_place(
         &self,
         kind: &str,
@@ -231,6 +250,18 @@ fn check_disjoint(parts: &[Part]) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Is this `KIND-SHORTKEY.` and anything? The kind `a` is none of `a-b`: a key holds no dash.
+fn is_of_kind(name: &str, kind: &str) -> bool {
+    let key = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-')).and_then(|rest| rest.split_once('.'));
+    key.is_some_and(|(key, _)| !key.is_empty() && key.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// If this is the name of a part, the name of the whole that it is a part of.
+pub(super) fn whole_name(name: &str) -> Option<String> {
+    let (stem, rest) = name.split_once(".part-")?;
+    rest.ends_with(".safetensors").then(|| format!("{stem}.safetensors"))
 }
 
 /// `KIND-SHORTKEY.part-START-END.safetensors`, and what it says.

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use super::StoreError;
+use super::{StoreError, checksum};
 
 /// What every temporary file's name starts with; the writer's tag follows.
 const PREFIX: &str = ".ascribe-tmp-";
@@ -63,6 +64,13 @@ impl PendingFile {
         write_all_at(self.temporary.as_file(), offset, bytes).map_err(StoreError::io("write", &self.target, self.total))
     }
 
+    /// Writes the checksum of the file as it is now where its digits stand.
+    pub(super) fn seal(&self, slot: &Range<u64>) -> Result<(), StoreError> {
+        let found = checksum::of(self.temporary.as_file(), self.total, slot);
+        let found = found.map_err(StoreError::io("read back", &self.target, self.total))?;
+        self.write_at(slot.start, found.as_bytes())
+    }
+
     /// As if the process were killed here.
     #[cfg(test)]
     pub(super) fn leave_behind(self) {
@@ -74,7 +82,10 @@ impl PendingFile {
         let Self { temporary, target, total } = self;
         temporary.as_file().sync_all().map_err(StoreError::io("write", &target, total))?;
         let persisted = match existing {
-            Existing::Replace => temporary.persist(&target).map(|_| Persisted::Written),
+            Existing::Replace => temporary.persist(&target).map(|file| {
+                checksum::trust(&file);
+                Persisted::Written
+            }),
             Existing::Keep => match temporary.persist_noclobber(&target) {
                 Ok(_) => Ok(Persisted::Written),
                 Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(Persisted::KeptExisting),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::layout::{MAX_HEADER, Place};
-use super::{Dtype, Element, Metadata, StoreError, TensorSpec, forget_pages};
+use super::{Dtype, Element, FORMAT, KNOWN_FORMATS, Metadata, StoreError, TensorSpec, checksum, forget_pages};
 
 /// An open safetensors file. Its tensors are borrowed from the memory map: the operating system reads what
 /// is touched and may drop it again, so a file can be larger than memory.
@@ -32,7 +32,46 @@ impl TensorFile {
     /// [`StoreError::Length`], [`StoreError::Header`] or [`StoreError::UnsupportedType`] if it is not a whole
     /// safetensors file; [`StoreError::Io`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let map = map(path)?;
+        Ok(Self::open_with_file(path)?.0)
+    }
+
+    /// Opens a file that this program wrote, and compares its contents with the checksum that was written with them,
+    /// once in a process. Files of format 1 have none and pass, as do other programs' files.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`StoreError::Damaged`]; [`StoreError::FormatVersion`] for results of a format that
+    /// this program does not know.
+    pub fn open_checked(path: &Path) -> Result<Self, StoreError> {
+        let (found, file) = Self::open_with_file(path)?;
+        found.check_format()?;
+        if found.metadata(checksum::ENTRY).is_some() || found.has_checksum_by_format() {
+            let n = u64::from_le_bytes(*found.map.first_chunk::<8>().expect("opening has read it"));
+            checksum::check(path, &file, found.map.len() as u64, &found.map[8..8 + n as usize])?;
+        }
+        Ok(found)
+    }
+
+    /// Does the file say that it is one of this program's, of a format whose files all have checksums?
+    fn has_checksum_by_format(&self) -> bool {
+        self.metadata("ascribe_format").or_else(|| self.metadata("format")) == Some(&FORMAT.to_string()[..])
+    }
+
+    /// Refuses results of a format that this program does not know. Other programs may use the entry as they like, if
+    /// not for a number.
+    fn check_format(&self) -> Result<(), StoreError> {
+        let found = self.metadata("format");
+        let is_ours = self.metadata("ascribe_key").is_some();
+        let is_number = found.is_some_and(|found| found.parse::<f64>().is_ok());
+        let is_known = found.is_some_and(|found| KNOWN_FORMATS.iter().any(|format| format.to_string() == found));
+        if (is_ours || is_number) && !is_known {
+            let found = found.unwrap_or("none").to_owned();
+            return Err(StoreError::FormatVersion { file: self.path.clone(), found, supported: FORMAT });
+        }
+        Ok(())
+    }
+
+    fn open_with_file(path: &Path) -> Result<(Self, File), StoreError> {
+        let (map, file) = map(path)?;
         let found = map.len() as u64;
         let length_error = |expected: u64| StoreError::Length { file: path.to_owned(), expected, found };
         let header_error = |source| StoreError::Header { file: path.to_owned(), source };
@@ -71,7 +110,7 @@ impl TensorFile {
             places.insert(name.clone(), place);
         }
         let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(Self { path: path.to_owned(), map, metadata, places, names })
+        Ok((Self { path: path.to_owned(), map, metadata, places, names }, file))
     }
 
     /// The file.
@@ -187,13 +226,14 @@ impl TensorFile {
 }
 
 #[allow(unsafe_code)] // memory maps are files, and files belong to everyone
-fn map(path: &Path) -> Result<Mmap, StoreError> {
+fn map(path: &Path) -> Result<(Mmap, File), StoreError> {
     let file = File::open(path).map_err(StoreError::io("open", path, 0))?;
     // SAFETY: files of the store are complete before they get their name (`PendingFile::persist`) and are
     // never opened for writing again; replacing or deleting one leaves the mapped file as it is. That no
     // other program changes them is the contract of the run folder, stated at `TensorFile`. No value has
     // forbidden bit patterns (`bytemuck::Pod`), so even that could not make an invalid one.
-    unsafe { Mmap::map(&file) }.map_err(StoreError::io("map", path, 0))
+    let map = unsafe { Mmap::map(&file) }.map_err(StoreError::io("map", path, 0))?;
+    Ok((map, file))
 }
 
 #[cfg(test)]
@@ -253,7 +293,7 @@ mod tests {
         }
         bytes.push(0);
         let error = open(&bytes).unwrap_err().to_string();
-        assert!(error.ends_with("holds 77 bytes, its header describes 76"), "{error}");
+        assert!(error.ends_with("holds 205 bytes, its header describes 204"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Writing safetensors files: at once, or piece by piece for tensors larger than memory.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -52,6 +53,7 @@ pub(super) fn write_tensors(
     for place in &layout.places {
         file.write_at(place.start, contents[&place.spec.name[..]])?;
     }
+    file.seal(&layout.slot)?;
     file.persist(Existing::Replace)?;
     Ok(())
 }
@@ -64,6 +66,8 @@ pub struct TensorWriter {
     file: PendingFile,
     places: BTreeMap<String, Place>,
     written: Mutex<Coverage>,
+    /// The place of the checksum's digits.
+    slot: Range<u64>,
     total: u64,
     /// The run folder stays locked until its last writer is done.
     _lock: Option<Arc<RunLock>>,
@@ -86,13 +90,13 @@ impl TensorWriter {
         metadata: &Metadata,
         lock: Option<Arc<RunLock>>,
     ) -> Result<Self, StoreError> {
-        let Layout { head, places, total } = Layout::new(path, tensors, metadata)?;
+        let Layout { head, places, slot, total } = Layout::new(path, tensors, metadata)?;
         let file = PendingFile::create(path, tag, total)?;
         file.write_at(0, &head)?;
         let mut written = Coverage::default();
         written.insert(0, head.len() as u64);
         let places = places.into_iter().map(|place| (place.spec.name.clone(), place)).collect();
-        Ok(Self { file, places, written: Mutex::new(written), total, _lock: lock })
+        Ok(Self { file, places, written: Mutex::new(written), slot, total, _lock: lock })
     }
 
     /// Writes bytes into a tensor, `offset` bytes from its start. What is written twice holds the later.
@@ -135,7 +139,7 @@ impl TensorWriter {
         self.write_at(tensor, offset.saturating_mul(size_of::<E>() as u64), bytemuck::cast_slice(values))
     }
 
-    /// Flushes the file and gives it its name.
+    /// Takes the file's checksum (which reads it once), flushes it and gives it its name.
     ///
     /// # Errors
     /// [`StoreError::Incomplete`] if bytes of a tensor were never written; [`StoreError::NoSpace`];
@@ -149,6 +153,7 @@ impl TensorWriter {
             let missing = start - place.start..end.min(place.start + place.length) - place.start;
             return Err(StoreError::Incomplete { file: path, tensor: place.spec.name.clone(), missing });
         }
+        self.file.seal(&self.slot)?;
         self.file.persist(Existing::Replace)?;
         Ok(path)
     }
@@ -221,10 +226,12 @@ mod tests {
 
         let bytes = std::fs::read(&once).unwrap();
         assert_eq!(bytes, std::fs::read(&pieces).unwrap());
+        let sum = TensorFile::open(&once).unwrap().metadata("contents_blake3").unwrap().to_owned();
         let header = concat!(
-            r#"{"__metadata__":{"a":"1","b":"2"},"values":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"#,
+            r#"{"__metadata__":{"a":"1","b":"2","contents_blake3":"SUM"},"values":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]},"#,
             r#""flags":{"dtype":"U8","shape":[3],"data_offsets":[24,27]}}"#
         );
+        let header = header.replace("SUM", &sum);
         let padded = (8 + header.len()).next_multiple_of(64) - 8;
         assert_eq!(bytes[..8], (padded as u64).to_le_bytes());
         assert_eq!(&bytes[8..8 + header.len()], header.as_bytes());

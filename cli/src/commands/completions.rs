@@ -1,10 +1,9 @@
-use std::io::{self, Write};
-
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
 use crate::status::Status;
+use crate::terminal;
 
 /// Print completions for a shell
 #[derive(Debug, Args)]
@@ -24,7 +23,7 @@ impl Completions {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let mut script = vec![];
         clap_complete::generate(self.shell, &mut Cli::command(), "ascribe", &mut script);
-        io::stdout().lock().write_all(&script)?;
+        terminal::print_prepared(&script, "the completions")?;
         Ok(Status::Done)
     }
 }

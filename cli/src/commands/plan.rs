@@ -1,4 +1,3 @@
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -9,6 +8,7 @@ use super::session::Session;
 use crate::options::JobOptions;
 use crate::show;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal;
 
 /// What a job will cost: operations, memory, disk and time of each stage, before any of it is done
 ///
@@ -56,6 +56,7 @@ impl Plan {
     }
 
     pub(super) fn run(self) -> anyhow::Result<Status> {
+        const WHAT: &str = "the plan";
         let job = match &self.job {
             Some(file) => self.options.job_of_file(file)?,
             None => self.options.job_of_flags()?,
@@ -66,10 +67,11 @@ impl Plan {
         let cost = plan.cost()?;
         let machine = if self.no_calibration { None } else { Some(plan.calibrate(&cost)?) };
         let seconds = machine.as_ref().map(|machine| cost.seconds(machine));
-        let text = match self.format {
+        match self.format {
             PlanFormat::Table => {
                 let timed = seconds.as_ref().zip(machine.as_ref());
-                show::plan(&plan, self.options.talk.verbose) + &show::cost(&cost, &plan.job, inputs, timed)
+                let text = show::plan(&plan, self.options.talk.verbose) + &show::cost(&cost, &plan.job, inputs, timed);
+                terminal::print(&text, WHAT)?;
             }
             PlanFormat::Json => {
                 let total = seconds.as_ref().map(|seconds| inputs + seconds.total());
@@ -77,12 +79,9 @@ impl Plan {
                     "job": plan.job, "summary": plan.summary(), "cost": cost, "calibration": machine,
                     "seconds": seconds, "inputs_seconds": inputs, "total_seconds": total,
                 });
-                format!("{}\n", serde_json::to_string_pretty(&all)?)
+                terminal::print_json(&format!("{}\n", serde_json::to_string_pretty(&all)?), WHAT)?;
             }
-        };
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
+        }
         Ok(Status::Done)
     }
 }

@@ -1,17 +1,16 @@
 //! What every command on a run has in common: threads, the plan, progress, interruption, the last word.
 
-use std::io::{self, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
-use ascribe::job::{Job, Plan, QueryRanking, Saturation, StepReport};
+use ascribe::job::{Job, JobError, Plan, QueryRanking, Saturation, StepReport};
 use serde_json::json;
 
-use crate::failure::Problem;
 use crate::interrupt;
 use crate::options::{ProgressMode, RankingFormat, TalkOptions};
-use crate::progress::{Progress, write_line};
+use crate::progress::Progress;
 use crate::show;
+use crate::terminal;
 
 /// A plan, and somebody who watches it being done.
 pub(super) struct Session {
@@ -30,9 +29,9 @@ impl Session {
     pub(super) fn open(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
         let session = Self::resolve(job, talk)?;
         if talk.progress == ProgressMode::Json {
-            write_line(&json!({"event": "plan", "summary": session.plan.summary()}).to_string());
+            terminal::say_json(&json!({"event": "plan", "summary": session.plan.summary()}));
         } else if !talk.quiet {
-            write_line(&show::plan(&session.plan, talk.verbose));
+            terminal::say(&show::plan(&session.plan, talk.verbose));
         }
         interrupt::listen(&session.progress)?;
         Ok(session)
@@ -54,13 +53,14 @@ impl Session {
     /// # Errors
     /// If stdout cannot be written.
     pub(super) fn print_plan(&self, format: RankingFormat) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
+        const WHAT: &str = "the plan";
         match format {
-            RankingFormat::Jsonl => writeln!(out, "{}", json!({"job": self.plan.job, "summary": self.plan.summary()}))?,
-            _ => write!(out, "{}", show::plan(&self.plan, self.talk.verbose))?,
+            RankingFormat::Jsonl => {
+                let line = json!({"job": self.plan.job, "summary": self.plan.summary()});
+                terminal::print_json(&format!("{line}\n"), WHAT)
+            }
+            _ => terminal::print(&show::plan(&self.plan, self.talk.verbose), WHAT),
         }
-        out.flush()?;
-        Ok(())
     }
 
     /// Prints rankings on stdout, and on stderr where they lie.
@@ -123,10 +123,21 @@ impl Session {
     }
 }
 
+fn options(problem: String, hint: &str) -> anyhow::Error {
+    JobError::Options { problem, hint: Some(hint.to_owned()) }.into()
+}
+
+/// Each takes memory of its own, and no machine that this was made for has more.
+const MOST_THREADS: usize = 1024;
+
 /// One pool of threads for everything, set before anything uses it.
 fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
     if threads == Some(0) {
-        return Err(Problem::hinted("`threads` is 0", "leave it out, or give at least 1"));
+        return Err(options("`threads` is 0".to_owned(), "leave it out, or give at least 1"));
+    }
+    if let Some(threads) = threads.filter(|&threads| threads > MOST_THREADS) {
+        let hint = "leave it out to use as many as this process may; results are the same for any number";
+        return Err(options(format!("`threads` is {threads}, at most {MOST_THREADS} are started"), hint));
     }
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(available));

@@ -1,4 +1,3 @@
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use ascribe::job::{Job, Saturation};
@@ -9,6 +8,7 @@ use crate::failure::Problem;
 use crate::options::TrajectoryOptions;
 use crate::show::TrajectoryReport;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal;
 
 /// Explain a training run: checkpoints, learning rates, optimizer, segments, and what is not known
 ///
@@ -72,7 +72,7 @@ impl Trajectory {
         let mut data: Vec<StageData> =
             self.train_examples.into_iter().map(|n| StageData { examples: Some(n), ..StageData::default() }).collect();
         let job_file = self.path.join("job.toml");
-        let (request, saturation) = match job_file.is_file() {
+        let (request, saturation) = match ascribe::presence::is_file(&job_file) {
             true => {
                 let Some(source) = Job::read(&job_file)?.source else {
                     let hint = "give the run folder of `ascribe source`, or a training run";
@@ -92,11 +92,13 @@ impl Trajectory {
         };
         let outline = request.outline(request.read()?, &data)?;
         let report = TrajectoryReport::new(&request, &outline, saturation);
-        let text = match self.format {
-            TrajectoryFormat::Table => report.table(),
-            TrajectoryFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
-        };
-        io::stdout().lock().write_all(text.as_bytes())?;
+        const WHAT: &str = "the training run";
+        match self.format {
+            TrajectoryFormat::Table => terminal::print(&report.table(), WHAT)?,
+            TrajectoryFormat::Json => {
+                terminal::print_json(&format!("{}\n", serde_json::to_string_pretty(&report)?), WHAT)?;
+            }
+        }
         Ok(Status::Done)
     }
 }

@@ -59,7 +59,7 @@ impl JobOptions {
     /// If the folder's job cannot be read, or there is none and the flags alone do not make one.
     pub(crate) fn job_of_run_folder(&self) -> anyhow::Result<Job> {
         match &self.output.out {
-            Some(out) if out.join(JOB_FILE).exists() => self.job_of_file(&out.join(JOB_FILE)),
+            Some(out) if ascribe::presence::is_file(&out.join(JOB_FILE)) => self.job_of_file(&out.join(JOB_FILE)),
             Some(out) if !self.training.names_a_run() && (self.model.model.is_empty() || self.data.train.is_none()) => {
                 Err(Problem::hinted(
                     format!("{}: no `{JOB_FILE}` there", out.display()),

@@ -2,6 +2,8 @@
 
 use console::measure_text_width;
 
+use crate::terminal::inline;
+
 /// How the text of a column stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
@@ -21,9 +23,9 @@ impl Columns {
         Self { rows: vec![titles.map(str::to_owned).to_vec()] }
     }
 
-    /// Adds a row.
+    /// Adds a row. What would steer a terminal is escaped here.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| inline(&cell).into_owned()).collect());
     }
 
     /// The rows, each after `indent`, without blanks at the line's end.
@@ -69,5 +71,7 @@ mod tests {
         columns.row(["ekfac".into(), "+0.5".into()]);
         columns.row(["größe".into(), "+10.25".into()]);
         assert_eq!(columns.text(" "), " run     score\n ekfac    +0.5\n größe  +10.25\n");
+        columns.row(["a\n\u{1b}".into(), "+1".into()]);
+        assert!(columns.text("").ends_with("\na\\n\\u{1b}      +1\n"), "{}", columns.text(""));
     }
 }

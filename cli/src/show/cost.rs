@@ -5,6 +5,7 @@ use std::fmt::Write;
 use ascribe::job::{Calibration, Cost, Job, Seconds, WorkKind};
 
 use super::columns::Columns;
+use crate::terminal::inline;
 use crate::words::{bytes, count, counted, duration, operations};
 
 /// The stages in a table, the contractions, the files, and what holds for the whole job; `inputs` are the seconds that
@@ -54,7 +55,7 @@ fn contractions(cost: &Cost) -> String {
 fn files(cost: &Cost, job: &Job) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<9} {value}");
+        let _ = writeln!(text, "{name:<9} {}", inline(value));
     };
     let bound = |bound: Option<u64>| bound.map_or_else(String::new, |bound| format!(" of {} allowed", bytes(bound)));
     line("memory", &format!("about {}{}", bytes(cost.memory), bound(job.resources.memory)));
@@ -69,7 +70,7 @@ fn files(cost: &Cost, job: &Job) -> String {
 fn time(seconds: &Seconds, machine: &Calibration, inputs: f64) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<9} {value}");
+        let _ = writeln!(text, "{name:<9} {}", inline(value));
     };
     let total = inputs + seconds.total();
     let around =

@@ -7,6 +7,7 @@ use ascribe::job::{
     Normalize, Plan, Summary,
 };
 
+use crate::terminal::{inline, is_hidden};
 use crate::words::{bytes, count, counted, name_of};
 
 /// Tokens of the first example that are shown at its beginning, before and behind its first target, and at
@@ -18,7 +19,7 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     let (job, summary) = (&plan.job, plan.summary());
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "{name:<9} {value}");
+        let _ = writeln!(text, "{:<9} {}", inline(name), inline(value));
     };
     line("model", &model(summary));
     if verbose {
@@ -68,7 +69,7 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         let (factors, queries) = (bytes(summary.factor_bytes), bytes(summary.query_bytes));
         line("disk", &format!("{factors} of curvature, {queries} of query vectors, in {}", job.output.path.display()));
     }
-    for note in &summary.notes {
+    for note in summary.notes.iter().chain(&summary.machine_notes) {
         line("note", note);
     }
     text
@@ -176,7 +177,7 @@ fn visible(c: char) -> char {
     match c {
         '\n' => '⏎',
         '\t' => '⇥',
-        c if c.is_control() => '\u{FFFD}',
+        c if is_hidden(c) => '\u{FFFD}',
         c => c,
     }
 }

@@ -1,11 +1,12 @@
 //! Rankings on stdout: for reading, or for a program.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, write_csv};
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
+use crate::terminal::{self, inline};
 use crate::words;
 
 /// Columns of a table where stdout is no terminal.
@@ -19,23 +20,52 @@ const CAPTURED: f64 = 0.99;
 /// # Errors
 /// If stdout cannot be written.
 pub(crate) fn rankings(rankings: &[QueryRanking], job: &Job, format: RankingFormat) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
+    const WHAT: &str = "the rankings";
     match format {
-        RankingFormat::Table => table(&mut out, rankings, job)?,
-        RankingFormat::Jsonl => {
-            for ranking in rankings {
-                serde_json::to_writer(&mut out, ranking).map_err(io::Error::from)?;
-                writeln!(out)?;
-            }
+        RankingFormat::Table => {
+            let mut bytes = vec![];
+            table(&mut bytes, &visible(rankings), job)?;
+            terminal::print_prepared(&bytes, WHAT)
         }
-        RankingFormat::Csv => write_csv(rankings, &mut out)?,
+        RankingFormat::Jsonl => {
+            let mut lines = String::new();
+            for ranking in rankings {
+                lines.push_str(&serde_json::to_string(ranking)?);
+                lines.push('\n');
+            }
+            terminal::print_json(&lines, WHAT)
+        }
+        RankingFormat::Csv => {
+            let mut bytes = vec![];
+            match terminal::stdout_is_terminal() {
+                true => write_csv(&visible(rankings), &mut bytes)?,
+                false => write_csv(rankings, &mut bytes)?,
+            }
+            terminal::print_prepared(&bytes, WHAT)
+        }
     }
-    out.flush()?;
-    Ok(())
+}
+
+/// Rankings whose texts steer no terminal.
+fn visible(rankings: &[QueryRanking]) -> Vec<QueryRanking> {
+    let mut rankings = rankings.to_vec();
+    let show = |text: &mut String| *text = inline(text).into_owned();
+    for ranking in &mut rankings {
+        show(&mut ranking.query.id);
+        show(&mut ranking.query.excerpt);
+        for example in ranking.proponents.iter_mut().chain(&mut ranking.opponents) {
+            show(&mut example.id);
+            show(&mut example.excerpt);
+        }
+        for group in ranking.groups.iter_mut().flatten() {
+            show(&mut group.group);
+        }
+    }
+    rankings
 }
 
 fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Result<()> {
-    let width = match io::stdout().is_terminal() {
+    let width = match terminal::stdout_is_terminal() {
         true => usize::from(Term::stdout().size().1).max(40),
         false => WIDTH,
     };
@@ -103,7 +133,7 @@ fn group_lines(out: &mut impl Write, groups: &[RankedGroup], field: &str, top: u
     let shown = || groups.iter().take(top).chain(groups.iter().skip(top + hidden));
     let score = |group: &RankedGroup| words::score(group.score as f32);
     let score_width = shown().map(|group| score(group).len()).max().unwrap_or(0);
-    writeln!(out, "  {}", style(format!("by {field}")).bold())?;
+    writeln!(out, "  {}", style(format!("by {}", inline(field))).bold())?;
     for (place, group) in shown().enumerate() {
         if place == top && hidden > 0 {
             writeln!(out, "    {:>score_width$}  {hidden} more", "…")?;

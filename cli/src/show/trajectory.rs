@@ -9,6 +9,7 @@ use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrajectoryRequest, 
 use serde::Serialize;
 
 use super::Columns;
+use crate::terminal::inline;
 use crate::words::count;
 
 /// Checkpoints of a segment that are listed in a table.
@@ -107,24 +108,25 @@ impl TrajectoryReport {
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         let several = self.stages.len() > 1;
-        let _ = writeln!(text, "{}", self.path.display());
+        let _ = writeln!(text, "{}", inline(&self.path.display().to_string()));
         for (index, stage) in self.stages.iter().enumerate() {
             if several {
-                let _ = writeln!(text, "\nstage {} of {}: {}", index + 1, self.stages.len(), stage.name);
+                let _ = writeln!(text, "\nstage {} of {}: {}", index + 1, self.stages.len(), inline(&stage.name));
             }
             stage.table(&mut text);
         }
         if !self.saturation.is_empty() {
             let _ = write!(text, "\n{}", saturation_table(&self.saturation));
         }
-        let prefix = |stage: &StageReport| if several { format!("stage `{}`: ", stage.name) } else { String::new() };
+        let prefix =
+            |stage: &StageReport| if several { format!("stage `{}`: ", inline(&stage.name)) } else { String::new() };
         for stage in &self.stages {
             for warning in &stage.warnings {
-                let _ = writeln!(text, "warning: {}{warning}", prefix(stage));
+                let _ = writeln!(text, "warning: {}{}", prefix(stage), inline(warning));
             }
         }
         for note in &self.notes {
-            let _ = writeln!(text, "note: {note}");
+            let _ = writeln!(text, "note: {}", inline(note));
         }
         for stage in &self.stages {
             for unknown in &stage.unknown {
@@ -153,8 +155,12 @@ fn saturation_table(saturation: &[Saturation]) -> String {
          examples push\n",
     );
     for segment in saturation {
-        let _ =
-            writeln!(text, "  {}: largest rate x largest eigenvalue {}", segment.segment, number(segment.largest_step));
+        let _ = writeln!(
+            text,
+            "  {}: largest rate x largest eigenvalue {}",
+            inline(&segment.segment),
+            number(segment.largest_step)
+        );
     }
     text
 }

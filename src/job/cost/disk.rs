@@ -97,10 +97,9 @@ impl Plan {
             return Err(JobError::Disk { needed: cost.peak, bound, largest });
         }
         // what an earlier start left is counted twice, so this is no error
-        let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         Ok(cost.free.filter(|&free| cost.peak > free).map(|free| {
-            let (needed, left) = (gibibytes(cost.peak), gibibytes(free));
-            format!("the run folder needs up to {needed:.1} GiB, its file system has {left:.1} GiB left")
+            let (needed, left) = (in_units(cost.peak), in_units(free));
+            format!("the run folder needs up to {needed}, its file system has {left} left")
         }))
     }
 
@@ -115,6 +114,16 @@ impl Plan {
             _ => <f32 as Element>::DTYPE,
         }
     }
+}
+
+/// `1.5 GiB`, `40 KiB`: a number of bytes in the unit in which it is not nothing.
+fn in_units(bytes: u64) -> String {
+    const UNITS: [(u32, &str); 4] = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = UNITS.into_iter().find(|&(power, _)| bytes >= 1 << power);
+    unit.map_or_else(
+        || format!("{bytes} bytes"),
+        |(power, unit)| format!("{:.1} {unit}", bytes as f64 / 2f64.powi(power as i32)),
+    )
 }
 
 /// A file of these tensors with so many characters about them.

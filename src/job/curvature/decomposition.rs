@@ -13,7 +13,7 @@ use crate::job::run::{Number, Run};
 use crate::job::training::{Fit, Place};
 
 /// Eigenpairs of some blocks, until all are there.
-const EIGENBASIS_PART: &str = "eigenbasis-part";
+pub(super) const EIGENBASIS_PART: &str = "eigenbasis-part";
 
 /// Bytes of eigenvectors that wait to be kept, at most: a part is due then, or when the last is ten seconds old.
 pub(in crate::job) const UNSAVED: usize = 64 << 20;

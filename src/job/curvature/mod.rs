@@ -155,6 +155,16 @@ impl Run<'_> {
         self.fitted()
     }
 
+    /// Removes what a process that was killed may have left on the way to curvature that is there now.
+    pub(super) fn tidy_curvature(&self) -> Result<(), JobError> {
+        if self.round()? == Round::Done {
+            for kind in [decomposition::EIGENBASIS_PART, groups::COVARIANCE_GROUP, groups::LAMBDA_GROUP] {
+                self.store.remove_kind(kind)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The curvatures of an earlier `fit`, one for each of the training's; those that no answer needs are empty.
     pub(super) fn fitted<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
         let needed: Vec<usize> = self.fits().map(|(index, _)| index).collect();

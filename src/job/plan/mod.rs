@@ -159,7 +159,6 @@ impl Plan {
         plan.memory = Memory::choose(&plan.job, &Sizes::of(&plan, limits, longest, data))?;
         plan.job.resources.batch_tokens = Some(plan.memory.batch);
         plan.training.networks.keep(plan.memory.graphs, plan.memory.residence);
-        notes.extend(plan.memory.notes(plan.job.resources.memory));
         for stage in &plan.training.stages {
             if stage.n_examples != stage.train.len() {
                 notes.push(format!(
@@ -170,8 +169,9 @@ impl Plan {
             }
         }
         plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
+        plan.summary.machine_notes = plan.memory.notes(plan.job.resources.memory);
         let note = plan.check_disk()?;
-        plan.summary.notes.extend(note);
+        plan.summary.machine_notes.extend(note);
         Ok(plan)
     }
 

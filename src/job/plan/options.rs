@@ -97,6 +97,12 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     if job.data.train_size == Some(0) {
         return options("`train_size` is 0", "leave it out, or give the number of examples the model was trained on");
     }
+    if job.data.max_length == Some(0) {
+        return options("`max_length` is 0", "leave it out, or give the most tokens that an example keeps");
+    }
+    if job.data.pack == Some(0) {
+        return options("`pack` is 0", "leave it out, or give the tokens of a block");
+    }
     if job.resources.batch_tokens == Some(0) {
         return options("`batch_tokens` is 0", "leave it out, or give at least 1");
     }

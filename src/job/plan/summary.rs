@@ -45,6 +45,9 @@ pub struct Summary {
     pub differentiations: u64,
     /// Guesses and oddities that change numbers.
     pub notes: Vec<String>,
+    /// What this machine's memory and disk have to do with the job. No number depends on it, and no result holds it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub machine_notes: Vec<String>,
 }
 
 /// A stage of training.
@@ -236,6 +239,7 @@ impl Summary {
                 .map(|site| training.stages[site.stage].train.len() as u64)
                 .sum(),
             notes,
+            machine_notes: vec![],
         }
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn check_configs(folders: &[Folder]) -> Result<Option<TransformersVer
     let mut version = None;
     for folder in folders {
         let file = folder.path.join("config.json");
-        if !file.is_file() {
+        if !crate::presence::is_file(&file) {
             continue;
         }
         let config = read_json(&file)?;

@@ -65,7 +65,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     let mut schedulers = Vec::new();
     for folder in &folders {
         let file = folder.path.join("scheduler.pt");
-        if file.is_file() {
+        if crate::presence::is_file(&file) {
             schedulers.push(SchedulerState::read(&file, folder.step)?);
         }
     }

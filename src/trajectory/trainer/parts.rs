@@ -107,7 +107,7 @@ pub(super) fn states(folders: &[Folder]) -> Result<Vec<Option<TrainerState>>, Re
 pub(super) fn arguments(run: &Path, folders: &[Folder]) -> Result<Vec<Option<TrainingArguments>>, ReadError> {
     let read = |folder: &Path| {
         let file = folder.join("training_args.bin");
-        file.is_file().then(|| TrainingArguments::read(&file)).transpose()
+        crate::presence::is_file(&file).then(|| TrainingArguments::read(&file)).transpose()
     };
     let mut all: Vec<Option<TrainingArguments>> =
         folders.iter().map(|folder| read(&folder.path)).collect::<Result<_, _>>()?;

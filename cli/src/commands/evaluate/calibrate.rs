@@ -7,9 +7,9 @@ use clap::Args;
 use super::retrained::{Retrained, Truth};
 use super::{FigureFormat, amount, cells, print, print_csv, print_json};
 use crate::failure::Problem;
-use crate::progress::write_line;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
+use crate::terminal::say;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;
 
@@ -106,7 +106,7 @@ impl Calibrate {
             FigureFormat::Json => print_json(&calibration)?,
             FigureFormat::Csv => print_csv(rows(&calibration))?,
         }
-        write_line(&format!("{} in {}", counted(calibration.scales.len() as u64, "scales"), out.display()));
+        say(&format!("{} in {}", counted(calibration.scales.len() as u64, "scales"), out.display()));
         Ok(Status::Done)
     }
 }

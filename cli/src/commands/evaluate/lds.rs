@@ -1,14 +1,20 @@
 use std::fmt::Write;
 
+use anyhow::Context;
 use ascribe::attribution::evaluate::{self, Bootstrap, Figure, LdsReport, Run};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 
 use super::retrained::{Retrained, Truth};
 use super::{FigureFormat, Figures, amount, cells, print, print_csv, print_json, range};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::inline;
 use crate::words::counted;
+
+/// Intervals have long settled by then.
+const MOST_RESAMPLES: u64 = 100_000;
 
 /// Linear datamodeling score: do summed scores predict what retraining on subsets gave?
 ///
@@ -25,7 +31,7 @@ pub(crate) struct Lds {
     #[command(flatten)]
     retrained: Retrained,
     /// Resamples for the 95 % intervals; 0 for none
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = RangedU64ValueParser::<usize>::new().range(..=MOST_RESAMPLES))]
     resamples: usize,
     /// Seed of the resamples; figures that are compared must share it
     #[arg(long, value_name = "SEED", default_value_t = 0)]
@@ -46,7 +52,11 @@ impl Lds {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let truth = self.retrained.read()?;
         let files = ScoreFile::open_all(&self.figures.scores)?;
-        let predictions = files.iter().map(|file| truth.predictions(file)).collect::<anyhow::Result<Vec<_>>>()?;
+        let predictions = files.iter().map(|file| {
+            let beside = || format!("{}: cannot be evaluated on {}", file.path().display(), self.retrained.masks().display());
+            truth.predictions(file).with_context(beside)
+        });
+        let predictions = predictions.collect::<anyhow::Result<Vec<_>>>()?;
         let run = |(file, predictions)| {
             let ScoreFile { name, amounts, .. }: &ScoreFile = file;
             Run { name, predictions, amounts: *amounts }
@@ -54,9 +64,11 @@ impl Lds {
         let runs: Vec<_> = files.iter().zip(&predictions).map(run).collect();
         let bootstrap = Bootstrap { resamples: self.resamples, seed: self.seed };
         let report = match &truth {
-            Truth::Subsets(_, outcomes) => evaluate::compare(&runs, outcomes, bootstrap)?,
-            Truth::Removals(removals) => evaluate::compare_removals(&runs, removals, bootstrap)?,
+            Truth::Subsets(_, outcomes) => evaluate::compare(&runs, outcomes, bootstrap),
+            Truth::Removals(removals) => evaluate::compare_removals(&runs, removals, bootstrap),
         };
+        let report = report
+            .with_context(|| format!("{}: cannot be compared with the scores", self.retrained.outcomes().display()))?;
         match self.figures.format {
             FigureFormat::Table => print(&table(&report, &files))?,
             FigureFormat::Json => print_json(&report)?,

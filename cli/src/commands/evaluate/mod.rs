@@ -8,7 +8,6 @@ mod retrained;
 mod retrieval;
 mod subsets;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use ascribe::attribution::evaluate::Interval;
@@ -16,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::status::{Status, exit_codes};
+use crate::terminal;
 
 /// Compare scores with retraining, or with known answers
 #[derive(Debug, Subcommand)]
@@ -52,7 +52,7 @@ struct Figures {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Output")]
     format: FigureFormat,
     /// End with exit code 1 if a run's figure is below this
-    #[arg(long, value_name = "FIGURE", help_heading = "Output")]
+    #[arg(long, value_name = "FIGURE", value_parser = figure, help_heading = "Output")]
     at_least: Option<f64>,
 }
 
@@ -63,6 +63,11 @@ impl Figures {
         // a figure that is no number is not at least anything
         if figures.into_iter().all(|figure| figure >= least) { Status::Done } else { Status::CheckFailed }
     }
+}
+
+/// A figure that others can be compared with.
+fn figure(text: &str) -> Result<f64, String> {
+    text.trim().parse().ok().filter(|figure: &f64| figure.is_finite()).ok_or_else(|| "write a number".to_owned())
 }
 
 /// How figures are printed.
@@ -78,22 +83,24 @@ enum FigureFormat {
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())?;
-    Ok(())
+    terminal::print(text, "the figures")
 }
 
 fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
-    print(&format!("{}\n", serde_json::to_string_pretty(report)?))
+    terminal::print_json(&format!("{}\n", serde_json::to_string_pretty(report)?), "the figures")
 }
 
 /// Rows of cells with a header.
 fn print_csv(rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(io::stdout().lock());
+    let mut writer = csv::Writer::from_writer(vec![]);
     for row in rows {
-        writer.write_record(row)?;
+        match terminal::stdout_is_terminal() {
+            true => writer.write_record(row.iter().map(|cell| &*terminal::inline(cell)).collect::<Vec<_>>())?,
+            false => writer.write_record(row)?,
+        }
     }
-    writer.flush()?;
-    Ok(())
+    let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
+    terminal::print_prepared(&bytes, "the figures")
 }
 
 /// A number of a CSV cell with every digit, or nothing.

@@ -1,11 +1,13 @@
 //! Flags for what retraining gave: on subsets, or without few examples.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ascribe::attribution::evaluate::{MaskMeaning, Orientation, Outcomes, Predictions, Removals, Subsets};
 use clap::{Args, ValueEnum};
 
+use crate::failure::Problem;
 use crate::score_file::ScoreFile;
+use crate::words::counted;
 
 /// Masks, outcomes and which measurement.
 #[derive(Debug, Clone, Args)]
@@ -70,13 +72,43 @@ impl Retrained {
                 Ok(Truth::Removals(removals))
             }
             (Some(subsets), None, Some(outcomes)) => {
-                let subsets = Subsets::read(subsets, meaning)?;
+                let file = subsets;
+                let subsets = Subsets::read(file, meaning)?;
+                refuse_equal(&subsets, file)?;
                 Ok(Truth::Subsets(subsets, Outcomes::read(outcomes, &self.outcome, orientation)?))
             }
             // the flags' own rules have refused this
             _ => anyhow::bail!("`--subsets` with `--outcomes`, or `--removals`, is needed"),
         }
     }
+}
+
+impl Retrained {
+    /// The file of masks.
+    pub(super) fn masks(&self) -> &Path {
+        self.removals.as_deref().or(self.subsets.as_deref()).unwrap_or(Path::new(""))
+    }
+
+    /// The file of outcomes.
+    pub(super) fn outcomes(&self) -> &Path {
+        self.outcomes.as_deref().unwrap_or(self.masks())
+    }
+}
+
+/// Refuses subsets that leave nothing to correlate: all of them the same, with every example or with none.
+fn refuse_equal(subsets: &Subsets, file: &Path) -> anyhow::Result<()> {
+    let mut rows = subsets.mask().chunks_exact(subsets.examples().max(1));
+    let Some(first) = rows.next().filter(|_| subsets.count() > 1) else { return Ok(()) };
+    if rows.any(|row| row != first) {
+        return Ok(());
+    }
+    let kept = match subsets.sizes() {
+        (0, _) => "keep no example".to_owned(),
+        (n, _) if n == subsets.examples() => "keep every example".to_owned(),
+        (n, _) => format!("keep the same {}", counted(n as u64, "examples")),
+    };
+    let problem = format!("{}: all {} {kept}", file.display(), counted(subsets.count() as u64, "subsets"));
+    Err(Problem::hinted(problem, "a correlation over subsets needs subsets that differ; is `--mask` right?"))
 }
 
 impl Truth {

@@ -1,6 +1,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use ascribe::attribution::evaluate::{self, Answers};
 use clap::Args;
 use serde::Serialize;
@@ -9,6 +10,7 @@ use super::{FigureFormat, Figures, print, print_csv, print_json};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::inline;
 use crate::words::{count, counted};
 
 /// Do a query's strongest proponents contain the training examples that are known to answer it?
@@ -56,7 +58,10 @@ impl Retrieval {
         let answers = Answers::read(&self.answers, &self.field)?;
         let mut runs = vec![];
         for file in ScoreFile::open_all(&self.figures.scores)? {
-            let figures = evaluate::retrieval(file.rows()?, &file.query_ids, &file.train_ids, &answers, &self.k)?;
+            let figures = evaluate::retrieval(file.rows()?, &file.query_ids, &file.train_ids, &answers, &self.k)
+                .with_context(|| {
+                    format!("{}: cannot be evaluated on {}", file.path().display(), self.answers.display())
+                })?;
             runs.push(RunReport { name: file.name, figures });
         }
         let report = Report { runs };
@@ -100,7 +105,7 @@ fn table(report: &Report) -> String {
     let _ = writeln!(text, "\n{} with {each} each.", counted(answers.len() as u64, "queries"));
     if !first.figures.not_scored.is_empty() {
         let n = count(first.figures.not_scored.len() as u64);
-        let _ = writeln!(text, "{n} with known answers not scored: {}", abridged(&first.figures.not_scored));
+        let _ = writeln!(text, "{n} with known answers not scored: {}", inline(&abridged(&first.figures.not_scored)));
     }
     text
 }

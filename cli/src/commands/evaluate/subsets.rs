@@ -6,13 +6,19 @@ use anyhow::Context;
 use ascribe::attribution::evaluate;
 use ascribe::attribution::ranking::{Ranking, rank};
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use serde_json::json;
 
 use crate::failure::Problem;
-use crate::progress::write_line;
 use crate::score_file::ScoreFile;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::say;
 use crate::words::counted;
+
+/// More are never retrained on.
+const MOST_SUBSETS: u64 = 1_000_000;
+/// Bytes of the largest mask that is drawn, one for each subset and example.
+const MOST_BYTES: u64 = 1 << 29;
 
 /// Draw the subsets of the training examples to retrain on
 ///
@@ -27,7 +33,7 @@ pub(crate) struct Subsets {
     #[arg(long, value_name = "N", required_unless_present = "top")]
     examples: Option<usize>,
     /// Subsets; 50 to 100 are usual [default: 100]
-    #[arg(long, value_name = "J")]
+    #[arg(long, value_name = "J", value_parser = RangedU64ValueParser::<usize>::new().range(1..=MOST_SUBSETS))]
     count: Option<usize>,
     /// Share of the examples that each subset keeps, or lacks with `--removed` [default: 0.5, or 0.02]
     #[arg(long, value_name = "SHARE")]
@@ -82,6 +88,11 @@ impl Subsets {
         // the flags' own rules have made sure of `--examples`
         let examples = self.examples.unwrap_or_default();
         let (count, seed) = (self.count.unwrap_or(100), self.seed.unwrap_or(0));
+        let bytes = count as u128 * examples as u128;
+        if bytes > u128::from(MOST_BYTES) {
+            let problem = format!("`--count {count}` of `--examples {examples}` are a mask of {bytes} bytes");
+            return Err(Problem::hinted(problem, format!("at most {MOST_BYTES} are written; draw fewer subsets")));
+        }
         let share = self.share.unwrap_or(if self.removed { 0.02 } else { 0.5 });
         let (subsets, size, verb) = match self.removed {
             true if share > 0.5 => {
@@ -110,7 +121,7 @@ impl Subsets {
             write_lists((0..subsets.count()).map(line), lists)?;
         }
         let n = counted(examples as u64, "examples");
-        write_line(&format!("{} of {size} of {n} in {}", counted(count as u64, verb), self.out.display()));
+        say(&format!("{} of {size} of {n} in {}", counted(count as u64, verb), self.out.display()));
         Ok(Status::Done)
     }
 
@@ -149,7 +160,7 @@ impl Subsets {
             if fewest == top { top.to_string() } else { format!("{fewest} to {top} (no more have a score above 0)") };
         let n = counted(examples as u64, "examples");
         let removals = counted(removed.len() as u64, "removals");
-        write_line(&format!("{removals} of {size} of {n} in {}", self.out.display()));
+        say(&format!("{removals} of {size} of {n} in {}", self.out.display()));
         Ok(Status::Done)
     }
 }

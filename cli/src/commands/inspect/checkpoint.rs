@@ -7,6 +7,7 @@ use ascribe::model::{Limits, LoadOptions, Model};
 
 use super::Detail;
 use crate::show::Columns;
+use crate::terminal::inline;
 use crate::words::{count, counted};
 
 /// Layers listed without `--verbose`.
@@ -26,7 +27,7 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
                     let _ = writeln!(text, "tokenizer: {file}, {size} tokens");
                 }
                 Err(error) => {
-                    let _ = writeln!(text, "tokenizer: {error}");
+                    let _ = writeln!(text, "tokenizer: {}", inline(&error.to_string()));
                 }
             }
         }
@@ -57,7 +58,7 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
         let _ = writeln!(text, "  and {} more (--verbose)", layers.len() - shown);
     }
     for note in model.notes() {
-        let _ = writeln!(text, "note: {note}");
+        let _ = writeln!(text, "note: {}", inline(note));
     }
     Ok(text)
 }

@@ -1,25 +1,40 @@
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::Context;
+use ascribe::foreign_file;
 use serde_json::{Map, Value};
 
 use super::Detail;
 use crate::failure::Problem;
-use crate::words::counted;
+use crate::terminal::inline;
+use crate::words::{bytes, counted};
+
+/// Bytes of the longest line that is read.
+const LONGEST: u64 = 64 << 20;
 
 /// A file of JSON lines: how many, and the fields of the first.
 pub(super) fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     let reading = || format!("{}: cannot be read", path.display());
     let (mut n, mut first) = (0, None);
-    for line in BufReader::new(File::open(path).with_context(reading)?).lines() {
-        let line = line.with_context(reading)?;
-        if line.trim().is_empty() {
+    let mut lines = BufReader::new(foreign_file::open(path).with_context(reading)?);
+    loop {
+        let mut line = vec![];
+        lines.by_ref().take(LONGEST + 1).read_until(b'\n', &mut line).with_context(reading)?;
+        if line.is_empty() {
+            break;
+        }
+        if line.len() as u64 > LONGEST {
+            let problem = format!("{}: a line is longer than {}", path.display(), bytes(LONGEST));
+            return Err(Problem::hinted(problem, "each line must be one JSON object"));
+        }
+        if line.trim_ascii().is_empty() {
             continue;
         }
         n += 1;
-        first.get_or_insert(line);
+        if first.is_none() {
+            first = Some(String::from_utf8(line).map_err(io::Error::other).with_context(reading)?);
+        }
     }
     let Some(first) = first else { return Ok(format!("{}: an empty file\n", path.display())) };
     let object: Map<String, Value> = serde_json::from_str(&first).map_err(|error| {
@@ -34,7 +49,11 @@ pub(super) fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     };
     let mut text = format!("{}: {}, {what}; the first has\n", path.display(), counted(n, "lines"));
     for (field, value) in &object {
-        text.push_str(&format!("  {field}: {}\n", super::tensors::abridged(&value.to_string(), detail)));
+        text.push_str(&format!(
+            "  {}: {}\n",
+            inline(field),
+            inline(&super::tensors::abridged(&value.to_string(), detail))
+        ));
     }
     Ok(text)
 }

@@ -5,13 +5,15 @@ mod lines;
 mod run_folder;
 mod tensors;
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+use ascribe::{foreign_file, presence};
 use clap::Args;
 
 use crate::failure::Problem;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal;
 
 /// Explain a checkpoint, a run folder, or a file: factors, query cache, scores, data, any safetensors
 ///
@@ -48,7 +50,7 @@ impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let detail = if self.verbose { Detail::Full } else { Detail::Short };
         let text = explain(&self.path, detail)?;
-        io::stdout().lock().write_all(text.as_bytes())?;
+        terminal::print(&text, "what is there")?;
         Ok(Status::Done)
     }
 }
@@ -66,10 +68,10 @@ fn is_training_run(folder: &Path) -> bool {
 fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if path.is_dir() {
-        if path.join("ascribe.json").exists() {
+        if presence::is_file(&path.join("ascribe.json")) {
             return run_folder::explain(path, detail);
         }
-        if path.join("config.json").exists() {
+        if presence::is_file(&path.join("config.json")) {
             return checkpoint::explain(path, detail);
         }
         if is_training_run(path) {
@@ -82,10 +84,13 @@ fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
         let hint = "a checkpoint has a `config.json`, a run folder an `ascribe.json`";
         return Err(Problem::hinted(format!("{}: neither a checkpoint nor a run folder", path.display()), hint));
     }
-    match extension {
-        _ if !path.exists() => {
-            Err(Problem::hinted(format!("{}: no such file or folder", path.display()), "check the path"))
+    if let Err(error) = foreign_file::open(path) {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return Err(Problem::hinted(format!("{}: no such file or folder", path.display()), "check the path"));
         }
+        return Err(error).with_context(|| format!("{}: cannot be read", path.display()));
+    }
+    match extension {
         "safetensors" => tensors::explain(path, detail),
         "toml" => run_folder::explain_job(path),
         "jsonl" => lines::explain(path, detail),

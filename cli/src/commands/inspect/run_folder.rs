@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Detail;
 use crate::show::Columns;
+use crate::terminal::inline;
 use crate::words::{bytes, count, duration, name_of};
 
 /// Files at fixed places, and what they hold.
@@ -27,7 +28,7 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
     let store = Store::open(folder)?;
     let mut text = format!("{}: a run folder, of the job {}\n", folder.display(), store.job().short());
     let job = folder.join("job.toml");
-    if job.exists() {
+    if ascribe::presence::is_file(&job) {
         let _ = write!(text, "\n{}", summary(&Job::read(&job)?));
     }
     if let Some(stages) = stages(&folder.join("run.json")) {
@@ -97,7 +98,7 @@ fn summary(job: &Job) -> String {
         ("measure", measure),
         ("run", job.output.path.display().to_string()),
     ];
-    lines.map(|(name, value)| format!("  {name:<10} {value}\n")).concat()
+    lines.map(|(name, value)| format!("  {name:<10} {}\n", inline(&value))).concat()
 }
 
 /// The stages that a run recorded, if it did.

@@ -5,6 +5,7 @@ use ascribe::attribution::store::TensorFile;
 
 use super::Detail;
 use crate::show::Columns;
+use crate::terminal::inline;
 use crate::words::{bytes, counted};
 
 /// Tensors listed without `--verbose`.
@@ -15,7 +16,7 @@ const WIDTH: usize = 100;
 /// A safetensors file: what it is, its tensors, its metadata.
 pub(super) fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     let file = TensorFile::open(path)?;
-    let mut text = format!("{}: {}\n\n", path.display(), what(&file));
+    let mut text = format!("{}: {}\n\n", inline(&path.display().to_string()), what(&file));
     let mut columns = Columns::titled(["tensor", "type", "shape", "size"]);
     let mut total = 0;
     for (i, name) in file.names().iter().enumerate() {
@@ -34,7 +35,7 @@ pub(super) fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
     if !file.all_metadata().is_empty() {
         text.push_str("\nmetadata\n");
         for (name, value) in file.all_metadata() {
-            let _ = writeln!(text, "  {name}: {}", list_or_text(value, detail));
+            let _ = writeln!(text, "  {}: {}", inline(name), inline(&list_or_text(value, detail)));
         }
     }
     Ok(text)
@@ -51,7 +52,7 @@ fn what(file: &TensorFile) -> String {
             "lambda" => "mean squared gradients in the eigenbasis, undamped",
             "queries" => "query cache: gradients of the measurements times the inverse curvature",
             "scores" => "scores of a range of training examples, transposed",
-            _ => return format!("an artifact of the kind `{kind}`"),
+            _ => return format!("an artifact of the kind `{}`", inline(kind)),
         };
         return format!("{state}{explained} (`{kind}`)");
     }
