@@ -390,7 +390,7 @@ fn head(group: &mut Group<'_>, hidden: &Tensor, positions: &Positions) {
     // logits, and from them the gradient
     group.throughput(Throughput::Elements((4 * ROWS * WIDTH * VOCABULARY) as u64));
     for (arithmetic, products) in arithmetics() {
-        let head = LanguageModelHead { weight: &weight, bias: None, products };
+        let head = LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products };
         for (name, objective) in [("training-loss", Objective::TrainingLoss), ("sampled", Objective::SampledLoss(draw))]
         {
             group.bench_function(BenchmarkId::new(format!("head/{arithmetic}"), name), |bencher| {

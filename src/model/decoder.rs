@@ -120,7 +120,7 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
             let weight = head.weight.get()?;
             let loss = language_model_loss(
                 hidden,
-                LanguageModelHead { weight: &weight, bias: None, products: head.products },
+                LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products: head.products },
                 &batch.positions,
                 &batch.targets,
                 &batch.keys,
@@ -142,7 +142,9 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
             x = block.get()?.trace(&x, &context, &taps)?;
         }
         let hidden = self.norm.get()?.trace(&x)?;
-        Ok(language_model_logits(hidden.value(), &*self.head.weight.get()?, None)?)
+        let weight = self.head.weight.get()?;
+        let head = LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products: self.head.products };
+        Ok(language_model_logits(hidden.value(), head)?)
     }
 
     fn check(&self) -> Result<(), LoadError> {

@@ -146,6 +146,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
                 scale,
                 mask: Mask::Causal,
                 window: None,
+                soft_cap: None,
                 products: source.products,
             },
             attn_c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,

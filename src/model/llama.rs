@@ -165,6 +165,7 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
                 scale: 1.0 / (head_size as f64).sqrt(),
                 mask: Mask::Causal,
                 window: None,
+                soft_cap: None,
                 products: source.products,
             },
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,

@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::check_soft_cap;
 use super::kernel::with_workspace;
 use super::objective::{self, Logit, Question};
 use crate::curvature::gemm::{Into, Products, Threads, View, ViewMut, matmul};
@@ -25,7 +26,7 @@ pub struct HeadLoss {
     pub values: Vec<f64>,
     /// Gradient of the summed objective at the hidden states, `[R, D]`.
     pub hidden_gradient: Tensor,
-    /// Gradient at the logits, `[R, V]`, if it was asked for.
+    /// Gradient at the logits as the linear layer gives them, before a soft cap, `[R, V]`, if it was asked for.
     pub logits_gradient: Option<Tensor>,
 }
 
@@ -35,24 +36,41 @@ pub(crate) const ROWS: usize = 128;
 
 const NETWORK: &str = "a language model";
 
-/// Weights of a language model's head, `logits = hidden Wᵀ + bias`.
+/// A language model's head, `logits = hidden Wᵀ + bias`, under a soft cap c `c · tanh(logits / c)` of that.
 #[derive(Debug, Clone, Copy)]
 pub struct LanguageModelHead<'a> {
     /// `[V, D]`.
     pub weight: &'a Tensor,
     /// `[V]`.
     pub bias: Option<&'a Tensor>,
+    /// If given, c: what losses and measurements see is `c · tanh(logits / c)` (Gemma 2; Gemma Team 2024, §2).
+    pub soft_cap: Option<f64>,
     /// How products on the CPU run.
     pub products: Products,
 }
 
-/// `hidden Wᵀ + bias`, whole.
+/// All logits, behind the soft cap if there is one.
 ///
 /// # Shapes
-/// `hidden: [R, D]`, `weight: [V, D]`, `bias: [V]`; `[R, V]`.
+/// `hidden: [R, D]`; `[R, V]`.
 /// # Errors
 /// If the shapes or types do not fit.
-pub fn language_model_logits(hidden: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> candle_core::Result<Tensor> {
+pub fn language_model_logits(hidden: &Tensor, head: LanguageModelHead<'_>) -> candle_core::Result<Tensor> {
+    let logits = linear(hidden, head)?;
+    match head.soft_cap {
+        Some(cap) => {
+            check_soft_cap("logits", cap)?;
+            logits.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)
+        }
+        None => Ok(logits),
+    }
+}
+
+/// `hidden Wᵀ + bias`.
+fn linear(
+    hidden: &Tensor,
+    LanguageModelHead { weight, bias, .. }: LanguageModelHead<'_>,
+) -> candle_core::Result<Tensor> {
     let logits = hidden.matmul(&weight.t()?)?;
     match bias {
         Some(bias) => logits.broadcast_add(bias),
@@ -109,7 +127,7 @@ struct Labelled {
 
 fn questions(
     hidden: &Tensor,
-    LanguageModelHead { weight, bias, .. }: LanguageModelHead<'_>,
+    LanguageModelHead { weight, bias, soft_cap, .. }: LanguageModelHead<'_>,
     positions: &Positions,
     targets: &[Option<u32>],
     keys: &[u64],
@@ -123,6 +141,9 @@ fn questions(
         && bias.dims() != [vocabulary]
     {
         return refuse(format!("a head of {vocabulary} outputs has a bias of the shape {:?}", bias.dims()));
+    }
+    if let Some(cap) = soft_cap {
+        check_soft_cap("logits", cap)?;
     }
     if rows != positions.rows() || rows != targets.len() || keys.len() != positions.examples() {
         return refuse(format!(
@@ -161,6 +182,7 @@ struct Blocks<'a> {
     hidden: Tensor,
     weight: Tensor,
     bias: Option<Tensor>,
+    soft_cap: Option<f64>,
     products: Products,
     labelled: &'a [Labelled],
     keep: LogitsGradient,
@@ -177,12 +199,13 @@ struct Block<'a, T> {
 impl<'a> Blocks<'a> {
     fn new(
         hidden: &Tensor,
-        LanguageModelHead { weight, bias, products }: LanguageModelHead<'_>,
+        LanguageModelHead { weight, bias, soft_cap, products }: LanguageModelHead<'_>,
         labelled: &'a [Labelled],
         keep: LogitsGradient,
     ) -> candle_core::Result<Self> {
         let bias = bias.map(Tensor::contiguous).transpose()?;
-        Ok(Self { hidden: hidden.contiguous()?, weight: weight.contiguous()?, bias, products, labelled, keep })
+        let (hidden, weight) = (hidden.contiguous()?, weight.contiguous()?);
+        Ok(Self { hidden, weight, bias, soft_cap, products, labelled, keep })
     }
 
     fn run<T: Logit + Workspace>(&self) -> candle_core::Result<HeadLoss> {
@@ -196,7 +219,7 @@ impl<'a> Blocks<'a> {
         let run = |hidden: &[T], weight: &[T], bias: Option<&[T]>| -> Vec<f64> {
             let weight = View::dense(weight, vocabulary, width).to(self.products);
             let blocks = blocks.into_par_iter().with_max_len(1);
-            let values: Vec<Vec<f64>> = blocks.map(|block| block.run(hidden, weight, bias)).collect();
+            let values: Vec<Vec<f64>> = blocks.map(|block| block.run(hidden, weight, bias, self.soft_cap)).collect();
             values.concat()
         };
         let values = with_slice(&self.hidden, |hidden: &[T]| {
@@ -237,10 +260,12 @@ fn split<'a, T>(
 }
 
 impl<T: Logit + Workspace> Block<'_, T> {
-    fn run(self, hidden: &[T], weight: View<'_, T>, bias: Option<&[T]>) -> Vec<f64> {
+    fn run(self, hidden: &[T], weight: View<'_, T>, bias: Option<&[T]>, soft_cap: Option<f64>) -> Vec<f64> {
         let (m, (vocabulary, width)) = (self.labelled.len(), weight.shape());
-        T::with_workspace(m * (width + vocabulary), |space| {
-            let (states, logits) = space.split_at_mut(m * width);
+        let capped = if soft_cap.is_some() { vocabulary } else { 0 };
+        T::with_workspace(m * (width + vocabulary) + capped, |space| {
+            let (states, space) = space.split_at_mut(m * width);
+            let (logits, slopes) = space.split_at_mut(m * vocabulary);
             for (state, label) in states.chunks_exact_mut(width.max(1)).zip(self.labelled) {
                 state.copy_from_slice(&hidden[label.row * width..(label.row + 1) * width]);
             }
@@ -254,7 +279,7 @@ impl<T: Logit + Workspace> Block<'_, T> {
             let product = ViewMut::dense(logits, m, vocabulary);
             matmul(product, into, T::of(1.0), View::dense(states, m, width), weight.t(), Threads::One);
             let rows = logits.chunks_exact_mut(vocabulary).zip(self.labelled);
-            let values = rows.map(|(row, l)| objective::differentiate(row, l.question, l.factor)).collect();
+            let values = rows.map(|(row, label)| differentiate(row, slopes, *label, soft_cap)).collect();
             let gradient = View::dense(logits, m, vocabulary);
             matmul(ViewMut::dense(states, m, width), Into::Replace, T::of(1.0), gradient, weight, Threads::One);
             for (state, label) in states.chunks_exact(width.max(1)).zip(self.labelled) {
@@ -270,6 +295,16 @@ impl<T: Logit + Workspace> Block<'_, T> {
             values
         })
     }
+}
+
+/// Replaces one row of logits, before a soft cap, by the gradient there; returns the value. `slopes` is as wide as the
+/// row under a soft cap.
+fn differentiate<T: Logit>(row: &mut [T], slopes: &mut [T], label: Labelled, soft_cap: Option<f64>) -> f64 {
+    let Some(cap) = soft_cap else { return objective::differentiate(row, label.question, label.factor) };
+    T::soft_cap(row, slopes, cap);
+    let value = objective::differentiate(row, label.question, label.factor);
+    T::multiply(row, slopes);
+    value
 }
 
 /// Where a type's scratch numbers come from.
@@ -292,11 +327,11 @@ impl Workspace for f64 {
 /// The same with candle's products on any device; one block of logits at a time visits the CPU.
 fn composed(
     hidden: &Tensor,
-    LanguageModelHead { weight, bias, .. }: LanguageModelHead<'_>,
+    head: LanguageModelHead<'_>,
     labelled: &[Labelled],
     keep: LogitsGradient,
 ) -> candle_core::Result<HeadLoss> {
-    let (device, dtype) = (hidden.device(), hidden.dtype());
+    let (device, dtype, weight) = (hidden.device(), hidden.dtype(), head.weight);
     let ((rows, width), vocabulary) = (hidden.dims2()?, weight.dim(0)?);
     let mut values = Vec::with_capacity(labelled.len());
     let mut hidden_gradient = Tensor::zeros((rows, width), dtype, device)?;
@@ -304,14 +339,15 @@ fn composed(
         LogitsGradient::Keep => Some(Tensor::zeros((rows, vocabulary), dtype, device)?),
         LogitsGradient::Discard => None,
     };
+    let mut slopes = vec![0.0; if head.soft_cap.is_some() { vocabulary } else { 0 }];
     for block in labelled.chunks(ROWS) {
         let indices: Vec<u32> = block.iter().map(|label| label.row as u32).collect();
         let indices = Tensor::new(indices, device)?;
-        let logits = language_model_logits(&hidden.index_select(&indices, 0)?, weight, bias)?;
+        let logits = linear(&hidden.index_select(&indices, 0)?, head)?;
         let on_cpu = logits.to_dtype(DType::F32)?.flatten_all()?;
         let mut on_cpu: Vec<f32> = on_cpu.to_vec1()?;
         for (row, label) in on_cpu.chunks_exact_mut(vocabulary).zip(block) {
-            values.push(objective::differentiate(row, label.question, label.factor));
+            values.push(differentiate(row, &mut slopes, *label, head.soft_cap));
         }
         let gradient = Tensor::from_vec(on_cpu, (block.len(), vocabulary), device)?.to_dtype(dtype)?;
         hidden_gradient = hidden_gradient.index_add(&indices, &gradient.matmul(weight)?, 0)?;
@@ -338,6 +374,7 @@ mod tests {
         positions: Positions,
         targets: Vec<Option<u32>>,
         keys: Vec<u64>,
+        soft_cap: Option<f64>,
     }
 
     /// Examples of 1, 5, 19 and 70 positions: two blocks of rows, the last position of each unlabelled.
@@ -351,13 +388,15 @@ mod tests {
             bias: f32s(wave(&[vocabulary], 3)?)?,
             targets: targets.collect(),
             keys: vec![7, 1 << 40, 3, 9],
+            soft_cap: None,
             positions,
         })
     }
 
     impl Case {
         fn head(&self) -> LanguageModelHead<'_> {
-            LanguageModelHead { weight: &self.weight, bias: Some(&self.bias), products: Products::Exact }
+            let (weight, bias) = (&self.weight, Some(&self.bias));
+            LanguageModelHead { weight, bias, soft_cap: self.soft_cap, products: Products::Exact }
         }
 
         fn run(&self, objective: Objective) -> Result<HeadLoss, Error> {
@@ -382,7 +421,7 @@ mod tests {
 
     /// Values, gradient at the logits and at the hidden states, by loops.
     fn definition(case: &Case, objective: Objective) -> candle_core::Result<(Vec<f64>, Vec<f64>, Vec<f64>)> {
-        let logits = flat(&language_model_logits(&case.hidden, &case.weight, Some(&case.bias))?)?;
+        let logits = flat(&language_model_logits(&case.hidden, case.head())?)?;
         let weight = flat(&case.weight)?;
         let (vocabulary, width) = case.weight.dims2()?;
         let mut values = vec![0.0; 4];
@@ -411,7 +450,8 @@ mod tests {
                 values[b] += sign * factor * (z[y] - total.ln());
                 for j in 0..vocabulary {
                     let p = if margin && j == y { 0.0 } else { z[j].exp() / total };
-                    let g = factor * (p - if j == y { 1.0 } else { 0.0 });
+                    let slope = case.soft_cap.map_or(1.0, |cap| 1.0 - (z[j] / cap).powi(2));
+                    let g = factor * (p - if j == y { 1.0 } else { 0.0 }) * slope;
                     at_logits[r * vocabulary + j] = g;
                     for i in 0..width {
                         at_hidden[r * width + i] += g * weight[j * width + i];
@@ -425,8 +465,11 @@ mod tests {
     #[test]
     fn values_and_gradients_are_their_definitions() -> Result<(), Error> {
         for (width, vocabulary) in [(24, 33), (33, 301)] {
-            let (wide, narrow) = (case(width, vocabulary, DType::F64)?, case(width, vocabulary, DType::F32)?);
-            for objective in objectives() {
+            // logits reach 10: a cap of 3 bends them much, one of 30 a little
+            let caps = [None, Some(3.0), Some(30.0)];
+            for (objective, cap) in objectives().into_iter().flat_map(|objective| caps.map(|cap| (objective, cap))) {
+                let capped = |dtype| Ok::<_, Error>(Case { soft_cap: cap, ..case(width, vocabulary, dtype)? });
+                let (wide, narrow) = (capped(DType::F64)?, capped(DType::F32)?);
                 let (values, at_logits, at_hidden) = definition(&wide, objective)?;
                 // f64: sums of up to 301 products. f32: logits of order 10 rounded to 1e-6; a loss of order
                 // 10 a row over 69 rows.
@@ -447,6 +490,41 @@ mod tests {
         Ok(())
     }
 
+    /// The gradient at capped logits is the derivative of the value, whoever says what the slopes are.
+    #[test]
+    fn gradients_under_a_soft_cap_are_central_differences() -> Result<(), Error> {
+        let case = Case { soft_cap: Some(2.5), ..case(5, 7, DType::F64)? };
+        let differentiable =
+            objectives().into_iter().filter(|objective| !matches!(objective, Objective::SampledLoss(_)));
+        for objective in differentiable {
+            let found = flat(&case.run(objective)?.hidden_gradient)?;
+            let hidden = flat(&case.hidden)?;
+            let value = |i: usize, step: f64| -> Result<f64, Error> {
+                let mut moved = hidden.clone();
+                moved[i] += step;
+                let hidden = Tensor::from_vec(moved, (95, 5), &Device::Cpu)?;
+                let Case { positions, targets, keys, .. } = &case;
+                let keep = LogitsGradient::Discard;
+                let loss = language_model_loss(&hidden, case.head(), positions, targets, keys, objective, keep)?;
+                // what is differentiated is the cost
+                let sign = if let Objective::Measurement(m, _) = objective { -m.orientation() } else { 1.0 };
+                Ok(sign * loss.values.iter().sum::<f64>())
+            };
+            for (i, found) in found.iter().enumerate().step_by(7) {
+                let want = (value(i, 1e-5)? - value(i, -1e-5)?) / 2e-5;
+                assert!((found - want).abs() < 1e-7, "{objective:?} [{i}]: {found} {want}"); // h² + ε/h
+            }
+        }
+        let logits = flat(&language_model_logits(&case.hidden, case.head())?)?;
+        assert!(logits.iter().all(|z| z.abs() <= 2.5) && logits.iter().any(|z| z.abs() > 2.0));
+        for cap in [0.0, -3.0, f64::INFINITY] {
+            let case = Case { soft_cap: Some(cap), ..self::case(5, 7, DType::F64)? };
+            let error = case.run(Objective::TrainingLoss).unwrap_err();
+            assert!(error.to_string().contains("logits cannot be capped softly"), "{error}");
+        }
+        Ok(())
+    }
+
     /// Draws recorded in the golden data (`rng.categorical`).
     #[test]
     fn sampled_tokens_are_the_golden_ones() -> Result<(), Error> {
@@ -458,7 +536,7 @@ mod tests {
             let (positions, targets) = (Positions::from_lengths([3; 4]), [Some(0); 12]);
             let keys = [0, 1, 2, 3];
             let keep = LogitsGradient::Keep;
-            let head = LanguageModelHead { weight: &weight, bias: None, products: Products::Exact };
+            let head = LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products: Products::Exact };
             let found = language_model_loss(&hidden, head, &positions, &targets, &keys, objective, keep)?;
             let gradient = flat(&found.logits_gradient.expect("asked for"))?;
             for (row, label) in gradient.chunks(6).zip(labels) {
@@ -470,9 +548,11 @@ mod tests {
 
     #[test]
     fn composed_agrees_with_blocks() -> Result<(), Error> {
-        let case = case(24, 70, DType::F32)?;
-        let (Case { hidden, positions, targets, keys, .. }, head) = (&case, case.head());
-        for objective in objectives() {
+        for (objective, soft_cap) in
+            objectives().into_iter().flat_map(|objective| [(objective, None), (objective, Some(3.0))])
+        {
+            let case = Case { soft_cap, ..case(24, 70, DType::F32)? };
+            let (Case { hidden, positions, targets, keys, .. }, head) = (&case, case.head());
             let labelled = questions(hidden, head, positions, targets, keys, objective)?;
             let keep = LogitsGradient::Keep;
             let a = Blocks::new(hidden, head, &labelled, keep)?.run::<f32>()?;

@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod elementwise;
 pub mod head;
 mod kernel;
 pub mod loss;
@@ -21,12 +22,13 @@ mod rotation;
 #[cfg(test)]
 mod gradient_check;
 
-pub use activation::{Activation, gated, trace_gated};
+pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_packed};
 pub use attention::{Attention, Mask};
+pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 pub use loss::{SquaredError, classification_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
-pub use rope::{Frequencies, RopeConfig, RopeError};
+pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
@@ -45,6 +47,14 @@ impl Implementation {
     pub fn of(x: &Tensor) -> Self {
         if x.dtype() == DType::F32 && x.device().is_cpu() { Self::Fused } else { Self::Composed }
     }
+}
+
+/// Refuses a soft cap that is not a positive number.
+fn check_soft_cap(what: &str, cap: f64) -> candle_core::Result<()> {
+    if cap.is_finite() && cap > 0.0 {
+        return Ok(());
+    }
+    candle_core::bail!("{what} cannot be capped softly at {cap}, which is not a positive number")
 }
 
 /// The elements of a contiguous `f32` storage.

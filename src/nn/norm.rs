@@ -67,7 +67,7 @@ impl LayerNorm {
 /// `y = x / √(mean(x²) + ε) ⊙ (weight + offset)`.
 ///
 /// # Shapes
-/// `weight`: `[D]`; `x` and `y`: `[..., D]`.
+/// `weight`: `[D]`; `x` and `y`: `[..., D]`, or `[..., H D]` for [`RmsNorm::forward_heads`].
 #[derive(Debug, Clone)]
 pub struct RmsNorm {
     /// Factor of each feature, less `offset`.
@@ -111,6 +111,54 @@ impl RmsNorm {
             Implementation::Fused => x.op1(self.op(x.value())?),
             composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
         }
+    }
+
+    /// Normalises every D features of a row by themselves, as queries and keys are by head (Qwen 3, Gemma 3), or all of
+    /// a row where there are D (OLMo 2).
+    ///
+    /// # Errors
+    /// If rows are no multiple of D, or types do not fit.
+    pub fn forward_heads(&self, x: &Tensor) -> Result<Tensor> {
+        self.forward_heads_with(x, Implementation::of(x))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If rows are no multiple of D, or types do not fit.
+    pub fn forward_heads_with(&self, x: &Tensor, implementation: Implementation) -> Result<Tensor> {
+        match implementation {
+            Implementation::Fused => x.contiguous()?.apply_op1(self.op_of_heads(x)?),
+            Implementation::Composed => {
+                self.check_heads(x)?;
+                self.forward_with(&x.reshape(((), self.weight.dims1()?))?, implementation)?.reshape(x.shape())
+            }
+        }
+    }
+
+    /// [`RmsNorm::forward_heads`] on a tape.
+    ///
+    /// # Errors
+    /// If rows are no multiple of D, or types do not fit.
+    pub fn trace_heads(&self, x: &Traced) -> Result<Traced> {
+        match Implementation::of(x.value()) {
+            Implementation::Fused => x.op1(self.op_of_heads(x.value())?),
+            composed => Traced::composed([x], |[x]| self.forward_heads_with(x, composed)),
+        }
+    }
+
+    fn check_heads(&self, x: &Tensor) -> Result<()> {
+        let (width, weights) = (x.dim(D::Minus1)?, self.weight.dims1()?);
+        if weights == 0 || !width.is_multiple_of(weights) {
+            candle_core::bail!("a norm of {weights} weights got rows of {width}, which are no whole number of heads");
+        }
+        Ok(())
+    }
+
+    /// The rows of the op are the heads of `x`, one after the other in memory.
+    fn op_of_heads(&self, x: &Tensor) -> Result<Norm> {
+        self.check_heads(x)?;
+        self.op(&self.weight)
     }
 
     fn op(&self, x: &Tensor) -> Result<Norm> {
@@ -344,7 +392,7 @@ fn backward_lanes<V: Lanes>(
 mod tests {
     use candle_core::{DType, Device};
 
-    use super::super::gradient_check::{agree, central_differences, wave};
+    use super::super::gradient_check::{agree, central_differences, flat, wave};
     use super::super::kernel::Plain;
     use super::*;
 
@@ -386,6 +434,38 @@ mod tests {
             agree(&[&x], |x| f.forward_with(x[0], Implementation::Fused), |x| b.forward(x[0]), tolerance)?;
             agree(&[&x], |x| g.forward_with(x[0], Implementation::Fused), |x| c.forward(x[0]), tolerance)?;
             agree(&[&x], |x| h.forward_with(x[0], Implementation::Fused), |x| d.forward(x[0]), tolerance)?;
+        }
+        Ok(())
+    }
+
+    /// Loops in f64; then differences, and the fused op.
+    #[test]
+    fn heads_are_normalised_by_themselves() -> Result<()> {
+        for (rows, heads, width, offset) in [(3, 2, 5, 1.0), (7, 3, 24, 0.0), (4, 1, 33, 0.0)] {
+            let weight = wave(&[width], 3)?.affine(0.5, 1.0)?;
+            let norm = RmsNorm { weight: weight.clone(), epsilon: 1e-3, offset };
+            let x = wave(&[rows, heads * width], 1)?;
+            let found = flat(&norm.forward_heads(&x)?)?;
+            let w = flat(&weight)?;
+            for (x, y) in flat(&x)?.chunks(width).zip(found.chunks(width)) {
+                let rate = 1.0 / (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + 1e-3).sqrt();
+                for i in 0..width {
+                    assert!((y[i] - x[i] * rate * (w[i] + offset)).abs() < 1e-14);
+                }
+            }
+            central_differences(&x, |x| norm.forward_heads(x), 1e-9)?;
+            let narrow = RmsNorm { weight: weight.to_dtype(DType::F32)?, ..norm.clone() };
+            agree(
+                &[&x],
+                |x| narrow.forward_heads_with(x[0], Implementation::Fused),
+                |x| norm.forward_heads(x[0]),
+                2e-5,
+            )?;
+            for norm in [norm, narrow] {
+                let x = wave(&[rows, heads * width + 1], 1)?.to_dtype(norm.weight.dtype())?;
+                let error = norm.forward_heads(&x).unwrap_err();
+                assert!(error.to_string().contains("no whole number of heads"), "{error}");
+            }
         }
         Ok(())
     }

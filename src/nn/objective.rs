@@ -76,6 +76,10 @@ pub(super) trait Logit: Real {
     /// `row ← e^{row - shift}`; returns their sum.
     fn exponentials(row: &mut [Self], shift: Self) -> f64;
     fn scale(row: &mut [Self], factor: f64);
+    /// `row ← cap · tanh(row / cap)`, and the derivatives of that.
+    fn soft_cap(row: &mut [Self], slopes: &mut [Self], cap: f64);
+    /// `row ← row ⊙ factors`.
+    fn multiply(row: &mut [Self], factors: &[Self]);
     /// The label that `u` draws when labels have these weights, `total` in sum (METHOD §1.4).
     fn select(weights: &[Self], u: f64, total: f64) -> usize;
 }
@@ -89,6 +93,12 @@ impl Logit for f32 {
     }
     fn scale(row: &mut [Self], factor: f64) {
         kernel::scale(row, factor as f32);
+    }
+    fn soft_cap(row: &mut [Self], slopes: &mut [Self], cap: f64) {
+        kernel::soft_cap_and_slopes(row, slopes, 1.0, cap as f32);
+    }
+    fn multiply(row: &mut [Self], factors: &[Self]) {
+        kernel::multiply(row, factors);
     }
     fn select(weights: &[Self], u: f64, total: f64) -> usize {
         kernel::select(weights, u * total)
@@ -107,6 +117,15 @@ impl Logit for f64 {
     }
     fn scale(row: &mut [Self], factor: f64) {
         row.iter_mut().for_each(|x| *x *= factor);
+    }
+    fn soft_cap(row: &mut [Self], slopes: &mut [Self], cap: f64) {
+        for (x, slope) in row.iter_mut().zip(slopes) {
+            *slope = (*x / cap).cosh().powi(-2);
+            *x = cap * (*x / cap).tanh();
+        }
+    }
+    fn multiply(row: &mut [Self], factors: &[Self]) {
+        row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
     }
     fn select(weights: &[Self], u: f64, _: f64) -> usize {
         random::categorical(u, weights.iter().copied())

@@ -64,14 +64,14 @@ impl RopeError {
 
 /// Rotary position embeddings of one head dimension, as a configuration describes them.
 ///
-/// Coordinates are paired "first half, second half": with `r` rotated coordinates, `i` goes with
-/// `i + r/2`; coordinates from `r` on are left alone.
+/// The first `r` coordinates of a head are rotated in pairs, which [`Pairing`] forms; those from `r` on are left alone.
 ///
 /// # Source
-/// FORMATS §1.4; transformers' `modeling_rope_utils.py` (5.23).
+/// transformers' `modeling_rope_utils.py` (5.23).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeConfig {
     rotated: usize,
+    pairing: Pairing,
     theta: f64,
     longest: f64,
     scaling: Scaling,
@@ -85,6 +85,15 @@ enum Scaling {
     Llama3 { factor: f64, low: f64, high: f64, original: f64 },
     Yarn { factor: f64, original: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, rounding: Rounding },
     Long { original: f64, attention_factor: f64, short: Vec<f64>, long: Vec<f64> },
+}
+
+/// Which coordinates are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// Of `r` rotated ones, `i` and `i + r/2`.
+    Halves,
+    /// `2 i` and `2 i + 1`, as in GPT-J and RoFormer (Su et al. 2021).
+    Neighbours,
 }
 
 /// Whether yarn's bounds are whole dimensions.
@@ -107,9 +116,9 @@ impl RopeConfig {
     /// Values of `rope_type` that are supported.
     pub const TYPES: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
 
-    /// Plain embeddings of all coordinates.
-    pub fn new(head_dimension: usize, theta: f64) -> Self {
-        Self { rotated: head_dimension, theta, longest: f64::INFINITY, scaling: Scaling::Default }
+    /// Plain embeddings of the first `rotated` coordinates of a head, an even number.
+    pub fn new(rotated: usize, theta: f64) -> Self {
+        Self { rotated, pairing: Pairing::Halves, theta, longest: f64::INFINITY, scaling: Scaling::Default }
     }
 
     /// Reads a `config.json`, in the spelling of transformers 4 (`rope_theta`, `rope_scaling`;
@@ -230,7 +239,18 @@ impl RopeConfig {
             }
             other => return Err(RopeError::UnknownType { found: other.to_owned() }),
         };
-        Ok(Self { rotated, theta, longest: longest.unwrap_or(f64::INFINITY), scaling })
+        Ok(Self { rotated, pairing: Pairing::Halves, theta, longest: longest.unwrap_or(f64::INFINITY), scaling })
+    }
+
+    /// The same embeddings with coordinates paired as given; they are [`Pairing::Halves`] otherwise.
+    #[must_use]
+    pub fn paired(self, pairing: Pairing) -> Self {
+        Self { pairing, ..self }
+    }
+
+    /// Which coordinates are rotated together.
+    pub fn pairing(&self) -> Pairing {
+        self.pairing
     }
 
     /// Coordinates that are rotated, the first ones of each head.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{D, Result, Tensor};
 
 use super::kernel::{LANES, Lanes, vectorised};
-use super::rope::{Frequencies, RopeConfig};
+use super::rope::{Frequencies, Pairing, RopeConfig};
 use crate::curvature::Positions;
 
 /// Cosines and sines for the examples of one batch, shared by all layers with the same configuration.
@@ -16,6 +16,7 @@ use crate::curvature::Positions;
 pub struct RopeTables {
     /// Number of rotated coordinates.
     rotated: usize,
+    pairing: Pairing,
     /// One table, or one for each length that occurs.
     tables: Arc<[Table]>,
     /// Table and length of each example.
@@ -58,14 +59,10 @@ impl RopeTables {
         let place = |length| if rope.depends_on_length() { distinct.partition_point(|&l| l < length) } else { 0 };
         Self {
             rotated: rope.rotated(),
+            pairing: rope.pairing(),
             examples: lengths.into_iter().map(|length| (place(length), length)).collect(),
             tables: distinct.iter().map(|&length| Table::new(rope, length)).collect(),
         }
-    }
-
-    /// Coordinates that are rotated.
-    pub(super) fn rotated(&self) -> usize {
-        self.rotated
     }
 
     /// Refuses positions for which the tables were not made.
@@ -88,18 +85,35 @@ impl RopeTables {
         (&table.cos, &table.sin)
     }
 
+    /// `to ← rotation of from`, a head at position `t` of example `b`.
+    pub(super) fn rotate(&self, b: usize, t: usize, from: &[f32], direction: Direction, to: &mut [f32]) {
+        let ((cos, sin), half) = (self.rows(b), self.rotated / 2);
+        let row = t * half..(t + 1) * half;
+        match self.pairing {
+            Pairing::Halves => rotate(from, &cos[row.clone()], &sin[row], direction, to),
+            Pairing::Neighbours => rotate_neighbours(from, &cos[row.clone()], &sin[row], direction, to),
+        }
+    }
+
     /// Rotates `x: [T, H, d]`, example `b`'s rows, with candle's ops.
     pub(super) fn rotate_composed(&self, x: &Tensor, b: usize) -> Result<Tensor> {
-        let (length, _, width) = x.dims3()?;
+        let (length, heads, width) = x.dims3()?;
         let (cos, sin) = self.tables[self.examples[b].0].frequencies.table(0..length);
         let half = self.rotated / 2;
         let tensor = |data| Tensor::from_vec(data, (length, 1, half), x.device())?.to_dtype(x.dtype());
         let (cos, sin) = (tensor(cos)?, tensor(sin)?);
-        let (first, second) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-        let mut parts = vec![
-            (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?,
-            (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?,
-        ];
+        let turn = |x: &Tensor, y: &Tensor| -> Result<[Tensor; 2]> {
+            Ok([(x.broadcast_mul(&cos)? - y.broadcast_mul(&sin)?)?, (y.broadcast_mul(&cos)? + x.broadcast_mul(&sin)?)?])
+        };
+        let mut parts = match self.pairing {
+            Pairing::Halves => turn(&x.narrow(D::Minus1, 0, half)?, &x.narrow(D::Minus1, half, half)?)?.to_vec(),
+            Pairing::Neighbours => {
+                let pairs = x.narrow(D::Minus1, 0, self.rotated)?.contiguous()?.reshape((length, heads, half, 2))?;
+                let part = |which| pairs.narrow(D::Minus1, which, 1)?.squeeze(D::Minus1);
+                let turned = turn(&part(0)?, &part(1)?)?;
+                vec![Tensor::stack(&turned, D::Minus1)?.reshape((length, heads, self.rotated))?]
+            }
+        };
         if width > self.rotated {
             parts.push(x.narrow(D::Minus1, self.rotated, width - self.rotated)?);
         }
@@ -155,6 +169,29 @@ fn rotate_lanes<V: Lanes>(from: &[f32], cos: &[f32], sin: &[f32], direction: Dir
     b.store_part(to_y_tail);
 }
 
+vectorised!(
+    /// [`rotate`] of coordinates that are paired with their neighbours.
+    fn rotate_neighbours(from: &[f32], cos: &[f32], sin: &[f32], direction: Direction, to: &mut [f32])
+        = rotate_neighbours_lanes
+);
+
+/// Plain arithmetic: pairs lie side by side, which lanes would have to take apart.
+#[inline(always)]
+fn rotate_neighbours_lanes<V: Lanes>(from: &[f32], cos: &[f32], sin: &[f32], direction: Direction, to: &mut [f32]) {
+    let (rotated, rest) = from.split_at(2 * cos.len());
+    let (to_rotated, to_rest) = to.split_at_mut(2 * cos.len());
+    to_rest.copy_from_slice(rest);
+    let sign = match direction {
+        Direction::Forwards => 1.0,
+        Direction::Transposed => -1.0,
+    };
+    let (pairs, to_pairs) = (rotated.as_chunks::<2>().0, to_rotated.as_chunks_mut::<2>().0);
+    for (([x, y], to), (c, s)) in pairs.iter().zip(to_pairs).zip(cos.iter().zip(sin)) {
+        let s = s * sign;
+        *to = [x * c - y * s, y * c + x * s];
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::kernel::Plain;
@@ -175,6 +212,28 @@ mod tests {
                         i if i < half => x[i] * cos[i] - x[i + half] * sin[i],
                         i if i < rotated => x[i] * cos[i - half] + x[i - half] * sin[i - half],
                         i => x[i],
+                    };
+                    assert!((y[i] - want).abs() < 3e-7 && (z[i] - x[i]).abs() < 3e-7, "[{i}] of {width}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rotation_pairs_neighbours_and_its_transpose_undoes_it() {
+        for (width, rotated) in [(4, 4), (10, 6), (70, 66)] {
+            let half = rotated / 2;
+            let x: Vec<f32> = (0..width).map(|i| (i as f32 * 0.7).sin()).collect();
+            let (cos, sin): (Vec<f32>, Vec<f32>) = (0..half).map(|i| ((i as f32).cos(), (i as f32).sin())).unzip();
+            for kernel in [rotate_neighbours, rotate_neighbours_lanes::<Plain>] {
+                let (mut y, mut z) = (vec![0.0; width], vec![0.0; width]);
+                kernel(&x, &cos, &sin, Direction::Forwards, &mut y);
+                kernel(&y, &cos, &sin, Direction::Transposed, &mut z);
+                for i in 0..width {
+                    let want = match i {
+                        i if i >= rotated => x[i],
+                        i if i % 2 == 0 => x[i] * cos[i / 2] - x[i + 1] * sin[i / 2],
+                        i => x[i] * cos[i / 2] + x[i - 1] * sin[i / 2],
                     };
                     assert!((y[i] - want).abs() < 3e-7 && (z[i] - x[i]).abs() < 3e-7, "[{i}] of {width}");
                 }

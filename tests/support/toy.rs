@@ -263,7 +263,7 @@ impl Network for TokenModel {
                 Objective::ExpectedLoss { class } => self.expected(hidden, batch, class)?,
                 _ => {
                     let (bias, products) = (Some(&self.readout_bias), Products::Exact);
-                    let head = LanguageModelHead { weight: &self.readout, bias, products };
+                    let head = LanguageModelHead { weight: &self.readout, bias, soft_cap: None, products };
                     let (targets, keys, keep) = (&batch.targets, &batch.keys, LogitsGradient::Keep);
                     let loss = language_model_loss(hidden, head, positions, targets, keys, objective, keep)?;
                     (loss.values, loss.logits_gradient.expect("asked for"))

@@ -167,6 +167,47 @@ pub fn trace_gated(activation: Activation, gate: &Traced, up: &Traced) -> Result
     }
 }
 
+/// `activation(gate) ⊙ up` of gate and up side by side: `[R, 2 I]` to `[R, I]`.
+///
+/// # Errors
+/// If the width is odd or a tensor operation fails.
+pub fn gated_packed(activation: Activation, both: &Tensor) -> Result<Tensor> {
+    gated_packed_with(activation, both, Implementation::of(both))
+}
+
+/// [`gated_packed`], computed as asked.
+///
+/// # Errors
+/// If the width is odd or a tensor operation fails.
+pub fn gated_packed_with(activation: Activation, both: &Tensor, implementation: Implementation) -> Result<Tensor> {
+    let inner = half(both)?;
+    match implementation {
+        Implementation::Fused => both.contiguous()?.apply_op1(GatedPacked { activation, inner }),
+        Implementation::Composed => {
+            activation.composed(&both.narrow(1, 0, inner)?.contiguous()?)? * both.narrow(1, inner, inner)?
+        }
+    }
+}
+
+/// [`gated_packed`] on a tape.
+///
+/// # Errors
+/// If the width is odd or a tensor operation fails.
+pub fn trace_gated_packed(activation: Activation, both: &Traced) -> Result<Traced> {
+    match Implementation::of(both.value()) {
+        Implementation::Fused => both.op1(GatedPacked { activation, inner: half(both.value())? }),
+        composed => Traced::composed([both], |[both]| gated_packed_with(activation, both, composed)),
+    }
+}
+
+/// Columns of the gate, which are those of the other half.
+fn half(both: &Tensor) -> Result<usize> {
+    match both.dims2()? {
+        (_, width) if width % 2 == 0 => Ok(width / 2),
+        (_, width) => candle_core::bail!("{width} columns are no gate beside as many others"),
+    }
+}
+
 fn same_shape(gate: &Tensor, up: &Tensor) -> Result<()> {
     if gate.dims() != up.dims() {
         candle_core::bail!("a gate of the shape {:?} for {:?}", gate.dims(), up.dims());
@@ -248,6 +289,53 @@ impl CustomOp2 for Gated {
     }
 }
 
+struct GatedPacked {
+    activation: Activation,
+    inner: usize,
+}
+
+impl GatedPacked {
+    /// Rows that one task takes.
+    fn rows(&self) -> usize {
+        (TASK / self.inner.max(1)).max(1)
+    }
+}
+
+impl CustomOp1 for GatedPacked {
+    fn name(&self) -> &'static str {
+        "packed-gated-activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (both, inner) = (elements(storage, layout)?, self.inner);
+        let y = fresh(both.len() / 2, self.rows() * inner.max(1), |first, y| {
+            let rows = both[2 * first..].chunks_exact(2 * inner.max(1));
+            for (row, y) in rows.zip(y.chunks_exact_mut(inner.max(1))) {
+                let (gate, up) = row.split_at(inner);
+                gated_values(self.activation, gate, up, y);
+            }
+        });
+        Ok((CpuStorage::F32(y), (layout.shape().dims()[0], inner).into()))
+    }
+
+    fn bwd(&self, both: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let (gradient, inner) = (gradient.contiguous()?, self.inner);
+        let d = with_slice(both, |both: &[f32]| {
+            with_slice(&gradient, |gradient: &[f32]| {
+                fresh(both.len(), self.rows() * 2 * inner.max(1), |first, d| {
+                    let rows = both[first..].chunks_exact(2 * inner.max(1));
+                    let rows = rows.zip(gradient[first / 2..].chunks_exact(inner.max(1)));
+                    for ((row, gradient), d) in rows.zip(d.chunks_exact_mut(2 * inner.max(1))) {
+                        let ((gate, up), (d_gate, d_up)) = (row.split_at(inner), d.split_at_mut(inner));
+                        gated_slopes(self.activation, gate, up, gradient, d_gate, d_up);
+                    }
+                })
+            })
+        })??;
+        Tensor::from_vec(d, both.shape(), both.device()).map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device, Var};
@@ -278,6 +366,7 @@ mod tests {
             central_differences(&x, |x| activation.forward(x), 1e-9)?;
             central_differences(&x, |x| gated(activation, x, &up), 1e-9)?;
             central_differences(&up, |up| gated(activation, &x, up), 1e-9)?;
+            central_differences(&Tensor::cat(&[&x, &up], 1)?, |both| gated_packed(activation, both), 1e-9)?;
         }
         Ok(())
     }
@@ -318,6 +407,12 @@ mod tests {
                     &[&x, &up],
                     |x| gated_with(activation, x[0], x[1], fused),
                     |x| gated(activation, x[0], x[1]),
+                    1e-6,
+                )?;
+                agree(
+                    &[&Tensor::cat(&[&x, &up], 1)?],
+                    |x| gated_packed_with(activation, x[0], fused),
+                    |x| gated_packed(activation, x[0]),
                     1e-6,
                 )?;
             }
@@ -364,6 +459,17 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_gate_beside_its_other_half_is_one_of_its_own() -> Result<()> {
+        let (x, up) = (wave(&[3, 5], 5)?, wave(&[3, 5], 6)?);
+        let both = Tensor::cat(&[&x, &up], 1)?;
+        let found = flat(&gated_packed(Activation::Silu, &both)?)?;
+        assert_eq!(found, flat(&gated(Activation::Silu, &x, &up)?)?);
+        let error = gated_packed(Activation::Silu, &x).unwrap_err();
+        assert!(error.to_string().contains("5 columns are no gate"), "{error}");
         Ok(())
     }
 

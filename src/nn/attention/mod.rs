@@ -5,7 +5,7 @@ mod op;
 
 use candle_core::{D, Result, Tensor};
 
-use super::{Implementation, RopeTables};
+use super::{Implementation, RopeTables, check_soft_cap};
 use crate::curvature::gemm::Products;
 use crate::curvature::{Positions, Traced};
 
@@ -16,6 +16,15 @@ pub enum Mask {
     Causal,
     /// All of its example.
     Bidirectional,
+}
+
+/// How queries, keys and values stand in one row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// Queries of all heads, then keys, then values.
+    ByKind,
+    /// Of each head queries, keys and values.
+    ByHead,
 }
 
 /// `softmax(scale · q kᵀ) v` within each example and head; rotary embeddings can be applied to `q` and
@@ -40,8 +49,11 @@ pub struct Attention {
     pub scale: f64,
     /// Which positions are seen.
     pub mask: Mask,
-    /// If given, only positions at a distance below it are seen.
+    /// If given, only positions at a distance below it are seen: as many as the window says under a causal mask, the
+    /// own one among them, and one less than twice as many under a bidirectional one.
     pub window: Option<usize>,
+    /// If given, c: scores become `c · tanh(score / c)` once they are scaled (Gemma 2; Gemma Team 2024, §2).
+    pub soft_cap: Option<f64>,
     /// How the fused products run: of queries with keys, of probabilities with values, and backwards.
     pub products: Products,
 }
@@ -60,6 +72,7 @@ impl Attention {
             scale: 1.0 / (head_dimension as f64).sqrt(),
             mask: Mask::Causal,
             window: None,
+            soft_cap: None,
             products: Products::Exact,
         }
     }
@@ -121,14 +134,61 @@ impl Attention {
         rope: Option<&RopeTables>,
         implementation: Implementation,
     ) -> Result<Tensor> {
-        self.check_packed(qkv, positions, rope)?;
-        match implementation {
-            Implementation::Fused => qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope))),
-            Implementation::Composed => {
+        self.packed(qkv, Packing::ByKind, positions, rope, implementation)
+    }
+
+    /// [`Attention::forward_packed`] of the queries, keys and values of one head beside those of the next, as GPT-NeoX
+    /// packs them: `[R, heads · 3 d]`. There are as many key-value heads as query heads.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn forward_packed_by_head(
+        &self,
+        qkv: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Tensor> {
+        self.forward_packed_by_head_with(qkv, positions, rope, Implementation::of(qkv))
+    }
+
+    /// The same, computed as asked.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn forward_packed_by_head_with(
+        &self,
+        qkv: &Tensor,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+        implementation: Implementation,
+    ) -> Result<Tensor> {
+        self.packed(qkv, Packing::ByHead, positions, rope, implementation)
+    }
+
+    fn packed(
+        &self,
+        qkv: &Tensor,
+        packing: Packing,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+        implementation: Implementation,
+    ) -> Result<Tensor> {
+        self.check_packed(qkv, packing, positions, rope)?;
+        match (implementation, packing) {
+            (Implementation::Fused, _) => {
+                qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope), packing))
+            }
+            (Implementation::Composed, Packing::ByKind) => {
                 let (wide, narrow) = self.widths();
                 let part = |start, width| qkv.narrow(1, start, width);
                 let (q, k, v) = (part(0, wide)?, part(wide, narrow)?, part(wide + narrow, narrow)?);
                 self.composed(&q, &k, &v, positions, rope)
+            }
+            (Implementation::Composed, Packing::ByHead) => {
+                let by_head = qkv.reshape((positions.rows(), self.heads, 3, self.head_dimension))?;
+                let part =
+                    |kind| by_head.narrow(2, kind, 1)?.contiguous()?.reshape((positions.rows(), self.widths().0));
+                self.composed(&part(0)?, &part(1)?, &part(2)?, positions, rope)
             }
         }
     }
@@ -159,12 +219,35 @@ impl Attention {
     /// # Errors
     /// If the shapes do not fit the positions or the tables.
     pub fn trace_packed(&self, qkv: &Traced, positions: &Positions, rope: Option<&RopeTables>) -> Result<Traced> {
+        self.trace_packing(qkv, Packing::ByKind, positions, rope)
+    }
+
+    /// [`Attention::forward_packed_by_head`] on a tape.
+    ///
+    /// # Errors
+    /// If the shapes do not fit the positions or the tables.
+    pub fn trace_packed_by_head(
+        &self,
+        qkv: &Traced,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Traced> {
+        self.trace_packing(qkv, Packing::ByHead, positions, rope)
+    }
+
+    fn trace_packing(
+        &self,
+        qkv: &Traced,
+        packing: Packing,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<Traced> {
         match Implementation::of(qkv.value()) {
             Implementation::Fused => {
-                self.check_packed(qkv.value(), positions, rope)?;
-                qkv.op1(op::Packed(op::Context::new(self, positions, rope)))
+                self.check_packed(qkv.value(), packing, positions, rope)?;
+                qkv.op1(op::Packed(op::Context::new(self, positions, rope), packing))
             }
-            composed => Traced::composed([qkv], |[qkv]| self.forward_packed_with(qkv, positions, rope, composed)),
+            composed => Traced::composed([qkv], |[qkv]| self.packed(qkv, packing, positions, rope, composed)),
         }
     }
 
@@ -189,8 +272,17 @@ impl Attention {
         Ok(())
     }
 
-    fn check_packed(&self, qkv: &Tensor, positions: &Positions, rope: Option<&RopeTables>) -> Result<()> {
+    fn check_packed(
+        &self,
+        qkv: &Tensor,
+        packing: Packing,
+        positions: &Positions,
+        rope: Option<&RopeTables>,
+    ) -> Result<()> {
         self.check(positions, rope)?;
+        if packing == Packing::ByHead && self.heads != self.kv_heads {
+            candle_core::bail!("{} key-value heads are not packed with {} query heads", self.kv_heads, self.heads);
+        }
         let (wide, narrow) = self.widths();
         expect_shape("qkv", qkv, positions, wide + 2 * narrow)
     }
@@ -201,6 +293,9 @@ impl Attention {
         }
         if self.window == Some(0) {
             candle_core::bail!("a window of 0 positions sees nothing");
+        }
+        if let Some(cap) = self.soft_cap {
+            check_soft_cap("scores", cap)?;
         }
         rope.map_or(Ok(()), |rope| rope.check(positions, self.head_dimension))
     }
@@ -239,6 +334,10 @@ impl Attention {
             let k = shared(turn(part(k, self.kv_heads)?)?)?;
             let v = shared(part(v, self.kv_heads)?)?;
             let scores = q.matmul(&k.transpose(1, 2)?.contiguous()?)?.affine(self.scale, 0.0)?;
+            let scores = match self.soft_cap {
+                Some(cap) => scores.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)?,
+                None => scores,
+            };
             let hidden: Vec<f64> = (0..length)
                 .flat_map(|i| {
                     let (start, end) = self.seen(i, length);

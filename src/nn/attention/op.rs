@@ -4,8 +4,8 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tenso
 
 use super::super::kernel::Columns;
 use super::super::{RopeTables, elements};
-use super::Attention;
 use super::fused::{self, Inputs, Part, PartMut};
+use super::{Attention, Packing};
 use crate::curvature::{Positions, with_slice};
 
 /// What forward and backward pass need beside the tensors.
@@ -26,10 +26,20 @@ impl Context {
         (heads * head_dimension, kv_heads * head_dimension)
     }
 
+    /// All columns of a matrix, one head beside the other.
+    fn whole<'a>(&self, data: &'a [f32], stride: usize) -> Part<'a> {
+        Part { data, offset: 0, stride, pitch: self.attention.head_dimension }
+    }
+
+    /// The same to write to.
+    fn whole_mut<'a>(&self, data: &'a mut [f32], stride: usize) -> PartMut<'a> {
+        PartMut { columns: Columns::new(data, stride), offset: 0, pitch: self.attention.head_dimension }
+    }
+
     fn forward(&self, inputs: Inputs<'_>) -> (CpuStorage, Shape) {
         let (rows, width) = (self.positions.rows(), self.widths().0);
         let mut output = vec![0.0; rows * width];
-        fused::forward(self, inputs, PartMut { columns: Columns::new(&mut output, width), offset: 0 });
+        fused::forward(self, inputs, self.whole_mut(&mut output, width));
         (CpuStorage::F32(output), (rows, width).into())
     }
 }
@@ -52,9 +62,9 @@ impl CustomOp3 for Separate {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (wide, narrow) = self.0.widths();
-        let q = Part { data: elements(q, q_layout)?, offset: 0, stride: wide };
-        let k = Part { data: elements(k, k_layout)?, offset: 0, stride: narrow };
-        let v = Part { data: elements(v, v_layout)?, offset: 0, stride: narrow };
+        let q = self.0.whole(elements(q, q_layout)?, wide);
+        let k = self.0.whole(elements(k, k_layout)?, narrow);
+        let v = self.0.whole(elements(v, v_layout)?, narrow);
         Ok(self.0.forward(Inputs { q, k, v }))
     }
 
@@ -75,11 +85,12 @@ impl CustomOp3 for Separate {
             with_slice(k, |k: &[f32]| {
                 with_slice(v, |v: &[f32]| {
                     with_slice(&gradient, |gradient: &[f32]| {
-                        let part = |data, stride| Part { data, offset: 0, stride };
+                        let context = &self.0;
+                        let part = |data, stride| context.whole(data, stride);
                         let inputs = Inputs { q: part(q, wide), k: part(k, narrow), v: part(v, narrow) };
-                        let into = |data, stride| PartMut { columns: Columns::new(data, stride), offset: 0 };
-                        let gradients = [into(&mut dq, wide), into(&mut dk, narrow), into(&mut dv, narrow)];
-                        fused::backward(&self.0, inputs, part(gradient, wide), gradients);
+                        let dk = context.whole_mut(&mut dk, narrow);
+                        let gradients = [context.whole_mut(&mut dq, wide), dk, context.whole_mut(&mut dv, narrow)];
+                        fused::backward(context, inputs, part(gradient, wide), gradients);
                     })
                 })
             })
@@ -90,13 +101,22 @@ impl CustomOp3 for Separate {
 }
 
 /// `q`, `k`, `v` side by side in one tensor.
-pub(super) struct Packed(pub(super) Context);
+pub(super) struct Packed(pub(super) Context, pub(super) Packing);
 
 impl Packed {
+    /// Where the first query, key and value stand in a row, and how far one head's are from the next one's.
+    fn places(&self) -> ([usize; 3], usize) {
+        let ((wide, narrow), d) = (self.0.widths(), self.0.attention.head_dimension);
+        match self.1 {
+            Packing::ByKind => ([0, wide, wide + narrow], d),
+            Packing::ByHead => ([0, d, 2 * d], 3 * d),
+        }
+    }
+
     fn inputs<'a>(&self, data: &'a [f32]) -> Inputs<'a> {
-        let (wide, narrow) = self.0.widths();
-        let part = |offset| Part { data, offset, stride: wide + 2 * narrow };
-        Inputs { q: part(0), k: part(wide), v: part(wide + narrow) }
+        let ((wide, narrow), (offsets, pitch)) = (self.0.widths(), self.places());
+        let [q, k, v] = offsets.map(|offset| Part { data, offset, stride: wide + 2 * narrow, pitch });
+        Inputs { q, k, v }
     }
 }
 
@@ -116,8 +136,9 @@ impl CustomOp1 for Packed {
         with_slice(qkv, |qkv: &[f32]| {
             with_slice(&gradient, |gradient: &[f32]| {
                 let columns = Columns::new(&mut d, wide + 2 * narrow);
-                let gradients = [0, wide, wide + narrow].map(|offset| PartMut { columns, offset });
-                let gradient = Part { data: gradient, offset: 0, stride: wide };
+                let (offsets, pitch) = self.places();
+                let gradients = offsets.map(|offset| PartMut { columns, offset, pitch });
+                let gradient = self.0.whole(gradient, wide);
                 fused::backward(&self.0, self.inputs(qkv), gradient, gradients);
             })
         })??;

@@ -1,7 +1,7 @@
 use candle_core::{DType, Var};
 
 use super::super::gradient_check::{agree, central_differences, flat, wave};
-use super::super::rope::RopeConfig;
+use super::super::rope::{Pairing, RopeConfig};
 use super::*;
 
 const LENGTHS: [usize; 3] = [1, 5, 19];
@@ -14,8 +14,11 @@ fn shapes() -> Vec<Attention> {
         grouped.clone(),
         Attention { window: Some(4), ..grouped.clone() },
         Attention { mask: Mask::Bidirectional, ..base.clone() },
-        Attention { mask: Mask::Bidirectional, window: Some(3), ..grouped },
-        Attention { head_dimension: 33, ..base },
+        Attention { mask: Mask::Bidirectional, window: Some(3), ..grouped.clone() },
+        Attention { head_dimension: 33, ..base.clone() },
+        // scores of order 2: the cap bends them much
+        Attention { soft_cap: Some(1.5), ..base },
+        Attention { soft_cap: Some(4.0), window: Some(4), ..grouped },
     ]
 }
 
@@ -28,13 +31,13 @@ fn inputs(attention: &Attention, rows: usize) -> Result<[Tensor; 3]> {
     ])
 }
 
-fn rope(attention: &Attention, positions: &Positions) -> RopeTables {
+fn rope(attention: &Attention, positions: &Positions, pairing: Pairing) -> RopeTables {
     let config = serde_json::json!({"rope_theta": 50.0, "partial_rotary_factor": 0.7, "max_position_embeddings": 8,
         "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
     let rope = RopeConfig::from_config(&config, attention.head_dimension, None);
     // 0.7 · 6 = 4 and 0.7 · 33 = 23, which is odd: fewer coordinates there
     let rope = rope.unwrap_or_else(|_| RopeConfig::new(22, 50.0));
-    RopeTables::new(&rope, positions)
+    RopeTables::new(&rope.paired(pairing), positions)
 }
 
 /// The definition, one number at a time.
@@ -52,7 +55,11 @@ fn definition(attention: &Attention, q: &[f64], k: &[f64], v: &[f64], positions:
                     .filter(|&j| attention.window.is_none_or(|window| i.abs_diff(j) < window))
                     .collect();
                 let score = |j: usize| -> f64 {
-                    (0..d).map(|c| q[i * wide + h * d + c] * k[j * narrow + g * d + c]).sum::<f64>() * attention.scale
+                    let s = (0..d).map(|c| q[i * wide + h * d + c] * k[j * narrow + g * d + c]).sum::<f64>();
+                    match attention.soft_cap {
+                        Some(cap) => cap * (s * attention.scale / cap).tanh(),
+                        None => s * attention.scale,
+                    }
                 };
                 let weights: Vec<f64> = seen.iter().map(|&j| score(j).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -80,16 +87,71 @@ fn composed_values_are_the_definition() -> Result<()> {
     Ok(())
 }
 
+/// Under a window w, transformers shows key k to query q if `k <= q` and `k > q - w` (`masking_utils.py`); ModernBERT,
+/// which looks both ways, if `|q - k| <= w'`, here the window `w' + 1`.
+#[test]
+fn windows_show_the_keys_that_transformers_shows() -> Result<()> {
+    let positions = Positions::from_lengths([2, 70]);
+    for (mask, window) in [(Mask::Causal, 1), (Mask::Causal, 4), (Mask::Causal, 66), (Mask::Bidirectional, 4)] {
+        let attention = Attention { mask, window: Some(window), ..Attention::causal(1, 70) };
+        // all scores are 0 and values are one-hot by position: the output is 1/n at the n keys that are seen
+        let zero = Tensor::zeros((72, 70), DType::F32, &candle_core::Device::Cpu)?;
+        let one_hot: Vec<f32> = (0..72 * 70).map(|i| f32::from((i / 70 + 68) % 70 == i % 70)).collect();
+        let v = Tensor::from_vec(one_hot, (72, 70), &candle_core::Device::Cpu)?;
+        for implementation in [Implementation::Fused, Implementation::Composed] {
+            let y = attention.forward_with(&zero, &zero, &v, &positions, None, implementation)?;
+            let y = y.narrow(0, 2, 70)?.to_vec2::<f32>()?;
+            let (w, n) = (window as i64, 70);
+            for q in 0..n {
+                let visible = |k: i64| match mask {
+                    Mask::Causal => k <= q && k > q - w,
+                    Mask::Bidirectional => (q - k).abs() <= w - 1,
+                };
+                let count = (0..n).filter(|&k| visible(k)).count();
+                for k in 0..n {
+                    let want = if visible(k) { 1.0 / count as f32 } else { 0.0 };
+                    assert!((y[q as usize][k as usize] - want).abs() < 1e-6, "{attention:?}: query {q}, key {k}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// GPT-NeoX views its packed projection as `[R, H, 3 d]`.
+#[test]
+fn heads_packed_by_themselves_are_taken_apart() -> Result<()> {
+    let positions = Positions::from_lengths(LENGTHS);
+    let attention = Attention::causal(3, 6);
+    let tables = rope(&attention, &positions, Pairing::Halves);
+    let [q, k, v] = inputs(&attention, positions.rows())?;
+    let parts = [&q, &k, &v].map(|x| flat(x).expect("numbers"));
+    let (rows, d) = (positions.rows(), 6);
+    let packed: Vec<f64> = (0..rows * 3 * 3 * d)
+        .map(|i| {
+            let (row, head, kind, c) = (i / (9 * d), i / (3 * d) % 3, i / d % 3, i % d);
+            parts[kind][row * 3 * d + head * d + c]
+        })
+        .collect();
+    let packed = Tensor::from_vec(packed, (rows, 9 * d), q.device())?;
+    let found = flat(&attention.forward_packed_by_head(&packed, &positions, Some(&tables))?)?;
+    let want = flat(&attention.forward(&q, &k, &v, &positions, Some(&tables))?)?;
+    assert_eq!(found, want);
+    Ok(())
+}
+
 #[test]
 fn composed_gradients_are_central_differences() -> Result<()> {
     let positions = Positions::from_lengths([1, 5]);
     for attention in shapes() {
-        let rope = rope(&attention, &positions);
-        let [q, k, v] = inputs(&attention, positions.rows())?;
-        let run = |q: &Tensor, k: &Tensor, v: &Tensor| attention.forward(q, k, v, &positions, Some(&rope));
-        central_differences(&q, |q| run(q, &k, &v), 1e-9)?;
-        central_differences(&k, |k| run(&q, k, &v), 1e-9)?;
-        central_differences(&v, |v| run(&q, &k, v), 1e-9)?;
+        for pairing in [Pairing::Halves, Pairing::Neighbours] {
+            let rope = rope(&attention, &positions, pairing);
+            let [q, k, v] = inputs(&attention, positions.rows())?;
+            let run = |q: &Tensor, k: &Tensor, v: &Tensor| attention.forward(q, k, v, &positions, Some(&rope));
+            central_differences(&q, |q| run(q, &k, &v), 1e-9)?;
+            central_differences(&k, |k| run(&q, k, &v), 1e-9)?;
+            central_differences(&v, |v| run(&q, &k, v), 1e-9)?;
+        }
     }
     Ok(())
 }
@@ -100,9 +162,10 @@ fn fused_agrees_with_composed() -> Result<()> {
     let positions = Positions::from_lengths([1, 5, 19, 150, 0, 64]);
     for attention in shapes() {
         for attention in [attention.clone(), Attention { window: attention.window.map(|w| 20 * w), ..attention }] {
-            let tables = rope(&attention, &positions);
+            let halves = rope(&attention, &positions, Pairing::Halves);
+            let neighbours = rope(&attention, &positions, Pairing::Neighbours);
             let [q, k, v] = inputs(&attention, positions.rows())?;
-            for rope in [None, Some(&tables)] {
+            for rope in [None, Some(&halves), Some(&neighbours)] {
                 agree(
                     &[&q, &k, &v],
                     |x| attention.forward_with(x[0], x[1], x[2], &positions, rope, Implementation::Fused),
@@ -117,6 +180,14 @@ fn fused_agrees_with_composed() -> Result<()> {
                     |x| attention.forward_packed(x[0], &positions, rope),
                     1e-5,
                 )?;
+                if attention.heads == attention.kv_heads {
+                    agree(
+                        &[&packed],
+                        |x| attention.forward_packed_by_head_with(x[0], &positions, rope, Implementation::Fused),
+                        |x| attention.forward_packed_by_head(x[0], &positions, rope),
+                        1e-5,
+                    )?;
+                }
             }
         }
     }
@@ -130,7 +201,7 @@ fn results_do_not_depend_on_threads_or_neighbours() -> Result<()> {
     let alone = Positions::from_lengths([5]);
     let [q, k, v] = inputs(&attention, positions.rows())?.map(|x| x.to_dtype(DType::F32).expect("a cast"));
     let run = |rows: std::ops::Range<usize>, positions: &Positions| -> Result<Vec<Vec<f64>>> {
-        let tables = rope(&attention, positions);
+        let tables = rope(&attention, positions, Pairing::Halves);
         let x = [&q, &k, &v].map(|x| Var::from_tensor(&x.narrow(0, rows.start, rows.len())?.contiguous()?));
         let [q, k, v] = x;
         let (q, k, v) = (q?, k?, v?);
@@ -162,6 +233,15 @@ fn senseless_shapes_are_refused() -> Result<()> {
     assert!(attention.forward(&x, &x, &x, &positions, None).is_err());
     let attention = Attention { window: Some(0), ..Attention::causal(3, 4) };
     assert!(attention.forward(&x, &x, &x, &positions, None).is_err());
+    for cap in [0.0, -1.0, f64::NAN] {
+        let attention = Attention { soft_cap: Some(cap), ..Attention::causal(3, 4) };
+        let error = attention.forward(&x, &x, &x, &positions, None).unwrap_err();
+        assert!(error.to_string().contains("scores cannot be capped softly"), "{error}");
+    }
+    let attention = Attention { heads: 4, kv_heads: 2, ..Attention::causal(4, 2) };
+    let packed = wave(&[2, 16], 1)?;
+    let error = attention.forward_packed_by_head(&packed, &positions, None).unwrap_err();
+    assert!(error.to_string().contains("2 key-value heads are not packed with 4 query heads"), "{error}");
     let attention = Attention::causal(2, 4);
     let error = attention.forward(&x, &x, &x, &positions, None).unwrap_err();
     assert!(error.to_string().contains("q of the shape [2, 12], expected [2, 8]"), "{error}");

@@ -8,6 +8,7 @@
 mod avx512;
 mod elementary;
 mod lanes;
+mod soft_cap;
 mod softmax;
 mod workspace;
 
@@ -15,6 +16,7 @@ mod workspace;
 pub(super) use avx512::Avx512;
 pub(super) use elementary::{gaussian_tail, sigmoid, sigmoid_and_rest, tanh};
 pub(super) use lanes::{LANES, Lanes, Plain};
+pub(super) use soft_cap::{multiply, soft_cap, soft_cap_and_slopes};
 pub(super) use softmax::{exponentials, largest, scale, select, softmax, softmax_backward};
 pub(super) use workspace::{Columns, with_workspace};
 
