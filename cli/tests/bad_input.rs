@@ -113,12 +113,76 @@ fn tokenizers() {
     let broken = folder.write("broken/tokenizer.json", "{\"version\": \"1.0\"}");
     text.push_str(&refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {broken}")));
 
-    // an embedding with half the rows
-    let mut tokenizer: Value =
-        serde_json::from_slice(&fs::read(support::root().join("fixtures/gpt2-tiny/tokenizer.json")).unwrap()).unwrap();
-    tokenizer["model"]["vocab"]["zzzzz"] = 5000.into();
+    // a token beyond the embedding, in a text
+    let whole = fs::read_to_string(support::root().join("fixtures/gpt2-tiny/tokenizer.json")).unwrap();
+    let mut tokenizer: Value = serde_json::from_str(&whole).unwrap();
+    let token = json!({"id": 5000, "content": "[PAD]", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
     let large = folder.write("large/tokenizer.json", tokenizer.to_string());
-    text.push_str(&refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {large}")));
+    let flags = format!("--tokenizer {large}");
+    let train = folder.write("train.jsonl", "{\"text\": \"the sheep\"}\n{\"text\": \"the [PAD] sheep\"}\n");
+    text.push_str(&refused(&folder, &model, &train, QUERIES, &flags));
+    // and in none
+    let run = folder.arg("run");
+    done(&format!("influence --model {model} --train {TRAIN} --queries {QUERIES} --out {run} --dry-run {flags}"));
+
+    // what the library that reads it would panic at
+    let template = json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<x>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}});
+    let second = json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B", "type_id": 0}}], "pair": [],
+        "special_tokens": {}});
+    let replace =
+        |pattern: &str, content: String| json!({"type": "Replace", "pattern": {"String": pattern}, "content": content});
+    let with = |part: &str, value: Value| {
+        let mut tokenizer = tokenizer.clone();
+        tokenizer[part] = value;
+        tokenizer.to_string()
+    };
+    let decoder = whole.find("\"decoder\"").unwrap();
+    for (what, content) in [
+        ("no JSON", "{\"decoder\":{\"type\" 1".to_owned()),
+        ("cut inside the decoder", whole[..decoder + 20].to_owned()),
+        ("a template with an unknown token", with("post_processor", template)),
+        ("a template of two texts for one", with("post_processor", second)),
+        ("an empty pattern", with("normalizer", replace("", "a".into()))),
+        ("a normalizer that blows texts up", with("normalizer", replace("e", "e".repeat(100_000)))),
+    ] {
+        let file = folder.write("broken/tokenizer.json", content);
+        let said = refused(&folder, &model, TRAIN, QUERIES, &format!("--tokenizer {file}"));
+        text.push_str(&format!("# {what}\n{said}"));
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Pipes, devices and folders, and files without an end, in the place of data and of a tokenizer.
+#[cfg(unix)]
+#[test]
+fn no_files() {
+    let folder = Folder::new();
+    let mut text = String::new();
+    let mut case = |what: &str, train: &str, flags: &str| {
+        text.push_str(&format!("# {what}\n{}", refused(&folder, "fixtures/gpt2-tiny", train, QUERIES, flags)));
+    };
+    let pipe = folder.arg("pipe.jsonl");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    case("a pipe", &pipe, "");
+    case("a pipe as tokenizer", TRAIN, &format!("--tokenizer {pipe}"));
+    let zero = folder.arg("zero.jsonl");
+    std::os::unix::fs::symlink("/dev/zero", &zero).unwrap();
+    case("a device", &zero, "");
+    case("a device as tokenizer", TRAIN, &format!("--tokenizer {zero}"));
+    fs::create_dir(folder.path("folder.jsonl")).unwrap();
+    case("a folder", &folder.arg("folder.jsonl"), "");
+    fs::create_dir(folder.path("saved")).unwrap();
+    case("a folder that datasets saved", &folder.arg("saved"), "");
+    let sparse = folder.write("sparse/tokenizer.json", "");
+    fs::File::options().write(true).open(&sparse).unwrap().set_len(3 << 30).unwrap();
+    case("a tokenizer of 3 GiB", TRAIN, &format!("--tokenizer {sparse}"));
+    let word = folder.write("word.jsonl", format!("{{\"text\": \"{}\"}}\n", "a".repeat(20 << 20)));
+    case("one word of 20 MiB", &word, "");
+    let word = folder.write("word.jsonl", format!("{{\"text\": \"{}\"}}\n", "a".repeat(1 << 20)));
+    case("one word of 1 MiB with little memory", &word, "--memory 100MiB");
     insta::assert_snapshot!(text);
 }
 
@@ -127,7 +191,7 @@ fn examples() {
     let folder = Folder::new();
     let long = json!({"text": "the sheep stayed in the barn ".repeat(40)}).to_string();
     let ids = |ids: &[i64]| json!({"input_ids": ids}).to_string();
-    let cases: [(&str, &str, String); 15] = [
+    let cases: [(&str, &str, String); 23] = [
         ("no such file", "", String::new()),
         ("an empty file", "train.jsonl", String::new()),
         ("only blank lines", "train.jsonl", "\n\n".into()),
@@ -146,7 +210,19 @@ fn examples() {
             "{\"id\": \"a\", \"text\": \"the sheep\"}\n{\"id\": \"a\", \"text\": \"the barn\"}\n".into(),
         ),
         ("not text", "train.jsonl", "{\"text\": \"\u{1}\"}\n".into()),
-        ("an unknown format", "train.parquet", "PAR1".into()),
+        ("Parquet", "train.parquet", "PAR1".into()),
+        ("CSV", "train.csv", "text\n".into()),
+        ("TSV", "train.tsv", "text\n".into()),
+        ("Arrow", "train.arrow", "ARROW1".into()),
+        ("a compressed file", "train.jsonl.gz", "\u{1f}".into()),
+        ("an unknown format", "train.xyz", "text".into()),
+        ("only empty rows", "train.jsonl", "{\"text\": \"\"}\n{\"text\": \"\"}\n".into()),
+        ("a conversation", "train.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n".into()),
+        (
+            "a conversation as prompt",
+            "train.jsonl",
+            "{\"prompt\": [{\"role\": \"user\"}], \"completion\": []}\n".into(),
+        ),
     ];
     let mut text = String::new();
     for (what, name, content) in cases {
@@ -166,6 +242,13 @@ fn examples() {
         folder.arg("run")
     ));
     assert!(plan.out.contains("2 training examples were cut to 64 tokens"), "{}", plan.out);
+    // empty rows are skipped, and the plan says so
+    let train = folder.write("train.jsonl", "{\"text\": \"\"}\n{\"text\": \"the sheep\"}\n{\"text\": \"\"}\n");
+    let plan = done(&format!(
+        "influence --model fixtures/gpt2-tiny --train {train} --queries {QUERIES} --add-eos train:input --out {} --dry-run",
+        folder.arg("run")
+    ));
+    assert!(plan.out.contains("2 empty rows of the training examples were skipped"), "{}", plan.out);
     insta::assert_snapshot!(text);
 }
 
@@ -202,6 +285,10 @@ fn job_files() {
         ("a bad damping", job("damping = \"plenty\"")),
         ("a missing key", "[model]\npath = \"m\"\n".to_owned()),
         ("no TOML", "model: m\n".to_owned()),
+        ("texts of no length", job("").replace("[method]", "max_length = 0\n[method]")),
+        ("blocks of no length", job("").replace("[method]", "pack = 0\n[method]")),
+        ("rows of no blocks", job("").replace("[method]", "pack_rows = 1000\n[method]")),
+        ("an unknown choice", job("").replace("[method]", "special_tokens = \"some\"\n[method]")),
     ];
     for (what, content) in contents {
         let file = folder.write("job.toml", content);

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::error::DataError;
 use super::excerpt::Source;
 use super::line_problem::LineProblem;
-use super::specials::{Role, Special, Specials, resolve};
+use super::specials::{FromTokenizer, Role, Special, Specials, Which, resolve};
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
 
 /// One example as its line has it, before cutting and packing.
@@ -23,35 +23,60 @@ pub(super) struct Document {
 #[derive(Debug)]
 pub(super) struct Encoder<'a> {
     tokenizer: Option<&'a Tokenizer>,
-    bos: Option<u32>,
-    eos: Option<u32>,
+    bos: Option<Added>,
+    eos: Option<Added>,
+    from_tokenizer: FromTokenizer,
     /// A special token was asked for, if only to refuse it where it cannot be added.
     asked: Option<Special>,
     vocabulary: usize,
+    text_limit: usize,
+}
+
+/// A special token that is added to every text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Added {
+    token: u32,
+    /// Whether it can be a target. If not, no occurrence of it is one: a collator that leaves the padding out of
+    /// the loss does not ask where a token came from.
+    target: bool,
 }
 
 impl<'a> Encoder<'a> {
+    /// `text_limit` is the most bytes of a text that is tokenized at once.
     pub(super) fn new(
         tokenizer: Option<&'a Tokenizer>,
         specials: Specials,
         role: Role,
         vocabulary: usize,
+        text_limit: usize,
     ) -> Result<Self, DataError> {
-        if let Some(tokenizer) = tokenizer {
-            tokenizer.check_vocabulary(vocabulary)?;
-        }
         let add_bos = specials.add_bos.applies(role);
         let add_eos = specials.add_eos.applies(role);
-        let id = |special, wanted| match tokenizer {
-            Some(tokenizer) if wanted => resolve(tokenizer, special, vocabulary).map(Some),
+        let added = |special, which: Which| match tokenizer {
+            Some(tokenizer) if which.applies(role) => {
+                resolve(tokenizer, special, vocabulary).map(|token| Some(Added { token, target: which.is_target() }))
+            }
             _ => Ok(None),
         };
         let asked = if add_bos { Some(Special::Bos) } else { add_eos.then_some(Special::Eos) };
-        Ok(Self { tokenizer, bos: id(Special::Bos, add_bos)?, eos: id(Special::Eos, add_eos)?, asked, vocabulary })
+        let (bos, eos) = (added(Special::Bos, specials.add_bos)?, added(Special::Eos, specials.add_eos)?);
+        let from_tokenizer = specials.from_tokenizer;
+        Ok(Self { tokenizer, bos, eos, from_tokenizer, asked, vocabulary, text_limit })
     }
 
     pub(super) fn vocabulary(&self) -> usize {
         self.vocabulary
+    }
+
+    /// Whether end tokens are targets here, though the tokenizer's files name the end token as padding, which
+    /// collators leave out of the loss.
+    pub(super) fn end_may_be_padding(&self) -> bool {
+        let Some(tokenizer) = self.tokenizer else { return false };
+        let added = match self.eos {
+            Some(eos) => eos.target,
+            None => self.from_tokenizer != FromTokenizer::None && !tokenizer.adds().1.is_empty(),
+        };
+        added && tokenizer.pads_with_end()
     }
 
     /// Refuses tokens as data where special tokens were asked for.
@@ -59,12 +84,13 @@ impl<'a> Encoder<'a> {
         self.asked.map_or(Ok(()), |special| Err(LineProblem::SpecialForIds { which: special.name() }))
     }
 
-    /// Every token of a text is its own label.
+    /// Every token of a text is its own label, but for special tokens that are only read. A text without a token
+    /// of its own has none.
     pub(super) fn text(&self, text: &str) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
         let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "text" })?;
-        let encoded = encode(tokenizer, text, Offsets::Skipped)?;
-        let tokens = self.add_specials(tokenizer, &encoded)?;
-        let labels = tokens.iter().map(|&token| Some(token)).collect();
+        let encoded = self.encode(tokenizer, text, Offsets::Skipped)?;
+        let (tokens, _) = self.add_specials(tokenizer, &encoded)?;
+        let labels = self.labels(&tokens, 0);
         Ok((tokens, labels))
     }
 
@@ -73,50 +99,69 @@ impl<'a> Encoder<'a> {
     /// prompt's last and the completion's first characters is a target. So is what is added behind.
     pub(super) fn prompted(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
         let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "prompt" })?;
-        let encoded = encode(tokenizer, &format!("{prompt}{completion}"), Offsets::Wanted)?;
+        let encoded = self.encode(tokenizer, &format!("{prompt}{completion}"), Offsets::Wanted)?;
         let text = encoded.front..encoded.ids.len() - encoded.back;
         let first = text.clone().find(|&k| encoded.ends[k] > prompt.len()).unwrap_or(text.end);
-        let tokens = self.add_specials(tokenizer, &encoded)?;
-        let first = first + usize::from(self.bos.is_some());
-        let labels = tokens.iter().enumerate().map(|(k, &token)| (k >= first).then_some(token)).collect();
+        let (tokens, in_front) = self.add_specials(tokenizer, &encoded)?;
+        let labels = self.labels(&tokens, first + in_front);
         Ok((tokens, labels))
     }
 
-    /// The tokens between the special tokens that were asked for, none of them twice.
-    fn add_specials(&self, tokenizer: &Tokenizer, encoded: &Encoded) -> Result<Vec<u32>, LineProblem> {
+    /// Tokens from `first` on are their own labels, but for special tokens that are only read.
+    fn labels(&self, tokens: &[u32], first: usize) -> Vec<Option<u32>> {
+        let only_read = |token| [self.bos, self.eos].into_iter().flatten().any(|s| s.token == token && !s.target);
+        let label = |(k, &token): (usize, &u32)| (k >= first && !only_read(token)).then_some(token);
+        tokens.iter().enumerate().map(label).collect()
+    }
+
+    fn encode(&self, tokenizer: &Tokenizer, text: &str, offsets: Offsets) -> Result<Encoded, LineProblem> {
+        tokenizer.check_length(text, self.text_limit)?;
+        tokenizer
+            .encode(text, offsets, self.from_tokenizer != FromTokenizer::None)
+            .map_err(|error| LineProblem::Encode { file: tokenizer.file().to_owned(), message: error.to_string() })
+    }
+
+    /// The tokens between the special tokens that were asked for, none of them twice unless that was asked for too;
+    /// and how many were put in front of the tokenizer's.
+    fn add_specials(&self, tokenizer: &Tokenizer, encoded: &Encoded) -> Result<(Vec<u32>, usize), LineProblem> {
         let Encoded { ids, front, back, .. } = encoded;
         let (front, rest) = ids.split_at(*front);
         let (text, back) = rest.split_at(rest.len() - back);
-        let twice = |special: Special, token| LineProblem::SpecialTwice {
-            which: special.name(),
-            token: tokenizer.token_text(token),
+        if text.is_empty() {
+            return Ok((Vec::new(), 0));
+        }
+        // A token that is only read may also be the tokenizer's own.
+        let added = |special: Special, added: Option<Added>, own: &[u32]| match added {
+            Some(Added { token, target }) if own.contains(&token) => {
+                let (which, text) = (special.name(), tokenizer.token_text(token));
+                if target { Err(LineProblem::SpecialTwice { which, token: text }) } else { Ok(None) }
+            }
+            added => Ok(added.map(|added| added.token)),
         };
-        if let Some(bos) = self.bos.filter(|bos| front.contains(bos)) {
-            return Err(twice(Special::Bos, bos));
-        }
-        if let Some(eos) = self.eos.filter(|eos| back.contains(eos)) {
-            return Err(twice(Special::Eos, eos));
-        }
-        let in_text = |special: Special, token| LineProblem::SpecialInText {
-            which: special.name(),
-            token: tokenizer.token_text(token),
-        };
-        let neighbour = front.last().copied().or(self.bos);
-        if let Some(&token) = text.first().filter(|&&token| Some(token) == neighbour) {
-            return Err(in_text(Special::Bos, token));
-        }
-        let neighbour = back.first().copied().or(self.eos);
-        if let Some(&token) = text.last().filter(|&&token| Some(token) == neighbour) {
-            return Err(in_text(Special::Eos, token));
+        let bos = added(Special::Bos, self.bos, front)?;
+        let eos = added(Special::Eos, self.eos, back)?;
+        if self.from_tokenizer != FromTokenizer::Keep {
+            let in_text = |special: Special, token, by_tokenizer| {
+                let (which, token) = (special.name(), tokenizer.token_text(token));
+                Err(LineProblem::SpecialInText { which, token, by_tokenizer })
+            };
+            let neighbour = front.last().copied().or(bos);
+            if let Some(&token) = text.first().filter(|&&token| Some(token) == neighbour) {
+                return in_text(Special::Bos, token, !front.is_empty());
+            }
+            let neighbour = back.first().copied().or(eos);
+            if let Some(&token) = text.last().filter(|&&token| Some(token) == neighbour) {
+                return in_text(Special::Eos, token, !back.is_empty());
+            }
         }
         let mut tokens = Vec::with_capacity(ids.len() + 2);
-        tokens.extend(self.bos);
+        tokens.extend(bos);
         tokens.extend_from_slice(ids);
-        tokens.extend(self.eos);
-        Ok(tokens)
+        tokens.extend(eos);
+        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= self.vocabulary) {
+            let (token, vocabulary) = (tokenizer.token_text(id), self.vocabulary);
+            return Err(LineProblem::NoEmbedding { token, id, vocabulary });
+        }
+        Ok((tokens, usize::from(bos.is_some())))
     }
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str, offsets: Offsets) -> Result<Encoded, LineProblem> {
-    tokenizer.encode(text, offsets).map_err(|message| LineProblem::Encode { message })
 }

@@ -1,6 +1,7 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::LineProblem;
+use crate::foreign_file::Refusal;
 
 /// Why data or a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,16 +88,6 @@ pub enum DataError {
         file: PathBuf,
         /// What the library said.
         source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The tokenizer can produce tokens for which the model has no embedding.
-    #[error("{}: token ids up to {}, but the model's embedding has {embedding} rows", file.display(), vocabulary - 1)]
-    VocabularyTooLarge {
-        /// The tokenizer's file.
-        file: PathBuf,
-        /// The tokenizer's largest id plus one.
-        vocabulary: usize,
-        /// Rows of the embedding.
-        embedding: usize,
     },
     /// A JSON file beside the tokenizer or model is broken.
     #[error("{}: broken JSON", file.display())]
@@ -204,6 +195,37 @@ pub enum DataError {
     },
 }
 
+/// What makes a file that is read of one that is not.
+fn conversion(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
+    let pandas = |read: &str| {
+        let read = format!("pandas.{read}.to_json({:?}, orient=\"records\", lines=True)", format!("{stem}.jsonl"));
+        format!("write it as JSON lines, in Python `{read}`")
+    };
+    let unpack = |command: &str| format!("unpack it first: `{command} {name}`");
+    match ending.as_str() {
+        "parquet" => pandas(&format!("read_parquet({name:?})")),
+        "csv" => pandas(&format!("read_csv({name:?})")),
+        "tsv" => pandas(&format!("read_csv({name:?}, sep=\"\\t\")")),
+        "arrow" => format!(
+            "write it as JSON lines, in Python `datasets.Dataset.from_file({name:?}).to_json({:?})`",
+            format!("{stem}.jsonl")
+        ),
+        "gz" => unpack("gunzip -k"),
+        "zst" => unpack("zstd -d"),
+        "xz" => unpack("xz -dk"),
+        "bz2" => unpack("bunzip2 -k"),
+        "zip" => unpack("unzip"),
+        _ if file.is_dir() => format!(
+            "give a file; a folder that `datasets` saved becomes one by `datasets.load_from_disk({name:?}).to_json({:?})`",
+            format!("{name}.jsonl")
+        ),
+        _ => "`.jsonl`, `.ndjson` (or `.json` with one object a line) and `.txt` are read".into(),
+    }
+}
+
 fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" or ")
 }
@@ -212,10 +234,12 @@ impl DataError {
     /// What to do about it, in one sentence.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Read { .. } | Self::BrokenConfig { .. } => return None,
-            Self::Format { .. } => {
-                "`.jsonl` (or `.json` with one object a line) and `.txt` are read; unpack compressed files first".into()
-            }
+            Self::Read { source, .. } => match Refusal::of(source)? {
+                Refusal::NotRegular { found: "a pipe" } => "write it to a file first, and give that".into(),
+                _ => return None,
+            },
+            Self::BrokenConfig { .. } => return None,
+            Self::Format { file } => conversion(file),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } => return problem.hint(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
@@ -237,9 +261,6 @@ impl DataError {
                     .into()
             }
             Self::BrokenTokenizer { .. } => "was it saved by `save_pretrained`, and is it complete?".into(),
-            Self::VocabularyTooLarge { .. } => {
-                "give the tokenizer that this model was trained with (`--tokenizer PATH`)".into()
-            }
             Self::NoSpecial { token, .. } => {
                 format!("name it as `{token}_token` in `tokenizer_config.json`, or leave `--add-{token}` out")
             }

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::document::{Document, Encoder};
 use super::excerpt::Source;
 use super::line_problem::LineProblem;
+use super::read::IdField;
 
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
@@ -14,12 +15,20 @@ const IGNORED: i64 = -100;
 
 /// Reads one line. A field that is `null` counts as absent, since tools that write tables as JSON lines
 /// write every column into every line.
-pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineProblem> {
+pub(super) fn parse(line: &str, encoder: &Encoder<'_>, id_field: &IdField) -> Result<Document, LineProblem> {
     let value: Value = serde_json::from_str(line).map_err(broken)?;
     let Value::Object(mut fields) = value else {
         return Err(LineProblem::NotObject { found: kind(&value) });
     };
-    let id = id(fields.shift_remove("id"))?;
+    let id = match id_field {
+        IdField::Line => None,
+        IdField::Default => id("id", fields.shift_remove("id"))?,
+        IdField::Field(field) => {
+            // The id may be a field with another meaning, which keeps it.
+            let value = fields.get(field).cloned();
+            Some(id(field, value)?.ok_or_else(|| LineProblem::NoId { field: field.clone() })?)
+        }
+    };
     let mut take = |field| fields.shift_remove(field).filter(|value| !value.is_null());
     let content = CONTENT.map(&mut take);
     if let [None, None, None, None, _] = content {
@@ -54,16 +63,16 @@ pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineP
 }
 
 /// An id is text; an integer stands for its decimal text.
-fn id(value: Option<Value>) -> Result<Option<String>, LineProblem> {
+fn id(field: &str, value: Option<Value>) -> Result<Option<String>, LineProblem> {
     let expected = "a string or an integer";
     match value {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) if text.is_empty() => {
-            Err(LineProblem::FieldType { field: "id".into(), found: "an empty string", expected })
+            Err(LineProblem::FieldType { field: field.into(), found: "an empty string", expected })
         }
         Some(Value::String(text)) => Ok(Some(text)),
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),
-        Some(other) => Err(LineProblem::FieldType { field: "id".into(), found: kind(&other), expected }),
+        Some(other) => Err(LineProblem::FieldType { field: field.into(), found: kind(&other), expected }),
     }
 }
 

@@ -1,5 +1,9 @@
 //! What is refused of one line of a data file, and what to do about it.
 
+use std::path::PathBuf;
+
+use crate::foreign_file::size;
+
 /// What is wrong with one line of a data file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -11,7 +15,7 @@ pub enum LineProblem {
         byte: usize,
     },
     /// A line that no example has.
-    #[error("the line is longer than {} MiB", limit >> 20)]
+    #[error("the line is longer than {}", size(*limit as u64))]
     TooLong {
         /// The most bytes a line may have.
         limit: usize,
@@ -114,6 +118,32 @@ pub enum LineProblem {
         /// The line that had it first.
         first: usize,
     },
+    /// The field that was chosen as the id is not there.
+    #[error("no `{field}`, which was chosen as the id")]
+    NoId {
+        /// The field.
+        field: String,
+    },
+    /// A text that takes too much memory to be tokenized.
+    #[error("a text of {bytes} bytes{}, and at most {limit} are tokenized at once", if *normalized { " or more behind the tokenizer's normalizer" } else { "" })]
+    TextTooLong {
+        /// Bytes of the text.
+        bytes: usize,
+        /// Whether they are those behind the normalizer.
+        normalized: bool,
+        /// The most bytes of a text.
+        limit: usize,
+    },
+    /// A text with a token for which the model has no embedding.
+    #[error("the text has the token `{token}` ({id}), but the model's embedding has {vocabulary} rows")]
+    NoEmbedding {
+        /// The token's text.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the embedding.
+        vocabulary: usize,
+    },
     /// The text itself begins or ends with the special token that is added to it.
     #[error("the text already {} with `{token}`, which is added once more", if *which == "bos" { "begins" } else { "ends" })]
     SpecialInText {
@@ -121,6 +151,8 @@ pub enum LineProblem {
         which: &'static str,
         /// The token's text.
         token: String,
+        /// Whether the tokenizer adds it, or a flag.
+        by_tokenizer: bool,
     },
     /// `--add-bos` or `--add-eos` repeats what the tokenizer does by itself.
     #[error("the tokenizer adds `{token}` by itself, and `--add-{which}` would add it twice")]
@@ -143,8 +175,10 @@ pub enum LineProblem {
         field: &'static str,
     },
     /// The tokenizer refuses the text.
-    #[error("the tokenizer fails: {message}")]
+    #[error("the tokenizer {} fails: {message}", file.display())]
     Encode {
+        /// The tokenizer's file.
+        file: PathBuf,
         /// What it said.
         message: String,
     },
@@ -162,9 +196,22 @@ impl LineProblem {
             }
             Self::NotObject { .. } => "each line must be one JSON object".into(),
             Self::NoContent { fields } if fields.is_empty() => "the object is empty".into(),
+            Self::NoContent { fields } if fields.iter().any(|field| field == "messages" || field == "conversations") => {
+                let field = if fields.iter().any(|field| field == "messages") { "messages" } else { "conversations" };
+                format!(
+                    "the line has `{field}`: write the tokens of the conversation as `input_ids`, in Python \
+                     `tokenizer.apply_chat_template(row[\"{field}\"], return_dict=False)`, and where only some turns had \
+                     loss `labels` with -100 elsewhere"
+                )
+            }
             Self::NoContent { fields } => format!("the line has `{}`", fields.join("`, `")),
             Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
             Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
+            Self::FieldType { field, found: "an array", .. } if field == "prompt" || field == "completion" => {
+                "write the conversation as text, in Python `tokenizer.apply_chat_template(row[\"prompt\"], tokenize=False, \
+                 add_generation_prompt=True)` for `prompt`; `completion` is what the template of both has behind it"
+                    .into()
+            }
             Self::FieldType { .. } => return None,
             Self::TokenRange { field: "labels", .. } => "a label is a token id, or -100 for no target".into(),
             Self::TokenRange { .. } => "was the data tokenized for another model?".into(),
@@ -173,11 +220,24 @@ impl LineProblem {
             Self::NoTarget { cut: true, .. } => "raise `--max-length`, or remove the example".into(),
             Self::NoTarget { .. } => "remove the example, or give it a target (`--add-eos`, `labels`)".into(),
             Self::TooManyTokens { positions, .. } => format!("`--max-length {positions}` cuts longer examples"),
-            Self::DuplicateId { .. } => "ids must differ; without an `id` the line number is taken".into(),
+            Self::DuplicateId { .. } => {
+                "ids must differ; `--id-field FIELD` takes another field, `--id-field line` the line's number".into()
+            }
+            Self::SpecialInText { by_tokenizer: true, .. } => {
+                "as training had it: `--special-tokens keep` for both, `--special-tokens none` for the text's own alone"
+                    .into()
+            }
             Self::SpecialInText { which, .. } => {
-                format!("remove it from the text, or let nothing add it (`--add-{which}`)")
+                format!("as training had it: leave `--add-{which}` out, or keep both with `--special-tokens keep`")
             }
             Self::SpecialTwice { which, .. } => format!("leave `--add-{which}` out"),
+            Self::NoId { .. } => "`--id-field line` takes the line's number".into(),
+            Self::TextTooLong { .. } => {
+                "cut it into several rows, which `--pack` joins again; a larger `--memory` allows up to 8 MiB".into()
+            }
+            Self::NoEmbedding { .. } => {
+                "give the tokenizer that this model was trained with (`--tokenizer PATH`)".into()
+            }
             Self::SpecialForIds { which } => {
                 format!("leave `--add-{which}` out, or restrict it to the other file (`train`, `queries`)")
             }

@@ -16,6 +16,8 @@ pub(super) struct Packer {
     start: usize,
     /// Documents from the next block on: where each ends in `tokens`, and its id.
     documents: VecDeque<(usize, String)>,
+    /// Tokens that were left out.
+    dropped: usize,
 }
 
 /// One block, borrowed from the packer.
@@ -29,7 +31,7 @@ pub(super) struct Block<'a> {
 impl Packer {
     /// Blocks of `length` tokens, which must be positive.
     pub(super) fn new(length: usize) -> Self {
-        Self { length, tokens: Vec::new(), labels: Vec::new(), start: 0, documents: VecDeque::new() }
+        Self { length, tokens: Vec::new(), labels: Vec::new(), start: 0, documents: VecDeque::new(), dropped: 0 }
     }
 
     pub(super) fn push(&mut self, id: String, tokens: &[u32], labels: &[Option<u32>]) {
@@ -67,9 +69,18 @@ impl Packer {
         Some(Block { tokens: &self.tokens[start..end], labels: &self.labels[start..end], documents })
     }
 
-    /// Tokens that are left and fill no block.
+    /// Tokens that fill no block: those that are left, and those that were dropped.
     pub(super) fn rest(&self) -> usize {
-        self.tokens.len() - self.start
+        self.tokens.len() - self.start + self.dropped
+    }
+
+    /// Leaves out what fills no block so far. The blocks that are full must have been taken.
+    pub(super) fn drop_rest(&mut self) {
+        self.dropped = self.rest();
+        self.tokens.clear();
+        self.labels.clear();
+        self.documents.clear();
+        self.start = 0;
     }
 }
 

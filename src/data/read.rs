@@ -1,7 +1,6 @@
 //! Files of text or tokens, read into a [`Dataset`].
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,23 +13,43 @@ use super::document::{Document, Encoder};
 use super::error::DataError;
 use super::excerpt::Source;
 use super::line_problem::LineProblem;
-use super::lines::Lines;
+use super::lines::{Bounds, Lines};
 use super::packing::Packer;
 use super::specials::{Role, Specials};
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
 use super::{jsonl, text};
+use crate::foreign_file;
 
 /// How a file is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DataOptions {
     /// Longer examples are cut to this many tokens, special tokens included. Without it an example that
     /// is longer than the model's positions is an error.
     pub max_length: Option<usize>,
     /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
     pub pack: Option<usize>,
+    /// After every so many rows of the file packing begins anew, and what filled no block is left out; a script that
+    /// packs each batch of a mapped data set does so. None: one stream.
+    pub pack_rows: Option<usize>,
     /// Special tokens added to text.
     pub specials: Specials,
+    /// What names an example.
+    pub id_field: IdField,
+    /// Bytes that the job may use; none: no bound but the largest.
+    pub memory: Option<u64>,
+}
+
+/// What names an example of a file of JSON lines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum IdField {
+    /// `id` where a line has it, else the line's number.
+    #[default]
+    Default,
+    /// The line's number; `id` is metadata.
+    Line,
+    /// Another field, which every line must have. It stays metadata, and so does `id`.
+    Field(String),
 }
 
 /// What the model can take.
@@ -78,6 +97,11 @@ pub struct ReadReport {
     pub targets: usize,
     /// Examples (before packing) that `max_length` cut.
     pub cut: usize,
+    /// Rows without a token, which were skipped.
+    pub empty: usize,
+    /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
+    /// leave out of the loss.
+    pub end_may_be_padding: bool,
     /// Positions of the longest example.
     pub longest: usize,
     /// Tokens of the longest example before it was cut or packed.
@@ -93,8 +117,10 @@ pub struct ReadReport {
 pub struct Packed {
     /// Documents read.
     pub documents: usize,
-    /// Tokens at the end that filled no block and were left out.
+    /// Tokens at the end, or at ends of groups of rows, that filled no block and were left out.
     pub dropped_tokens: usize,
+    /// Rows after which packing began anew.
+    pub rows: Option<usize>,
 }
 
 /// Reads a file of text or tokens; its ending says which format it is.
@@ -109,7 +135,7 @@ pub fn read_tokens(
     options: DataOptions,
 ) -> Result<(Dataset, ReadReport), DataError> {
     let format = Format::of(file)?;
-    let open = File::open(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+    let open = foreign_file::open(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
     read_tokens_from(BufReader::new(open), file, format, role, tokenizer, limits, options)
 }
 
@@ -129,7 +155,9 @@ pub fn read_tokens_from(
     let pack = options.pack.filter(|_| role == Role::Train);
     check_length("--max-length", options.max_length, None)?;
     check_length("--pack", pack, limits.max_positions)?;
-    let encoder = Encoder::new(tokenizer.map(Arc::as_ref), options.specials, role, limits.vocabulary)?;
+    let bounds = Bounds::of(options.memory);
+    let tokens_of = tokenizer.map(Arc::as_ref);
+    let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?;
     let parse = match format {
         Format::JsonLines => jsonl::parse,
         Format::Text => text::parse,
@@ -139,23 +167,30 @@ pub fn read_tokens_from(
         max_length: options.max_length,
         max_positions: limits.max_positions,
         packer: pack.map(Packer::new),
+        pack_rows: options.pack_rows,
+        rows: 0,
         dataset: TokenDataset::new(tokenizer.cloned()),
         lines: HashMap::new(),
         report: ReadReport::default(),
     };
-    let mut lines = Lines::new(reader, file);
+    let mut texts = false;
+    let mut lines = Lines::new(reader, file, bounds);
     loop {
         let (chunk, end) = lines.chunk();
         // Parsed in any order, taken in the file's: the first wrong line is the one reported.
-        let documents: Vec<_> = chunk.par_iter().map(|line| (line.number, parse(&line.text, &encoder))).collect();
+        let parse = |text: &str| parse(text, &encoder, &options.id_field);
+        let documents: Vec<_> = chunk.par_iter().map(|line| (line.number, parse(&line.text))).collect();
         let last = documents.is_empty();
         for (line, document) in documents {
+            texts |= document.as_ref().is_ok_and(|document| document.source != Source::Tokens);
             let taken = document.and_then(|document| collector.take(line, document));
             taken.map_err(|problem| DataError::Line { file: file.to_owned(), line, problem })?;
             collector.take_blocks()?;
+            collector.end_row();
         }
         end?;
         if last {
+            collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
             return collector.finish(pack);
         }
     }
@@ -176,6 +211,9 @@ struct Collector<'a> {
     max_length: Option<usize>,
     max_positions: Option<usize>,
     packer: Option<Packer>,
+    pack_rows: Option<usize>,
+    /// Rows read so far.
+    rows: usize,
     dataset: TokenDataset,
     /// Line of each id.
     lines: HashMap<String, usize>,
@@ -185,6 +223,10 @@ struct Collector<'a> {
 impl Collector<'_> {
     fn take(&mut self, line: usize, document: Document) -> Result<(), LineProblem> {
         let Document { id, metadata, source, mut tokens, mut labels } = document;
+        if tokens.is_empty() {
+            self.report.empty += 1;
+            return Ok(());
+        }
         let id = id.unwrap_or_else(|| line.to_string());
         if let Some(first) = self.lines.insert(id.clone(), line) {
             return Err(LineProblem::DuplicateId { id, first });
@@ -198,9 +240,6 @@ impl Collector<'_> {
         }
         let no_target = LineProblem::NoTarget { tokens: tokens.len(), cut: tokens.len() < whole };
         if let Some(packer) = &mut self.packer {
-            if tokens.is_empty() {
-                return Err(no_target);
-            }
             packer.push(id, &tokens, &labels);
             return Ok(());
         }
@@ -212,6 +251,16 @@ impl Collector<'_> {
         }
         self.dataset.push(id, &metadata, source, &tokens, &labels);
         Ok(())
+    }
+
+    /// Counts a row, and begins packing anew if that was the last of its group.
+    fn end_row(&mut self) {
+        self.rows += 1;
+        if let (Some(packer), Some(rows)) = (&mut self.packer, self.pack_rows)
+            && self.rows.is_multiple_of(rows)
+        {
+            packer.drop_rest();
+        }
     }
 
     fn take_blocks(&mut self) -> Result<(), DataError> {
@@ -228,13 +277,13 @@ impl Collector<'_> {
     }
 
     fn finish(self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
-        let Self { file, packer, dataset, lines, mut report, .. } = self;
+        let Self { file, packer, pack_rows, dataset, lines, mut report, .. } = self;
         if lines.is_empty() {
             return Err(DataError::Empty { file: file.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
-            report.packed = Some(Packed { documents: lines.len(), dropped_tokens: packer.rest() });
+            report.packed = Some(Packed { documents: lines.len(), dropped_tokens: packer.rest(), rows: pack_rows });
             if n == 0 {
                 let length = pack.unwrap_or_default();
                 return Err(DataError::NoBlock { file: file.to_owned(), tokens: packer.rest(), length });

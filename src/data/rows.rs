@@ -13,6 +13,10 @@ use super::error::DataError;
 use super::example::Examples;
 use super::excerpt::one_line;
 use super::read::ReadReport;
+use crate::foreign_file;
+
+/// The most bytes of a file of rows, which is held in memory as a whole.
+const ROWS_LIMIT: u64 = 8 << 30;
 
 /// What the model takes and gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,8 @@ enum Inputs {
 /// # Errors
 /// [`DataError`] names the file, the tensor and the row.
 pub fn read_rows(file: &Path, limits: RowLimits) -> Result<(Dataset, ReadReport), DataError> {
-    let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+    let bytes =
+        foreign_file::read(file, ROWS_LIMIT).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
     read_rows_from(&bytes, file, limits)
 }
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::error::DataError;
 use super::tokenizer::Tokenizer;
+use crate::foreign_file;
 
 /// What a file's examples are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,12 @@ pub enum Which {
     Queries,
     /// Training examples and queries.
     Both,
+    /// The training examples, where the token is read and never predicted: no occurrence of it is a target.
+    TrainInput,
+    /// The queries, where no occurrence of the token is a target.
+    QueriesInput,
+    /// Training examples and queries, where no occurrence of the token is a target.
+    BothInput,
 }
 
 impl Which {
@@ -35,24 +42,41 @@ impl Which {
     pub fn applies(self, role: Role) -> bool {
         match self {
             Self::None => false,
-            Self::Train => role == Role::Train,
-            Self::Queries => role == Role::Queries,
-            Self::Both => true,
+            Self::Train | Self::TrainInput => role == Role::Train,
+            Self::Queries | Self::QueriesInput => role == Role::Queries,
+            Self::Both | Self::BothInput => true,
         }
     }
+
+    /// Whether the token can be a target where the choice applies.
+    pub fn is_target(self) -> bool {
+        !matches!(self, Self::TrainInput | Self::QueriesInput | Self::BothInput)
+    }
+}
+
+/// What becomes of the special tokens that the tokenizer's own post-processor adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FromTokenizer {
+    /// They are added, and a text that has one at that place already is an error.
+    #[default]
+    Once,
+    /// They are added, also to texts that have them already.
+    Keep,
+    /// They are not added.
+    None,
 }
 
 /// Special tokens to add to text beside those that the tokenizer's own post-processor adds. Nothing is
 /// added unless asked for: training scripts differ, and no file records what they did.
-///
-/// # Source
-/// METHOD §9, trap 14.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Specials {
     /// Where a begin-of-sequence token goes in front.
     pub add_bos: Which,
-    /// Where an end-of-sequence token goes behind. It is a target, of a completion too.
+    /// Where an end-of-sequence token goes behind. It is a target, of a completion too, unless the choice says that
+    /// it is only read.
     pub add_eos: Which,
+    /// What becomes of those that the tokenizer adds.
+    pub from_tokenizer: FromTokenizer,
 }
 
 /// One of the two special tokens.
@@ -83,9 +107,7 @@ pub(super) fn resolve(tokenizer: &Tokenizer, special: Special, vocabulary: usize
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let file = tokenizer.folder().join(name);
         if let Some(config) = read_json(&file)? {
-            // A string, or an object with the string as `content`.
-            let entry = &config[format!("{token}_token")];
-            if let Some(content) = entry.as_str().or_else(|| entry["content"].as_str()) {
+            if let Some(content) = named(&config[format!("{token}_token")]) {
                 return checked(&file, format!("`{content}`"), tokenizer.token_id(content));
             }
             looked.push(file);
@@ -116,9 +138,17 @@ pub(super) fn resolve(tokenizer: &Tokenizer, special: Special, vocabulary: usize
     Err(DataError::NoSpecial { token, looked })
 }
 
+/// The token that an entry names: a string, or an object with the string as `content`.
+pub(super) fn named(entry: &Value) -> Option<&str> {
+    entry.as_str().or_else(|| entry["content"].as_str())
+}
+
+/// The most bytes of a configuration. Chat templates and lists of added tokens make some a few MB long.
+const CONFIG_LIMIT: u64 = 32 << 20;
+
 /// The JSON of a file; `None` if there is no such file.
-fn read_json(file: &Path) -> Result<Option<Value>, DataError> {
-    let bytes = match std::fs::read(file) {
+pub(super) fn read_json(file: &Path) -> Result<Option<Value>, DataError> {
+    let bytes = match foreign_file::read(file, CONFIG_LIMIT) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(DataError::Read { file: file.to_owned(), source }),

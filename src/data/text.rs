@@ -5,8 +5,9 @@ use serde_json::Map;
 use super::document::{Document, Encoder};
 use super::excerpt::Source;
 use super::line_problem::LineProblem;
+use super::read::IdField;
 
-pub(super) fn parse(line: &str, encoder: &Encoder<'_>) -> Result<Document, LineProblem> {
+pub(super) fn parse(line: &str, encoder: &Encoder<'_>, _: &IdField) -> Result<Document, LineProblem> {
     let (tokens, labels) = encoder.text(line)?;
     Ok(Document { id: None, metadata: Map::new(), source: Source::text(line), tokens, labels })
 }

@@ -3,10 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use tokenizers::models::ModelWrapper;
+use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
+use tokenizers::{NormalizedString, Normalizer};
 
 use super::error::DataError;
-use crate::presence::is_file;
+use super::guarded::guarded;
+use super::line_problem::LineProblem;
+use super::specials::{Special, named, read_json};
+use super::tokenizer_file::{self, Checked};
+use crate::foreign_file;
 
 /// Files of tokenizers that need Python, most telling first.
 const SLOW_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"];
@@ -20,6 +26,9 @@ pub struct Tokenizer {
     file: PathBuf,
     model_folder: Option<PathBuf>,
     vocabulary: usize,
+    checked: Checked,
+    /// What the post-processor puts in front of a text, and behind it.
+    adds: (Vec<u32>, Vec<u32>),
 }
 
 /// Tokens of a text.
@@ -70,7 +79,8 @@ impl Tokenizer {
         }
         for folder in &folders {
             let file = folder.join("tokenizer.json");
-            if is_file(&file) {
+            // A file that is there and cannot be read is said to be so, and not to be absent.
+            if !absent(&file) {
                 return Ok(Self { model_folder: Some(model_folder.to_owned()), ..Self::load(&file)? });
             }
         }
@@ -88,9 +98,11 @@ impl Tokenizer {
     /// # Errors
     /// [`DataError::Read`], [`DataError::BrokenTokenizer`].
     pub fn load(file: &Path) -> Result<Self, DataError> {
-        let bytes = std::fs::read(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+        let bytes = foreign_file::read(file, tokenizer_file::FILE_LIMIT)
+            .map_err(|source| DataError::Read { file: file.to_owned(), source })?;
         let broken = |source| DataError::BrokenTokenizer { file: file.to_owned(), source };
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(broken)?;
+        let checked = tokenizer_file::check(&bytes).map_err(broken)?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
         inner.with_truncation(None).map_err(broken)?;
         inner.with_padding(None);
         if let ModelWrapper::BPE(model) = inner.get_model()
@@ -105,7 +117,13 @@ impl Tokenizer {
         inner.with_post_processor(processor);
         // Ids may have gaps, so the largest counts, not how many there are.
         let vocabulary = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, file: file.to_owned(), model_folder: None, vocabulary })
+        let adds = (Vec::new(), Vec::new());
+        let mut tokenizer = Self { inner, file: file.to_owned(), model_folder: None, vocabulary, checked, adds };
+        // A first text: what the library panics at in every text is wrong with the file.
+        let probe = tokenizer.encode("a", Offsets::Skipped, true).map_err(broken)?;
+        let (front, back) = (probe.front, probe.ids.len() - probe.back);
+        tokenizer.adds = (probe.ids[..front].to_vec(), probe.ids[back..].to_vec());
+        Ok(tokenizer)
     }
 
     /// The file it was read from.
@@ -120,7 +138,7 @@ impl Tokenizer {
 
     /// The text of tokens, special tokens included.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        self.inner.decode(tokens, false).unwrap_or_default()
+        guarded(|| self.inner.decode(tokens, false)).unwrap_or_default()
     }
 
     /// One token as a reader should see it: with its leading space, and in the vocabulary's own spelling
@@ -131,7 +149,7 @@ impl Tokenizer {
             // Decoding a single piece would drop the space that it begins with.
             return spelled.replace('▁', " ");
         }
-        match self.inner.decode(&[token], false) {
+        match guarded(|| self.inner.decode(&[token], false)) {
             Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
             _ => spelled,
         }
@@ -149,20 +167,68 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Refuses tokens for which the model has no embedding.
-    pub(super) fn check_vocabulary(&self, embedding: usize) -> Result<(), DataError> {
-        if self.vocabulary <= embedding {
-            return Ok(());
-        }
-        Err(DataError::VocabularyTooLarge { file: self.file.clone(), vocabulary: self.vocabulary, embedding })
+    /// What the post-processor puts in front of a text, and behind it.
+    pub(super) fn adds(&self) -> (&[u32], &[u32]) {
+        (&self.adds.0, &self.adds.1)
     }
 
-    pub(super) fn encode(&self, text: &str, offsets: Offsets) -> Result<Encoded, String> {
-        let encoding = match offsets {
-            Offsets::Wanted => self.inner.encode(text, true),
-            Offsets::Skipped => self.inner.encode_fast(text, true),
+    /// Whether the files beside it name one token for padding and for the end.
+    pub(super) fn pads_with_end(&self) -> bool {
+        ["tokenizer_config.json", "special_tokens_map.json"].into_iter().any(|name| {
+            let config = read_json(&self.folder().join(name)).ok().flatten().unwrap_or_default();
+            let token = |name: &str| named(&config[name]).map(str::to_owned);
+            token("pad_token").is_some_and(|pad| Some(pad) == token("eos_token"))
+        })
+    }
+
+    /// Where `tokenizer_config.json` says otherwise of special tokens than `tokenizer.json` does, a sentence each.
+    /// What `tokenizer.json` does is done.
+    pub fn notes(&self) -> Vec<String> {
+        let config = read_json(&self.folder().join("tokenizer_config.json")).ok().flatten().unwrap_or_default();
+        let mut notes = Vec::new();
+        for (special, added) in [(Special::Bos, &self.adds.0), (Special::Eos, &self.adds.1)] {
+            let name = special.name();
+            let place = if special == Special::Bos { "in front of" } else { "behind" };
+            let Some(says) = config[format!("add_{name}_token")].as_bool() else { continue };
+            match added.as_slice() {
+                [] if says => notes.push(format!(
+                    "`tokenizer_config.json` says `add_{name}_token: true`, but `tokenizer.json` adds nothing {place} a \
+                     text, and nothing is added; if training had the token, give `--add-{name}`"
+                )),
+                [token, ..] if !says => notes.push(format!(
+                    "`tokenizer_config.json` says `add_{name}_token: false`, but `tokenizer.json` adds `{}` {place} a text, \
+                     and that is done; if training had none, give `--special-tokens none`",
+                    self.token_text(*token)
+                )),
+                _ => {}
+            }
         }
-        .map_err(|error| error.to_string())?;
+        notes
+    }
+
+    /// Refuses a text that is too long to be tokenized within `limit` bytes, as it is or as the normalizer makes it.
+    pub(super) fn check_length(&self, text: &str, limit: usize) -> Result<(), LineProblem> {
+        let problem = |bytes, normalized| LineProblem::TextTooLong { bytes, normalized, limit };
+        if text.len() > limit {
+            return Err(problem(text.len(), false));
+        }
+        let longest = (text.len() as u64).saturating_mul(self.checked.growth);
+        match self.inner.get_normalizer() {
+            Some(normalizer) if longest > limit as u64 => {
+                let length = normalized_length(normalizer, text, limit)
+                    .map_err(|error| LineProblem::Encode { file: self.file.clone(), message: error.to_string() })?;
+                if length > limit { Err(problem(length, true)) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tokens of a text; with what the post-processor adds, if `special`.
+    pub(super) fn encode(&self, text: &str, offsets: Offsets, special: bool) -> tokenizers::Result<Encoded> {
+        let encoding = guarded(|| match offsets {
+            Offsets::Wanted => self.inner.encode(text, special),
+            Offsets::Skipped => self.inner.encode_fast(text, special),
+        })?;
         // The mask marks what the post-processor added, not special tokens that the text spells out.
         let mask = encoding.get_special_tokens_mask();
         let front = mask.iter().take_while(|&&special| special == 1).count();
@@ -173,6 +239,27 @@ impl Tokenizer {
         };
         Ok(Encoded { ids: encoding.get_ids().to_vec(), ends, front, back })
     }
+}
+
+/// Bytes of a text behind a normalizer, counted piece by piece, so that a text that grows a thousandfold never is in
+/// memory; the count ends soon after `enough`.
+fn normalized_length(normalizer: &NormalizerWrapper, text: &str, enough: usize) -> tokenizers::Result<usize> {
+    const PIECE: usize = 4096;
+    let (mut length, mut rest) = (0, text);
+    while !rest.is_empty() && length <= enough {
+        let (piece, behind) = rest.split_at(rest.floor_char_boundary(PIECE));
+        let mut piece = NormalizedString::from(piece);
+        guarded(|| normalizer.normalize(&mut piece))?;
+        length += piece.get().len();
+        rest = behind;
+    }
+    Ok(length)
+}
+
+/// Whether there is no such file. One that the system does not let us see is there.
+fn absent(file: &Path) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    std::fs::metadata(file).is_err_and(|error| matches!(error.kind(), NotFound | NotADirectory))
 }
 
 impl std::fmt::Debug for Tokenizer {

@@ -116,8 +116,8 @@ impl Case {
             Limits::Rows(limits) => read_rows(file, limits).expect("rows"),
             Limits::Tokens(limits) => {
                 let tokenizer = Arc::new(Tokenizer::find(&fixture("trainer-tiny"), None).expect("a tokenizer"));
-                let specials = Specials { add_bos: Which::None, add_eos: Which::Train };
-                let options = DataOptions { max_length: None, pack: None, specials };
+                let specials = Specials { add_eos: Which::Train, ..Specials::default() };
+                let options = DataOptions { specials, ..DataOptions::default() };
                 read_tokens(file, role, Some(&tokenizer), limits, options).expect("text")
             }
         }

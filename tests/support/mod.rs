@@ -75,8 +75,8 @@ impl<'a> Source<'a> {
             Limits::Rows(limits) => read_rows(&self.file, limits).expect("rows").0,
             Limits::Tokens(limits) => {
                 let tokenizer = Arc::new(Tokenizer::find(self.tokenizer, None).expect("a tokenizer"));
-                let specials = Specials { add_bos: Which::None, add_eos: self.add_eos };
-                let options = DataOptions { max_length: self.max_length, pack: None, specials };
+                let specials = Specials { add_eos: self.add_eos, ..Specials::default() };
+                let options = DataOptions { max_length: self.max_length, specials, ..DataOptions::default() };
                 read_tokens(&self.file, self.role, Some(&tokenizer), limits, options).expect("text").0
             }
         }

@@ -1,12 +1,22 @@
 use std::path::PathBuf;
 
-use ascribe::job::{Job, Side};
+use ascribe::job::{Job, Side, SpecialTokens};
 use clap::Args;
 
-use super::values::one_of;
+use super::values::{Pack, one_of, pack};
 
-const SIDES: &[(&str, &str)] =
-    &[("none", "to no file"), ("train", "to training examples"), ("queries", "to queries"), ("both", "to both")];
+const SIDES: &[(&str, &str)] = &[
+    ("none", "to no file"),
+    ("train", "to training examples"),
+    ("queries", "to queries"),
+    ("both", "to both"),
+    ("train:input", "to training examples, where it is read and nowhere a target"),
+    ("queries:input", "to queries, likewise"),
+    ("both:input", "to both, likewise"),
+];
+
+const SPECIAL_TOKENS: &[(&str, &str)] =
+    &[("keep", "also where a text has them already"), ("none", "leave the tokenizer's out")];
 
 /// Training examples and queries.
 #[derive(Debug, Clone, Default, Args)]
@@ -33,8 +43,20 @@ pub(crate) struct DataOptions {
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
     /// Join training documents and cut them into blocks of this many tokens, as pretraining does
-    #[arg(long, value_name = "TOKENS")]
-    pack: Option<usize>,
+    ///
+    /// `128:1000` begins anew after every 1000 rows and leaves out what filled no block, as `run_clm` does in each
+    /// batch of a mapped data set.
+    #[arg(long, value_name = "TOKENS[:ROWS]", value_parser = pack)]
+    pack: Option<Pack>,
+    /// The field that names an example, or `line` for the line's number [default: `id`, else the line's number]
+    ///
+    /// For data whose `id` repeats. The field stays in the metadata.
+    #[arg(long, value_name = "FIELD|line")]
+    id_field: Option<String>,
+    /// What becomes of special tokens that the tokenizer adds by itself
+    /// [default: add them, refuse a text that has one there already]
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<SpecialTokens>(SPECIAL_TOKENS))]
+    special_tokens: Option<SpecialTokens>,
     /// Put the begin-of-sequence token in front [default: none]
     ///
     /// What the tokenizer adds by itself is kept; nothing else is guessed. Choose what the training run did,
@@ -43,7 +65,8 @@ pub(crate) struct DataOptions {
     add_bos: Option<Side>,
     /// Put the end-of-sequence token behind [default: none]
     ///
-    /// As for --add-bos.
+    /// As for --add-bos. A collator that pads with the end token leaves every end token out of the loss:
+    /// `train:input` does the same.
     #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
     add_eos: Option<Side>,
     /// The N of the weight 1/N [default: the training file's examples]
@@ -67,7 +90,11 @@ impl DataOptions {
         data.queries = self.queries.clone().or(data.queries.take());
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
-        data.pack = self.pack.or(data.pack);
+        if let Some(Pack { length, rows }) = self.pack {
+            (data.pack, data.pack_rows) = (Some(length), rows);
+        }
+        data.id_field = self.id_field.clone().or(data.id_field.take());
+        data.special_tokens = self.special_tokens.or(data.special_tokens);
         data.add_bos = self.add_bos.unwrap_or(data.add_bos);
         data.add_eos = self.add_eos.unwrap_or(data.add_eos);
         data.train_size = self.train_size.or(data.train_size);

@@ -44,6 +44,24 @@ pub(super) fn memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "write `8GiB`, `512MiB` or a number of bytes".to_owned())
 }
 
+/// Blocks of so many tokens; begun anew after so many rows, if that is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pack {
+    pub(super) length: usize,
+    pub(super) rows: Option<usize>,
+}
+
+/// `128`, or `128:1000`.
+pub(super) fn pack(text: &str) -> Result<Pack, String> {
+    let (length, rows) = text.split_once(':').map_or((text, None), |(length, rows)| (length, Some(rows)));
+    let number = |text: &str| text.parse().ok();
+    let found = match rows {
+        None => number(length).map(|length| Pack { length, rows: None }),
+        Some(rows) => number(length).zip(number(rows)).map(|(length, rows)| Pack { length, rows: Some(rows) }),
+    };
+    found.ok_or_else(|| "write a number of tokens, `128`, or of tokens and rows, `128:1000`".to_owned())
+}
+
 /// `2/8`: the second of eight.
 pub(crate) fn shard(text: &str) -> Result<Shard, String> {
     Shard::parse(text).map_err(|error| match error.hint() {
@@ -91,6 +109,15 @@ pub(super) fn layer_set(text: &str) -> Result<(String, Vec<String>), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_tokens_and_rows() {
+        assert_eq!(pack("128"), Ok(Pack { length: 128, rows: None }));
+        assert_eq!(pack("128:1000"), Ok(Pack { length: 128, rows: Some(1000) }));
+        for wrong in ["", "128:", ":5", "-1", "128:1000:2"] {
+            assert!(pack(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn layer_sets_are_globs_with_commas_between() {

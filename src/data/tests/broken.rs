@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A file, the first line of its complaint without the file's name, and the hint.
-const REFUSED: [(&str, &str, &str); 38] = [
+const REFUSED: [(&str, &str, &str); 40] = [
     ("", "x.jsonl: no examples", "a data file needs at least one example"),
     (" \n\n", "x.jsonl: no examples", "a data file needs at least one example"),
     (
@@ -33,7 +33,16 @@ const REFUSED: [(&str, &str, &str); 38] = [
     (
         "{\"messages\": [], \"id\": \"q\"}",
         "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
-        "the line has `messages`",
+        "the line has `messages`: write the tokens of the conversation as `input_ids`, in Python \
+         `tokenizer.apply_chat_template(row[\"messages\"], return_dict=False)`, and where only some turns had loss \
+         `labels` with -100 elsewhere",
+    ),
+    (
+        "{\"conversations\": []}",
+        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
+        "the line has `conversations`: write the tokens of the conversation as `input_ids`, in Python \
+         `tokenizer.apply_chat_template(row[\"conversations\"], return_dict=False)`, and where only some turns had loss \
+         `labels` with -100 elsewhere",
     ),
     (
         "{\"labels\": [1]}",
@@ -64,7 +73,12 @@ const REFUSED: [(&str, &str, &str); 38] = [
     ("{\"prompt\": \"ab\"}", "x.jsonl:1: `prompt` without `completion`", "add `completion` or rename `prompt`"),
     ("{\"completion\": \"ab\"}", "x.jsonl:1: `completion` without `prompt`", "add `prompt` or rename `completion`"),
     ("{\"text\": 3}", "x.jsonl:1: `text` is an integer, expected a string", ""),
-    ("{\"prompt\": [], \"completion\": \"ab\"}", "x.jsonl:1: `prompt` is an array, expected a string", ""),
+    (
+        "{\"prompt\": [], \"completion\": \"ab\"}",
+        "x.jsonl:1: `prompt` is an array, expected a string",
+        "write the conversation as text, in Python `tokenizer.apply_chat_template(row[\"prompt\"], tokenize=False, \
+         add_generation_prompt=True)` for `prompt`; `completion` is what the template of both has behind it",
+    ),
     ("{\"input_ids\": \"1 2\"}", "x.jsonl:1: `input_ids` is a string, expected an array of integers", ""),
     ("{\"input_ids\": [1, 2.5]}", "x.jsonl:1: `input_ids[1]` is a number with a fraction, expected an integer", ""),
     ("{\"input_ids\": [1, null]}", "x.jsonl:1: `input_ids[1]` is null, expected an integer", ""),
@@ -111,14 +125,11 @@ const REFUSED: [(&str, &str, &str); 38] = [
     ),
     (
         "{\"input_ids\": [1, 2], \"attention_mask\": [0, 0]}",
-        "x.jsonl:1: no target token after the first of 0 tokens",
-        "remove the example, or give it a target (`--add-eos`, `labels`)",
+        "x.jsonl: no examples",
+        "a data file needs at least one example",
     ),
-    (
-        "{\"text\": \"\"}",
-        "x.jsonl:1: no target token after the first of 0 tokens",
-        "remove the example, or give it a target (`--add-eos`, `labels`)",
-    ),
+    ("{\"text\": \"\"}\n{\"input_ids\": []}", "x.jsonl: no examples", "a data file needs at least one example"),
+    ("{\"text\": \"\"}\n{\"text\": 3}", "x.jsonl:2: `text` is an integer, expected a string", ""),
     (
         "{\"text\": \"ab\"}",
         "x.jsonl:1: no target token after the first of 1 tokens",
@@ -142,7 +153,7 @@ const REFUSED: [(&str, &str, &str); 38] = [
     (
         "{\"text\": \"ab ab\", \"id\": \"2\"}\n{\"text\": \"ab ab\"}",
         "x.jsonl:2: the id `2` is already that of line 1",
-        "ids must differ; without an `id` the line number is taken",
+        "ids must differ; `--id-field FIELD` takes another field, `--id-field line` the line's number",
     ),
 ];
 
@@ -190,16 +201,13 @@ fn packing_must_fill_a_block() {
         complaint(read("{\"input_ids\": [2, 3, 4], \"labels\": [-100, -100, 4]}", pack(2))),
         "x.jsonl: block 0 has no target token\nuse longer blocks (`--pack N`), or do not pack prompts and completions"
     );
-    assert!(complaint(read("{\"text\": \"\"}", pack(2))).starts_with("x.jsonl:1: no target token"));
+    assert!(complaint(read("{\"text\": \"\"}", pack(2))).starts_with("x.jsonl: no examples"));
 }
 
 #[test]
 fn unknown_endings_are_refused() {
     let result = read_tokens(Path::new("x.jsonl.gz"), Role::Train, None, LIMITS, DataOptions::default());
-    assert_eq!(
-        complaint(result),
-        "x.jsonl.gz: not a known data format\n`.jsonl` (or `.json` with one object a line) and `.txt` are read; unpack compressed files first"
-    );
+    assert_eq!(complaint(result), "x.jsonl.gz: not a known data format\nunpack it first: `gunzip -k x.jsonl.gz`");
     let result = read_tokens(Path::new("absent.jsonl"), Role::Train, None, LIMITS, DataOptions::default());
     assert_eq!(complaint(result), "absent.jsonl: cannot be read\n");
 }
@@ -244,8 +252,8 @@ fn json_line() -> impl Strategy<Value = String> {
 }
 
 /// Reading ends with an error or with a dataset that keeps its promises.
-fn check(bytes: &[u8], small: &Small, format: Format, options: DataOptions) {
-    let Ok((dataset, report)) = read_as(bytes, format, Some(&small.tokenizer), options) else { return };
+fn check(bytes: &[u8], small: &Small, format: Format, options: &DataOptions) {
+    let Ok((dataset, report)) = read_as(bytes, format, Some(&small.tokenizer), options.clone()) else { return };
     assert_eq!(report.examples, dataset.len());
     assert!(!dataset.is_empty());
     for i in 0..dataset.len() {
@@ -269,11 +277,12 @@ fn no_soup_panics() {
         DataOptions::default(),
         add(Which::Both, Which::Train),
         DataOptions { max_length: Some(4), ..DataOptions::default() },
-        DataOptions { pack: Some(3), ..add(Which::None, Which::Both) },
+        DataOptions { pack: Some(3), pack_rows: Some(2), ..add(Which::None, Which::Both) },
+        DataOptions { id_field: IdField::Field("topic".into()), ..add(Which::TrainInput, Which::BothInput) },
     ];
     let config = ProptestConfig { failure_persistence: None, cases: 300, ..ProptestConfig::default() };
     proptest!(config, |(bytes in proptest::collection::vec(any::<u8>(), 0..200), lines in proptest::collection::vec(json_line(), 1..4))| {
-        for options in options {
+        for options in &options {
             check(&bytes, &small, Format::JsonLines, options);
             check(&bytes, &small, Format::Text, options);
             check(lines.join("\n").as_bytes(), &small, Format::JsonLines, options);

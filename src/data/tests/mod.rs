@@ -1,8 +1,10 @@
 //! Whole files through the readers.
 
 mod broken;
+mod foreign;
 mod reading;
 mod recorded;
+mod reported;
 mod rows;
 mod tokenizers;
 
@@ -73,7 +75,7 @@ fn read(text: impl AsRef<[u8]>, options: DataOptions) -> Result<(Dataset, ReadRe
 }
 
 fn add(add_bos: Which, add_eos: Which) -> DataOptions {
-    DataOptions { specials: Specials { add_bos, add_eos }, ..DataOptions::default() }
+    DataOptions { specials: Specials { add_bos, add_eos, ..Specials::default() }, ..DataOptions::default() }
 }
 
 fn tokens(dataset: &Dataset) -> &TokenDataset {

@@ -43,21 +43,25 @@ fn prompted(prompt: &str, completion: &str, post_processor: &str, options: DataO
 fn a_token_that_ends_beyond_the_prompt_is_a_target() {
     let none = DataOptions::default();
     let (f, t) = (false, true);
-    assert_eq!(prompted("ab ab", " ab", ADDS_NOTHING, none), (vec![6, 7, 7], vec![f, f, t]));
+    assert_eq!(prompted("ab ab", " ab", ADDS_NOTHING, none.clone()), (vec![6, 7, 7], vec![f, f, t]));
     assert_eq!(
-        prompted("ab ab ", "ab", ADDS_NOTHING, none),
+        prompted("ab ab ", "ab", ADDS_NOTHING, none.clone()),
         (vec![6, 7, 7], vec![f, f, t]),
         "the space joins its word"
     );
-    assert_eq!(prompted("ab ab a", "b", ADDS_NOTHING, none), (vec![6, 7, 7], vec![f, f, t]), "one word, cut anywhere");
     assert_eq!(
-        prompted("a ö", "b", ADDS_NOTHING, none),
+        prompted("ab ab a", "b", ADDS_NOTHING, none.clone()),
+        (vec![6, 7, 7], vec![f, f, t]),
+        "one word, cut anywhere"
+    );
+    assert_eq!(
+        prompted("a ö", "b", ADDS_NOTHING, none.clone()),
         (vec![2, 5, 8, 9, 3], vec![f, f, f, f, t]),
         "bytes, not characters"
     );
-    assert_eq!(prompted("a ", "öb", ADDS_NOTHING, none), (vec![2, 5, 8, 9, 3], vec![f, f, t, t, t]));
+    assert_eq!(prompted("a ", "öb", ADDS_NOTHING, none.clone()), (vec![2, 5, 8, 9, 3], vec![f, f, t, t, t]));
     // The two spaces are one token that begins in the prompt; offsets without their spaces would end there.
-    assert_eq!(prompted("ab ", " ", ADDS_NOTHING, none), (vec![6, 10], vec![f, t]));
+    assert_eq!(prompted("ab ", " ", ADDS_NOTHING, none.clone()), (vec![6, 10], vec![f, t]));
     assert_eq!(prompted("", "ab ab", ADDS_NOTHING, none), (vec![6, 7], vec![f, t]), "nothing predicts the first token");
 }
 
@@ -86,20 +90,20 @@ fn no_special_token_stands_twice() {
         complaint(read_as(line, Format::JsonLines, Some(&small.tokenizer), options))
     };
     assert_eq!(
-        complain("ab ab", ADDS_BOS, both),
+        complain("ab ab", ADDS_BOS, both.clone()),
         "x.jsonl:1: the tokenizer adds `<s>` by itself, and `--add-bos` would add it twice\nleave `--add-bos` out"
     );
     assert_eq!(
-        complain("ab ab", ADDS_EOS, both),
+        complain("ab ab", ADDS_EOS, both.clone()),
         "x.jsonl:1: the tokenizer adds `</s>` by itself, and `--add-eos` would add it twice\nleave `--add-eos` out"
     );
     assert_eq!(
         complain("<s>ab ab", ADDS_BOS, DataOptions::default()),
-        "x.jsonl:1: the text already begins with `<s>`, which is added once more\nremove it from the text, or let nothing add it (`--add-bos`)"
+        "x.jsonl:1: the text already begins with `<s>`, which is added once more\nas training had it: `--special-tokens keep` for both, `--special-tokens none` for the text's own alone"
     );
     assert_eq!(
         complain("ab ab</s>", ADDS_NOTHING, both),
-        "x.jsonl:1: the text already ends with `</s>`, which is added once more\nremove it from the text, or let nothing add it (`--add-eos`)"
+        "x.jsonl:1: the text already ends with `</s>`, which is added once more\nas training had it: leave `--add-eos` out, or keep both with `--special-tokens keep`"
     );
     assert_eq!(
         complaint(read("{\"input_ids\": [2, 3]}", add(Which::None, Which::Both))),
@@ -171,7 +175,7 @@ fn documents_are_packed_into_blocks() {
     assert_eq!(packed.is_target(2), [false, true, true], "a document's first token is predicted by the one before");
     assert_eq!(dataset.id(2), "block-2");
     assert_eq!(dataset.metadata(1), *json!({"documents": ["b", "3"]}).as_object().expect("an object"));
-    assert_eq!(report.packed, Some(Packed { documents: 4, dropped_tokens: 1 }));
+    assert_eq!(report.packed, Some(Packed { documents: 4, dropped_tokens: 1, rows: None }));
     assert_eq!((report.examples, report.tokens, report.longest_before_cut), (3, 9, 3));
     assert_eq!(dataset.excerpt(0, 20), "ab ab</s>");
 }

@@ -49,28 +49,6 @@ fn a_tokenizer_is_found_in_the_folder_its_parent_or_where_it_is_said_to_be() {
 }
 
 #[test]
-fn the_embedding_must_hold_every_token() {
-    let small = tokenizer(ADDS_NOTHING);
-    let limits = ModelLimits { vocabulary: 10, max_positions: None };
-    let text = "ab ab".as_bytes();
-    let result = read_tokens_from(
-        text,
-        Path::new("x.txt"),
-        Format::Text,
-        Role::Train,
-        Some(&small.tokenizer),
-        limits,
-        DataOptions::default(),
-    );
-    let message = complaint(result).replace(small.tokenizer.folder().to_str().expect("a plain path"), "HOME");
-    assert_eq!(
-        message,
-        "HOME/tokenizer.json: token ids up to 10, but the model's embedding has 10 rows\n\
-         give the tokenizer that this model was trained with (`--tokenizer PATH`)"
-    );
-}
-
-#[test]
 fn special_tokens_are_named_by_a_file() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let model = home.path().join("model");

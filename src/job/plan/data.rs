@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::{Job, JobError};
+use super::machine::default_budget;
 use crate::attribution::{Error, Examples};
-use crate::data::{self, Batch, DataOptions, Dataset, ReadReport, Role, Specials, Tokenizer};
+use crate::data::{self, Batch, DataOptions, Dataset, FromTokenizer, IdField, ReadReport, Role, Specials, Tokenizer};
+use crate::foreign_file;
 use crate::model::Limits;
 
 /// A dataset in batches of a given number of positions.
@@ -81,10 +83,14 @@ pub(super) fn load_tokenizer(
 
 /// Whether the first line of every file holds token ids.
 fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
-    use std::io::BufRead;
+    use std::io::{BufRead, Read};
+    /// As much of a file as is looked at; a device has no end.
+    const FIRST_LINE: u64 = 64 << 20;
     let has_ids = |file: &PathBuf| {
-        let first = std::fs::File::open(file).ok().and_then(|file| std::io::BufReader::new(file).lines().next());
-        first.and_then(Result::ok).is_some_and(|line| line.contains("\"input_ids\""))
+        let Ok(file) = foreign_file::open(file) else { return false };
+        let mut first = vec![];
+        let read = std::io::BufReader::new(file).take(FIRST_LINE).read_until(b'\n', &mut first);
+        read.is_ok() && String::from_utf8_lossy(&first).contains("\"input_ids\"")
     };
     train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
 }
@@ -96,9 +102,22 @@ pub(super) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
         notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
     }
     if let Some(packed) = report.packed {
+        let place = match packed.rows {
+            None => "at the end".to_owned(),
+            Some(rows) => format!("at the ends of groups of {rows} rows"),
+        };
         notes.push(format!(
-            "{} documents were packed; {} tokens at the end filled no block and are left out",
+            "{} documents were packed; {} tokens {place} filled no block and are left out",
             packed.documents, packed.dropped_tokens
+        ));
+    }
+    if report.empty > 0 {
+        notes.push(format!("{} empty rows of the {what} were skipped", report.empty));
+    }
+    if report.end_may_be_padding {
+        notes.push(format!(
+            "end tokens of the {what} count as targets, and the tokenizer's `pad_token` is its `eos_token`; where training \
+             left padding out of the loss they were none: `--add-eos train:input`"
         ));
     }
     notes
@@ -114,8 +133,23 @@ pub(super) fn read(
 ) -> Result<(Dataset, ReadReport), JobError> {
     Ok(match limits {
         Limits::Tokens(limits) => {
-            let specials = Specials { add_bos: job.data.add_bos.into(), add_eos: job.data.add_eos.into() };
-            let options = DataOptions { max_length: job.data.max_length, pack: job.data.pack, specials };
+            let specials = Specials {
+                add_bos: job.data.add_bos.into(),
+                add_eos: job.data.add_eos.into(),
+                from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
+            };
+            let options = DataOptions {
+                max_length: job.data.max_length,
+                pack: job.data.pack,
+                pack_rows: job.data.pack_rows,
+                specials,
+                id_field: match job.data.id_field.as_deref() {
+                    None => IdField::Default,
+                    Some("line") => IdField::Line,
+                    Some(field) => IdField::Field(field.to_owned()),
+                },
+                memory: job.resources.memory.or_else(default_budget),
+            };
             data::read_tokens(file, role, tokenizer, limits, options)?
         }
         Limits::Rows(limits) => data::read_rows(file, limits)?,

@@ -93,6 +93,7 @@ impl Plan {
 
         let files = stage_files(&job, &readings)?;
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
+        notes.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.notes()));
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
         let count = files.len();

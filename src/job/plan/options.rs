@@ -38,6 +38,15 @@ pub(super) fn check(job: &Job) -> Result<(), JobError> {
     if i64::try_from(job.method.seed).is_err() {
         return options("`seed` is out of range", "choose a seed below 2^63");
     }
+    for (key, length) in [("max_length", job.data.max_length), ("pack", job.data.pack)] {
+        if let Some(length) = length.filter(|&length| length < 2) {
+            let problem = format!("`{key}` is {length}, and nothing is predicted in fewer than 2 tokens");
+            return options(&problem, &format!("leave `{key}` out, or give at least 2"));
+        }
+    }
+    if job.data.pack_rows == Some(0) || job.data.pack_rows.is_some() && job.data.pack.is_none() {
+        return options("`pack_rows` groups rows for `pack`", "give both, at least 1 row and 2 tokens, or neither");
+    }
     if job.output.top == 0 {
         return options("`top` is 0", "list at least one proponent");
     }

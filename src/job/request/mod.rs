@@ -18,7 +18,7 @@ pub use self::device::DeviceRequest;
 pub use self::method::*;
 pub use self::several::Several;
 pub use self::source::*;
-use crate::data::Which;
+use crate::data::{FromTokenizer, Which};
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -140,6 +140,16 @@ pub struct DataRequest {
     /// Training documents are joined and cut into blocks of this many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack: Option<usize>,
+    /// Packing begins anew after every so many rows, and what filled no block is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack_rows: Option<usize>,
+    /// The field that names an example, or `line` for the line's number; none: `id`, else the line's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id_field: Option<String>,
+    /// What becomes of special tokens that the tokenizer adds by itself; none: they are added, and a text that has
+    /// one at that place already is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<SpecialTokens>,
     /// Where a begin-of-sequence token is put in front.
     #[serde(default)]
     pub add_bos: Side,
@@ -164,6 +174,15 @@ pub enum Side {
     Queries,
     /// Training examples and queries.
     Both,
+    /// The training examples, where no occurrence of the token is a target.
+    #[serde(rename = "train:input")]
+    TrainInput,
+    /// The queries, where no occurrence of the token is a target.
+    #[serde(rename = "queries:input")]
+    QueriesInput,
+    /// Training examples and queries, where no occurrence of the token is a target.
+    #[serde(rename = "both:input")]
+    BothInput,
 }
 
 impl From<Side> for Which {
@@ -173,6 +192,28 @@ impl From<Side> for Which {
             Side::Train => Self::Train,
             Side::Queries => Self::Queries,
             Side::Both => Self::Both,
+            Side::TrainInput => Self::TrainInput,
+            Side::QueriesInput => Self::QueriesInput,
+            Side::BothInput => Self::BothInput,
+        }
+    }
+}
+
+/// What becomes of special tokens that the tokenizer adds by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// They are added, also to texts that have them already.
+    Keep,
+    /// They are not added.
+    None,
+}
+
+impl From<SpecialTokens> for FromTokenizer {
+    fn from(choice: SpecialTokens) -> Self {
+        match choice {
+            SpecialTokens::Keep => Self::Keep,
+            SpecialTokens::None => Self::None,
         }
     }
 }
