@@ -60,10 +60,10 @@ impl Tokenizer {
     pub fn find(model_folder: &Path, given: Option<&Path>) -> Result<Self, DataError> {
         let mut folders = match given {
             Some(file) if !file.is_dir() => {
-                return if is_file(file) {
-                    Ok(Self { model_folder: Some(model_folder.to_owned()), ..Self::load(file)? })
-                } else {
+                return if absent(file) {
                     Err(DataError::NoTokenizer { looked: vec![file.to_owned()], nearby: None })
+                } else {
+                    Ok(Self { model_folder: Some(model_folder.to_owned()), ..Self::load(file)? })
                 };
             }
             Some(folder) => vec![folder.to_owned()],

@@ -191,6 +191,7 @@ pub(super) fn build(
                 scale: family.scale,
                 mask: Mask::Causal,
                 window,
+                soft_cap: None,
                 products: source.products,
             },
             rope,
