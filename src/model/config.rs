@@ -1,7 +1,9 @@
 //! `config.json`, key by key: a key that is missing, of another kind or unsupported is an error that
-//! names it.
+//! names it. Which keys were read is remembered, so that those that nobody read can be named.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
@@ -13,7 +15,20 @@ use super::weights::read;
 pub struct Config {
     file: PathBuf,
     keys: Map<String, Value>,
+    reading: Arc<Mutex<Reading>>,
 }
+
+/// What became of a configuration while a model was built of it.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Keys that were asked for, whether there or not.
+    asked: BTreeSet<String>,
+    /// What a person should know of how they were understood.
+    notes: Vec<String>,
+}
+
+/// The largest `config.json` that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
 
 impl Config {
     /// Reads `config.json` of a folder.
@@ -30,8 +45,8 @@ impl Config {
             let hint = super::Weights::open(folder).err().and_then(|error| error.hint());
             return Err(LoadError::NotACheckpoint { folder: folder.to_owned(), missing: "config.json", instead: hint });
         }
-        match serde_json::from_str(&read(&file)?) {
-            Ok(Value::Object(keys)) => Ok(Self { file, keys }),
+        match serde_json::from_str(&read(&file, LARGEST)?) {
+            Ok(Value::Object(keys)) => Ok(Self { file, keys: with_text_config(keys), reading: Arc::default() }),
             Ok(_) => Err(LoadError::Config { file, problem: "not a JSON object".into() }),
             Err(error) => Err(LoadError::Config { file, problem: format!("not valid JSON: {error}") }),
         }
@@ -42,14 +57,41 @@ impl Config {
         &self.file
     }
 
-    /// All keys.
+    /// All keys. Nothing counts as read by it.
     pub fn keys(&self) -> &Map<String, Value> {
         &self.keys
     }
 
     /// A key's value; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.keys.get(key).filter(|value| !value.is_null())
+        self.given(key).filter(|value| !value.is_null())
+    }
+
+    /// A key's value, which may be `null`.
+    pub(super) fn given(&self, key: &str) -> Option<&Value> {
+        self.reading().asked.insert(key.to_owned());
+        self.keys.get(key)
+    }
+
+    /// The keys that nobody has asked for so far.
+    pub(super) fn unread(&self) -> Vec<String> {
+        let reading = self.reading();
+        self.keys.keys().filter(|key| !reading.asked.contains(*key)).cloned().collect()
+    }
+
+    /// Notes for a person how something in here was understood.
+    pub(super) fn note(&self, note: impl Into<String>) {
+        self.reading().notes.push(note.into());
+    }
+
+    /// The notes so far, which are taken away.
+    pub(super) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.reading().notes)
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        // a panic between two of its methods leaves a set and a list that are whole
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An error about this file.
@@ -59,8 +101,12 @@ impl Config {
 
     /// An error about a value that is valid but not implemented.
     pub fn unsupported(&self, key: &'static str) -> LoadError {
-        let value = self.keys.get(key).map_or_else(|| "null".to_owned(), Value::to_string);
-        LoadError::UnsupportedOption { file: self.file.clone(), key, value }
+        LoadError::UnsupportedOption { file: self.file.clone(), key, value: self.quoted(key) }
+    }
+
+    /// A key's value as an error quotes it.
+    pub(super) fn quoted(&self, key: &str) -> String {
+        self.keys.get(key).map_or_else(|| "null".to_owned(), short)
     }
 
     /// A positive whole number of at most 2³¹.
@@ -79,34 +125,103 @@ impl Config {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_u64() {
             Some(n) if (1..=1 << 31).contains(&n) => Ok(Some(n as usize)),
-            _ => Err(self.problem(format!("`{key}` = {value}, expected a positive whole number"))),
+            _ => Err(self.problem(format!("`{key}` = {}, expected a positive whole number", short(value)))),
         }
     }
 
-    /// A number, or the default.
+    /// The same, none for `null`, the default if the key is absent.
+    ///
+    /// # Errors
+    /// If it holds something else.
+    pub(super) fn size_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>, LoadError> {
+        if self.given(key).is_none() { Ok(default) } else { self.optional_size(key) }
+    }
+
+    /// A number, or the default if the key is absent.
     ///
     /// # Errors
     /// If the key holds something else.
     pub fn number(&self, key: &str, default: f64) -> Result<f64, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_f64().ok_or_else(|| self.problem(format!("`{key}` = {value}, expected a number")))
+        let Some(value) = self.given(key) else { return Ok(default) };
+        value.as_f64().ok_or_else(|| self.problem(format!("`{key}` = {}, expected a number", short(value))))
     }
 
-    /// True or false, or the default.
+    /// A number, none if the key is absent or `null`.
+    ///
+    /// # Errors
+    /// If the key holds something else.
+    pub(super) fn number_or_null(&self, key: &str) -> Result<Option<f64>, LoadError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.as_f64();
+        number.map(Some).ok_or_else(|| self.problem(format!("`{key}` = {}, expected a number", short(value))))
+    }
+
+    /// A positive number, none for `null`, the default if the key is absent.
+    ///
+    /// # Errors
+    /// If the key holds something else.
+    pub fn optional_number(&self, key: &str, default: Option<f64>) -> Result<Option<f64>, LoadError> {
+        match self.given(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(value) => match value.as_f64().filter(|number| *number > 0.0) {
+                Some(number) => Ok(Some(number)),
+                None => Err(self.problem(format!("`{key}` = {}, expected a positive number or null", short(value)))),
+            },
+        }
+    }
+
+    /// True or false, or the default if the key is absent.
     ///
     /// # Errors
     /// If the key holds something else.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| self.problem(format!("`{key}` = {value}, expected true or false")))
+        let Some(value) = self.given(key) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| self.problem(format!("`{key}` = {}, expected true or false", short(value))))
     }
 
-    /// A text, or the default.
+    /// A text, or the default if the key is absent.
     ///
     /// # Errors
     /// If the key holds something else.
     pub fn text<'a>(&'a self, key: &str, default: &'a str) -> Result<&'a str, LoadError> {
-        let Some(value) = self.get(key) else { return Ok(default) };
-        value.as_str().ok_or_else(|| self.problem(format!("`{key}` = {value}, expected a text")))
+        let Some(value) = self.given(key) else { return Ok(default) };
+        value.as_str().ok_or_else(|| self.problem(format!("`{key}` = {}, expected a text", short(value))))
+    }
+
+    /// A list, none if the key is absent or `null`.
+    ///
+    /// # Errors
+    /// If the key holds something else.
+    pub fn list(&self, key: &str) -> Result<Option<&[Value]>, LoadError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) => Ok(Some(list)),
+            Some(value) => Err(self.problem(format!("`{key}` = {}, expected a list", short(value)))),
+        }
+    }
+}
+
+/// Lays what a model of several modalities says of its language model (`text_config`) beside its own keys: what the
+/// outer dictionary says of the whole model's type, class and head stays.
+fn with_text_config(mut keys: Map<String, Value>) -> Map<String, Value> {
+    const OF_THE_WHOLE: [&str; 3] = ["model_type", "architectures", "tie_word_embeddings"];
+    if let Some(Value::Object(text)) = keys.remove("text_config") {
+        for (key, value) in text {
+            if !(OF_THE_WHOLE.contains(&key.as_str()) && keys.contains_key(&key)) && key != "model_type" {
+                keys.insert(key, value);
+            }
+        }
+    }
+    keys
+}
+
+/// A value as an error quotes it: a long one is cut.
+fn short(value: &Value) -> String {
+    const LONGEST: usize = 200;
+    let text = value.to_string();
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}... ({} characters)", &text[..end], text.chars().count()),
+        None => text,
     }
 }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::architecture::BlockNames;
 use super::norms::Norm;
 use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::Tracking;
-use super::{Footprint, LoadError};
+use super::{Body, Footprint, Limits, LoadError, Loaded};
 use crate::curvature::gemm::Products;
 use crate::curvature::{
-    Error, Graphs, LayerId, LayerSpec, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced,
-    backward_through,
+    Error, Graphs, LayerId, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
 use crate::data::{ModelLimits, TokenBatch};
 use crate::nn::{LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
@@ -72,7 +72,7 @@ struct Head {
 }
 
 /// A decoder, whichever its transformer is.
-pub(super) trait LanguageModel: Debug + Send + Sync {
+pub(crate) trait LanguageModel: Debug + Send + Sync {
     /// Runs one batch forwards and backwards.
     fn differentiate(
         &self,
@@ -181,31 +181,62 @@ impl<B> Blocks<B> {
     }
 }
 
+/// The two ends of a decoder in a checkpoint: the embedding of tokens, and the head.
+pub(super) struct Ends {
+    tokens: StoredTensor,
+    /// The head's own tensor; none if the head is the embedding.
+    head: Option<StoredTensor>,
+    /// The name under which the head is tracked.
+    name: &'static str,
+    /// V and D, the shape of both.
+    sizes: [usize; 2],
+}
+
+impl Ends {
+    /// Looks for both.
+    ///
+    /// A file may hold both although the configuration says tied; then equal values mean tied, and different ones are
+    /// both kept. It may hold one of the two under either name. So does transformers 5.
+    pub(super) fn new(source: &Source, names: &BlockNames, sizes: [usize; 2], tied: bool) -> Result<Self, LoadError> {
+        let name = names.head_in(&source.weights);
+        let (stored, embedding) = (format!("{name}.weight"), format!("{}.weight", names.before[0]));
+        let stored_head = source.weights.contains(&stored);
+        if tied && stored_head && !source.contains(&embedding) {
+            return Ok(Self { tokens: source.tensor_at(stored, &sizes)?, head: None, name, sizes });
+        }
+        let tokens = source.tensor(&embedding, &sizes)?;
+        if !stored_head {
+            if !tied {
+                let file = source.weights.origin().to_owned();
+                return Err(LoadError::NoHead { file, name: stored });
+            }
+            return Ok(Self { tokens, head: None, name, sizes });
+        }
+        let head = source.tensor_at(stored.clone(), &sizes)?;
+        if tied {
+            if head.equals(&tokens)? {
+                return Ok(Self { tokens, head: None, name, sizes });
+            }
+            source.note(format!(
+                "`{stored}` differs from the embedding although the configuration says tied: both are kept"
+            ));
+        }
+        Ok(Self { tokens, head: Some(head), name, sizes })
+    }
+
+    /// A number as the type that the embedding is stored in has it.
+    pub(super) fn rounded_as_stored(&self, number: f64) -> f64 {
+        self.tokens.rounded_as_stored(number)
+    }
+}
+
 /// What a checkpoint holds of a decoder: there and of the right shapes, but not read.
 pub(super) struct Parts<T: Transformer> {
-    /// The embedding of tokens.
-    pub tokens: StoredTensor,
-    /// V and D, its shape.
-    pub sizes: [usize; 2],
+    pub ends: Ends,
     pub blocks: Blocks<T::Block>,
     pub norm: T::Norm,
-    /// Whether the configuration says that the head is the embedding of tokens.
-    pub tied: bool,
     pub max_positions: Option<usize>,
 }
-
-/// What a language model's folder gives.
-pub(super) struct Loaded {
-    pub decoder: Box<dyn LanguageModel>,
-    pub layers: Vec<LayerSpec>,
-    pub footprint: Footprint,
-    pub limits: ModelLimits,
-    /// What a person should know of how the checkpoint was read.
-    pub notes: Vec<String>,
-}
-
-/// The head's name in a checkpoint, which no prefix precedes.
-const HEAD: &str = "lm_head";
 
 impl<T: Transformer + 'static> Parts<T> {
     /// The decoder; numbers are read, if they are kept, once everything is known to fit.
@@ -216,10 +247,8 @@ impl<T: Transformer + 'static> Parts<T> {
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
-        let [vocabulary, width] = self.sizes;
-        let mut notes = vec![];
-        let own_head = own_head(source, &self.tokens, self.tied, &mut notes)?;
-        let layer = tracking.outer_layer(HEAD, vocabulary, width, false);
+        let Ends { tokens, head, name, sizes: [vocabulary, width] } = self.ends;
+        let layer = tracking.outer_layer(name, vocabulary, width, false);
         let layers = tracking.finish()?;
         let footprint = Footprint {
             parameters: source.sizes().parameters,
@@ -232,8 +261,8 @@ impl<T: Transformer + 'static> Parts<T> {
             vocabulary: vocabulary as u64,
             tracked_head: layer.is_some(),
         };
-        let tokens = Arc::new(Held::new(self.tokens, residence)?);
-        let weight = match own_head {
+        let tokens = Arc::new(Held::new(tokens, residence)?);
+        let weight = match head {
             Some(own) => Arc::new(Held::new(own, residence)?),
             None => tokens.clone(),
         };
@@ -245,36 +274,7 @@ impl<T: Transformer + 'static> Parts<T> {
             norm: Held::new(self.norm, residence)?,
             head: Head { weight, layer, products: source.products },
         };
-        let limits = ModelLimits { vocabulary, max_positions: self.max_positions };
-        Ok(Loaded { decoder: Box::new(decoder), layers, footprint, limits, notes })
+        let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions });
+        Ok(Loaded { body: Body::Decoder(Box::new(decoder)), layers, footprint, limits })
     }
-}
-
-/// The head's own tensor, or none if it is the embedding: if they are tied or the file holds no other.
-///
-/// A file may hold both although the configuration says tied; then equal values mean tied, and
-/// different ones are both kept, as transformers 5.23 does.
-fn own_head(
-    source: &Source,
-    embedding: &StoredTensor,
-    tied: bool,
-    notes: &mut Vec<String>,
-) -> Result<Option<StoredTensor>, LoadError> {
-    let name = format!("{HEAD}.weight");
-    if !source.weights.contains(&name) {
-        if !tied {
-            notes.push(format!(
-                "`{name}` is absent although the configuration says untied: the embedding serves as head"
-            ));
-        }
-        return Ok(None);
-    }
-    let head = source.tensor_at(name.clone(), embedding.shape())?;
-    if tied {
-        if head.equals(embedding)? {
-            return Ok(None);
-        }
-        notes.push(format!("`{name}` differs from the embedding although the configuration says tied: both are kept"));
-    }
-    Ok(Some(head))
 }

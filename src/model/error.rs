@@ -57,6 +57,54 @@ pub enum LoadError {
         /// What the parser found.
         problem: String,
     },
+    /// A file of text is larger than any that makes sense.
+    #[error("{}: {size} bytes; at most {} MiB of this file are read", file.display(), limit >> 20)]
+    TooLarge {
+        /// Which file.
+        file: PathBuf,
+        /// Its bytes.
+        size: u64,
+        /// The most that are read.
+        limit: u64,
+    },
+    /// The checkpoint is of a class that has other numbers than the one that would be run.
+    #[error("{}: `architectures` is {found}, which is not supported for `model_type` `{model_type}`", file.display())]
+    UnsupportedClass {
+        /// The configuration.
+        file: PathBuf,
+        /// What it says.
+        found: String,
+        /// Its `model_type`.
+        model_type: String,
+        /// The class that is.
+        expected: &'static str,
+    },
+    /// Nothing says what the logits are computed with.
+    #[error("{}: no tensor `{name}`, and `tie_word_embeddings` is false: the model has no head", file.display())]
+    NoHead {
+        /// The weight file or index.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// The file holds an adapter beside the weights that it changes.
+    #[error("{}: tensor `{name}` is part of an adapter that is not merged into the weights", file.display())]
+    UnmergedAdapter {
+        /// The weight file or index.
+        file: PathBuf,
+        /// The first such tensor.
+        name: String,
+    },
+    /// Two shards hold a tensor of one name.
+    #[error("{}: tensor `{name}` is also in {}", file.display(), other.display())]
+    Twice {
+        /// One shard.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The other.
+        other: PathBuf,
+    },
     /// The index names a file that is not there.
     #[error("{}: the index names the shard `{shard}`, which is not in the folder", index.display())]
     MissingShard {
@@ -76,7 +124,12 @@ pub enum LoadError {
         nearest: Option<String>,
     },
     /// A tensor has another shape than the configuration says.
-    #[error("{}: tensor `{name}` has the shape {found:?}, `config.json` asks for {expected:?}", file.display())]
+    #[error(
+        "{}: tensor `{name}` has the shape {}, `config.json` asks for {}",
+        file.display(),
+        abridged_shape(found),
+        abridged_shape(expected)
+    )]
     Shape {
         /// The weight file.
         file: PathBuf,
@@ -89,8 +142,10 @@ pub enum LoadError {
     },
     /// Checkpoints to be averaged whose tensors have different shapes.
     #[error(
-        "{}: tensor `{name}` has the shape {found:?}, and {expected:?} in {}: the two have no mean",
+        "{}: tensor `{name}` has the shape {}, and {} in {}: the two have no mean",
         file.display(),
+        abridged_shape(found),
+        abridged_shape(expected),
         other.display()
     )]
     NoMean {
@@ -156,7 +211,18 @@ impl LoadError {
             Self::Unreadable { .. } => "check the path and its permissions".into(),
             Self::NotACheckpoint { instead: Some(instead), .. } => instead.clone(),
             Self::NotACheckpoint { .. } => "give the folder that holds `config.json` and `model.safetensors`".into(),
-            Self::UnsupportedModel { .. } => format!("supported are {}", super::SUPPORTED.join(", ")),
+            Self::UnsupportedModel { .. } => {
+                format!("supported are {}", super::supported().collect::<Vec<_>>().join(", "))
+            }
+            Self::UnsupportedClass { expected, .. } => format!(
+                "only `{expected}` is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`"
+            ),
+            Self::NoHead { .. } => "a base model has no head: save it with the head that it was trained with \
+                 (`AutoModelForCausalLM`); if that was the embedding, set `tie_word_embeddings` to true in `config.json`"
+                .into(),
+            Self::UnmergedAdapter { .. } => MERGE_ADAPTER.into(),
+            Self::Twice { .. } => "the shards are of two checkpoints, or were edited: save the model again".into(),
+            Self::TooLarge { .. } => "the file is damaged, or not what its name says".into(),
             Self::BrokenWeights { .. } => "the file may be incomplete: copy or download it again".into(),
             Self::MissingShard { .. } => "copy the missing file into the folder".into(),
             Self::MissingTensor { nearest: Some(nearest), .. } => {
@@ -174,6 +240,22 @@ impl LoadError {
             Self::Tensor(_) | Self::Curvature(_) => return None,
         })
     }
+}
+
+/// What to do with an adapter, and what that changes.
+pub(super) const MERGE_ADAPTER: &str = "adapters are not supported: \
+    `PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)` writes a checkpoint that can \
+    be read; its scores are about the whole weights of the layers, not about the adapter's, and the adapter's \
+    `optimizer.pt` does not fit it";
+
+/// A shape as an error quotes it, cut after a few dimensions.
+pub(super) fn abridged_shape(shape: &[usize]) -> String {
+    const SHOWN: usize = 8;
+    if shape.len() <= SHOWN {
+        return format!("{shape:?}");
+    }
+    let first: Vec<String> = shape.iter().take(SHOWN).map(usize::to_string).collect();
+    format!("[{}, and {} more dimensions]", first.join(", "), shape.len() - SHOWN)
 }
 
 /// The first of these names, for a hint.

@@ -5,13 +5,48 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::decoder::{self, Blocks, Embedding, Loaded, Parts, Transformer};
+use super::architecture::{Architecture, BlockNames, Parameters};
+use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
 use super::norms::StoredLayerNorm;
-use super::parameters::{Held, Order, Source, Stored, StoredLinear};
+use super::parameters::{Held, Source, Stored, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LoadError, LoadOptions, Weights};
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "gpt2",
+    classes: &["GPT2LMHeadModel"],
+    load,
+    parameters: Parameters::Blocks(NAMES),
+    tied_by_default: true,
+    without_effect: &[
+        "attn_pdrop",
+        "embd_pdrop",
+        "n_ctx",
+        "reorder_and_upcast_attn",
+        "resid_pdrop",
+        "summary_activation",
+        "summary_first_dropout",
+        "summary_proj_to_labels",
+        "summary_type",
+        "summary_use_proj",
+    ],
+    blocks: Some("n_layer"),
+    heads: Some("n_head"),
+    head_size: None,
+};
+
+const NAMES: BlockNames = BlockNames {
+    prefixes: &["transformer."],
+    before: &["wte", "wpe"],
+    blocks: "h",
+    modules: &["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"],
+    after: &["ln_f"],
+    heads: &["lm_head"],
+    buffers: &[".attn.bias", ".attn.masked_bias"],
+    layout: Layout::InputsFirst,
+};
 
 /// `wte` and `wpe`, blocks `h`, norm `ln_f`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -107,7 +142,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
     let (vocabulary, max_positions) = (config.size("vocab_size")?, config.size("n_positions")?);
@@ -115,24 +150,21 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
     if d % heads != 0 {
         return Err(config.problem(format!("`n_embd` = {d} is not a multiple of `n_head` = {heads}")));
     }
-    if config.flag("add_cross_attention", false)? {
-        return Err(config.unsupported("add_cross_attention"));
-    }
     let activation = config.text("activation_function", "gelu_new")?;
     let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation_function"))?;
     let by_head = if config.flag("scale_attn_weights", true)? { 1.0 / ((d / heads) as f64).sqrt() } else { 1.0 };
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
-    let prefix = if weights.contains("wte.weight") { "" } else { "transformer." };
-    let source = Source::new(weights, prefix, options);
+    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
     let norm = |name: &str| StoredLayerNorm::new(&source, name, d, epsilon);
     let mut tracking = Tracking::new(&options.selection);
     // Conv1D computes x W + b with W: [in, out]
     let mut conv1d = |name: &str, outputs: usize, inputs: usize| {
         let mut input = SharedInput::default();
-        source.linear(&mut tracking, name, [outputs, inputs], true, Order::InputsFirst, &mut input)
+        source.linear(&mut tracking, name, [outputs, inputs], true, Layout::InputsFirst, &mut input)
     };
-    let wte = source.tensor("wte.weight", &[vocabulary, d])?;
+    let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
+    let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
     let wpe = source.tensor("wpe.weight", &[max_positions, d])?;
     let h = Blocks::new(&source, blocks, |n| {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
@@ -156,13 +188,6 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
             mlp_c_proj: conv1d(&format!("h.{n}.mlp.c_proj"), d, inner)?,
         })
     })?;
-    let parts = Parts {
-        tokens: wte,
-        sizes: [vocabulary, d],
-        blocks: h,
-        norm: norm("ln_f")?,
-        tied: config.flag("tie_word_embeddings", true)?,
-        max_positions: Some(max_positions),
-    };
+    let parts = Parts { ends, blocks: h, norm: norm("ln_f")?, max_positions: Some(max_positions) };
     parts.load(&source, tracking, options.residence, || Ok(Gpt2 { wpe: Held::new(wpe, options.residence)? }))
 }

@@ -3,13 +3,50 @@
 
 use std::sync::Arc;
 
-use super::decoder::{self, Blocks, Loaded, Parts, Transformer};
+use super::architecture::{Architecture, BlockNames, Parameters};
+use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::norms::StoredRmsNorm;
-use super::parameters::{Order, Source, Stored, StoredLinear};
+use super::parameters::{Source, Stored, StoredLinear};
+use super::rotary::Rotary;
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, LoadError, LoadOptions, Weights};
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "llama",
+    // the second is what conversions wrote before the class had its name
+    classes: &["LlamaForCausalLM", "LLaMAForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(NAMES),
+    tied_by_default: false,
+    // slices of products, which give the same numbers
+    without_effect: &["pretraining_tp"],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+const NAMES: BlockNames = BlockNames {
+    prefixes: &["model."],
+    before: &["embed_tokens"],
+    blocks: "layers",
+    modules: &[
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+        "input_layernorm",
+        "post_attention_layernorm",
+    ],
+    after: &["norm"],
+    heads: &["lm_head"],
+    buffers: &["rotary_emb.inv_freq"],
+    layout: Layout::OutputsFirst,
+};
 
 /// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -118,7 +155,7 @@ impl Stored for StoredBlock {
 }
 
 /// Builds the model from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let (d, heads, blocks) =
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
@@ -129,23 +166,19 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
         let problem = format!("{heads} heads of size {head_size} with {kv_heads} key-value heads do not fit");
         return Err(config.problem(problem));
     }
-    if config.number("pretraining_tp", 1.0)? > 1.0 {
-        return Err(config.unsupported("pretraining_tp"));
-    }
     let activation =
         Activation::from_name(config.text("hidden_act", "silu")?).ok_or_else(|| config.unsupported("hidden_act"))?;
-    let keys = serde_json::Value::Object(config.keys().clone());
-    let rope = RopeConfig::from_config(&keys, head_size, None).map_err(|error| config.problem(error.to_string()))?;
+    let rope = Rotary::LLAMA.read(config, head_size)?;
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
-    let prefix = if weights.contains("embed_tokens.weight") { "" } else { "model." };
-    let source = Source::new(weights, prefix, options);
+    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
     let norm = |name: &str| StoredRmsNorm::new(&source, name, d, epsilon);
     let mut tracking = Tracking::new(&options.selection);
     let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Order::OutputsFirst, input)
+        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
-    let embed_tokens = source.tensor("embed_tokens.weight", &[vocabulary, d])?;
+    let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
+    let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
     let (all, kv) = (heads * head_size, kv_heads * head_size);
     let layers = Blocks::new(&source, blocks, |n| {
         let (mut qkv, mut gate_up) = (SharedInput::default(), SharedInput::default());
@@ -178,11 +211,9 @@ pub(super) fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOption
         })
     })?;
     let parts = Parts {
-        tokens: embed_tokens,
-        sizes: [vocabulary, d],
+        ends,
         blocks: layers,
         norm: norm("norm")?,
-        tied: config.flag("tie_word_embeddings", false)?,
         max_positions: config.optional_size("max_position_embeddings")?,
     };
     parts.load(&source, tracking, options.residence, || Ok(Llama { rope }))

@@ -1,19 +1,23 @@
 //! A multilayer perceptron: the linear layers of `model.safetensors` in the order of the numbers in
 //! their names, with one activation between them.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 
+use super::architecture::{Architecture, Parameters};
+use super::error::abridged_shape;
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, Footprint, LoadError, LoadOptions, Weights};
+use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{
-    Error, Graphs, LayerSpec, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+    Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
-use crate::data::{RowBatch, RowTargets, RowTask};
+use crate::data::{RowBatch, RowLimits, RowTargets, RowTask};
 use crate::nn::{Activation, SquaredError, classification_loss, regression_loss};
 
 /// `x: [B, width]` throughout.
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub(crate) struct Mlp {
     layers: Vec<Linear>,
     activation: Activation,
     task: Task,
@@ -27,16 +31,17 @@ enum Task {
     Regression(SquaredError),
 }
 
-/// What an MLP's folder gives.
-pub(super) struct Loaded {
-    pub mlp: Mlp,
-    pub layers: Vec<LayerSpec>,
-    pub footprint: Footprint,
-    pub inputs: usize,
-    pub outputs: usize,
-    pub task: RowTask,
-    pub notes: Vec<String>,
-}
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "mlp",
+    classes: &[],
+    load,
+    parameters: Parameters::Numbers,
+    tied_by_default: false,
+    without_effect: &[],
+    blocks: None,
+    heads: None,
+    head_size: None,
+};
 
 impl Mlp {
     fn inputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
@@ -89,7 +94,7 @@ impl Mlp {
 }
 
 /// Builds the MLP from its folder's configuration and weights.
-pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) -> Result<Loaded, LoadError> {
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let LoadOptions { selection, dtype, products, device, .. } = options;
     let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, LoadError> {
         Ok(weights.tensor(name, shape, *dtype)?.to_device(device)?)
@@ -111,7 +116,8 @@ pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) ->
         let shape = weights.shape(&format!("{name}.weight"))?;
         let &[outputs, inputs] = shape.as_slice() else {
             return Err(config.problem(format!(
-                "`{name}.weight` has the shape {shape:?}; an MLP's weights are matrices [outputs, inputs]"
+                "`{name}.weight` has the shape {}; an MLP's weights are matrices [outputs, inputs]",
+                abridged_shape(&shape)
             )));
         };
         if sizes.last().is_some_and(|&before| before != inputs) {
@@ -159,7 +165,8 @@ pub(super) fn load(config: &Config, weights: &Weights, options: &LoadOptions) ->
         ..Footprint::default()
     };
     let mlp = Mlp { layers, activation, task, dtype: *dtype, device: device.clone() };
-    Ok(Loaded { mlp, layers: tracking.finish()?, footprint, inputs, outputs, task: row_task, notes: vec![] })
+    let limits = Limits::Rows(RowLimits { inputs, outputs, task: row_task });
+    Ok(Loaded { body: Body::Mlp(mlp), layers: tracking.finish()?, limits, footprint })
 }
 
 /// The numbers in a name, in order: `layers.10` comes after `layers.9`.

@@ -1,5 +1,6 @@
 //! Model architectures and the checkpoints they are read from: one file for each architecture.
 
+mod architecture;
 mod config;
 mod decoder;
 mod error;
@@ -10,6 +11,8 @@ mod llama;
 mod mlp;
 mod norms;
 mod parameters;
+mod relatives;
+mod rotary;
 mod tracking;
 mod weights;
 
@@ -18,12 +21,13 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+pub(crate) use architecture::{Architecture, BlockNames, Parameters};
 pub use config::Config;
 pub use error::LoadError;
 pub(crate) use error::abridged;
 pub use footprint::Footprint;
 pub use identity::Identity;
-pub use parameters::Residence;
+pub use parameters::{Layout, Residence};
 pub use tracking::LayerSelection;
 pub use weights::Weights;
 
@@ -32,27 +36,56 @@ use crate::curvature::gemm::Products;
 use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
 use crate::data::{Batch, ModelLimits, RowLimits};
 
+/// The architectures that are supported.
+const ARCHITECTURES: &[&Architecture] = &[
+    &gpt2::ARCHITECTURE,
+    &llama::ARCHITECTURE,
+    &relatives::qwen2::ARCHITECTURE,
+    &relatives::qwen3::ARCHITECTURE,
+    &relatives::mistral::ARCHITECTURE,
+    &relatives::gemma::ARCHITECTURE,
+    &relatives::gemma3::TEXT,
+    &relatives::gemma3::WITH_IMAGES,
+    &relatives::phi3::ARCHITECTURE,
+    &relatives::olmo::ARCHITECTURE,
+    &relatives::olmo2::ARCHITECTURE,
+    &relatives::olmo3::ARCHITECTURE,
+    &relatives::smollm3::ARCHITECTURE,
+    &mlp::ARCHITECTURE,
+];
+
 /// Values of `model_type` that are supported.
-pub const SUPPORTED: [&str; 3] = ["gpt2", "llama", "mlp"];
+pub fn supported() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|architecture| architecture.model_type)
+}
 
 /// A checkpoint, ready to be differentiated.
 #[derive(Debug)]
 pub struct Model {
-    architecture: Architecture,
+    body: Body,
     layers: Vec<LayerSpec>,
     limits: Limits,
     footprint: Footprint,
     graphs: Graphs,
     products: Products,
-    kind: String,
+    kind: &'static str,
     notes: Vec<String>,
     identity: Arc<Identity>,
 }
 
+/// What runs.
 #[derive(Debug)]
-enum Architecture {
+pub(crate) enum Body {
     Decoder(Box<dyn LanguageModel>),
     Mlp(mlp::Mlp),
+}
+
+/// What an architecture builds of a checkpoint's folder.
+pub(crate) struct Loaded {
+    body: Body,
+    layers: Vec<LayerSpec>,
+    limits: Limits,
+    footprint: Footprint,
 }
 
 /// What a model can be given.
@@ -125,37 +158,20 @@ impl Model {
     /// METHOD §4.2, FAST-Source.
     pub fn load_mean(checkpoints: &[(&Path, f64)], options: &LoadOptions) -> Result<Self, LoadError> {
         let config = Config::read(checkpoints.last().map_or(Path::new(""), |(folder, _)| folder))?;
-        let kind = config.text("model_type", "")?.to_owned();
-        if !SUPPORTED.contains(&kind.as_str()) {
-            let file = config.file().to_owned();
-            return Err(match kind.as_str() {
-                "" => LoadError::Config { file, problem: "no key `model_type`".into() },
-                _ => LoadError::UnsupportedModel { file, found: kind },
-            });
-        }
+        let architecture = Architecture::of(&config)?;
         let weights = Arc::new(Weights::open_mean(checkpoints)?);
-        let language_model = |loaded: decoder::Loaded| {
-            let decoder::Loaded { decoder, layers, limits, footprint, notes } = loaded;
-            (Architecture::Decoder(decoder), layers, Limits::Tokens(limits), footprint, notes)
-        };
-        let (architecture, layers, limits, footprint, notes) = match kind.as_str() {
-            "gpt2" => language_model(gpt2::load(&config, &weights, options)?),
-            "llama" => language_model(llama::load(&config, &weights, options)?),
-            _ => {
-                let loaded = mlp::load(&config, &weights, options)?;
-                let limits = RowLimits { inputs: loaded.inputs, outputs: loaded.outputs, task: loaded.task };
-                (Architecture::Mlp(loaded.mlp), loaded.layers, Limits::Rows(limits), loaded.footprint, loaded.notes)
-            }
-        };
+        architecture.check(&config, &weights)?;
+        let Loaded { body, layers, limits, footprint } = (architecture.load)(&config, &weights, options)?;
+        let notes = architecture.notes(&config, &weights);
         let identity = Arc::new(Identity::new(weights, &config));
         Ok(Self {
-            architecture,
+            body,
             layers,
             limits,
             footprint,
             graphs: options.graphs,
             products: options.products,
-            kind,
+            kind: architecture.model_type,
             notes,
             identity,
         })
@@ -166,9 +182,9 @@ impl Model {
     /// # Errors
     /// [`LoadError::NonFinite`].
     pub fn check_weights(&self) -> Result<(), LoadError> {
-        match &self.architecture {
-            Architecture::Decoder(model) => model.check(),
-            Architecture::Mlp(_) => Ok(()),
+        match &self.body {
+            Body::Decoder(model) => model.check(),
+            Body::Mlp(_) => Ok(()),
         }
     }
 
@@ -189,7 +205,7 @@ impl Model {
 
     /// `model_type` of the configuration.
     pub fn kind(&self) -> &str {
-        &self.kind
+        self.kind
     }
 
     /// What a person should know of how the checkpoint was read.
@@ -212,9 +228,9 @@ impl Model {
     /// # Errors
     /// If the batch is of another kind than the model takes.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
-        match (&self.architecture, batch) {
-            (Architecture::Decoder(model), Batch::Tokens(batch)) => model.logits(batch),
-            (Architecture::Mlp(model), Batch::Rows(batch)) => Ok(model.outputs(batch)?),
+        match (&self.body, batch) {
+            (Body::Decoder(model), Batch::Tokens(batch)) => model.logits(batch),
+            (Body::Mlp(model), Batch::Rows(batch)) => Ok(model.outputs(batch)?),
             _ => Err(wrong_batch()),
         }
     }
@@ -237,9 +253,9 @@ impl Network for Model {
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
         let graphs = self.graphs;
-        match (&self.architecture, batch) {
-            (Architecture::Decoder(model), Batch::Tokens(batch)) => model.differentiate(batch, objective, graphs, sink),
-            (Architecture::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
+        match (&self.body, batch) {
+            (Body::Decoder(model), Batch::Tokens(batch)) => model.differentiate(batch, objective, graphs, sink),
+            (Body::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
             _ => Err(wrong_batch()),
         }
     }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use safetensors::Dtype;
 
 use super::tracking::{SharedInput, Tracking};
-use super::{LoadError, LoadOptions, Weights};
+use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::gemm::Products;
 use crate::curvature::{LayerId, Linear};
 
@@ -95,6 +97,8 @@ pub(super) struct Source {
     pub(super) products: Products,
     device: Device,
     asked: Arc<Asked>,
+    /// Where notes about the checkpoint go.
+    config: Config,
 }
 
 /// Sizes of what was asked of a source so far, whoever asked.
@@ -114,7 +118,7 @@ pub(super) struct Sizes {
 }
 
 impl Source {
-    pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, options: &LoadOptions) -> Self {
+    pub(super) fn new(weights: &Arc<Weights>, prefix: &'static str, config: &Config, options: &LoadOptions) -> Self {
         let LoadOptions { dtype, products, device, .. } = options;
         Self {
             weights: weights.clone(),
@@ -123,6 +127,7 @@ impl Source {
             products: *products,
             device: device.clone(),
             asked: Arc::default(),
+            config: config.clone(),
         }
     }
 
@@ -130,6 +135,16 @@ impl Source {
     pub(super) fn sizes(&self) -> Sizes {
         let Asked { parameters, activations } = &*self.asked;
         Sizes { parameters: parameters.load(Ordering::Relaxed), activations: activations.load(Ordering::Relaxed) }
+    }
+
+    /// Notes something for a person.
+    pub(super) fn note(&self, note: String) {
+        self.config.note(note);
+    }
+
+    /// Whether the checkpoint holds this tensor.
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.weights.contains(&format!("{}{name}", self.prefix))
     }
 
     /// A tensor whose presence, shape and type are checked now.
@@ -151,18 +166,18 @@ impl Source {
         name: &str,
         [outputs, inputs]: [usize; 2],
         bias: bool,
-        order: Order,
+        layout: Layout,
         input: &mut SharedInput,
     ) -> Result<StoredLinear, LoadError> {
-        let shape = match order {
-            Order::OutputsFirst => [outputs, inputs],
-            Order::InputsFirst => [inputs, outputs],
+        let shape = match layout {
+            Layout::OutputsFirst => [outputs, inputs],
+            Layout::InputsFirst => [inputs, outputs],
         };
         let weight = self.tensor(&format!("{name}.weight"), &shape)?;
         self.asked.activations.fetch_add((outputs + inputs) as u64, Ordering::Relaxed);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
-        Ok(StoredLinear { weight, bias, order, layer, products: self.products })
+        Ok(StoredLinear { weight, bias, layout, layer, products: self.products })
     }
 }
 
@@ -175,8 +190,14 @@ pub(super) struct StoredTensor {
 }
 
 impl StoredTensor {
-    pub(super) fn shape(&self) -> &[usize] {
-        &self.shape
+    /// A number as the type that this tensor is stored in has it.
+    pub(super) fn rounded_as_stored(&self, number: f64) -> f64 {
+        match self.source.weights.stored_type(&self.name) {
+            Some(Dtype::BF16) => bf16::from_f64(number).to_f64(),
+            Some(Dtype::F16) => f16::from_f64(number).to_f64(),
+            Some(Dtype::F32) => f64::from(number as f32),
+            _ => number,
+        }
     }
 
     /// Whether another matrix of this shape holds the same numbers, read a few rows at a time.
@@ -221,10 +242,10 @@ const ROWS_COMPARED: usize = 1024;
 
 /// How a checkpoint stores a linear layer's matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
-    /// `[O, inputs]`, as `torch.nn.Linear`.
+pub enum Layout {
+    /// `[outputs, inputs]`, as `torch.nn.Linear`.
     OutputsFirst,
-    /// `[inputs, O]`, as `Conv1D` of transformers.
+    /// `[inputs, outputs]`, as `Conv1D` of transformers.
     InputsFirst,
 }
 
@@ -233,7 +254,7 @@ pub(super) enum Order {
 pub(super) struct StoredLinear {
     weight: StoredTensor,
     bias: Option<StoredTensor>,
-    order: Order,
+    layout: Layout,
     layer: Option<LayerId>,
     products: Products,
 }
@@ -242,9 +263,9 @@ impl Stored for StoredLinear {
     type Value = Linear;
 
     fn read(&self) -> Result<Linear, LoadError> {
-        let weight = match self.order {
-            Order::OutputsFirst => self.weight.read()?,
-            Order::InputsFirst => self.weight.read()?.t()?.contiguous()?,
+        let weight = match self.layout {
+            Layout::OutputsFirst => self.weight.read()?,
+            Layout::InputsFirst => self.weight.read()?.t()?.contiguous()?,
         };
         let bias = self.bias.as_ref().map(Stored::read).transpose()?;
         Ok(Linear::new(weight, bias, self.layer)?.with_products(self.products))

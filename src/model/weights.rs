@@ -1,9 +1,11 @@
 //! Weights on disk: one safetensors file, or shards with an index, memory-mapped.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -13,6 +15,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::LoadError;
+use super::error::MERGE_ADAPTER;
 use crate::attribution::store::forget_pages;
 
 /// The tensors of a checkpoint folder, by name.
@@ -27,6 +30,8 @@ pub struct Weights {
     weight: f64,
     /// Other checkpoints that a tensor is the mean with.
     others: Vec<Weights>,
+    /// Names of the tensors that a model asked for.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 /// A mapped file with its header, which is read once.
@@ -41,6 +46,9 @@ struct WeightFile {
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
+
+/// The largest index that is read, in bytes: one of a million tensors has less.
+const LARGEST_INDEX: u64 = 128 << 20;
 
 impl Weights {
     /// Several checkpoints whose tensors are averaged with these weights, in `f64`, and rounded once.
@@ -72,14 +80,21 @@ impl Weights {
         if single.is_file() {
             let file = WeightFile::open(single.clone())?;
             let index = file.header.tensors().into_keys().map(|name| (name, 0)).collect();
-            return Ok(Self { files: vec![file], index, origin: single, weight: 1.0, others: vec![] });
+            return Ok(Self {
+                files: vec![file],
+                index,
+                origin: single,
+                weight: 1.0,
+                others: vec![],
+                asked: Mutex::default(),
+            });
         }
         let index_file = folder.join(INDEX);
         if index_file.is_file() { Self::open_shards(folder, index_file) } else { Err(Self::absent(folder)) }
     }
 
     fn open_shards(folder: &Path, index_file: PathBuf) -> Result<Self, LoadError> {
-        let text = read(&index_file)?;
+        let text = read(&index_file, LARGEST_INDEX)?;
         let config = |problem: String| LoadError::Config { file: index_file.clone(), problem };
         let json: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| config(format!("not valid JSON: {error}")))?;
@@ -108,7 +123,20 @@ impl Weights {
             };
             index.insert(name.clone(), number);
         }
-        Ok(Self { files, index, origin: index_file, weight: 1.0, others: vec![] })
+        // what the shards hold counts, as it does for transformers; the index may know less of it
+        let mut holders: BTreeMap<String, usize> = BTreeMap::new();
+        for (number, file) in files.iter().enumerate() {
+            for name in file.header.tensors().into_keys() {
+                if let Some(other) = holders.insert(name.clone(), number) {
+                    let other = files[other].path.clone();
+                    return Err(LoadError::Twice { file: file.path.clone(), name, other });
+                }
+            }
+        }
+        for (name, number) in holders {
+            index.entry(name).or_insert(number);
+        }
+        Ok(Self { files, index, origin: index_file, weight: 1.0, others: vec![], asked: Mutex::default() })
     }
 
     /// No safetensors in the folder: say what there is.
@@ -117,7 +145,7 @@ impl Weights {
         let instead = if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
             Some("the weights are in `pytorch_model.bin`; save them with `model.save_pretrained(folder, safe_serialization=True)`".to_owned())
         } else if has("adapter_model.safetensors") || has("adapter_config.json") {
-            Some("this is a PEFT adapter; merge it with `model.merge_and_unload()` and save the result".to_owned())
+            Some(format!("this is a PEFT adapter; {MERGE_ADAPTER}"))
         } else {
             checkpoints_in(folder)
         };
@@ -127,6 +155,16 @@ impl Weights {
     /// All tensor names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
+    }
+
+    /// What an error about the weights as a whole names: the file, or the index.
+    pub(super) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// Names of the tensors that were asked for so far, whether they were read or not.
+    pub(super) fn asked(&self) -> BTreeSet<String> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether there is a tensor of this name.
@@ -145,6 +183,11 @@ impl Weights {
     /// [`LoadError::MissingTensor`].
     pub fn shape(&self, name: &str) -> Result<Vec<usize>, LoadError> {
         Ok(self.view(name)?.1.shape().to_vec())
+    }
+
+    /// The type that a tensor is stored in, if it is there.
+    pub(super) fn stored_type(&self, name: &str) -> Option<Dtype> {
+        Some(self.view(name).ok()?.1.dtype())
     }
 
     /// A tensor in the run's type.
@@ -191,6 +234,11 @@ impl Weights {
 
     fn checked(&self, name: &str, expected: &[usize]) -> Result<(&WeightFile, TensorView<'_>), LoadError> {
         let (file, view) = self.view(name)?;
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(name) {
+            asked.insert(name.to_owned());
+        }
+        drop(asked);
         let path = file.path.clone();
         if view.shape() != expected {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());
@@ -338,9 +386,17 @@ fn broken(path: &Path, error: &SafeTensorError) -> LoadError {
     LoadError::BrokenWeights { file: path.to_owned(), problem: error.to_string() }
 }
 
-/// The file as UTF-8 text.
-pub(super) fn read(path: &Path) -> Result<String, LoadError> {
-    std::fs::read_to_string(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })
+/// The file as UTF-8 text, if it has at most so many bytes.
+pub(super) fn read(path: &Path, limit: u64) -> Result<String, LoadError> {
+    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
+    let file = File::open(path).map_err(unreadable)?;
+    let size = file.metadata().map_err(unreadable)?.len();
+    let mut text = String::new();
+    // a file may grow while it is read
+    if size > limit || file.take(limit + 1).read_to_string(&mut text).map_err(unreadable)? as u64 > limit {
+        return Err(LoadError::TooLarge { file: path.to_owned(), size: size.max(limit + 1), limit });
+    }
+    Ok(text)
 }
 
 #[allow(unsafe_code)]

@@ -1,11 +1,8 @@
 //! A checkpoint's parameters as torch knows them: order of `named_parameters()`, tied ones once, layout on disk.
 //!
 //! A safetensors file is sorted by name; `optimizer.pt` numbers parameters in the order in which the model's code
-//! registered them. That order is written down here for each architecture. A tensor that has no place in it is an
+//! registered them. That order is part of each architecture's description. A tensor that has no place in it is an
 //! error: guessing would shift every entry that follows.
-//!
-//! # Source
-//! FORMATS §1.2, §1.3, §5.
 
 use std::path::{Path, PathBuf};
 
@@ -13,16 +10,9 @@ use candle_core::DType;
 
 use super::ReadError;
 use super::parameter_groups::Parameter;
-use crate::model::{Config, Weights};
+use crate::model::{Architecture, BlockNames, Config, LoadError, Parameters, Weights};
 
-/// How a weight matrix lies on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `nn.Linear`: `[outputs, inputs]`.
-    OutputsFirst,
-    /// GPT-2's `Conv1D`: `[inputs, outputs]`.
-    InputsFirst,
-}
+pub use crate::model::Layout;
 
 /// The trainable parameters of a checkpoint in torch's order.
 #[derive(Debug, Clone)]
@@ -32,14 +22,18 @@ pub struct TorchParameters {
     /// In the order of `named_parameters()`, as [`OptimizerState::open`](super::optimizer_state::OptimizerState::open)
     /// needs them.
     pub list: Vec<Parameter>,
-    order: Order,
+    order: &'static Parameters,
     tied_head: Option<TiedHead>,
 }
 
 #[derive(Debug, Clone)]
 struct TiedHead {
+    /// The head's name.
     head: String,
+    /// The name under which the file holds the embedding, the head's if it holds no other.
     embedding: String,
+    /// The embedding's name where parameters are registered.
+    registered: String,
 }
 
 impl TorchParameters {
@@ -50,29 +44,28 @@ impl TorchParameters {
     pub fn read(folder: &Path) -> Result<Self, ReadError> {
         let config = Config::read(folder)?;
         let weights = Weights::open(folder)?;
-        let (order, tied_by_default) = match config.text("model_type", "")? {
-            "gpt2" => (Order::Blocks(&GPT2), true),
-            "llama" => (Order::Blocks(&LLAMA), false),
-            "mlp" => (Order::Numbers, false),
-            kind => {
-                let kind = kind.to_owned();
-                return Err(ReadError::UnknownOrder { file: config.file().to_path_buf(), kind });
-            }
-        };
+        let architecture = Architecture::of(&config).map_err(|error| match error {
+            LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
+            other => other.into(),
+        })?;
+        let order = &architecture.parameters;
         let file = weights.files().next().unwrap_or(folder).to_path_buf();
         let tied_head = match order {
-            Order::Blocks(names) => {
-                let tied = config.flag("tie_word_embeddings", tied_by_default)?;
+            Parameters::Blocks(names) => {
+                let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
                 tied_head(names, &weights, tied)?
             }
-            Order::Numbers => None,
+            Parameters::Numbers => None,
         };
         let mut places = Vec::new();
         for name in weights.names() {
-            if order.is_buffer(name) || tied_head.as_ref().is_some_and(|tied| tied.head == name) {
+            let other_name = tied_head.as_ref().is_some_and(|tied| tied.head == name && tied.embedding != name);
+            if is_buffer(order, name) || other_name {
                 continue;
             }
-            let place = order.place(name);
+            // of tied weights that are stored under the head's name the place is the embedding's
+            let registered = tied_head.as_ref().filter(|tied| tied.embedding == name).map(|tied| &*tied.registered);
+            let place = place(order, registered.unwrap_or(name));
             let place = place.ok_or_else(|| ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() })?;
             places.push((place, Parameter { name: name.to_owned(), shape: weights.shape(name)? }));
         }
@@ -88,7 +81,7 @@ impl TorchParameters {
             Some(tied) if tied.head == name => &tied.embedding,
             _ => &name,
         };
-        Some((self.find(name)?, self.order.layout(layer)))
+        Some((self.find(name)?, layout(self.order, layer)))
     }
 
     /// The parameter that holds the bias of a layer.
@@ -101,143 +94,71 @@ impl TorchParameters {
     }
 }
 
-/// The head and the embedding if they are one parameter: as [`crate::model`] decides it, so as transformers 5.23.
+/// The head and the embedding if they are one parameter: as [`crate::model`] decides it, so as transformers 5.
 fn tied_head(names: &BlockNames, weights: &Weights, tied: bool) -> Result<Option<TiedHead>, ReadError> {
     let prefix = names.prefix_in(weights);
-    let (head, embedding) = (format!("{}.weight", names.head), format!("{prefix}{}.weight", names.before[0]));
-    if weights.contains(&head) {
+    let head = format!("{}.weight", names.head_in(weights));
+    let registered = format!("{prefix}{}.weight", names.before[0]);
+    let mut embedding = registered.clone();
+    if tied && weights.contains(&head) && !weights.contains(&registered) {
+        embedding.clone_from(&head);
+    } else if weights.contains(&head) {
         let shape = weights.shape(&head)?;
         if !tied || weights.shape(&embedding)? != shape {
             return Ok(None);
         }
         let values = |name: &str| -> Result<Vec<f32>, ReadError> {
             let tensor = weights.tensor(name, &shape, DType::F32)?;
-            Ok(tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(crate::model::LoadError::from)?)
+            Ok(tensor.flatten_all().and_then(|flat| flat.to_vec1()).map_err(LoadError::from)?)
         };
         if values(&head)? != values(&embedding)? {
             return Ok(None);
         }
     }
-    Ok(Some(TiedHead { head, embedding }))
+    Ok(Some(TiedHead { head, embedding, registered }))
 }
 
-/// In which order an architecture registers its parameters.
-#[derive(Debug, Clone, Copy)]
-enum Order {
-    /// A decoder: embeddings, numbered blocks, final norm, head.
-    Blocks(&'static BlockNames),
-    /// By the numbers in names, as [`crate::model`] orders the layers of an MLP.
-    Numbers,
-}
-
-/// The modules of a decoder in the order of registration.
-#[derive(Debug)]
-struct BlockNames {
-    /// In front of all names but the head's; absent in a checkpoint of the base class.
-    prefix: &'static str,
-    /// The first is the embedding that a head may be tied to.
-    before: &'static [&'static str],
-    blocks: &'static str,
-    modules: &'static [&'static str],
-    after: &'static [&'static str],
-    head: &'static str,
-    /// Endings of tensors of old files that are no parameters.
-    buffers: &'static [&'static str],
-    layout: Layout,
-}
-
-const GPT2: BlockNames = BlockNames {
-    prefix: "transformer.",
-    before: &["wte", "wpe"],
-    blocks: "h",
-    modules: &["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"],
-    after: &["ln_f"],
-    head: "lm_head",
-    buffers: &[".attn.bias", ".attn.masked_bias"],
-    layout: Layout::InputsFirst,
-};
-
-const LLAMA: BlockNames = BlockNames {
-    prefix: "model.",
-    before: &["embed_tokens"],
-    blocks: "layers",
-    modules: &[
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-        "input_layernorm",
-        "post_attention_layernorm",
-    ],
-    after: &["norm"],
-    head: "lm_head",
-    buffers: &["rotary_emb.inv_freq"],
-    layout: Layout::OutputsFirst,
-};
-
-impl BlockNames {
-    fn prefix_in(&self, weights: &Weights) -> &'static str {
-        let bare = format!("{}.weight", self.before[0]);
-        if weights.contains(&bare) { "" } else { self.prefix }
-    }
-
-    /// Section, block, module, weight before bias.
-    fn place(&self, name: &str) -> Option<Vec<u64>> {
-        let (module, leaf) = name.rsplit_once('.')?;
-        let leaf = match leaf {
-            "weight" => 0,
-            "bias" => 1,
-            _ => return None,
-        };
-        if module == self.head {
-            return Some(vec![3, 0, 0, leaf]);
-        }
-        let module = module.strip_prefix(self.prefix).unwrap_or(module);
-        let position = |list: &[&str], wanted: &str| list.iter().position(|&one| one == wanted).map(|i| i as u64);
-        if let Some(i) = position(self.before, module) {
-            return Some(vec![0, 0, i, leaf]);
-        }
-        if let Some(i) = position(self.after, module) {
-            return Some(vec![2, 0, i, leaf]);
-        }
-        let (number, rest) = module.strip_prefix(self.blocks)?.strip_prefix('.')?.split_once('.')?;
-        Some(vec![1, number.parse().ok()?, position(self.modules, rest)?, leaf])
+fn is_buffer(order: &Parameters, name: &str) -> bool {
+    match order {
+        Parameters::Blocks(names) => names.is_buffer(name),
+        Parameters::Numbers => false,
     }
 }
 
-impl Order {
-    fn is_buffer(self, name: &str) -> bool {
-        match self {
-            Self::Blocks(names) => names.buffers.iter().any(|buffer| name.ends_with(buffer)),
-            Self::Numbers => false,
+/// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
+fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
+    let (module, leaf) = name.rsplit_once('.')?;
+    let leaf = match leaf {
+        "weight" => 0,
+        "bias" => 1,
+        _ => return None,
+    };
+    let names = match order {
+        Parameters::Blocks(names) => names,
+        Parameters::Numbers => {
+            let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
+            return Some(digits.chain([leaf]).collect());
         }
+    };
+    if names.heads.contains(&module) {
+        return Some(vec![3, 0, 0, leaf]);
     }
-
-    /// Its key in the order, `None` if it has no place.
-    fn place(self, name: &str) -> Option<Vec<u64>> {
-        match self {
-            Self::Blocks(names) => names.place(name),
-            Self::Numbers => {
-                let (module, leaf) = name.rsplit_once('.')?;
-                let leaf = match leaf {
-                    "weight" => 0,
-                    "bias" => 1,
-                    _ => return None,
-                };
-                let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
-                Some(digits.chain([leaf]).collect())
-            }
-        }
+    let module = names.prefixes.iter().find_map(|prefix| module.strip_prefix(prefix)).unwrap_or(module);
+    let position = |list: &[&str], wanted: &str| list.iter().position(|&one| one == wanted).map(|i| i as u64);
+    if let Some(i) = position(names.before, module) {
+        return Some(vec![0, 0, i, leaf]);
     }
+    if let Some(i) = position(names.after, module) {
+        return Some(vec![2, 0, i, leaf]);
+    }
+    let (number, rest) = module.strip_prefix(names.blocks)?.strip_prefix('.')?.split_once('.')?;
+    Some(vec![1, number.parse().ok()?, position(names.modules, rest)?, leaf])
+}
 
-    fn layout(self, layer: &str) -> Layout {
-        match self {
-            Self::Blocks(names) if layer != names.head => names.layout,
-            _ => Layout::OutputsFirst,
-        }
+fn layout(order: &Parameters, layer: &str) -> Layout {
+    match order {
+        Parameters::Blocks(names) if !names.heads.contains(&layer) => names.layout,
+        _ => Layout::OutputsFirst,
     }
 }
 
@@ -259,16 +180,19 @@ mod tests {
     /// The orders against `named_parameters()` of torch, names sorted first.
     #[test]
     fn the_order_is_that_of_named_parameters() {
-        for (run, names, more) in [("adamw-gpt2", &GPT2, 12), ("adamw-llama", &LLAMA, 12)] {
+        for (run, kind, more) in [("adamw-gpt2", "gpt2-tiny", 12), ("adamw-llama", "llama-tiny", 12)] {
+            let order = &Architecture::of(&Config::read(&fixture(kind)).unwrap()).unwrap().parameters;
+            let Parameters::Blocks(names) = order else { panic!("a decoder") };
             let torch = recorded(run);
             let mut sorted = torch.clone();
             sorted.sort();
             assert_ne!(sorted, torch);
-            sorted.sort_by_key(|name| names.place(name).unwrap());
+            sorted.sort_by_key(|name| place(order, name).unwrap());
             assert_eq!(sorted, torch);
             // Block 10 comes after block 9.
-            let block =
-                |n: u64| names.place(&format!("{}{}.{n}.{}.weight", names.prefix, names.blocks, names.modules[0]));
+            let block = |n: u64| {
+                place(order, &format!("{}{}.{n}.{}.weight", names.prefixes[0], names.blocks, names.modules[0]))
+            };
             assert!((0..more).all(|n| block(n) < block(n + 1)));
         }
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::work::NetworkShape;
-use crate::model::{Config, LoadError, Weights};
+use crate::model::{self, Config, LoadError, Weights};
 
 /// What a checkpoint's files say about its shapes.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,9 +19,6 @@ pub(super) struct Architecture {
     /// V, if there is one.
     pub vocabulary: Option<usize>,
 }
-
-/// Numbers of attention heads in each supported configuration, then the key of a head's size, if it has one.
-const HEADS: [&str; 2] = ["num_attention_heads", "n_head"];
 
 impl Architecture {
     /// Reads the configuration and the headers of a checkpoint's folder.
@@ -43,11 +40,9 @@ impl Architecture {
                 _ => {}
             }
         }
-        let mut heads = 0;
-        for key in HEADS {
-            heads = heads.max(config.optional_size(key)?.unwrap_or(0));
-        }
-        let queries = match config.optional_size("head_dim")? {
+        let known = model::Architecture::of(&config)?;
+        let heads = known.heads.map(|key| config.optional_size(key)).transpose()?.flatten().unwrap_or(0);
+        let queries = match config.optional_size("head_dim")?.or(known.head_size) {
             Some(size) => heads * size,
             None if heads > 0 => width,
             None => 0,

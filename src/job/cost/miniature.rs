@@ -12,7 +12,7 @@ use super::architecture::{Architecture, block_of};
 use crate::attribution::store::{Metadata, TensorData, write_safetensors};
 use crate::data::Batch;
 use crate::job::JobError;
-use crate::model::{Config, Weights};
+use crate::model::{self, Config, Weights};
 
 /// A miniature on disk; dropped, it is gone.
 #[derive(Debug)]
@@ -21,9 +21,6 @@ pub(super) struct Miniature {
     /// Of its smaller vocabulary.
     vocabulary: Option<usize>,
 }
-
-/// Keys that say how many blocks there are.
-const BLOCKS: [&str; 2] = ["n_layer", "num_hidden_layers"];
 
 /// The least vocabulary: a block of rows of the head would otherwise be no product worth the name.
 const LEAST_VOCABULARY: usize = 64;
@@ -54,7 +51,7 @@ impl Miniature {
         let data: Vec<_> = tensors.iter().map(|(name, shape, values)| TensorData::new(name, shape, values)).collect();
         write_safetensors(&folder.path().join("model.safetensors"), &data, &Metadata::new())?;
         let file = folder.path().join("config.json");
-        let text = Value::Object(smaller(config.keys(), vocabulary)).to_string();
+        let text = Value::Object(smaller(&config, vocabulary)?).to_string();
         std::fs::write(&file, text).map_err(|source| JobError::Io { file, action: "cannot be written", source })?;
         Ok(Self { folder, vocabulary })
     }
@@ -74,17 +71,17 @@ impl Miniature {
     }
 }
 
-fn smaller(keys: &Map<String, Value>, vocabulary: Option<usize>) -> Map<String, Value> {
-    let mut keys = keys.clone();
-    for key in BLOCKS {
-        if let Some(blocks) = keys.get_mut(key).filter(|value| value.is_u64()) {
-            *blocks = 1.into();
-        }
+fn smaller(config: &Config, vocabulary: Option<usize>) -> Result<Map<String, Value>, JobError> {
+    let mut keys = config.keys().clone();
+    if let Some(blocks) = model::Architecture::of(config)?.blocks.and_then(|key| keys.get_mut(key))
+        && blocks.is_u64()
+    {
+        *blocks = 1.into();
     }
     if let (Some(vocabulary), Some(given)) = (vocabulary, keys.get_mut("vocab_size")) {
         *given = vocabulary.into();
     }
-    keys
+    Ok(keys)
 }
 
 /// Weights of about the size that initialisation gives; vectors are near 1, as those of norms.

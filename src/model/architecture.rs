@@ -1,0 +1,249 @@
+//! What the program asks of an architecture beside its figure: which checkpoints are its own, how they are built, and
+//! how training code names and numbers their parameters. Each architecture's file holds one such description, and
+//! `mod.rs` lists them; everything else that depends on the architecture follows from it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::error::abridged;
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+
+/// One architecture.
+#[derive(Debug)]
+pub(crate) struct Architecture {
+    /// `model_type` of its configurations.
+    pub(crate) model_type: &'static str,
+    /// What `architectures` may say of it, the usual one first. Empty: no class of transformers, and nothing is checked.
+    pub(crate) classes: &'static [&'static str],
+    /// Builds a model of a configuration and weights.
+    pub(crate) load: fn(&Config, &Arc<Weights>, &LoadOptions) -> Result<Loaded, LoadError>,
+    /// In which order its code registers parameters, which is how an optimizer numbers them.
+    pub(crate) parameters: Parameters,
+    /// What `tie_word_embeddings` is where a configuration does not say it.
+    pub(crate) tied_by_default: bool,
+    /// Keys that may stand in its configurations and change no number. Those of all classes are known already, and
+    /// those that `load` reads are.
+    pub(crate) without_effect: &'static [&'static str],
+    /// The key with the number of blocks.
+    pub(crate) blocks: Option<&'static str>,
+    /// The key with the number of attention heads.
+    pub(crate) heads: Option<&'static str>,
+    /// The size of a head where a configuration has no `head_dim`; none: the width over the heads.
+    pub(crate) head_size: Option<usize>,
+}
+
+/// In which order an architecture registers its parameters.
+#[derive(Debug)]
+pub(crate) enum Parameters {
+    /// A decoder: embeddings, numbered blocks, last norm, head.
+    Blocks(BlockNames),
+    /// By the numbers in their names.
+    Numbers,
+}
+
+/// The modules of a decoder in the order of registration.
+#[derive(Debug)]
+pub(crate) struct BlockNames {
+    /// What may stand in front of all names but the head's; nothing does in a checkpoint of the base class.
+    pub(crate) prefixes: &'static [&'static str],
+    /// The modules before the blocks. The first is the embedding that a head may be tied to.
+    pub(crate) before: &'static [&'static str],
+    /// The list of blocks.
+    pub(crate) blocks: &'static str,
+    /// The modules of a block.
+    pub(crate) modules: &'static [&'static str],
+    /// The modules behind the blocks.
+    pub(crate) after: &'static [&'static str],
+    /// Names that the head may have; no prefix precedes them.
+    pub(crate) heads: &'static [&'static str],
+    /// Endings of tensors of old files that are no parameters.
+    pub(crate) buffers: &'static [&'static str],
+    /// How weights of linear layers lie, but for the head's.
+    pub(crate) layout: Layout,
+}
+
+impl BlockNames {
+    /// What stands in front of names in this checkpoint.
+    pub(crate) fn prefix_in(&self, weights: &Weights) -> &'static str {
+        let embedding = |prefix: &str| weights.contains(&format!("{prefix}{}.weight", self.before[0]));
+        let block = |prefix: &str| {
+            let start = format!("{prefix}{}.", self.blocks);
+            weights.names().any(|name| name.starts_with(&start))
+        };
+        let all = || [""].into_iter().chain(self.prefixes.iter().copied());
+        all().find(|prefix| embedding(prefix)).or_else(|| all().find(|prefix| block(prefix))).unwrap_or_else(|| {
+            // nothing fits: the errors that follow name tensors as the class stores them
+            self.prefixes.first().copied().unwrap_or("")
+        })
+    }
+
+    /// The head's name in this checkpoint.
+    pub(crate) fn head_in(&self, weights: &Weights) -> &'static str {
+        let there = self.heads.iter().find(|head| weights.contains(&format!("{head}.weight")));
+        there.or(self.heads.first()).copied().unwrap_or("lm_head")
+    }
+
+    /// Whether a tensor is no parameter, though old files hold it.
+    pub(crate) fn is_buffer(&self, name: &str) -> bool {
+        self.buffers.iter().any(|buffer| name.ends_with(buffer))
+    }
+}
+
+/// Keys that change no number, whatever the class: about generation, tokens, training and where a checkpoint comes from.
+const WITHOUT_EFFECT: &[&str] = &[
+    "_attn_implementation_autoset",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attention_dropout",
+    "attn_implementation",
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "bos_token_id",
+    "chunk_size_feed_forward",
+    "classifier_dropout",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "diversity_penalty",
+    "do_sample",
+    "dtype",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "eos_token_id",
+    "exponential_decay_length_penalty",
+    "finetuning_task",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "id2label",
+    "initializer_range",
+    "is_decoder",
+    "label2id",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "model_type",
+    "name_or_path",
+    "no_repeat_ngram_size",
+    "num_beam_groups",
+    "num_beams",
+    "num_return_sequences",
+    "output_attentions",
+    "output_hidden_states",
+    "output_scores",
+    "pad_token_id",
+    "prefix",
+    "problem_type",
+    "remove_invalid_values",
+    "repetition_penalty",
+    "return_dict",
+    "return_dict_in_generate",
+    "sep_token_id",
+    "suppress_tokens",
+    "task_specific_params",
+    "temperature",
+    "tf_legacy_loss",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "top_k",
+    "top_p",
+    "torch_dtype",
+    "torchscript",
+    "transformers_version",
+    "typical_p",
+    "unsloth_fixed",
+    "unsloth_version",
+    "use_bfloat16",
+    "use_cache",
+];
+
+/// Parts of names that PEFT gives to an adapter's tensors, and to the weights that it changes.
+const ADAPTER: [&str; 5] = ["lora_A.", "lora_B.", "lora_embedding_", "lora_magnitude_vector", ".base_layer."];
+
+impl Architecture {
+    /// The architecture that a configuration names.
+    ///
+    /// # Errors
+    /// [`LoadError::UnsupportedModel`] if it names none of ours; [`LoadError::Config`] if it names none.
+    pub(crate) fn of(config: &Config) -> Result<&'static Self, LoadError> {
+        let kind = config.text("model_type", "")?;
+        match super::ARCHITECTURES.iter().find(|architecture| architecture.model_type == kind) {
+            Some(architecture) => Ok(architecture),
+            None if kind.is_empty() => Err(config.problem("no key `model_type`")),
+            None => Err(LoadError::UnsupportedModel { file: config.file().to_owned(), found: kind.to_owned() }),
+        }
+    }
+
+    /// Refuses what would be run as something else than it is: another class, and settings that make a language model
+    /// another function than the one that it is built as.
+    pub(super) fn check(&self, config: &Config, weights: &Weights) -> Result<(), LoadError> {
+        if let Some(name) = weights.names().find(|name| ADAPTER.iter().any(|part| name.contains(part))) {
+            let file = weights.origin().to_owned();
+            return Err(LoadError::UnmergedAdapter { file, name: name.to_owned() });
+        }
+        let Some(&expected) = self.classes.first() else { return Ok(()) };
+        if let Some(classes) = config.list("architectures")? {
+            let own = |class: &serde_json::Value| class.as_str().is_some_and(|class| self.classes.contains(&class));
+            if !classes.is_empty() && !classes.iter().any(own) {
+                return Err(LoadError::UnsupportedClass {
+                    file: config.file().to_owned(),
+                    found: config.quoted("architectures"),
+                    model_type: self.model_type.to_owned(),
+                    expected,
+                });
+            }
+        }
+        for (key, usual) in [
+            ("is_causal", true),
+            ("use_bidirectional_attention", false),
+            ("is_encoder_decoder", false),
+            ("add_cross_attention", false),
+        ] {
+            if config.get(key).is_some() && config.flag(key, usual)? != usual {
+                return Err(config.unsupported(key));
+            }
+        }
+        for key in ["pruned_heads", "quantization_config", "compression_config", "per_layer_config"] {
+            let empty = |value: &serde_json::Value| {
+                value.as_object().is_some_and(serde_json::Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+            };
+            if config.get(key).is_some_and(|value| !empty(value)) {
+                return Err(config.unsupported(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a person should know of a checkpoint that was built: the keys and tensors that nobody asked for, and what
+    /// lies beside the weights.
+    pub(super) fn notes(&self, config: &Config, weights: &Weights) -> Vec<String> {
+        let mut notes = config.take_notes();
+        let known = |key: &str| WITHOUT_EFFECT.contains(&key) || self.without_effect.contains(&key);
+        let keys: Vec<String> = config.unread().into_iter().filter(|key| !known(key)).collect();
+        if !keys.is_empty() {
+            notes.push(format!(
+                "`config.json` has keys that are not known for `{}` and were not used: {}",
+                self.model_type,
+                abridged(&keys)
+            ));
+        }
+        let buffer = |name: &str| match &self.parameters {
+            Parameters::Blocks(names) => names.is_buffer(name),
+            Parameters::Numbers => false,
+        };
+        let asked: BTreeSet<String> = weights.asked();
+        let tensors: Vec<String> =
+            weights.names().filter(|name| !asked.contains(*name) && !buffer(name)).map(str::to_owned).collect();
+        if !tensors.is_empty() {
+            notes.push(format!("tensors that have no place in the model were left out: {}", abridged(&tensors)));
+        }
+        let beside = |name: &str| config.file().with_file_name(name).is_file();
+        if beside("adapter_config.json") || beside("adapter_model.safetensors") {
+            notes.push(
+                "the folder holds weights and an adapter: the weights were used and the adapter was not; if it is not \
+                 merged into them, write a folder with `merge_and_unload()` and give that"
+                    .into(),
+            );
+        }
+        notes
+    }
+}

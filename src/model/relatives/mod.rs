@@ -1,0 +1,181 @@
+//! Llama's relatives: decoders that differ from it in where norms stand, which positions a layer sees, and other
+//! details that [`Family`] lists. One figure serves all of them; each family's file reads its configuration.
+
+pub(super) mod gemma;
+pub(super) mod gemma3;
+pub(super) mod mistral;
+pub(super) mod olmo;
+pub(super) mod olmo2;
+pub(super) mod olmo3;
+pub(super) mod phi3;
+pub(super) mod qwen2;
+pub(super) mod qwen3;
+pub(super) mod smollm3;
+
+mod family;
+mod query_key_norm;
+mod stored;
+
+use candle_core::Tensor;
+
+use self::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms};
+use self::query_key_norm::QueryKeyNorm;
+use self::stored::{StoredBlock, StoredNorm};
+use super::decoder::{self, Transformer};
+use super::norms::Norm;
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::nn::{Activation, Attention, Implementation, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_gated};
+
+/// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.
+#[derive(Debug)]
+struct Relative {
+    /// Rotary embeddings, of which each layer uses one or none.
+    ropes: Vec<RopeConfig>,
+    /// Factor of the embeddings of tokens.
+    embedding_scale: Option<f64>,
+}
+
+/// One block: both branches read and write the residual stream, with a norm before them, behind them, or both.
+#[derive(Debug)]
+pub(super) struct Block {
+    before_attention: Option<AnyNorm>,
+    self_attn: SelfAttention,
+    behind_attention: Option<AnyNorm>,
+    before_mlp: Option<AnyNorm>,
+    mlp: Mlp,
+    behind_mlp: Option<AnyNorm>,
+}
+
+#[derive(Debug)]
+struct SelfAttention {
+    qkv: Projections,
+    o_proj: Linear,
+    attention: Attention,
+    /// Number of the rotary embeddings; none: queries and keys stay as they are.
+    rope: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Projections {
+    /// Three layers, whose outputs may be clipped, and queries and keys normalised.
+    Separate { q_proj: Linear, k_proj: Linear, v_proj: Linear, clip: Option<f64>, norms: Option<[QueryKeyNorm; 2]> },
+    /// One layer with queries, keys and values side by side.
+    Packed(Linear),
+}
+
+#[derive(Debug)]
+struct Mlp {
+    gate_up: GateUp,
+    down_proj: Linear,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+enum GateUp {
+    Separate {
+        gate_proj: Linear,
+        up_proj: Linear,
+    },
+    /// One layer with both side by side.
+    Packed(Linear),
+}
+
+/// A norm of one of the two kinds.
+#[derive(Debug)]
+pub(super) enum AnyNorm {
+    Rms(RmsNorm),
+    Layer(LayerNorm),
+}
+
+/// What every block needs of a batch.
+pub(super) struct Context {
+    positions: Positions,
+    ropes: Vec<RopeTables>,
+}
+
+impl Transformer for Relative {
+    type Block = StoredBlock;
+    type Norm = StoredNorm;
+    type Context = Context;
+
+    fn context(&self, positions: &Positions) -> Context {
+        let ropes = self.ropes.iter().map(|rope| RopeTables::new(rope, positions)).collect();
+        Context { positions: positions.clone(), ropes }
+    }
+
+    fn embed(&self, tokens: Tensor, _positions: &Positions) -> candle_core::Result<Tensor> {
+        self.embedding_scale.map_or(Ok(tokens.clone()), |scale| tokens.affine(scale, 0.0))
+    }
+}
+
+impl decoder::Block<Context> for Block {
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let y = self.self_attn.trace(&normed(&self.before_attention, x)?, context, taps)?;
+        let x = x.add(&normed(&self.behind_attention, &y)?)?;
+        let y = self.mlp.trace(&normed(&self.before_mlp, &x)?, taps)?;
+        x.add(&normed(&self.behind_mlp, &y)?)
+    }
+}
+
+impl SelfAttention {
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let rope = self.rope.map(|rope| &context.ropes[rope]);
+        let y = match &self.qkv {
+            Projections::Separate { q_proj, k_proj, v_proj, clip, norms } => {
+                let mut q = clipped(q_proj.trace(x, taps)?, *clip)?; // [R, H d]
+                let mut k = clipped(k_proj.trace(x, taps)?, *clip)?; // [R, H_kv d]
+                let v = clipped(v_proj.trace(x, taps)?, *clip)?;
+                if let Some([q_norm, k_norm]) = norms {
+                    (q, k) = (q_norm.trace(&q)?, k_norm.trace(&k)?);
+                }
+                self.attention.trace(&q, &k, &v, &context.positions, rope)?
+            }
+            Projections::Packed(qkv_proj) => {
+                self.attention.trace_packed(&qkv_proj.trace(x, taps)?, &context.positions, rope)?
+            }
+        };
+        self.o_proj.trace(&y, taps)
+    }
+}
+
+impl Mlp {
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let y = match &self.gate_up {
+            GateUp::Separate { gate_proj, up_proj } => {
+                trace_gated(self.activation, &gate_proj.trace(x, taps)?, &up_proj.trace(x, taps)?)?
+            }
+            GateUp::Packed(gate_up_proj) => {
+                let both = gate_up_proj.trace(x, taps)?; // [R, 2 I]
+                Traced::composed([&both], |[both]| {
+                    let (gate, up) =
+                        (both.narrow(1, 0, both.dim(1)? / 2)?, both.narrow(1, both.dim(1)? / 2, both.dim(1)? / 2)?);
+                    self.activation.forward_with(&gate.contiguous()?, Implementation::Composed)? * up
+                })?
+            }
+        };
+        self.down_proj.trace(&y, taps)
+    }
+}
+
+impl Norm for AnyNorm {
+    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
+        match self {
+            Self::Rms(norm) => norm.trace(x),
+            Self::Layer(norm) => norm.trace(x),
+        }
+    }
+}
+
+fn normed(norm: &Option<AnyNorm>, x: &Traced) -> candle_core::Result<Traced> {
+    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))
+}
+
+/// Every number brought into `[-limit, limit]`; the gradient is none outside.
+fn clipped(x: Traced, limit: Option<f64>) -> candle_core::Result<Traced> {
+    let Some(limit) = limit else { return Ok(x) };
+    Traced::composed([&x], |[x]| {
+        let inside = x.abs()?.le(limit)?;
+        let bounds = x.detach().clamp(-limit, limit)?;
+        inside.where_cond(x, &bounds)
+    })
+}

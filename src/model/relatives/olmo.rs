@@ -1,0 +1,34 @@
+//! OLMo (Groeneveld et al. 2024) as `OlmoForCausalLM` stores it: Llama with layer norms that have no parameters, and
+//! queries, keys and values that may be clipped.
+
+use std::sync::Arc;
+
+use super::family::{Defaults, Family, NormKind, PLAIN, names};
+use super::stored::build;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::rotary::Rotary;
+use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+
+pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "olmo",
+    classes: &["OlmoForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(names(PLAIN)),
+    tied_by_default: false,
+    without_effect: &[],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    build(&ARCHITECTURE, family(config)?, config, weights, options)
+}
+
+fn family(config: &Config) -> Result<Family, LoadError> {
+    let mut family = Family::read(config, Defaults::LLAMA)?.attention_bias(config)?;
+    family.norm = NormKind::PlainLayer { epsilon: 1e-5 };
+    family.clip = config.optional_number("clip_qkv", None)?;
+    family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
+    Ok(family)
+}

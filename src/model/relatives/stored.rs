@@ -1,0 +1,224 @@
+//! A relative's parameters on disk, and how a model is built of them.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{
+    AnyNorm, Block, Family, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorm,
+    QueryKeyNorms, Relative, SelfAttention,
+};
+use crate::curvature::Linear;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::decoder::{Blocks, Ends, Parts};
+use crate::model::parameters::{Source, Stored, StoredLinear, StoredTensor};
+use crate::model::tracking::{SharedInput, Tracking};
+use crate::model::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use crate::nn::{Activation, Attention, LayerNorm, Mask, RmsNorm};
+
+/// A norm of either kind.
+#[derive(Debug)]
+pub(in crate::model) enum StoredNorm {
+    Rms {
+        weight: StoredTensor,
+        epsilon: f64,
+        offset: f64,
+    },
+    /// Nothing is stored of it.
+    PlainLayer {
+        width: usize,
+        epsilon: f64,
+        dtype: DType,
+        device: Device,
+    },
+}
+
+impl StoredNorm {
+    fn new(
+        source: &Source,
+        kind: NormKind,
+        name: &str,
+        width: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, LoadError> {
+        Ok(match kind {
+            NormKind::Rms { epsilon, offset } => {
+                Self::Rms { weight: source.tensor(&format!("{name}.weight"), &[width])?, epsilon, offset }
+            }
+            NormKind::PlainLayer { epsilon } => {
+                Self::PlainLayer { width, epsilon, dtype: options.dtype, device: options.device.clone() }
+            }
+        })
+    }
+}
+
+impl Stored for StoredNorm {
+    type Value = AnyNorm;
+
+    fn read(&self) -> Result<AnyNorm, LoadError> {
+        Ok(match self {
+            Self::Rms { weight, epsilon, offset } => {
+                AnyNorm::Rms(RmsNorm { weight: weight.read()?, epsilon: *epsilon, offset: *offset })
+            }
+            Self::PlainLayer { width, epsilon, dtype, device } => AnyNorm::Layer(LayerNorm {
+                weight: Tensor::ones(*width, *dtype, device)?,
+                bias: None,
+                epsilon: *epsilon,
+            }),
+        })
+    }
+}
+
+/// A block's parameters.
+#[derive(Debug)]
+pub(in crate::model) struct StoredBlock {
+    before_attention: Option<StoredNorm>,
+    /// Queries, keys and values, or all of them in one.
+    qkv: Vec<StoredLinear>,
+    query_key_norms: Option<[StoredNorm; 2]>,
+    clip: Option<f64>,
+    o_proj: StoredLinear,
+    attention: Attention,
+    rope: Option<usize>,
+    behind_attention: Option<StoredNorm>,
+    before_mlp: Option<StoredNorm>,
+    /// Gate and up, or both in one.
+    gate_up: Vec<StoredLinear>,
+    down_proj: StoredLinear,
+    activation: Activation,
+    behind_mlp: Option<StoredNorm>,
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let norm = |norm: &Option<StoredNorm>| norm.as_ref().map(Stored::read).transpose();
+        let linear = |layers: &[StoredLinear]| layers.iter().map(Stored::read).collect::<Result<Vec<Linear>, _>>();
+        let norms = match &self.query_key_norms {
+            Some([q, k]) => match (q.read()?, k.read()?) {
+                (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([QueryKeyNorm(q), QueryKeyNorm(k)]),
+                _ => None,
+            },
+            None => None,
+        };
+        let qkv = match <[Linear; 3]>::try_from(linear(&self.qkv)?) {
+            Ok([q_proj, k_proj, v_proj]) => Projections::Separate { q_proj, k_proj, v_proj, clip: self.clip, norms },
+            Err(mut one) => Projections::Packed(one.remove(0)),
+        };
+        let gate_up = match <[Linear; 2]>::try_from(linear(&self.gate_up)?) {
+            Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
+            Err(mut one) => GateUp::Packed(one.remove(0)),
+        };
+        Ok(Block {
+            before_attention: norm(&self.before_attention)?,
+            self_attn: SelfAttention {
+                qkv,
+                o_proj: self.o_proj.read()?,
+                attention: self.attention.clone(),
+                rope: self.rope,
+            },
+            behind_attention: norm(&self.behind_attention)?,
+            before_mlp: norm(&self.before_mlp)?,
+            mlp: Mlp { gate_up, down_proj: self.down_proj.read()?, activation: self.activation },
+            behind_mlp: norm(&self.behind_mlp)?,
+        })
+    }
+}
+
+/// Builds a model of this family.
+pub(super) fn build(
+    architecture: &Architecture,
+    family: Family,
+    config: &Config,
+    weights: &Arc<Weights>,
+    options: &LoadOptions,
+) -> Result<Loaded, LoadError> {
+    let Parameters::Blocks(names) = &architecture.parameters else {
+        return Err(config.problem("an architecture without blocks is no relative of Llama's"));
+    };
+    let Family { width, heads, kv_heads, head_size, inner, vocabulary, .. } = family;
+    let source = Source::new(weights, names.prefix_in(weights), config, options);
+    let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
+    let ends = Ends::new(&source, names, [vocabulary, width], tied)?;
+    let norm = |name: &str, width: usize| StoredNorm::new(&source, family.norm, name, width, options);
+    let mut tracking = Tracking::new(&options.selection);
+    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+    };
+    let (all, kv) = (heads * head_size, kv_heads * head_size);
+    let [before_attention, behind_attention, before_mlp, behind_mlp] = norm_names(family.norm_places);
+    let blocks = Blocks::new(&source, family.layers.len(), |n| {
+        let Layer { window, rope } = family.layers[n];
+        let (mut read_by_attention, mut read_by_mlp) = (SharedInput::default(), SharedInput::default());
+        let name = |part: &str| format!("layers.{n}.{part}");
+        let optional = |part: Option<&str>| part.map(|part| norm(&name(part), width)).transpose();
+        let mut qkv = vec![];
+        let packed = [("self_attn.qkv_proj", all + 2 * kv)];
+        let separate = [("self_attn.q_proj", all), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let parts: &[(&str, usize)] = if family.packing == Packing::Packed { &packed } else { &separate };
+        for &(part, outputs) in parts {
+            qkv.push(linear(&name(part), outputs, width, family.biases.qkv, &mut read_by_attention)?);
+        }
+        let before_attention = optional(before_attention)?;
+        let o_proj = linear(&name("self_attn.o_proj"), width, all, family.biases.output, &mut SharedInput::default())?;
+        let widths = match family.query_key_norms {
+            QueryKeyNorms::Absent => None,
+            QueryKeyNorms::OfHeads => Some([head_size, head_size]),
+            QueryKeyNorms::OfAll => Some([all, kv]),
+        };
+        let query_key_norms = match widths {
+            Some([q, k]) => Some([norm(&name("self_attn.q_norm"), q)?, norm(&name("self_attn.k_norm"), k)?]),
+            None => None,
+        };
+        let mut gate_up = vec![];
+        let packed = [("mlp.gate_up_proj", 2 * inner)];
+        let separate = [("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
+        let parts: &[(&str, usize)] = if family.packing == Packing::Packed { &packed } else { &separate };
+        for &(part, outputs) in parts {
+            gate_up.push(linear(&name(part), outputs, width, family.biases.mlp, &mut read_by_mlp)?);
+        }
+        Ok(StoredBlock {
+            before_attention,
+            qkv,
+            query_key_norms,
+            clip: family.clip,
+            o_proj,
+            attention: Attention {
+                heads,
+                kv_heads,
+                head_dimension: head_size,
+                scale: family.scale,
+                mask: Mask::Causal,
+                window,
+                soft_cap: None,
+                products: source.products,
+            },
+            rope,
+            behind_attention: optional(behind_attention)?,
+            before_mlp: optional(before_mlp)?,
+            gate_up,
+            down_proj: linear(&name("mlp.down_proj"), width, inner, family.biases.mlp, &mut SharedInput::default())?,
+            activation: family.activation,
+            behind_mlp: optional(behind_mlp)?,
+        })
+    })?;
+    let embedding_scale = family.scaled_embeddings.then(|| ends.rounded_as_stored((width as f64).sqrt()));
+    let parts = Parts { ends, blocks, norm: norm("norm", width)?, max_positions: family.max_positions };
+    let ropes = family.ropes;
+    parts.load(&source, tracking, options.residence, || Ok(Relative { ropes, embedding_scale }))
+}
+
+/// Names of the norms before attention, behind it, before the MLP and behind it.
+fn norm_names(places: NormPlaces) -> [Option<&'static str>; 4] {
+    match places {
+        NormPlaces::Before => [Some("input_layernorm"), None, Some("post_attention_layernorm"), None],
+        NormPlaces::Behind => [None, Some("post_attention_layernorm"), None, Some("post_feedforward_layernorm")],
+        NormPlaces::Around => [
+            Some("input_layernorm"),
+            Some("post_attention_layernorm"),
+            Some("pre_feedforward_layernorm"),
+            Some("post_feedforward_layernorm"),
+        ],
+    }
+}

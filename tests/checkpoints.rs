@@ -1,0 +1,411 @@
+//! Checkpoints that were changed, mixed up or saved by another class: each is run as what it is, refused by name, or
+//! read with a note about what was not used.
+
+#![allow(clippy::unwrap_used)] // a test may panic
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use ascribe::curvature::Positions;
+use ascribe::data::{Batch, TokenBatch};
+use ascribe::model::{LoadError, LoadOptions, Model};
+use ascribe::trajectory::torch_parameters::TorchParameters;
+use candle_core::Tensor;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A fixture's checkpoint in memory, to be changed and written.
+struct Checkpoint {
+    config: Value,
+    tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
+    folder: TempDir,
+}
+
+impl Checkpoint {
+    /// One that stores `f32` in a single file.
+    fn of(fixture: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+        let config = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+        let weights = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = weights.iter().map(|(name, view)| {
+            assert_eq!(view.dtype(), Dtype::F32);
+            (name.to_owned(), (view.shape().to_vec(), view.data().to_vec()))
+        });
+        Self { config, tensors: tensors.collect(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    fn set(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    fn without(mut self, key: &str) -> Self {
+        self.config.as_object_mut().unwrap().remove(key);
+        self
+    }
+
+    fn add(mut self, name: &str, shape: &[usize]) -> Self {
+        let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+        self.tensors.insert(name.to_owned(), (shape.to_vec(), bytes));
+        self
+    }
+
+    fn drop(mut self, name: &str) -> Self {
+        self.tensors.remove(name).unwrap();
+        self
+    }
+
+    fn copy(mut self, from: &str, to: &str) -> Self {
+        let tensor = self.tensors[from].clone();
+        self.tensors.insert(to.to_owned(), tensor);
+        self
+    }
+
+    fn write_tensors(&self, file: &str, keep: impl Fn(&str) -> bool) {
+        let views =
+            self.tensors.iter().filter(|(name, _)| keep(name)).map(|(name, (shape, bytes))| {
+                (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+            });
+        let bytes = safetensors::serialize(views, None).unwrap();
+        std::fs::write(self.folder.path().join(file), bytes).unwrap();
+    }
+
+    fn write(self) -> Self {
+        std::fs::write(self.folder.path().join("config.json"), self.config.to_string()).unwrap();
+        self.write_tensors("model.safetensors", |_| true);
+        self
+    }
+
+    fn load(self) -> Result<Model, LoadError> {
+        let written = self.write();
+        Model::load(&written.path(), &LoadOptions::default())
+    }
+
+    /// The model and its notes as one text.
+    fn notes(self) -> String {
+        self.load().unwrap().notes().join("\n")
+    }
+
+    /// The error, and its hint.
+    fn refused(self) -> (String, String) {
+        let error = self.load().map(|model| model.notes().to_vec()).unwrap_err();
+        (error.to_string(), error.hint().unwrap_or_default())
+    }
+
+    fn logits(self) -> Vec<f32> {
+        logits(&self.load().unwrap())
+    }
+}
+
+/// Logits of one short sequence.
+fn logits(model: &Model) -> Vec<f32> {
+    let ids: Vec<u32> = (0..9).map(|t| (t * t * 31 + 7 * t + 3) % 61).collect();
+    let batch = Batch::Tokens(TokenBatch {
+        targets: vec![None; ids.len()],
+        keys: vec![0],
+        positions: Positions::from_lengths([ids.len()]),
+        range: 0..1,
+        input_ids: ids,
+    });
+    let logits: Tensor = model.logits(&batch).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in: {text}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_class_is_refused_by_its_class() {
+    let classifier = Checkpoint::of("gpt2-tiny").set("architectures", json!(["GPT2ForSequenceClassification"]));
+    let width = classifier.tensors["transformer.ln_f.weight"].0[0];
+    let (error, hint) = classifier.add("score.weight", &[2, width]).refused();
+    assert_contains(&error, &["config.json", r#"["GPT2ForSequenceClassification"]"#, "`gpt2`"]);
+    assert_contains(&hint, &["GPT2LMHeadModel", "architectures"]);
+    let classifier = Checkpoint::of("llama-tiny").set("architectures", json!(["LlamaForSequenceClassification"]));
+    assert_contains(&classifier.drop("lm_head.weight").refused().0, &["LlamaForSequenceClassification"]);
+    // a folder that somebody else wrote need not say it
+    assert!(Checkpoint::of("llama-tiny").without("architectures").load().is_ok());
+    assert!(Checkpoint::of("llama-tiny").set("architectures", Value::Null).load().is_ok());
+}
+
+#[test]
+fn an_untied_model_without_a_head_is_refused() {
+    let untied = Checkpoint::of("llama-tiny").set("tie_word_embeddings", json!(false)).drop("lm_head.weight");
+    let (error, hint) = untied.refused();
+    assert_contains(&error, &["model.safetensors", "`lm_head.weight`", "no head"]);
+    assert_contains(&hint, &["AutoModelForCausalLM", "tie_word_embeddings"]);
+}
+
+#[test]
+fn tied_weights_are_read_under_either_name() {
+    let tied = || Checkpoint::of("llama-tiny").set("tie_word_embeddings", json!(true));
+    let one = tied().drop("lm_head.weight");
+    let other = tied()
+        .drop("lm_head.weight")
+        .copy("model.embed_tokens.weight", "lm_head.weight")
+        .drop("model.embed_tokens.weight");
+    let written = tied()
+        .drop("lm_head.weight")
+        .copy("model.embed_tokens.weight", "lm_head.weight")
+        .drop("model.embed_tokens.weight")
+        .write();
+    let parameters = TorchParameters::read(&written.path()).unwrap();
+    // the embedding's place, which is the first, and one parameter
+    assert_eq!(parameters.list[0].name, "lm_head.weight");
+    assert_eq!(parameters.list.iter().filter(|parameter| parameter.name == "lm_head.weight").count(), 1);
+    assert_eq!(one.logits(), other.logits());
+}
+
+#[test]
+fn a_decoder_that_sees_what_comes_is_refused() {
+    for (fixture, key, value) in [
+        ("llama-tiny", "is_causal", json!(false)),
+        ("gpt2-tiny", "is_causal", json!(false)),
+        ("llama-tiny", "use_bidirectional_attention", json!(true)),
+        ("gpt2-tiny", "is_encoder_decoder", json!(true)),
+        ("gpt2-tiny", "add_cross_attention", json!(true)),
+        ("llama-tiny", "quantization_config", json!({"quant_method": "bitsandbytes"})),
+        ("gpt2-tiny", "pruned_heads", json!({"0": [1]})),
+    ] {
+        let (error, _) = Checkpoint::of(fixture).set(key, value.clone()).refused();
+        assert_contains(&error, &["config.json", &format!("`{key}` = {value} is not supported")]);
+    }
+    assert!(Checkpoint::of("llama-tiny").set("is_causal", json!(true)).load().is_ok());
+    assert!(Checkpoint::of("gpt2-tiny").set("pruned_heads", json!({})).load().is_ok());
+}
+
+/// `llama-tiny` in the spelling of transformers 5, without any rotary settings.
+fn unrotated() -> Checkpoint {
+    Checkpoint::of("llama-tiny").without("rope_scaling").without("rope_parameters").without("rope_theta")
+}
+
+#[test]
+fn rope_scaling_replaces_rope_parameters() {
+    let (linear, plain) = (json!({"rope_type": "linear", "factor": 2.0}), json!({"rope_type": "default"}));
+    let both = || unrotated().set("rope_parameters", plain.clone()).set("rope_scaling", linear.clone());
+    let scaled = unrotated().set("rope_parameters", linear.clone()).logits();
+    assert_eq!(both().logits(), scaled);
+    assert_ne!(unrotated().set("rope_parameters", plain.clone()).logits(), scaled);
+    assert_contains(&both().notes(), &["`rope_scaling`", "the former counts"]);
+    // as a whole: the base is not taken from what it replaces, but from the top level or the default
+    let based = json!({"rope_type": "default", "rope_theta": 77.0});
+    let replaced = || unrotated().set("rope_parameters", based.clone()).set("rope_scaling", linear.clone());
+    assert_eq!(replaced().logits(), scaled);
+    let with_base = json!({"rope_type": "linear", "factor": 2.0, "rope_theta": 77.0});
+    let expected = unrotated().set("rope_parameters", with_base).logits();
+    assert_eq!(replaced().set("rope_theta", json!(77.0)).logits(), expected);
+    // an empty dictionary and null replace nothing
+    for empty in [json!({}), Value::Null] {
+        let given = unrotated().set("rope_parameters", linear.clone()).set("rope_scaling", empty);
+        assert_eq!(given.logits(), scaled);
+    }
+}
+
+#[test]
+fn llama_ignores_a_partial_rotary_factor() {
+    let plain = unrotated().logits();
+    assert_eq!(unrotated().set("partial_rotary_factor", json!(0.5)).logits(), plain);
+    let inside = json!({"rope_type": "default", "partial_rotary_factor": 0.5});
+    assert_eq!(unrotated().set("rope_parameters", inside).logits(), plain);
+    // transformers fails on it
+    let scaled = json!({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5});
+    assert_contains(&unrotated().set("rope_parameters", scaled).refused().0, &["partial_rotary_factor"]);
+}
+
+#[test]
+fn keys_that_nobody_knows_are_named() {
+    assert_eq!(Checkpoint::of("llama-tiny").notes(), "");
+    assert_eq!(Checkpoint::of("gpt2-tiny").notes(), "");
+    let notes = Checkpoint::of("llama-tiny").set("residual_scale", json!(0.5)).notes();
+    assert_contains(&notes, &["`config.json`", "not known for `llama`", "`residual_scale`"]);
+    // what transformers knows and does not compute with is no news
+    let usual = Checkpoint::of("gpt2-tiny").set("summary_type", json!("last")).set("temperature", json!(0.7));
+    assert_eq!(usual.set("reorder_and_upcast_attn", json!(true)).notes(), "");
+    assert_eq!(Checkpoint::of("llama-tiny").set("pretraining_tp", json!(2)).notes(), "");
+}
+
+#[test]
+fn tensors_without_a_place_are_named() {
+    let name = "model.layers.0.self_attn.q_norm.weight";
+    let notes = Checkpoint::of("llama-tiny").add(name, &[8]).notes();
+    assert_contains(&notes, &["no place in the model", &format!("`{name}`")]);
+    let notes = Checkpoint::of("llama-tiny").add("model.layers.0.self_attn.o_proj.bias", &[3]);
+    assert_contains(&notes.set("attention_bias", json!(false)).notes(), &["`model.layers.0.self_attn.o_proj.bias`"]);
+    let many = (0..40).fold(Checkpoint::of("llama-tiny"), |c, n| c.add(&format!("visual.{n}.weight"), &[2]));
+    let notes = many.notes();
+    assert_contains(&notes, &["and 32 more"]);
+    assert!(notes.len() < 500, "{notes}");
+    // buffers of old files are no parameters
+    assert_eq!(Checkpoint::of("gpt2-tiny").add("transformer.h.0.attn.bias", &[1, 1, 4, 4]).notes(), "");
+}
+
+#[test]
+fn an_adapter_that_is_not_merged_is_refused() {
+    let layer = "model.layers.0.self_attn.q_proj";
+    for name in [format!("{layer}.lora_A.default.weight"), format!("{layer}.base_layer.weight")] {
+        let (error, hint) = Checkpoint::of("llama-tiny").add(&name, &[2, 3]).refused();
+        assert_contains(&error, &["model.safetensors", &name, "adapter"]);
+        assert_contains(&hint, &["merge_and_unload()", "optimizer.pt"]);
+    }
+}
+
+#[test]
+fn an_adapter_beside_weights_is_named() {
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        let merged = Checkpoint::of("gpt2-tiny");
+        std::fs::write(merged.path().join(file), "{}").unwrap();
+        assert_contains(&merged.notes(), &["weights were used", "adapter was not", "merge_and_unload"]);
+    }
+}
+
+#[test]
+fn an_adapter_alone_is_told_what_merging_means() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    std::fs::write(folder.path().join("adapter_model.safetensors"), "").unwrap();
+    let error = Model::load(folder.path(), &LoadOptions::default()).unwrap_err();
+    assert_contains(&error.hint().unwrap(), &["PEFT adapter", "merge_and_unload()", "optimizer.pt"]);
+}
+
+#[test]
+fn null_is_no_default() {
+    for (fixture, key) in [
+        ("gpt2-tiny", "activation_function"),
+        ("gpt2-tiny", "layer_norm_epsilon"),
+        ("gpt2-tiny", "tie_word_embeddings"),
+        ("llama-tiny", "hidden_act"),
+        ("llama-tiny", "rms_norm_eps"),
+        ("mlp-tiny", "activation"),
+    ] {
+        let (error, _) = Checkpoint::of(fixture).set(key, Value::Null).refused();
+        assert_contains(&error, &["config.json", &format!("`{key}` = null, expected")]);
+    }
+    // of these null is a value
+    assert!(Checkpoint::of("gpt2-tiny").set("n_inner", Value::Null).load().is_ok());
+    assert!(Checkpoint::of("llama-tiny").set("rope_scaling", Value::Null).load().is_ok());
+}
+
+#[test]
+fn a_huge_configuration_is_refused_before_it_is_read() {
+    let written = Checkpoint::of("gpt2-tiny").write();
+    let file = std::fs::OpenOptions::new().write(true).open(written.path().join("config.json")).unwrap();
+    file.set_len(3 << 30).unwrap();
+    let before = std::time::Instant::now();
+    let error = Model::load(&written.path(), &LoadOptions::default()).unwrap_err().to_string();
+    assert!(before.elapsed().as_secs() < 2);
+    assert_contains(&error, &["config.json", "3221225472 bytes", "16 MiB"]);
+}
+
+#[test]
+fn a_tensor_in_two_shards_is_refused() {
+    let checkpoint = Checkpoint::of("llama-tiny").write();
+    let path = checkpoint.path();
+    std::fs::remove_file(path.join("model.safetensors")).unwrap();
+    let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+    let index = |twice: &str| {
+        checkpoint.write_tensors(shards[0], |name| name.contains("layers") || name == twice);
+        checkpoint.write_tensors(shards[1], |name| !name.contains("layers"));
+        let map: BTreeMap<&String, &str> =
+            checkpoint.tensors.keys().map(|name| (name, shards[usize::from(!name.contains("layers"))])).collect();
+        let index = json!({"weight_map": map}).to_string();
+        std::fs::write(path.join("model.safetensors.index.json"), index).unwrap();
+    };
+    index("");
+    let sound = Model::load(&path, &LoadOptions::default()).unwrap();
+    assert_eq!(logits(&sound), Checkpoint::of("llama-tiny").logits());
+    drop(sound);
+    shards.iter().for_each(|shard| std::fs::remove_file(path.join(shard)).unwrap());
+    index("model.norm.weight");
+    let error = Model::load(&path, &LoadOptions::default()).unwrap_err().to_string();
+    assert_contains(&error, &shards);
+    assert_contains(&error, &["`model.norm.weight`"]);
+}
+
+#[test]
+fn an_error_about_a_shape_is_short_however_many_dimensions_it_has() {
+    let shape = [vec![2], vec![1; 5000]].concat();
+    let (error, _) = Checkpoint::of("llama-tiny").drop("model.norm.weight").add("model.norm.weight", &shape).refused();
+    assert_contains(&error, &["`model.norm.weight`", "[2, 1, 1, 1, 1, 1, 1, 1, and 4993 more dimensions]"]);
+    assert!(error.len() < 400, "{error}");
+    let (error, _) = Checkpoint::of("mlp-tiny").add("layers.9.weight", &shape).refused();
+    assert!(error.len() < 400, "{error}");
+}
+
+#[test]
+fn an_error_about_a_key_is_short_however_long_its_value_is() {
+    let long = Value::String("é".repeat(100_000));
+    for key in ["hidden_act", "rms_norm_eps", "num_key_value_heads", "architectures", "rope_parameters"] {
+        let (error, _) = Checkpoint::of("llama-tiny").set(key, long.clone()).refused();
+        assert_contains(&error, &[&format!("`{key}`")]);
+        assert!(error.len() < 800, "{key}: {} bytes", error.len());
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_reported_with_its_file() {
+    let mut checkpoint = Checkpoint::of("gpt2-tiny");
+    let bytes = &mut checkpoint.tensors.get_mut("transformer.h.0.ln_1.weight").unwrap().1;
+    bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+    let folder = checkpoint.path();
+    let (error, _) = checkpoint.refused();
+    assert_contains(&error, &[&folder.display().to_string(), "`transformer.h.0.ln_1.weight`", "index 2"]);
+}
+
+/// One of fixtures/families.
+fn family(name: &str) -> Checkpoint {
+    Checkpoint::of(&format!("families/{name}"))
+}
+
+#[test]
+fn the_language_model_inside_gemma_3_is_read_in_both_spellings() {
+    let plain = family("gemma3").logits();
+    for prefix in ["model.language_model.", "language_model.model."] {
+        let mut inside = family("gemma3").add("vision_tower.embeddings.weight", &[3, 2]);
+        let names: Vec<String> = inside.tensors.keys().filter(|name| name.starts_with("model.")).cloned().collect();
+        for name in names {
+            let tensor = inside.tensors.remove(&name).unwrap();
+            inside.tensors.insert(name.replace("model.", prefix), tensor);
+        }
+        inside.config = json!({
+            "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+            "text_config": inside.config, "vision_config": {"hidden_size": 8}, "mm_tokens_per_image": 4,
+        });
+        let model = inside.load().unwrap();
+        assert_contains(&model.notes().join("\n"), &["`vision_tower.embeddings.weight`"]);
+        assert!(!model.notes().join("\n").contains("config.json"), "{:?}", model.notes());
+        assert_eq!(logits(&model), plain);
+    }
+}
+
+#[test]
+fn a_window_that_does_not_apply_is_ignored() {
+    // hub configurations of Qwen 2 have a number there
+    let with = |window: Value, used: bool| {
+        family("qwen2").without("layer_types").set("sliding_window", window).set("use_sliding_window", json!(used))
+    };
+    let whole = with(Value::Null, false).logits();
+    assert_eq!(with(json!(2), false).logits(), whole);
+    assert_ne!(with(json!(2), true).logits(), whole);
+    let (error, _) = family("qwen2").set("layer_types", json!(["full_attention"])).refused();
+    assert_contains(&error, &["`layer_types` has 1 entries for 3 layers"]);
+    let odd = json!(["full_attention", "linear_attention", "full_attention"]);
+    assert_contains(&family("qwen2").set("layer_types", odd).refused().0, &["`layer_types`", "not supported"]);
+}
+
+#[test]
+fn a_relative_with_llamas_settings_is_llama() {
+    // Mistral without a window is Llama but for its name
+    let checkpoint = || Checkpoint::of("llama-tiny").without("architectures");
+    let renamed = checkpoint().set("model_type", json!("mistral")).set("sliding_window", Value::Null);
+    assert_eq!(renamed.without("attention_bias").without("mlp_bias").logits(), checkpoint().logits());
+}
