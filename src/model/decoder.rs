@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::architecture::BlockNames;
 use super::norms::Norm;
-use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
+use super::parameters::{Held, InUse, Residence, Source, Stored, StoredTensor};
 use super::tracking::Tracking;
 use super::{Body, Footprint, Limits, LoadError, Loaded};
 use crate::curvature::gemm::Products;
@@ -61,14 +61,25 @@ struct Decoder<T: Transformer> {
     head: Head,
 }
 
-/// The language-model head: logits = `hidden · weightᵀ`.
+/// The language-model head: logits = `hidden · weightᵀ + bias`.
 #[derive(Debug)]
 struct Head {
     /// `[V, D]`; the embedding of tokens itself if it is tied.
     weight: Arc<Embedding>,
+    /// `[V]`.
+    bias: Option<Held<StoredTensor>>,
     /// The head's number, if it is tracked.
     layer: Option<LayerId>,
     products: Products,
+}
+
+/// A head's weight and bias while they are used.
+type HeadInUse<'a> = (InUse<'a, Tensor>, Option<InUse<'a, Tensor>>);
+
+impl Head {
+    fn parameters(&self) -> candle_core::Result<HeadInUse<'_>> {
+        Ok((self.weight.get()?, self.bias.as_ref().map(Held::get).transpose()?))
+    }
 }
 
 /// A decoder, whichever its transformer is.
@@ -117,10 +128,10 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         let head = &self.head;
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
             let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
-            let weight = head.weight.get()?;
+            let (weight, bias) = head.parameters()?;
             let loss = language_model_loss(
                 hidden,
-                LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products: head.products },
+                LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap: None, products: head.products },
                 &batch.positions,
                 &batch.targets,
                 &batch.keys,
@@ -142,8 +153,9 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
             x = block.get()?.trace(&x, &context, &taps)?;
         }
         let hidden = self.norm.get()?.trace(&x)?;
-        let weight = self.head.weight.get()?;
-        let head = LanguageModelHead { weight: &weight, bias: None, soft_cap: None, products: self.head.products };
+        let (weight, bias) = self.head.parameters()?;
+        let products = self.head.products;
+        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap: None, products };
         Ok(language_model_logits(hidden.value(), head)?)
     }
 
@@ -152,6 +164,7 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         self.transformer.check()?;
         self.blocks.iter().try_for_each(Held::check)?;
         self.norm.check()?;
+        self.head.bias.as_ref().map_or(Ok(()), Held::check)?;
         if Arc::ptr_eq(&self.tokens, &self.head.weight) { Ok(()) } else { self.head.weight.check() }
     }
 }
@@ -186,6 +199,8 @@ pub(super) struct Ends {
     tokens: StoredTensor,
     /// The head's own tensor; none if the head is the embedding.
     head: Option<StoredTensor>,
+    /// The head's bias.
+    bias: Option<StoredTensor>,
     /// The name under which the head is tracked.
     name: &'static str,
     /// V and D, the shape of both.
@@ -202,7 +217,7 @@ impl Ends {
         let (stored, embedding) = (format!("{name}.weight"), format!("{}.weight", names.before[0]));
         let stored_head = source.weights.contains(&stored);
         if tied && stored_head && !source.contains(&embedding) {
-            return Ok(Self { tokens: source.tensor_at(stored, &sizes)?, head: None, name, sizes });
+            return Ok(Self { tokens: source.tensor_at(stored, &sizes)?, head: None, bias: None, name, sizes });
         }
         let tokens = source.tensor(&embedding, &sizes)?;
         if !stored_head {
@@ -210,18 +225,24 @@ impl Ends {
                 let file = source.weights.origin().to_owned();
                 return Err(LoadError::NoHead { file, name: stored });
             }
-            return Ok(Self { tokens, head: None, name, sizes });
+            return Ok(Self { tokens, head: None, bias: None, name, sizes });
         }
         let head = source.tensor_at(stored.clone(), &sizes)?;
         if tied {
             if head.equals(&tokens)? {
-                return Ok(Self { tokens, head: None, name, sizes });
+                return Ok(Self { tokens, head: None, bias: None, name, sizes });
             }
             source.note(format!(
                 "`{stored}` differs from the embedding although the configuration says tied: both are kept"
             ));
         }
-        Ok(Self { tokens, head: Some(head), name, sizes })
+        Ok(Self { tokens, head: Some(head), bias: None, name, sizes })
+    }
+
+    /// The same with the head's bias, which does not belong to the embedding where they are tied.
+    pub(super) fn with_bias(self, source: &Source) -> Result<Self, LoadError> {
+        let bias = source.tensor_at(format!("{}.bias", self.name), &self.sizes[..1])?;
+        Ok(Self { bias: Some(bias), ..self })
     }
 
     /// A number as the type that the embedding is stored in has it.
@@ -247,8 +268,8 @@ impl<T: Transformer + 'static> Parts<T> {
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
-        let Ends { tokens, head, name, sizes: [vocabulary, width] } = self.ends;
-        let layer = tracking.outer_layer(name, vocabulary, width, false);
+        let Ends { tokens, head, bias, name, sizes: [vocabulary, width] } = self.ends;
+        let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
         let layers = tracking.finish()?;
         let footprint = Footprint {
             parameters: source.sizes().parameters,
@@ -266,13 +287,14 @@ impl<T: Transformer + 'static> Parts<T> {
             Some(own) => Arc::new(Held::new(own, residence)?),
             None => tokens.clone(),
         };
+        let bias = bias.map(|bias| Held::new(bias, residence)).transpose()?;
         let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
         let decoder = Decoder::<T> {
             tokens,
             transformer: transformer()?,
             blocks: blocks.collect::<Result<_, _>>()?,
             norm: Held::new(self.norm, residence)?,
-            head: Head { weight, layer, products: source.products },
+            head: Head { weight, bias, layer, products: source.products },
         };
         let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions });
         Ok(Loaded { body: Body::Decoder(Box::new(decoder)), layers, footprint, limits })

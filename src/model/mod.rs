@@ -6,10 +6,13 @@ mod decoder;
 mod error;
 mod footprint;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod identity;
 mod llama;
 mod mlp;
 mod norms;
+mod opt;
 mod parameters;
 mod relatives;
 mod rotary;
@@ -39,6 +42,9 @@ use crate::data::{Batch, ModelLimits, RowLimits};
 /// The architectures that are supported.
 const ARCHITECTURES: &[&Architecture] = &[
     &gpt2::ARCHITECTURE,
+    &gpt_neox::ARCHITECTURE,
+    &gptj::ARCHITECTURE,
+    &opt::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &relatives::qwen2::ARCHITECTURE,
     &relatives::qwen3::ARCHITECTURE,

@@ -1,0 +1,251 @@
+//! OPT (Zhang et al. 2022) as `OPTForCausalLM` stores it: learned positions, norms before or behind each branch,
+//! tied head.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::architecture::{Architecture, BlockNames, Parameters};
+use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
+use super::norms::{Norm, StoredLayerNorm};
+use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::tracking::{SharedInput, Tracking};
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::nn::{Activation, Attention, LayerNorm};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "opt",
+    classes: &["OPTForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(NAMES),
+    tied_by_default: true,
+    without_effect: &["activation_dropout", "dropout", "init_std", "layerdrop"],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+const NAMES: BlockNames = BlockNames {
+    prefixes: &["model.decoder.", "decoder."],
+    before: &["embed_tokens", "embed_positions", "final_layer_norm"],
+    blocks: "layers",
+    modules: &[
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.q_proj",
+        "self_attn.out_proj",
+        "self_attn_layer_norm",
+        "fc1",
+        "fc2",
+        "final_layer_norm",
+    ],
+    after: &[],
+    heads: &["lm_head"],
+    buffers: &[],
+    layout: Layout::OutputsFirst,
+};
+
+/// Rows of `embed_positions` before the one of the first position.
+const OFFSET: usize = 2;
+
+/// Added to the variance by every norm: the configuration has no key for it.
+const EPSILON: f64 = 1e-5;
+
+/// `embed_tokens` and `embed_positions`, blocks `layers`, `final_layer_norm`, `lm_head`; `x: [R, D]` throughout.
+#[derive(Debug)]
+struct Opt {
+    embed_positions: Embedding,
+}
+
+#[derive(Debug)]
+pub(super) struct Block {
+    self_attn: SelfAttention,
+    self_attn_layer_norm: LayerNorm,
+    fc1: Linear,
+    activation: Activation,
+    fc2: Linear,
+    final_layer_norm: LayerNorm,
+    norms: Places,
+}
+
+/// Where a block's norms stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// Before each branch.
+    BeforeBranches,
+    /// Behind each sum of a branch and the residual stream.
+    BehindSums,
+}
+
+#[derive(Debug)]
+struct SelfAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    attention: Attention,
+}
+
+impl Transformer for Opt {
+    type Block = StoredBlock;
+    type Norm = StoredLastNorm;
+    type Context = Positions;
+
+    fn context(&self, positions: &Positions) -> Positions {
+        positions.clone()
+    }
+
+    fn embed(&self, tokens: Tensor, positions: &Positions) -> candle_core::Result<Tensor> {
+        let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
+        tokens + self.embed_positions.rows(&places)?
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.embed_positions.check()
+    }
+}
+
+impl decoder::Block<Positions> for Block {
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let mlp = |x: &Traced| self.fc2.trace(&self.activation.trace(&self.fc1.trace(x, taps)?)?, taps);
+        match self.norms {
+            Places::BeforeBranches => {
+                let x = x.add(&self.self_attn.trace(&self.self_attn_layer_norm.trace(x)?, positions, taps)?)?;
+                x.add(&mlp(&self.final_layer_norm.trace(&x)?)?)
+            }
+            Places::BehindSums => {
+                let x = self.self_attn_layer_norm.trace(&x.add(&self.self_attn.trace(x, positions, taps)?)?)?;
+                self.final_layer_norm.trace(&x.add(&mlp(&x)?)?)
+            }
+        }
+    }
+}
+
+impl SelfAttention {
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let q = self.q_proj.trace(x, taps)?; // [R, D]
+        let k = self.k_proj.trace(x, taps)?;
+        let v = self.v_proj.trace(x, taps)?;
+        self.out_proj.trace(&self.attention.trace(&q, &k, &v, positions, None)?, taps)
+    }
+}
+
+/// The norm behind the blocks, which models with norms behind sums lack.
+#[derive(Debug)]
+struct StoredLastNorm(Option<StoredLayerNorm>);
+
+/// The same in memory.
+#[derive(Debug)]
+pub(super) struct LastNorm(Option<LayerNorm>);
+
+impl Stored for StoredLastNorm {
+    type Value = LastNorm;
+
+    fn read(&self) -> Result<LastNorm, LoadError> {
+        self.0.as_ref().map(Stored::read).transpose().map(LastNorm)
+    }
+}
+
+impl Norm for LastNorm {
+    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
+        self.0.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))
+    }
+}
+
+#[derive(Debug)]
+struct StoredBlock {
+    kvqo: [StoredLinear; 4],
+    attention: Attention,
+    self_attn_layer_norm: StoredLayerNorm,
+    fc1: StoredLinear,
+    activation: Activation,
+    fc2: StoredLinear,
+    final_layer_norm: StoredLayerNorm,
+    norms: Places,
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let [k, v, q, o] = &self.kvqo;
+        Ok(Block {
+            self_attn: SelfAttention {
+                q_proj: q.read()?,
+                k_proj: k.read()?,
+                v_proj: v.read()?,
+                out_proj: o.read()?,
+                attention: self.attention.clone(),
+            },
+            self_attn_layer_norm: self.self_attn_layer_norm.read()?,
+            fc1: self.fc1.read()?,
+            activation: self.activation,
+            fc2: self.fc2.read()?,
+            final_layer_norm: self.final_layer_norm.read()?,
+            norms: self.norms,
+        })
+    }
+}
+
+/// Builds the model from its folder's configuration and weights.
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let (d, heads, blocks) =
+        (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
+    let (inner, vocabulary) = (config.size("ffn_dim")?, config.size("vocab_size")?);
+    let max_positions = config.size("max_position_embeddings")?;
+    if d % heads != 0 {
+        return Err(config.problem(format!("`hidden_size` = {d} is not a multiple of `num_attention_heads` = {heads}")));
+    }
+    if config.optional_size("word_embed_proj_dim")?.is_some_and(|width| width != d) {
+        // 350 M alone: projections between the embeddings and the blocks
+        return Err(config.unsupported("word_embed_proj_dim"));
+    }
+    if !config.flag("layer_norm_elementwise_affine", true)? {
+        return Err(config.unsupported("layer_norm_elementwise_affine"));
+    }
+    let activation = config.text("activation_function", "relu")?;
+    let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation_function"))?;
+    let bias = config.flag("enable_bias", true)?;
+    let norms = if config.flag("do_layer_norm_before", true)? { Places::BeforeBranches } else { Places::BehindSums };
+    let removed = config.flag("_remove_final_layer_norm", false)?;
+
+    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
+    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, EPSILON);
+    let mut tracking = Tracking::new(&options.selection);
+    let mut linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
+        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+    };
+    let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
+    let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
+    let embed_positions = source.tensor("embed_positions.weight", &[max_positions + OFFSET, d])?;
+    let layers = Blocks::new(&source, blocks, |n| {
+        let mut qkv = SharedInput::default();
+        let name = |part: &str| format!("layers.{n}.{part}");
+        Ok(StoredBlock {
+            kvqo: [
+                linear(&name("self_attn.k_proj"), d, d, &mut qkv)?,
+                linear(&name("self_attn.v_proj"), d, d, &mut qkv)?,
+                linear(&name("self_attn.q_proj"), d, d, &mut qkv)?,
+                linear(&name("self_attn.out_proj"), d, d, &mut SharedInput::default())?,
+            ],
+            attention: Attention { products: source.products, ..Attention::causal(heads, d / heads) },
+            self_attn_layer_norm: norm(&name("self_attn_layer_norm"))?,
+            fc1: linear(&name("fc1"), inner, d, &mut SharedInput::default())?,
+            activation,
+            fc2: linear(&name("fc2"), d, inner, &mut SharedInput::default())?,
+            final_layer_norm: norm(&name("final_layer_norm"))?,
+            norms,
+        })
+    })?;
+    let last = norms == Places::BeforeBranches && !removed;
+    let parts = Parts {
+        ends,
+        blocks: layers,
+        norm: StoredLastNorm(last.then(|| norm("final_layer_norm")).transpose()?),
+        max_positions: Some(max_positions),
+    };
+    parts.load(&source, tracking, options.residence, || {
+        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)? })
+    })
+}
