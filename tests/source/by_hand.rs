@@ -68,6 +68,7 @@ impl ByHand {
         let data = reports.iter().map(|report| StageData {
             examples: Some(report.examples),
             targets_per_example: (report.longest > 1).then(|| report.targets as f64 / report.examples as f64),
+            ..StageData::default()
         });
         let run = case.request.resolve(readings, &data.collect::<Vec<_>>()).expect("numbers");
         let networks = run.segments.iter().enumerate().map(|(index, (stage, segment))| match other(index) {

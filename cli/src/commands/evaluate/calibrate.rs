@@ -9,8 +9,8 @@ use super::{FigureFormat, amount, cells, print, print_csv, print_json};
 use crate::failure::Problem;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
-use crate::terminal::say;
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal::say;
 use crate::words::counted;
 
 /// Fix the scale of a run's predicted amounts by a few retrained subsets

@@ -53,7 +53,8 @@ impl Lds {
         let truth = self.retrained.read()?;
         let files = ScoreFile::open_all(&self.figures.scores)?;
         let predictions = files.iter().map(|file| {
-            let beside = || format!("{}: cannot be evaluated on {}", file.path().display(), self.retrained.masks().display());
+            let beside =
+                || format!("{}: cannot be evaluated on {}", file.path().display(), self.retrained.masks().display());
             truth.predictions(file).with_context(beside)
         });
         let predictions = predictions.collect::<anyhow::Result<Vec<_>>>()?;
