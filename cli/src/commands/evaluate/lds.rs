@@ -10,7 +10,6 @@ use super::{FigureFormat, Figures, amount, cells, print, print_csv, print_json, 
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
-use crate::terminal::inline;
 use crate::words::counted;
 
 /// Intervals have long settled by then.

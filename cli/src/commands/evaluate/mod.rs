@@ -94,10 +94,11 @@ fn print_json(report: &impl Serialize) -> anyhow::Result<()> {
 fn print_csv(rows: impl IntoIterator<Item = Vec<String>>) -> anyhow::Result<()> {
     let mut writer = csv::Writer::from_writer(vec![]);
     for row in rows {
-        match terminal::stdout_is_terminal() {
-            true => writer.write_record(row.iter().map(|cell| &*terminal::inline(cell)).collect::<Vec<_>>())?,
-            false => writer.write_record(row)?,
-        }
+        let visible = |cell: String| match terminal::stdout_is_terminal() {
+            true => terminal::inline(&cell).into_owned(),
+            false => cell,
+        };
+        writer.write_record(row.into_iter().map(visible))?;
     }
     let bytes = writer.into_inner().map_err(|error| anyhow::anyhow!("{error}"))?;
     terminal::print_prepared(&bytes, "the figures")
