@@ -68,6 +68,8 @@ struct Head {
     weight: Arc<Embedding>,
     /// `[V]`.
     bias: Option<Held<StoredTensor>>,
+    /// The bound `c` of logits, `c tanh(x / c)`.
+    soft_cap: Option<f64>,
     /// The head's number, if it is tracked.
     layer: Option<LayerId>,
     products: Products,
@@ -131,7 +133,12 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
             let (weight, bias) = head.parameters()?;
             let loss = language_model_loss(
                 hidden,
-                LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap: None, products: head.products },
+                LanguageModelHead {
+                    weight: &weight,
+                    bias: bias.as_deref(),
+                    soft_cap: head.soft_cap,
+                    products: head.products,
+                },
                 &batch.positions,
                 &batch.targets,
                 &batch.keys,
@@ -154,8 +161,8 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         }
         let hidden = self.norm.get()?.trace(&x)?;
         let (weight, bias) = self.head.parameters()?;
-        let products = self.head.products;
-        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap: None, products };
+        let Head { soft_cap, products, .. } = self.head;
+        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
         Ok(language_model_logits(hidden.value(), head)?)
     }
 
@@ -201,6 +208,8 @@ pub(super) struct Ends {
     head: Option<StoredTensor>,
     /// The head's bias.
     bias: Option<StoredTensor>,
+    /// The bound `c` of logits, `c tanh(x / c)`.
+    soft_cap: Option<f64>,
     /// The name under which the head is tracked.
     name: &'static str,
     /// V and D, the shape of both.
@@ -217,7 +226,14 @@ impl Ends {
         let (stored, embedding) = (format!("{name}.weight"), format!("{}.weight", names.before[0]));
         let stored_head = source.weights.contains(&stored);
         if tied && stored_head && !source.contains(&embedding) {
-            return Ok(Self { tokens: source.tensor_at(stored, &sizes)?, head: None, bias: None, name, sizes });
+            return Ok(Self {
+                tokens: source.tensor_at(stored, &sizes)?,
+                head: None,
+                bias: None,
+                soft_cap: None,
+                name,
+                sizes,
+            });
         }
         let tokens = source.tensor(&embedding, &sizes)?;
         if !stored_head {
@@ -225,24 +241,29 @@ impl Ends {
                 let file = source.weights.origin().to_owned();
                 return Err(LoadError::NoHead { file, name: stored });
             }
-            return Ok(Self { tokens, head: None, bias: None, name, sizes });
+            return Ok(Self { tokens, head: None, bias: None, soft_cap: None, name, sizes });
         }
         let head = source.tensor_at(stored.clone(), &sizes)?;
         if tied {
             if head.equals(&tokens)? {
-                return Ok(Self { tokens, head: None, bias: None, name, sizes });
+                return Ok(Self { tokens, head: None, bias: None, soft_cap: None, name, sizes });
             }
             source.note(format!(
                 "`{stored}` differs from the embedding although the configuration says tied: both are kept"
             ));
         }
-        Ok(Self { tokens, head: Some(head), bias: None, name, sizes })
+        Ok(Self { tokens, head: Some(head), bias: None, soft_cap: None, name, sizes })
     }
 
     /// The same with the head's bias, which does not belong to the embedding where they are tied.
     pub(super) fn with_bias(self, source: &Source) -> Result<Self, LoadError> {
         let bias = source.tensor_at(format!("{}.bias", self.name), &self.sizes[..1])?;
         Ok(Self { bias: Some(bias), ..self })
+    }
+
+    /// The same with logits that are bounded by `c tanh(x / c)`, if there is a `c`.
+    pub(super) fn capped(self, soft_cap: Option<f64>) -> Self {
+        Self { soft_cap, ..self }
     }
 
     /// A number as the type that the embedding is stored in has it.
@@ -268,7 +289,7 @@ impl<T: Transformer + 'static> Parts<T> {
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
-        let Ends { tokens, head, bias, name, sizes: [vocabulary, width] } = self.ends;
+        let Ends { tokens, head, bias, soft_cap, name, sizes: [vocabulary, width] } = self.ends;
         let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
         let layers = tracking.finish()?;
         let footprint = Footprint {
@@ -294,7 +315,7 @@ impl<T: Transformer + 'static> Parts<T> {
             transformer: transformer()?,
             blocks: blocks.collect::<Result<_, _>>()?,
             norm: Held::new(self.norm, residence)?,
-            head: Head { weight, bias, layer, products: source.products },
+            head: Head { weight, bias, soft_cap, layer, products: source.products },
         };
         let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions });
         Ok(Loaded { body: Body::Decoder(Box::new(decoder)), layers, footprint, limits })

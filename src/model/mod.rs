@@ -50,6 +50,7 @@ const ARCHITECTURES: &[&Architecture] = &[
     &relatives::qwen3::ARCHITECTURE,
     &relatives::mistral::ARCHITECTURE,
     &relatives::gemma::ARCHITECTURE,
+    &relatives::gemma2::ARCHITECTURE,
     &relatives::gemma3::TEXT,
     &relatives::gemma3::WITH_IMAGES,
     &relatives::phi3::ARCHITECTURE,

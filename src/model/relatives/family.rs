@@ -28,6 +28,10 @@ pub(super) struct Family {
     pub(super) packing: Packing,
     /// Factor of attention's scores.
     pub(super) scale: f64,
+    /// The bound `c` of attention's scores, `c tanh(x / c)`.
+    pub(super) attention_soft_cap: Option<f64>,
+    /// The bound of logits, in the same way.
+    pub(super) logits_soft_cap: Option<f64>,
     /// Bound of queries, keys and values.
     pub(super) clip: Option<f64>,
     /// What `layers` refers to.
@@ -138,6 +142,8 @@ impl Family {
             query_key_norms: QueryKeyNorms::Absent,
             packing: Packing::Separate,
             scale: 1.0 / (head_size as f64).sqrt(),
+            attention_soft_cap: None,
+            logits_soft_cap: None,
             clip: None,
             ropes: vec![],
             layers: vec![Layer { window: None, rope: Some(0) }; config.size("num_hidden_layers")?],
@@ -214,6 +220,21 @@ pub(super) const PLAIN: &[&str] = &[
     "mlp.down_proj",
     "input_layernorm",
     "post_attention_layernorm",
+];
+
+/// The modules of a block with norms before and behind each branch.
+pub(super) const AROUND: &[&str] = &[
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
 ];
 
 /// The same with norms of queries and keys.

@@ -58,11 +58,8 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let activation = ("hidden_activation", "gelu_pytorch_tanh");
     let defaults = Defaults { kv_heads: Some(4), head_size: Some(256), activation, ..Defaults::LLAMA };
     let mut family = Family::read(config, defaults)?.attention_bias(config)?;
-    for key in ["attn_logit_softcapping", "final_logit_softcapping"] {
-        if config.optional_number(key, None)?.is_some() {
-            return Err(config.unsupported(key));
-        }
-    }
+    family.attention_soft_cap = config.optional_number("attn_logit_softcapping", None)?;
+    family.logits_soft_cap = config.optional_number("final_logit_softcapping", None)?;
     family.norm = NormKind::Rms { epsilon: config.number("rms_norm_eps", 1e-6)?, offset: 1.0 };
     family.norm_places = NormPlaces::Around;
     family.query_key_norms = QueryKeyNorms::OfHeads;

@@ -2,6 +2,7 @@
 //! details that [`Family`] lists. One figure serves all of them; each family's file reads its configuration.
 
 pub(super) mod gemma;
+pub(super) mod gemma2;
 pub(super) mod gemma3;
 pub(super) mod mistral;
 pub(super) mod olmo;

@@ -140,7 +140,7 @@ pub(super) fn build(
     let Family { width, heads, kv_heads, head_size, inner, vocabulary, .. } = family;
     let source = Source::new(weights, names.prefix_in(weights), config, options);
     let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
-    let ends = Ends::new(&source, names, [vocabulary, width], tied)?;
+    let ends = Ends::new(&source, names, [vocabulary, width], tied)?.capped(family.logits_soft_cap);
     let norm = |name: &str, width: usize| StoredNorm::new(&source, family.norm, name, width, options);
     let mut tracking = Tracking::new(&options.selection);
     let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
@@ -191,7 +191,7 @@ pub(super) fn build(
                 scale: family.scale,
                 mask: Mask::Causal,
                 window,
-                soft_cap: None,
+                soft_cap: family.attention_soft_cap,
                 products: source.products,
             },
             rope,
