@@ -21,7 +21,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     load,
     parameters: Parameters::Blocks(NAMES),
     tied_by_default: false,
-    without_effect: &["hidden_dropout", "rope_theta"],
+    without_effect: &["hidden_dropout", "num_key_value_heads", "rope_theta"],
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

@@ -181,12 +181,12 @@ impl Reading {
         if epochs.drops_last != Some(false) || processes != 1 {
             return Ok(());
         }
-        let mut before = 0.0;
-        for &(step, epoch, counted) in &self.logged_tokens {
-            if counted < before {
-                break; // training was resumed, and the count began again
-            }
-            before = counted;
+        // where training was resumed the count began again
+        let whole = self.logged_tokens.windows(2).position(|pair| pair[1].2 < pair[0].2);
+        let logged = &self.logged_tokens[..whole.map_or(self.logged_tokens.len(), |last| last + 1)];
+        // the end of an epoch says most plainly what an epoch has
+        let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) = logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
+        for &(step, epoch, counted) in ends.into_iter().chain(others) {
             let (least, most) = (epoch.floor() * data.tokens as f64, epoch.ceil() * data.tokens as f64);
             if counted < least || counted > most {
                 return Err(ReadError::TokensDisagree {
