@@ -36,7 +36,6 @@ fn flags() {
     let rows = format!("source --run fixtures/mlp-trajectory {ROWS}");
     said.case("no training run", &folder, &format!("source {ROWS}"));
     said.case("a checkpoint beside it", &folder, &format!("{rows} --model fixtures/mlp-tiny"));
-    said.case("a training run for influence", &folder, &rows.replacen("source", "influence", 1));
     said.case("two training runs", &folder, &format!("{rows} --trajectory run.toml"));
     said.case("no training examples", &folder, &format!("source --run fixtures/mlp-trajectory {QUERIES}"));
     for flags in [

@@ -16,7 +16,7 @@ fn run(name: &str) -> Option<String> {
     }
     let at = |file: &str| folder.join(file).display().to_string();
     Some(format!(
-        "source --run {} --train {} --queries {} --tokenizer {} --dry-run",
+        "source --run {} --train {} --queries {} --tokenizer {} --dry-run --out target/never-written",
         at("run"),
         at("train.jsonl"),
         at("queries.jsonl"),
@@ -94,8 +94,7 @@ fn description(folder: &Folder, added: &str, checkpoint: &str) -> String {
 
 const RATES: &str = "learning_rate = [{ from_step = 0, value = 0.2 }]";
 const LAST: &str = "mlp-trajectory/checkpoint-720";
-const MLP_DATA: &str =
-    "--train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors --dry-run";
+const MLP_DATA: &str = "--train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors --dry-run --out target/never-written";
 
 #[test]
 fn names_of_no_layer_are_refused() {
@@ -139,7 +138,7 @@ fn an_error_in_a_checkpoint_names_the_description() {
 
 #[test]
 fn the_note_on_few_batches_is_said_once() {
-    let plan = planned(&format!("source {TRAINER} --dry-run"));
+    let plan = planned(&format!("source {TRAINER} --dry-run --out target/never-written"));
     assert!(plan.matches("fewer than 20 batches").count() <= 1, "{plan}");
 }
 

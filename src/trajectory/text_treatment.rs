@@ -185,7 +185,8 @@ impl Reading {
         let whole = self.logged_tokens.windows(2).position(|pair| pair[1].2 < pair[0].2);
         let logged = &self.logged_tokens[..whole.map_or(self.logged_tokens.len(), |last| last + 1)];
         // the end of an epoch says most plainly what an epoch has
-        let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) = logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
+        let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) =
+            logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
         for &(step, epoch, counted) in ends.into_iter().chain(others) {
             let (least, most) = (epoch.floor() * data.tokens as f64, epoch.ceil() * data.tokens as f64);
             if counted < least || counted > most {

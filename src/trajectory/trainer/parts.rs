@@ -77,7 +77,7 @@ pub(super) fn parts(
 pub(super) fn states(folders: &[Folder]) -> Result<Vec<Option<TrainerState>>, ReadError> {
     let read = |folder: &Folder| -> Result<Option<TrainerState>, ReadError> {
         let file = folder.path.join("trainer_state.json");
-        if !file.exists() {
+        if !crate::presence::is_file(&file) {
             return Ok(None);
         }
         let mut state = TrainerState::read(&file)?;
