@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +16,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use super::LoadError;
 use super::error::MERGE_ADAPTER;
 use crate::attribution::store::forget_pages;
+use crate::foreign_file;
 
 /// The tensors of a checkpoint folder, by name.
 #[derive(Debug)]
@@ -393,7 +393,7 @@ fn broken(path: &Path, error: &SafeTensorError) -> LoadError {
 /// The file as UTF-8 text, if it has at most so many bytes.
 pub(super) fn read(path: &Path, limit: u64) -> Result<String, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = foreign_file::open(path).map_err(unreadable)?;
     let size = file.metadata().map_err(unreadable)?.len();
     let mut text = String::new();
     // a file may grow while it is read
@@ -406,7 +406,7 @@ pub(super) fn read(path: &Path, limit: u64) -> Result<String, LoadError> {
 #[allow(unsafe_code)]
 fn map(path: &Path) -> Result<Mmap, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
-    let file = File::open(path).map_err(unreadable)?;
+    let file = foreign_file::open(path).map_err(unreadable)?;
     // SAFETY: the map is read-only. A checkpoint that somebody truncates while it is read ends the
     // process with a signal; that is documented and the usual contract of memory-mapped weights.
     unsafe { Mmap::map(&file) }.map_err(unreadable)

@@ -192,7 +192,7 @@ impl TorchFile {
     }
 
     fn open_inner(path: &Path) -> Result<Self, TorchProblem> {
-        let mut file = File::open(path)?;
+        let mut file = crate::foreign_file::open(path)?;
         let file_size = file.metadata()?.len();
         check_magic(&mut file)?;
         zip_directory::check(&mut file, file_size)?;

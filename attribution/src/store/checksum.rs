@@ -262,24 +262,6 @@ mod tests {
         check_json(file, "{\"train_size\": 24}").unwrap();
     }
 
-    /// Not a test of correctness: `cargo test -p ascribe-attribution --lib -- --ignored --nocapture cost_of` prints it.
-    #[test]
-    #[ignore = "measures"]
-    fn the_cost_of_a_check_is_measured() {
-        let file = tempfile::tempfile().unwrap();
-        let length = 1 << 30;
-        let block: Vec<u8> = (0..1 << 24).map(|i: u32| (i.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect();
-        for _ in 0..length / block.len() as u64 {
-            std::io::Write::write_all(&mut &file, &block).unwrap();
-        }
-        for _ in 0..3 {
-            let start = Instant::now();
-            of(&file, length, &(100..164)).unwrap();
-            let seconds = start.elapsed().as_secs_f64();
-            eprintln!("1 GiB in the system's cache: {seconds:.3} s with {} threads", rayon::current_num_threads());
-        }
-    }
-
     /// Every bit of a file is covered: of its length, its header, its padding, its tensors and the checksum itself.
     #[test]
     fn no_flipped_bit_goes_unnoticed() {

@@ -83,11 +83,10 @@ pub fn cases() -> Vec<Case> {
         train("a mask of another length", JSONL, line(json!({"input_ids": [1, 2, 3], "attention_mask": [1]}))),
         train("an id that is a list", JSONL, line(json!({"id": [1], "text": "a sheep"}))),
         train("an id that is a fraction", JSONL, line(json!({"id": 1.5, "text": "a sheep"}))),
-        train("ids of examples that repeat", JSONL, line(json!({"id": ESCAPES, "text": "a sheep"})).repeat(2))
-            .open("data: repeated ids are numbered, or refused with their lines"),
+        train("ids of examples that repeat", JSONL, line(json!({"id": ESCAPES, "text": "a sheep"})).repeat(2)),
         train("longer than the model's positions", JSONL, line(json!({"text": "a sheep in a barn ".repeat(100)}))),
-        train("a word of 20 MB", JSONL, line(json!({"text": "x".repeat(20 << 20)}))).open("data: tokenizing has a bound"),
-        train("a line of 20 MB", JSONL, line(json!({"text": "a sheep ".repeat(5 << 19)}))).open("data: tokenizing has a bound"),
+        train("a word of 20 MB", JSONL, line(json!({"text": "x".repeat(20 << 20)}))),
+        train("a line of 20 MB", JSONL, line(json!({"text": "a sheep ".repeat(5 << 19)}))),
         train("no ending", "train", "a sheep\n"),
         train("an unknown ending", "train.\u{1b}[31mparquet", "PAR1"),
         train("an unknown ending that forges an error", "train.x\nerror: forged", "PAR1").and("train"),
@@ -118,16 +117,14 @@ pub fn cases() -> Vec<Case> {
             words(&format!(
                 "influence --model fixtures/gpt2-tiny --train {train} --queries fixtures/gpt2-tiny/queries.jsonl --out RUN --dry-run"
             ))
-        })
-        .open("data: only regular files are read"),
+        }),
         Case::refused("train: a device that never ends", "zero.jsonl", |folder| {
             std::os::unix::fs::symlink("/dev/zero", folder.path("zero.jsonl")).expect("new");
             let train = folder.arg("zero.jsonl");
             words(&format!(
                 "influence --model fixtures/gpt2-tiny --train {train} --queries fixtures/gpt2-tiny/queries.jsonl --out RUN --dry-run"
             ))
-        })
-        .open("data: only regular files are read"),
+        }),
         rows("empty", Vec::clear),
         rows("cut", |content| content.truncate(100)),
         rows("zeros", |content| content.fill(0)),

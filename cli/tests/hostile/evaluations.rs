@@ -106,10 +106,8 @@ pub fn cases() -> Vec<Case> {
             let masks = [TensorData::new(ESCAPES, &[3, 4], &MASK)];
             write_safetensors(&here.join("subsets.safetensors"), &masks, &Metadata::new()).expect("writable");
         }),
-        lds("outcomes that are NaN", "outcomes.safetensors", "", |here| rest(here, &MASK, &[f32::NAN; 6]))
-            .open("eval: errors of outcomes name the file"),
-        lds("outcomes that are infinite", "outcomes.safetensors", "", |here| rest(here, &MASK, &[f32::INFINITY; 6]))
-            .open("eval: errors of outcomes name the file"),
+        lds("outcomes that are NaN", "outcomes.safetensors", "", |here| rest(here, &MASK, &[f32::NAN; 6])),
+        lds("outcomes that are infinite", "outcomes.safetensors", "", |here| rest(here, &MASK, &[f32::INFINITY; 6])),
         lds("outcomes of other queries", "outcomes.safetensors", "", |here| {
             let values = [TensorData::new("margin", &[3, 3], &[0.1_f32; 9])];
             write_safetensors(&here.join("outcomes.safetensors"), &values, &Metadata::new()).expect("writable");
@@ -137,7 +135,7 @@ pub fn cases() -> Vec<Case> {
         lds("a check against infinity", "--at-least", "--at-least inf", nothing),
         lds("a check against text", "--at-least", "--at-least x", nothing),
         lds("a seed that is negative", "--seed", "--seed=-1", nothing),
-        answers("empty", "").open("eval: a file without answers is refused by name"),
+        answers("empty", ""),
         answers("no JSON", "\u{1b}[31m"),
         answers("an array", "[]"),
         answers("no ids", "{\"stated_by\": [\"a\"]}\n"),

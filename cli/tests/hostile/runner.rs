@@ -22,11 +22,14 @@ pub enum Outcome {
     Done(Vec<String>),
 }
 
+/// Makes a case's files in a folder, and the arguments of the command.
+type Make = Box<dyn Fn(&Folder) -> Vec<String> + Send + Sync>;
+
 /// An input, and the right outcome.
 pub struct Case {
     pub name: String,
     /// Makes the files and gives the arguments; `RUN` among them is the run folder of the case.
-    make: Box<dyn Fn(&Folder) -> Vec<String> + Send + Sync>,
+    make: Make,
     outcome: Outcome,
     /// What it waits for, if its right outcome is not reached yet.
     pub open: Option<&'static str>,

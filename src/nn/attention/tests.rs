@@ -105,7 +105,7 @@ fn windows_show_the_keys_that_transformers_shows() -> Result<()> {
             for q in 0..n {
                 let visible = |k: i64| match mask {
                     Mask::Causal => k <= q && k > q - w,
-                    Mask::Bidirectional => (q - k).abs() <= w - 1,
+                    Mask::Bidirectional => (q - k).abs() < w,
                 };
                 let count = (0..n).filter(|&k| visible(k)).count();
                 for k in 0..n {

@@ -72,7 +72,9 @@ mod tests {
     #[test]
     fn soft_caps_and_their_slopes_agree_with_f64() {
         type Slopes = fn(&mut [f32], &mut [f32], f32, f32);
-        let kernels: [(fn(&mut [f32], f32, f32), Slopes, fn(&mut [f32], &[f32])); 2] = [
+        type Cap = fn(&mut [f32], f32, f32);
+        type Times = fn(&mut [f32], &[f32]);
+        let kernels: [(Cap, Slopes, Times); 2] = [
             (soft_cap, soft_cap_and_slopes, multiply),
             (soft_cap_lanes::<Plain>, soft_cap_and_slopes_lanes::<Plain>, multiply_lanes::<Plain>),
         ];

@@ -1,6 +1,5 @@
 //! `trainer_state.json`.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -175,7 +174,7 @@ pub(in crate::trajectory) fn read_text(file: &Path, limit: u64) -> Result<String
     if !std::fs::metadata(file).map_err(read)?.is_file() {
         return Err(ReadError::NoFile { file: file.to_path_buf() });
     }
-    let open = File::open(file).map_err(read)?;
+    let open = crate::foreign_file::open(file).map_err(read)?;
     let mut text = String::new();
     open.take(limit + 1).read_to_string(&mut text).map_err(read)?;
     if text.len() as u64 > limit {

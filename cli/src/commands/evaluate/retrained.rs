@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use ascribe::attribution::evaluate::{MaskMeaning, Orientation, Outcomes, Predictions, Removals, Subsets};
 use clap::{Args, ValueEnum};
 
@@ -75,7 +76,9 @@ impl Retrained {
                 let file = subsets;
                 let subsets = Subsets::read(file, meaning)?;
                 refuse_equal(&subsets, file)?;
-                Ok(Truth::Subsets(subsets, Outcomes::read(outcomes, &self.outcome, orientation)?))
+                let outcomes = Outcomes::read(outcomes, &self.outcome, orientation)
+                    .with_context(|| format!("{}: cannot be taken as outcomes", outcomes.display()))?;
+                Ok(Truth::Subsets(subsets, outcomes))
             }
             // the flags' own rules have refused this
             _ => anyhow::bail!("`--subsets` with `--outcomes`, or `--removals`, is needed"),
