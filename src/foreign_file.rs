@@ -16,13 +16,13 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It is a folder, a pipe or a device.
+    /// The file is a folder, a pipe or a device.
     #[error("it is {found}; only regular files and links to them are read")]
     NotRegular {
         /// What it is.
         found: &'static str,
     },
-    /// It has more bytes than its reader allows.
+    /// The file has more bytes than its reader allows.
     #[error("it is longer than {}, the most that is read of such a file", size(*limit))]
     TooLong {
         /// The most bytes that are read.

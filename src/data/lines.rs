@@ -20,7 +20,7 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// Of a job that may use so many bytes. Parsed JSON takes up to 32 times the bytes of its line. Tokenizing takes
+    /// The bounds of a job whose memory budget is this many bytes. Parsed JSON takes up to 32 times the bytes of its line. Tokenizing takes
     /// up to 200 times the bytes of its texts (measured with byte-level BPE: 90 for prose in one line, 195 for one
     /// word of 5 MB).
     pub(super) fn of(memory: Option<u64>) -> Self {

@@ -217,7 +217,8 @@ fn report(
 
 /// Every query's figures of one run.
 struct PerQuery {
-    /// Of the mean outcome; then, of removals, of the run's own seed and of every other one. `[1 + S][Q]`.
+    /// Each query's correlation, `[1 + S][Q]`: with the mean outcome, then, of removals, with the outcome of the run's own
+    /// seed and of every other seed.
     lds: Vec<Vec<f64>>,
     /// `[Q]`; none if scores are no amounts.
     slopes: Option<Vec<Option<f64>>>,
@@ -251,7 +252,7 @@ impl OfQueries {
 
 /// The sorted orders of every column, from which the ranks of any resample follow, and the lines of slopes.
 struct Prepared {
-    /// Of the mean outcome, then of single seeds, as in [`PerQuery::lds`]; `[1 + S][Q]`.
+    /// The ranks of outcomes, `[1 + S][Q]`: of the mean outcome, then of single seeds, as in [`PerQuery::lds`].
     gains: Vec<Vec<Order>>,
     /// `[runs][Q]`.
     predictions: Vec<Vec<Order>>,

@@ -51,7 +51,8 @@ impl Predictions {
         sum.finish()
     }
 
-    /// Of a whole matrix of scores, for models that were retrained without a few examples whose places stayed empty.
+    /// Predicts the outcomes of models that were retrained without a few examples, whose places in batches stayed empty,
+    /// from a whole matrix of scores.
     ///
     /// # Errors
     /// As [`new`](Self::new).

@@ -56,7 +56,7 @@ pub struct Qld {
 /// The row of the scores that each removal is of: `query` i64 `[J]`.
 ///
 /// # Errors
-/// Those of the file, [`EvaluateError::MissingTensor`] if it is missing among them.
+/// A file that cannot be read; [`EvaluateError::MissingTensor`] if the file lacks the tensor.
 pub fn removal_queries(path: &Path) -> Result<Vec<usize>, EvaluateError> {
     let file = TensorFile::read(path)?;
     let Some(query) = file.integers(QUERY)? else { return Err(file.missing(QUERY)?) };

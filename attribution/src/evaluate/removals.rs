@@ -75,7 +75,7 @@ impl Removals {
     /// With one seed its axis may be missing.
     ///
     /// # Errors
-    /// Those of the files, each naming it; [`EvaluateError::MissingFullRun`] without `full_NAME`.
+    /// A file that cannot be read or does not fit, by its name; [`EvaluateError::MissingFullRun`] without `full_NAME`.
     pub fn read(
         removed: &Path,
         outcomes: &Path,

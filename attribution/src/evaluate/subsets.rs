@@ -98,7 +98,7 @@ impl Subsets {
     /// Reads the tensor `mask` (`U8` or `BOOL`, `[J, N]`) of a safetensors file.
     ///
     /// # Errors
-    /// Those of the file, each naming it; [`EvaluateError::EmptyMask`] for a row that keeps nothing.
+    /// A file that cannot be read, by its name; [`EvaluateError::EmptyMask`] for a row that keeps nothing.
     pub fn read(path: &Path, meaning: MaskMeaning) -> Result<Self, EvaluateError> {
         let file = TensorFile::read(path)?;
         let mask = file.bytes("mask")?;
@@ -150,7 +150,7 @@ impl Subsets {
     /// Reads the tensor `removed` (`U8` or `BOOL`, `[J, N]`, 1 = left out) of a safetensors file.
     ///
     /// # Errors
-    /// Those of the file, each naming it; [`EvaluateError::EmptyMask`] for a row that removes nothing or everything.
+    /// A file that cannot be read, by its name; [`EvaluateError::EmptyMask`] for a row that removes nothing or everything.
     pub fn read_removals(path: &Path) -> Result<Self, EvaluateError> {
         let file = TensorFile::read(path)?;
         let mask = file.bytes(REMOVED)?;

@@ -45,7 +45,7 @@ impl Artifact {
     /// Opens an artifact that must be of this kind and key, and hold what was written into it.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open); [`StoreError::OtherKind`], [`StoreError::OtherKey`] and [`StoreError::Damaged`].
+    /// The errors of [`open`](Self::open); [`StoreError::OtherKind`], [`StoreError::OtherKey`] and [`StoreError::Damaged`].
     pub fn open_of(path: &Path, kind: &str, key: &Key) -> Result<Self, StoreError> {
         let artifact = Self::of(TensorFile::open_checked(path)?)?;
         if artifact.kind != kind {

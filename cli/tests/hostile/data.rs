@@ -21,7 +21,7 @@ fn train(name: &str, file: &'static str, content: impl AsRef<[u8]> + Send + Sync
     })
 }
 
-/// The same of queries.
+/// A dry run whose queries are broken.
 fn queries(name: &str, content: impl AsRef<[u8]> + Send + Sync + 'static) -> Case {
     Case::refused(format!("queries: {name}"), "queries.jsonl", move |folder| {
         let queries = folder.write("queries.jsonl", &content);

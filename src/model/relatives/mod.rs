@@ -14,18 +14,18 @@ pub(super) mod qwen3;
 pub(super) mod smollm3;
 
 mod family;
-mod query_key_norm;
 mod stored;
 
 use candle_core::Tensor;
 
 use self::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms};
-use self::query_key_norm::QueryKeyNorm;
 use self::stored::{StoredBlock, StoredNorm};
 use super::decoder::{self, Transformer};
 use super::norms::Norm;
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
-use crate::nn::{Activation, Attention, Implementation, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_gated};
+use crate::nn::{
+    Activation, Attention, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_clamped, trace_gated, trace_gated_packed,
+};
 
 /// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct SelfAttention {
 #[derive(Debug)]
 enum Projections {
     /// Three layers, whose outputs may be clipped, and queries and keys normalised.
-    Separate { q_proj: Linear, k_proj: Linear, v_proj: Linear, clip: Option<f64>, norms: Option<[QueryKeyNorm; 2]> },
+    Separate { q_proj: Linear, k_proj: Linear, v_proj: Linear, clip: Option<f64>, norms: Option<[RmsNorm; 2]> },
     /// One layer with queries, keys and values side by side.
     Packed(Linear),
 }
@@ -127,7 +127,7 @@ impl SelfAttention {
                 let mut k = clipped(k_proj.trace(x, taps)?, *clip)?; // [R, H_kv d]
                 let v = clipped(v_proj.trace(x, taps)?, *clip)?;
                 if let Some([q_norm, k_norm]) = norms {
-                    (q, k) = (q_norm.trace(&q)?, k_norm.trace(&k)?);
+                    (q, k) = (q_norm.trace_heads(&q)?, k_norm.trace_heads(&k)?);
                 }
                 self.attention.trace(&q, &k, &v, &context.positions, rope)?
             }
@@ -145,14 +145,7 @@ impl Mlp {
             GateUp::Separate { gate_proj, up_proj } => {
                 trace_gated(self.activation, &gate_proj.trace(x, taps)?, &up_proj.trace(x, taps)?)?
             }
-            GateUp::Packed(gate_up_proj) => {
-                let both = gate_up_proj.trace(x, taps)?; // [R, 2 I]
-                Traced::composed([&both], |[both]| {
-                    let (gate, up) =
-                        (both.narrow(1, 0, both.dim(1)? / 2)?, both.narrow(1, both.dim(1)? / 2, both.dim(1)? / 2)?);
-                    self.activation.forward_with(&gate.contiguous()?, Implementation::Composed)? * up
-                })?
-            }
+            GateUp::Packed(gate_up_proj) => trace_gated_packed(self.activation, &gate_up_proj.trace(x, taps)?)?, // [R, 2 I]
         };
         self.down_proj.trace(&y, taps)
     }
@@ -173,10 +166,8 @@ fn normed(norm: &Option<AnyNorm>, x: &Traced) -> candle_core::Result<Traced> {
 
 /// Every number brought into `[-limit, limit]`; the gradient is none outside.
 fn clipped(x: Traced, limit: Option<f64>) -> candle_core::Result<Traced> {
-    let Some(limit) = limit else { return Ok(x) };
-    Traced::composed([&x], |[x]| {
-        let inside = x.abs()?.le(limit)?;
-        let bounds = x.detach().clamp(-limit, limit)?;
-        inside.where_cond(x, &bounds)
-    })
+    match limit {
+        Some(limit) => trace_clamped(&x, limit),
+        None => Ok(x),
+    }
 }

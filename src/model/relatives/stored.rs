@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::{
-    AnyNorm, Block, Family, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorm,
-    QueryKeyNorms, Relative, SelfAttention,
+    AnyNorm, Block, Family, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms, Relative,
+    SelfAttention,
 };
 use crate::curvature::Linear;
 use crate::model::architecture::{Architecture, Parameters};
@@ -97,7 +97,7 @@ impl Stored for StoredBlock {
         let linear = |layers: &[StoredLinear]| layers.iter().map(Stored::read).collect::<Result<Vec<Linear>, _>>();
         let norms = match &self.query_key_norms {
             Some([q, k]) => match (q.read()?, k.read()?) {
-                (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([QueryKeyNorm(q), QueryKeyNorm(k)]),
+                (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([q, k]),
                 _ => None,
             },
             None => None,

@@ -1,3 +1,5 @@
+//! `ascribe evaluate calibrate`: the scale of a run's amounts, fixed by a few models that were retrained.
+
 use std::path::PathBuf;
 
 use anyhow::Context;

@@ -1,3 +1,5 @@
+//! `ascribe evaluate mislabelled`: whether self-influence finds training examples whose labels are known to be wrong.
+
 use std::path::{Path, PathBuf};
 
 use ascribe::attribution::evaluate::{self, KnownLabels};

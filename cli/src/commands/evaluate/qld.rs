@@ -1,3 +1,5 @@
+//! `ascribe evaluate qld`: what removing a query's strongest proponents costs that query (query loss difference).
+
 use std::fmt::Write;
 use std::path::PathBuf;
 
