@@ -76,8 +76,14 @@ impl Retrained {
                 let file = subsets;
                 let subsets = Subsets::read(file, meaning)?;
                 refuse_equal(&subsets, file)?;
-                let outcomes = Outcomes::read(outcomes, &self.outcome, orientation)
-                    .with_context(|| format!("{}: cannot be taken as outcomes", outcomes.display()))?;
+                let read = Outcomes::read(outcomes, &self.outcome, orientation);
+                // values that are no numbers do not know their file
+                let outcomes = match &read {
+                    Err(error) if !error.to_string().contains(&outcomes.display().to_string()) => {
+                        read.with_context(|| format!("{}: cannot be taken as outcomes", outcomes.display()))?
+                    }
+                    _ => read?,
+                };
                 Ok(Truth::Subsets(subsets, outcomes))
             }
             // the flags' own rules have refused this
