@@ -174,19 +174,18 @@ impl Answer {
     }
 
     fn influence(job: &Job, fit: usize) -> Vec<Self> {
-        let dampings = &job.method.damping.0;
-        let answer = |damping: &DampingRequest| {
-            let name = named("influence", "damping", dampings.len(), &String::from(*damping));
-            Self::new(name, Method::Influence { fit, damping: damping.0 })
-        };
-        dampings.iter().map(answer).collect()
+        Self::damped(job, "influence", |damping| Method::Influence { fit, damping })
     }
 
     fn influence_mean(job: &Job) -> Vec<Self> {
+        Self::damped(job, "influence-mean", |damping| Method::InfluenceMean { damping })
+    }
+
+    /// An answer for each damping that is asked for.
+    fn damped(job: &Job, name: &str, method: impl Fn(Damping) -> Method) -> Vec<Self> {
         let dampings = &job.method.damping.0;
         let answer = |damping: &DampingRequest| {
-            let name = named("influence-mean", "damping", dampings.len(), &String::from(*damping));
-            Self::new(name, Method::InfluenceMean { damping: damping.0 })
+            Self::new(named(name, "damping", dampings.len(), &String::from(*damping)), method(damping.0))
         };
         dampings.iter().map(answer).collect()
     }

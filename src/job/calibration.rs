@@ -17,7 +17,7 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// Of a score.
+    /// The amount that a score stands for.
     pub(super) fn of(scale: &Scale, score: f32) -> Self {
         let (value, Interval { low, high }) = scale.amount(score);
         Self { value, low, high }

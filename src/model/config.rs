@@ -129,7 +129,7 @@ impl Config {
         }
     }
 
-    /// The same, none for `null`, the default if the key is absent.
+    /// A positive whole number of at most 2³¹; none for `null`, and the default if the key is absent.
     ///
     /// # Errors
     /// If it holds something else.

@@ -255,13 +255,13 @@ impl Ends {
         Ok(Self { tokens, head: Some(head), bias: None, soft_cap: None, name, sizes })
     }
 
-    /// The same with the head's bias, which does not belong to the embedding where they are tied.
+    /// Adds the head's bias, which does not belong to the embedding where they are tied.
     pub(super) fn with_bias(self, source: &Source) -> Result<Self, LoadError> {
         let bias = source.tensor_at(format!("{}.bias", self.name), &self.sizes[..1])?;
         Ok(Self { bias: Some(bias), ..self })
     }
 
-    /// The same with logits that are bounded by `c tanh(x / c)`, if there is a `c`.
+    /// Bounds the logits by `c tanh(x / c)`, if there is a `c`.
     pub(super) fn capped(self, soft_cap: Option<f64>) -> Self {
         Self { soft_cap, ..self }
     }

@@ -63,9 +63,9 @@ pub(super) struct Block {
 /// What the MLP of a block reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Residual {
-    /// What attention reads.
+    /// The MLP reads what attention reads.
     Parallel,
-    /// That plus what attention adds.
+    /// The MLP reads what attention reads plus what attention adds.
     Sequential,
 }
 

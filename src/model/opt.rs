@@ -142,7 +142,7 @@ impl SelfAttention {
 #[derive(Debug)]
 struct StoredLastNorm(Option<StoredLayerNorm>);
 
-/// The same in memory.
+/// The norm behind the blocks with its weights in memory, or none.
 #[derive(Debug)]
 pub(super) struct LastNorm(Option<LayerNorm>);
 

@@ -22,9 +22,9 @@ pub(super) struct Rotary {
 /// Whether a class reads `partial_rotary_factor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Partial {
-    /// It does not, though the key may be there.
+    /// The class ignores the key, which may be there all the same.
     Ignored,
-    /// It does.
+    /// The class reads the key.
     Read,
 }
 

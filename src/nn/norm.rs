@@ -28,7 +28,7 @@ impl LayerNorm {
         self.forward_with(x, Implementation::of(x))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If shapes or types do not fit.
@@ -87,7 +87,7 @@ impl RmsNorm {
         self.forward_with(x, Implementation::of(x))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If shapes or types do not fit.
@@ -122,7 +122,7 @@ impl RmsNorm {
         self.forward_heads_with(x, Implementation::of(x))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward_heads` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If rows are no multiple of D, or types do not fit.

@@ -1,7 +1,7 @@
 //! Checksums of whole files: a key says what a file was made from, a checksum that it still holds what was written.
 //!
 //! A file's checksum stands in its own header, as the entry [`ENTRY`] of the metadata, so that a copied file keeps it.
-//! It is the BLAKE3 hash of the hashes of the file's pieces of [`PIECE`] bytes, one after the other, where the 64
+//! The checksum is the BLAKE3 hash of the hashes of the file's pieces of [`PIECE`] bytes, one after the other, where the 64
 //! digits of the entry itself count as zeros. Pieces are hashed by several threads, read through small buffers and
 //! never mapped: a check takes no memory that grows with the file, and a mapped file is resident only where it is used.
 //!

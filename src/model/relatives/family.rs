@@ -237,7 +237,7 @@ pub(super) const AROUND: &[&str] = &[
     "post_feedforward_layernorm",
 ];
 
-/// The same with norms of queries and keys.
+/// The modules of a block with norms before and behind each branch, and of queries and keys.
 pub(super) const QUERY_KEY_NORMED: &[&str] = &[
     "self_attn.q_proj",
     "self_attn.k_proj",

@@ -79,7 +79,7 @@ impl Activation {
         self.forward_with(x, Implementation::of(x))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If a tensor operation fails.

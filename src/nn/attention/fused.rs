@@ -34,7 +34,7 @@ impl<'a> Part<'a> {
     }
 }
 
-/// The same to write to.
+/// The columns of one head in each row of a matrix that is written to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PartMut<'a> {
     pub(super) columns: Columns<'a>,

@@ -92,7 +92,7 @@ impl Attention {
         self.forward_with(q, k, v, positions, rope, Implementation::of(q))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If the shapes do not fit each other, the positions or the tables.
@@ -123,7 +123,7 @@ impl Attention {
         self.forward_packed_with(qkv, positions, rope, Implementation::of(qkv))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward_packed` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If the shapes do not fit the positions or the tables.
@@ -151,7 +151,7 @@ impl Attention {
         self.forward_packed_by_head_with(qkv, positions, rope, Implementation::of(qkv))
     }
 
-    /// The same, computed as asked.
+    /// Computes what `forward_packed_by_head` does by the implementation that is asked for.
     ///
     /// # Errors
     /// If the shapes do not fit the positions or the tables.

@@ -31,7 +31,7 @@ impl Context {
         Part { data, offset: 0, stride, pitch: self.attention.head_dimension }
     }
 
-    /// The same to write to.
+    /// All columns of a matrix that is written to, one head beside the other.
     fn whole_mut<'a>(&self, data: &'a mut [f32], stride: usize) -> PartMut<'a> {
         PartMut { columns: Columns::new(data, stride), offset: 0, pitch: self.attention.head_dimension }
     }

@@ -1,6 +1,5 @@
 //! `trainer_state.json`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -8,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::super::ReadError;
+use crate::foreign_file::{self, Refusal};
 
 /// Bytes of a JSON file that are read at most. A log of a million entries has about 150 MB.
 const MAX_JSON: u64 = 256 << 20;
@@ -169,18 +169,11 @@ fn read_json_as<T: DeserializeOwned>(file: &Path) -> Result<T, ReadError> {
 
 /// A file's text, if it is a regular file of at most `limit` bytes.
 pub(in crate::trajectory) fn read_text(file: &Path, limit: u64) -> Result<String, ReadError> {
-    let read = |source| ReadError::Read { file: file.to_path_buf(), source };
-    // asked for by its name: to open a pipe would wait for whoever writes to it
-    if !std::fs::metadata(file).map_err(read)?.is_file() {
-        return Err(ReadError::NoFile { file: file.to_path_buf() });
-    }
-    let open = crate::foreign_file::open(file).map_err(read)?;
-    let mut text = String::new();
-    open.take(limit + 1).read_to_string(&mut text).map_err(read)?;
-    if text.len() as u64 > limit {
-        return Err(ReadError::TooLarge { file: file.to_path_buf(), limit });
-    }
-    Ok(text)
+    foreign_file::read_text(file, limit).map_err(|source| match Refusal::of(&source) {
+        Some(Refusal::NotRegular { .. }) => ReadError::NoFile { file: file.to_path_buf() },
+        Some(Refusal::TooLong { limit }) => ReadError::TooLarge { file: file.to_path_buf(), limit },
+        _ => ReadError::Read { file: file.to_path_buf(), source },
+    })
 }
 
 fn quote_constants(text: &str) -> String {
