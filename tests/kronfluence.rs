@@ -55,8 +55,8 @@ fn check_factors<T: Real>(model: &Model, train: &Dataset, reference: &Recorded, 
             assert!(error < tolerance, "{kind} of {}: relative Frobenius error {error:.1e}", layer.name);
         };
         let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
-        check("activation_covariance", &input.to_dense(), covariance.positions);
-        check("gradient_covariance", &covariance.outputs[l].to_dense(), covariance.positions);
+        check("activation_covariance", &input.to_dense(), covariance.counts.positions[l]);
+        check("gradient_covariance", &covariance.outputs[l].to_dense(), covariance.counts.positions[l]);
         check("lambda_matrix", factors.layers[l].lambda.as_ref().expect("EK-FAC has one"), train.len() as u64);
     }
     say(format_args!("{}: factors within {:.1e} (relative Frobenius)", model.kind(), worst.get()));
@@ -320,7 +320,7 @@ fn gpt2_curvature_on_real_text() -> Outcome {
     let lambda = lambda(&model, &examples, labels, Some(&bases))?;
     for (l, layer) in model.layers().iter().enumerate() {
         let input = covariance.inputs[layer.input_group].as_ref().expect("of the layer");
-        let (n, positions) = (train.len() as u64, covariance.positions);
+        let (n, positions) = (train.len() as u64, covariance.counts.positions[l]);
         // a web address was removed from one document after the reference was made: nine tokens
         let check = |kind: &str, matrix: &Matrix<f64>, count: u64, tolerance: f64| {
             check_norm(&reference, "ekfac", kind, &layer.name, matrix, count, 9.0, tolerance);

@@ -192,7 +192,7 @@ impl VectorSource<f32> for Joined {
 
 /// Covariances that several methods share.
 #[derive(Default)]
-struct Fits(Vec<(LabelMode, f64, Vec<Eigenbasis<f32>>)>);
+struct Fits(Vec<(LabelMode, Vec<f64>, Vec<Eigenbasis<f32>>)>);
 
 impl Fits {
     fn factors(&mut self, study: &Study, method: Method) -> Result<Factors<f32>, Error> {
@@ -203,12 +203,12 @@ impl Fits {
         if !self.0.iter().any(|(labels, ..)| *labels == method.labels) {
             let covariance = covariance::<_, f32>(model, &train, method.labels)?;
             let bases = Eigenbasis::of_layers(&covariance, layers)?;
-            self.0.push((method.labels, covariance.mean_positions(), bases));
+            self.0.push((method.labels, Factors::<f32>::kfac_scales(&covariance), bases));
         }
         let (_, positions, bases) =
             self.0.iter().find(|(labels, ..)| *labels == method.labels).expect("it was just fitted");
         if method.kind == CurvatureKind::Kfac {
-            return Ok(Factors::kfac(bases.clone(), *positions));
+            return Ok(Factors::kfac(bases.clone(), positions));
         }
         Ok(Factors::ekfac(bases.clone(), lambda(model, &train, method.labels, Some(bases))?))
     }

@@ -35,10 +35,28 @@ pub struct Covariance {
     pub inputs: Vec<Option<SymmetricMatrix>>,
     /// `S = (1/n) Σ s sᵀ`, `[O, O]`, by layer.
     pub outputs: Vec<SymmetricMatrix>,
-    /// Positions counted, n.
-    pub positions: u64,
-    /// Examples counted, each as often as labels were drawn for it.
+    /// What was counted.
+    pub counts: Counts,
+}
+
+/// What covariances are means over. Layers of one model may have seen different numbers of positions: an expert those
+/// that were routed to it, a convolution those of its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Positions, n, by layer.
+    pub positions: Vec<u64>,
+    /// Examples, each as often as labels were drawn for it.
     pub examples: u64,
+}
+
+impl Counts {
+    /// T̄, the mean number of positions of an example at a layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn mean_positions(&self, layer: usize) -> f64 {
+        self.positions[layer] as f64 / self.examples as f64
+    }
 }
 
 impl Covariance {
@@ -69,11 +87,6 @@ impl Covariance {
         let input = if is_first_of_group(layers, l) { SymmetricMatrix::numbers(layers[l].columns()) } else { 0 };
         input + SymmetricMatrix::numbers(layers[l].outputs)
     }
-
-    /// T̄, the mean number of positions of an example.
-    pub fn mean_positions(&self) -> f64 {
-        self.positions as f64 / self.examples as f64
-    }
 }
 
 /// `Σ x xᵀ` with an optional trailing 1 in `x`.
@@ -84,13 +97,14 @@ struct GramSum {
     ones: bool,
     /// Lower triangle, the trailing 1 in its last row.
     sum: Vec<f64>,
-    rows: u64,
+    /// None if nothing came, which is not the same as something without rows.
+    rows: Option<u64>,
 }
 
 impl GramSum {
     fn new(n: usize, ones: bool) -> Self {
         let sum = vec![0.0; SymmetricMatrix::numbers(n + usize::from(ones))];
-        Self { n, ones, sum, rows: 0 }
+        Self { n, ones, sum, rows: None }
     }
 
     fn add<T: Real>(&mut self, x: &[T], products: Products) {
@@ -108,16 +122,20 @@ impl GramSum {
             });
             count[0] += rows as f64;
         }
-        self.rows += rows as u64;
+        self.count(rows as u64);
+    }
+
+    fn count(&mut self, rows: u64) {
+        *self.rows.get_or_insert(0) += rows;
     }
 
     fn is_finite(&self) -> bool {
         self.sum.par_chunks(1 << 16).all(|sums| sums.iter().all(|x| x.is_finite()))
     }
 
-    /// The mean, in the sum's own memory.
+    /// The mean, in the sum's own memory; 0 if there were no rows.
     fn into_mean(mut self) -> SymmetricMatrix {
-        let rows = self.rows.max(1) as f64;
+        let rows = self.rows.unwrap_or(0).max(1) as f64;
         self.sum.iter_mut().for_each(|x| *x /= rows);
         SymmetricMatrix::new(self.sum, self.n + usize::from(self.ones))
     }
@@ -171,9 +189,11 @@ impl<T: Real> CovarianceSum<T> {
     }
 
     /// Positions and examples counted so far.
-    pub fn counts(&self) -> [u64; 2] {
-        // a layer that some networks lack has seen none
-        [self.outputs.iter().map(|sum| sum.rows).max().unwrap_or(0), self.examples]
+    pub fn counts(&self) -> Counts {
+        let most = self.outputs.iter().filter_map(|sum| sum.rows).max().unwrap_or(0);
+        // a layer that this network lacks has left no tap, which says nothing about positions
+        let positions = self.outputs.iter().map(|sum| sum.rows.unwrap_or(most)).collect();
+        Counts { positions, examples: self.examples }
     }
 
     /// Adds stored sums, those of another shard or of the interrupted pass that goes on.
@@ -183,21 +203,31 @@ impl<T: Real> CovarianceSum<T> {
     pub fn add_state<'a>(
         &mut self,
         mut find: impl FnMut(&str) -> Option<&'a [f64]>,
-        [rows, examples]: [u64; 2],
+        counts: &Counts,
     ) -> Result<(), Error> {
-        let groups =
-            self.inputs.iter_mut().enumerate().filter_map(|(g, sum)| Some((format!("input.{g}"), sum.as_mut()?)));
-        let layers = self.outputs.iter_mut().enumerate().map(|(l, sum)| (format!("output.{l}"), sum));
-        for (name, sum) in groups.chain(layers) {
+        let positions = &counts.positions;
+        if positions.len() != self.layers.len() {
+            let (layer, what) = ("every layer".to_owned(), "the numbers of positions of stored covariances");
+            return Err(Error::Shape { layer, what, found: vec![positions.len()], expected: vec![self.layers.len()] });
+        }
+        let of_group = |group| {
+            let first = self.layers.iter().position(|layer| layer.input_group == group);
+            first.map_or(0, |first| positions[first])
+        };
+        let groups = self.inputs.iter_mut().enumerate();
+        let groups = groups.filter_map(|(g, sum)| Some((format!("input.{g}"), sum.as_mut()?, of_group(g))));
+        let layers = self.outputs.iter_mut().zip(positions).enumerate();
+        let layers = layers.map(|(l, (sum, &rows))| (format!("output.{l}"), sum, rows));
+        for (name, sum, rows) in groups.chain(layers) {
             let found = find(&name).unwrap_or(&[]);
             if found.len() != sum.sum.len() {
                 let (found, expected) = (vec![found.len()], vec![sum.sum.len()]);
                 return Err(Error::Shape { layer: name, what: "a stored covariance sum", found, expected });
             }
             sum.sum.iter_mut().zip(found).for_each(|(sum, x)| *sum += x);
-            sum.rows += rows;
+            sum.count(rows);
         }
-        self.examples += examples;
+        self.examples += counts.examples;
         Ok(())
     }
 
@@ -206,14 +236,14 @@ impl<T: Real> CovarianceSum<T> {
     /// # Errors
     /// [`Error::NoExamples`] if nothing was added.
     pub fn finish(self) -> Result<Covariance, Error> {
-        let [positions, examples] = self.counts();
-        if positions == 0 || examples == 0 {
+        let counts = self.counts();
+        if counts.examples == 0 || counts.positions.iter().all(|&positions| positions == 0) {
             let layer = self.layers.first().map_or_else(String::new, |layer| layer.name.clone());
             return Err(Error::NoExamples { layer, what: "its covariance" });
         }
         let inputs = self.inputs.into_iter().map(|sum| sum.map(GramSum::into_mean)).collect();
         let outputs = self.outputs.into_iter().map(GramSum::into_mean).collect();
-        Ok(Covariance { inputs, outputs, positions, examples })
+        Ok(Covariance { inputs, outputs, counts })
     }
 }
 
@@ -255,7 +285,8 @@ mod tests {
         sum.flush(0..2, 1)?;
         let found = sum.counts();
         let mean = sum.finish()?;
-        assert_eq!((found, mean.mean_positions(), mean.inputs.len()), ([4, 2], 2.0, 1));
+        let counts = Counts { positions: vec![4, 4], examples: 2 };
+        assert_eq!((&found, mean.counts.mean_positions(1), mean.inputs.len()), (&counts, 2.0, 1));
         let rows = mean.inputs[0].as_ref().expect("the group has layers").to_dense().to_rows();
         let with_one = |t: usize, i: usize| if i < 3 { a[t * 3 + i] } else { 1.0 };
         for i in 0..4 {

@@ -6,8 +6,8 @@ use candle_core::{Device, Tensor};
 
 use crate::gemm::Real;
 use crate::{
-    BlockWidth, Covariance, CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum, LayerId,
-    LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, SymmetricMatrix, Tap, TapSink, Vectors,
+    BlockWidth, Counts, Covariance, CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum,
+    LayerId, LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, SymmetricMatrix, Tap, TapSink, Vectors,
 };
 
 /// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
@@ -224,7 +224,7 @@ fn blocks_are_those_of_the_covariances() -> Result<(), Error> {
             assert!(group_of(n, r) == group_of(n, c) || u.row(r)[c] == 0.0, "[{r}, {c}]");
         }
     }
-    let factors = Factors::<f64>::kfac(bases, Factors::<f64>::kfac_scale(&covariance));
+    let factors = Factors::<f64>::kfac(bases, &Factors::<f64>::kfac_scales(&covariance));
     let dense = factors.layers[0].to_dense(&case.layer)?;
     for (i, row) in dense.iter().enumerate() {
         for (j, found) in row.iter().enumerate() {
@@ -292,7 +292,7 @@ fn kfac_is_the_product_of_its_covariances() -> Result<(), Error> {
     sum.flush(0..2, 1)?;
     let covariance = sum.finish()?;
     let bases = Eigenbasis::of_layers(&covariance, std::slice::from_ref(&case.layer))?;
-    let factors = Factors::<f64>::kfac(bases, Factors::<f64>::kfac_scale(&covariance));
+    let factors = Factors::<f64>::kfac(bases, &Factors::<f64>::kfac_scales(&covariance));
     let dense = factors.layers[0].to_dense(&case.layer)?;
     let a = covariance.inputs[0].as_ref().expect("one group");
     for i in 0..15 {
@@ -302,6 +302,84 @@ fn kfac_is_the_product_of_its_covariances() -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// An expert sees the tokens that are routed to it, a convolution the places of its output: each layer's covariances
+/// are means over its own positions, Λ is over all examples, and a layer that nothing reaches has no curvature and
+/// adds nothing.
+#[test]
+fn layers_with_positions_of_their_own_are_each_as_the_definition_says() -> Result<(), Error> {
+    let lengths: [&[usize]; 4] = [&[2, 3, 4], &[0, 3, 1], &[0, 0, 0], &[7, 7, 7]];
+    let cases: Vec<Case> =
+        lengths.iter().enumerate().map(|(l, lengths)| Case::new(3, 2 + l, l != 1, lengths)).collect();
+    let layers: Vec<LayerSpec> = (cases.iter().enumerate())
+        .map(|(l, case)| LayerSpec { name: format!("fc.{l}"), input_group: l, ..case.layer.clone() })
+        .collect();
+    let push = |sink: &mut dyn TapSink| -> Result<(), Error> {
+        for (l, case) in cases.iter().enumerate() {
+            case.push::<f64>(&mut Renumbered(LayerId(l), sink))?;
+        }
+        Ok(())
+    };
+    let mut sum = CovarianceSum::<f64>::new(&layers);
+    push(&mut sum)?;
+    sum.flush(0..3, 1)?;
+    // through a file and back, added to an empty sum
+    let (counts, state) = (sum.counts(), sum.state());
+    assert_eq!(counts, Counts { positions: vec![9, 4, 0, 21], examples: 3 });
+    let mut again = CovarianceSum::<f64>::new(&layers);
+    again.add_state(|name| state.iter().find(|(found, _)| found == name).map(|(_, sum)| *sum), &counts)?;
+    let covariance = again.finish()?;
+    let bases = Eigenbasis::of_layers(&covariance, &layers)?;
+    let mut lambda = LambdaSum::new(&layers, bases.iter().map(Some).collect());
+    push(&mut lambda)?;
+    lambda.flush(0..3, 1)?;
+    let lambda = lambda.finish()?;
+    let kfac = Factors::<f64>::kfac(bases.clone(), &Factors::<f64>::kfac_scales(&covariance));
+    let ekfac = Factors::ekfac(bases, lambda);
+    for (l, (case, layer)) in cases.iter().zip(&layers).enumerate() {
+        let (o, i, rows) = (layer.outputs, layer.columns(), case.positions.rows());
+        let a = |t: usize, c: usize| if c < layer.inputs { case.a[t * layer.inputs + c] } else { 1.0 };
+        let mean = |x: &dyn Fn(usize) -> f64| (0..rows).map(x).sum::<f64>() / rows.max(1) as f64;
+        let dense = kfac.layers[l].to_dense(layer)?;
+        for (p, q) in (0..o * i).flat_map(|p| (0..o * i).map(move |q| (p, q))) {
+            let s = mean(&|t| case.s[t * o + p / i] * case.s[t * o + q / i]);
+            let want = rows as f64 / 3.0 * s * mean(&|t| a(t, p % i) * a(t, q % i));
+            assert!((dense[p][q] - want).abs() < 1e-11, "K-FAC of layer {l}, [{p}, {q}]: {} {want}", dense[p][q]);
+        }
+        // the trace does not depend on the basis: the mean square of a gradient, over all three examples
+        let lambda = ekfac.layers[l].lambda.as_ref().expect("EK-FAC has one").as_slice();
+        let want = (0..3).flat_map(|m| case.gradient(m)).map(|g| g * g).sum::<f64>() / 3.0;
+        assert!((lambda.iter().sum::<f64>() - want).abs() < 1e-11, "EK-FAC of layer {l}");
+    }
+    // queries may reach what no example does
+    let inverse = |factors: &Factors<f64>, l: usize| {
+        let damping = factors.layers[l].damping(Damping::MeanFraction(0.1));
+        let mut vector = vec![1.0; layers[l].parameters()];
+        factors.layers[l].apply(&SpectralFn::Inverse { damping }, &mut vector, &layers[l]);
+        vector
+    };
+    for factors in [&kfac, &ekfac] {
+        assert_eq!(inverse(factors, 2), vec![0.0; layers[2].parameters()]);
+        assert!(inverse(factors, 1).iter().all(|x| x.is_finite()));
+    }
+    let vectors = vec![1.0; 3 * layers[2].parameters()];
+    let (products, layer) = (GradientProducts::default(), &layers[2]);
+    let mut scores = Scores { products, layer, vectors: &vectors, scores: vec![0.0; 9] };
+    cases[2].push::<f64>(&mut scores)?;
+    assert_eq!(scores.scores, [0.0; 9]);
+    let mut form = QuadraticForm::new(&layers, &ekfac, |_| SpectralFn::Inverse { damping: 0.5 });
+    cases[2].push::<f64>(&mut Renumbered(LayerId(2), &mut form))?;
+    assert_eq!(form.take(), [0.0; 3]);
+    Ok(())
+}
+
+struct Renumbered<'a>(LayerId, &'a mut dyn TapSink);
+
+impl TapSink for Renumbered<'_> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        self.1.tap(Tap { layer: self.0, ..tap })
+    }
 }
 
 #[test]

@@ -80,16 +80,18 @@ impl<T: Real> Factors<T> {
         Self { kind: CurvatureKind::Diagonal, layers }
     }
 
-    /// `scale · λ_S λ_Aᵀ` in the eigenbasis. The scale is T̄ ([`Covariance::mean_positions`]); 1 gives
-    /// kronfluence's per-position scale (METHOD §1.2).
-    pub fn kfac(bases: Vec<Eigenbasis<T>>, scale: f64) -> Self {
-        let layer = |basis: Eigenbasis<T>| {
+    /// `scale · λ_S λ_Aᵀ` in the eigenbasis, with a scale for each layer. It is T̄ ([`Counts::mean_positions`]); 1
+    /// gives kronfluence's per-position scale.
+    ///
+    /// [`Counts::mean_positions`]: crate::Counts::mean_positions
+    pub fn kfac(bases: Vec<Eigenbasis<T>>, scales: &[f64]) -> Self {
+        let layer = |(basis, scale): (Eigenbasis<T>, &f64)| {
             let (s, a) = (&basis.output.values, &basis.input.values);
             let products = s.iter().flat_map(|s| a.iter().map(move |a| scale * s * a)).collect();
             let lambda = Some(Matrix::new(products, s.len(), a.len()));
             LayerFactors::new(Some(basis), lambda)
         };
-        Self { kind: CurvatureKind::Kfac, layers: bases.into_iter().map(layer).collect() }
+        Self { kind: CurvatureKind::Kfac, layers: bases.into_iter().zip(scales).map(layer).collect() }
     }
 
     /// Λ in the eigenbasis it was taken in.
@@ -113,9 +115,9 @@ impl<T: Real> Factors<T> {
         self
     }
 
-    /// K-FAC's scale for a covariance: T̄.
-    pub fn kfac_scale(covariance: &Covariance) -> f64 {
-        covariance.mean_positions()
+    /// K-FAC's scale of each layer for a covariance: T̄.
+    pub fn kfac_scales(covariance: &Covariance) -> Vec<f64> {
+        (0..covariance.outputs.len()).map(|l| covariance.counts.mean_positions(l)).collect()
     }
 }
 

@@ -46,7 +46,7 @@ mod truncation;
 mod definitions;
 
 pub use block_diagonal::{BlockDiagonal, BlockWidth, Turn};
-pub use covariance::{Covariance, CovarianceSum};
+pub use covariance::{Counts, Covariance, CovarianceSum};
 pub use covariance_blocks::{CovarianceBlock, LayerSide, SharedInputs, Side, decompose, decomposed_alone};
 pub use eigenbasis::{Eigenbasis, Eigenpairs, THREADED_FROM};
 pub use error::Error;

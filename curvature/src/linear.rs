@@ -83,28 +83,54 @@ impl Linear {
 /// pass; [`TapRecorder::drain`] hands them on and forgets them.
 #[derive(Debug, Clone, Default)]
 pub struct TapRecorder {
-    taps: Arc<Mutex<Vec<(LayerId, Tensor, Tensor)>>>,
+    taps: Arc<Mutex<Vec<Recorded>>>,
+    /// Whose the rows are of what is recorded here, where they are not the batch's.
+    positions: Option<Arc<Positions>>,
+}
+
+/// One layer's tap, until its section has been differentiated.
+#[derive(Debug)]
+struct Recorded {
+    layer: LayerId,
+    input: Tensor,
+    output_gradient: Tensor,
+    positions: Option<Arc<Positions>>,
 }
 
 impl TapRecorder {
-    /// Records one layer's `(a, s)`: for layers that are not [`Linear`] (a head that forms its own gradient).
-    pub fn record(&self, layer: LayerId, input: Tensor, output_gradient: Tensor) {
-        self.taps.lock().expect("no code panics while it holds the lock").push((layer, input, output_gradient));
+    /// The same recorder for layers whose rows are not the batch's: an expert sees the tokens that are routed to it, a
+    /// convolution has as many rows of an example as its output has places.
+    #[must_use]
+    pub fn at(&self, positions: &Arc<Positions>) -> Self {
+        Self { taps: self.taps.clone(), positions: Some(positions.clone()) }
     }
 
-    /// Pushes what was recorded into `sink`, in the order of the backward pass.
+    /// Records one layer's `(a, s)`: for layers that are not [`Linear`] (a head that forms its own gradient).
+    pub fn record(&self, layer: LayerId, input: Tensor, output_gradient: Tensor) {
+        let recorded = Recorded { layer, input, output_gradient, positions: self.positions.clone() };
+        self.taps.lock().expect("no code panics while it holds the lock").push(recorded);
+    }
+
+    /// Pushes what was recorded into `sink`, in the order of the backward pass. Rows are `positions`' unless the layer
+    /// was recorded with its own ([`TapRecorder::at`]).
     ///
     /// # Errors
     /// The sink's.
     pub fn drain(&self, positions: &Positions, sink: &mut dyn TapSink) -> Result<(), Error> {
-        for (layer, input, output_gradient) in self.take() {
+        for Recorded { layer, input, output_gradient, positions: own } in self.recorded() {
+            let positions = own.as_deref().unwrap_or(positions);
             sink.tap(Tap { layer, input: &input, output_gradient: &output_gradient, positions })?;
         }
         Ok(())
     }
 
     /// What was recorded since the last call: layer, input, output gradient.
+    #[cfg(test)]
     pub(crate) fn take(&self) -> Vec<(LayerId, Tensor, Tensor)> {
+        self.recorded().into_iter().map(|tap| (tap.layer, tap.input, tap.output_gradient)).collect()
+    }
+
+    fn recorded(&self) -> Vec<Recorded> {
         std::mem::take(&mut *self.taps.lock().expect("no code panics while it holds the lock"))
     }
 }

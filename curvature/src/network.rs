@@ -72,7 +72,7 @@ pub trait Network: Send + Sync {
     /// The tracked layers; [`crate::LayerId`] counts in this order.
     fn layers(&self) -> &[LayerSpec];
 
-    /// Positions of the batch's examples at the tracked layers.
+    /// Positions of the batch's examples. A layer whose rows are others says so in its tap.
     fn positions<'a>(&self, batch: &'a Self::Batch) -> &'a Positions;
 
     /// In which arithmetic its products run, and so those with its taps.

@@ -32,7 +32,8 @@ impl Step {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SpectralFn {
-    /// `1 / (σ + damping)`: influence functions.
+    /// `1 / (σ + damping)`: influence functions. 0 where both are 0: a damping relative to a curvature that is 0
+    /// everywhere, as that of an expert is that no example reaches, leaves nothing to invert.
     Inverse {
         /// Added to every eigenvalue.
         damping: f64,
@@ -86,6 +87,7 @@ impl SpectralFn {
     /// preconditioner does if the decay is part of its gradient. Functions without weight decay ignore it.
     pub fn at_decayed(&self, sigma: f64, decay_factor: f64) -> f64 {
         match self {
+            Self::Inverse { damping } if sigma + damping == 0.0 => 0.0,
             Self::Inverse { damping } => 1.0 / (sigma + damping),
             Self::Decay { time, scale, decay } => (-time * (scale * sigma + decay * decay_factor)).exp(),
             Self::Response { time, scale, decay } => {
@@ -114,6 +116,12 @@ mod tests {
         assert_eq!(response(0.0, 2.0), 0.0);
         assert!((response(3.0, 1e-12) - 3.0 * (1.0 - 1.5e-12)).abs() < 1e-15);
         assert!((response(1e9, 2.0) - 0.5).abs() < 1e-16, "long training inverts");
+    }
+
+    #[test]
+    fn nothing_is_inverted_where_there_is_neither_curvature_nor_damping() {
+        assert_eq!(SpectralFn::Inverse { damping: 0.0 }.at(0.0), 0.0);
+        assert_eq!(SpectralFn::Inverse { damping: 0.5 }.at(0.0), 2.0);
     }
 
     #[test]

@@ -230,6 +230,52 @@ impl Traced {
         }))
     }
 
+    /// What `f` makes of each of consecutive groups of rows, one under the other: experts that see rows of their own.
+    /// `f` gets the group's number and its rows, of which there may be none.
+    ///
+    /// Every group is recorded on a tape of its own, so that gradients of rows meet once, whatever the number of groups.
+    ///
+    /// # Errors
+    /// If `lengths` do not add up to the rows, or `f` fails.
+    pub fn in_groups(&self, lengths: &[usize], mut f: impl FnMut(usize, &Self) -> Result<Self>) -> Result<Self> {
+        if lengths.iter().sum::<usize>() != self.value.dim(0)? {
+            candle_core::bail!("groups of {lengths:?} rows of {:?}", self.value.dims());
+        }
+        let wanted = if self.place.is_some() { Gradient::Wanted } else { Gradient::Unwanted };
+        let (mut groups, mut values, mut start) = (Vec::with_capacity(lengths.len()), vec![], 0);
+        for (group, &length) in lengths.iter().enumerate() {
+            let rows = self.value.narrow(0, start, length)?.contiguous()?;
+            start += length;
+            let (tape, input, output) = match &self.tape {
+                Some(_) => {
+                    let tape = Tape::default();
+                    let input = tape.input(rows, wanted);
+                    let output = f(group, &input)?;
+                    (Some(tape), input, output)
+                }
+                None => (None, Self::constant(rows.clone()), f(group, &Self::constant(rows))?),
+            };
+            values.push(output.value.clone());
+            groups.push((tape, input, output, length));
+        }
+        let value = stacked(&values)?;
+        let back = move |gradient: Tensor, wanted| {
+            let (mut start, mut found) = (0, vec![]);
+            for (tape, input, output, length) in groups {
+                let own = gradient.narrow(0, start, length)?.contiguous()?;
+                start += length;
+                let Some(tape) = tape else { continue };
+                match (tape.backward(&input, &output, own)?, wanted) {
+                    (Some(own), _) => found.push(own),
+                    (None, Gradient::Wanted) => found.push(input.value.zeros_like()?),
+                    (None, Gradient::Unwanted) => {}
+                }
+            }
+            if wanted == Gradient::Wanted { stacked(&found).map(Some) } else { Ok(None) }
+        };
+        Ok(self.then(value, back, Gradient::Wanted))
+    }
+
     /// The sum with a value of the same shape.
     ///
     /// # Errors
@@ -249,6 +295,16 @@ impl Traced {
         };
         tape.push(place, Box::new(back));
         Ok(Self { value: y, tape: Some(tape), place: Some(place) })
+    }
+}
+
+/// Matrices one under the other, in new memory; those without rows take no part.
+fn stacked(parts: &[Tensor]) -> Result<Tensor> {
+    let with_rows: Vec<&Tensor> = parts.iter().filter(|part| part.elem_count() > 0).collect();
+    match (with_rows.as_slice(), parts.first()) {
+        ([], Some(part)) => Ok(part.clone()),
+        ([one], _) => one.copy(),
+        (several, _) => Tensor::cat(several, 0),
     }
 }
 
@@ -356,6 +412,43 @@ mod tests {
                 assert!((found[i] - want).abs() < 1e-15);
             }
         }
+        Ok(())
+    }
+
+    /// Three layers that see rows of their own, one of them none: the values, the gradient at the rows and the taps are
+    /// those of each layer by itself.
+    #[test]
+    fn groups_of_rows_are_differentiated_each_by_itself() -> Result<()> {
+        let weights = [[[0.5, -1.0]], [[2.0, 0.25]], [[0.1, 0.3]]];
+        let layer = |l: usize| {
+            let weight = Tensor::new(&weights[l], &Device::Cpu).expect("a matrix");
+            Linear::new(weight, None, Some(LayerId(l))).expect("a matrix")
+        };
+        let (x, lengths) = (numbers(10)?, [2, 0, 3]);
+        for wanted in [Gradient::Wanted, Gradient::Unwanted] {
+            let (tape, taps) = (Tape::default(), TapRecorder::default());
+            let input = tape.input(x.clone(), wanted);
+            let output = input.in_groups(&lengths, |l, rows| layer(l).trace(rows, &taps)?.op1(Square))?;
+            let seed = Tensor::from_vec((0..5).map(|t| 1.0 + t as f64).collect(), (5, 1), &Device::Cpu)?;
+            let found = tape.backward(&input, &output, seed)?.map(|found| found.to_vec2::<f64>()).transpose()?;
+            let (rows, y) = (x.to_vec2::<f64>()?, output.value().to_vec2::<f64>()?);
+            assert_eq!(found.is_some(), wanted == Gradient::Wanted);
+            for t in 0..5 {
+                let w = weights[if t < 2 { 0 } else { 2 }][0];
+                let z = w[0] * rows[t][0] + w[1] * rows[t][1];
+                assert!((y[t][0] - z * z).abs() < 1e-15);
+                for i in 0..2 {
+                    let want = (1.0 + t as f64) * 2.0 * z * w[i];
+                    assert!(found.as_ref().is_none_or(|found| (found[t][i] - want).abs() < 1e-14), "[{t}, {i}]");
+                }
+            }
+            let mut sizes: Vec<_> = taps.take().iter().map(|(l, a, s)| (l.0, a.dims()[0], s.dims()[0])).collect();
+            sizes.sort_unstable();
+            assert_eq!(sizes, [(0, 2, 2), (1, 0, 0), (2, 3, 3)]);
+        }
+        let constant =
+            Traced::constant(x).in_groups(&lengths, |l, rows| layer(l).trace(rows, &TapRecorder::default()))?;
+        assert_eq!((constant.value().dims(), constant.place), (&[5, 1][..], None));
         Ok(())
     }
 

@@ -58,6 +58,10 @@ const ARCHITECTURES: &[&Architecture] = &[
     &relatives::olmo2::ARCHITECTURE,
     &relatives::olmo3::ARCHITECTURE,
     &relatives::smollm3::ARCHITECTURE,
+    &relatives::mixtral::ARCHITECTURE,
+    &relatives::qwen2_moe::ARCHITECTURE,
+    &relatives::qwen3_moe::ARCHITECTURE,
+    &relatives::olmoe::ARCHITECTURE,
     &mlp::ARCHITECTURE,
 ];
 

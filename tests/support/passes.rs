@@ -108,8 +108,11 @@ pub fn fit<N: Network, T: Real>(
     let covariance = covariance::<N, T>(network, examples, labels)?;
     let bases = Eigenbasis::<T>::of_layers(&covariance, layers)?;
     let factors = if kind == CurvatureKind::Kfac {
-        let scale = if scale == KfacScale::PerExample { Factors::<T>::kfac_scale(&covariance) } else { 1.0 };
-        Factors::kfac(bases, scale)
+        let scales = match scale {
+            KfacScale::PerExample => Factors::<T>::kfac_scales(&covariance),
+            KfacScale::PerPosition => vec![1.0; layers.len()],
+        };
+        Factors::kfac(bases, &scales)
     } else {
         let lambda = lambda(network, examples, labels, Some(&bases))?;
         Factors::ekfac(bases, lambda)

@@ -68,7 +68,7 @@ impl<T: Real> LegCovariance<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use ascribe_curvature::Covariance;
+    use ascribe_curvature::{Counts, Covariance};
 
     use super::*;
 
@@ -87,8 +87,7 @@ mod tests {
         let covariance = Covariance {
             inputs: vec![Some(input.clone()), Some(input.clone())],
             outputs: vec![symmetric(&[1.0], 1), symmetric(&[3.0], 1), symmetric(&[1.0, 0.2, 1.5], 2)],
-            positions: 4,
-            examples: 4,
+            counts: Counts { positions: vec![4; 3], examples: 4 },
         };
         let pooled = PooledCovariance::new(vec![(1.0, covariance)])?;
         let conditioner = |layer: &LayerSpec, p: &[f64]| Conditioner::<f64>::from_preconditioner(layer, p);

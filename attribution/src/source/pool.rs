@@ -1,6 +1,6 @@
 use std::ops::Range;
 
-use ascribe_curvature::{Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricMatrix};
+use ascribe_curvature::{Counts, Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricMatrix};
 
 use super::SourceError;
 
@@ -30,10 +30,13 @@ impl PooledCovariance {
         if sum_to_one(weights) { Ok(Self(checkpoints)) } else { Err(SourceError::Weights(weights)) }
     }
 
-    /// T̄, the mean number of positions of an example at all checkpoints.
-    pub fn mean_positions(&self) -> f64 {
-        let sum = |of: fn(&Covariance) -> u64| self.0.iter().map(|(_, covariance)| of(covariance)).sum::<u64>() as f64;
-        sum(|covariance| covariance.positions) / sum(|covariance| covariance.examples)
+    /// T̄ of a layer, the mean number of positions of an example at all checkpoints.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn mean_positions(&self, layer: usize) -> f64 {
+        let sum = |of: &dyn Fn(&Counts) -> u64| self.0.iter().map(|(_, one)| of(&one.counts)).sum::<u64>() as f64;
+        sum(&|counts| counts.positions[layer]) / sum(&|counts| counts.examples)
     }
 
     /// The mean of one covariance, of the coordinates in a range. That of one checkpoint is shared, not copied.
@@ -123,7 +126,7 @@ mod tests {
 
     fn covariance(triangle: &[f64]) -> Covariance {
         let outputs = vec![SymmetricMatrix::new(triangle.to_vec(), 2)];
-        Covariance { inputs: vec![None], outputs, positions: 6, examples: 2 }
+        Covariance { inputs: vec![None], outputs, counts: Counts { positions: vec![6], examples: 2 } }
     }
 
     #[test]
@@ -134,7 +137,7 @@ mod tests {
             PooledCovariance::new(vec![(0.25, covariance(&[1.0, 2.0, 4.0])), (0.75, covariance(&[3.0, 6.0, 8.0]))])?;
         assert_eq!(pooled.block(&layers, of, 0..2).as_slice(), [2.5, 5.0, 7.0]);
         assert_eq!(pooled.block(&layers, of, 1..2).as_slice(), [7.0]);
-        assert_eq!(pooled.mean_positions(), 3.0);
+        assert_eq!(pooled.mean_positions(0), 3.0);
         let error = PooledCovariance::new(vec![(0.25, covariance(&[1.0, 2.0, 4.0]))]).expect_err("a quarter");
         assert_eq!(error, SourceError::Weights(0.25));
         let other = Covariance { outputs: vec![], ..covariance(&[0.0; 3]) };

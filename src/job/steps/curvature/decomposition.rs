@@ -51,7 +51,8 @@ impl Run<'_> {
         let covariance = LegCovariance { layers, pooled: &pooled, conditioners: &conditioners, frozen: &fit.frozen };
         let mut blocks = covariance.blocks(self.plan.block_width());
         let total = blocks.len() as u64;
-        let writer = self.eigenbasis_writer::<T>(fit, pooled.mean_positions())?;
+        let mean_positions: Vec<f64> = (0..layers.len()).map(|l| pooled.mean_positions(l)).collect();
+        let writer = self.eigenbasis_writer::<T>(fit, &mean_positions)?;
         let parts = self.restore_parts::<T>(fit, &writer, &mut blocks)?;
         let pass = Pass::Eigendecomposition;
         self.observer().event(Event::Started { pass, done: total - blocks.len() as u64, total });

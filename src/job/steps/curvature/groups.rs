@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use super::passes::Bases;
 use super::stored::{count, data, with_shapes};
-use super::{COVARIANCE, LAMBDA};
+use super::{COVARIANCE, LAMBDA, counts};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec};
 use crate::curvature::gemm::Products;
 use crate::curvature::{
-    CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
+    Counts, CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
 };
 use crate::data::Batch;
 use crate::job::error::JobError;
@@ -154,11 +154,10 @@ impl Run<'_> {
             let key = group.key(&whole, &range);
             if self.store.find(COVARIANCE_GROUP, &key)?.is_none() {
                 let sum = self.covariance_pass::<T>(site, &group, &key)?;
-                let [positions, examples] = sum.counts();
-                let counts = [("positions".into(), positions.to_string()), ("examples".into(), examples.to_string())];
+                let counts = counts::metadata(&sum.counts());
                 let state = sum.state();
                 let tensors = with_shapes(&state);
-                self.store.write(COVARIANCE_GROUP, &key, &data(&tensors), &Metadata::from(counts))?;
+                self.store.write(COVARIANCE_GROUP, &key, &data(&tensors), &counts)?;
                 self.store.remove_partial(COVARIANCE, &key)?;
             }
             done.push((group, key));
@@ -174,8 +173,19 @@ impl Run<'_> {
     ) -> Result<CovarianceSum<T>, JobError> {
         let found = self.group_artifact(COVARIANCE_GROUP, key)?;
         let mut sum = CovarianceSum::<T>::new(&group.specs);
-        sum.add_state(|name| found.f64(name).ok(), [count(&found, "positions")?, count(&found, "examples")?])?;
+        sum.add_state(|name| found.f64(name).ok(), &counts::of_file(&found, 0..group.specs.len())?)?;
         Ok(sum)
+    }
+
+    /// What the covariances of all layers are means over, from their groups' files.
+    fn joined_counts(&self, groups: &[(Group, Key)]) -> Result<Counts, JobError> {
+        let mut joined = Counts { positions: vec![0; self.plan.training.layers().len()], examples: 0 };
+        for (group, key) in groups {
+            let own = counts::of_file(&*self.group_artifact(COVARIANCE_GROUP, key)?, 0..group.specs.len())?;
+            group.layers.iter().zip(own.positions).for_each(|(&l, positions)| joined.positions[l] = positions);
+            joined.examples = own.examples;
+        }
+        Ok(joined)
     }
 
     fn group_artifact(&self, kind: &'static str, key: &Key) -> Result<Artifact, JobError> {
@@ -188,9 +198,10 @@ impl Run<'_> {
 
     /// Joins the groups' sums to the covariances of all layers.
     pub(super) fn join_covariances<T: Number>(&self, site: Site, groups: &[(Group, Key)]) -> Result<(), JobError> {
-        let Some((_, key)) = groups.first() else { return Ok(()) };
-        let first = self.group_artifact(COVARIANCE_GROUP, key)?;
-        let writer = self.covariance_writer(site, count(&first, "positions")?, count(&first, "examples")?)?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let writer = self.covariance_writer(site, &self.joined_counts(groups)?)?;
         for (group, key) in groups {
             let covariance = self.covariance_of_group::<T>(group, key)?.finish()?;
             self.write_covariance(&writer, &group.specs, &covariance)?;
@@ -209,7 +220,8 @@ impl Run<'_> {
         range: Range<u64>,
         groups: &[(Group, Key)],
     ) -> Result<(), JobError> {
-        self.join_part((COVARIANCE, COVARIANCE_GROUP), key, range, groups, &["positions", "examples"])
+        let counts = counts::metadata(&self.joined_counts(groups)?);
+        self.join_part((COVARIANCE, COVARIANCE_GROUP), key, range, groups, &counts)
     }
 
     /// The same for Λ.
@@ -219,7 +231,10 @@ impl Run<'_> {
         range: Range<u64>,
         groups: &[(Group, Key)],
     ) -> Result<(), JobError> {
-        self.join_part((LAMBDA, LAMBDA_GROUP), key, range, groups, &["examples"])
+        let Some((_, first)) = groups.first() else { return Ok(()) };
+        let examples = count(&*self.group_artifact(LAMBDA_GROUP, first)?, "examples")?;
+        let counts = Metadata::from([("examples".to_owned(), examples.to_string())]);
+        self.join_part((LAMBDA, LAMBDA_GROUP), key, range, groups, &counts)
     }
 
     fn join_part(
@@ -228,14 +243,12 @@ impl Run<'_> {
         key: &Key,
         range: Range<u64>,
         groups: &[(Group, Key)],
-        counters: &[&'static str],
+        counts: &Metadata,
     ) -> Result<(), JobError> {
         let found = groups.iter().map(|(group, key)| Ok((group, self.group_artifact(of_group, key)?)));
         let found = found.collect::<Result<Vec<_>, JobError>>()?;
-        let Some((_, first)) = found.first() else { return Ok(()) };
-        let mut metadata = Metadata::new();
-        for counter in counters {
-            metadata.insert((*counter).to_owned(), count(first, counter)?.to_string());
+        if found.is_empty() {
+            return Ok(());
         }
         let mut specs = vec![];
         for (group, artifact) in &found {
@@ -248,7 +261,7 @@ impl Run<'_> {
             let (side, number) = spec.name.split_once('.').unwrap_or((&spec.name, ""));
             (side.to_owned(), number.parse::<usize>().ok())
         });
-        let writer = self.store.part_writer(kind, key, range, &specs, &metadata)?;
+        let writer = self.store.part_writer(kind, key, range, &specs, counts)?;
         for (group, artifact) in &found {
             for own in artifact.names() {
                 writer.write_values_at(&group.name_in_run(own), 0, artifact.f64(own)?)?;

@@ -3,15 +3,16 @@
 //! Two rounds of passes over the training data: covariances at every network, then Λ of every network in the
 //! eigenbasis of each fit that it is a part of. Fits that share a network share its differentiation.
 
+mod counts;
 mod decomposition;
 mod groups;
 mod passes;
 mod stored;
 
 use crate::attribution::source::{LambdaPool, LegCurvature};
-use crate::attribution::store::Key;
+use crate::attribution::store::{Key, Part};
 use crate::attribution::{Error, Event, Pass};
-use crate::curvature::{BlockWidth, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
+use crate::curvature::{BlockWidth, Counts, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
 use crate::job::brief::answers::Method;
 use crate::job::brief::keys::site;
 use crate::job::error::JobError;
@@ -188,11 +189,13 @@ impl Run<'_> {
             CurvatureKind::Diagonal => Factors::diagonal(self.lambda_of(fit)?.ok_or_else(missing)?),
             CurvatureKind::Kfac => {
                 let (bases, mean_positions) = bases()?;
-                let scale = match self.plan.job.method.kfac_scale {
+                let scales = match self.plan.job.method.kfac_scale {
                     crate::job::request::KfacScale::PerExample => mean_positions,
-                    crate::job::request::KfacScale::PerPosition => 1.0,
+                    crate::job::request::KfacScale::PerPosition => vec![1.0; layers.len()],
                 };
-                Factors::kfac(bases.into_iter().flatten().collect(), scale)
+                let fitted = bases.into_iter().zip(scales).filter_map(|(basis, scale)| Some((basis?, scale)));
+                let (bases, scales): (Vec<_>, Vec<_>) = fitted.unzip();
+                Factors::kfac(bases, &scales)
             }
             CurvatureKind::Ekfac => {
                 let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
@@ -264,6 +267,7 @@ impl Run<'_> {
     pub(in crate::job) fn merge_fit<T: Number>(&self, from: &[std::path::PathBuf]) -> Result<Option<String>, JobError> {
         let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
         let place = self.store.folder().display();
+        let layers = self.plan.training.layers();
         match self.round()? {
             Round::Done => Ok(None),
             Round::Covariances => {
@@ -273,26 +277,17 @@ impl Run<'_> {
                     }
                     let key = self.plan.covariance_key(site);
                     let parts = self.complete_parts(&folders, COVARIANCE, &key, site.stage)?;
-                    let mut writer = None;
+                    let writer = self.covariance_writer(site, &merged_counts(&parts, layers.len())?)?;
                     for group in self.groups() {
                         let mut sum = CovarianceSum::<T>::new(&group.specs);
                         for part in &parts {
                             let part = part.open()?;
-                            let counts = [stored::count(&part, "positions")?, stored::count(&part, "examples")?];
-                            sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), counts)?;
+                            let counts = counts::of_file(&part, group.layers.iter().copied())?;
+                            sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), &counts)?;
                         }
-                        let covariance = sum.finish()?;
-                        let writer = match &mut writer {
-                            Some(writer) => writer,
-                            none => {
-                                none.insert(self.covariance_writer(site, covariance.positions, covariance.examples)?)
-                            }
-                        };
-                        self.write_covariance(writer, &group.specs, &covariance)?;
+                        self.write_covariance(&writer, &group.specs, &sum.finish()?)?;
                     }
-                    if let Some(writer) = writer {
-                        writer.finish()?;
-                    }
+                    writer.finish()?;
                     self.store.remove_partial(COVARIANCE, &key)?;
                     self.store.remove_parts(COVARIANCE, &key)?;
                 }
@@ -332,4 +327,16 @@ impl Run<'_> {
             }
         }
     }
+}
+
+/// What the covariances of so many layers are means over, from the shards' sums.
+fn merged_counts(parts: &[Part], layers: usize) -> Result<Counts, JobError> {
+    let mut merged = Counts { positions: vec![0; layers], examples: 0 };
+    for part in parts {
+        let part = part.open()?;
+        let own = counts::of_file(&part, 0..layers)?;
+        merged.positions.iter_mut().zip(own.positions).for_each(|(sum, positions)| *sum += positions);
+        merged.examples += own.examples;
+    }
+    Ok(merged)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::groups::{Group, GroupNetwork};
 use super::stored::{data, with_shapes};
-use super::{COVARIANCE, LAMBDA};
+use super::{COVARIANCE, LAMBDA, counts};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Key, Metadata, Part, Progress, check_cover, list_parts};
 use crate::attribution::{Error, Pass};
@@ -82,8 +82,8 @@ impl Run<'_> {
         let mut sum = CovarianceSum::<T>::new(&group.specs).with_products(network.products());
         let mut start = range.start;
         if let Some(partial) = self.store.restore_partial(COVARIANCE, key)? {
-            let counter = |name: &str| partial.progress().counters.get(name).copied().unwrap_or_default();
-            sum.add_state(|name| partial.f64(name).ok(), [counter("positions"), counter("examples")])?;
+            let counts = counts::of_counters(&partial.progress().counters, group.specs.len());
+            sum.add_state(|name| partial.f64(name).ok(), &counts)?;
             start = partial.progress().next_example as usize;
         }
         let objectives = self.plan.label_mode().objectives(stream::COVARIANCE);
@@ -92,8 +92,7 @@ impl Run<'_> {
         sweep.differentiate(start, &objectives, &mut sum, |sum, chunk| {
             sum.flush(chunk.examples.clone(), objectives.len())?;
             if chunk.save && chunk.examples.end < range.end {
-                let [positions, examples] = sum.counts();
-                let counters = BTreeMap::from([("positions".into(), positions), ("examples".into(), examples)]);
+                let counters = counts::counters(&sum.counts());
                 self.save(COVARIANCE, key, chunk.examples.end, counters, &sum.state())?;
             }
             Ok(())
@@ -156,11 +155,10 @@ impl Run<'_> {
             return self.join_covariance_part(&key, shard, &groups);
         };
         let sum = self.covariance_pass::<T>(site, &group, &key)?;
-        let [positions, examples] = sum.counts();
-        let counts = [("positions".into(), positions.to_string()), ("examples".into(), examples.to_string())];
+        let counts = counts::metadata(&sum.counts());
         let state = sum.state();
         let tensors = with_shapes(&state);
-        self.store.write_part(COVARIANCE, &key, shard, &data(&tensors), &Metadata::from(counts))?;
+        self.store.write_part(COVARIANCE, &key, shard, &data(&tensors), &counts)?;
         Ok(self.store.remove_partial(COVARIANCE, &key)?)
     }
 

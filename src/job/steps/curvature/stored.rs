@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{COVARIANCE, EIGENBASIS, LAMBDA};
+use super::{COVARIANCE, EIGENBASIS, LAMBDA, counts};
 use crate::attribution::store::{
     Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
 };
 use crate::curvature::{
-    BlockDiagonal, BlockWidth, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec,
-    Matrix, Numbers, Side, SymmetricMatrix,
+    BlockDiagonal, BlockWidth, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide,
+    LayerSpec, Matrix, Numbers, Side, SymmetricMatrix,
 };
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
 use crate::job::error::JobError;
@@ -17,12 +17,12 @@ use crate::job::plan::Plan;
 use crate::job::steps::Run;
 use crate::job::training::{Fit, Place, Site, Training};
 
-/// Every layer's eigenbasis, none where it was frozen, and T̄, the mean number of positions of an example.
-type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, f64);
+/// Every layer's eigenbasis, none where it was frozen, and its T̄, the mean number of positions of an example.
+type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, Vec<f64>);
 
 impl Run<'_> {
     pub(super) fn keep_covariance(&self, site: Site, covariance: &Covariance) -> Result<(), JobError> {
-        let writer = self.covariance_writer(site, covariance.positions, covariance.examples)?;
+        let writer = self.covariance_writer(site, &covariance.counts)?;
         self.write_covariance(&writer, self.plan.training.layers(), covariance)?;
         writer.finish()?;
         self.store.remove_partial(COVARIANCE, &self.plan.covariance_key(site))?;
@@ -30,17 +30,11 @@ impl Run<'_> {
     }
 
     /// Starts the covariances of all layers.
-    pub(super) fn covariance_writer(
-        &self,
-        site: Site,
-        positions: u64,
-        examples: u64,
-    ) -> Result<TensorWriter, JobError> {
+    pub(super) fn covariance_writer(&self, site: Site, counts: &Counts) -> Result<TensorWriter, JobError> {
         let specs = self.plan.covariance_specs();
-        let metadata = Metadata::from([
+        let mut metadata = counts::metadata(counts);
+        metadata.extend([
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
-            ("positions".into(), positions.to_string()),
-            ("examples".into(), examples.to_string()),
             ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients; lower triangles, row by row".into()),
         ]);
         Ok(self.store.writer(COVARIANCE, &self.plan.covariance_key(site), &specs, &metadata)?)
@@ -75,24 +69,20 @@ impl Run<'_> {
                 Side::Output => outputs.push(matrix),
             }
         }
-        Ok(Some(Covariance {
-            inputs,
-            outputs,
-            positions: count(&artifact, "positions")?,
-            examples: count(&artifact, "examples")?,
-        }))
+        let counts = counts::of_file(&artifact, 0..layers.len())?;
+        Ok(Some(Covariance { inputs, outputs, counts }))
     }
 
     /// Starts the eigenbases of a fit.
     pub(super) fn eigenbasis_writer<T: Number>(
         &self,
         fit: &Fit,
-        mean_positions: f64,
+        mean_positions: &[f64],
     ) -> Result<TensorWriter, JobError> {
         let specs = self.plan.eigenbasis_specs(fit, <T as Element>::DTYPE);
-        let mut metadata = Metadata::from([
+        let mut metadata = counts::mean_metadata(mean_positions);
+        metadata.extend([
             ("of".into(), fit.name.clone()),
-            ("mean_positions".into(), mean_positions.to_string()),
             ("units".into(), "orthonormal eigenvectors as columns, by ascending eigenvalue".into()),
         ]);
         let block_width = self.plan.job.method.eigen_block_width.filter(|_| self.plan.is_cut());
@@ -115,7 +105,7 @@ impl Run<'_> {
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
         let room = self.plan.mapped_room();
-        let mean_positions = artifact.metadata("mean_positions").and_then(|text| text.parse().ok()).unwrap_or(1.0);
+        let mean_positions = counts::means_of_file(&artifact, layers.len());
         let pairs = |side: LayerSide| -> Result<Eigenpairs<T>, JobError> {
             let (name, n) = (side_name(layers, side), side.size(layers));
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
