@@ -10,7 +10,7 @@ use candle_core::DType;
 
 use super::ReadError;
 use super::parameter_groups::Parameter;
-use crate::model::{Architecture, BlockNames, Config, LoadError, Parameters, Weights};
+use crate::model::{Architecture, BlockNames, Config, LoadError, Parameters, SCORE, Weights, class_of_texts};
 
 pub use crate::model::Layout;
 
@@ -50,12 +50,13 @@ impl TorchParameters {
         })?;
         let order = &architecture.parameters;
         let file = weights.files().next().unwrap_or(folder).to_path_buf();
-        let tied_head = match order {
-            Parameters::Blocks(names) => {
+        let tied_head = match order.names() {
+            // what gives something for a whole text has a head of its own
+            Some(names) if class_of_texts(&config)?.is_none() => {
                 let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
                 tied_head(names, &weights, tied)?
             }
-            Parameters::Numbers => None,
+            _ => None,
         };
         let mut places = Vec::new();
         for name in weights.names() {
@@ -119,45 +120,41 @@ fn tied_head(names: &BlockNames, weights: &Weights, tied: bool) -> Result<Option
 }
 
 fn is_buffer(order: &Parameters, name: &str) -> bool {
-    match order {
-        Parameters::Blocks(names) => names.is_buffer(name),
-        Parameters::Numbers => false,
-    }
+    order.names().is_some_and(|names| names.is_buffer(name))
 }
 
 /// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
 fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
     let (module, leaf) = name.rsplit_once('.')?;
     let leaf = match leaf {
-        "weight" => 0,
-        "bias" => 1,
+        "weight" | "gamma" => 0,
+        "bias" | "beta" => 1,
         _ => return None,
     };
-    let names = match order {
-        Parameters::Blocks(names) => names,
-        Parameters::Numbers => {
-            let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
-            return Some(digits.chain([leaf]).collect());
-        }
+    let Some(names) = order.names() else {
+        let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
+        return Some(digits.chain([leaf]).collect());
     };
-    if names.heads.contains(&module) {
-        return Some(vec![3, 0, 0, leaf]);
+    let head = |&one: &&str| one == module;
+    if let Some(i) = names.heads.iter().chain([&SCORE]).position(|one| head(&one)) {
+        let section = if matches!(order, Parameters::HeadFirst(_)) { 0 } else { 4 };
+        return Some(vec![section, 0, i as u64, leaf]);
     }
     let module = names.prefixes.iter().find_map(|prefix| module.strip_prefix(prefix)).unwrap_or(module);
     let position = |list: &[&str], wanted: &str| list.iter().position(|&one| one == wanted).map(|i| i as u64);
     if let Some(i) = position(names.before, module) {
-        return Some(vec![0, 0, i, leaf]);
+        return Some(vec![1, 0, i, leaf]);
     }
     if let Some(i) = position(names.after, module) {
-        return Some(vec![2, 0, i, leaf]);
+        return Some(vec![3, 0, i, leaf]);
     }
     let (number, rest) = module.strip_prefix(names.blocks)?.strip_prefix('.')?.split_once('.')?;
-    Some(vec![1, number.parse().ok()?, position(names.modules, rest)?, leaf])
+    Some(vec![2, number.parse().ok()?, position(names.modules, rest)?, leaf])
 }
 
 fn layout(order: &Parameters, layer: &str) -> Layout {
-    match order {
-        Parameters::Blocks(names) if !names.heads.contains(&layer) => names.layout,
+    match order.names() {
+        Some(names) if !names.heads.contains(&layer) && layer != SCORE => names.layout,
         _ => Layout::OutputsFirst,
     }
 }
@@ -231,10 +228,10 @@ mod tests {
             std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
         };
         config(r#"{"model_type": "gpt2"}"#);
-        weights(&["transformer.wte.weight", "score.weight"]);
+        weights(&["transformer.wte.weight", "v_head.weight"]);
         let error = TorchParameters::read(folder.path()).unwrap_err();
         assert!(
-            error.to_string().ends_with("the place of `score.weight` among the optimizer's parameters is not known"),
+            error.to_string().ends_with("the place of `v_head.weight` among the optimizer's parameters is not known"),
             "{error}"
         );
         weights(&["transformer.wte.weight", "transformer.h.0.attn.bias", "lm_head.weight"]);
@@ -246,8 +243,8 @@ mod tests {
             untied.list.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
             ["transformer.wte.weight", "lm_head.weight"]
         );
-        config(r#"{"model_type": "bert"}"#);
+        config(r#"{"model_type": "mamba"}"#);
         let error = TorchParameters::read(folder.path()).unwrap_err().to_string();
-        assert!(error.ends_with("the order of the parameters of `bert` is not known"), "{error}");
+        assert!(error.ends_with("the order of the parameters of `mamba` is not known"), "{error}");
     }
 }

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
-use crate::data::{self, Batch, DataOptions, Dataset, FromTokenizer, IdField, ReadReport, Role, Specials, Tokenizer};
+use crate::data::{
+    self, Batch, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials, Task, Tokenizer,
+};
 use crate::foreign_file;
 use crate::job::budget::machine::default_budget;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::model::Limits;
+use crate::model::{Limits, Model};
 
 /// A dataset in batches of a given number of positions.
 #[derive(Debug, Clone, Copy)]
@@ -96,6 +98,24 @@ fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
     train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
 }
 
+/// What a model can be given and what it gives for a whole text, where the configuration leaves that to the data as this
+/// file of training examples shows it.
+pub(super) fn inputs_and_labels(model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
+    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file))))
+}
+
+/// How labels are understood, where the configuration does not say it.
+pub(super) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, file: &Path) -> Option<String> {
+    model.labels().filter(|labels| labels.task.is_none())?;
+    let kind = match decided?.task? {
+        Task::Classification => "one class each",
+        Task::MultiLabel => "several labels each",
+        Task::Regression => "numbers",
+    };
+    let file = file.display();
+    Some(format!("`config.json` has no `problem_type`: texts have {kind}, as the first label of {file} shows"))
+}
+
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     let mut notes = vec![];
@@ -129,7 +149,7 @@ pub(in crate::job) fn read(
     job: &Job,
     file: &Path,
     role: Role,
-    limits: Limits,
+    (limits, labels): (Limits, Option<&Arc<Labels>>),
     tokenizer: Option<&Arc<Tokenizer>>,
 ) -> Result<(Dataset, ReadReport), JobError> {
     Ok(match limits {
@@ -150,6 +170,7 @@ pub(in crate::job) fn read(
                     Some(field) => IdField::Field(field.to_owned()),
                 },
                 memory: job.resources.memory.or_else(default_budget),
+                labels: labels.cloned(),
             };
             data::read_tokens(file, role, tokenizer, limits, options)?
         }

@@ -1,7 +1,7 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
 use crate::curvature::gemm::Products;
-use crate::data::RowTask;
+use crate::data::Task;
 use crate::job::brief::layer_sets;
 use crate::job::error::JobError;
 use crate::job::request::Job;
@@ -221,14 +221,23 @@ pub(in crate::job) fn products(job: &Job, run_here: impl Fn(Products) -> bool) -
 }
 
 /// What is measured, and whether the model defines it.
-pub(in crate::job) fn resolve_measure(asked: Option<Measure>, limits: Limits) -> Result<Measure, JobError> {
+pub(in crate::job) fn resolve_measure(
+    asked: Option<Measure>,
+    limits: Limits,
+    of_texts: Option<Task>,
+) -> Result<Measure, JobError> {
     use Measure::{Logprob, Loss, Margin, Prediction};
-    let (task, possible, allowed): (_, _, &[Measure]) = match limits {
-        Limits::Tokens(_) => ("language model", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin]),
-        Limits::Rows(rows) => match rows.task {
-            RowTask::Classification => ("classifier", "`margin`, `loss` or `logprob`", &[Margin, Loss, Logprob]),
-            RowTask::Regression => ("regression", "`prediction` or `loss`", &[Prediction, Loss]),
-        },
+    let task = match limits {
+        Limits::Tokens(_) => of_texts,
+        Limits::Rows(rows) => Some(rows.task),
+    };
+    let (task, possible, allowed): (_, _, &[Measure]) = match task {
+        None => ("language model", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin]),
+        Some(Task::Classification) => ("classifier", "`margin`, `loss` or `logprob`", &[Margin, Loss, Logprob]),
+        Some(Task::MultiLabel) => {
+            ("classifier of several labels", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin])
+        }
+        Some(Task::Regression) => ("regression", "`prediction` or `loss`", &[Prediction, Loss]),
     };
     match asked {
         None => Ok(allowed[0]),

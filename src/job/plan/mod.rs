@@ -84,9 +84,18 @@ impl Plan {
                 job.resources.device
             ));
         }
-        job.method.measure = Some(options::resolve_measure(job.method.measure, limits)?);
-
         let files = stage_files(&job, &readings)?;
+        let (_, labels) = match files.last() {
+            Some((_, file)) => {
+                let found = data::inputs_and_labels(&model, file);
+                notes.extend(data::label_note(&model, found.1.as_ref(), file));
+                found
+            }
+            None => (limits, None),
+        };
+        let task = labels.as_ref().and_then(|labels| labels.task);
+        job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
+
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.notes()));
         let mut reports = Vec::with_capacity(files.len());
@@ -94,17 +103,19 @@ impl Plan {
         let count = files.len();
         for (index, (name, file)) in files.into_iter().enumerate() {
             // an earlier stage may have had another head
-            let limits = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
-                Some(checkpoint) if index + 1 < count => Model::load(&checkpoint.folder, &options)?.limits(),
-                _ => limits,
+            let (limits, labels) = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
+                Some(checkpoint) if index + 1 < count => {
+                    data::inputs_and_labels(&Model::load(&checkpoint.folder, &options)?, &file)
+                }
+                _ => (limits, labels.clone()),
             };
-            let (train, report) = data::read(&job, &file, Role::Train, limits, tokenizer.as_ref())?;
+            let (train, report) = data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref())?;
             notes.extend(data::notes("training examples", &report));
             stages.push(Stage { name, n_examples: train.len(), train });
             reports.push(report);
         }
         let queries = match &job.data.queries {
-            Some(file) => Some(data::read(&job, file, Role::Queries, limits, tokenizer.as_ref())?),
+            Some(file) => Some(data::read(&job, file, Role::Queries, (limits, labels.as_ref()), tokenizer.as_ref())?),
             None => None,
         };
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));

@@ -47,7 +47,7 @@ impl Networks {
         options: LoadOptions,
     ) -> Result<Self, JobError> {
         let (layers, limits, kind) = (last.layers().to_vec(), last.limits(), last.kind().to_owned());
-        let footprint = last.footprint();
+        let (footprint, labels) = (last.footprint(), last.labels().cloned());
         let last = Arc::new(TrackedNetwork::new(last, &layers));
         let count = of.len();
         let (mut parameters, mut absent) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -60,7 +60,7 @@ impl Networks {
                 let (folder, found) = (of[0].0.clone(), network.model.kind().to_owned());
                 return Err(JobError::OtherArchitecture { folder, found, expected: kind });
             }
-            if !network.model.limits().agree(limits) {
+            if !network.model.limits().agree(limits) || network.model.labels() != labels.as_ref() {
                 return Err(JobError::OtherInputs { folder: of[0].0.clone() });
             }
             let identity = network.model.identity().clone();
