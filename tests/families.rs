@@ -93,7 +93,9 @@ fn check_gradients(name: &str, model: &Model, batch: &Batch, expected: &Recorded
             compared += 1;
         }
     }
-    assert_eq!(compared, 4, "{name}: two layers of two examples");
+    // two layers of two examples; of a block with experts besides the router and three layers an expert
+    let recorded = expected.names().into_iter().filter(|tensor| tensor.starts_with("gradient.")).count();
+    assert!(recorded >= 4 && compared == recorded, "{name}: {compared} of {recorded} gradients");
 }
 
 #[test]

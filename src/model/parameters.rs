@@ -1,7 +1,7 @@
 //! Where a model's parameters are: in memory, or on disk until their section of the network runs.
 
 use std::fmt::Debug;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -166,7 +166,7 @@ impl Source {
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
         self.asked.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
-        Ok(StoredTensor { name, shape: shape.to_vec(), source: self.clone() })
+        Ok(StoredTensor { name, shape: shape.to_vec(), rows: None, source: self.clone() })
     }
 
     /// A linear layer, numbered if it is tracked.
@@ -188,6 +188,33 @@ impl Source {
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
         Ok(StoredLinear { weight, bias, layout, layer, products: self.products })
+    }
+
+    /// A linear layer without bias whose matrix `[outputs, inputs]` is not stored under its own name.
+    pub(super) fn linear_at(
+        &self,
+        tracking: &mut Tracking<'_>,
+        name: &str,
+        weight: StoredTensor,
+        [outputs, inputs]: [usize; 2],
+        input: &mut SharedInput,
+    ) -> StoredLinear {
+        let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, false, input);
+        StoredLinear { weight, bias: None, layout: Layout::OutputsFirst, layer, products: self.products }
+    }
+
+    /// Counts inputs and outputs of layers at one position that were not asked for by [`Source::linear`].
+    pub(super) fn add_activations(&self, numbers: usize) {
+        self.asked.activations.fetch_add(numbers as u64, Ordering::Relaxed);
+    }
+
+    /// Consecutive rows of a tensor of this shape, a row being as long as the last axis.
+    pub(super) fn rows_of(&self, name: &str, shape: &[usize], rows: Range<usize>) -> Result<StoredTensor, LoadError> {
+        let name = format!("{}{name}", self.prefix);
+        self.weights.check(&name, shape)?;
+        let width = shape.last().copied().unwrap_or(1);
+        self.asked.parameters.fetch_add((rows.len() * width) as u64, Ordering::Relaxed);
+        Ok(StoredTensor { name, shape: shape.to_vec(), rows: Some(rows), source: self.clone() })
     }
 
     /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
@@ -212,6 +239,8 @@ pub(super) struct StoredTensor {
     source: Source,
     name: String,
     shape: Vec<usize>,
+    /// The rows that are meant, if not all are.
+    rows: Option<Range<usize>>,
 }
 
 impl StoredTensor {
@@ -245,7 +274,14 @@ impl Stored for StoredTensor {
 
     fn read(&self) -> Result<Tensor, LoadError> {
         let Source { weights, dtype, device, .. } = &self.source;
-        Ok(weights.tensor(&self.name, &self.shape, *dtype)?.to_device(device)?)
+        let tensor = match &self.rows {
+            Some(rows) => {
+                let ids: Vec<u32> = (rows.start as u32..rows.end as u32).collect();
+                weights.rows(&self.name, &self.shape, &ids, *dtype)?
+            }
+            None => weights.tensor(&self.name, &self.shape, *dtype)?,
+        };
+        Ok(tensor.to_device(device)?)
     }
 }
 

@@ -202,7 +202,7 @@ impl Weights {
         self.mean(dtype, |of, dtype| of.some(name, expected, None, dtype))
     }
 
-    /// Rows of a matrix, in the order of `ids`.
+    /// Rows of a matrix, in the order of `ids`. Of a tensor of more axes they are counted through all but the last.
     ///
     /// # Errors
     /// As [`Weights::tensor`], about these rows alone; [`LoadError::Tensor`] for a row that the matrix does not have.
@@ -258,7 +258,7 @@ impl Weights {
     /// A tensor, or some rows, of this checkpoint alone. What was read of the file does not stay in memory.
     fn some(&self, name: &str, expected: &[usize], ids: Option<&[u32]>, dtype: DType) -> Result<Tensor, LoadError> {
         let (file, view) = self.checked(name, expected)?;
-        let width: usize = expected.iter().skip(1).product();
+        let width = expected.last().copied().unwrap_or(1);
         let non_finite = |index: usize| {
             let index = ids.map_or(index, |ids| ids[index / width] as usize * width + index % width);
             LoadError::NonFinite { file: file.path.clone(), name: name.to_owned(), index }
@@ -266,8 +266,8 @@ impl Weights {
         let (bytes, shape) = match ids {
             None => (Cow::Borrowed(view.data()), expected.to_vec()),
             Some(ids) => {
-                let rows = gather(view.data(), expected.first().copied().unwrap_or(0), ids)?;
-                (Cow::Owned(rows), [&[ids.len()], expected.get(1..).unwrap_or(&[])].concat())
+                let count = expected.iter().product::<usize>() / width.max(1);
+                (Cow::Owned(gather(view.data(), count, ids)?), vec![ids.len(), width])
             }
         };
         let expect = |bytes: &[u8]| {

@@ -18,6 +18,7 @@ pub mod norm;
 mod objective;
 pub mod rope;
 mod rotation;
+pub mod routing;
 
 #[cfg(test)]
 mod gradient_check;
@@ -30,6 +31,7 @@ pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_l
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;
+pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};
 
 use candle_core::{CpuStorage, DType, Layout, Tensor};
 

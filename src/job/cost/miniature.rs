@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::architecture::{Architecture, block_of};
 use crate::attribution::store::{Metadata, TensorData, write_safetensors};
 use crate::data::{Batch, Inputs, Targets};
-use crate::job::JobError;
+use crate::job::error::JobError;
 use crate::model::{self, Config, Weights};
 
 /// A miniature on disk; dropped, it is gone.

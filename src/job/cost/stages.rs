@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use super::architecture::Architecture;
 use super::work::{self, BatchShape, Coordinates};
-use super::{StageCost, Work, WorkKind, disk};
+use super::{StageCost, Work, WorkKind};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
-use crate::job::answers::{Method, ScorePass, VectorSet};
+use crate::job::brief::answers::{Method, ScorePass, VectorSet};
+use crate::job::budget::disk;
+use crate::job::error::JobError;
+use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
 use crate::job::training::{Fit, Site, Training};
-use crate::job::{JobError, Plan};
 
 /// Batches of equal shape are counted once.
 type Batches = BTreeMap<BatchShape, u64>;
@@ -278,7 +280,7 @@ impl Stages<'_> {
             };
             layers.iter().enumerate().map(of_layer).sum()
         };
-        let at_most = crate::job::queries::queries_at_once(layers, plan.width() as usize);
+        let at_most = crate::job::steps::queries::queries_at_once(layers, plan.width() as usize);
         let batches = batches(plan, queries, at_most);
         let mut found = self.work(&batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;

@@ -1,37 +1,32 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
-mod checkpoints;
-mod data;
-mod machine;
-mod memory;
-mod options;
-mod sizes;
-mod stage_memory;
 mod summary;
 
 use std::path::PathBuf;
 
 use candle_core::DType;
 
-use self::checkpoints::Checkpoints;
-pub(super) use self::data::{Few, InBatches};
-pub(super) use self::memory::Memory;
-pub(super) use self::options::measure_name;
-use self::sizes::Sizes;
+use crate::job::brief::checkpoints::Checkpoints;
+use crate::job::brief::data::{self, InBatches};
+use crate::job::brief::options;
+use crate::job::budget::memory::Memory;
+use crate::job::budget::sizes::Sizes;
+
 pub use self::summary::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
 };
-use super::answers::Answer;
-use super::groups::Groups;
-use super::layer_sets::LayerSet;
-use super::request::{Fisher, Measure, Precision, Side};
-use super::reuse::Reused;
-use super::training::{Stage, Training};
-use super::{Job, JobError};
 use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Dataset, ReadReport, Role};
+use crate::job::brief::answers::Answer;
+use crate::job::brief::example_groups::Groups;
+use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::reuse::Reused;
+use crate::job::error::JobError;
+use crate::job::request::Job;
+use crate::job::request::{Fisher, Measure, Precision, Side};
+use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
 
@@ -40,14 +35,14 @@ use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData
 pub struct Plan {
     /// The job with defaults resolved: what `run` replays.
     pub job: Job,
-    pub(super) training: Training,
-    pub(super) answers: Vec<Answer>,
-    pub(super) layer_sets: Vec<LayerSet>,
+    pub(in crate::job) training: Training,
+    pub(in crate::job) answers: Vec<Answer>,
+    pub(in crate::job) layer_sets: Vec<LayerSet>,
     /// Groups of training examples whose scores are added up.
-    pub(super) groups: Option<Groups>,
-    pub(super) queries: Option<Dataset>,
-    pub(super) reused: Option<Reused>,
-    pub(super) memory: Memory,
+    pub(in crate::job) groups: Option<Groups>,
+    pub(in crate::job) queries: Option<Dataset>,
+    pub(in crate::job) reused: Option<Reused>,
+    pub(in crate::job) memory: Memory,
     summary: Summary,
 }
 
@@ -211,7 +206,7 @@ impl Plan {
     }
 
     /// Labels for the curvature.
-    pub(super) fn label_mode(&self) -> LabelMode {
+    pub(in crate::job) fn label_mode(&self) -> LabelMode {
         match self.job.method.fisher {
             Fisher::Empirical => LabelMode::Empirical,
             Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
@@ -219,12 +214,12 @@ impl Plan {
     }
 
     /// The measurement, resolved.
-    pub(super) fn measure(&self) -> Measure {
+    pub(in crate::job) fn measure(&self) -> Measure {
         self.job.method.measure.expect("`resolve` sets it")
     }
 
     /// A dataset cut into batches of the resolved size.
-    pub(super) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
+    pub(in crate::job) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
         InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
     }
 }

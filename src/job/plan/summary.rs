@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::Plan;
 use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::ReadReport;
-use crate::job::layer_sets::LayerSet;
-use crate::job::moments::Moments;
+use crate::job::brief::layer_sets::LayerSet;
+use crate::job::plan::Plan;
 use crate::job::request::Precision;
+use crate::job::training::moments::Moments;
 use crate::job::training::{Averaged, Fit, Training};
 
 /// What a person should see before the work begins.
@@ -167,7 +167,12 @@ impl From<&ReadReport> for DataSummary {
 
 impl Summary {
     /// Of a plan whose every other part is made.
-    pub(super) fn of(plan: &Plan, train: &[ReadReport], queries: Option<&ReadReport>, notes: Vec<String>) -> Self {
+    pub(in crate::job) fn of(
+        plan: &Plan,
+        train: &[ReadReport],
+        queries: Option<&ReadReport>,
+        notes: Vec<String>,
+    ) -> Self {
         let (job, training) = (&plan.job, &plan.training);
         let layers = training.layers();
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::super::architecture::BlockNames;
 use super::super::{Config, Layout, LoadError};
+use super::experts::Experts;
 use crate::nn::{Activation, RopeConfig};
 
 /// A family with the sizes of one checkpoint.
@@ -18,6 +19,8 @@ pub(super) struct Family {
     pub(super) head_size: usize,
     /// Width inside the MLP.
     pub(super) inner: usize,
+    /// What takes the place of the MLP.
+    pub(super) experts: Option<Experts>,
     pub(super) vocabulary: usize,
     pub(super) max_positions: Option<usize>,
     pub(super) activation: Activation,
@@ -133,6 +136,7 @@ impl Family {
             kv_heads,
             head_size,
             inner: config.size("intermediate_size")?,
+            experts: None,
             vocabulary: config.size("vocab_size")?,
             max_positions: config.optional_size("max_position_embeddings")?,
             activation,

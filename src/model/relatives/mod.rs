@@ -5,19 +5,25 @@ pub(super) mod gemma;
 pub(super) mod gemma2;
 pub(super) mod gemma3;
 pub(super) mod mistral;
+pub(super) mod mixtral;
 pub(super) mod olmo;
 pub(super) mod olmo2;
 pub(super) mod olmo3;
+pub(super) mod olmoe;
 pub(super) mod phi3;
 pub(super) mod qwen2;
+pub(super) mod qwen2_moe;
 pub(super) mod qwen3;
+pub(super) mod qwen3_moe;
 pub(super) mod smollm3;
 
+mod experts;
 mod family;
 mod stored;
 
 use candle_core::Tensor;
 
+use self::experts::SparseMlp;
 use self::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms};
 use self::stored::{StoredBlock, StoredNorm};
 use super::decoder::{self, Transformer};
@@ -44,7 +50,7 @@ pub(super) struct Block {
     self_attn: SelfAttention,
     behind_attention: Option<AnyNorm>,
     before_mlp: Option<AnyNorm>,
-    mlp: Mlp,
+    mlp: FeedForward,
     behind_mlp: Option<AnyNorm>,
 }
 
@@ -59,10 +65,17 @@ struct SelfAttention {
 
 #[derive(Debug)]
 enum Projections {
-    /// Three layers, whose outputs may be clipped, and queries and keys normalised.
+    /// Three layers: of their outputs queries and keys may be normalised, and all clipped then.
     Separate { q_proj: Linear, k_proj: Linear, v_proj: Linear, clip: Option<f64>, norms: Option<[RmsNorm; 2]> },
     /// One layer with queries, keys and values side by side.
     Packed(Linear),
+}
+
+/// One MLP, or a choice of several for every token.
+#[derive(Debug)]
+enum FeedForward {
+    Dense(Mlp),
+    Sparse(SparseMlp),
 }
 
 #[derive(Debug)]
@@ -114,7 +127,11 @@ impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let y = self.self_attn.trace(&normed(&self.before_attention, x)?, context, taps)?;
         let x = x.add(&normed(&self.behind_attention, &y)?)?;
-        let y = self.mlp.trace(&normed(&self.before_mlp, &x)?, taps)?;
+        let y = normed(&self.before_mlp, &x)?;
+        let y = match &self.mlp {
+            FeedForward::Dense(mlp) => mlp.trace(&y, taps)?,
+            FeedForward::Sparse(experts) => experts.trace(&y, &context.positions, taps)?,
+        };
         x.add(&normed(&self.behind_mlp, &y)?)
     }
 }
@@ -124,12 +141,13 @@ impl SelfAttention {
         let rope = self.rope.map(|rope| &context.ropes[rope]);
         let y = match &self.qkv {
             Projections::Separate { q_proj, k_proj, v_proj, clip, norms } => {
-                let mut q = clipped(q_proj.trace(x, taps)?, *clip)?; // [R, H d]
-                let mut k = clipped(k_proj.trace(x, taps)?, *clip)?; // [R, H_kv d]
-                let v = clipped(v_proj.trace(x, taps)?, *clip)?;
+                let mut q = q_proj.trace(x, taps)?; // [R, H d]
+                let mut k = k_proj.trace(x, taps)?; // [R, H_kv d]
+                let v = v_proj.trace(x, taps)?;
                 if let Some([q_norm, k_norm]) = norms {
                     (q, k) = (q_norm.trace_heads(&q)?, k_norm.trace_heads(&k)?);
                 }
+                let (q, k, v) = (clipped(q, *clip)?, clipped(k, *clip)?, clipped(v, *clip)?);
                 self.attention.trace(&q, &k, &v, &context.positions, rope)?
             }
             Projections::Packed(qkv_proj) => {

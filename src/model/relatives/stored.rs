@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::experts::StoredSparseMlp;
 use super::{
-    AnyNorm, Block, Family, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms, Relative,
-    SelfAttention,
+    AnyNorm, Block, Family, FeedForward, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms,
+    Relative, SelfAttention,
 };
 use crate::curvature::Linear;
 use crate::model::architecture::{Architecture, Parameters};
@@ -82,11 +83,69 @@ pub(in crate::model) struct StoredBlock {
     rope: Option<usize>,
     behind_attention: Option<StoredNorm>,
     before_mlp: Option<StoredNorm>,
+    mlp: StoredFeedForward,
+    behind_mlp: Option<StoredNorm>,
+}
+
+/// One MLP's parameters, or those of several experts.
+#[derive(Debug)]
+enum StoredFeedForward {
+    Dense(StoredMlp),
+    Sparse(StoredSparseMlp),
+}
+
+/// An MLP's parameters.
+#[derive(Debug)]
+pub(super) struct StoredMlp {
     /// Gate and up, or both in one.
     gate_up: Vec<StoredLinear>,
     down_proj: StoredLinear,
     activation: Activation,
-    behind_mlp: Option<StoredNorm>,
+}
+
+impl StoredMlp {
+    /// Of gate and up, or both in one, and down.
+    pub(super) fn new(gate_up: Vec<StoredLinear>, down_proj: StoredLinear, activation: Activation) -> Self {
+        Self { gate_up, down_proj, activation }
+    }
+}
+
+impl Stored for StoredMlp {
+    type Value = Mlp;
+
+    fn read(&self) -> Result<Mlp, LoadError> {
+        let gate_up = match <[Linear; 2]>::try_from(read_all(&self.gate_up)?) {
+            Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
+            Err(mut one) => GateUp::Packed(one.remove(0)),
+        };
+        Ok(Mlp { gate_up, down_proj: self.down_proj.read()?, activation: self.activation })
+    }
+}
+
+/// The MLP of this name, `inner` wide inside, as the family stores it.
+pub(super) fn dense(
+    source: &Source,
+    tracking: &mut Tracking<'_>,
+    name: &str,
+    family: &Family,
+    inner: usize,
+    input: &mut SharedInput,
+) -> Result<StoredMlp, LoadError> {
+    let (width, bias, layout) = (family.width, family.biases.mlp, Layout::OutputsFirst);
+    let packed = [("gate_up_proj", 2 * inner)];
+    let separate = [("gate_proj", inner), ("up_proj", inner)];
+    let parts: &[(&str, usize)] = if family.packing == Packing::Packed { &packed } else { &separate };
+    let mut gate_up = vec![];
+    for &(part, outputs) in parts {
+        gate_up.push(source.linear(tracking, &format!("{name}.{part}"), [outputs, width], bias, layout, input)?);
+    }
+    let (name, mut input) = (format!("{name}.down_proj"), SharedInput::default());
+    let down_proj = source.linear(tracking, &name, [width, inner], bias, layout, &mut input)?;
+    Ok(StoredMlp::new(gate_up, down_proj, family.activation))
+}
+
+fn read_all(layers: &[StoredLinear]) -> Result<Vec<Linear>, LoadError> {
+    layers.iter().map(Stored::read).collect()
 }
 
 impl Stored for StoredBlock {
@@ -94,7 +153,6 @@ impl Stored for StoredBlock {
 
     fn read(&self) -> Result<Block, LoadError> {
         let norm = |norm: &Option<StoredNorm>| norm.as_ref().map(Stored::read).transpose();
-        let linear = |layers: &[StoredLinear]| layers.iter().map(Stored::read).collect::<Result<Vec<Linear>, _>>();
         let norms = match &self.query_key_norms {
             Some([q, k]) => match (q.read()?, k.read()?) {
                 (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([q, k]),
@@ -102,13 +160,13 @@ impl Stored for StoredBlock {
             },
             None => None,
         };
-        let qkv = match <[Linear; 3]>::try_from(linear(&self.qkv)?) {
+        let qkv = match <[Linear; 3]>::try_from(read_all(&self.qkv)?) {
             Ok([q_proj, k_proj, v_proj]) => Projections::Separate { q_proj, k_proj, v_proj, clip: self.clip, norms },
             Err(mut one) => Projections::Packed(one.remove(0)),
         };
-        let gate_up = match <[Linear; 2]>::try_from(linear(&self.gate_up)?) {
-            Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
-            Err(mut one) => GateUp::Packed(one.remove(0)),
+        let mlp = match &self.mlp {
+            StoredFeedForward::Dense(mlp) => FeedForward::Dense(mlp.read()?),
+            StoredFeedForward::Sparse(experts) => FeedForward::Sparse(experts.read()?),
         };
         Ok(Block {
             before_attention: norm(&self.before_attention)?,
@@ -120,7 +178,7 @@ impl Stored for StoredBlock {
             },
             behind_attention: norm(&self.behind_attention)?,
             before_mlp: norm(&self.before_mlp)?,
-            mlp: Mlp { gate_up, down_proj: self.down_proj.read()?, activation: self.activation },
+            mlp,
             behind_mlp: norm(&self.behind_mlp)?,
         })
     }
@@ -137,20 +195,20 @@ pub(super) fn build(
     let Parameters::Blocks(names) = &architecture.parameters else {
         return Err(config.problem("an architecture without blocks is no relative of Llama's"));
     };
-    let Family { width, heads, kv_heads, head_size, inner, vocabulary, .. } = family;
+    let Family { width, heads, kv_heads, head_size, vocabulary, .. } = family;
     let source = Source::new(weights, names.prefix_in(weights), config, options);
     let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
     let ends = Ends::new(&source, names, [vocabulary, width], tied)?.capped(family.logits_soft_cap);
     let norm = |name: &str, width: usize| StoredNorm::new(&source, family.norm, name, width, options);
     let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
-    };
     let (all, kv) = (heads * head_size, kv_heads * head_size);
     let [before_attention, behind_attention, before_mlp, behind_mlp] = norm_names(family.norm_places);
     let blocks = Blocks::new(&source, family.layers.len(), |n| {
         let Layer { window, rope } = family.layers[n];
-        let (mut read_by_attention, mut read_by_mlp) = (SharedInput::default(), SharedInput::default());
+        let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+            source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+        };
+        let mut read_by_attention = SharedInput::default();
         let name = |part: &str| format!("layers.{n}.{part}");
         let optional = |part: Option<&str>| part.map(|part| norm(&name(part), width)).transpose();
         let mut qkv = vec![];
@@ -171,13 +229,15 @@ pub(super) fn build(
             Some([q, k]) => Some([norm(&name("self_attn.q_norm"), q)?, norm(&name("self_attn.k_norm"), k)?]),
             None => None,
         };
-        let mut gate_up = vec![];
-        let packed = [("mlp.gate_up_proj", 2 * inner)];
-        let separate = [("mlp.gate_proj", inner), ("mlp.up_proj", inner)];
-        let parts: &[(&str, usize)] = if family.packing == Packing::Packed { &packed } else { &separate };
-        for &(part, outputs) in parts {
-            gate_up.push(linear(&name(part), outputs, width, family.biases.mlp, &mut read_by_mlp)?);
-        }
+        let mlp = match family.experts.as_ref().filter(|experts| experts.sparse[n]) {
+            Some(experts) => {
+                StoredFeedForward::Sparse(StoredSparseMlp::new(&source, &mut tracking, &family, experts, n)?)
+            }
+            None => {
+                let (name, mut input) = (name("mlp"), SharedInput::default());
+                StoredFeedForward::Dense(dense(&source, &mut tracking, &name, &family, family.inner, &mut input)?)
+            }
+        };
         Ok(StoredBlock {
             before_attention,
             qkv,
@@ -197,9 +257,7 @@ pub(super) fn build(
             rope,
             behind_attention: optional(behind_attention)?,
             before_mlp: optional(before_mlp)?,
-            gate_up,
-            down_proj: linear(&name("mlp.down_proj"), width, inner, family.biases.mlp, &mut SharedInput::default())?,
-            activation: family.activation,
+            mlp,
             behind_mlp: optional(behind_mlp)?,
         })
     })?;

@@ -1,0 +1,230 @@
+//! A mixture of experts in place of a block's MLP (Shazeer et al. 2017; Jiang et al. 2024, section 2.1): a router
+//! chooses a few MLPs for every token and adds up what they make of it. Families differ in the router's weights, in an
+//! expert that sees every token, and in how files call it all.
+//!
+//! A checkpoint holds three matrices for each expert, as transformers 4 has them and transformers 5 saves them, or two
+//! for all experts of a block, as transformers 5 has them in memory. Both are read as three layers an expert, under the
+//! names of the former.
+
+use super::stored::{StoredMlp, dense};
+use super::{Family, Mlp};
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::model::parameters::{Source, Stored, StoredLinear};
+use crate::model::tracking::{SharedInput, Tracking};
+use crate::model::{Config, Layout, LoadError};
+use crate::nn::{ExpertWeights, Routes, trace_sigmoid_gated};
+
+/// The experts of one block.
+#[derive(Debug)]
+pub(super) struct SparseMlp {
+    router: Linear,
+    experts: Vec<Mlp>,
+    /// Experts that see one token.
+    chosen: usize,
+    weights: ExpertWeights,
+    shared: Option<SharedExpert>,
+}
+
+/// An MLP that sees every token, times the logistic function of a number that it has for the token.
+#[derive(Debug)]
+struct SharedExpert {
+    mlp: Mlp,
+    gate: Linear,
+}
+
+impl SparseMlp {
+    pub(super) fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let logits = self.router.trace(x, taps)?; // [R, E]
+        let routes = Routes::new(logits.value(), self.chosen, positions)?;
+        let outputs = routes.dispatch(x)?.in_groups(routes.lengths(), |expert, x| {
+            self.experts[expert].trace(x, &taps.at(routes.positions(expert))) // [R of the expert, D]
+        })?;
+        let y = routes.combine(&outputs, &logits, self.weights)?;
+        match &self.shared {
+            Some(SharedExpert { mlp, gate }) => {
+                y.add(&trace_sigmoid_gated(&gate.trace(x, taps)?, &mlp.trace(x, taps)?)?)
+            }
+            None => Ok(y),
+        }
+    }
+}
+
+/// What a family says of its experts.
+#[derive(Debug)]
+pub(super) struct Experts {
+    pub(super) count: usize,
+    /// Experts that see one token.
+    pub(super) chosen: usize,
+    /// Width inside of one.
+    pub(super) inner: usize,
+    pub(super) weights: ExpertWeights,
+    /// Width inside of the expert that sees every token, if there is one.
+    pub(super) shared: Option<usize>,
+    /// Which blocks have experts, by number; the others have one MLP.
+    pub(super) sparse: Vec<bool>,
+    pub(super) names: Names,
+}
+
+/// What files call a block's experts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    /// The module.
+    module: &'static str,
+    /// Gate, up and down of one expert.
+    matrices: [&'static str; 3],
+}
+
+/// Mixtral's names.
+pub(super) const MIXTRAL: Names = Names { module: "block_sparse_moe", matrices: ["w1", "w3", "w2"] };
+
+/// The names of all others.
+pub(super) const COMMON: Names = Names { module: "mlp", matrices: ["gate_proj", "up_proj", "down_proj"] };
+
+/// The module of the two matrices for all experts, whatever the family.
+const FUSED_MODULE: &str = "mlp";
+
+impl Experts {
+    /// The keys that all families have, in `blocks` blocks that all have experts.
+    pub(super) fn read(config: &Config, blocks: usize, count: usize, inner: usize) -> Result<Self, LoadError> {
+        let chosen = config.size("num_experts_per_tok")?;
+        if chosen > count {
+            return Err(config.problem(format!("`num_experts_per_tok` = {chosen} of {count} experts")));
+        }
+        note_auxiliary_loss(config)?;
+        Ok(Self {
+            count,
+            chosen,
+            inner,
+            weights: ExpertWeights::OfChosen,
+            shared: None,
+            sparse: vec![true; blocks],
+            names: COMMON,
+        })
+    }
+
+    /// `norm_topk_prob`, which is false where it is absent.
+    pub(super) fn normalised_by_choice(mut self, config: &Config) -> Result<Self, LoadError> {
+        let of_chosen = config.flag("norm_topk_prob", false)?;
+        self.weights = if of_chosen { ExpertWeights::OfChosen } else { ExpertWeights::OfAll };
+        Ok(self)
+    }
+
+    /// `decoder_sparse_step` and `mlp_only_layers`: blocks that have one MLP.
+    pub(super) fn some_blocks_dense(mut self, config: &Config) -> Result<Self, LoadError> {
+        let step = config.size_or("decoder_sparse_step", Some(1))?.unwrap_or(1);
+        for (n, sparse) in self.sparse.iter_mut().enumerate() {
+            *sparse = (n + 1) % step == 0;
+        }
+        for number in config.list("mlp_only_layers")?.unwrap_or(&[]) {
+            let problem = || config.problem(format!("`mlp_only_layers` has {number}, expected numbers of layers"));
+            let number = number.as_u64().ok_or_else(problem)?;
+            // one behind the last block concerns none
+            if let Some(sparse) = usize::try_from(number).ok().and_then(|n| self.sparse.get_mut(n)) {
+                *sparse = false;
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// `num_experts`, which transformers 5 may write as `num_local_experts`.
+pub(super) fn count(config: &Config) -> Result<usize, LoadError> {
+    match config.optional_size("num_local_experts")? {
+        Some(count) if config.get("num_experts").is_none() => Ok(count),
+        _ => config.size("num_experts"),
+    }
+}
+
+/// Says that training pulled the router towards even use of its experts, which no loss of an example contains.
+fn note_auxiliary_loss(config: &Config) -> Result<(), LoadError> {
+    let coefficient = config.number("router_aux_loss_coef", 0.001)?;
+    if config.flag("output_router_logits", false)? && coefficient != 0.0 {
+        config.note(format!(
+            "`output_router_logits`: training added {coefficient} times a load-balancing loss over the batch \
+             (`router_aux_loss_coef`), which is in no example's loss and in no gradient here"
+        ));
+    }
+    Ok(())
+}
+
+/// A block's experts on disk.
+#[derive(Debug)]
+pub(super) struct StoredSparseMlp {
+    router: StoredLinear,
+    experts: Vec<StoredMlp>,
+    chosen: usize,
+    weights: ExpertWeights,
+    shared: Option<(StoredMlp, StoredLinear)>,
+}
+
+impl StoredSparseMlp {
+    /// The experts of block `n`.
+    pub(super) fn new(
+        source: &Source,
+        tracking: &mut Tracking<'_>,
+        family: &Family,
+        experts: &Experts,
+        n: usize,
+    ) -> Result<Self, LoadError> {
+        let Family { width, activation, .. } = *family;
+        let Experts { count, chosen, inner, weights, shared, names, .. } = *experts;
+        let mut read_by_all = SharedInput::default();
+        let layout = Layout::OutputsFirst;
+        let module = format!("layers.{n}.{}", names.module);
+        let fused = format!("layers.{n}.{FUSED_MODULE}.experts");
+        let is_fused = source.contains(&format!("{fused}.gate_up_proj"));
+        let in_file = if is_fused { FUSED_MODULE } else { names.module };
+        let weight = source.tensor(&format!("layers.{n}.{in_file}.gate.weight"), &[count, width])?;
+        let router = source.linear_at(tracking, &format!("{module}.gate"), weight, [count, width], &mut read_by_all);
+        source.add_activations(count + width);
+        // of all experts together a token is seen by `chosen`
+        source.add_activations(chosen * 3 * (width + inner));
+        let expert = |tracking: &mut Tracking<'_>, e: usize| {
+            let mut read_by_expert = SharedInput::default();
+            let [gate, up, down] = names.matrices.map(|matrix| format!("{module}.experts.{e}.{matrix}"));
+            let mut linear = |name: &str, part: &str, before: usize, shape: [usize; 2], input: &mut SharedInput| {
+                let weight = if is_fused {
+                    let rows = if part == "gate_up_proj" { 2 * inner } else { width };
+                    let first = e * rows + before;
+                    source.rows_of(&format!("{fused}.{part}"), &[count, rows, shape[1]], first..first + shape[0])?
+                } else {
+                    source.tensor(&format!("{name}.weight"), &shape)?
+                };
+                Ok::<_, LoadError>(source.linear_at(tracking, name, weight, shape, input))
+            };
+            let gate = linear(&gate, "gate_up_proj", 0, [inner, width], &mut read_by_expert)?;
+            let up = linear(&up, "gate_up_proj", inner, [inner, width], &mut read_by_expert)?;
+            let down = linear(&down, "down_proj", 0, [width, inner], &mut SharedInput::default())?;
+            Ok(StoredMlp::new(vec![gate, up], down, activation))
+        };
+        let experts = (0..count).map(|e| expert(tracking, e)).collect::<Result<_, LoadError>>()?;
+        let shared = match shared {
+            Some(inner) => {
+                let name = format!("{module}.shared_expert");
+                let mlp = dense(source, tracking, &name, family, inner, &mut read_by_all)?;
+                let gate = format!("{module}.shared_expert_gate");
+                Some((mlp, source.linear(tracking, &gate, [1, width], false, layout, &mut read_by_all)?))
+            }
+            None => None,
+        };
+        Ok(Self { router, experts, chosen, weights, shared })
+    }
+}
+
+impl Stored for StoredSparseMlp {
+    type Value = SparseMlp;
+
+    fn read(&self) -> Result<SparseMlp, LoadError> {
+        let shared = self
+            .shared
+            .as_ref()
+            .map(|(mlp, gate)| Ok::<_, LoadError>(SharedExpert { mlp: mlp.read()?, gate: gate.read()? }));
+        Ok(SparseMlp {
+            router: self.router.read()?,
+            experts: self.experts.iter().map(Stored::read).collect::<Result<_, _>>()?,
+            chosen: self.chosen,
+            weights: self.weights,
+            shared: shared.transpose()?,
+        })
+    }
+}

@@ -1,0 +1,56 @@
+//! Mixtral (Jiang et al. 2024) as `MixtralForCausalLM` stores it: Llama with a choice of experts in place of every
+//! MLP, whose weights add up to 1.
+
+use std::sync::Arc;
+
+use super::experts::{Experts, MIXTRAL};
+use super::family::{Defaults, Family, names};
+use super::stored::build;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::rotary::Rotary;
+use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+
+pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "mixtral",
+    classes: &["MixtralForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(names(MODULES)),
+    tied_by_default: false,
+    // noise of the router's inputs in training, as dropout
+    without_effect: &["router_jitter_noise"],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+const MODULES: &[&str] = &[
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "block_sparse_moe.gate",
+    "block_sparse_moe.experts.*.w1",
+    "block_sparse_moe.experts.*.w2",
+    "block_sparse_moe.experts.*.w3",
+    "mlp.gate",
+    "mlp.experts.gate_up_proj",
+    "mlp.experts.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+];
+
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    build(&ARCHITECTURE, family(config)?, config, weights, options)
+}
+
+fn family(config: &Config) -> Result<Family, LoadError> {
+    let defaults = Defaults { kv_heads: Some(8), epsilon: 1e-5, ..Defaults::LLAMA };
+    let mut family = Family::read(config, defaults)?;
+    family.ropes = vec![Rotary { theta: 1e6, ..Rotary::LLAMA }.read(config, family.head_size)?];
+    let window = config.size_or("sliding_window", None)?;
+    family.layers.iter_mut().for_each(|layer| layer.window = window);
+    let count = config.size("num_local_experts")?;
+    let experts = Experts::read(config, family.layers.len(), count, family.inner)?;
+    family.experts = Some(Experts { names: MIXTRAL, ..experts });
+    Ok(family)
+}

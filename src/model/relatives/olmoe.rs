@@ -1,0 +1,54 @@
+//! OLMoE (Muennighoff et al. 2024) as `OlmoeForCausalLM` stores it: Llama with a choice of experts in place of every
+//! MLP, norms of all queries and all keys, and queries, keys and values that may be clipped.
+
+use std::sync::Arc;
+
+use super::experts::{Experts, count};
+use super::family::{Defaults, Family, QueryKeyNorms, names};
+use super::stored::build;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::rotary::Rotary;
+use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+
+pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "olmoe",
+    classes: &["OlmoeForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(names(MODULES)),
+    tied_by_default: false,
+    without_effect: &[],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+const MODULES: &[&str] = &[
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+    "mlp.gate",
+    "mlp.experts.gate_up_proj",
+    "mlp.experts.down_proj",
+    "mlp.experts.*.gate_proj",
+    "mlp.experts.*.up_proj",
+    "mlp.experts.*.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+];
+
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    build(&ARCHITECTURE, family(config)?, config, weights, options)
+}
+
+fn family(config: &Config) -> Result<Family, LoadError> {
+    let mut family = Family::read(config, Defaults { epsilon: 1e-5, ..Defaults::LLAMA })?.attention_bias(config)?;
+    family.query_key_norms = QueryKeyNorms::OfAll;
+    family.clip = config.optional_number("clip_qkv", None)?;
+    family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
+    let experts = Experts::read(config, family.layers.len(), count(config)?, family.inner)?;
+    family.experts = Some(experts.normalised_by_choice(config)?);
+    Ok(family)
+}

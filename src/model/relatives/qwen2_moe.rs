@@ -1,0 +1,65 @@
+//! Qwen 1.5 and 2 with experts (Qwen Team 2024) as `Qwen2MoeForCausalLM` stores them: Qwen 2 with a choice of experts
+//! in place of some MLPs, and beside it an expert that sees every token.
+
+use std::sync::Arc;
+
+use super::experts::{Experts, count};
+use super::family::{Defaults, Family, names};
+use super::stored::build;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::rotary::Rotary;
+use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+
+pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "qwen2_moe",
+    classes: &["Qwen2MoeForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(names(MODULES)),
+    tied_by_default: false,
+    without_effect: &[],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+const MODULES: &[&str] = &[
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate",
+    "mlp.experts.gate_up_proj",
+    "mlp.experts.down_proj",
+    "mlp.experts.*.gate_proj",
+    "mlp.experts.*.up_proj",
+    "mlp.experts.*.down_proj",
+    "mlp.shared_expert.gate_proj",
+    "mlp.shared_expert.up_proj",
+    "mlp.shared_expert.down_proj",
+    "mlp.shared_expert_gate",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+];
+
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    build(&ARCHITECTURE, family(config)?, config, weights, options)
+}
+
+fn family(config: &Config) -> Result<Family, LoadError> {
+    let mut family = Family::read(config, Defaults { kv_heads: Some(16), ..Defaults::LLAMA })?;
+    family.biases.qkv = config.flag("qkv_bias", true)?;
+    family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
+    let window = config.size_or("sliding_window", Some(4096))?;
+    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    let end = config.number("max_window_layers", 28.0)?;
+    family.windows(config, window, |n| window.is_some() && n % 2 == 0 && (n as f64) < end)?;
+    let inner = config.size_or("moe_intermediate_size", Some(1408))?.unwrap_or(1408);
+    let experts = Experts::read(config, family.layers.len(), count(config)?, inner)?;
+    let shared = config.size_or("shared_expert_intermediate_size", Some(5632))?;
+    let experts = experts.normalised_by_choice(config)?.some_blocks_dense(config)?;
+    family.experts = Some(Experts { shared, ..experts });
+    Ok(family)
+}

@@ -1,0 +1,62 @@
+//! Qwen 3 with experts (Qwen Team 2025) as `Qwen3MoeForCausalLM` stores it: Qwen 3 with a choice of experts in place of
+//! some MLPs.
+
+use std::sync::Arc;
+
+use super::experts::{Experts, count};
+use super::family::{Defaults, Family, QueryKeyNorms, names};
+use super::stored::build;
+use crate::model::architecture::{Architecture, Parameters};
+use crate::model::rotary::Rotary;
+use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+
+pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "qwen3_moe",
+    classes: &["Qwen3MoeForCausalLM"],
+    load,
+    parameters: Parameters::Blocks(names(MODULES)),
+    tied_by_default: false,
+    // the window, if there is one, is every layer's
+    without_effect: &["max_window_layers"],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+/// Experts stand before their router in transformers 5, behind it in transformers 4.
+const MODULES: &[&str] = &[
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+    "mlp.experts.gate_up_proj",
+    "mlp.experts.down_proj",
+    "mlp.gate",
+    "mlp.experts.*.gate_proj",
+    "mlp.experts.*.up_proj",
+    "mlp.experts.*.down_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+    "input_layernorm",
+    "post_attention_layernorm",
+];
+
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    build(&ARCHITECTURE, family(config)?, config, weights, options)
+}
+
+fn family(config: &Config) -> Result<Family, LoadError> {
+    let mut family = Family::read(config, Defaults { kv_heads: Some(4), ..Defaults::LLAMA })?.attention_bias(config)?;
+    family.query_key_norms = QueryKeyNorms::OfHeads;
+    family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
+    let window = config.size_or("sliding_window", Some(4096))?;
+    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    family.layers.iter_mut().for_each(|layer| layer.window = window);
+    let inner = config.size_or("moe_intermediate_size", Some(768))?.unwrap_or(768);
+    let experts = Experts::read(config, family.layers.len(), count(config)?, inner)?;
+    family.experts = Some(experts.normalised_by_choice(config)?.some_blocks_dense(config)?);
+    Ok(family)
+}
