@@ -105,7 +105,7 @@ impl TokenDataset {
     }
 
     /// Whether each example has one target for all its tokens.
-    pub(super) fn is_labelled(&self) -> bool {
+    pub fn is_labelled(&self) -> bool {
         self.of_examples.is_some()
     }
 

@@ -100,12 +100,12 @@ fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
 
 /// What a model can be given and what it gives for a whole text, where the configuration leaves that to the data as this
 /// file of training examples shows it.
-pub(super) fn inputs_and_labels(model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
+pub(in crate::job) fn inputs_and_labels(model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
     (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file))))
 }
 
 /// How labels are understood, where the configuration does not say it.
-pub(super) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, file: &Path) -> Option<String> {
+pub(in crate::job) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, file: &Path) -> Option<String> {
     model.labels().filter(|labels| labels.task.is_none())?;
     let kind = match decided?.task? {
         Task::Classification => "one class each",

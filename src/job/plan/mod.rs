@@ -18,7 +18,7 @@ pub use self::summary::{
 use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
-use crate::data::{Dataset, ReadReport, Role};
+use crate::data::{Dataset, Kind, ReadReport, Role};
 use crate::job::brief::answers::Answer;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
@@ -315,7 +315,8 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
 fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
     let examples = job.data.train_size.unwrap_or(stage.train.len());
     let targets = report.targets as f64 / report.examples.max(1) as f64;
-    let is_text = report.longest > 1;
+    let is_labelled = matches!(stage.train.kind(), Kind::Tokens(tokens) if tokens.is_labelled());
+    let is_text = report.longest > 1 && !is_labelled;
     let texts = TextData {
         examples: report.examples,
         tokens: report.tokens,
