@@ -243,6 +243,24 @@ impl RowDataset {
         self.targets.of(range)
     }
 
+    /// The rows at these places, without their metadata.
+    pub(super) fn sample(&self, places: &[usize]) -> Self {
+        fn gather<T: Copy>(values: &[T], places: &[usize], width: usize) -> Vec<T> {
+            places.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect()
+        }
+        let inputs = match &self.inputs {
+            Inputs::F32(values) => Inputs::F32(gather(values, places, self.width)),
+            Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width), scale: *scale },
+        };
+        Self {
+            examples: self.examples.sample(places),
+            width: self.width,
+            inputs,
+            targets: self.targets.at(places),
+            columns: vec![],
+        }
+    }
+
     pub(super) fn examples(&self) -> &Examples {
         &self.examples
     }

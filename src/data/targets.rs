@@ -77,6 +77,19 @@ impl Targets {
         }
     }
 
+    /// Targets of the examples at these places; of tokens, of the rows there.
+    pub(super) fn at(&self, places: &[usize]) -> Self {
+        let rows = |values: &[f32], width: usize| {
+            places.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect()
+        };
+        match self {
+            Self::Tokens(tokens) => Self::Tokens(places.iter().map(|&i| tokens[i]).collect()),
+            Self::Classes(classes) => Self::Classes(places.iter().map(|&i| classes[i]).collect()),
+            Self::Labels { values, width } => Self::Labels { values: rows(values, *width), width: *width },
+            Self::Values { values, width } => Self::Values { values: rows(values, *width), width: *width },
+        }
+    }
+
     /// What a digest of the contents takes in.
     pub(super) fn bytes(&self) -> Vec<u8> {
         match self {

@@ -104,6 +104,29 @@ impl TokenDataset {
         }
     }
 
+    /// The examples at these places, without their texts and metadata.
+    pub(super) fn sample(&self, places: &[usize]) -> Self {
+        fn gather<T: Copy>(values: &[T], rows: &[Range<usize>]) -> Vec<T> {
+            rows.iter().flat_map(|rows| &values[rows.clone()]).copied().collect()
+        }
+        let rows: Vec<Range<usize>> = places.iter().map(|&i| self.range(i)).collect();
+        let ends = rows.iter().scan(0, |end, rows| {
+            *end += rows.len();
+            Some(*end)
+        });
+        Self {
+            examples: self.examples.sample(places),
+            tokens: gather(&self.tokens, &rows),
+            offsets: std::iter::once(0).chain(ends).collect(),
+            target: gather(&self.target, &rows),
+            labels: self.labels.as_ref().map(|labels| gather(labels, &rows)),
+            of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
+            types: self.types.as_ref().map(|types| gather(types, &rows)),
+            sources: places.iter().map(|_| Source::Tokens).collect(),
+            tokenizer: self.tokenizer.clone(),
+        }
+    }
+
     /// Whether each example has one target for all its tokens.
     pub fn is_labelled(&self) -> bool {
         self.of_examples.is_some()

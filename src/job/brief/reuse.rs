@@ -75,13 +75,13 @@ impl Plan {
         let stage = &self.training.stages[stage];
         match self.reused.as_ref().and_then(|reused| reused.data(&stage.name)) {
             Some(hash) => hash,
-            None => stage.train.content_hash(),
+            None => stage.fit_data().content_hash(),
         }
     }
 
     /// `Err` if a curvature would have to be taken on data that are not at hand: those of the reused run.
     pub(in crate::job) fn check_own_data(&self, stage: usize, what: &str) -> Result<(), JobError> {
-        if self.curvature_data(stage) == self.training.stages[stage].train.content_hash() {
+        if self.curvature_data(stage) == self.training.stages[stage].fit_data().content_hash() {
             return Ok(());
         }
         let folder: PathBuf = self.reused.as_ref().map(|reused| reused.store.folder().to_owned()).unwrap_or_default();

@@ -24,17 +24,20 @@ pub(super) struct Stages<'a> {
     pub plan: &'a Plan,
     pub network: Architecture,
     pub graphs: Graphs,
-    /// Batches of each stage of training.
+    /// Batches of the examples of each stage of training.
     train: Vec<Batches>,
+    /// Batches of those that each stage's curvature is taken on.
+    fit: Vec<Batches>,
 }
 
 /// Every stage of a plan.
 pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
     let training = &plan.training;
     let folder = &training.networks.parameters()[training.last_network()].of[0].0;
-    let batches = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
+    let train = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
+    let fit = training.stages.iter().map(|stage| batches(plan, stage.fit_data(), usize::MAX)).collect();
     let network = Architecture::read(folder)?;
-    let stages = Stages { plan, network, graphs: training.networks.options().graphs, train: batches };
+    let stages = Stages { plan, network, graphs: training.networks.options().graphs, train, fit };
     let mut all = vec![];
     if plan.reused.is_none() {
         let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).collect();
@@ -182,11 +185,15 @@ impl Stages<'_> {
         kind: WorkKind,
         of: impl Fn(&BatchShape) -> u128,
     ) -> StageCost {
-        let batches = &self.train[site.stage];
+        let stage = &self.plan.training.stages[site.stage];
+        let (batches, examples) = match pass {
+            Pass::Covariance | Pass::Lambda => (&self.fit[site.stage], stage.fit_data()),
+            _ => (&self.train[site.stage], &stage.train),
+        };
         let positions: u64 = batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum();
         StageCost {
             of: self.plan.training.networks.parameters()[site.network].name.clone(),
-            units: self.plan.training.stages[site.stage].train.len() as u64,
+            units: examples.len() as u64,
             positions,
             work: self.work(batches, repeats, kind, of),
             chunks: (positions * repeats).div_ceil(CHUNK_POSITIONS as u64),

@@ -111,7 +111,7 @@ impl Plan {
             };
             let (train, report) = data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref())?;
             notes.extend(data::notes("training examples", &report));
-            stages.push(Stage { name, n_examples: train.len(), train });
+            stages.push(Stage::new(name, train));
             reports.push(report);
         }
         let queries = match &job.data.queries {
@@ -146,6 +146,11 @@ impl Plan {
             (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
             _ => Training::of_checkpoints(&job, checkpoints.list, model, stages, options)?,
         };
+        let mut training = training;
+        let widest = training.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
+        for stage in &mut training.stages {
+            notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
+        }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
         // ids, targets and places of tokens; the numbers of rows

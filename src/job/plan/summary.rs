@@ -237,12 +237,11 @@ impl Summary {
                 + covariance_sites.len() as u64 * covariances,
             query_bytes: legs as u64 * rows * kept as u64 * width,
             full_query_bytes: legs as u64 * rows * tracked as u64 * width,
-            differentiations: passes
-                .iter()
-                .map(|pass| pass.site)
-                .chain(covariance_sites.iter().chain(&lambda_sites).copied())
-                .map(|site| training.stages[site.stage].train.len() as u64)
-                .sum(),
+            differentiations: {
+                let scored = passes.iter().map(|pass| training.stages[pass.site.stage].train.len());
+                let fitted = covariance_sites.iter().chain(&lambda_sites);
+                scored.chain(fitted.map(|site| training.stages[site.stage].fit_data().len())).sum::<usize>() as u64
+            },
             notes,
             machine_notes: vec![],
         }

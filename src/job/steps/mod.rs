@@ -97,9 +97,18 @@ impl Run<'_> {
         }
     }
 
-    /// The training examples of a stage that this process is responsible for.
-    pub(in crate::job) fn range(&self, stage: usize) -> Range<usize> {
-        let total = self.plan.training.stages[stage].train.len();
+    /// The training examples of a stage that this process scores.
+    pub(super) fn range(&self, stage: usize) -> Range<usize> {
+        self.part_of(self.plan.training.stages[stage].train.len())
+    }
+
+    /// The examples that a stage's curvature is taken on and that this process adds up.
+    pub(super) fn fit_range(&self, stage: usize) -> Range<usize> {
+        self.part_of(self.plan.training.stages[stage].fit_data().len())
+    }
+
+    /// This process's part of `total` examples.
+    fn part_of(&self, total: usize) -> Range<usize> {
         match self.shard {
             Some(shard) => {
                 let range = shard.range(total as u64);

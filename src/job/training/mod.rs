@@ -18,7 +18,7 @@ use crate::data::Dataset;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::request::Job;
-use crate::job::request::{AdamRequest, Average, Beside, SourceRequest};
+use crate::job::request::{AdamRequest, Average, Beside, FitExamples, POSITIONS_PER_ROW, SourceRequest};
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
 use crate::model::{LoadOptions, Model};
@@ -34,6 +34,57 @@ pub(in crate::job) struct Stage {
     pub n_examples: usize,
     /// Those that are scored.
     pub train: Dataset,
+    /// The part of them that the curvature is taken on; none if that is all.
+    pub sample: Option<Dataset>,
+}
+
+impl Stage {
+    /// A stage whose curvature is taken on all of its examples.
+    pub(in crate::job) fn new(name: String, train: Dataset) -> Self {
+        Self { name, n_examples: train.len(), train, sample: None }
+    }
+
+    /// The examples that the curvature is taken on.
+    pub(in crate::job) fn fit_data(&self) -> &Dataset {
+        self.sample.as_ref().unwrap_or(&self.train)
+    }
+
+    /// Takes the curvature on as many examples as are asked for, `widest` being the rows of the widest covariance, and
+    /// returns what a person should know of it.
+    ///
+    /// # Errors
+    /// If more are asked for than there are.
+    pub(in crate::job) fn take_sample(
+        &mut self,
+        request: FitExamples,
+        widest: usize,
+    ) -> Result<Option<String>, JobError> {
+        let n = self.train.len();
+        let positions = |data: &Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
+        let all = positions(&self.train);
+        let count = request.count(n, all, widest);
+        if count > n {
+            return Err(JobError::Options {
+                problem: format!("the curvature is to be taken on {count} examples, and there are {n}"),
+                hint: Some(format!("`--fit-examples` of at most {n}, or leave it out to take all")),
+            });
+        }
+        let why = match request {
+            FitExamples::Auto => format!(
+                " (`--fit-examples auto`: {POSITIONS_PER_ROW} positions for each of the {widest} rows of the widest covariance)"
+            ),
+            _ => String::new(),
+        };
+        if count == n {
+            return Ok(
+                (request == FitExamples::Auto).then(|| format!("the curvature is taken on all {n} examples{why}"))
+            );
+        }
+        let sample = self.train.sample(count);
+        let share = 100.0 * positions(&sample) as f64 / all.max(1) as f64;
+        self.sample = Some(sample);
+        Ok(Some(format!("the curvature is taken on {count} of {n} examples, {share:.3} % of the positions{why}")))
+    }
 }
 
 /// Where a part of a curvature is taken.
@@ -437,7 +488,7 @@ mod tests {
         let limits = ModelLimits { vocabulary: 9, max_positions: Some(9) };
         let (train, _) =
             data::read_tokens(file.path(), Role::Train, None, limits, DataOptions::default()).expect("examples");
-        Stage { name: name.into(), n_examples: train.len(), train }
+        Stage::new(name.into(), train)
     }
 
     #[test]
