@@ -38,7 +38,6 @@ fn texts(model: &Model, expected: &Recorded, order: &[usize]) -> Dataset {
     };
     let line = |&row: &usize| {
         let mut line = json!({
-            "id": row,
             "input_ids": whole("input_ids", row),
             "attention_mask": whole("attention_mask", row),
             "label": label(row),

@@ -147,7 +147,7 @@ pub(super) struct Ends {
 
 /// A head on disk.
 enum StoredHead {
-    NextToken(StoredNextToken),
+    NextToken(Box<StoredNextToken>),
     Sequence(StoredSequence),
 }
 
@@ -178,7 +178,7 @@ impl Ends {
         let stored = format!("{name}.weight");
         let ends = |tokens, weight| {
             let head = StoredNextToken { weight, bias: None, soft_cap: None, name };
-            Self { tokens, head: StoredHead::NextToken(head), sizes, labels: None }
+            Self { tokens, head: StoredHead::NextToken(Box::new(head)), sizes, labels: None }
         };
         let stored_head = source.weights.contains(&stored);
         if tied && stored_head && !source.contains(&embedding) {
@@ -258,7 +258,8 @@ impl<T: Transformer + 'static> Parts<T> {
         let Ends { tokens, head, sizes: [vocabulary, width], labels } = self.ends;
         let tokens = Arc::new(Held::new(tokens, residence)?);
         let (head, sizes): (Box<dyn Head>, _) = match head {
-            StoredHead::NextToken(StoredNextToken { weight, bias, soft_cap, name }) => {
+            StoredHead::NextToken(head) => {
+                let StoredNextToken { weight, bias, soft_cap, name } = *head;
                 let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
                 let tied = weight.is_none();
                 let weight = match weight {

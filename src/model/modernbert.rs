@@ -198,7 +198,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         steps: vec![
             Step::Linear { name: "head.dense", sizes: [d, d], bias: classifier_bias },
             Step::Activation(classifier_activation),
-            Step::Norm(StoredLayerNorm::at(&source, "head.norm", d, epsilon, norm_bias)?),
+            Step::Norm(Box::new(StoredLayerNorm::at(&source, "head.norm", d, epsilon, norm_bias)?)),
             Step::Linear { name: "classifier", sizes: [outputs, d], bias: true },
         ],
         outputs,

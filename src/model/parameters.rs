@@ -166,7 +166,7 @@ impl Source {
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
         self.asked.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
-        Ok(StoredTensor { name, shape: shape.to_vec(), rows: None, source: self.clone() })
+        Ok(StoredTensor { name, shape: shape.to_vec(), rows: None, source: Arc::new(self.clone()) })
     }
 
     /// A linear layer, numbered if it is tracked.
@@ -214,7 +214,7 @@ impl Source {
         self.weights.check(&name, shape)?;
         let width = shape.last().copied().unwrap_or(1);
         self.asked.parameters.fetch_add((rows.len() * width) as u64, Ordering::Relaxed);
-        Ok(StoredTensor { name, shape: shape.to_vec(), rows: Some(rows), source: self.clone() })
+        Ok(StoredTensor { name, shape: shape.to_vec(), rows: Some(rows), source: Arc::new(self.clone()) })
     }
 
     /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
@@ -236,7 +236,7 @@ impl Source {
 /// One tensor.
 #[derive(Debug, Clone)]
 pub(super) struct StoredTensor {
-    source: Source,
+    source: Arc<Source>,
     name: String,
     shape: Vec<usize>,
     /// The rows that are meant, if not all are.
@@ -273,7 +273,7 @@ impl Stored for StoredTensor {
     type Value = Tensor;
 
     fn read(&self) -> Result<Tensor, LoadError> {
-        let Source { weights, dtype, device, .. } = &self.source;
+        let Source { weights, dtype, device, .. } = &*self.source;
         let tensor = match &self.rows {
             Some(rows) => {
                 let ids: Vec<u32> = (rows.start as u32..rows.end as u32).collect();
@@ -291,7 +291,7 @@ impl Held<StoredTensor> {
         match self {
             Self::Kept(matrix) => matrix.index_select(&Tensor::from_slice(ids, ids.len(), matrix.device())?, 0),
             Self::OnDisk(of) => {
-                let Source { weights, dtype, device, .. } = &of.source;
+                let Source { weights, dtype, device, .. } = &*of.source;
                 weights.rows(&of.name, &of.shape, ids, *dtype).map_err(in_a_section)?.to_device(device)
             }
         }

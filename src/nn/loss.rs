@@ -330,7 +330,8 @@ mod tests {
         };
         let entropy = |z: f64, y: f64| -y * sigmoid(z).ln() - (1.0 - y) * sigmoid(-z).ln();
         let measured = |m, r| Objective::Measurement(m, r);
-        let cases: [(Objective, f64, &dyn Fn(f64, f64) -> f64); 4] = [
+        type Term<'a> = &'a dyn Fn(f64, f64) -> f64;
+        let cases: [(Objective, f64, Term<'_>); 4] = [
             (Objective::TrainingLoss, 1.0, &|z, y| entropy(z, y) / 3.0),
             (measured(Measurement::Loss, Reduction::Sum), 1.0, &|z, y| entropy(z, y) / 3.0),
             (measured(Measurement::LogProbability, Reduction::Sum), -1.0, &|z, y| -entropy(z, y)),

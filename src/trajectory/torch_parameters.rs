@@ -135,8 +135,7 @@ fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
         let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
         return Some(digits.chain([leaf]).collect());
     };
-    let head = |&one: &&str| one == module;
-    if let Some(i) = names.heads.iter().chain([&SCORE]).position(|one| head(&one)) {
+    if let Some(i) = names.heads.iter().chain([&SCORE]).position(|&one| one == module) {
         let section = if matches!(order, Parameters::HeadFirst(_)) { 0 } else { 4 };
         return Some(vec![section, 0, i as u64, leaf]);
     }

@@ -43,7 +43,7 @@ pub(in crate::model) enum Step {
     /// A function of every number.
     Activation(Activation),
     /// A layer norm.
-    Norm(StoredLayerNorm),
+    Norm(Box<StoredLayerNorm>),
 }
 
 /// A head on disk.
@@ -61,9 +61,9 @@ struct StoredSteps(Vec<StoredStep>);
 
 #[derive(Debug)]
 enum StoredStep {
-    Linear(StoredLinear),
+    Linear(Box<StoredLinear>),
     Activation(Activation),
-    Norm(StoredLayerNorm),
+    Norm(Box<StoredLayerNorm>),
 }
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl StoredSequence {
         let stored = |step: Step| {
             Ok(match step {
                 Step::Linear { name, sizes, bias } => {
-                    StoredStep::Linear(source.outer_linear(tracking, name, sizes, bias)?)
+                    StoredStep::Linear(Box::new(source.outer_linear(tracking, name, sizes, bias)?))
                 }
                 Step::Activation(activation) => StoredStep::Activation(activation),
                 Step::Norm(norm) => StoredStep::Norm(norm),

@@ -90,8 +90,8 @@ pub(in crate::model) struct StoredBlock {
 /// One MLP's parameters, or those of several experts.
 #[derive(Debug)]
 enum StoredFeedForward {
-    Dense(StoredMlp),
-    Sparse(StoredSparseMlp),
+    Dense(Box<StoredMlp>),
+    Sparse(Box<StoredSparseMlp>),
 }
 
 /// An MLP's parameters.
@@ -231,11 +231,18 @@ pub(super) fn build(
         };
         let mlp = match family.experts.as_ref().filter(|experts| experts.sparse[n]) {
             Some(experts) => {
-                StoredFeedForward::Sparse(StoredSparseMlp::new(&source, &mut tracking, &family, experts, n)?)
+                StoredFeedForward::Sparse(Box::new(StoredSparseMlp::new(&source, &mut tracking, &family, experts, n)?))
             }
             None => {
                 let (name, mut input) = (name("mlp"), SharedInput::default());
-                StoredFeedForward::Dense(dense(&source, &mut tracking, &name, &family, family.inner, &mut input)?)
+                StoredFeedForward::Dense(Box::new(dense(
+                    &source,
+                    &mut tracking,
+                    &name,
+                    &family,
+                    family.inner,
+                    &mut input,
+                )?))
             }
         };
         Ok(StoredBlock {
