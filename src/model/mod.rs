@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use architecture::{Architecture, BlockNames, Parameters};
+pub(crate) use architecture::{Architecture, BlockNames, ExpertNames, Parameters};
 pub use config::Config;
 pub use error::LoadError;
 pub(crate) use error::abridged;
