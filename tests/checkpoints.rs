@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ascribe::curvature::Positions;
-use ascribe::data::{Batch, TokenBatch};
+use ascribe::data::{Batch, Inputs, Targets, TokenInputs};
 use ascribe::model::{LoadError, LoadOptions, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::Tensor;
@@ -107,13 +107,13 @@ impl Checkpoint {
 /// Logits of one short sequence.
 fn logits(model: &Model) -> Vec<f32> {
     let ids: Vec<u32> = (0..9).map(|t| (t * t * 31 + 7 * t + 3) % 61).collect();
-    let batch = Batch::Tokens(TokenBatch {
-        targets: vec![None; ids.len()],
+    let batch = Batch {
+        targets: Targets::Tokens(vec![None; ids.len()]),
         keys: vec![0],
         positions: Positions::from_lengths([ids.len()]),
         range: 0..1,
-        input_ids: ids,
-    });
+        inputs: Inputs::Tokens(TokenInputs { ids, types: None }),
+    };
     let logits: Tensor = model.logits(&batch).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -126,13 +126,14 @@ fn assert_contains(text: &str, parts: &[&str]) {
 
 #[test]
 fn a_checkpoint_of_another_class_is_refused_by_its_class() {
-    let classifier = Checkpoint::of("gpt2-tiny").set("architectures", json!(["GPT2ForSequenceClassification"]));
+    let classifier = Checkpoint::of("gpt2-tiny").set("architectures", json!(["GPT2ForTokenClassification"]));
     let width = classifier.tensors["transformer.ln_f.weight"].0[0];
-    let (error, hint) = classifier.add("score.weight", &[2, width]).refused();
-    assert_contains(&error, &["config.json", r#"["GPT2ForSequenceClassification"]"#, "`gpt2`"]);
-    assert_contains(&hint, &["GPT2LMHeadModel", "architectures"]);
+    let (error, hint) = classifier.add("classifier.weight", &[2, width]).refused();
+    assert_contains(&error, &["config.json", r#"["GPT2ForTokenClassification"]"#, "`gpt2`"]);
+    assert_contains(&hint, &["`GPT2LMHeadModel`", "`GPT2ForSequenceClassification`", "architectures"]);
     let classifier = Checkpoint::of("llama-tiny").set("architectures", json!(["LlamaForSequenceClassification"]));
-    assert_contains(&classifier.drop("lm_head.weight").refused().0, &["LlamaForSequenceClassification"]);
+    // a class of its own, which needs its own head
+    assert_contains(&classifier.refused().0, &["no tensor `score.weight`"]);
     // a folder that somebody else wrote need not say it
     assert!(Checkpoint::of("llama-tiny").without("architectures").load().is_ok());
     assert!(Checkpoint::of("llama-tiny").set("architectures", Value::Null).load().is_ok());

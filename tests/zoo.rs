@@ -3,7 +3,7 @@
 
 mod support;
 
-use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective};
+use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, Reduction};
 use ascribe::data::{self, Role, Which};
 use ascribe::model::{LayerSelection, LoadOptions, Model, supported};
 use candle_core::DType;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::figures::{assert_relative, relative};
 use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
-use support::{Outcome, Source, load, say, shared};
+use support::{Outcome, Source, load, load_layers, say, shared};
 
 /// Language models of the zoo.
 const LANGUAGE_MODELS: [&str; 10] =
@@ -105,5 +105,63 @@ fn experts_have_the_losses_and_scores_of_torch() -> Outcome {
     // all of it, experts that few tokens reach among them
     let everything = of(&tracked(&[])?, CurvatureKind::Ekfac)?;
     assert!(everything.wide().iter().all(|score| score.is_finite()));
+    Ok(())
+}
+
+/// Encoders of the zoo that classify texts.
+const CLASSIFIERS: [&str; 2] = ["bert", "distilbert"];
+
+#[test]
+fn classifiers_of_the_trainer_have_the_losses_margins_and_scores_of_torch() -> Outcome {
+    for name in CLASSIFIERS {
+        let Some(folder) = shared(&format!("zoo/{name}")) else { continue };
+        let checkpoint = folder.join("checkpoint-60");
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let model = load(&checkpoint, DType::F32);
+        let source =
+            |file: &str, role| Source { add_eos: Which::None, ..Source::new(folder.join(file), role, &checkpoint) };
+        let train = source("train.jsonl", Role::Train).read(&model);
+        let queries = source("queries.jsonl", Role::Queries).read(&model);
+        for (dataset, tensor) in [(&train, "train_ids"), (&queries, "query_ids")] {
+            let want = expected.get(tensor);
+            for (i, row) in want.values.chunks(want.shape[1]).enumerate() {
+                let row: Vec<u32> = row.iter().filter(|&&id| id >= 0.0).map(|&id| id as u32).collect();
+                let data::Kind::Tokens(tokens) = dataset.kind() else { panic!("texts") };
+                assert_eq!(tokens.tokens(i), row, "{name}, {tensor}[{i}]");
+            }
+        }
+        for (dataset, tensor, objective) in [
+            (&train, "train_loss", Objective::TrainingLoss),
+            (&queries, "query_loss", Objective::TrainingLoss),
+            (&queries, "query_margin", Objective::Measurement(Measurement::Margin, Reduction::Mean)),
+        ] {
+            let batch = data::batch(dataset, 0..dataset.len());
+            let found = model.differentiate(&batch, objective, &mut ())?;
+            assert_relative(&found, &expected.values(tensor), 1e-4, &format!("{name}, {tensor}"));
+        }
+        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
+        for (kind, measurement, tensor, tolerance) in [
+            (CurvatureKind::Identity, Measurement::Loss, "identity.scores", 1e-4),
+            (CurvatureKind::Identity, Measurement::Margin, "identity.scores.margin", 1e-4),
+            (CurvatureKind::Ekfac, Measurement::Loss, "ekfac_empirical.scores", 1e-3),
+        ] {
+            let found = Run::empirical(kind, measurement).scores::<_, f32>(&model, train, queries)?;
+            let error = relative(&found.wide(), &expected.values(tensor));
+            say(format_args!("{name}, {tensor}: {error:.1e}"));
+            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
+        }
+        for (layers, tensor) in [("layers", "identity.layers"), ("apart", "identity.apart")] {
+            let names: Vec<String> = serde_json::from_str(&expected.metadata(layers))?;
+            let want = expected.get(tensor);
+            let size = want.shape[1] * want.shape[2];
+            for (layer, want) in names.iter().zip(want.values.chunks(size)) {
+                let model = load_layers(&checkpoint, DType::F32, &[layer.as_str()]);
+                let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+                let found = run.scores::<_, f32>(&model, train, queries)?;
+                let error = relative(&found.wide(), want);
+                assert!(error < 1e-4, "{name}, {layer}: {error:.1e}");
+            }
+        }
+    }
     Ok(())
 }

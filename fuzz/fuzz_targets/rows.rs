@@ -3,13 +3,13 @@
 
 use std::path::Path;
 
-use ascribe::data::{RowLimits, RowTask, read_rows_from};
+use ascribe::data::{RowLimits, Task, read_rows_from};
 use libfuzzer_sys::fuzz_target;
 
 // The first byte chooses the model.
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, file)) = bytes.split_first() else { return };
-    let task = if choice & 1 == 0 { RowTask::Classification } else { RowTask::Regression };
+    let task = if choice & 1 == 0 { Task::Classification } else { Task::Regression };
     let limits = RowLimits { inputs: 1 + usize::from(choice >> 4), outputs: 1 + usize::from(choice >> 1 & 7), task };
     if let Ok((dataset, report)) = read_rows_from(file, Path::new("fuzz.safetensors"), limits) {
         assert_eq!(dataset.len(), report.examples);

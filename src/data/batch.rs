@@ -1,94 +1,75 @@
+//! Examples that go through a model together: their inputs, and beside them their targets.
+
 use std::ops::Range;
 
 use ascribe_curvature::Positions;
 
 use super::dataset::{Dataset, Kind};
+use super::targets::Targets;
 
 /// Examples that go through a model together.
 #[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// What the model reads.
+    pub inputs: Inputs,
+    /// What it should give.
+    pub targets: Targets,
+    /// Which rows belong to which example.
+    pub positions: Positions,
+    /// Key of each example ([`Dataset::key`]), `[B]`.
+    pub keys: Vec<u64>,
+    /// The examples' numbers in the dataset.
+    pub range: Range<usize>,
+}
+
+/// What a model reads of a batch.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub enum Batch {
-    /// Token sequences.
-    Tokens(TokenBatch),
+pub enum Inputs {
+    /// Token sequences, one after the other without padding.
+    Tokens(TokenInputs),
     /// Rows of numbers.
-    Rows(RowBatch),
+    Rows(RowInputs),
 }
 
 /// Token sequences, one after the other without padding.
 ///
 /// # Shapes
-/// `input_ids` and `targets`: `[R]`, R = Σ T; `keys`: `[B]`.
+/// `ids`: `[R]`, R = Σ T; `types` as well.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TokenBatch {
+pub struct TokenInputs {
     /// The tokens.
-    pub input_ids: Vec<u32>,
-    /// Which rows belong to which example.
-    pub positions: Positions,
-    /// What each row predicts: the label of the token after it, or nothing.
-    pub targets: Vec<Option<u32>>,
-    /// Key of each example ([`Dataset::key`]).
-    pub keys: Vec<u64>,
-    /// The examples' numbers in the dataset.
-    pub range: Range<usize>,
+    pub ids: Vec<u32>,
+    /// To which text of a pair each token belongs; absent where all belong to the first.
+    pub types: Option<Vec<u32>>,
 }
 
-/// Rows of numbers with their targets.
+/// Rows of numbers.
 ///
 /// # Shapes
-/// `inputs`: `[B, width]`; `keys`: `[B]`.
+/// `values`: `[B, width]`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RowBatch {
+pub struct RowInputs {
     /// The rows, already scaled.
-    pub inputs: Vec<f32>,
+    pub values: Vec<f32>,
     /// Numbers in a row.
     pub width: usize,
-    /// What the rows should give.
-    pub targets: RowTargets,
-    /// One position for each example.
-    pub positions: Positions,
-    /// Key of each example ([`Dataset::key`]).
-    pub keys: Vec<u64>,
-    /// The examples' numbers in the dataset.
-    pub range: Range<usize>,
-}
-
-/// Targets of rows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum RowTargets {
-    /// A class for each row, `[B]`.
-    Classes(Vec<u32>),
-    /// Numbers for each row, `[B, width]`.
-    Values {
-        /// The numbers.
-        values: Vec<f32>,
-        /// Numbers for a row.
-        width: usize,
-    },
 }
 
 impl Batch {
     /// Which rows belong to which example.
     pub fn positions(&self) -> &Positions {
-        match self {
-            Self::Tokens(batch) => &batch.positions,
-            Self::Rows(batch) => &batch.positions,
-        }
+        &self.positions
     }
 
     /// Key of each example.
     pub fn keys(&self) -> &[u64] {
-        match self {
-            Self::Tokens(batch) => &batch.keys,
-            Self::Rows(batch) => &batch.keys,
-        }
+        &self.keys
     }
 
     /// The examples' numbers in the dataset.
     pub fn range(&self) -> Range<usize> {
-        match self {
-            Self::Tokens(batch) => batch.range.clone(),
-            Self::Rows(batch) => batch.range.clone(),
-        }
+        self.range.clone()
     }
 }
 
@@ -129,21 +110,13 @@ pub fn batches(
 /// If the range does not lie in the dataset.
 pub fn batch(dataset: &Dataset, range: Range<usize>) -> Batch {
     let keys = range.clone().map(|i| dataset.key(i)).collect();
-    match dataset.kind() {
-        Kind::Tokens(tokens) => Batch::Tokens(TokenBatch {
-            input_ids: range.clone().flat_map(|i| tokens.tokens(i)).copied().collect(),
-            positions: Positions::from_lengths(range.clone().map(|i| tokens.positions(i))),
-            targets: range.clone().flat_map(|i| tokens.predicted(i)).collect(),
-            keys,
-            range,
-        }),
-        Kind::Rows(rows) => Batch::Rows(RowBatch {
-            inputs: rows.inputs(range.clone()),
-            width: rows.width(),
-            targets: rows.targets(range.clone()),
-            positions: Positions::single(range.len()),
-            keys,
-            range,
-        }),
-    }
+    let (inputs, targets) = match dataset.kind() {
+        Kind::Tokens(tokens) => (Inputs::Tokens(tokens.inputs(range.clone())), tokens.targets_of(range.clone())),
+        Kind::Rows(rows) => {
+            let inputs = RowInputs { values: rows.inputs(range.clone()), width: rows.width() };
+            (Inputs::Rows(inputs), rows.targets(range.clone()))
+        }
+    };
+    let positions = Positions::from_lengths(range.clone().map(|i| dataset.positions(i)));
+    Batch { inputs, targets, positions, keys, range }
 }

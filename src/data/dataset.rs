@@ -87,6 +87,21 @@ impl Dataset {
         self.examples().content_hash()
     }
 
+    /// `count` examples at equal distances, in their order, without texts and metadata: a sample that depends on nothing
+    /// but the data and the count. Every example if there are no more.
+    pub fn sample(&self, count: usize) -> Self {
+        let n = self.len();
+        let count = count.clamp(1, n);
+        // in 128 bits: the product of two lengths
+        let place = |k: usize| (k as u128 * n as u128 / count as u128) as usize;
+        let places: Vec<usize> = (0..count).map(place).collect();
+        let kind = match &self.kind {
+            Kind::Tokens(tokens) => Kind::Tokens(tokens.sample(&places)),
+            Kind::Rows(rows) => Kind::Rows(rows.sample(&places)),
+        };
+        Self { kind }
+    }
+
     fn examples(&self) -> &Examples {
         match &self.kind {
             Kind::Tokens(tokens) => tokens.examples(),

@@ -4,8 +4,10 @@ use serde_json::{Map, Value};
 
 use super::error::DataError;
 use super::excerpt::Source;
+use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::specials::{FromTokenizer, Role, Special, Specials, Which, resolve};
+use super::targets::Target;
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
 
 /// One example as its line has it, before cutting and packing.
@@ -15,8 +17,30 @@ pub(super) struct Document {
     pub(super) metadata: Map<String, Value>,
     pub(super) source: Source,
     pub(super) tokens: Vec<u32>,
-    /// Label of each token, at the token: not shifted. `None` is no target.
+    /// Label of each token, at the token: not shifted. `None` is no target. Empty where the text has one `target`.
     pub(super) labels: Vec<Option<u32>>,
+    /// What the text as a whole should give.
+    pub(super) target: Option<OfText>,
+}
+
+/// What there is of a text that is classified or valued beside its tokens.
+#[derive(Debug)]
+pub(super) struct OfText {
+    pub(super) target: Target,
+    /// To which text of a pair each token belongs; empty where all belong to the first.
+    pub(super) types: Vec<u32>,
+    /// Tokens that were cut from the texts, between special tokens.
+    pub(super) cut: usize,
+}
+
+/// Tokens of a text or of a pair of texts.
+#[derive(Debug)]
+pub(super) struct Texts {
+    pub(super) tokens: Vec<u32>,
+    /// To which of the two each token belongs.
+    pub(super) types: Vec<u32>,
+    /// Tokens that were cut.
+    pub(super) cut: usize,
 }
 
 /// Turns the texts of one file into tokens.
@@ -30,6 +54,8 @@ pub(super) struct Encoder<'a> {
     asked: Option<Special>,
     vocabulary: usize,
     text_limit: usize,
+    /// Labels of texts that are classified or valued, and to how many tokens these are cut.
+    labels: Option<(&'a Labels, Option<usize>)>,
 }
 
 /// A special token that is added to every text.
@@ -61,7 +87,36 @@ impl<'a> Encoder<'a> {
         let asked = if add_bos { Some(Special::Bos) } else { add_eos.then_some(Special::Eos) };
         let (bos, eos) = (added(Special::Bos, specials.add_bos)?, added(Special::Eos, specials.add_eos)?);
         let from_tokenizer = specials.from_tokenizer;
-        Ok(Self { tokenizer, bos, eos, from_tokenizer, asked, vocabulary, text_limit })
+        Ok(Self { tokenizer, bos, eos, from_tokenizer, asked, vocabulary, text_limit, labels: None })
+    }
+
+    /// For texts that are classified or valued, cut to so many tokens with special tokens among them.
+    pub(super) fn with_labels(self, labels: Option<&'a Labels>, max_length: Option<usize>) -> Self {
+        Self { labels: labels.map(|labels| (labels, max_length)), ..self }
+    }
+
+    /// Labels of texts that are classified or valued.
+    pub(super) fn labels_of_texts(&self) -> Option<&'a Labels> {
+        self.labels.map(|(labels, _)| labels)
+    }
+
+    /// Tokens of a text or of a pair of texts as a classifier reads them.
+    pub(super) fn text_or_pair(&self, text: &str, pair: Option<&str>) -> Result<Texts, LineProblem> {
+        let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "text" })?;
+        for text in [Some(text), pair].into_iter().flatten() {
+            tokenizer.check_length(text, self.text_limit)?;
+        }
+        let own = usize::from(self.bos.is_some()) + usize::from(self.eos.is_some());
+        let max_length = self.labels.and_then(|(_, max_length)| max_length).map(|n| n.saturating_sub(own));
+        let special = self.from_tokenizer != FromTokenizer::None;
+        let problem = |message: String| LineProblem::Encode { file: tokenizer.file().to_owned(), message };
+        let (encoded, mut types, cut) =
+            tokenizer.encode_pair(text, pair, max_length, special).map_err(|error| problem(error.to_string()))?;
+        let (tokens, in_front) = self.add_specials(tokenizer, &encoded)?;
+        types.splice(0..0, vec![0; in_front]);
+        let last = types.last().copied().unwrap_or(0);
+        types.resize(tokens.len(), last);
+        Ok(Texts { tokens, types, cut })
     }
 
     pub(super) fn vocabulary(&self) -> usize {

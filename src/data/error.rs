@@ -47,6 +47,12 @@ pub enum DataError {
         /// Tokens of a block.
         length: usize,
     },
+    /// Texts with a label each are joined to nothing.
+    #[error("{}: texts with labels cannot be packed", file.display())]
+    PackedLabels {
+        /// The file.
+        file: PathBuf,
+    },
     /// A packed block holds nothing to predict.
     #[error("{}: block {block} has no target token", file.display())]
     BlockWithoutTarget {
@@ -242,6 +248,7 @@ impl DataError {
             Self::Format { file } => conversion(file),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } => return problem.hint(),
+            Self::PackedLabels { .. } => "leave `--pack` out".into(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
             Self::BlockWithoutTarget { .. } => {
                 "use longer blocks (`--pack N`), or do not pack prompts and completions".into()

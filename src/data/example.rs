@@ -32,6 +32,20 @@ impl Examples {
         self.metadata.push(text.map(String::into_boxed_str));
     }
 
+    /// The examples at these places, without their metadata.
+    pub(super) fn sample(&self, places: &[usize]) -> Self {
+        let mut content = blake3::Hasher::new();
+        content.update(b"sample");
+        content.update(&self.content_hash());
+        places.iter().for_each(|&i| _ = content.update(&(i as u64).to_le_bytes()));
+        Self {
+            ids: places.iter().map(|&i| self.ids[i].clone()).collect(),
+            keys: places.iter().map(|&i| self.keys[i]).collect(),
+            metadata: vec![None; places.len()],
+            content,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }

@@ -1,9 +1,12 @@
 //! JSON lines: one object a line is one example.
 
-use serde_json::Value;
+use std::ops::Range;
 
-use super::document::{Document, Encoder};
+use serde_json::{Map, Value};
+
+use super::document::{Document, Encoder, OfText, Texts};
 use super::excerpt::Source;
+use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::read::IdField;
 
@@ -29,6 +32,9 @@ pub(super) fn parse(line: &str, encoder: &Encoder<'_>, id_field: &IdField) -> Re
             Some(id(field, value)?.ok_or_else(|| LineProblem::NoId { field: field.clone() })?)
         }
     };
+    if let Some(labels) = encoder.labels_of_texts() {
+        return labelled(id, fields, encoder, labels);
+    }
     let mut take = |field| fields.shift_remove(field).filter(|value| !value.is_null());
     let content = CONTENT.map(&mut take);
     if let [None, None, None, None, _] = content {
@@ -59,8 +65,52 @@ pub(super) fn parse(line: &str, encoder: &Encoder<'_>, id_field: &IdField) -> Re
         // One field, not null, and none of the above: there is no such field.
         _ => return Err(LineProblem::NoContent { fields: present.into_iter().map(str::to_owned).collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels })
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None })
 }
+
+/// Reads a text, a pair of texts or tokens with one label for all.
+fn labelled(
+    id: Option<String>,
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+    labels: &Labels,
+) -> Result<Document, LineProblem> {
+    let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
+    let (source, Texts { tokens, types, cut }) = match (take("text"), take("text_pair"), take("input_ids")) {
+        (Some(_), _, Some(_)) => return Err(LineProblem::TwoContents { first: "text", second: "input_ids" }),
+        (None, Some(_), _) => return Err(LineProblem::Partner { has: "text_pair", lacks: "text" }),
+        (None, None, None) => return Err(LineProblem::NoText { fields: fields.keys().cloned().collect() }),
+        (Some(text), pair, None) => {
+            let text = string("text", text)?;
+            let pair = pair.map(|pair| string("text_pair", pair)).transpose()?;
+            let tokens = encoder.text_or_pair(&text, pair.as_deref())?;
+            (pair.map_or_else(|| Source::text(&text), |pair| Source::prompted(&text, &pair)), tokens)
+        }
+        (None, None, Some(ids)) => {
+            encoder.check_ids()?;
+            let (mask, types) = (take("attention_mask"), take("token_type_ids"));
+            let types = types.map(|types| integers("token_type_ids", types)).transpose()?;
+            let (tokens, attended) = attended(ids, mask, encoder.vocabulary())?;
+            let kind = |&kind: &i64| u32::try_from(kind).ok().filter(|&kind| kind < TYPES);
+            let types = match types {
+                None => vec![],
+                Some(types) => {
+                    let part = types.get(attended).filter(|_| types.iter().all(|one| kind(one).is_some()));
+                    let expected = "one small number for each token";
+                    let wrong = || LineProblem::FieldType { field: "token_type_ids".into(), found: "a list", expected };
+                    part.ok_or_else(wrong)?.iter().filter_map(kind).collect()
+                }
+            };
+            (Source::Tokens, Texts { tokens, types, cut: 0 })
+        }
+    };
+    let types = labels.types(types)?;
+    let target = Some(OfText { target: labels.take(&mut fields)?, types, cut });
+    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target })
+}
+
+/// More than the most texts that any model tells apart by token types.
+const TYPES: u32 = 1 << 16;
 
 /// An id is text; an integer stands for its decimal text.
 fn id(field: &str, value: Option<Value>) -> Result<Option<String>, LineProblem> {
@@ -83,13 +133,38 @@ fn tokenized(
     mask: Option<Value>,
     vocabulary: usize,
 ) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
-    let ids = integers("input_ids", ids)?;
     let labels = labels.map(|labels| integers("labels", labels)).transpose()?;
+    if let (Some(labels), Value::Array(ids)) = (&labels, &ids)
+        && labels.len() != ids.len()
+    {
+        return Err(LineProblem::ListLength { field: "labels", found: labels.len(), expected: ids.len() });
+    }
+    let (tokens, attended) = attended(ids, mask, vocabulary)?;
+    let labels = match labels {
+        None => tokens.iter().map(|&token| Some(token)).collect(),
+        Some(labels) => attended
+            .map(|k| match labels[k] {
+                IGNORED => Ok(None),
+                label => token("labels", k, label, vocabulary).map(Some),
+            })
+            .collect::<Result<_, _>>()?,
+    };
+    Ok((tokens, labels))
+}
+
+fn token(field: &'static str, index: usize, id: i64, vocabulary: usize) -> Result<u32, LineProblem> {
+    match u32::try_from(id) {
+        Ok(token) if (token as usize) < vocabulary => Ok(token),
+        _ => Err(LineProblem::TokenRange { field, index, id, vocabulary }),
+    }
+}
+
+/// Tokens without the padding at either end, and where they stand.
+fn attended(ids: Value, mask: Option<Value>, vocabulary: usize) -> Result<(Vec<u32>, Range<usize>), LineProblem> {
+    let ids = integers("input_ids", ids)?;
     let mask = mask.map(|mask| integers("attention_mask", mask)).transpose()?;
-    for (field, list) in [("labels", &labels), ("attention_mask", &mask)] {
-        if let Some(found) = list.as_ref().map(Vec::len).filter(|&found| found != ids.len()) {
-            return Err(LineProblem::ListLength { field, found, expected: ids.len() });
-        }
+    if let Some(found) = mask.as_ref().map(Vec::len).filter(|&found| found != ids.len()) {
+        return Err(LineProblem::ListLength { field: "attention_mask", found, expected: ids.len() });
     }
     let attended = match mask {
         None => 0..ids.len(),
@@ -106,21 +181,8 @@ fn tokenized(
             start..end
         }
     };
-    let token = |field, index: usize, id: i64| match u32::try_from(id) {
-        Ok(token) if (token as usize) < vocabulary => Ok(token),
-        _ => Err(LineProblem::TokenRange { field, index, id, vocabulary }),
-    };
-    let mut tokens = Vec::with_capacity(attended.len());
-    for k in attended.clone() {
-        tokens.push(token("input_ids", k, ids[k])?);
-    }
-    let labels = match labels {
-        None => tokens.iter().map(|&token| Some(token)).collect(),
-        Some(labels) => attended
-            .map(|k| if labels[k] == IGNORED { Ok(None) } else { token("labels", k, labels[k]).map(Some) })
-            .collect::<Result<_, _>>()?,
-    };
-    Ok((tokens, labels))
+    let tokens = attended.clone().map(|k| token("input_ids", k, ids[k], vocabulary)).collect::<Result<_, _>>()?;
+    Ok((tokens, attended))
 }
 
 fn string(field: &str, value: Value) -> Result<String, LineProblem> {
@@ -149,7 +211,7 @@ fn integers(field: &str, value: Value) -> Result<Vec<i64>, LineProblem> {
     list.iter().enumerate().map(integer).collect()
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

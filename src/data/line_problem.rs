@@ -40,6 +40,64 @@ pub enum LineProblem {
         /// The fields that the line has.
         fields: Vec<String>,
     },
+    /// No field that holds a text to be classified.
+    #[error("no `text` and no `input_ids`")]
+    NoText {
+        /// The fields that the line has.
+        fields: Vec<String>,
+    },
+    /// No label, and the model gives something for a whole text.
+    #[error("no `label`, and the model classifies texts")]
+    NoLabel {
+        /// The other fields that the line has.
+        fields: Vec<String>,
+    },
+    /// A class that the model does not have.
+    #[error("the label is {label}, but the model has {classes} classes")]
+    LabelRange {
+        /// The label.
+        label: i64,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The name of a class that the configuration does not have.
+    #[error("the label is \"{}\", which is no name of a class", short(name))]
+    LabelName {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
+    /// A number that the label cannot have.
+    #[error("`{field}` has {}, expected {expected}", short(found))]
+    LabelNumber {
+        /// `label` or `labels`.
+        field: String,
+        /// What stands there.
+        found: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// Another number of labels than the model gives.
+    #[error("`{field}` has {found} numbers, and the model gives {expected}")]
+    LabelCount {
+        /// `label` or `labels`.
+        field: String,
+        /// Numbers in the line.
+        found: usize,
+        /// Numbers that the model gives.
+        expected: usize,
+    },
+    /// A token that is of a text that the model does not know.
+    #[error("token {index} is of type {kind}, but the model has {types} token types")]
+    TokenType {
+        /// Place of the token.
+        index: usize,
+        /// Its type.
+        kind: u32,
+        /// Types of the model.
+        types: usize,
+    },
     /// Fields that exclude each other.
     #[error("both `{first}` and `{second}`")]
     TwoContents {
@@ -205,6 +263,23 @@ impl LineProblem {
                 )
             }
             Self::NoContent { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::NoText { fields } | Self::NoLabel { fields } if fields.is_empty() => {
+                "write a JSON object a line, with `text` and `label`".into()
+            }
+            Self::NoText { fields } | Self::NoLabel { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::LabelRange { classes, .. } => {
+                format!("classes count from 0 to {}; is the file of another task?", classes.saturating_sub(1))
+            }
+            Self::LabelName { known, .. } if known.is_empty() => {
+                "`config.json` has no `label2id`: write the class's number".into()
+            }
+            Self::LabelName { known, .. } => {
+                let shown: Vec<String> = known.iter().take(8).map(|name| format!("`{name}`")).collect();
+                format!("`label2id` of `config.json` has {}", shown.join(", "))
+            }
+            Self::LabelNumber { .. } => "`problem_type` of `config.json` says what a label is".into(),
+            Self::LabelCount { .. } => "give one number for each of the model's labels".into(),
+            Self::TokenType { .. } => "is the tokenizer that of another model?".into(),
             Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
             Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
             Self::FieldType { field, found: "an array", .. } if field == "prompt" || field == "completion" => {
@@ -246,5 +321,14 @@ impl LineProblem {
             }
             Self::Encode { .. } => return None,
         })
+    }
+}
+
+/// The beginning of what a line says, for an error.
+fn short(text: &str) -> String {
+    const LONGEST: usize = 80;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }

@@ -5,11 +5,13 @@
 //!   `attention_mask`. An `id` (string or integer) names the example, else its line number does; another
 //!   field can be chosen ([`IdField`]). All other fields are kept as metadata. Rows without a token are
 //!   skipped and counted.
+//! - **Labelled lines**, for models that give something for a whole text ([`Labels`]): `text`, with or without
+//!   `text_pair`, or `input_ids`, and `label`.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
 //! - **safetensors** ([`read_rows`]), for networks that read rows: `inputs` and `targets`.
 //!
 //! Labels stand at the token they name, and nothing here shifts them: row `t` of an example predicts the
-//! token `t + 1`, which is what [`TokenDataset::predicted`] and [`TokenBatch::targets`] return . Padding is
+//! token `t + 1`, which is what [`TokenDataset::predicted`] and [`Targets::Tokens`] hold. Padding is
 //! removed on reading, so positions always count from the first attended token. Special tokens are never guessed:
 //! see [`Specials`].
 
@@ -21,12 +23,14 @@ mod example;
 mod excerpt;
 mod guarded;
 mod jsonl;
+mod labels;
 mod line_problem;
 mod lines;
 mod packing;
 mod read;
 mod rows;
 mod specials;
+mod targets;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -34,12 +38,14 @@ mod tokenizer;
 mod tokenizer_file;
 mod tokens;
 
-pub use batch::{Batch, RowBatch, RowTargets, TokenBatch, batch, batches};
+pub use batch::{Batch, Inputs, RowInputs, TokenInputs, batch, batches};
 pub use dataset::{Dataset, Kind};
 pub use error::DataError;
+pub use labels::Labels;
 pub use line_problem::LineProblem;
 pub use read::{DataOptions, Format, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
-pub use rows::{RowDataset, RowLimits, RowTask, read_rows, read_rows_from};
+pub use rows::{RowDataset, RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};
+pub use targets::{Targets, Task};
 pub use tokenizer::Tokenizer;
 pub use tokens::TokenDataset;

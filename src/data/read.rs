@@ -9,13 +9,15 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::dataset::{Dataset, Kind};
-use super::document::{Document, Encoder};
+use super::document::{Document, Encoder, OfText};
 use super::error::DataError;
 use super::excerpt::Source;
+use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::lines::{Bounds, Lines};
 use super::packing::Packer;
 use super::specials::{Role, Specials};
+use super::targets::Task;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
 use super::{jsonl, text};
@@ -38,6 +40,9 @@ pub struct DataOptions {
     pub id_field: IdField,
     /// Bytes that the job may use; none: no bound but the largest.
     pub memory: Option<u64>,
+    /// Labels of texts, for a model that gives something for a whole text ([`crate::model::Model::labels`]). Without
+    /// them tokens are targets.
+    pub labels: Option<Arc<Labels>>,
 }
 
 /// What names an example of a file of JSON lines.
@@ -93,7 +98,7 @@ pub struct ReadReport {
     pub examples: usize,
     /// Positions of all examples.
     pub tokens: usize,
-    /// Targets of all examples: tokens that are predicted, or rows.
+    /// Targets of all examples: tokens that are predicted, rows, or labelled texts.
     pub targets: usize,
     /// Examples (before packing) that `max_length` cut.
     pub cut: usize,
@@ -155,9 +160,13 @@ pub fn read_tokens_from(
     let pack = options.pack.filter(|_| role == Role::Train);
     check_length("--max-length", options.max_length, None)?;
     check_length("--pack", pack, limits.max_positions)?;
+    if options.labels.is_some() && options.pack.is_some() {
+        return Err(DataError::PackedLabels { file: file.to_owned() });
+    }
     let bounds = Bounds::of(options.memory);
     let tokens_of = tokenizer.map(Arc::as_ref);
-    let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?;
+    let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
+        .with_labels(options.labels.as_deref(), options.max_length);
     let parse = match format {
         Format::JsonLines => jsonl::parse,
         Format::Text => text::parse,
@@ -169,7 +178,13 @@ pub fn read_tokens_from(
         packer: pack.map(Packer::new),
         pack_rows: options.pack_rows,
         rows: 0,
-        dataset: TokenDataset::new(tokenizer.cloned()),
+        dataset: match &options.labels {
+            None => TokenDataset::new(tokenizer.cloned()),
+            Some(labels) => {
+                let task = labels.task.unwrap_or(Task::Classification);
+                TokenDataset::labelled(tokenizer.cloned(), task, labels.outputs)
+            }
+        },
         lines: HashMap::new(),
         report: ReadReport::default(),
     };
@@ -222,7 +237,7 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn take(&mut self, line: usize, document: Document) -> Result<(), LineProblem> {
-        let Document { id, metadata, source, mut tokens, mut labels } = document;
+        let Document { id, metadata, source, mut tokens, mut labels, mut target } = document;
         if tokens.is_empty() {
             self.report.empty += 1;
             return Ok(());
@@ -231,11 +246,14 @@ impl Collector<'_> {
         if let Some(first) = self.lines.insert(id.clone(), line) {
             return Err(LineProblem::DuplicateId { id, first });
         }
-        let whole = tokens.len();
+        let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
         if let Some(length) = self.max_length.filter(|&length| length < whole) {
             tokens.truncate(length);
             labels.truncate(length);
+            if let Some(target) = &mut target {
+                target.types.truncate(length);
+            }
             self.report.cut += 1;
         }
         let no_target = LineProblem::NoTarget { tokens: tokens.len(), cut: tokens.len() < whole };
@@ -245,6 +263,10 @@ impl Collector<'_> {
         }
         if let Some(positions) = self.max_positions.filter(|&positions| positions < tokens.len()) {
             return Err(LineProblem::TooManyTokens { tokens: tokens.len(), positions });
+        }
+        if let Some(OfText { target, types, .. }) = target {
+            self.dataset.push_labelled(id, &metadata, source, (&tokens, &types), &target);
+            return Ok(());
         }
         if labels.iter().skip(1).all(Option::is_none) {
             return Err(no_target);
@@ -292,7 +314,7 @@ impl Collector<'_> {
         report.examples = n;
         for i in 0..n {
             report.tokens += dataset.positions(i);
-            report.targets += dataset.targets(i);
+            report.targets += if dataset.is_labelled() { 1 } else { dataset.targets(i) };
             report.longest = report.longest.max(dataset.positions(i));
         }
         report.first = dataset.marked_tokens(0);

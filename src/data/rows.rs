@@ -7,12 +7,12 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
-use super::batch::RowTargets;
 use super::dataset::{Dataset, Kind};
 use super::error::DataError;
 use super::example::Examples;
 use super::excerpt::one_line;
 use super::read::ReadReport;
+use super::targets::{Targets, Task};
 use crate::foreign_file;
 
 /// The most bytes of a file of rows, which is held in memory as a whole.
@@ -26,16 +26,7 @@ pub struct RowLimits {
     /// Numbers that the last layer writes: classes, or regression outputs.
     pub outputs: usize,
     /// What they mean.
-    pub task: RowTask,
-}
-
-/// What a row's target is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowTask {
-    /// A class.
-    Classification,
-    /// Numbers.
-    Regression,
+    pub task: Task,
 }
 
 /// Rows of numbers with their targets.
@@ -44,7 +35,7 @@ pub struct RowDataset {
     examples: Examples,
     width: usize,
     inputs: Inputs,
-    targets: RowTargets,
+    targets: Targets,
     /// Further tensors with one number for each row: metadata.
     columns: Vec<(String, Vec<Value>)>,
 }
@@ -105,10 +96,7 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
         digest.update(&(width as u64).to_le_bytes());
         // The numbers that the network sees: bytes with a scale and the same numbers in f32 are equal.
         let mut bytes: Vec<u8> = rows.inputs(row..row + 1).iter().flat_map(|x| x.to_le_bytes()).collect();
-        match rows.targets(row..row + 1) {
-            RowTargets::Classes(classes) => bytes.extend(classes.iter().flat_map(|class| class.to_le_bytes())),
-            RowTargets::Values { values, .. } => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        }
+        bytes.extend(rows.targets(row..row + 1).bytes());
         digest.update(&bytes);
         rows.examples.push(row.to_string(), &Map::new(), digest.finalize());
     }
@@ -155,7 +143,7 @@ fn read_inputs(file: &Path, view: &TensorView<'_>, scale: Option<&String>, width
     }
 }
 
-fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits) -> Result<RowTargets, DataError> {
+fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits) -> Result<Targets, DataError> {
     let shape = |expected: String| DataError::TensorShape {
         file: file.to_owned(),
         key: "targets",
@@ -169,7 +157,7 @@ fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits)
         expected,
     };
     match limits.task {
-        RowTask::Classification => {
+        Task::Classification => {
             let classes = integers(view).ok_or_else(|| dtype("i64, i32 or u8 classes"))?;
             if view.shape() != [n] {
                 return Err(shape(format!("[{n}]")));
@@ -178,9 +166,9 @@ fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits)
                 let range = || DataError::ClassRange { file: file.to_owned(), row, class, classes: limits.outputs };
                 u32::try_from(class).ok().filter(|&class| (class as usize) < limits.outputs).ok_or_else(range)
             };
-            classes.iter().enumerate().map(class).collect::<Result<_, _>>().map(RowTargets::Classes)
+            classes.iter().enumerate().map(class).collect::<Result<_, _>>().map(Targets::Classes)
         }
-        RowTask::Regression => {
+        Task::Regression | Task::MultiLabel => {
             if view.dtype() != Dtype::F32 {
                 return Err(dtype("f32 values"));
             }
@@ -190,7 +178,12 @@ fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits)
                 [rows, outputs] if rows == n && outputs == width => {}
                 _ => return Err(shape(format!("[{n}, {width}]"))),
             }
-            Ok(RowTargets::Values { values: finite(file, "targets", view, width)?, width })
+            let values = finite(file, "targets", view, width)?;
+            Ok(if limits.task == Task::MultiLabel {
+                Targets::Labels { values, width }
+            } else {
+                Targets::Values { values, width }
+            })
         }
     }
 }
@@ -246,12 +239,25 @@ impl RowDataset {
     }
 
     /// Targets of the rows `range`.
-    pub fn targets(&self, range: Range<usize>) -> RowTargets {
-        match &self.targets {
-            RowTargets::Classes(classes) => RowTargets::Classes(classes[range].to_vec()),
-            RowTargets::Values { values, width } => {
-                RowTargets::Values { values: values[range.start * width..range.end * width].to_vec(), width: *width }
-            }
+    pub fn targets(&self, range: Range<usize>) -> Targets {
+        self.targets.of(range)
+    }
+
+    /// The rows at these places, without their metadata.
+    pub(super) fn sample(&self, places: &[usize]) -> Self {
+        fn gather<T: Copy>(values: &[T], places: &[usize], width: usize) -> Vec<T> {
+            places.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect()
+        }
+        let inputs = match &self.inputs {
+            Inputs::F32(values) => Inputs::F32(gather(values, places, self.width)),
+            Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width), scale: *scale },
+        };
+        Self {
+            examples: self.examples.sample(places),
+            width: self.width,
+            inputs,
+            targets: self.targets.at(places),
+            columns: vec![],
         }
     }
 
@@ -264,10 +270,6 @@ impl RowDataset {
     }
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
-        let target = match self.targets(i..i + 1) {
-            RowTargets::Classes(classes) => classes.iter().map(u32::to_string).collect::<Vec<_>>(),
-            RowTargets::Values { values, .. } => values.iter().map(f32::to_string).collect(),
-        };
-        one_line(&format!("row {i}, target {}", target.join(" ")), max_chars)
+        one_line(&format!("row {i}, target {}", self.targets(i..i + 1).text()), max_chars)
     }
 }

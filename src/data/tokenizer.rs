@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{NormalizedString, Normalizer};
+use tokenizers::{NormalizedString, Normalizer, PostProcessor, TruncationParams, truncate_encodings};
 
 use super::error::DataError;
 use super::guarded::guarded;
@@ -29,6 +29,8 @@ pub struct Tokenizer {
     checked: Checked,
     /// What the post-processor puts in front of a text, and behind it.
     adds: (Vec<u32>, Vec<u32>),
+    /// Whether models are given the text of a pair that each token belongs to.
+    gives_types: bool,
 }
 
 /// Tokens of a text.
@@ -118,12 +120,28 @@ impl Tokenizer {
         // Ids may have gaps, so the largest counts, not how many there are.
         let vocabulary = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let adds = (Vec::new(), Vec::new());
-        let mut tokenizer = Self { inner, file: file.to_owned(), model_folder: None, vocabulary, checked, adds };
+        let mut tokenizer =
+            Self { inner, file: file.to_owned(), model_folder: None, vocabulary, checked, adds, gives_types: true };
+        tokenizer.gives_types = tokenizer.says_types();
         // A first text: what the library panics at in every text is wrong with the file.
         let probe = tokenizer.encode("a", Offsets::Skipped, true).map_err(broken)?;
         let (front, back) = (probe.front, probe.ids.len() - probe.back);
         tokenizer.adds = (probe.ids[..front].to_vec(), probe.ids[back..].to_vec());
         Ok(tokenizer)
+    }
+
+    /// Whether the files beside it say that models are given token types: by `model_input_names`, else by a class that
+    /// has its own.
+    fn says_types(&self) -> bool {
+        const WITHOUT: [&str; 4] = ["Roberta", "XLMRoberta", "DistilBert", "GPT2"];
+        let config = read_json(&self.folder().join("tokenizer_config.json")).ok().flatten().unwrap_or_default();
+        match config["model_input_names"].as_array() {
+            Some(names) => names.iter().any(|name| name == "token_type_ids"),
+            None => {
+                let class = config["tokenizer_class"].as_str().unwrap_or_default();
+                !WITHOUT.iter().any(|name| class.strip_prefix(name).is_some_and(|rest| rest.starts_with("Tokenizer")))
+            }
+        }
     }
 
     /// The file it was read from.
@@ -223,22 +241,58 @@ impl Tokenizer {
         }
     }
 
+    /// Tokens of a text or of a pair of texts in the form that the post-processor gives them, and to which of the two
+    /// each belongs. The longer text is cut first, so that at most `max_length` tokens are left with those that the
+    /// post-processor adds; the last number is how many were cut.
+    pub(super) fn encode_pair(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        max_length: Option<usize>,
+        special: bool,
+    ) -> tokenizers::Result<(Encoded, Vec<u32>, usize)> {
+        let (encoding, cut) = guarded(|| {
+            let encode = |text: &str| self.inner.encode_fast(text, false);
+            let (mut text, mut pair) = (encode(text)?, pair.map(encode).transpose()?);
+            let length = |text: &tokenizers::Encoding, pair: &Option<tokenizers::Encoding>| {
+                text.len() + pair.as_ref().map_or(0, tokenizers::Encoding::len)
+            };
+            let whole = length(&text, &pair);
+            if let Some(max_length) = max_length {
+                let processor = self.inner.get_post_processor().filter(|_| special);
+                let adds = processor.map_or(0, |processor| processor.added_tokens(pair.is_some()));
+                let room = TruncationParams { max_length: max_length.saturating_sub(adds), ..Default::default() };
+                (text, pair) = truncate_encodings(text, pair, &room)?;
+            }
+            let cut = whole - length(&text, &pair);
+            Ok((self.inner.post_process(text, pair, special)?, cut))
+        })?;
+        let (front, back) = added(&encoding);
+        let types = if self.gives_types { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
+        Ok((Encoded { ids: encoding.get_ids().to_vec(), ends: vec![], front, back }, types, cut))
+    }
+
     /// Tokens of a text; with what the post-processor adds, if `special`.
     pub(super) fn encode(&self, text: &str, offsets: Offsets, special: bool) -> tokenizers::Result<Encoded> {
         let encoding = guarded(|| match offsets {
             Offsets::Wanted => self.inner.encode(text, special),
             Offsets::Skipped => self.inner.encode_fast(text, special),
         })?;
-        // The mask marks what the post-processor added, not special tokens that the text spells out.
-        let mask = encoding.get_special_tokens_mask();
-        let front = mask.iter().take_while(|&&special| special == 1).count();
-        let back = mask[front..].iter().rev().take_while(|&&special| special == 1).count();
+        let (front, back) = added(&encoding);
         let ends = match offsets {
             Offsets::Wanted => encoding.get_offsets().iter().map(|&(_, end)| end).collect(),
             Offsets::Skipped => Vec::new(),
         };
         Ok(Encoded { ids: encoding.get_ids().to_vec(), ends, front, back })
     }
+}
+
+/// How many tokens the post-processor put in front, and behind. The mask marks those, not special tokens that the text
+/// spells out.
+fn added(encoding: &tokenizers::Encoding) -> (usize, usize) {
+    let mask = encoding.get_special_tokens_mask();
+    let front = mask.iter().take_while(|&&special| special == 1).count();
+    (front, mask[front..].iter().rev().take_while(|&&special| special == 1).count())
 }
 
 /// Bytes of a text behind a normalizer, counted piece by piece, so that a text that grows a thousandfold never is in

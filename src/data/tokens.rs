@@ -1,10 +1,14 @@
+//! Token sequences in memory, with what each position or each example should give.
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::batch::TokenInputs;
 use super::example::Examples;
 use super::excerpt::{Source, one_line, prompted};
+use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
 
 /// Token sequences with their targets.
@@ -18,6 +22,10 @@ pub struct TokenDataset {
     target: Vec<bool>,
     /// What is predicted where it is not the token itself; absent while no label differs from its token.
     labels: Option<Vec<u32>>,
+    /// One target for each example, of texts that are classified or valued. Then no token is a target.
+    of_examples: Option<Targets>,
+    /// To which text of a pair each token belongs; absent while all belong to the first.
+    types: Option<Vec<u32>>,
     sources: Vec<Source>,
     tokenizer: Option<Arc<Tokenizer>>,
 }
@@ -30,9 +38,98 @@ impl TokenDataset {
             offsets: vec![0],
             target: Vec::new(),
             labels: None,
+            of_examples: None,
+            types: None,
             sources: Vec::new(),
             tokenizer,
         }
+    }
+
+    /// Of texts that have `width` numbers of this kind as their target.
+    pub(super) fn labelled(tokenizer: Option<Arc<Tokenizer>>, task: Task, width: usize) -> Self {
+        Self { of_examples: Some(Targets::none(task, width)), ..Self::new(tokenizer) }
+    }
+
+    /// Adds an example with one target for all its tokens. `types` are empty where all tokens are of the first text.
+    pub(super) fn push_labelled(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        (tokens, types): (&[u32], &[u32]),
+        target: &Target,
+    ) {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        self.target.resize(self.tokens.len(), false);
+        let several = types.iter().any(|&kind| kind > 0);
+        if several || self.types.is_some() {
+            let all = self.types.get_or_insert_with(|| vec![0; start]);
+            all.extend_from_slice(types);
+            all.resize(self.tokens.len(), 0);
+        }
+        self.offsets.push(self.tokens.len());
+        self.sources.push(source);
+        let i = self.sources.len() - 1;
+        let targets = self.of_examples.get_or_insert_with(|| match target {
+            Target::Class(_) => Targets::none(Task::Classification, 1),
+            Target::Labels(values) => Targets::none(Task::MultiLabel, values.len()),
+            Target::Values(values) => Targets::none(Task::Regression, values.len()),
+        });
+        targets.push(target);
+        let of_example = targets.of(i..i + 1).bytes();
+
+        let mut digest = blake3::Hasher::new();
+        digest.update(&(tokens.len() as u64).to_le_bytes());
+        let mut bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        if several {
+            bytes.extend(types.iter().flat_map(|kind| kind.to_le_bytes()));
+        }
+        bytes.extend(of_example);
+        digest.update(&bytes);
+        self.examples.push(id, metadata, digest.finalize());
+    }
+
+    /// What a model reads of the examples `range`.
+    pub(super) fn inputs(&self, range: Range<usize>) -> TokenInputs {
+        let rows = self.offsets[range.start]..self.offsets[range.end];
+        TokenInputs { ids: self.tokens[rows.clone()].to_vec(), types: self.types.as_ref().map(|of| of[rows].to_vec()) }
+    }
+
+    /// What it should give of the examples `range`.
+    pub(super) fn targets_of(&self, range: Range<usize>) -> Targets {
+        match &self.of_examples {
+            Some(targets) => targets.of(range),
+            None => Targets::Tokens(range.flat_map(|i| self.predicted(i)).collect()),
+        }
+    }
+
+    /// The examples at these places, without their texts and metadata.
+    pub(super) fn sample(&self, places: &[usize]) -> Self {
+        fn gather<T: Copy>(values: &[T], rows: &[Range<usize>]) -> Vec<T> {
+            rows.iter().flat_map(|rows| &values[rows.clone()]).copied().collect()
+        }
+        let rows: Vec<Range<usize>> = places.iter().map(|&i| self.range(i)).collect();
+        let ends = rows.iter().scan(0, |end, rows| {
+            *end += rows.len();
+            Some(*end)
+        });
+        Self {
+            examples: self.examples.sample(places),
+            tokens: gather(&self.tokens, &rows),
+            offsets: std::iter::once(0).chain(ends).collect(),
+            target: gather(&self.target, &rows),
+            labels: self.labels.as_ref().map(|labels| gather(labels, &rows)),
+            of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
+            types: self.types.as_ref().map(|types| gather(types, &rows)),
+            sources: places.iter().map(|_| Source::Tokens).collect(),
+            tokenizer: self.tokenizer.clone(),
+        }
+    }
+
+    /// Whether each example has one target for all its tokens.
+    pub fn is_labelled(&self) -> bool {
+        self.of_examples.is_some()
     }
 
     /// Adds an example; `labels` stand at their tokens. The first token's label is dropped: nothing
@@ -90,7 +187,7 @@ impl TokenDataset {
         range.map(move |row| (row + 1 < end && self.target[row + 1]).then(|| labels[row + 1]))
     }
 
-    /// Number of targets of example `i`.
+    /// Number of tokens of example `i` that are targets.
     pub fn targets(&self, i: usize) -> usize {
         self.is_target(i).iter().filter(|&&target| target).count()
     }
@@ -101,12 +198,16 @@ impl TokenDataset {
     }
 
     /// Text of each token of example `i`, and whether it is a target.
+    ///
+    /// Behind the tokens of a text that is classified or valued stands what it should give.
     pub fn marked_tokens(&self, i: usize) -> Vec<(String, bool)> {
         let text = |token: u32| match &self.tokenizer {
             Some(tokenizer) => tokenizer.token_text(token),
             None => token.to_string(),
         };
-        self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target)).collect()
+        let marked = self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target));
+        let given = self.of_examples.as_ref().map(|targets| (format!(" → {}", targets.of(i..i + 1).text()), true));
+        marked.chain(given).collect()
     }
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {

@@ -1,41 +1,26 @@
 //! A run from files to ranking: what was asked ([`Job`]), what will be done ([`Plan`]), and doing it.
 
-mod answers;
-mod calibration;
+mod brief;
+mod budget;
 mod cost;
-mod curvature;
 mod error;
-mod groups;
-mod keys;
-mod layer_sets;
-mod mapped;
-mod moments;
-mod networks;
-mod output;
+mod folder;
+mod number;
 mod plan;
-mod queries;
-mod rank;
 mod request;
-mod reuse;
-mod run;
-mod saturation;
-mod scores;
-mod self_influence;
-mod sensitivity;
-#[cfg(test)]
-mod small_memory;
-mod spread;
+mod steps;
 mod training;
 
-pub use calibration::Amount;
-pub use cost::{Calibration, Contraction, Cost, DiskCost, EigenRate, FileCost, Seconds, StageCost, Work, WorkKind};
+pub use brief::example_groups::RankedGroup;
+pub use budget::disk::{DiskCost, FileCost};
+pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
-pub use groups::RankedGroup;
+pub use folder::calibration::Amount;
 pub use plan::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary,
 };
-pub use rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
 pub use request::*;
-pub use run::{StageReport, StepReport};
-pub use saturation::{LayerSaturation, Saturation};
-pub use sensitivity::Sensitivity;
+pub use steps::rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
+pub use steps::saturation::{LayerSaturation, Saturation};
+pub use steps::sensitivity::Sensitivity;
+pub use steps::{StageReport, StepReport};

@@ -35,13 +35,25 @@ pub(crate) struct Architecture {
 /// In which order an architecture registers its parameters.
 #[derive(Debug)]
 pub(crate) enum Parameters {
-    /// A decoder: embeddings, numbered blocks, last norm, head.
+    /// A transformer: embeddings, numbered blocks, last norm, head.
     Blocks(BlockNames),
+    /// The head, then all the rest in this order.
+    HeadFirst(BlockNames),
     /// By the numbers in their names.
     Numbers,
 }
 
-/// The modules of a decoder in the order of registration.
+impl Parameters {
+    /// The names of modules, if there are blocks.
+    pub(crate) fn names(&self) -> Option<&BlockNames> {
+        match self {
+            Self::Blocks(names) | Self::HeadFirst(names) => Some(names),
+            Self::Numbers => None,
+        }
+    }
+}
+
+/// The modules of a transformer in the order of registration.
 #[derive(Debug)]
 pub(crate) struct BlockNames {
     /// What may stand in front of all names but the head's; nothing does in a checkpoint of the base class.
@@ -133,6 +145,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "bos_token_id",
     "chunk_size_feed_forward",
     "classifier_dropout",
+    "cls_token_id",
     "cross_attention_hidden_size",
     "decoder_start_token_id",
     "diversity_penalty",
@@ -187,6 +200,18 @@ const WITHOUT_EFFECT: &[&str] = &[
     "use_cache",
 ];
 
+/// What the names of transformers' classes end in that give something for a whole text.
+const OF_TEXTS: &str = "ForSequenceClassification";
+
+/// The layer from a decoder's last hidden states to what it gives for a whole text.
+pub(crate) const SCORE: &str = "score";
+
+/// The class of a configuration that gives something for a whole text, if it names one.
+pub(crate) fn class_of_texts(config: &Config) -> Result<Option<&str>, LoadError> {
+    let classes = config.list("architectures")?.unwrap_or_default();
+    Ok(classes.iter().filter_map(serde_json::Value::as_str).find(|class| class.ends_with(OF_TEXTS)))
+}
+
 /// Parts of names that PEFT gives to an adapter's tensors, and to the weights that it changes.
 const ADAPTER: [&str; 5] = ["lora_A.", "lora_B.", "lora_embedding_", "lora_magnitude_vector", ".base_layer."];
 
@@ -213,7 +238,7 @@ impl Architecture {
         }
         let Some(&expected) = self.classes.first() else { return Ok(()) };
         if let Some(classes) = config.list("architectures")? {
-            let own = |class: &serde_json::Value| class.as_str().is_some_and(|class| self.classes.contains(&class));
+            let own = |class: &serde_json::Value| class.as_str().is_some_and(|class| self.is_own(class));
             if !classes.is_empty() && !classes.iter().any(own) {
                 return Err(LoadError::UnsupportedClass {
                     file: config.file().to_owned(),
@@ -244,6 +269,16 @@ impl Architecture {
         Ok(())
     }
 
+    /// Whether a class is one of this architecture: a language model, or what gives something for a whole text.
+    fn is_own(&self, class: &str) -> bool {
+        const LANGUAGE_MODELS: [&str; 3] = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
+        let stem =
+            |class: &str| LANGUAGE_MODELS.iter().find_map(|&ending| class.strip_suffix(ending).map(str::to_owned));
+        let of_texts = class.strip_suffix(OF_TEXTS);
+        self.classes.contains(&class)
+            || of_texts.is_some() && self.classes.iter().any(|own| stem(own).as_deref() == of_texts)
+    }
+
     /// What a person should know of a checkpoint that was built: the keys and tensors that nobody asked for, and what
     /// lies beside the weights.
     pub(super) fn notes(&self, config: &Config, weights: &Weights) -> Vec<String> {
@@ -257,10 +292,7 @@ impl Architecture {
                 abridged(&keys)
             ));
         }
-        let buffer = |name: &str| match &self.parameters {
-            Parameters::Blocks(names) => names.is_buffer(name),
-            Parameters::Numbers => false,
-        };
+        let buffer = |name: &str| self.parameters.names().is_some_and(|names| names.is_buffer(name));
         let asked: BTreeSet<String> = weights.asked();
         let tensors: Vec<String> =
             weights.names().filter(|name| !asked.contains(*name) && !buffer(name)).map(str::to_owned).collect();

@@ -1,24 +1,24 @@
-//! What all decoder language models share: a chain of blocks between embeddings and a language-model
-//! head, differentiated section by section.
+//! What all transformers share: a chain of blocks between the embeddings of tokens and a head, differentiated section by
+//! section.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use serde_json::Value;
 
-use super::architecture::BlockNames;
+use super::architecture::{BlockNames, SCORE, class_of_texts};
+use super::heads::{self, Head, NextToken, Pooling, Step, StoredNextToken, StoredSequence};
 use super::norms::Norm;
-use super::parameters::{Held, InUse, Residence, Source, Stored, StoredTensor};
+use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::Tracking;
-use super::{Body, Footprint, Limits, LoadError, Loaded};
-use crate::curvature::gemm::Products;
+use super::{Body, Footprint, Limits, LoadError, Loaded, wrong_batch};
 use crate::curvature::{
-    Error, Graphs, LayerId, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+    Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
-use crate::data::{ModelLimits, TokenBatch};
-use crate::nn::{LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
+use crate::data::{Batch, Inputs, Labels, ModelLimits, TokenInputs};
 
-/// What one decoder has that another has not: its blocks, its norm and what it does with positions.
+/// What one transformer has that another has not: its blocks, its norm and what it does with positions.
 pub(super) trait Transformer: Debug + Send + Sync {
     type Block: Stored<Value: Block<Self::Context>>;
 
@@ -32,7 +32,7 @@ pub(super) trait Transformer: Debug + Send + Sync {
     fn context(&self, positions: &Positions) -> Self::Context;
 
     /// The first block's input from the embeddings of tokens, both `[R, D]`.
-    fn embed(&self, tokens: Tensor, _positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
         Ok(tokens)
     }
 
@@ -51,68 +51,28 @@ pub(super) trait Block<Context> {
 /// A table of rows by number, of which a batch needs a few.
 pub(super) type Embedding = Held<StoredTensor>;
 
-/// From token ids to logits.
+/// From token ids to what the head gives.
 #[derive(Debug)]
 struct Decoder<T: Transformer> {
     tokens: Arc<Embedding>,
     transformer: T,
     blocks: Vec<Held<T::Block>>,
     norm: Held<T::Norm>,
-    head: Head,
-}
-
-/// The language-model head: logits = `hidden · weightᵀ + bias`.
-#[derive(Debug)]
-struct Head {
-    /// `[V, D]`; the embedding of tokens itself if it is tied.
-    weight: Arc<Embedding>,
-    /// `[V]`.
-    bias: Option<Held<StoredTensor>>,
-    /// The bound `c` of logits, `c tanh(x / c)`.
-    soft_cap: Option<f64>,
-    /// The head's number, if it is tracked.
-    layer: Option<LayerId>,
-    products: Products,
-}
-
-/// A head's weight and bias while they are used.
-type HeadInUse<'a> = (InUse<'a, Tensor>, Option<InUse<'a, Tensor>>);
-
-impl Head {
-    fn parameters(&self) -> candle_core::Result<HeadInUse<'_>> {
-        Ok((self.weight.get()?, self.bias.as_ref().map(Held::get).transpose()?))
-    }
-}
-
-/// A decoder, whichever its transformer is.
-pub(crate) trait LanguageModel: Debug + Send + Sync {
-    /// Runs one batch forwards and backwards.
-    fn differentiate(
-        &self,
-        batch: &TokenBatch,
-        objective: Objective,
-        graphs: Graphs,
-        sink: &mut dyn TapSink,
-    ) -> Result<Vec<f64>, Error>;
-
-    /// Logits of every row, `[R, V]`.
-    fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error>;
-
-    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
-    fn check(&self) -> Result<(), LoadError>;
+    head: Box<dyn Head>,
 }
 
 impl<T: Transformer> Decoder<T> {
     /// The first block's input.
-    fn embed(&self, batch: &TokenBatch) -> candle_core::Result<Tensor> {
-        self.transformer.embed(self.tokens.rows(&batch.input_ids)?, &batch.positions)
+    fn embed(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
+        Ok(self.transformer.embed(self.tokens.rows(&inputs.ids)?, inputs, &batch.positions)?)
     }
 }
 
-impl<T: Transformer> LanguageModel for Decoder<T> {
+impl<T: Transformer> Body for Decoder<T> {
     fn differentiate(
         &self,
-        batch: &TokenBatch,
+        batch: &Batch,
         objective: Objective,
         graphs: Graphs,
         sink: &mut dyn TapSink,
@@ -127,43 +87,19 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
         let sections: Vec<&dyn Section> =
             blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
-        let head = &self.head;
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
-            let keep = if head.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
-            let (weight, bias) = head.parameters()?;
-            let loss = language_model_loss(
-                hidden,
-                LanguageModelHead {
-                    weight: &weight,
-                    bias: bias.as_deref(),
-                    soft_cap: head.soft_cap,
-                    products: head.products,
-                },
-                &batch.positions,
-                &batch.targets,
-                &batch.keys,
-                objective,
-                keep,
-            )?;
-            if let (Some(layer), Some(gradient)) = (head.layer, loss.logits_gradient) {
-                taps.record(layer, hidden.clone(), gradient);
-            }
-            Ok((loss.values, loss.hidden_gradient))
+            self.head.differentiate(hidden, batch, objective, taps)
         })
     }
 
-    fn logits(&self, batch: &TokenBatch) -> Result<Tensor, Error> {
+    fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
         let context = self.transformer.context(&batch.positions);
         let taps = TapRecorder::default();
         let mut x = Traced::constant(self.embed(batch)?);
         for block in &self.blocks {
             x = block.get()?.trace(&x, &context, &taps)?;
         }
-        let hidden = self.norm.get()?.trace(&x)?;
-        let (weight, bias) = self.head.parameters()?;
-        let Head { soft_cap, products, .. } = self.head;
-        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
-        Ok(language_model_logits(hidden.value(), head)?)
+        self.head.logits(self.norm.get()?.trace(&x)?.value(), batch)
     }
 
     fn check(&self) -> Result<(), LoadError> {
@@ -171,8 +107,7 @@ impl<T: Transformer> LanguageModel for Decoder<T> {
         self.transformer.check()?;
         self.blocks.iter().try_for_each(Held::check)?;
         self.norm.check()?;
-        self.head.bias.as_ref().map_or(Ok(()), Held::check)?;
-        if Arc::ptr_eq(&self.tokens, &self.head.weight) { Ok(()) } else { self.head.weight.check() }
+        self.head.check()
     }
 }
 
@@ -201,39 +136,53 @@ impl<B> Blocks<B> {
     }
 }
 
-/// The two ends of a decoder in a checkpoint: the embedding of tokens, and the head.
+/// The two ends of a model in a checkpoint: the embedding of tokens, and the head.
 pub(super) struct Ends {
     tokens: StoredTensor,
-    /// The head's own tensor; none if the head is the embedding.
-    head: Option<StoredTensor>,
-    /// The head's bias.
-    bias: Option<StoredTensor>,
-    /// The bound `c` of logits, `c tanh(x / c)`.
-    soft_cap: Option<f64>,
-    /// The name under which the head is tracked.
-    name: &'static str,
-    /// V and D, the shape of both.
+    head: StoredHead,
+    /// V and D, the shape of the embedding.
     sizes: [usize; 2],
+    labels: Option<Labels>,
+}
+
+/// A head on disk.
+enum StoredHead {
+    NextToken(StoredNextToken),
+    Sequence(StoredSequence),
 }
 
 impl Ends {
-    /// Looks for both.
+    /// Looks for both ends of a decoder. Where the configuration's class gives something for a whole text, the head is
+    /// `score`, a layer without bias at the last token that is no padding.
     ///
-    /// A file may hold both although the configuration says tied; then equal values mean tied, and different ones are
-    /// both kept. It may hold one of the two under either name. So does transformers 5.
+    /// A file may hold the embedding and a language model's head although the configuration says tied; then equal
+    /// values mean tied, and different ones are both kept. It may hold one of the two under either name. So does
+    /// transformers 5.
     pub(super) fn new(source: &Source, names: &BlockNames, sizes: [usize; 2], tied: bool) -> Result<Self, LoadError> {
+        let embedding = format!("{}.weight", names.before[0]);
+        if class_of_texts(source.config())?.is_some() {
+            let labels = heads::labels(source.config())?;
+            let padding = source.config().get("pad_token_id").and_then(Value::as_u64);
+            let padding = padding.and_then(|id| u32::try_from(id).ok());
+            if padding.is_none() {
+                source.note("`config.json` names no `pad_token_id`: each text's last token is classified");
+            }
+            let head = StoredSequence {
+                pooling: Pooling::Last { padding },
+                steps: vec![Step::Linear { name: SCORE, sizes: [labels.outputs, sizes[1]], bias: false }],
+                outputs: labels.outputs,
+            };
+            return Self::of_texts(source, names, sizes, head, labels);
+        }
         let name = names.head_in(&source.weights);
-        let (stored, embedding) = (format!("{name}.weight"), format!("{}.weight", names.before[0]));
+        let stored = format!("{name}.weight");
+        let ends = |tokens, weight| {
+            let head = StoredNextToken { weight, bias: None, soft_cap: None, name };
+            Self { tokens, head: StoredHead::NextToken(head), sizes, labels: None }
+        };
         let stored_head = source.weights.contains(&stored);
         if tied && stored_head && !source.contains(&embedding) {
-            return Ok(Self {
-                tokens: source.tensor_at(stored, &sizes)?,
-                head: None,
-                bias: None,
-                soft_cap: None,
-                name,
-                sizes,
-            });
+            return Ok(ends(source.tensor_at(stored, &sizes)?, None));
         }
         let tokens = source.tensor(&embedding, &sizes)?;
         if !stored_head {
@@ -241,29 +190,46 @@ impl Ends {
                 let file = source.weights.origin().to_owned();
                 return Err(LoadError::NoHead { file, name: stored });
             }
-            return Ok(Self { tokens, head: None, bias: None, soft_cap: None, name, sizes });
+            return Ok(ends(tokens, None));
         }
         let head = source.tensor_at(stored.clone(), &sizes)?;
         if tied {
             if head.equals(&tokens)? {
-                return Ok(Self { tokens, head: None, bias: None, soft_cap: None, name, sizes });
+                return Ok(ends(tokens, None));
             }
             source.note(format!(
                 "`{stored}` differs from the embedding although the configuration says tied: both are kept"
             ));
         }
-        Ok(Self { tokens, head: Some(head), bias: None, soft_cap: None, name, sizes })
+        Ok(ends(tokens, Some(head)))
     }
 
-    /// Adds the head's bias, which does not belong to the embedding where they are tied.
-    pub(super) fn with_bias(self, source: &Source) -> Result<Self, LoadError> {
-        let bias = source.tensor_at(format!("{}.bias", self.name), &self.sizes[..1])?;
-        Ok(Self { bias: Some(bias), ..self })
+    /// The ends of a model that gives something for a whole text.
+    pub(super) fn of_texts(
+        source: &Source,
+        names: &BlockNames,
+        sizes: [usize; 2],
+        head: StoredSequence,
+        labels: Labels,
+    ) -> Result<Self, LoadError> {
+        let tokens = source.tensor(&format!("{}.weight", names.before[0]), &sizes)?;
+        Ok(Self { tokens, head: StoredHead::Sequence(head), sizes, labels: Some(labels) })
     }
 
-    /// Bounds the logits by `c tanh(x / c)`, if there is a `c`.
-    pub(super) fn capped(self, soft_cap: Option<f64>) -> Self {
-        Self { soft_cap, ..self }
+    /// Adds a language model's head's bias, which does not belong to the embedding where they are tied.
+    pub(super) fn with_bias(mut self, source: &Source) -> Result<Self, LoadError> {
+        if let StoredHead::NextToken(head) = &mut self.head {
+            head.bias = Some(source.tensor_at(format!("{}.bias", head.name), &self.sizes[..1])?);
+        }
+        Ok(self)
+    }
+
+    /// Bounds a language model's logits by `c tanh(x / c)`, if there is a `c`.
+    pub(super) fn capped(mut self, soft_cap: Option<f64>) -> Self {
+        if let StoredHead::NextToken(head) = &mut self.head {
+            head.soft_cap = soft_cap;
+        }
+        self
     }
 
     /// A number as the type that the embedding is stored in has it.
@@ -289,35 +255,48 @@ impl<T: Transformer + 'static> Parts<T> {
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
-        let Ends { tokens, head, bias, soft_cap, name, sizes: [vocabulary, width] } = self.ends;
-        let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
+        let Ends { tokens, head, sizes: [vocabulary, width], labels } = self.ends;
+        let tokens = Arc::new(Held::new(tokens, residence)?);
+        let (head, sizes): (Box<dyn Head>, _) = match head {
+            StoredHead::NextToken(StoredNextToken { weight, bias, soft_cap, name }) => {
+                let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
+                let tied = weight.is_none();
+                let weight = match weight {
+                    Some(own) => Arc::new(Held::new(own, residence)?),
+                    None => tokens.clone(),
+                };
+                let bias = bias.map(|bias| Held::new(bias, residence)).transpose()?;
+                let head = NextToken { weight, tied, bias, soft_cap, layer, products: source.products };
+                (Box::new(head), (vocabulary * width, vocabulary, layer.is_some()))
+            }
+            StoredHead::Sequence(head) => {
+                let before = source.sizes().parameters;
+                let head = head.load(source, &mut tracking, residence)?;
+                (Box::new(head), ((source.sizes().parameters - before) as usize, 0, false))
+            }
+        };
+        let (in_head, logits, tracked_head) = sizes;
         let layers = tracking.finish()?;
         let footprint = Footprint {
             parameters: source.sizes().parameters,
             section: self.blocks.parameters,
-            head: (vocabulary * width) as u64,
+            head: in_head as u64,
             sections: self.blocks.stored.len() as u64,
             width: width as u64,
             activations: self.blocks.activations,
             all_activations: self.blocks.stored.len() as u64 * self.blocks.activations,
-            vocabulary: vocabulary as u64,
-            tracked_head: layer.is_some(),
+            vocabulary: logits as u64,
+            tracked_head,
         };
-        let tokens = Arc::new(Held::new(tokens, residence)?);
-        let weight = match head {
-            Some(own) => Arc::new(Held::new(own, residence)?),
-            None => tokens.clone(),
-        };
-        let bias = bias.map(|bias| Held::new(bias, residence)).transpose()?;
         let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
         let decoder = Decoder::<T> {
             tokens,
             transformer: transformer()?,
             blocks: blocks.collect::<Result<_, _>>()?,
             norm: Held::new(self.norm, residence)?,
-            head: Head { weight, bias, soft_cap, layer, products: source.products },
+            head,
         };
         let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions });
-        Ok(Loaded { body: Body::Decoder(Box::new(decoder)), layers, footprint, limits })
+        Ok(Loaded { body: Box::new(decoder), layers, footprint, limits, labels })
     }
 }

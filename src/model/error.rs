@@ -215,7 +215,8 @@ impl LoadError {
                 format!("supported are {}", super::supported().collect::<Vec<_>>().join(", "))
             }
             Self::UnsupportedClass { expected, .. } => format!(
-                "only `{expected}` is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`"
+                "only {} is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`",
+                classes(expected)
             ),
             Self::NoHead { .. } => "a base model has no head: save it with the head that it was trained with \
                  (`AutoModelForCausalLM`); if that was the embedding, set `tie_word_embeddings` to true in `config.json`"
@@ -240,6 +241,12 @@ impl LoadError {
             Self::Tensor(_) | Self::Curvature(_) => return None,
         })
     }
+}
+
+/// A class that is supported, and what gives something for a whole text instead.
+fn classes(expected: &str) -> String {
+    let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|ending| expected.strip_suffix(ending));
+    stem.map_or_else(|| format!("`{expected}`"), |stem| format!("`{expected}` or `{stem}ForSequenceClassification`"))
 }
 
 /// What to do with an adapter, and what that changes.

@@ -12,6 +12,7 @@ use super::parameters::{Held, Source, Stored, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -86,7 +87,7 @@ impl Transformer for Gpt2 {
         positions.clone()
     }
 
-    fn embed(&self, tokens: Tensor, positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
         let places: Vec<u32> = positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
         tokens + self.wpe.rows(&places)?
     }

@@ -7,28 +7,24 @@ use candle_core::{DType, Device, Tensor};
 
 use super::architecture::{Architecture, Parameters};
 use super::error::abridged_shape;
+use super::heads::loss_of_outputs;
 use super::tracking::{SharedInput, Tracking};
-use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights};
+use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights, wrong_batch};
 use crate::curvature::{
     Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
 };
-use crate::data::{RowBatch, RowLimits, RowTargets, RowTask};
-use crate::nn::{Activation, SquaredError, classification_loss, regression_loss};
+use crate::data::{Batch, Inputs, RowInputs, RowLimits, Task};
+use crate::nn::{Activation, SquaredError};
 
 /// `x: [B, width]` throughout.
 #[derive(Debug)]
-pub(crate) struct Mlp {
+struct Mlp {
     layers: Vec<Linear>,
     activation: Activation,
-    task: Task,
+    /// The loss of a regression.
+    squared_error: SquaredError,
     dtype: DType,
     device: Device,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Task {
-    Classification,
-    Regression(SquaredError),
 }
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -44,13 +40,16 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 };
 
 impl Mlp {
-    fn inputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
-        let shape = (batch.positions.examples(), batch.width);
-        Tensor::from_slice(&batch.inputs, shape, &self.device)?.to_dtype(self.dtype)
+    fn inputs(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let Inputs::Rows(RowInputs { values, width }) = &batch.inputs else { return Err(wrong_batch()) };
+        let shape = (batch.positions.examples(), *width);
+        Ok(Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)?)
     }
+}
 
+impl Body for Mlp {
     /// Outputs of the last layer, `[B, outputs]`.
-    pub(super) fn outputs(&self, batch: &RowBatch) -> candle_core::Result<Tensor> {
+    fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
         let taps = TapRecorder::default();
         let (last, before) = self.layers.split_last().expect("an MLP has a layer");
         let mut x = Traced::constant(self.inputs(batch)?);
@@ -60,9 +59,9 @@ impl Mlp {
         Ok(last.trace(&x, &taps)?.value().clone())
     }
 
-    pub(super) fn differentiate(
+    fn differentiate(
         &self,
-        batch: &RowBatch,
+        batch: &Batch,
         objective: Objective,
         graphs: Graphs,
         sink: &mut dyn TapSink,
@@ -78,18 +77,12 @@ impl Mlp {
         let sections: Vec<_> = self.layers.iter().enumerate().map(section).collect();
         let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
         backward_through(&sections, &self.inputs(batch)?, graphs, &batch.positions, sink, |outputs, _| {
-            match (self.task, &batch.targets) {
-                (Task::Classification, RowTargets::Classes(targets)) => {
-                    classification_loss(outputs, targets, &batch.keys, objective)
-                }
-                (Task::Regression(loss), RowTargets::Values { values, width }) => {
-                    let targets = Tensor::from_slice(values, (batch.positions.examples(), *width), &self.device)?
-                        .to_dtype(self.dtype)?;
-                    regression_loss(outputs, &targets, &batch.keys, loss, objective)
-                }
-                _ => Err(Error::Objective { objective: "the targets' kind".into(), network: "this MLP's task" }),
-            }
+            loss_of_outputs(outputs, batch, self.squared_error, objective)
         })
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        Ok(())
     }
 }
 
@@ -140,16 +133,18 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {
         return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
     }
-    let (task, row_task) = match config.text("task", "")? {
-        "classification" => (Task::Classification, RowTask::Classification),
+    // a classification has no use for it
+    let mut squared_error = SquaredError { a: 0.5 };
+    let task = match config.text("task", "")? {
+        "classification" => Task::Classification,
         "regression" => {
-            let loss = match config.text("loss", "")? {
-                "half_mse" => SquaredError { a: 0.5 },
-                "mse" => SquaredError { a: 1.0 / outputs as f64 },
+            squared_error.a = match config.text("loss", "")? {
+                "half_mse" => 0.5,
+                "mse" => 1.0 / outputs as f64,
                 "" => return Err(config.problem("a regression needs `loss`: `mse` or `half_mse`")),
                 _ => return Err(config.unsupported("loss")),
             };
-            (Task::Regression(loss), RowTask::Regression)
+            Task::Regression
         }
         "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
         _ => return Err(config.unsupported("task")),
@@ -164,9 +159,9 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         all_activations: pairs().map(|(i, o)| i + o).sum(),
         ..Footprint::default()
     };
-    let mlp = Mlp { layers, activation, task, dtype: *dtype, device: device.clone() };
-    let limits = Limits::Rows(RowLimits { inputs, outputs, task: row_task });
-    Ok(Loaded { body: Body::Mlp(mlp), layers: tracking.finish()?, limits, footprint })
+    let mlp = Mlp { layers, activation, squared_error, dtype: *dtype, device: device.clone() };
+    let limits = Limits::Rows(RowLimits { inputs, outputs, task });
+    Ok(Loaded { body: Box::new(mlp), layers: tracking.finish()?, limits, labels: None, footprint })
 }
 
 /// The numbers in a name, in order: `layers.10` comes after `layers.9`.

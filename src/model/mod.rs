@@ -1,20 +1,26 @@
 //! Model architectures and the checkpoints they are read from: one file for each architecture.
 
 mod architecture;
+mod bert;
 mod config;
 mod decoder;
+mod distilbert;
+mod encoder;
 mod error;
 mod footprint;
 mod gpt2;
 mod gpt_neox;
 mod gptj;
+mod heads;
 mod identity;
 mod llama;
 mod mlp;
+mod modernbert;
 mod norms;
 mod opt;
 mod parameters;
 mod relatives;
+mod roberta;
 mod rotary;
 mod tracking;
 mod weights;
@@ -24,7 +30,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use architecture::{Architecture, BlockNames, ExpertNames, Parameters};
+pub(crate) use architecture::{Architecture, BlockNames, ExpertNames, Parameters, SCORE, class_of_texts};
 pub use config::Config;
 pub use error::LoadError;
 pub(crate) use error::abridged;
@@ -34,10 +40,9 @@ pub use parameters::{Layout, Residence};
 pub use tracking::LayerSelection;
 pub use weights::Weights;
 
-use self::decoder::LanguageModel;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
-use crate::data::{Batch, ModelLimits, RowLimits};
+use crate::data::{Batch, Labels, ModelLimits, RowLimits};
 
 /// The architectures that are supported.
 const ARCHITECTURES: &[&Architecture] = &[
@@ -62,6 +67,11 @@ const ARCHITECTURES: &[&Architecture] = &[
     &relatives::qwen2_moe::ARCHITECTURE,
     &relatives::qwen3_moe::ARCHITECTURE,
     &relatives::olmoe::ARCHITECTURE,
+    &bert::ARCHITECTURE,
+    &distilbert::ARCHITECTURE,
+    &roberta::ARCHITECTURE,
+    &roberta::XLM,
+    &modernbert::ARCHITECTURE,
     &mlp::ARCHITECTURE,
 ];
 
@@ -73,9 +83,10 @@ pub fn supported() -> impl Iterator<Item = &'static str> {
 /// A checkpoint, ready to be differentiated.
 #[derive(Debug)]
 pub struct Model {
-    body: Body,
+    body: Box<dyn Body>,
     layers: Vec<LayerSpec>,
     limits: Limits,
+    labels: Option<Arc<Labels>>,
     footprint: Footprint,
     graphs: Graphs,
     products: Products,
@@ -84,18 +95,31 @@ pub struct Model {
     identity: Arc<Identity>,
 }
 
-/// What runs.
-#[derive(Debug)]
-pub(crate) enum Body {
-    Decoder(Box<dyn LanguageModel>),
-    Mlp(mlp::Mlp),
+/// What runs, whichever its architecture is.
+pub(crate) trait Body: std::fmt::Debug + Send + Sync {
+    /// Runs one batch forwards and backwards.
+    fn differentiate(
+        &self,
+        batch: &Batch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error>;
+
+    /// Outputs of the head: of every row, or of every example.
+    fn logits(&self, batch: &Batch) -> Result<Tensor, Error>;
+
+    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
+    fn check(&self) -> Result<(), LoadError>;
 }
 
 /// What an architecture builds of a checkpoint's folder.
 pub(crate) struct Loaded {
-    body: Body,
+    body: Box<dyn Body>,
     layers: Vec<LayerSpec>,
     limits: Limits,
+    /// What a model gives for a whole text, if it gives that.
+    labels: Option<Labels>,
     footprint: Footprint,
 }
 
@@ -172,13 +196,14 @@ impl Model {
         let architecture = Architecture::of(&config)?;
         let weights = Arc::new(Weights::open_mean(checkpoints)?);
         architecture.check(&config, &weights)?;
-        let Loaded { body, layers, limits, footprint } = (architecture.load)(&config, &weights, options)?;
+        let Loaded { body, layers, limits, labels, footprint } = (architecture.load)(&config, &weights, options)?;
         let notes = architecture.notes(&config, &weights);
         let identity = Arc::new(Identity::new(weights, &config));
         Ok(Self {
             body,
             layers,
             limits,
+            labels: labels.map(Arc::new),
             footprint,
             graphs: options.graphs,
             products: options.products,
@@ -193,10 +218,7 @@ impl Model {
     /// # Errors
     /// [`LoadError::NonFinite`].
     pub fn check_weights(&self) -> Result<(), LoadError> {
-        match &self.body {
-            Body::Decoder(model) => model.check(),
-            Body::Mlp(_) => Ok(()),
-        }
+        self.body.check()
     }
 
     /// Changes what is kept between forward and backward.
@@ -207,6 +229,11 @@ impl Model {
     /// What the model can be given.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// What the model gives for a whole text; none for a language model and for a model of rows.
+    pub fn labels(&self) -> Option<&Arc<Labels>> {
+        self.labels.as_ref()
     }
 
     /// How large it is.
@@ -234,16 +261,12 @@ impl Model {
         &self.identity
     }
 
-    /// Logits of every row, `[R, V]`; outputs of an MLP, `[B, outputs]`.
+    /// Logits of every row, `[R, V]`; what a model gives for whole examples, `[B, outputs]`.
     ///
     /// # Errors
     /// If the batch is of another kind than the model takes.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
-        match (&self.body, batch) {
-            (Body::Decoder(model), Batch::Tokens(batch)) => model.logits(batch),
-            (Body::Mlp(model), Batch::Rows(batch)) => Ok(model.outputs(batch)?),
-            _ => Err(wrong_batch()),
-        }
+        self.body.logits(batch)
     }
 }
 
@@ -263,15 +286,10 @@ impl Network for Model {
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
-        let graphs = self.graphs;
-        match (&self.body, batch) {
-            (Body::Decoder(model), Batch::Tokens(batch)) => model.differentiate(batch, objective, graphs, sink),
-            (Body::Mlp(model), Batch::Rows(batch)) => model.differentiate(batch, objective, graphs, sink),
-            _ => Err(wrong_batch()),
-        }
+        self.body.differentiate(batch, objective, self.graphs, sink)
     }
 }
 
 fn wrong_batch() -> Error {
-    Error::Objective { objective: "a batch of the other kind".into(), network: "this model" }
+    Error::Objective { objective: "a batch of another kind".into(), network: "this model" }
 }

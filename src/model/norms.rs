@@ -1,4 +1,4 @@
-//! Norms of decoders, on disk and in memory.
+//! Norms of transformers, on disk and in memory.
 
 use super::LoadError;
 use super::parameters::{Source, Stored, StoredTensor};
@@ -23,18 +23,29 @@ impl Norm for RmsNorm {
     }
 }
 
-/// A [`LayerNorm`] with a bias.
+/// A [`LayerNorm`], with a bias or without, under either pair of names that transformers has had for its parameters.
 #[derive(Debug)]
 pub(super) struct StoredLayerNorm {
     weight: StoredTensor,
-    bias: StoredTensor,
+    bias: Option<StoredTensor>,
     epsilon: f64,
 }
 
 impl StoredLayerNorm {
+    /// The norm with a bias.
     pub(super) fn new(source: &Source, name: &str, width: usize, epsilon: f64) -> Result<Self, LoadError> {
-        let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[width]);
-        Ok(Self { weight: tensor("weight")?, bias: tensor("bias")?, epsilon })
+        Self::at(source, &source.full(name), width, epsilon, true)
+    }
+
+    /// The norm of this full name, with a bias or without.
+    pub(super) fn at(source: &Source, name: &str, width: usize, epsilon: f64, bias: bool) -> Result<Self, LoadError> {
+        let tensor = |now: &str, once: &str| {
+            let (now, once) = (format!("{name}.{now}"), format!("{name}.{once}"));
+            let old = !source.weights.contains(&now) && source.weights.contains(&once);
+            source.tensor_at(if old { once } else { now }, &[width])
+        };
+        let bias = bias.then(|| tensor("bias", "beta")).transpose()?;
+        Ok(Self { weight: tensor("weight", "gamma")?, bias, epsilon })
     }
 }
 
@@ -42,7 +53,11 @@ impl Stored for StoredLayerNorm {
     type Value = LayerNorm;
 
     fn read(&self) -> Result<LayerNorm, LoadError> {
-        Ok(LayerNorm { weight: self.weight.read()?, bias: Some(self.bias.read()?), epsilon: self.epsilon })
+        Ok(LayerNorm {
+            weight: self.weight.read()?,
+            bias: self.bias.as_ref().map(Stored::read).transpose()?,
+            epsilon: self.epsilon,
+        })
     }
 }
 
@@ -64,5 +79,23 @@ impl Stored for StoredRmsNorm {
 
     fn read(&self) -> Result<RmsNorm, LoadError> {
         Ok(RmsNorm { weight: self.weight.read()?, epsilon: self.epsilon, offset: 0.0 })
+    }
+}
+
+/// What stands where a norm could: nothing is done.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoNorm;
+
+impl Norm for NoNorm {
+    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
+        Ok(x.clone())
+    }
+}
+
+impl Stored for NoNorm {
+    type Value = Self;
+
+    fn read(&self) -> Result<Self, LoadError> {
+        Ok(Self)
     }
 }

@@ -12,6 +12,7 @@ use super::parameters::{Held, Source, Stored, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -104,7 +105,7 @@ impl Transformer for Opt {
         positions.clone()
     }
 
-    fn embed(&self, tokens: Tensor, positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
         let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
         tokens + self.embed_positions.rows(&places)?
     }

@@ -137,9 +137,19 @@ impl Source {
         Sizes { parameters: parameters.load(Ordering::Relaxed), activations: activations.load(Ordering::Relaxed) }
     }
 
+    /// The configuration beside the tensors.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Notes something for a person.
-    pub(super) fn note(&self, note: String) {
+    pub(super) fn note(&self, note: impl Into<String>) {
         self.config.note(note);
+    }
+
+    /// A name as the checkpoint has it.
+    pub(super) fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// Whether the checkpoint holds this tensor.
@@ -205,6 +215,21 @@ impl Source {
         let width = shape.last().copied().unwrap_or(1);
         self.asked.parameters.fetch_add((rows.len() * width) as u64, Ordering::Relaxed);
         Ok(StoredTensor { name, shape: shape.to_vec(), rows: Some(rows), source: self.clone() })
+    }
+
+    /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
+    /// names it.
+    pub(super) fn outer_linear(
+        &self,
+        tracking: &mut Tracking<'_>,
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        bias: bool,
+    ) -> Result<StoredLinear, LoadError> {
+        let weight = self.tensor_at(format!("{name}.weight"), &[outputs, inputs])?;
+        let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
+        let layer = tracking.outer_layer(name, outputs, inputs, bias.is_some());
+        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products })
     }
 }
 

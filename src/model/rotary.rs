@@ -102,6 +102,8 @@ pub(super) struct RotaryByLayer {
     pub(super) sliding: f64,
     /// The key at the top level with the latter.
     pub(super) sliding_key: Option<&'static str>,
+    /// The key at the top level with the base of layers that see everything.
+    pub(super) full_key: &'static str,
 }
 
 impl RotaryByLayer {
@@ -127,7 +129,7 @@ impl RotaryByLayer {
             // laid over what is there
             full.get_or_insert_default().extend(scaling);
         }
-        let theta = config.number_or_null("rope_theta")?;
+        let theta = config.number_or_null(self.full_key)?;
         let local = self.sliding_key.map(|key| config.number_or_null(key)).transpose()?.flatten();
         let given = |settings: &Option<Map<String, Value>>| {
             settings.as_ref().is_some_and(|settings| settings.contains_key("rope_theta"))

@@ -27,7 +27,7 @@ pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_p
 pub use attention::{Attention, Mask};
 pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
-pub use loss::{SquaredError, classification_loss, regression_loss};
+pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;

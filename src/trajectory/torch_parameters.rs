@@ -13,7 +13,9 @@ use candle_core::DType;
 use super::parameter_groups::Parameter;
 use super::{ReadError, TransformersVersion};
 use crate::curvature::LayerSpec;
-use crate::model::{Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, Weights};
+use crate::model::{
+    Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, class_of_texts,
+};
 
 pub use crate::model::Layout;
 
@@ -55,16 +57,17 @@ impl TorchParameters {
         })?;
         let order = &architecture.parameters;
         let file = weights.files().next().unwrap_or(folder).to_path_buf();
-        let tied_head = match order {
-            Parameters::Blocks(names) => {
+        let tied_head = match order.names() {
+            // what gives something for a whole text has a head of its own
+            Some(names) if class_of_texts(&config)?.is_none() => {
                 let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
                 tied_head(names, &weights, tied)?
             }
-            Parameters::Numbers => None,
+            _ => None,
         };
         let (prefix, experts) = match order {
             Parameters::Blocks(names) => (names.prefix_in(&weights), fused_experts(&config, names, &weights)?),
-            Parameters::Numbers => ("", BTreeMap::new()),
+            _ => ("", BTreeMap::new()),
         };
         let mut places = Vec::new();
         for (name, shape) in &experts {
@@ -177,37 +180,33 @@ fn is_of_one_expert(order: &Parameters, name: &str) -> bool {
 }
 
 fn is_buffer(order: &Parameters, name: &str) -> bool {
-    match order {
-        Parameters::Blocks(names) => names.is_buffer(name),
-        Parameters::Numbers => false,
-    }
+    order.names().is_some_and(|names| names.is_buffer(name))
 }
 
 /// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
 fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
     let (module, leaf) = match name.rsplit_once('.')? {
-        (module, "weight") => (module, 0),
-        (module, "bias") => (module, 1),
+        (module, "weight" | "gamma") => (module, 0),
+        (module, "bias" | "beta") => (module, 1),
         _ if ExpertNames::FUSED.iter().any(|tensor| name.ends_with(tensor)) => (name, 0),
         _ => return None,
     };
-    let names = match order {
-        Parameters::Blocks(names) => names,
-        Parameters::Numbers => {
-            let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
-            return Some(digits.chain([leaf]).collect());
-        }
+    let Some(names) = order.names() else {
+        let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
+        return Some(digits.chain([leaf]).collect());
     };
-    if names.heads.contains(&module) {
-        return Some(vec![3, 0, 0, leaf]);
+    let head = |&one: &&str| one == module;
+    if let Some(i) = names.heads.iter().chain([&SCORE]).position(|one| head(&one)) {
+        let section = if matches!(order, Parameters::HeadFirst(_)) { 0 } else { 4 };
+        return Some(vec![section, 0, i as u64, leaf]);
     }
     let module = names.prefixes.iter().find_map(|prefix| module.strip_prefix(prefix)).unwrap_or(module);
     let position = |list: &[&str], wanted: &str| list.iter().position(|&one| one == wanted).map(|i| i as u64);
     if let Some(i) = position(names.before, module) {
-        return Some(vec![0, 0, i, leaf]);
+        return Some(vec![1, 0, i, leaf]);
     }
     if let Some(i) = position(names.after, module) {
-        return Some(vec![2, 0, i, leaf]);
+        return Some(vec![3, 0, i, leaf]);
     }
     if let Some(experts) = names.experts
         && let Some((block, expert, matrix)) = experts.expert_of(module)
@@ -215,15 +214,15 @@ fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
         let number = block.strip_prefix(names.blocks)?.strip_prefix('.')?.parse().ok()?;
         let modules = position(names.modules, &format!("{}.experts", experts.module))?;
         let matrix = position(&experts.registered, experts.matrices[matrix])?;
-        return Some(vec![1, number, modules, expert as u64, matrix, leaf]);
+        return Some(vec![2, number, modules, expert as u64, matrix, leaf]);
     }
     let (number, rest) = module.strip_prefix(names.blocks)?.strip_prefix('.')?.split_once('.')?;
-    Some(vec![1, number.parse().ok()?, position(names.modules, rest)?, leaf])
+    Some(vec![2, number.parse().ok()?, position(names.modules, rest)?, leaf])
 }
 
 fn layout(order: &Parameters, layer: &str) -> Layout {
-    match order {
-        Parameters::Blocks(names) if !names.heads.contains(&layer) => names.layout,
+    match order.names() {
+        Some(names) if !names.heads.contains(&layer) && layer != SCORE => names.layout,
         _ => Layout::OutputsFirst,
     }
 }
@@ -297,10 +296,10 @@ mod tests {
             std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
         };
         config(r#"{"model_type": "gpt2"}"#);
-        weights(&["transformer.wte.weight", "score.weight"]);
+        weights(&["transformer.wte.weight", "v_head.weight"]);
         let error = TorchParameters::read(folder.path()).unwrap_err();
         assert!(
-            error.to_string().ends_with("the place of `score.weight` among the optimizer's parameters is not known"),
+            error.to_string().ends_with("the place of `v_head.weight` among the optimizer's parameters is not known"),
             "{error}"
         );
         weights(&["transformer.wte.weight", "transformer.h.0.attn.bias", "lm_head.weight"]);
@@ -312,8 +311,8 @@ mod tests {
             untied.list.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
             ["transformer.wte.weight", "lm_head.weight"]
         );
-        config(r#"{"model_type": "bert"}"#);
+        config(r#"{"model_type": "mamba"}"#);
         let error = TorchParameters::read(folder.path()).unwrap_err().to_string();
-        assert!(error.ends_with("the order of the parameters of `bert` is not known"), "{error}");
+        assert!(error.ends_with("the order of the parameters of `mamba` is not known"), "{error}");
     }
 }

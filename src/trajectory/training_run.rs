@@ -191,15 +191,23 @@ impl TrajectoryRequest {
             Some(LossScale::MeanOverTokens { tokens_per_example }) => Some(tokens_per_example),
             _ => None,
         };
-        let trained_by_trainer = vocabulary_of_trainer(reading)?;
+        let trained_by_trainer = loss_of_trainer(reading)?;
         Ok(match (self.loss_scale, reading.loss_scale) {
             (Some(LossScaleRequest::Mean), _) => Ok(LossScale::MeanOverExamples),
             (Some(LossScaleRequest::Sum), _) => Ok(LossScale::SumOverBatch { batch_size: self.batch_size(reading) }),
             (Some(LossScaleRequest::TokenMean), _) => over_tokens(recorded_tokens.or(data.targets_per_example)),
             (Some(LossScaleRequest::Number(c)), _) => Ok(LossScale::Stated(c)),
             (None, Some(recorded)) => Ok(recorded),
+            (None, None) if trained_by_trainer == Some(TrainersLoss::OfTexts) => {
+                notes.add(
+                    "the loss scale is that of transformers for classifiers of texts, a mean over examples".to_owned(),
+                );
+                Ok(LossScale::MeanOverExamples)
+            }
             (None, None) if trained_by_trainer.is_some() => {
-                trained_by_trainer.map_or(Ok(()), |vocabulary| check_loss(reading, vocabulary))?;
+                if let Some(TrainersLoss::OfTokens { vocabulary }) = trained_by_trainer {
+                    check_loss(reading, vocabulary)?;
+                }
                 notes.add(match data.targets_per_example {
                     Some(tokens) => format!(
                         "the loss scale is that of transformers, a mean over label tokens; the training data have {tokens:.2} for each example"
@@ -256,9 +264,20 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
     }
 }
 
-/// The vocabulary's size, or 0 if it is not recorded, where transformers divided the loss by label tokens: its Trainer
-/// does for a model that predicts the next token.
-fn vocabulary_of_trainer(reading: &Reading) -> Result<Option<usize>, ReadError> {
+/// What transformers' Trainer divided the loss by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TrainersLoss {
+    /// Label tokens, for a model that predicts the next token; the vocabulary's size is 0 if it is not recorded.
+    OfTokens {
+        /// Tokens of the vocabulary.
+        vocabulary: usize,
+    },
+    /// Examples, for a model that gives something for a whole text.
+    OfTexts,
+}
+
+/// What the Trainer divided the loss by, as the class of the last checkpoint says.
+fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError> {
     let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(None) };
     let file = last.folder.join("config.json");
     if !crate::presence::is_file(&file) {
@@ -268,7 +287,9 @@ fn vocabulary_of_trainer(reading: &Reading) -> Result<Option<usize>, ReadError> 
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let is_decoder = class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel"));
     let vocabulary = config.get("vocab_size").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-    Ok(is_decoder.then_some(vocabulary.unwrap_or(0)))
+    let of_texts = class.is_some_and(|class| class.ends_with("ForSequenceClassification"));
+    let of_tokens = TrainersLoss::OfTokens { vocabulary: vocabulary.unwrap_or(0) };
+    Ok(is_decoder.then_some(of_tokens).or(of_texts.then_some(TrainersLoss::OfTexts)))
 }
 
 /// `Err` if the least logged loss is no mean over label tokens. A model that knows nothing has the logarithm of its

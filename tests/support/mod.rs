@@ -76,7 +76,8 @@ impl<'a> Source<'a> {
             Limits::Tokens(limits) => {
                 let tokenizer = Arc::new(Tokenizer::find(self.tokenizer, None).expect("a tokenizer"));
                 let specials = Specials { add_eos: self.add_eos, ..Specials::default() };
-                let options = DataOptions { max_length: self.max_length, specials, ..DataOptions::default() };
+                let labels = model.labels().cloned();
+                let options = DataOptions { max_length: self.max_length, specials, labels, ..DataOptions::default() };
                 read_tokens(&self.file, self.role, Some(&tokenizer), limits, options).expect("text").0
             }
         }

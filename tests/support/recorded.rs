@@ -40,6 +40,7 @@ impl Recorded {
             Dtype::F32 => data.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
             Dtype::F16 => data.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f64()).collect(),
             Dtype::I64 => data.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as f64).collect(),
+            Dtype::I32 => data.as_chunks().0.iter().map(|&b| f64::from(i32::from_le_bytes(b))).collect(),
             Dtype::U8 => data.iter().map(|&b| f64::from(b)).collect(),
             other => panic!("`{name}` holds {other:?}"),
         };
@@ -54,6 +55,12 @@ impl Recorded {
     /// Its numbers.
     pub fn values(&self, name: &str) -> Vec<f64> {
         self.get(name).values
+    }
+
+    /// An entry of the file's metadata.
+    pub fn metadata(&self, key: &str) -> String {
+        let (_, header) = SafeTensors::read_metadata(&self.0).expect("a safetensors file");
+        header.metadata().as_ref().expect("metadata")[key].clone()
     }
 
     /// The only number of a tensor.

@@ -265,8 +265,11 @@ fn check(bytes: &[u8], small: &Small, format: Format, options: &DataOptions) {
         dataset.metadata(i);
     }
     for range in batches(&dataset, 0..dataset.len(), 5) {
-        let Batch::Tokens(batch) = batch(&dataset, range) else { panic!("rows") };
-        assert_eq!((batch.positions.rows(), batch.targets.len()), (batch.input_ids.len(), batch.input_ids.len()));
+        let batch = batch(&dataset, range);
+        let (Inputs::Tokens(inputs), Targets::Tokens(targets)) = (&batch.inputs, &batch.targets) else {
+            panic!("rows")
+        };
+        assert_eq!((batch.positions.rows(), targets.len()), (inputs.ids.len(), inputs.ids.len()));
     }
 }
 

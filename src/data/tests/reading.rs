@@ -208,11 +208,11 @@ fn batches_follow_the_data() {
     assert_eq!(split(0..4, 5), [0..2, 2..3, 3..4]);
     assert!(split(4..4, 5).is_empty());
 
-    let Batch::Tokens(tokens) = batch(&dataset, 3..5) else { panic!("rows") };
-    assert_eq!(tokens.input_ids, [3; 4]);
-    assert_eq!(tokens.targets, [Some(3), None, Some(3), None]);
-    assert_eq!(tokens.positions.example(1), 2..4);
-    assert_eq!((tokens.keys, tokens.range), (vec![dataset.key(3), dataset.key(4)], 3..5));
+    let batch = batch(&dataset, 3..5);
+    assert_eq!(batch.inputs, Inputs::Tokens(TokenInputs { ids: vec![3; 4], types: None }));
+    assert_eq!(batch.targets, Targets::Tokens(vec![Some(3), None, Some(3), None]));
+    assert_eq!(batch.positions.example(1), 2..4);
+    assert_eq!((batch.keys, batch.range), (vec![dataset.key(3), dataset.key(4)], 3..5));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::*;
 
-const CLASSES: RowLimits = RowLimits { inputs: 3, outputs: 4, task: RowTask::Classification };
-const VALUES: RowLimits = RowLimits { inputs: 3, outputs: 2, task: RowTask::Regression };
+const CLASSES: RowLimits = RowLimits { inputs: 3, outputs: 4, task: Task::Classification };
+const VALUES: RowLimits = RowLimits { inputs: 3, outputs: 2, task: Task::Regression };
 
 type Part<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
 
@@ -50,21 +50,21 @@ fn classes_and_scaled_bytes() {
     let bytes = ("inputs", Dtype::U8, vec![2, 3], vec![0, 1, 255, 3, 4, 5]);
     let parts = [bytes, classes(&[3, 0]), ("source_row", Dtype::I64, vec![2], i64s(&[70, 80]))];
     let (dataset, report) = read(&file(&parts, Some("0.00392156862745098")), CLASSES).expect("sound");
-    let Batch::Rows(rows) = batch(&dataset, 0..2) else { panic!("tokens") };
+    let Batch { inputs: Inputs::Rows(rows), targets, positions, .. } = batch(&dataset, 0..2) else { panic!("tokens") };
     // The f32 next to byte/255, as PyTorch's division of the bytes gives it.
-    assert_eq!(rows.inputs, [0.0, 1.0, 255.0, 3.0, 4.0, 5.0].map(|byte: f32| byte / 255.0));
-    assert_eq!((rows.width, rows.targets), (3, RowTargets::Classes(vec![3, 0])));
-    assert!(rows.positions.all_single());
+    assert_eq!(rows.values, [0.0, 1.0, 255.0, 3.0, 4.0, 5.0].map(|byte: f32| byte / 255.0));
+    assert_eq!((rows.width, targets), (3, Targets::Classes(vec![3, 0])));
+    assert!(positions.all_single());
     assert_eq!((dataset.id(1), dataset.positions(1)), ("1", 1));
     assert_eq!(dataset.metadata(1), *json!({"source_row": 80}).as_object().expect("an object"));
     assert_eq!(dataset.excerpt(0, 100), "row 0, target 3");
     assert_eq!((report.examples, report.targets, report.first), (2, 2, vec![("row 0, target 3".into(), true)]));
     assert_eq!(batches(&dataset, 0..2, 1).count(), 2);
 
-    let same = [inputs(&rows.inputs), classes(&[3, 0])];
+    let same = [inputs(&rows.values), classes(&[3, 0])];
     let (same, _) = read(&file(&same, None), CLASSES).expect("sound");
     assert_eq!(same.content_hash(), dataset.content_hash(), "the numbers count, not how they are stored");
-    let (other, _) = read(&file(&[inputs(&rows.inputs), classes(&[2, 0])], None), CLASSES).expect("sound");
+    let (other, _) = read(&file(&[inputs(&rows.values), classes(&[2, 0])], None), CLASSES).expect("sound");
     assert_ne!(other.key(0), dataset.key(0));
     assert_eq!(other.key(1), dataset.key(1));
 }
@@ -73,14 +73,12 @@ fn classes_and_scaled_bytes() {
 fn values_of_one_or_more_outputs() {
     let targets = ("targets", Dtype::F32, vec![2, 2], f32s(&[0.5, -1.0, 2.0, 3.5]));
     let (dataset, _) = read(&file(&[inputs(&[1.0; 6]), targets], None), VALUES).expect("sound");
-    let Batch::Rows(rows) = batch(&dataset, 1..2) else { panic!("tokens") };
-    assert_eq!(rows.targets, RowTargets::Values { values: vec![2.0, 3.5], width: 2 });
+    assert_eq!(batch(&dataset, 1..2).targets, Targets::Values { values: vec![2.0, 3.5], width: 2 });
     assert_eq!(dataset.excerpt(1, 100), "row 1, target 2 3.5");
     let flat = ("targets", Dtype::F32, vec![2], f32s(&[0.5, -1.0]));
     let (dataset, _) =
         read(&file(&[inputs(&[1.0; 6]), flat], None), RowLimits { outputs: 1, ..VALUES }).expect("sound");
-    let Batch::Rows(rows) = batch(&dataset, 0..2) else { panic!("tokens") };
-    assert_eq!(rows.targets, RowTargets::Values { values: vec![0.5, -1.0], width: 1 });
+    assert_eq!(batch(&dataset, 0..2).targets, Targets::Values { values: vec![0.5, -1.0], width: 1 });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::work::BatchShape;
 use super::{stages, work::Coordinates};
 use crate::curvature::LayerSpec;
 use crate::curvature::contraction::{LowRankRoute, Rotate, ScoreRoute};
-use crate::job::Plan;
+use crate::job::plan::Plan;
 
 /// How gradients of layers of one shape are contracted, in the batch that most examples are in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

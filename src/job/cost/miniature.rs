@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::architecture::{Architecture, block_of};
 use crate::attribution::store::{Metadata, TensorData, write_safetensors};
-use crate::data::Batch;
-use crate::job::JobError;
+use crate::data::{Batch, Inputs, Targets};
+use crate::job::error::JobError;
 use crate::model::{self, Config, Weights};
 
 /// A miniature on disk; dropped, it is gone.
@@ -63,9 +63,12 @@ impl Miniature {
 
     /// A batch of the job's with tokens that the miniature knows.
     pub(super) fn batch(&self, mut batch: Batch) -> Batch {
-        if let (Batch::Tokens(batch), Some(v)) = (&mut batch, self.vocabulary) {
-            batch.input_ids.iter_mut().for_each(|id| *id %= v as u32);
-            batch.targets.iter_mut().flatten().for_each(|id| *id %= v as u32);
+        let Some(v) = self.vocabulary else { return batch };
+        if let Inputs::Tokens(inputs) = &mut batch.inputs {
+            inputs.ids.iter_mut().for_each(|id| *id %= v as u32);
+        }
+        if let Targets::Tokens(targets) = &mut batch.targets {
+            targets.iter_mut().flatten().for_each(|id| *id %= v as u32);
         }
         batch
     }

@@ -8,7 +8,6 @@
 mod architecture;
 mod calibration;
 mod contractions;
-mod disk;
 mod miniature;
 mod seconds;
 mod stages;
@@ -18,9 +17,11 @@ use serde::Serialize;
 
 pub use self::calibration::{Calibration, EigenRate};
 pub use self::contractions::Contraction;
-pub use self::disk::{DiskCost, FileCost};
+
 pub use self::seconds::Seconds;
-use super::{JobError, Plan};
+use crate::job::budget::disk::{self, DiskCost};
+use crate::job::error::JobError;
+use crate::job::plan::Plan;
 
 /// What a job will cost.
 #[derive(Debug, Clone, Serialize)]
@@ -138,7 +139,8 @@ mod tests {
 
     use super::*;
     use crate::curvature::Graphs;
-    use crate::job::{Job, JobError};
+    use crate::job::error::JobError;
+    use crate::job::request::Job;
     use crate::model::Residence;
 
     fn plan(model: &str, memory: Option<u64>) -> Result<Plan, JobError> {

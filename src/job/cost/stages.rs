@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use super::architecture::Architecture;
 use super::work::{self, BatchShape, Coordinates};
-use super::{StageCost, Work, WorkKind, disk};
+use super::{StageCost, Work, WorkKind};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
-use crate::job::answers::{Method, ScorePass, VectorSet};
+use crate::job::brief::answers::{Method, ScorePass, VectorSet};
+use crate::job::budget::disk;
+use crate::job::error::JobError;
+use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
 use crate::job::training::{Fit, Site, Training};
-use crate::job::{JobError, Plan};
 
 /// Batches of equal shape are counted once.
 type Batches = BTreeMap<BatchShape, u64>;
@@ -22,17 +24,20 @@ pub(super) struct Stages<'a> {
     pub plan: &'a Plan,
     pub network: Architecture,
     pub graphs: Graphs,
-    /// Batches of each stage of training.
+    /// Batches of the examples of each stage of training.
     train: Vec<Batches>,
+    /// Batches of those that each stage's curvature is taken on.
+    fit: Vec<Batches>,
 }
 
 /// Every stage of a plan.
 pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
     let training = &plan.training;
     let folder = &training.networks.parameters()[training.last_network()].of[0].0;
-    let batches = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
+    let train = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
+    let fit = training.stages.iter().map(|stage| batches(plan, stage.fit_data(), usize::MAX)).collect();
     let network = Architecture::read(folder)?;
-    let stages = Stages { plan, network, graphs: training.networks.options().graphs, train: batches };
+    let stages = Stages { plan, network, graphs: training.networks.options().graphs, train, fit };
     let mut all = vec![];
     if plan.reused.is_none() {
         let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).collect();
@@ -180,11 +185,15 @@ impl Stages<'_> {
         kind: WorkKind,
         of: impl Fn(&BatchShape) -> u128,
     ) -> StageCost {
-        let batches = &self.train[site.stage];
+        let stage = &self.plan.training.stages[site.stage];
+        let (batches, examples) = match pass {
+            Pass::Covariance | Pass::Lambda => (&self.fit[site.stage], stage.fit_data()),
+            _ => (&self.train[site.stage], &stage.train),
+        };
         let positions: u64 = batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum();
         StageCost {
             of: self.plan.training.networks.parameters()[site.network].name.clone(),
-            units: self.plan.training.stages[site.stage].train.len() as u64,
+            units: examples.len() as u64,
             positions,
             work: self.work(batches, repeats, kind, of),
             chunks: (positions * repeats).div_ceil(CHUNK_POSITIONS as u64),
@@ -278,7 +287,7 @@ impl Stages<'_> {
             };
             layers.iter().enumerate().map(of_layer).sum()
         };
-        let at_most = crate::job::queries::queries_at_once(layers, plan.width() as usize);
+        let at_most = crate::job::steps::queries::queries_at_once(layers, plan.width() as usize);
         let batches = batches(plan, queries, at_most);
         let mut found = self.work(&batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;

@@ -1,37 +1,32 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
-mod checkpoints;
-mod data;
-mod machine;
-mod memory;
-mod options;
-mod sizes;
-mod stage_memory;
 mod summary;
 
 use std::path::PathBuf;
 
 use candle_core::DType;
 
-use self::checkpoints::Checkpoints;
-pub(super) use self::data::{Few, InBatches};
-pub(super) use self::memory::Memory;
-pub(super) use self::options::measure_name;
-use self::sizes::Sizes;
+use crate::job::brief::checkpoints::Checkpoints;
+use crate::job::brief::data::{self, InBatches};
+use crate::job::brief::options;
+use crate::job::budget::memory::Memory;
+use crate::job::budget::sizes::Sizes;
+
 pub use self::summary::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
 };
-use super::answers::Answer;
-use super::groups::Groups;
-use super::layer_sets::LayerSet;
-use super::request::{Fisher, Measure, Precision, Side};
-use super::reuse::Reused;
-use super::training::{Stage, Training};
-use super::{Job, JobError};
 use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
-use crate::data::{Dataset, ReadReport, Role};
+use crate::data::{Dataset, Kind, ReadReport, Role};
+use crate::job::brief::answers::Answer;
+use crate::job::brief::example_groups::Groups;
+use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::reuse::Reused;
+use crate::job::error::JobError;
+use crate::job::request::Job;
+use crate::job::request::{Fisher, Measure, Precision, Side};
+use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
 
@@ -40,14 +35,14 @@ use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData
 pub struct Plan {
     /// The job with defaults resolved: what `run` replays.
     pub job: Job,
-    pub(super) training: Training,
-    pub(super) answers: Vec<Answer>,
-    pub(super) layer_sets: Vec<LayerSet>,
+    pub(in crate::job) training: Training,
+    pub(in crate::job) answers: Vec<Answer>,
+    pub(in crate::job) layer_sets: Vec<LayerSet>,
     /// Groups of training examples whose scores are added up.
-    pub(super) groups: Option<Groups>,
-    pub(super) queries: Option<Dataset>,
-    pub(super) reused: Option<Reused>,
-    pub(super) memory: Memory,
+    pub(in crate::job) groups: Option<Groups>,
+    pub(in crate::job) queries: Option<Dataset>,
+    pub(in crate::job) reused: Option<Reused>,
+    pub(in crate::job) memory: Memory,
     summary: Summary,
 }
 
@@ -89,9 +84,18 @@ impl Plan {
                 job.resources.device
             ));
         }
-        job.method.measure = Some(options::resolve_measure(job.method.measure, limits)?);
-
         let files = stage_files(&job, &readings)?;
+        let (_, labels) = match files.last() {
+            Some((_, file)) => {
+                let found = data::inputs_and_labels(&model, file);
+                notes.extend(data::label_note(&model, found.1.as_ref(), file));
+                found
+            }
+            None => (limits, None),
+        };
+        let task = labels.as_ref().and_then(|labels| labels.task);
+        job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
+
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.notes()));
         let mut reports = Vec::with_capacity(files.len());
@@ -99,17 +103,19 @@ impl Plan {
         let count = files.len();
         for (index, (name, file)) in files.into_iter().enumerate() {
             // an earlier stage may have had another head
-            let limits = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
-                Some(checkpoint) if index + 1 < count => Model::load(&checkpoint.folder, &options)?.limits(),
-                _ => limits,
+            let (limits, labels) = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
+                Some(checkpoint) if index + 1 < count => {
+                    data::inputs_and_labels(&Model::load(&checkpoint.folder, &options)?, &file)
+                }
+                _ => (limits, labels.clone()),
             };
-            let (train, report) = data::read(&job, &file, Role::Train, limits, tokenizer.as_ref())?;
+            let (train, report) = data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref())?;
             notes.extend(data::notes("training examples", &report));
-            stages.push(Stage { name, n_examples: train.len(), train });
+            stages.push(Stage::new(name, train));
             reports.push(report);
         }
         let queries = match &job.data.queries {
-            Some(file) => Some(data::read(&job, file, Role::Queries, limits, tokenizer.as_ref())?),
+            Some(file) => Some(data::read(&job, file, Role::Queries, (limits, labels.as_ref()), tokenizer.as_ref())?),
             None => None,
         };
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
@@ -140,6 +146,11 @@ impl Plan {
             (Some(run), Some(source)) => Training::of_run(&job, source, run, (last, model), stages, options)?,
             _ => Training::of_checkpoints(&job, checkpoints.list, model, stages, options)?,
         };
+        let mut training = training;
+        let widest = training.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
+        for stage in &mut training.stages {
+            notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
+        }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
         // ids, targets and places of tokens; the numbers of rows
@@ -200,7 +211,7 @@ impl Plan {
     }
 
     /// Labels for the curvature.
-    pub(super) fn label_mode(&self) -> LabelMode {
+    pub(in crate::job) fn label_mode(&self) -> LabelMode {
         match self.job.method.fisher {
             Fisher::Empirical => LabelMode::Empirical,
             Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
@@ -208,12 +219,12 @@ impl Plan {
     }
 
     /// The measurement, resolved.
-    pub(super) fn measure(&self) -> Measure {
+    pub(in crate::job) fn measure(&self) -> Measure {
         self.job.method.measure.expect("`resolve` sets it")
     }
 
     /// A dataset cut into batches of the resolved size.
-    pub(super) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
+    pub(in crate::job) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
         InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
     }
 }
@@ -309,7 +320,8 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
 fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
     let examples = job.data.train_size.unwrap_or(stage.train.len());
     let targets = report.targets as f64 / report.examples.max(1) as f64;
-    let is_text = report.longest > 1;
+    let is_labelled = matches!(stage.train.kind(), Kind::Tokens(tokens) if tokens.is_labelled());
+    let is_text = report.longest > 1 && !is_labelled;
     let texts = TextData {
         examples: report.examples,
         tokens: report.tokens,

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::Plan;
 use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::ReadReport;
-use crate::job::layer_sets::LayerSet;
-use crate::job::moments::Moments;
+use crate::job::brief::layer_sets::LayerSet;
+use crate::job::plan::Plan;
 use crate::job::request::Precision;
+use crate::job::training::moments::Moments;
 use crate::job::training::{Averaged, Fit, Training};
 
 /// What a person should see before the work begins.
@@ -167,7 +167,12 @@ impl From<&ReadReport> for DataSummary {
 
 impl Summary {
     /// Of a plan whose every other part is made.
-    pub(super) fn of(plan: &Plan, train: &[ReadReport], queries: Option<&ReadReport>, notes: Vec<String>) -> Self {
+    pub(in crate::job) fn of(
+        plan: &Plan,
+        train: &[ReadReport],
+        queries: Option<&ReadReport>,
+        notes: Vec<String>,
+    ) -> Self {
         let (job, training) = (&plan.job, &plan.training);
         let layers = training.layers();
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
@@ -232,12 +237,11 @@ impl Summary {
                 + covariance_sites.len() as u64 * covariances,
             query_bytes: legs as u64 * rows * kept as u64 * width,
             full_query_bytes: legs as u64 * rows * tracked as u64 * width,
-            differentiations: passes
-                .iter()
-                .map(|pass| pass.site)
-                .chain(covariance_sites.iter().chain(&lambda_sites).copied())
-                .map(|site| training.stages[site.stage].train.len() as u64)
-                .sum(),
+            differentiations: {
+                let scored = passes.iter().map(|pass| training.stages[pass.site.stage].train.len());
+                let fitted = covariance_sites.iter().chain(&lambda_sites);
+                scored.chain(fitted.map(|site| training.stages[site.stage].fit_data().len())).sum::<usize>() as u64
+            },
             notes,
             machine_notes: vec![],
         }

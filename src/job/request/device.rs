@@ -4,7 +4,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::job::JobError;
+use crate::job::error::JobError;
 
 /// Where the network runs forwards and backwards: `cpu`, `cuda` or `cuda:1`. Curvature, query vectors and scores are
 /// computed from its taps on the CPU.

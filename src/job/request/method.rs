@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointScores, DampingRequest, Several};
+use super::{CheckpointScores, DampingRequest, FitExamples, Several};
 use crate::attribution::Aggregate;
 use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 
@@ -19,6 +19,9 @@ pub struct MethodRequest {
     pub fisher: Fisher,
     /// Labels drawn for each position and pass, averaged.
     pub label_draws: u32,
+    /// On how many training examples the curvature is taken; of a training run, of each stage.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fit_examples: FitExamples,
     /// What is added to every eigenvalue; several are scored in one pass.
     pub damping: Several<DampingRequest>,
     /// Scale of K-FAC's eigenvalues.
@@ -56,6 +59,7 @@ impl Default for MethodRequest {
             curvature: Curvature::Ekfac,
             fisher: Fisher::True,
             label_draws: 1,
+            fit_examples: FitExamples::All,
             damping: Several::default(),
             kfac_scale: KfacScale::PerExample,
             eigen_block_width: None,
@@ -70,6 +74,11 @@ impl Default for MethodRequest {
             factors: None,
         }
     }
+}
+
+/// Whether a job file can leave the value out.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl MethodRequest {

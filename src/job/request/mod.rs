@@ -3,6 +3,7 @@
 mod checkpoints;
 mod damping;
 mod device;
+mod fit_examples;
 mod method;
 mod several;
 mod source;
@@ -15,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub use self::checkpoints::{CheckpointScores, CheckpointsRequest, MeanWeights};
 pub use self::damping::DampingRequest;
 pub use self::device::DeviceRequest;
+pub use self::fit_examples::FitExamples;
+pub(in crate::job) use self::fit_examples::POSITIONS_PER_ROW;
 pub use self::method::*;
 pub use self::several::Several;
 pub use self::source::*;

@@ -65,7 +65,8 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     family.query_key_norms = QueryKeyNorms::OfHeads;
     family.scaled_embeddings = true;
     family.scale = 1.0 / config.optional_number("query_pre_attn_scalar", Some(256.0))?.unwrap_or(256.0).sqrt();
-    let rotary = RotaryByLayer { full: 1e6, sliding: 1e4, sliding_key: Some("rope_local_base_freq") };
+    let rotary =
+        RotaryByLayer { full: 1e6, sliding: 1e4, sliding_key: Some("rope_local_base_freq"), full_key: "rope_theta" };
     family.ropes = rotary.read(config, family.head_size)?.into();
     let window = config.size_or("sliding_window", Some(4096))?;
     let pattern = config.size_or("sliding_window_pattern", Some(6))?.unwrap_or(6);

@@ -29,6 +29,7 @@ use self::stored::{StoredBlock, StoredNorm};
 use super::decoder::{self, Transformer};
 use super::norms::Norm;
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
 use crate::nn::{
     Activation, Attention, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_clamped, trace_gated, trace_gated_packed,
 };
@@ -117,7 +118,7 @@ impl Transformer for Relative {
         Context { positions: positions.clone(), ropes }
     }
 
-    fn embed(&self, tokens: Tensor, _positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
         self.embedding_scale.map_or(Ok(tokens.clone()), |scale| tokens.affine(scale, 0.0))
     }
 }

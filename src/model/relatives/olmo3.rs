@@ -28,7 +28,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
 
 fn family(config: &Config) -> Result<Family, LoadError> {
     let mut family = behind_branches(config)?;
-    let ropes = RotaryByLayer { full: THETA, sliding: THETA, sliding_key: None }.read(config, family.head_size)?;
+    let ropes = RotaryByLayer { full: THETA, sliding: THETA, sliding_key: None, full_key: "rope_theta" }
+        .read(config, family.head_size)?;
     family.ropes = ropes.into();
     let window = config.size_or("sliding_window", Some(4096))?;
     let sliding = family.windows(config, window, |n| (n + 1) % 4 != 0)?;

@@ -2,7 +2,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ascribe::curvature::{LayerSpec, Network};
-use ascribe::data::{RowTask, Tokenizer};
+use ascribe::data::{Task, Tokenizer};
 use ascribe::model::{Limits, LoadOptions, Model};
 
 use super::Detail;
@@ -21,6 +21,15 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
         Limits::Tokens(limits) => {
             let positions = limits.max_positions.map_or("any number of".to_owned(), |n| format!("up to {n}"));
             let _ = writeln!(text, "reads sequences of {positions} tokens, out of {}", count(limits.vocabulary as u64));
+            if let Some(labels) = model.labels() {
+                let what = match labels.task {
+                    Some(Task::Classification) => "gives for each text the logits of",
+                    Some(Task::MultiLabel) => "gives for each text the logits, label by label, of",
+                    Some(Task::Regression) => "gives for each text values:",
+                    None => "gives for each text numbers, whose meaning the data decide:",
+                };
+                let _ = writeln!(text, "{what} {}", counted(labels.outputs as u64, "labels"));
+            }
             match Tokenizer::find(folder, None) {
                 Ok(tokenizer) => {
                     let (file, size) = (tokenizer.file().display(), count(tokenizer.vocabulary() as u64));
@@ -33,8 +42,9 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
         }
         Limits::Rows(limits) => {
             let task = match limits.task {
-                RowTask::Classification => "classes",
-                RowTask::Regression => "values",
+                Task::Classification => "classes",
+                Task::MultiLabel => "labels",
+                Task::Regression => "values",
             };
             let _ = writeln!(text, "reads rows of {} numbers, gives {} {task}", limits.inputs, limits.outputs);
         }

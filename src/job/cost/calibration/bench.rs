@@ -17,8 +17,9 @@ use crate::curvature::{
     SharedInputs, Tap, TapSink,
 };
 use crate::data::{self, Batch};
-use crate::job::plan::InBatches;
-use crate::job::{JobError, Plan};
+use crate::job::brief::data::InBatches;
+use crate::job::error::JobError;
+use crate::job::plan::Plan;
 use crate::model::Model;
 
 /// Time that each kind of work is given in the first round; half of it in the second. Scores read all query vectors for

@@ -7,8 +7,8 @@ use super::super::{WorkKind, stages};
 use super::bench::{Bench, Timing, invented_bases};
 use crate::curvature::random::stream;
 use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec};
-use crate::job::JobError;
-use crate::job::run::Number;
+use crate::job::error::JobError;
+use crate::job::number::Number;
 
 impl Bench<'_> {
     pub(super) fn covariances<T: Number>(&mut self) -> Result<(), JobError> {

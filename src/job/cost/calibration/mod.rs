@@ -17,9 +17,10 @@ use self::bench::{Bench, Timing};
 use super::architecture::Architecture;
 use super::miniature::Miniature;
 use super::{Cost, WorkKind};
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::plan::Plan;
 use crate::job::request::Precision;
-use crate::job::run::Number;
-use crate::job::{JobError, Plan};
 use crate::model::Model;
 
 /// How often each kind of work is measured.

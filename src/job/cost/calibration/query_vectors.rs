@@ -14,9 +14,9 @@ use crate::curvature::{
     CurvatureKind, Damping, Eigenbasis, Error, Factors, GradientProducts, LayerFactors, LayerSpec, Matrix, Objective,
     Tap, TapSink, Truncation, Whitening,
 };
-use crate::job::JobError;
-use crate::job::plan::InBatches;
-use crate::job::run::Number;
+use crate::job::brief::data::InBatches;
+use crate::job::error::JobError;
+use crate::job::number::Number;
 
 impl Bench<'_> {
     pub(super) fn vectors<T: Number>(&mut self) -> Result<(), JobError> {
@@ -40,7 +40,8 @@ impl Bench<'_> {
         let mut carried = Carried { walk: &walk, layers, products };
         let objective = Objective::Measurement(self.plan.measure().into(), self.plan.job.method.reduction.into());
         let turns = if has_basis { 2 } else { 0 };
-        let at_once = crate::job::queries::queries_at_once(self.plan.training.layers(), self.plan.width() as usize);
+        let at_once =
+            crate::job::steps::queries::queries_at_once(self.plan.training.layers(), self.plan.width() as usize);
         let longest = (0..queries.len()).map(|q| queries.positions(q)).max().unwrap_or(1);
         let batch_tokens = self.plan.in_batches(queries).batch_tokens.min(at_once.saturating_mul(longest));
         self.repeat(WorkKind::Vectors, InBatches { dataset: queries, batch_tokens }, objective, &mut carried, |batch| {

@@ -7,8 +7,8 @@ use super::super::work;
 use super::bench::Bench;
 use crate::curvature::gemm::Real;
 use crate::curvature::{Error, GradientProducts, LayerSpec, LowRank, Objective, Tap, TapSink, Vectors};
-use crate::job::JobError;
-use crate::job::run::Number;
+use crate::job::error::JobError;
+use crate::job::number::Number;
 
 /// Bytes of query vectors that are invented.
 const VECTOR_BYTES: usize = 256 << 20;

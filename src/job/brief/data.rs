@@ -1,0 +1,179 @@
+//! The examples of a run: read, checked, and cut into batches.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::attribution::{Error, Examples};
+use crate::data::{
+    self, Batch, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials, Task, Tokenizer,
+};
+use crate::foreign_file;
+use crate::job::budget::machine::default_budget;
+use crate::job::error::JobError;
+use crate::job::request::Job;
+use crate::model::{Limits, Model};
+
+/// A dataset in batches of a given number of positions.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::job) struct InBatches<'a> {
+    /// The examples.
+    pub dataset: &'a Dataset,
+    /// Positions of a batch, at most, unless one example has more.
+    pub batch_tokens: usize,
+}
+
+impl Examples<Batch> for InBatches<'_> {
+    fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    fn positions(&self, example: usize) -> usize {
+        self.dataset.positions(example)
+    }
+
+    fn batch_end(&self, start: usize, end: usize) -> usize {
+        data::batches(self.dataset, start..end, self.batch_tokens).next().map_or(end, |batch| batch.end)
+    }
+
+    fn batch(&self, range: Range<usize>) -> Result<Batch, Error> {
+        Ok(data::batch(self.dataset, range))
+    }
+}
+
+/// Batches of at most so many examples: every one of them has a whole gradient in memory.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::job) struct Few<'a> {
+    /// The batches that are cut further.
+    pub batches: InBatches<'a>,
+    /// Examples of a batch.
+    pub at_most: usize,
+}
+
+impl Examples<Batch> for Few<'_> {
+    fn len(&self) -> usize {
+        self.batches.len()
+    }
+
+    fn positions(&self, example: usize) -> usize {
+        self.batches.positions(example)
+    }
+
+    fn batch_end(&self, start: usize, end: usize) -> usize {
+        self.batches.batch_end(start, end.min(start + self.at_most))
+    }
+
+    fn batch(&self, range: Range<usize>) -> Result<Batch, Error> {
+        self.batches.batch(range)
+    }
+}
+
+/// The tokenizer, unless all files hold token ids.
+pub(in crate::job) fn load_tokenizer(
+    job: &Job,
+    model: &Path,
+    train: &[(String, PathBuf)],
+    limits: Limits,
+) -> Result<Option<Arc<Tokenizer>>, JobError> {
+    let Limits::Tokens(_) = limits else { return Ok(None) };
+    match Tokenizer::find(model, job.data.tokenizer.as_deref()) {
+        Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),
+        // files of token ids need none; the reader says so if they hold text after all
+        Err(_) if job.data.tokenizer.is_none() && only_ids(job, train) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the first line of every file holds token ids.
+fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
+    use std::io::{BufRead, Read};
+    /// As much of a file as is looked at; a device has no end.
+    const FIRST_LINE: u64 = 64 << 20;
+    let has_ids = |file: &PathBuf| {
+        let Ok(file) = foreign_file::open(file) else { return false };
+        let mut first = vec![];
+        let read = std::io::BufReader::new(file).take(FIRST_LINE).read_until(b'\n', &mut first);
+        read.is_ok() && String::from_utf8_lossy(&first).contains("\"input_ids\"")
+    };
+    train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
+}
+
+/// What a model can be given and what it gives for a whole text, where the configuration leaves that to the data as this
+/// file of training examples shows it.
+pub(in crate::job) fn inputs_and_labels(model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
+    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file))))
+}
+
+/// How labels are understood, where the configuration does not say it.
+pub(in crate::job) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, file: &Path) -> Option<String> {
+    model.labels().filter(|labels| labels.task.is_none())?;
+    let kind = match decided?.task? {
+        Task::Classification => "one class each",
+        Task::MultiLabel => "several labels each",
+        Task::Regression => "numbers",
+    };
+    let file = file.display();
+    Some(format!("`config.json` has no `problem_type`: texts have {kind}, as the first label of {file} shows"))
+}
+
+/// What a person should know of how a file was read.
+pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
+    let mut notes = vec![];
+    if report.cut > 0 {
+        notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
+    }
+    if let Some(packed) = report.packed {
+        let place = match packed.rows {
+            None => "at the end".to_owned(),
+            Some(rows) => format!("at the ends of groups of {rows} rows"),
+        };
+        notes.push(format!(
+            "{} documents were packed; {} tokens {place} filled no block and are left out",
+            packed.documents, packed.dropped_tokens
+        ));
+    }
+    if report.empty > 0 {
+        notes.push(format!("{} empty rows of the {what} were skipped", report.empty));
+    }
+    if report.end_may_be_padding {
+        notes.push(format!(
+            "end tokens of the {what} count as targets, and the tokenizer's `pad_token` is its `eos_token`; where training \
+             left padding out of the loss they were none: `--add-eos train:input`"
+        ));
+    }
+    notes
+}
+
+/// The examples of one file.
+pub(in crate::job) fn read(
+    job: &Job,
+    file: &Path,
+    role: Role,
+    (limits, labels): (Limits, Option<&Arc<Labels>>),
+    tokenizer: Option<&Arc<Tokenizer>>,
+) -> Result<(Dataset, ReadReport), JobError> {
+    Ok(match limits {
+        Limits::Tokens(limits) => {
+            let specials = Specials {
+                add_bos: job.data.add_bos.into(),
+                add_eos: job.data.add_eos.into(),
+                from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
+            };
+            let options = DataOptions {
+                max_length: job.data.max_length,
+                pack: job.data.pack,
+                pack_rows: job.data.pack_rows,
+                specials,
+                id_field: match job.data.id_field.as_deref() {
+                    None => IdField::Default,
+                    Some("line") => IdField::Line,
+                    Some(field) => IdField::Field(field.to_owned()),
+                },
+                memory: job.resources.memory.or_else(default_budget),
+                labels: labels.cloned(),
+            };
+            data::read_tokens(file, role, tokenizer, limits, options)?
+        }
+        Limits::Rows(limits) => data::read_rows(file, limits)?,
+    })
+}

@@ -1,0 +1,289 @@
+//! What each artifact depends on, and nothing else: its key in the store.
+
+use crate::attribution::store::{Key, KeyBuilder};
+use crate::curvature::{CurvatureKind, Damping};
+use crate::job::brief::answers::{Method, ScorePass, VectorSet};
+use crate::job::brief::options::measure_name;
+use crate::job::plan::Plan;
+use crate::job::request::{
+    AdamRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
+};
+use crate::job::training::{Fit, Place, Site};
+
+/// Raised whenever the arithmetic changes, so that older artifacts are not mixed in.
+const ARITHMETIC: u32 = 2;
+
+/// The same for covariances, and what is made of them: 3 since they are lower triangles, summed in f64.
+const COVARIANCE_ARITHMETIC: u32 = 3;
+
+/// The same for the queries' vectors alone: 3 since rows of short queries are rotated instead of their gradients.
+const QUERY_ARITHMETIC: u32 = 3;
+
+impl Plan {
+    /// A network, as far as gradients of tracked layers depend on it.
+    fn network_key(&self, network: usize) -> Key {
+        let dtype = match self.job.model.dtype {
+            Precision::F32 => "f32",
+            Precision::F64 => "f64",
+            Precision::Bf16 => "bf16 products, attention and head too",
+        };
+        let builder = KeyBuilder::new("network", ARITHMETIC)
+            .field("checkpoint", &self.training.networks.parameters()[network].identity.content_hash()[..])
+            .field("dtype", dtype)
+            .list("layers", self.training.layers().iter().map(|layer| layer.name.as_str()));
+        match self.job.resources.device {
+            DeviceRequest::Cpu => builder,
+            // other kernels, other rounding
+            DeviceRequest::Cuda(_) => builder.field("device", "cuda"),
+        }
+        .finish()
+    }
+
+    fn labels(&self, builder: KeyBuilder) -> KeyBuilder {
+        match self.job.method.fisher {
+            Fisher::Empirical => builder.field("labels", "empirical"),
+            Fisher::True => builder
+                .field("labels", "sampled")
+                .field("seed", self.job.method.seed)
+                .field("draws", self.job.method.label_draws),
+        }
+    }
+
+    /// The covariances of one network on one stage's data.
+    pub(in crate::job) fn covariance_key(&self, site: Site) -> Key {
+        let builder = KeyBuilder::new("covariance", COVARIANCE_ARITHMETIC)
+            .field("network", self.network_key(site.network))
+            .field("data", &self.curvature_data(site.stage)[..]);
+        self.labels(builder).finish()
+    }
+
+    /// The eigenbases of a fit.
+    pub(in crate::job) fn eigenbasis_key(&self, fit: &Fit) -> Key {
+        let covariances = fit.places.iter().map(|place| self.covariance_key(site(fit, place)));
+        let builder = KeyBuilder::new("eigenbasis", ARITHMETIC)
+            .list("covariances", covariances)
+            .list("weights", fit.places.iter().map(|place| place.weight))
+            .list("frozen", fit.frozen.iter().map(|&l| self.training.layers()[l].name.as_str()));
+        let builder = match self.job.method.eigen_block_width {
+            // a width that cuts nothing changes nothing
+            Some(width) if self.is_cut() => builder.field("block width", width as u64),
+            _ => builder,
+        };
+        self.conditioning(builder, fit).finish()
+    }
+
+    fn conditioning(&self, builder: KeyBuilder, fit: &Fit) -> KeyBuilder {
+        let (Some(moments), Some(source)) = (&fit.moments, &self.job.source) else { return builder };
+        let form = match source.adam {
+            AdamRequest::Conditioned => "conditioned",
+            AdamRequest::Scalar => "scalar",
+        };
+        let hash = &moments.content_hash[..];
+        builder.field("moments", hash).field("epsilon", moments.epsilon()).field("adam", form)
+    }
+
+    /// Λ of one of a fit's networks in the fit's eigenbasis.
+    pub(in crate::job) fn lambda_key(&self, fit: &Fit, place: &Place) -> Key {
+        let builder = match fit.kind {
+            CurvatureKind::Diagonal => KeyBuilder::new("lambda", ARITHMETIC).field("basis", "standard"),
+            _ => KeyBuilder::new("lambda", ARITHMETIC).field("basis", self.eigenbasis_key(fit)),
+        };
+        let builder = builder
+            .field("network", self.network_key(place.network))
+            .field("data", &self.curvature_data(fit.stage)[..]);
+        self.labels(self.conditioning(builder, fit)).finish()
+    }
+
+    /// Everything that a fit makes.
+    fn fit_key(&self, fit: &Fit) -> Key {
+        let builder = KeyBuilder::new("factors", ARITHMETIC);
+        let lambdas = || fit.places.iter().map(|place| self.lambda_key(fit, place));
+        let weights = || fit.places.iter().map(|place| place.weight);
+        match fit.kind {
+            CurvatureKind::Identity => {
+                builder.field("kind", "identity").field("network", self.network_key(fit.places[0].network))
+            }
+            CurvatureKind::Diagonal => {
+                builder.field("kind", "diagonal").list("lambda", lambdas()).list("weights", weights())
+            }
+            CurvatureKind::Ekfac => builder.field("kind", "ekfac").list("lambda", lambdas()).list("weights", weights()),
+            CurvatureKind::Kfac => {
+                let scale = match self.job.method.kfac_scale {
+                    KfacScale::PerExample => "per-example",
+                    KfacScale::PerPosition => "per-position",
+                };
+                builder.field("kind", "kfac").field("basis", self.eigenbasis_key(fit)).field("scale", scale)
+            }
+        }
+        .finish()
+    }
+
+    /// The identity of the run folder. Of one checkpoint it is its curvature; of several, as of a training run, the
+    /// networks and data, so that runs with other segments may share what they have in common.
+    pub(in crate::job) fn run_key(&self) -> Key {
+        if self.training.is_one_checkpoint() {
+            return self.fit_key(&self.training.fits[0]);
+        }
+        let networks = 0..self.training.networks.parameters().len();
+        let stages = 0..self.training.stages.len();
+        let builder = KeyBuilder::new("training run", ARITHMETIC)
+            .list("networks", networks.map(|network| self.network_key(network)))
+            .list(
+                "data",
+                stages.map(|stage| self.curvature_data(stage).to_vec()).collect::<Vec<_>>().iter().map(Vec::as_slice),
+            );
+        self.labels(builder).finish()
+    }
+
+    /// The walk of influence functions at one checkpoint.
+    fn influence_walk(&self, builder: KeyBuilder, fit: usize, damping: Damping) -> KeyBuilder {
+        let (kind, damping) = match damping {
+            Damping::Absolute(x) => ("absolute", x),
+            Damping::MeanFraction(x) => ("mean fraction", x),
+        };
+        let fit = &self.training.fits[fit];
+        let builder = builder.field("method", "influence").field("factors", self.fit_key(fit));
+        match fit.kind {
+            // nothing is damped
+            CurvatureKind::Identity => builder,
+            _ => builder.field("damping kind", kind).field("damping", damping),
+        }
+    }
+
+    /// The walk of a set of vectors: its curvatures and its functions of them.
+    fn walk_key(&self, set: VectorSet) -> Key {
+        let builder = KeyBuilder::new("walk", ARITHMETIC);
+        let fits = &self.training.fits;
+        match self.answers[set.answer].method {
+            Method::Influence { fit, damping } => self.influence_walk(builder, fit, damping),
+            Method::InfluenceMean { damping } => self.influence_walk(builder, self.averaged_fit(set.network), damping),
+            Method::Gradients => builder.field("method", "gradients"),
+            Method::Tracin => self.layer_rates(builder.field("method", "gradients"), 0),
+            Method::Source { time_scale } => {
+                let segments = self.training.segments();
+                let form = self.job.source.as_ref().map(|source| source.form).unwrap_or_default();
+                let builder = builder
+                    .field("method", "source")
+                    .field("form", format!("{form:?}").as_str())
+                    .field("time scale", time_scale)
+                    .list("factors", fits[..segments.len()].iter().map(|fit| self.fit_key(fit)))
+                    .list("tau", segments.iter().map(|(_, segment)| segment.tau))
+                    .list("decay", segments.iter().map(|(_, segment)| segment.decay_exponent))
+                    .list("stages", segments.iter().map(|(stage, _)| *stage as u64));
+                let stages = 0..self.training.stages.len();
+                let builder = stages.fold(builder, |builder, stage| self.layer_rates(builder, stage));
+                if form == FormRequest::Exponential { self.optimizers(builder) } else { self.every_step(builder) }
+            }
+        }
+        .finish()
+    }
+
+    /// Layers whose rates are not those of their stage.
+    fn layer_rates(&self, builder: KeyBuilder, stage: usize) -> KeyBuilder {
+        let rates = self.training.layer_rates(stage);
+        if rates.is_empty() { builder } else { builder.field("stage", stage as u64).list("layer rates", rates) }
+    }
+
+    fn optimizers(&self, builder: KeyBuilder) -> KeyBuilder {
+        let stages = self.training.run.iter().flat_map(|run| run.trajectory.stages());
+        let optimizers: Vec<String> = stages.map(|stage| format!("{:?}", stage.optimizer())).collect();
+        builder.list("optimizers", optimizers.iter().map(String::as_str))
+    }
+
+    /// What the step-by-step forms depend on.
+    fn every_step(&self, builder: KeyBuilder) -> KeyBuilder {
+        let mut builder = self.optimizers(builder);
+        for (stage, segment) in self.training.segments() {
+            let Some(stage) = self.training.stage_numbers(*stage) else { continue };
+            let steps = segment.steps.clone();
+            builder = builder
+                .list("rates", steps.clone().map(|k| stage.rates().rate(k).unwrap_or(0.0)))
+                .list("scaled rates", steps.map(|k| stage.scaled_rate(k).unwrap_or(0.0)));
+        }
+        builder
+    }
+
+    /// The query vectors of a set.
+    pub(in crate::job) fn vectors_key(&self, set: VectorSet) -> Option<Key> {
+        let queries = self.queries.as_ref()?;
+        let method = &self.job.method;
+        let key = KeyBuilder::new("queries", QUERY_ARITHMETIC)
+            .field("walk", self.walk_key(set))
+            .field("network", self.network_key(set.network))
+            .field("data", &queries.content_hash()[..])
+            .field("measure", measure_name(self.measure()))
+            .field("reduction", format!("{:?}", method.reduction).as_str())
+            .field("aggregate", format!("{:?}", method.aggregate).as_str())
+            .field("normalize", format!("{:?}", method.normalize).as_str());
+        let key = match method.query_rank {
+            None => key,
+            Some(rank) => key.field("rank", rank as u64),
+        };
+        Some(key.finish())
+    }
+
+    /// The score parts of a pass.
+    pub(in crate::job) fn pass_key(&self, pass: &ScorePass) -> Option<Key> {
+        let mut builder = KeyBuilder::new("score pass", ARITHMETIC)
+            .field("network", self.network_key(pass.site.network))
+            .field("data", &self.training.stages[pass.site.stage].train.content_hash()[..])
+            .field("normalize", format!("{:?}", self.job.method.normalize).as_str())
+            .field("self-influence", self.job.method.self_influence);
+        for contribution in &pass.contributions {
+            builder = builder
+                .field("queries", self.vectors_key(contribution.set)?)
+                .field("leg", contribution.leg as u64)
+                .field("weight", contribution.weight);
+        }
+        for &set in &pass.layer_sets {
+            let layers = self.layer_sets[set].layers.iter().map(|&l| self.training.layers()[l].name.as_str());
+            builder = builder.list("layer set", layers);
+        }
+        Some(self.stored(builder).finish())
+    }
+
+    /// The scores of an answer.
+    pub(in crate::job) fn answer_key(&self, answer: usize) -> Option<Key> {
+        let mut builder = KeyBuilder::new("scores", ARITHMETIC);
+        for pass in self.score_passes(&[answer]) {
+            builder = builder.field("pass", self.pass_key(&pass)?);
+        }
+        let builder = match self.job.output.scale {
+            ScoreScale::PerExample => builder,
+            ScoreScale::Kronfluence => builder.field("scale", "kronfluence"),
+        };
+        let builder = match self.spreads(answer) {
+            true => builder.field("checkpoint scores", "spread"),
+            false => builder,
+        };
+        Some(builder.finish())
+    }
+
+    /// Self-influence under Source.
+    pub(in crate::job) fn self_influence_key(&self) -> Key {
+        let form = self.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
+        let form = match form {
+            SelfInfluenceForm::Walk => "walk",
+            SelfInfluenceForm::Local => "local",
+        };
+        let at_last = VectorSet { answer: 0, network: self.training.last_network() };
+        let mut builder =
+            KeyBuilder::new("self-influence", ARITHMETIC).field("form", form).field("walk", self.walk_key(at_last));
+        for fit in &self.training.fits[..self.training.segments().len()] {
+            let stage = &self.training.stages[fit.stage];
+            builder = builder.field("data", &stage.train.content_hash()[..]).field("n", stage.n_examples as u64);
+        }
+        builder.finish()
+    }
+
+    fn stored(&self, builder: KeyBuilder) -> KeyBuilder {
+        let output = &self.job.output;
+        let top = if output.store_scores == StoreScores::Top { output.top as u64 } else { 0 };
+        builder.field("stored", format!("{:?}", output.store_scores).as_str()).field("top", top)
+    }
+}
+
+/// Where a part of a fit is taken.
+pub(in crate::job) fn site(fit: &Fit, place: &Place) -> Site {
+    Site { network: place.network, stage: fit.stage }
+}

@@ -1,0 +1,277 @@
+//! Options that exclude each other, values out of range, and what is measured by default.
+
+use crate::curvature::gemm::Products;
+use crate::data::Task;
+use crate::job::brief::layer_sets;
+use crate::job::error::JobError;
+use crate::job::request::Job;
+use crate::job::request::{
+    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FormRequest, Measure, Normalize, Precision,
+    ScoreScale, Several, SourceRequest, StoreScores,
+};
+use crate::model::Limits;
+
+/// Refuses what can be refused without reading a file.
+pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    // `job.toml` has to be able to say what was asked
+    let trajectory = job.source.as_ref().map(|source| &source.trajectory.path);
+    let checkpoints = job.checkpoints.iter().flat_map(|of| of.run.iter().chain(&of.folders));
+    let paths = [
+        Some(&job.model.path),
+        Some(&job.data.train),
+        trajectory,
+        job.method.factors.as_ref(),
+        job.data.queries.as_ref(),
+        job.data.tokenizer.as_ref(),
+        Some(&job.output.path),
+    ];
+    if let Some(path) = paths
+        .into_iter()
+        .flatten()
+        .chain(checkpoints)
+        .chain(job.data.stages.values())
+        .find(|path| path.to_str().is_none())
+    {
+        let problem = format!("the path `{}` is not UTF-8", path.display());
+        return Err(JobError::Options { problem, hint: Some("rename it, or give another path to it".into()) });
+    }
+    if i64::try_from(job.method.seed).is_err() {
+        return options("`seed` is out of range", "choose a seed below 2^63");
+    }
+    for (key, length) in [("max_length", job.data.max_length), ("pack", job.data.pack)] {
+        if let Some(length) = length.filter(|&length| length < 2) {
+            let problem = format!("`{key}` is {length}, and nothing is predicted in fewer than 2 tokens");
+            return options(&problem, &format!("leave `{key}` out, or give at least 2"));
+        }
+    }
+    if job.data.pack_rows == Some(0) || job.data.pack_rows.is_some() && job.data.pack.is_none() {
+        return options("`pack_rows` groups rows for `pack`", "give both, at least 1 row and 2 tokens, or neither");
+    }
+    if job.output.top == 0 {
+        return options("`top` is 0", "list at least one proponent");
+    }
+    if job.output.group_by.is_some() && job.output.store_scores == StoreScores::Top {
+        return options("`group_by` needs every score", "leave `store_scores = top` out");
+    }
+    if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
+        return options("cosines do not add up over a group", "leave `group_by` or `normalize = cosine` out");
+    }
+    if job.method.label_draws == 0 || job.method.label_draws >= 1 << 12 {
+        return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
+    }
+    if job.method.query_rank == Some(0) {
+        return options("`query_rank` is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
+    }
+    if job.method.eigen_block_width == Some(0) {
+        return options("`eigen_block_width` is 0", "leave it out to cut no covariance, or give at least 1");
+    }
+    if job.method.damping.0.is_empty() {
+        return options("no damping is named", "leave `damping` out, or name one");
+    }
+    if job.method.damping.0.len() > 1 && job.method.normalize == Normalize::Cosine {
+        return options("`normalize = cosine` takes one damping", "name one");
+    }
+    layer_sets::check(job)?;
+    if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
+        return options(
+            "`normalize = cosine` divides by norms over all tracked layers, and `layer_sets` asks for parts of them",
+            "leave one of the two out; a cosine over some layers is that of a run that tracks these alone",
+        );
+    }
+    if let Some(checkpoints) = &job.checkpoints {
+        check_checkpoints(job, checkpoints)?;
+    }
+    let is_mean = job.checkpoints.is_some()
+        || job.source.as_ref().is_some_and(|source| source.with.contains(&Beside::InfluenceMean));
+    if job.method.checkpoint_scores != CheckpointScores::Plain && !is_mean {
+        return options(
+            "`checkpoint_scores = spread` is for influence averaged over checkpoints, and none is asked for",
+            "leave `checkpoint_scores` out, or name several checkpoints",
+        );
+    }
+    match &job.source {
+        Some(source) => check_source(job, source)?,
+        None if job.checkpoints.is_some() && job.data.train.as_os_str().is_empty() => {
+            return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+        }
+        None if job.checkpoints.is_some() => {}
+        None if job.model.path.as_os_str().is_empty() => {
+            return options("the job names no checkpoint", "give its folder as `model.path`, `--model` as a flag");
+        }
+        None if job.data.train.as_os_str().is_empty() && job.data.stages.is_empty() => {
+            return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+        }
+        None => {}
+    }
+    if job.data.train_size == Some(0) {
+        return options("`train_size` is 0", "leave it out, or give the number of examples the model was trained on");
+    }
+    if job.data.max_length == Some(0) {
+        return options("`max_length` is 0", "leave it out, or give the most tokens that an example keeps");
+    }
+    if job.data.pack == Some(0) {
+        return options("`pack` is 0", "leave it out, or give the tokens of a block");
+    }
+    if job.resources.batch_tokens == Some(0) {
+        return options("`batch_tokens` is 0", "leave it out, or give at least 1");
+    }
+    if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
+        return options("`normalize = cosine` needs the full matrix", "leave `store_scores = top` out");
+    }
+    Ok(())
+}
+
+fn check_checkpoints(job: &Job, checkpoints: &CheckpointsRequest) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    if job.source.is_some() {
+        return options(
+            "Source and influence averaged over checkpoints are two jobs here",
+            "leave `checkpoints` out; averaged influence stands beside Source with `with = [\"influence-mean\"]`, `--with influence-mean` as a flag",
+        );
+    }
+    if !job.model.path.as_os_str().is_empty() {
+        return options(
+            "a checkpoint is given beside those that influence is averaged over",
+            "leave it out: queries are measured at the last of the others",
+        );
+    }
+    if checkpoints.run.is_some() && !checkpoints.folders.is_empty() {
+        return options("checkpoints are given as a training run and as folders", "leave one of the two out");
+    }
+    if job.method.normalize == Normalize::Cosine {
+        return options(
+            "a cosine belongs to one checkpoint, and influence is averaged over several",
+            "leave `normalize` out, or name one checkpoint",
+        );
+    }
+    Ok(())
+}
+
+fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    if !job.model.path.as_os_str().is_empty() {
+        return options(
+            "a training run and a checkpoint are given",
+            "leave the checkpoint out: queries are asked of the run's last one",
+        );
+    }
+    if job.data.train.as_os_str().is_empty() && job.data.stages.is_empty() {
+        return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
+    }
+    if source.time_scale.0.is_empty() {
+        return options("no time scale is named", "leave `time_scale` out, or name one");
+    }
+    if !source.time_scale.0.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
+        return options("a time scale is not a number above 0", "1 is training as it was");
+    }
+    if job.method.curvature != Curvature::Ekfac {
+        return options("Source takes EK-FAC curvature", "leave `curvature` out");
+    }
+    if job.method.normalize != Normalize::None {
+        return options("Source has no cosine", "leave `normalize` out");
+    }
+    if job.output.scale != ScoreScale::PerExample {
+        return options("Source has no scores without 1/N", "leave `scale` out");
+    }
+    if source.with.contains(&Beside::InfluenceMean) && source.average == Average::Parameters {
+        return options(
+            "`influence-mean` averages over checkpoints, and `average = parameters` visits their mean parameters instead",
+            "leave one of the two out",
+        );
+    }
+    let is_damped = |beside: &Beside| matches!(beside, Beside::Influence | Beside::InfluenceMean);
+    if job.method.damping != Several::default() && !source.with.iter().any(is_damped) {
+        return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
+    }
+    Ok(())
+}
+
+/// What the step-by-step forms can be refused for, which only the fitted curvature tells.
+pub(in crate::job) fn form_note(source: &SourceRequest) -> Option<String> {
+    let form = match source.form {
+        FormRequest::Exponential => return None,
+        FormRequest::Product => "product",
+        FormRequest::Momentum => "momentum",
+    };
+    Some(format!(
+        "whether `rate x curvature` stays below 1, as the form `{form}` needs, is known once the curvature is fitted; the fit serves the exponential form too"
+    ))
+}
+
+/// How products of `f32` run, if `run_here` says that this processor has the instructions.
+pub(in crate::job) fn products(job: &Job, run_here: impl Fn(Products) -> bool) -> Result<Products, JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    let products = match job.model.dtype {
+        Precision::F32 | Precision::F64 => Products::Exact,
+        Precision::Bf16 => Products::Bf16,
+    };
+    if !run_here(products) {
+        let problem = "`dtype = bf16` needs a processor with AVX512-BF16, and this one lacks it";
+        return options(problem, "leave `dtype` at `f32`");
+    }
+    if products == Products::Bf16 && !job.resources.device.is_cpu() {
+        return options("`dtype = bf16` runs on the processor alone", "leave `dtype` or `device` out");
+    }
+    Ok(products)
+}
+
+/// What is measured, and whether the model defines it.
+pub(in crate::job) fn resolve_measure(
+    asked: Option<Measure>,
+    limits: Limits,
+    of_texts: Option<Task>,
+) -> Result<Measure, JobError> {
+    use Measure::{Logprob, Loss, Margin, Prediction};
+    let task = match limits {
+        Limits::Tokens(_) => of_texts,
+        Limits::Rows(rows) => Some(rows.task),
+    };
+    let (task, possible, allowed): (_, _, &[Measure]) = match task {
+        None => ("language model", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin]),
+        Some(Task::Classification) => ("classifier", "`margin`, `loss` or `logprob`", &[Margin, Loss, Logprob]),
+        Some(Task::MultiLabel) => {
+            ("classifier of several labels", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin])
+        }
+        Some(Task::Regression) => ("regression", "`prediction` or `loss`", &[Prediction, Loss]),
+    };
+    match asked {
+        None => Ok(allowed[0]),
+        Some(measure) if allowed.contains(&measure) => Ok(measure),
+        Some(measure) => Err(JobError::Measure { measure: measure_name(measure), task, possible }),
+    }
+}
+
+/// As it is written in flags and files.
+pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Loss => "loss",
+        Measure::Logprob => "logprob",
+        Measure::Margin => "margin",
+        Measure::Prediction => "prediction",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_refused_where_the_processor_lacks_it() {
+        let job = |dtype| {
+            let mut job = Job::new("model", "train.jsonl", "run");
+            job.model.dtype = dtype;
+            job
+        };
+        let lacking = |products| products == Products::Exact;
+        let error = products(&job(Precision::Bf16), lacking).expect_err("the processor lacks it");
+        assert_eq!(error.to_string(), "`dtype = bf16` needs a processor with AVX512-BF16, and this one lacks it");
+        assert_eq!(error.hint().as_deref(), Some("leave `dtype` at `f32`"));
+        assert_eq!(products(&job(Precision::F32), lacking).ok(), Some(Products::Exact));
+        assert_eq!(products(&job(Precision::Bf16), |_| true).ok(), Some(Products::Bf16));
+    }
+}

@@ -1,0 +1,219 @@
+//! What the memory of a job depends on: shapes and counts, no number of a weight.
+
+use crate::attribution::Aggregate;
+use crate::attribution::trajectory::{Optimizer, TrainingStage};
+use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
+use crate::job::brief::answers::Method;
+use crate::job::plan::Plan;
+use crate::job::request::{FormRequest, Normalize};
+use crate::job::training::{Fit, Training};
+use crate::model::{Footprint, Limits};
+
+/// Shapes and counts of a job.
+#[derive(Debug, Clone)]
+pub(in crate::job) struct Sizes<'a> {
+    pub layers: &'a [LayerSpec],
+    pub model: Footprint,
+    /// Positions of the longest example.
+    pub longest: usize,
+    /// Positions of all examples of the largest dataset.
+    pub positions: usize,
+    pub limits: Limits,
+    /// Bytes of all data.
+    pub data: u64,
+    /// Bytes of a number of the run.
+    pub number: u64,
+    /// Of eigenbases.
+    pub block_width: BlockWidth,
+    pub threads: u64,
+    /// Whether layers may be fitted in groups.
+    pub separable: bool,
+    /// Curvatures that an answer needs.
+    pub fits: Vec<FitSize>,
+    /// What of them this job makes itself.
+    pub fitting: Fitting,
+    pub queries: Option<QuerySizes>,
+}
+
+/// Whether a job makes its curvatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Fitting {
+    /// It does; so many take their Λ in one pass at most.
+    Here {
+        /// Of the pass that serves most.
+        lambdas: u64,
+    },
+    /// Another run has.
+    Reused,
+}
+
+/// One curvature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct FitSize {
+    pub kind: CurvatureKind,
+    /// Networks that it is taken at.
+    pub places: u64,
+    pub preconditioner: Preconditioner,
+}
+
+/// What a curvature knows of the optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Preconditioner {
+    /// It has none.
+    None,
+    /// Adam's.
+    Adam {
+        /// Checkpoints whose second moments are averaged.
+        checkpoints: u64,
+        /// Whether weight decay passes through it, so that it has a factor for each weight.
+        couples_decay: bool,
+    },
+}
+
+impl Preconditioner {
+    /// Whether gradients are multiplied with it.
+    pub(in crate::job) fn is_some(self) -> bool {
+        self != Self::None
+    }
+}
+
+/// Queries, and what is done with their vectors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::job) struct QuerySizes {
+    /// Positions of each, ascending.
+    pub lengths: Vec<usize>,
+    /// Whether they are added up before anything else, so that one gradient is carried.
+    pub aggregate: Aggregate,
+    /// Query vectors that one pass meets: rows of every contribution.
+    pub vectors: u64,
+    /// Sums of every product: over all layers, and over each set of layers.
+    pub sums: u64,
+    /// Examples of the largest stage.
+    pub examples: u64,
+    /// Rank of the vectors; none if they are whole.
+    pub rank: Option<usize>,
+    /// Gradients of a batch of queries that a walk holds together, the one it began with among them.
+    pub carried: u64,
+    pub own: OwnInfluence,
+}
+
+/// What every example's self-influence takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum OwnInfluence {
+    /// It is not asked for.
+    None,
+    /// A quadratic form along with the scores.
+    Form,
+    /// A pass of its own in which every example is a query, with so many networks in memory together.
+    Pass {
+        /// Of the leg that has most.
+        networks: u64,
+    },
+}
+
+impl QuerySizes {
+    /// Most queries that a batch of so many positions holds.
+    pub(in crate::job) fn in_batch(&self, positions: usize) -> usize {
+        let mut left = positions;
+        let held = self.lengths.iter().take_while(|&&length| match left.checked_sub(length) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
+        held.count().max(1)
+    }
+}
+
+impl<'a> Sizes<'a> {
+    /// Those of a plan whose data were read: positions of the longest example, and bytes of all examples.
+    pub(in crate::job) fn of(plan: &'a Plan, limits: Limits, longest: usize, data: u64) -> Self {
+        let (training, method) = (&plan.training, &plan.job.method);
+        let of_fit = |(_, fit): (usize, &Fit)| FitSize {
+            kind: fit.kind,
+            places: fit.places.len() as u64,
+            preconditioner: preconditioner(training, fit),
+        };
+        let of_queries = || {
+            let queries = plan.queries.as_ref()?;
+            let mut lengths: Vec<usize> = (0..queries.len()).map(|q| queries.positions(q)).collect();
+            lengths.sort_unstable();
+            let passes = plan.score_passes(&plan.all_answers());
+            Some(QuerySizes {
+                lengths,
+                aggregate: Aggregate::from(method.aggregate),
+                vectors: plan.most_vectors() as u64,
+                sums: passes.iter().map(|pass| pass.sums()).max().unwrap_or(1) as u64,
+                examples: training.stages.iter().map(|stage| stage.train.len()).max().unwrap_or(0) as u64,
+                rank: method.query_rank,
+                carried: carried(plan),
+                own: own_influence(plan),
+            })
+        };
+        let lengths = |data: &crate::data::Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
+        let datasets = training.stages.iter().map(|stage| &stage.train).chain(&plan.queries);
+        Self {
+            layers: training.layers(),
+            model: training.networks.footprint(),
+            longest,
+            positions: datasets.map(lengths).max().unwrap_or(0),
+            limits,
+            data,
+            number: plan.job.model.dtype.bytes(),
+            block_width: plan.block_width(),
+            threads: rayon::current_num_threads() as u64,
+            separable: training.networks.absent().iter().all(Vec::is_empty),
+            fits: plan.needed_fits().map(of_fit).collect(),
+            fitting: match plan.reused {
+                Some(_) => Fitting::Reused,
+                None => Fitting::Here { lambdas: lambdas(plan) },
+            },
+            queries: of_queries(),
+        }
+    }
+}
+
+fn preconditioner(training: &Training, fit: &Fit) -> Preconditioner {
+    let Some(moments) = &fit.moments else { return Preconditioner::None };
+    let optimizer = training.stage_numbers(fit.stage).map(TrainingStage::optimizer);
+    let couples_decay = matches!(optimizer, Some(Optimizer::Adam { weight_decay, .. }) if *weight_decay > 0.0);
+    Preconditioner::Adam { checkpoints: moments.checkpoints() as u64, couples_decay }
+}
+
+/// Most needed fits that share a pass for Λ.
+fn lambdas(plan: &Plan) -> u64 {
+    let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).filter(|fit| fit.kind.has_lambda_pass()).collect();
+    let shared = Training::sites(fits.iter().copied()).into_iter().map(|site| {
+        let takes = |fit: &&&Fit| fit.stage == site.stage && fit.places.iter().any(|p| p.network == site.network);
+        fits.iter().filter(takes).count() as u64
+    });
+    shared.max().unwrap_or(0)
+}
+
+/// A leg's product and the gradients it came from; what goes on to the leg before; the momentum buffer beside them.
+fn carried(plan: &Plan) -> u64 {
+    let has_source = plan.answers.iter().any(|answer| matches!(answer.method, Method::Source { .. }));
+    let has_buffer = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
+    let of_walk = match (has_source, has_buffer) {
+        (false, _) => 2,
+        (true, false) => 3,
+        (true, true) => 5,
+    };
+    // gradients are formed once and copied for every walk but the last
+    let walks = plan.vector_sets(&plan.all_answers()).chunk_by(|a, b| a.network == b.network).map(<[_]>::len).max();
+    of_walk + u64::from(walks.unwrap_or(1) > 1)
+}
+
+fn own_influence(plan: &Plan) -> OwnInfluence {
+    if plan.walks_to_itself() {
+        let legs = &plan.training.fits[..plan.training.segments().len()];
+        let of_leg = legs.iter().map(|fit| fit.places.len() as u64).max().unwrap_or(1);
+        // the one that examples are asked at is there all the time
+        return OwnInfluence::Pass { networks: of_leg + 1 };
+    }
+    match plan.job.method.self_influence || plan.job.method.normalize == Normalize::Cosine {
+        true => OwnInfluence::Form,
+        false => OwnInfluence::None,
+    }
+}

@@ -1,0 +1,400 @@
+//! Bytes that each stage of a job keeps in memory at its peak, counted from shapes: the one count that decides what fits
+//! a budget and that `ascribe plan` shows.
+
+use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
+use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
+use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, UNSAVED};
+use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
+use crate::model::{Limits, Residence};
+use crate::nn::head;
+
+/// Bytes at the peak of each stage; 0 for a stage that the job does not have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::job) struct StageMemory {
+    covariance: u64,
+    eigendecomposition: u64,
+    lambda: u64,
+    queries: u64,
+    scores: u64,
+    self_influence: u64,
+    /// Rows of a covariance from which on as many as there are threads would take more than the other stages do.
+    alone_from: usize,
+}
+
+impl StageMemory {
+    /// Rows from which on covariances are decomposed one after the other.
+    pub(in crate::job) fn alone_from(&self) -> usize {
+        self.alone_from
+    }
+
+    /// Of every stage of this name: of several the one that takes most.
+    pub(in crate::job) fn of(&self, pass: Pass) -> u64 {
+        match pass {
+            Pass::Covariance => self.covariance,
+            Pass::Eigendecomposition => self.eigendecomposition,
+            Pass::Lambda => self.lambda,
+            Pass::Queries => self.queries,
+            Pass::Scores => self.scores,
+            Pass::SelfInfluence => self.self_influence,
+            _ => 0,
+        }
+    }
+
+    /// What the job needs.
+    pub(in crate::job) fn largest(&self) -> u64 {
+        let fit = self.covariance.max(self.eigendecomposition).max(self.lambda);
+        fit.max(self.queries).max(self.scores).max(self.self_influence)
+    }
+}
+
+/// How passes are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct Way {
+    /// Positions of a batch.
+    pub batch: usize,
+    pub graphs: Graphs,
+    pub residence: Residence,
+}
+
+/// The program, stacks of its threads, and what an allocator needs for itself.
+const PROGRAM: u64 = 48 << 20;
+
+/// Bytes that a tokenizer takes for each entry of its vocabulary: texts, merges, and tables of both.
+const TOKENIZER_ENTRY: u64 = 320;
+
+/// A piece of a weight file that is read, decoded, and added to its tensor.
+const READING: u64 = 48 << 20;
+
+/// Counts everything.
+pub(in crate::job) struct Counts<'a>(pub &'a Sizes<'a>);
+
+impl Counts<'_> {
+    /// Every stage, with layers fitted in these groups and so many bytes of a mapped file that stay between two uses.
+    pub(in crate::job) fn stages(&self, way: Way, groups: &[Vec<usize>], mapped: u64) -> StageMemory {
+        let mut found = StageMemory::default();
+        let of_groups = |of: &dyn Fn(usize) -> u64| {
+            groups.iter().map(|group| group.iter().map(|&l| of(l)).sum::<u64>()).max().unwrap_or(0)
+        };
+        if let Fitting::Here { lambdas } = self.0.fitting {
+            let pass = self.pass(way, way.batch);
+            if self.has_eigenbasis() {
+                found.covariance = pass + of_groups(&|l| self.covariance_sums(l));
+            }
+            if lambdas > 0 {
+                let sums = lambdas * of_groups(&|l| self.lambda_sums(l));
+                let bases = lambdas * self.stays(mapped, &|l| self.bases(l));
+                let conditioners = self.most_conditioners(lambdas);
+                found.lambda = pass + (sums + self.rotation(way.batch) + bases + conditioners).max(self.moments());
+            }
+            if self.has_eigenbasis() {
+                let beside = self.beside_decompositions(way.residence);
+                let room = found.covariance.max(found.lambda).saturating_sub(beside);
+                found.alone_from = self.alone_from(room);
+                found.eigendecomposition = beside + self.largest(&|l| self.decomposing(l, found.alone_from));
+            }
+        }
+        if let Some(queries) = &self.0.queries {
+            found.queries = self.queries(way, queries, mapped);
+            found.scores = self.scores(way, queries, mapped);
+            if let OwnInfluence::Pass { networks } = queries.own {
+                found.self_influence = self.self_influence(way, queries, networks, mapped);
+            }
+        }
+        found
+    }
+
+    /// Layers in groups whose sums fit into `limit`; a layer that takes more is alone.
+    pub(in crate::job) fn groups(&self, limit: u64, way: Way) -> Vec<Vec<usize>> {
+        let layers = self.0.layers;
+        let lambdas = match self.0.fitting {
+            Fitting::Here { lambdas } => lambdas,
+            Fitting::Reused => 0,
+        };
+        let pass = self.pass(way, way.batch);
+        let lambda =
+            self.rotation(way.batch) + lambdas * self.largest(&|l| self.bases(l)) + self.most_conditioners(lambdas);
+        let rooms = [pass, pass + lambda].map(|taken| limit.saturating_sub(taken));
+        let of = |l: usize| [self.covariance_sums(l), lambdas * self.lambda_sums(l)];
+        let mut groups: Vec<Vec<usize>> = vec![vec![]];
+        let mut taken = [0; 2];
+        let mut l = 0;
+        while l < layers.len() {
+            // layers that read the same input stay together
+            let last = layers.iter().rposition(|other| other.input_group == layers[l].input_group).unwrap_or(l).max(l);
+            let mut more = [0; 2];
+            for l in l..=last {
+                more.iter_mut().zip(of(l)).for_each(|(more, bytes)| *more += bytes);
+            }
+            let full = (0..2).any(|k| taken[k] + more[k] > rooms[k]);
+            if self.0.separable && full && groups.last().is_some_and(|group| !group.is_empty()) {
+                groups.push(vec![]);
+                taken = [0; 2];
+            }
+            taken.iter_mut().zip(more).for_each(|(taken, more)| *taken += more);
+            if let Some(group) = groups.last_mut() {
+                group.extend(l..=last);
+            }
+            l = last + 1;
+        }
+        groups
+    }
+
+    /// What every pass keeps: the program, data, weights, and a batch of so many positions while it is differentiated.
+    fn pass(&self, way: Way, positions: usize) -> u64 {
+        let model = &self.0.model;
+        let rows = self.rows(positions);
+        let section = rows * model.activations;
+        let mut head = 0;
+        if model.vocabulary > 0 {
+            let blocks = self.0.threads * (head::ROWS as u64).min(rows);
+            head = 2 * rows * model.width + blocks * (model.width + model.vocabulary);
+        }
+        if model.tracked_head {
+            head += rows * model.vocabulary;
+        }
+        // a matrix that is stored the other way round is there twice while it is turned
+        let (read_section, read_head) = match way.residence {
+            Residence::Kept => (0, 0),
+            Residence::BySection => (model.section + model.section / 2, model.head),
+        };
+        let differentiation = match way.graphs {
+            // beside all activations the gradients of a section, and the section before that was freed: an allocator
+            // gives memory back after 10 ms
+            Graphs::Kept => {
+                rows * model.all_activations + 2 * section + read_section * model.sections + head + read_head
+            }
+            Graphs::Rebuilt => {
+                rows * model.width * (model.sections + 1) + (2 * section + read_section).max(head + read_head)
+            }
+        };
+        self.standing(way.residence) + self.number() * differentiation
+    }
+
+    /// What is there in every stage: the program, data, and the network that was used last.
+    fn standing(&self, residence: Residence) -> u64 {
+        let network = match residence {
+            Residence::Kept => self.number() * self.0.model.parameters,
+            Residence::BySection => READING,
+        };
+        PROGRAM + TOKENIZER_ENTRY * self.0.model.vocabulary + self.0.data + network
+    }
+
+    /// Rows of the largest batch of so many positions: an example that is longer is a batch by itself.
+    fn rows(&self, positions: usize) -> u64 {
+        positions.max(self.0.longest).min(self.0.positions) as u64
+    }
+
+    fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    fn has_eigenbasis(&self) -> bool {
+        self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis())
+    }
+
+    fn is_conditioned(&self) -> bool {
+        self.0.fits.iter().any(|fit| fit.preconditioner.is_some())
+    }
+
+    /// Numbers of the blocks of at most this width of both sides of a layer, the input's only if it is the first to read
+    /// it.
+    fn blocks(&self, l: usize, width: BlockWidth) -> u64 {
+        width.numbers_of_layer(self.0.layers, l) as u64
+    }
+
+    fn parameters(&self, l: usize) -> u64 {
+        self.0.layers[l].parameters() as u64
+    }
+
+    fn total(&self, of: &dyn Fn(usize) -> u64) -> u64 {
+        (0..self.0.layers.len()).map(of).sum()
+    }
+
+    fn largest(&self, of: &dyn Fn(usize) -> u64) -> u64 {
+        (0..self.0.layers.len()).map(of).max().unwrap_or(0)
+    }
+
+    /// Pages of a file of which so many bytes stay between two uses: these, and the layer that is in use.
+    fn stays(&self, mapped: u64, of: &dyn Fn(usize) -> u64) -> u64 {
+        self.total(of).min(mapped + self.largest(of))
+    }
+
+    /// Sums of a layer's covariances: lower triangles in f64.
+    fn covariance_sums(&self, l: usize) -> u64 {
+        if self.has_eigenbasis() { 8 * Covariance::numbers_of_layer(self.0.layers, l) as u64 } else { 0 }
+    }
+
+    /// Sums of Λ, in the run's type since the last flush and in f64, for one fit.
+    fn lambda_sums(&self, l: usize) -> u64 {
+        (8 + self.number()) * self.parameters(l)
+    }
+
+    /// What rotating a batch's gradients of the dearest layer takes.
+    fn rotation(&self, positions: usize) -> u64 {
+        if !self.has_eigenbasis() || matches!(self.0.limits, Limits::Rows(_)) && !self.is_conditioned() {
+            return 0;
+        }
+        let longest = self.0.longest.max(1) as u64;
+        let rows = self.rows(positions);
+        let examples = rows.div_ceil(longest);
+        let of = |l: usize| {
+            let (o, i) = (self.0.layers[l].outputs as u64, self.0.layers[l].columns() as u64);
+            let has_stack = longest > o.min(i) || self.is_conditioned();
+            let stack = if has_stack { 2 * (examples * o * i).min((STACK_NUMBERS as u64).max(o * i)) } else { 0 };
+            self.number() * (rows * (o + i) + stack)
+        };
+        self.largest(&of) + self.packed(positions)
+    }
+
+    /// A batch's inputs of the widest layer, packed for the products that form gradients block by block.
+    fn packed(&self, positions: usize) -> u64 {
+        let rows = self.rows(positions);
+        self.number() * rows * self.largest(&|l| self.0.layers[l].columns() as u64)
+    }
+
+    /// A layer's eigenvectors. Conditioned, every layer has its own of what it reads.
+    fn bases(&self, l: usize) -> u64 {
+        let (layer, width) = (&self.0.layers[l], self.0.block_width);
+        match (self.has_eigenbasis(), self.is_conditioned()) {
+            (false, _) => 0,
+            (true, false) => self.number() * self.blocks(l, width),
+            (true, true) => self.number() * (width.numbers(layer.outputs) + width.numbers(layer.columns())) as u64,
+        }
+    }
+
+    /// What is there beside covariances that are worked on.
+    fn beside_decompositions(&self, residence: Residence) -> u64 {
+        let unsaved = (UNSAVED as u64).min(self.total(&|l| self.bases(l)));
+        self.standing(residence) + unsaved + self.most_conditioners(1).max(self.moments())
+    }
+
+    /// Rows of the widest block of a layer's covariances, and what its decomposition takes.
+    fn decomposition(&self, l: usize) -> (usize, u64) {
+        let (layer, width): (&LayerSpec, _) = (&self.0.layers[l], self.0.block_width);
+        let whole = layer.columns().max(layer.outputs);
+        let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
+        // triangles: pages of the file, what is cut out of several networks' or of a wide one, and conditioned
+        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
+        let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
+        // a matrix, its eigenvectors in f64 and in the run's type, and scratch
+        (n, 4 * (whole * whole) as u64 + (8 * 4 + cut) * (n * n) as u64)
+    }
+
+    fn alone_from(&self, room: u64) -> usize {
+        let all = (0..self.0.layers.len()).map(|l| self.decomposition(l));
+        let too_large = all.filter(|(n, bytes)| *n >= THREADED_FROM && self.0.threads * bytes > room);
+        too_large.map(|(n, _)| n).min().unwrap_or(usize::MAX)
+    }
+
+    /// A layer's covariances while they are worked on: one, or one on each thread.
+    fn decomposing(&self, l: usize, alone_from: usize) -> u64 {
+        let (n, bytes) = self.decomposition(l);
+        if n >= alone_from { bytes } else { self.0.threads * bytes }
+    }
+
+    /// `h` and `1 / h` of all weights of as many fits as have most, and what multiplies their decay.
+    fn most_conditioners(&self, fits: u64) -> u64 {
+        let mut all: Vec<u64> = self.0.fits.iter().map(|fit| self.conditioner(fit)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.iter().take(fits as usize).sum()
+    }
+
+    fn conditioner(&self, fit: &FitSize) -> u64 {
+        let each = if fit.preconditioner.is_some() { 2 * self.number() } else { 0 };
+        each * self.total(&|l| self.parameters(l))
+    }
+
+    /// A conditioner while it is made: second moments of every checkpoint, in f32 and one layer in the run's type, and
+    /// their mean, its root and its inverse of one layer.
+    fn moments(&self) -> u64 {
+        let (all, widest) = (self.total(&|l| self.parameters(l)), self.largest(&|l| self.parameters(l)));
+        let of_fit = |fit: &FitSize| match fit.preconditioner {
+            Preconditioner::None => 0,
+            Preconditioner::Adam { checkpoints, .. } => {
+                self.conditioner(fit) + 4 * checkpoints * all + (checkpoints * self.number() + 3 * 8) * widest
+            }
+        };
+        let largest = self.0.fits.iter().map(of_fit).max().unwrap_or(0);
+        // those of the other fits are there already
+        let others: u64 = self.0.fits.iter().map(|fit| self.conditioner(fit)).sum();
+        let own = self.0.fits.iter().map(|fit| self.conditioner(fit)).max().unwrap_or(0);
+        largest + if largest > 0 { others - own } else { 0 }
+    }
+
+    /// All fits' eigenvectors and Λ, as a walk over them reads them, with what conditions them.
+    fn factors(&self, mapped: u64) -> u64 {
+        let all = self.total(&|l| self.parameters(l));
+        let of_fit = |fit: &FitSize| {
+            let bases = if fit.kind.has_eigenbasis() { self.stays(mapped, &|l| self.bases(l)) } else { 0 };
+            let lambda = match (fit.kind.has_lambda_pass(), fit.places) {
+                (false, _) => 0,
+                (true, ..=1) => self.stays(mapped, &|l| 8 * self.parameters(l)),
+                // a mean over networks is in no file
+                (true, _) => 8 * all,
+            };
+            let decay = match fit.preconditioner {
+                Preconditioner::Adam { couples_decay: true, .. } => 8 * all,
+                _ => 0,
+            };
+            bases + lambda + decay + self.conditioner(fit)
+        };
+        self.0.fits.iter().map(of_fit).sum()
+    }
+
+    /// Gradients of some queries and what a walk makes of them, halves of rotations, and a spectrum.
+    fn queries(&self, way: Way, queries: &QuerySizes, mapped: u64) -> u64 {
+        let gradient = |l: usize| self.number() * self.parameters(l);
+        let widest = self.largest(&gradient);
+        let at_once = (GRADIENT_BYTES as u64 / widest.max(1)).max(1).min(queries.in_batch(way.batch) as u64);
+        let positions = way.batch.min(at_once as usize * self.0.longest);
+        let summed = if queries.aggregate == Aggregate::Each { 0 } else { self.total(&gradient) };
+        let carried = queries.carried * at_once * widest + (self.0.threads + 1) * widest;
+        self.pass(way, positions) + (carried + summed + self.factors(mapped)).max(self.moments())
+    }
+
+    /// Query vectors, and scores until they are written.
+    fn scores(&self, way: Way, queries: &QuerySizes, mapped: u64) -> u64 {
+        let vector = |l: usize| {
+            let layer = &self.0.layers[l];
+            let of_rank = |rank: usize| self.number() * (rank * (layer.outputs + layer.columns())) as u64;
+            queries.vectors * queries.rank.map_or(u64::MAX, of_rank).min(self.number() * self.parameters(l))
+        };
+        let all = self.total(&|l| self.number() * self.parameters(l));
+        // spectra of all layers
+        let forms = match queries.own {
+            OwnInfluence::Form => {
+                all + self.stays(mapped, &|l| self.bases(l))
+                    + self.stays(mapped, &|l| 8 * self.parameters(l))
+                    + self.rotation(way.batch)
+            }
+            OwnInfluence::None | OwnInfluence::Pass { .. } => 0,
+        };
+        let pass = self.pass(way, way.batch) + self.packed(way.batch);
+        pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
+    }
+
+    /// Scores of a batch by layer and in sum, of a chunk, and those that wait to be written.
+    fn columns(&self, way: Way, queries: &QuerySizes) -> u64 {
+        let shortest = (self.0.positions as u64 / queries.examples.max(1)).max(1);
+        let of = |positions: usize| (positions as u64 / shortest).clamp(1, queries.examples.max(1));
+        let width = queries.vectors * queries.sums;
+        let batch = of(way.batch) * (width + queries.vectors);
+        let chunk = of(CHUNK_POSITIONS + way.batch) * width;
+        8 * (batch + chunk) + 4 * (queries.examples * width).min(PENDING as u64 + chunk)
+    }
+
+    /// Vectors of a batch's examples at all layers of one leg, beside what carrying queries takes.
+    fn self_influence(&self, way: Way, queries: &QuerySizes, networks: u64, mapped: u64) -> u64 {
+        let shortest = (self.0.positions as u64 / queries.examples.max(1)).max(1);
+        let examples = (way.batch as u64 / shortest).clamp(1, PART as u64).min(queries.examples.max(1));
+        let gradient = |l: usize| self.number() * self.parameters(l);
+        let (all, widest) = (self.total(&gradient), self.largest(&gradient));
+        let carried = (queries.carried * examples + self.0.threads + 1) * widest;
+        let others = match way.residence {
+            Residence::Kept => networks.saturating_sub(1) * self.number() * self.0.model.parameters,
+            Residence::BySection => 0,
+        };
+        let positions = way.batch.min(PART * self.0.longest);
+        self.pass(way, positions) + others + examples * all + (carried + self.factors(mapped)).max(self.moments())
+    }
+}

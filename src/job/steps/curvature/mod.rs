@@ -1,0 +1,342 @@
+//! Curvature of a run: found in the store, or fitted there.
+//!
+//! Two rounds of passes over the training data: covariances at every network, then Λ of every network in the
+//! eigenbasis of each fit that it is a part of. Fits that share a network share its differentiation.
+
+mod counts;
+mod decomposition;
+mod groups;
+mod passes;
+mod stored;
+
+use crate::attribution::source::{LambdaPool, LegCurvature};
+use crate::attribution::store::{Key, Part};
+use crate::attribution::{Error, Event, Pass};
+use crate::curvature::{BlockWidth, Counts, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
+use crate::job::brief::answers::Method;
+use crate::job::brief::keys::site;
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::plan::Plan;
+use crate::job::steps::Run;
+use crate::job::training::{Fit, Site, Training};
+
+const COVARIANCE: &str = "covariance";
+const EIGENBASIS: &str = "eigenbasis";
+const LAMBDA: &str = "lambda";
+
+/// The round of passes that the curvature still lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Round {
+    /// Covariances, and the eigenbases made of them.
+    Covariances,
+    /// Λ.
+    Lambdas,
+    /// Everything is there.
+    Done,
+}
+
+impl Plan {
+    /// How wide a block of an eigenbasis may be.
+    pub(in crate::job) fn block_width(&self) -> BlockWidth {
+        self.job.method.block_width()
+    }
+
+    /// Whether any curvature that is needed has an eigenbasis.
+    pub(in crate::job) fn has_eigenbasis(&self) -> bool {
+        self.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis())
+    }
+
+    /// Whether a covariance of a tracked layer is wider than that.
+    pub(in crate::job) fn is_cut(&self) -> bool {
+        let width = self.block_width();
+        self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
+    }
+
+    /// Fits that an answer needs, each with its number.
+    pub(in crate::job) fn needed_fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        let segments = self.training.segments().len();
+        let needed = move |&(index, _): &(usize, &Fit)| {
+            self.answers.iter().any(|answer| match answer.method {
+                Method::Influence { fit, .. } => fit == index,
+                Method::InfluenceMean { .. } => self.training.averaged.iter().any(|averaged| averaged.fit == index),
+                Method::Source { .. } => index < segments,
+                Method::Tracin | Method::Gradients => false,
+            })
+        };
+        self.training.fits.iter().enumerate().filter(needed)
+    }
+}
+
+impl Run<'_> {
+    /// Fits that an answer needs.
+    fn fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        self.plan.needed_fits()
+    }
+
+    /// Fits whose eigenbasis is missing.
+    fn fits_without_eigenbasis(&self) -> Result<Vec<&Fit>, JobError> {
+        let mut missing = vec![];
+        for (_, fit) in self.fits().filter(|(_, fit)| fit.kind.has_eigenbasis()) {
+            if self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
+                missing.push(fit);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// What is to be done next.
+    pub(in crate::job) fn round(&self) -> Result<Round, JobError> {
+        Ok(match self.fits_without_eigenbasis()?.is_empty() {
+            false => Round::Covariances,
+            true if self.lambda_sites()?.is_empty() => Round::Done,
+            true => Round::Lambdas,
+        })
+    }
+
+    /// Networks whose covariances a missing eigenbasis is made of.
+    fn covariance_sites(&self) -> Result<Vec<Site>, JobError> {
+        Ok(Training::sites(self.fits_without_eigenbasis()?))
+    }
+
+    /// Networks at which Λ of some fits is missing, and these fits.
+    fn lambda_sites(&self) -> Result<Vec<(Site, Vec<usize>)>, JobError> {
+        let mut sites: Vec<(Site, Vec<usize>)> = vec![];
+        for (index, fit) in self.fits().filter(|(_, fit)| fit.kind.has_lambda_pass()) {
+            for place in &fit.places {
+                if self.find(LAMBDA, &self.plan.lambda_key(fit, place))?.is_some() {
+                    continue;
+                }
+                let at = site(fit, place);
+                match sites.iter_mut().find(|(site, _)| *site == at) {
+                    Some((_, fits)) => fits.push(index),
+                    None => sites.push((at, vec![index])),
+                }
+            }
+        }
+        sites.sort_by_key(|(site, _)| (site.stage, site.network));
+        Ok(sites)
+    }
+
+    /// The curvatures, fitted where they are not there yet.
+    pub(in crate::job) fn fit<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
+        if self.round()? == Round::Covariances {
+            for site in self.covariance_sites()? {
+                match self.covariance(site)? {
+                    Some(_) => self.observer().event(Event::Reused { pass: Pass::Covariance }),
+                    None => match self.whole_group() {
+                        Some(group) => {
+                            let key = self.plan.covariance_key(site);
+                            let covariance = self.covariance_pass::<T>(site, &group, &key)?.finish()?;
+                            self.keep_covariance(site, &covariance)?;
+                        }
+                        None => {
+                            let groups = self.covariance_groups::<T>(site)?;
+                            self.join_covariances::<T>(site, &groups)?;
+                        }
+                    },
+                }
+            }
+            self.decompose_missing::<T>()?;
+        }
+        for (site, fits) in self.lambda_sites()? {
+            let curvatures = self.bases_of::<T>(&fits)?;
+            let Some(group) = self.whole_group() else {
+                for (fit, groups) in fits.iter().zip(self.lambda_groups(site, &fits, &curvatures)?) {
+                    self.join_lambda::<T>(*fit, site, &groups)?;
+                }
+                continue;
+            };
+            let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
+            let sums = self.lambda_pass(site, &group, &keys, &curvatures)?;
+            for (fit, sum) in fits.iter().zip(sums.into_sums()) {
+                self.keep_lambda(*fit, site, &sum.finish()?)?;
+            }
+        }
+        self.fitted()
+    }
+
+    /// Removes what a process that was killed may have left on the way to curvature that is there now.
+    pub(in crate::job) fn tidy_curvature(&self) -> Result<(), JobError> {
+        if self.round()? == Round::Done {
+            for kind in [decomposition::EIGENBASIS_PART, groups::COVARIANCE_GROUP, groups::LAMBDA_GROUP] {
+                self.store.remove_kind(kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The curvatures of an earlier `fit`, one for each of the training's; those that no answer needs are empty.
+    pub(in crate::job) fn fitted<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
+        let needed: Vec<usize> = self.fits().map(|(index, _)| index).collect();
+        let layers = self.plan.training.layers();
+        let all = self.plan.training.fits.iter().enumerate();
+        all.map(|(index, fit)| match needed.contains(&index) {
+            true => Ok(LegCurvature { factors: self.factors(fit)?, conditioners: fit.conditioners(layers)? }),
+            false => Ok(LegCurvature { factors: Factors::identity(layers.len()), conditioners: vec![] }),
+        })
+        .collect()
+    }
+
+    /// The curvature of one fit, without what conditions it.
+    pub(in crate::job) fn factors<T: Number>(&self, fit: &Fit) -> Result<Factors<T>, JobError> {
+        let layers = self.plan.training.layers();
+        let missing =
+            || JobError::MissingStep { folder: self.store.folder().to_owned(), what: "the curvature", step: "fit" };
+        let bases = || self.eigenbases::<T>(fit)?.ok_or_else(missing);
+        let factors = match fit.kind {
+            CurvatureKind::Identity => Factors::identity(layers.len()),
+            CurvatureKind::Diagonal => Factors::diagonal(self.lambda_of(fit)?.ok_or_else(missing)?),
+            CurvatureKind::Kfac => {
+                let (bases, mean_positions) = bases()?;
+                let scales = match self.plan.job.method.kfac_scale {
+                    crate::job::request::KfacScale::PerExample => mean_positions,
+                    crate::job::request::KfacScale::PerPosition => vec![1.0; layers.len()],
+                };
+                let fitted = bases.into_iter().zip(scales).filter_map(|(basis, scale)| Some((basis?, scale)));
+                let (bases, scales): (Vec<_>, Vec<_>) = fitted.unzip();
+                Factors::kfac(bases, &scales)
+            }
+            CurvatureKind::Ekfac => {
+                let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
+                Factors::ekfac_of_trained(bases()?.0, lambda)
+            }
+        };
+        Ok(factors.with_products(self.plan.training.networks.options().products))
+    }
+
+    /// Λ of a fit: the weighted mean over its networks.
+    fn lambda_of(&self, fit: &Fit) -> Result<Option<Lambda>, JobError> {
+        if let [place] = fit.places.as_slice() {
+            return self.lambda(fit, place);
+        }
+        let mut pool = LambdaPool::default();
+        for place in &fit.places {
+            let Some(lambda) = self.lambda(fit, place)? else { return Ok(None) };
+            pool.add(place.weight, &lambda).map_err(Error::from)?;
+        }
+        Ok(Some(pool.finish().map_err(Error::from)?))
+    }
+
+    /// The eigenbases of some fits, and the conditioners that go with them.
+    fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<passes::Bases<T>>, JobError> {
+        let layers = self.plan.training.layers();
+        let bases = |&index: &usize| {
+            let fit = &self.plan.training.fits[index];
+            let bases = match fit.kind {
+                CurvatureKind::Diagonal => vec![None; layers.len()],
+                _ => self.eigenbases::<T>(fit)?.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases),
+            };
+            Ok(passes::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
+        };
+        fits.iter().map(bases).collect()
+    }
+
+    /// One process fits what is missing; a shard leaves its sums of the next round as parts.
+    pub(in crate::job) fn fit_step<T: Number>(&self) -> Result<Option<String>, JobError> {
+        let Some(shard) = self.shard else {
+            self.fit::<T>()?;
+            return Ok(None);
+        };
+        let place = self.store.folder().display().to_string();
+        let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
+        let round = self.round()?;
+        match round {
+            Round::Covariances => {
+                for site in self.covariance_sites()? {
+                    if self.covariance(site)?.is_none() {
+                        self.covariance_part::<T>(site)?;
+                    }
+                }
+            }
+            Round::Lambdas => {
+                for (site, fits) in self.lambda_sites()? {
+                    self.lambda_part::<T>(site, &fits)?;
+                }
+            }
+            Round::Done => return Ok(Some(format!("the curvature is fitted; next: `ascribe query --out {place}`"))),
+        }
+        let then = match round {
+            Round::Covariances if has_lambda => "then `ascribe fit --shard` again for lambda",
+            _ => "then `ascribe query`",
+        };
+        Ok(Some(format!("when all {} shards are done: `ascribe merge --out {place}`, {then}", shard.count())))
+    }
+
+    /// Joins the shards' sums of the next round, if they are complete.
+    pub(in crate::job) fn merge_fit<T: Number>(&self, from: &[std::path::PathBuf]) -> Result<Option<String>, JobError> {
+        let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
+        let place = self.store.folder().display();
+        let layers = self.plan.training.layers();
+        match self.round()? {
+            Round::Done => Ok(None),
+            Round::Covariances => {
+                for site in self.covariance_sites()? {
+                    if self.covariance(site)?.is_some() {
+                        continue;
+                    }
+                    let key = self.plan.covariance_key(site);
+                    let parts = self.complete_parts(&folders, COVARIANCE, &key, site.stage)?;
+                    let writer = self.covariance_writer(site, &merged_counts(&parts, layers.len())?)?;
+                    for group in self.groups() {
+                        let mut sum = CovarianceSum::<T>::new(&group.specs);
+                        for part in &parts {
+                            let part = part.open()?;
+                            let counts = counts::of_file(&part, group.layers.iter().copied())?;
+                            sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), &counts)?;
+                        }
+                        self.write_covariance(&writer, &group.specs, &sum.finish()?)?;
+                    }
+                    writer.finish()?;
+                    self.store.remove_partial(COVARIANCE, &key)?;
+                    self.store.remove_parts(COVARIANCE, &key)?;
+                }
+                self.decompose_missing::<T>()?;
+                let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
+                let next = if has_lambda { "fit --shard i/n" } else { "query" };
+                Ok(Some(format!("covariances joined; next: `ascribe {next} --out {place}`")))
+            }
+            Round::Lambdas => {
+                for (site, fits) in self.lambda_sites()? {
+                    for index in fits {
+                        let key = self.lambda_key_at(index, site);
+                        let parts = self.complete_parts(&folders, LAMBDA, &key, site.stage)?;
+                        let mut writer = None;
+                        for group in self.groups() {
+                            let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);
+                            for part in &parts {
+                                let part = part.open()?;
+                                let examples = stored::count(&part, "examples")?;
+                                sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), examples)?;
+                            }
+                            let lambda = sum.finish()?;
+                            let writer = match &mut writer {
+                                Some(writer) => writer,
+                                none => none.insert(self.lambda_writer(index, site, lambda.examples)?),
+                            };
+                            self.write_lambda(writer, &group.specs, &lambda)?;
+                        }
+                        if let Some(writer) = writer {
+                            writer.finish()?;
+                        }
+                        self.store.remove_partial(LAMBDA, &key)?;
+                        self.store.remove_parts(LAMBDA, &key)?;
+                    }
+                }
+                Ok(Some(format!("lambda joined; next: `ascribe query --out {place}`")))
+            }
+        }
+    }
+}
+
+/// What the covariances of so many layers are means over, from the shards' sums.
+fn merged_counts(parts: &[Part], layers: usize) -> Result<Counts, JobError> {
+    let mut merged = Counts { positions: vec![0; layers], examples: 0 };
+    for part in parts {
+        let part = part.open()?;
+        let own = counts::of_file(&part, 0..layers)?;
+        merged.positions.iter_mut().zip(own.positions).for_each(|(sum, positions)| *sum += positions);
+        merged.examples += own.examples;
+    }
+    Ok(merged)
+}

@@ -1,0 +1,241 @@
+//! The two passes over training data that a curvature is made of, resumed where they stopped.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use super::groups::{Group, GroupNetwork};
+use super::stored::{data, with_shapes};
+use super::{COVARIANCE, LAMBDA, counts};
+use crate::attribution::source::Conditioner;
+use crate::attribution::store::{Key, Metadata, Part, Progress, check_cover, list_parts};
+use crate::attribution::{Error, Pass};
+use crate::curvature::gemm::{Products, Real};
+use crate::curvature::random::stream;
+use crate::curvature::{CovarianceSum, Eigenbasis, LambdaSum, LayerSpec, Network, Tap, TapSink};
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::steps::Run;
+use crate::job::training::Site;
+
+/// The coordinates that Λ of one fit is taken in.
+pub(super) struct Bases<T> {
+    /// By layer; none is the standard basis.
+    pub bases: Vec<Option<Eigenbasis<T>>>,
+    /// Empty unless the optimizer is preconditioned.
+    pub conditioners: Vec<Option<Conditioner<T>>>,
+    /// Layers that get no Λ.
+    pub frozen: Vec<usize>,
+}
+
+/// Λ of several fits, from one differentiation.
+pub(super) struct LambdaSums<'b, T> {
+    sums: Vec<LambdaSum<'b, T>>,
+    frozen: Vec<&'b [usize]>,
+}
+
+impl<'b, T: Real> LambdaSums<'b, T> {
+    fn new(layers: &'b [LayerSpec], bases: &'b [Bases<T>], products: Products) -> Self {
+        let sum = |of: &'b Bases<T>| {
+            let sum = LambdaSum::new(layers, of.bases.iter().map(Option::as_ref).collect()).with_products(products);
+            let h = |l: usize| of.conditioners.get(l)?.as_ref().map(|conditioner| conditioner.h().as_slice());
+            match of.conditioners.is_empty() {
+                true => sum,
+                false => sum.conditioned((0..layers.len()).map(h).collect()),
+            }
+        };
+        Self { sums: bases.iter().map(sum).collect(), frozen: bases.iter().map(|of| of.frozen.as_slice()).collect() }
+    }
+
+    fn flush(&mut self, examples: Range<usize>, draws: usize) -> Result<(), crate::curvature::Error> {
+        self.sums.iter_mut().try_for_each(|sum| sum.flush(examples.clone(), draws))
+    }
+
+    /// The sums, in the order of the fits.
+    pub(super) fn into_sums(self) -> Vec<LambdaSum<'b, T>> {
+        self.sums
+    }
+}
+
+impl<T: Real> TapSink for LambdaSums<'_, T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), crate::curvature::Error> {
+        for (sum, frozen) in self.sums.iter_mut().zip(&self.frozen) {
+            if !frozen.contains(&tap.layer.0) {
+                sum.tap(tap)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// The covariances of some layers of one network; progress is saved under `key`.
+    pub(super) fn covariance_pass<T: Number>(
+        &self,
+        site: Site,
+        group: &Group,
+        key: &Key,
+    ) -> Result<CovarianceSum<T>, JobError> {
+        self.plan.check_own_data(site.stage, "covariances")?;
+        let range = self.fit_range(site.stage);
+        let network = GroupNetwork::new(self.network(site.network)?, group);
+        let mut sum = CovarianceSum::<T>::new(&group.specs).with_products(network.products());
+        let mut start = range.start;
+        if let Some(partial) = self.store.restore_partial(COVARIANCE, key)? {
+            let counts = counts::of_counters(&partial.progress().counters, group.specs.len());
+            sum.add_state(|name| partial.f64(name).ok(), &counts)?;
+            start = partial.progress().next_example as usize;
+        }
+        let objectives = self.plan.label_mode().objectives(stream::COVARIANCE);
+        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].fit_data());
+        let sweep = self.sweep(&network, &examples, range.clone(), Pass::Covariance);
+        sweep.differentiate(start, &objectives, &mut sum, |sum, chunk| {
+            sum.flush(chunk.examples.clone(), objectives.len())?;
+            if chunk.save && chunk.examples.end < range.end {
+                let counters = counts::counters(&sum.counts());
+                self.save(COVARIANCE, key, chunk.examples.end, counters, &sum.state())?;
+            }
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    /// Λ of some layers of one network for several fits, whose progress is saved under `keys`.
+    pub(super) fn lambda_pass<'b, T: Number>(
+        &self,
+        site: Site,
+        group: &'b Group,
+        keys: &[Key],
+        bases: &'b [Bases<T>],
+    ) -> Result<LambdaSums<'b, T>, JobError> {
+        self.plan.check_own_data(site.stage, "eigenvalues")?;
+        let range = self.fit_range(site.stage);
+        let network = GroupNetwork::new(self.network(site.network)?, group);
+        let mut sums = LambdaSums::new(&group.specs, bases, network.products());
+        let mut start = range.start;
+        // sums of one pass are saved one after the other: only a common position can be gone on from
+        let partials = keys.iter().map(|key| self.store.restore_partial(LAMBDA, key));
+        let partials: Option<Vec<_>> = partials.collect::<Result<Vec<_>, _>>()?.into_iter().collect();
+        if let Some(partials) = partials
+            && let Some(next) = partials.first().map(|partial| partial.progress().next_example)
+            && partials.iter().all(|partial| partial.progress().next_example == next)
+        {
+            for (sum, partial) in sums.sums.iter_mut().zip(&partials) {
+                let examples = partial.progress().counters.get("examples").copied().unwrap_or_default();
+                sum.add_state(|name| partial.f64(name).ok(), examples)?;
+            }
+            start = next as usize;
+        }
+        // never the covariances' labels: a basis and its eigenvalues must not share their noise
+        let objectives = self.plan.label_mode().objectives(stream::LAMBDA);
+        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].fit_data());
+        let sweep = self.sweep(&network, &examples, range.clone(), Pass::Lambda);
+        sweep.differentiate(start, &objectives, &mut sums, |sums, chunk| {
+            sums.flush(chunk.examples.clone(), objectives.len())?;
+            if chunk.save && chunk.examples.end < range.end {
+                for (key, sum) in keys.iter().zip(&sums.sums) {
+                    let counters = BTreeMap::from([("examples".into(), sum.examples())]);
+                    self.save(LAMBDA, key, chunk.examples.end, counters, &sum.state())?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(sums)
+    }
+
+    /// A shard's sums for the covariances of one network, unless they are there.
+    pub(super) fn covariance_part<T: Number>(&self, site: Site) -> Result<(), JobError> {
+        let (key, range) = (self.plan.covariance_key(site), self.fit_range(site.stage));
+        if self.has_part(COVARIANCE, &key, &range)? {
+            return Ok(());
+        }
+        let shard = range.start as u64..range.end as u64;
+        let Some(group) = self.whole_group() else {
+            let groups = self.covariance_groups::<T>(site)?;
+            return self.join_covariance_part(&key, shard, &groups);
+        };
+        let sum = self.covariance_pass::<T>(site, &group, &key)?;
+        let counts = counts::metadata(&sum.counts());
+        let state = sum.state();
+        let tensors = with_shapes(&state);
+        self.store.write_part(COVARIANCE, &key, shard, &data(&tensors), &counts)?;
+        Ok(self.store.remove_partial(COVARIANCE, &key)?)
+    }
+
+    /// A shard's sums for Λ of one network, for those fits that lack them.
+    pub(super) fn lambda_part<T: Number>(&self, site: Site, fits: &[usize]) -> Result<(), JobError> {
+        let range = self.fit_range(site.stage);
+        let mut missing = vec![];
+        for &fit in fits {
+            if !self.has_part(LAMBDA, &self.lambda_key_at(fit, site), &range)? {
+                missing.push(fit);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let bases = self.bases_of::<T>(&missing)?;
+        let keys: Vec<Key> = missing.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
+        let shard = range.start as u64..range.end as u64;
+        let Some(group) = self.whole_group() else {
+            for (key, groups) in keys.iter().zip(self.lambda_groups(site, &missing, &bases)?) {
+                self.join_lambda_part(key, shard.clone(), &groups)?;
+            }
+            return Ok(());
+        };
+        let sums = self.lambda_pass(site, &group, &keys, &bases)?;
+        for (key, sum) in keys.iter().zip(&sums.sums) {
+            let counts = Metadata::from([("examples".into(), sum.examples().to_string())]);
+            let state = sum.state();
+            let tensors = with_shapes(&state);
+            self.store.write_part(LAMBDA, key, shard.clone(), &data(&tensors), &counts)?;
+            self.store.remove_partial(LAMBDA, key)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this shard's part is there, or its range holds no example.
+    fn has_part(&self, kind: &'static str, key: &Key, range: &Range<usize>) -> Result<bool, JobError> {
+        let wanted = range.start as u64..range.end as u64;
+        Ok(range.is_empty() || self.store.parts(kind, key)?.iter().any(|part| part.range == wanted))
+    }
+
+    /// All shards' parts of one sum, in order.
+    ///
+    /// # Errors
+    /// The store's if parts have gaps or overlap, or if there are parts of another job alone.
+    pub(super) fn complete_parts(
+        &self,
+        folders: &[PathBuf],
+        kind: &'static str,
+        key: &Key,
+        stage: usize,
+    ) -> Result<Vec<Part>, JobError> {
+        let found = list_parts(folders, kind)?;
+        let (mut parts, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|part| part.key == *key);
+        // another pass of this job is no stranger
+        let known = self.known_part_keys()?;
+        parts.extend(others.into_iter().filter(|part| !known.contains(&part.key)));
+        parts.sort_by_key(|part| part.range.start);
+        check_cover(&parts, kind, key, self.plan.training.stages[stage].fit_data().len() as u64)?;
+        Ok(parts)
+    }
+
+    pub(super) fn lambda_key_at(&self, fit: usize, site: Site) -> Key {
+        let fit = &self.plan.training.fits[fit];
+        let place = fit.places.iter().find(|place| place.network == site.network);
+        self.plan.lambda_key(fit, place.expect("the fit is taken at this network"))
+    }
+
+    fn save(
+        &self,
+        kind: &'static str,
+        key: &Key,
+        next: usize,
+        counters: BTreeMap<String, u64>,
+        state: &[(String, &[f64])],
+    ) -> Result<(), Error> {
+        let tensors = with_shapes(state);
+        Ok(self.store.save_partial(kind, key, &Progress { next_example: next as u64, counters }, &data(&tensors))?)
+    }
+}

@@ -1,0 +1,281 @@
+//! Covariances, eigenbases and Λ on disk.
+
+use std::sync::Arc;
+
+use super::{COVARIANCE, EIGENBASIS, LAMBDA, counts};
+use crate::attribution::store::{
+    Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
+};
+use crate::curvature::{
+    BlockDiagonal, BlockWidth, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide,
+    LayerSpec, Matrix, Numbers, Side, SymmetricMatrix,
+};
+use crate::job::budget::mapped::{AfterUse, MappedRoom};
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::plan::Plan;
+use crate::job::steps::Run;
+use crate::job::training::{Fit, Place, Site, Training};
+
+/// Every layer's eigenbasis, none where it was frozen, and its T̄, the mean number of positions of an example.
+type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, Vec<f64>);
+
+impl Run<'_> {
+    pub(super) fn keep_covariance(&self, site: Site, covariance: &Covariance) -> Result<(), JobError> {
+        let writer = self.covariance_writer(site, &covariance.counts)?;
+        self.write_covariance(&writer, self.plan.training.layers(), covariance)?;
+        writer.finish()?;
+        self.store.remove_partial(COVARIANCE, &self.plan.covariance_key(site))?;
+        Ok(())
+    }
+
+    /// Starts the covariances of all layers.
+    pub(super) fn covariance_writer(&self, site: Site, counts: &Counts) -> Result<TensorWriter, JobError> {
+        let specs = self.plan.covariance_specs();
+        let mut metadata = counts::metadata(counts);
+        metadata.extend([
+            ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
+            ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients; lower triangles, row by row".into()),
+        ]);
+        Ok(self.store.writer(COVARIANCE, &self.plan.covariance_key(site), &specs, &metadata)?)
+    }
+
+    /// Writes the covariances of these layers; layers that read the same input are among them together.
+    pub(super) fn write_covariance(
+        &self,
+        writer: &TensorWriter,
+        layers: &[LayerSpec],
+        covariance: &Covariance,
+    ) -> Result<(), JobError> {
+        for side in Covariance::sides(layers) {
+            writer.write_values_at(&side_name(layers, side), 0, covariance.of(layers, side).as_slice())?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn covariance(&self, site: Site) -> Result<Option<Covariance>, JobError> {
+        let Some(artifact) = self.find(COVARIANCE, &self.plan.covariance_key(site))? else { return Ok(None) };
+        let artifact = Arc::new(artifact);
+        let layers = self.plan.training.layers();
+        let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
+        let (mut inputs, mut outputs) = (vec![None; groups], vec![]);
+        for side in Covariance::sides(layers) {
+            let (name, n) = (side_name(layers, side), side.size(layers));
+            // it is decomposed once
+            let triangle = mapped_values(&artifact, name, SymmetricMatrix::numbers(n), |_| AfterUse::Forgotten)?;
+            let matrix = SymmetricMatrix::shared(triangle, n);
+            match side.side {
+                Side::Input => inputs[layers[side.layer].input_group] = Some(matrix),
+                Side::Output => outputs.push(matrix),
+            }
+        }
+        let counts = counts::of_file(&artifact, 0..layers.len())?;
+        Ok(Some(Covariance { inputs, outputs, counts }))
+    }
+
+    /// Starts the eigenbases of a fit.
+    pub(super) fn eigenbasis_writer<T: Number>(
+        &self,
+        fit: &Fit,
+        mean_positions: &[f64],
+    ) -> Result<TensorWriter, JobError> {
+        let specs = self.plan.eigenbasis_specs(fit, <T as Element>::DTYPE);
+        let mut metadata = counts::mean_metadata(mean_positions);
+        metadata.extend([
+            ("of".into(), fit.name.clone()),
+            ("units".into(), "orthonormal eigenvectors as columns, by ascending eigenvalue".into()),
+        ]);
+        let block_width = self.plan.job.method.eigen_block_width.filter(|_| self.plan.is_cut());
+        metadata.extend(block_width.map(|width| ("eigen_block_width".to_owned(), width.to_string())));
+        Ok(self.store.writer(EIGENBASIS, &self.plan.eigenbasis_key(fit), &specs, &metadata)?)
+    }
+
+    /// The tensor of a block's eigenvectors, and that of its covariance's eigenvalues.
+    pub(super) fn eigen_names(&self, block: &CovarianceBlock) -> [String; 2] {
+        let layers = self.plan.training.layers();
+        let name = side_name(layers, block.of);
+        let mut vectors = block_names(&name, block.of.size(layers), self.plan.block_width());
+        let vectors = vectors.nth(block.block).map_or_else(String::new, |(name, _)| name);
+        [vectors, format!("{name}.values")]
+    }
+
+    /// Every layer's eigenbasis, mapped from the store.
+    pub(super) fn eigenbases<T: Number>(&self, fit: &Fit) -> Result<Option<Eigenbases<T>>, JobError> {
+        let Some(artifact) = self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))? else { return Ok(None) };
+        let artifact = Arc::new(artifact);
+        let layers = self.plan.training.layers();
+        let room = self.plan.mapped_room();
+        let mean_positions = counts::means_of_file(&artifact, layers.len());
+        let pairs = |side: LayerSide| -> Result<Eigenpairs<T>, JobError> {
+            let (name, n) = (side_name(layers, side), side.size(layers));
+            let values = artifact.f64(&format!("{name}.values"))?.to_vec();
+            let blocks = block_names(&name, n, self.plan.block_width());
+            let blocks = blocks.map(|(name, n)| mapped(&artifact, name, n, n, &room));
+            let vectors = BlockDiagonal::new(blocks.collect::<Result<_, _>>()?);
+            Ok(Eigenpairs { vectors, values, clipped: 0 })
+        };
+        let bases = Eigenbasis::of_pairs(layers, fit.shared_inputs(), &fit.frozen, pairs)?;
+        Ok(Some((bases, mean_positions)))
+    }
+
+    pub(super) fn keep_lambda(&self, fit: usize, site: Site, lambda: &Lambda) -> Result<(), JobError> {
+        let writer = self.lambda_writer(fit, site, lambda.examples)?;
+        self.write_lambda(&writer, self.plan.training.layers(), lambda)?;
+        writer.finish()?;
+        self.store.remove_partial(LAMBDA, &self.lambda_key_at(fit, site))?;
+        Ok(())
+    }
+
+    /// Writes Λ of these layers.
+    pub(super) fn write_lambda(
+        &self,
+        writer: &TensorWriter,
+        layers: &[LayerSpec],
+        lambda: &Lambda,
+    ) -> Result<(), JobError> {
+        for (layer, matrix) in layers.iter().zip(&lambda.layers) {
+            writer.write_values_at(&layer.name, 0, matrix.as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// Starts Λ of all layers.
+    pub(super) fn lambda_writer(&self, fit: usize, site: Site, examples: u64) -> Result<TensorWriter, JobError> {
+        let specs = self.plan.lambda_specs();
+        let metadata = Metadata::from([
+            ("of".into(), self.plan.training.fits[fit].name.clone()),
+            ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
+            ("examples".into(), examples.to_string()),
+            (
+                "units".into(),
+                "mean squared example gradient in the eigenbasis, of losses summed over positions; undamped".into(),
+            ),
+        ]);
+        Ok(self.store.writer(LAMBDA, &self.lambda_key_at(fit, site), &specs, &metadata)?)
+    }
+
+    pub(super) fn lambda(&self, fit: &Fit, place: &Place) -> Result<Option<Lambda>, JobError> {
+        let Some(artifact) = self.find(LAMBDA, &self.plan.lambda_key(fit, place))? else { return Ok(None) };
+        let artifact = Arc::new(artifact);
+        let room = self.plan.mapped_room();
+        let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns(), &room);
+        let layers = self.plan.training.layers().iter().map(layer).collect::<Result<_, JobError>>()?;
+        Ok(Some(Lambda { layers, examples: count(&artifact, "examples")? }))
+    }
+
+    /// Keys of all sums that shards may leave for this job.
+    pub(super) fn known_part_keys(&self) -> Result<Vec<Key>, JobError> {
+        let covariances =
+            Training::sites(&self.plan.training.fits).into_iter().map(|site| self.plan.covariance_key(site));
+        let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
+        let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
+        Ok(covariances.chain(lambdas).collect())
+    }
+}
+
+impl Plan {
+    /// Lower triangles of the covariances of all layers.
+    pub(in crate::job) fn covariance_specs(&self) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let triangle = |side: LayerSide| {
+            let numbers = SymmetricMatrix::numbers(side.size(layers));
+            TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
+        };
+        Covariance::sides(layers).into_iter().map(triangle).collect()
+    }
+
+    /// Eigenvectors, in blocks, and eigenvalues of all covariances that a fit needs.
+    pub(in crate::job) fn eigenbasis_specs(&self, fit: &Fit, dtype: Dtype) -> Vec<TensorSpec> {
+        let (layers, width) = (self.training.layers(), self.block_width());
+        let of_side = |side: LayerSide| {
+            let (name, n) = (side_name(layers, side), side.size(layers));
+            let values = TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]);
+            let blocks = block_names(&name, n, width).map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
+            blocks.chain([values]).collect::<Vec<_>>()
+        };
+        LayerSide::all(layers, fit.shared_inputs(), &fit.frozen).into_iter().flat_map(of_side).collect()
+    }
+
+    /// Λ of all layers.
+    pub(in crate::job) fn lambda_specs(&self) -> Vec<TensorSpec> {
+        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
+        self.training.layers().iter().map(spec).collect()
+    }
+}
+
+/// Numbers that stay in the artifact's memory map.
+struct Mapped<T> {
+    artifact: Arc<Artifact>,
+    name: String,
+    after_use: AfterUse,
+    kind: std::marker::PhantomData<fn() -> T>,
+}
+
+impl<T: Number> AsRef<[T]> for Mapped<T> {
+    fn as_ref(&self) -> &[T] {
+        self.artifact.values(&self.name).expect("`mapped` looked it up")
+    }
+}
+
+impl<T: Number> Numbers<T> for Mapped<T> {
+    fn forget(&self) {
+        if self.after_use == AfterUse::Forgotten {
+            self.artifact.forget(&self.name);
+        }
+    }
+}
+
+fn mapped<T: Number>(
+    artifact: &Arc<Artifact>,
+    name: String,
+    rows: usize,
+    columns: usize,
+    room: &MappedRoom,
+) -> Result<Matrix<T>, JobError> {
+    let numbers = mapped_values(artifact, name, rows * columns, |bytes| room.take(bytes))?;
+    Ok(Matrix::shared(numbers, rows, columns))
+}
+
+/// So many numbers; what becomes of them between two uses may depend on their bytes.
+fn mapped_values<T: Number>(
+    artifact: &Arc<Artifact>,
+    name: String,
+    expected: usize,
+    after_use: impl FnOnce(u64) -> AfterUse,
+) -> Result<Arc<dyn Numbers<T>>, JobError> {
+    let values = artifact.values::<T>(&name)?;
+    if values.len() != expected {
+        let (layer, what, found) = (name, "a stored matrix", vec![values.len()]);
+        return Err(crate::curvature::Error::Shape { layer, what, found, expected: vec![expected] }.into());
+    }
+    let after_use = after_use(std::mem::size_of_val(values) as u64);
+    Ok(Arc::new(Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData }))
+}
+
+/// The name under which a side of a layer is kept.
+fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
+    format!("{}.{}", layers[of.layer].name, of.side.name())
+}
+
+/// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
+fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
+    let is_cut = width.cuts(n);
+    let named = move |k: usize| if is_cut { format!("{name}.vectors.{k}") } else { format!("{name}.vectors") };
+    width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
+}
+
+/// A count in a file's metadata.
+pub(super) fn count(file: &TensorFile, name: &'static str) -> Result<u64, JobError> {
+    file.metadata(name).and_then(|text| text.parse().ok()).ok_or_else(|| JobError::Options {
+        problem: format!("{}: its metadata lack `{name}`", file.path().display()),
+        hint: Some("delete the file; it is only a cache".into()),
+    })
+}
+
+pub(super) fn with_shapes<'a>(state: &[(String, &'a [f64])]) -> Vec<(String, Vec<usize>, &'a [f64])> {
+    state.iter().map(|(name, sum)| (name.clone(), vec![sum.len()], *sum)).collect()
+}
+
+pub(super) fn data<'a>(tensors: &'a [(String, Vec<usize>, &'a [f64])]) -> Vec<TensorData<'a>> {
+    tensors.iter().map(|(name, shape, values)| TensorData::new(name, shape, values)).collect()
+}

@@ -1,0 +1,336 @@
+//! The queries' inverse-Hessian-vector products on disk: written once for each answer, mapped by the scorer, usable
+//! with other training data.
+
+use std::ops::Range;
+
+use crate::attribution::source::LegCurvature;
+use crate::attribution::store::{Artifact, Dtype, Element, Metadata, TensorSpec, TensorWriter};
+use crate::attribution::{
+    Aggregate, Error, Event, LegFn, LegVectors, Pass, Sweep, VectorForm, VectorSink, VectorSource, prepare_queries,
+    quadratic_forms,
+};
+use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
+use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::data::Few;
+use crate::job::budget::limits::GRADIENT_BYTES;
+use crate::job::budget::mapped::{AfterUse, MappedRoom};
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::plan::Plan;
+use crate::job::request::Normalize;
+use crate::job::steps::Run;
+
+const QUERIES: &str = "queries";
+
+impl Run<'_> {
+    /// The vectors of these answers, prepared where they are not there yet: all that ask the same network in one
+    /// pass over the queries.
+    pub(in crate::job) fn query<T: Number>(
+        &self,
+        answers: &[usize],
+        curvatures: &[LegCurvature<T>],
+    ) -> Result<(), JobError> {
+        if self.plan.queries.is_none() {
+            return Err(JobError::NoQueries);
+        }
+        let mut missing = vec![];
+        for set in self.plan.stored_vector_sets(answers) {
+            if self.find_vectors(set)?.is_none() {
+                missing.push(set);
+            }
+        }
+        if missing.is_empty() {
+            self.observer().event(Event::Reused { pass: Pass::Queries });
+        }
+        for sets in missing.chunk_by(|a, b| a.network == b.network) {
+            self.prepare(sets, curvatures)?;
+        }
+        Ok(())
+    }
+
+    fn prepare<T: Number>(&self, sets: &[VectorSet], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {
+        let Some(queries) = &self.plan.queries else { return Err(JobError::NoQueries) };
+        let (layers, method) = (self.plan.training.layers(), &self.plan.job.method);
+        let aggregate = Aggregate::from(method.aggregate);
+        let rows = self.plan.query_rows();
+        if method.normalize == Normalize::Cosine && aggregate != Aggregate::Each {
+            return Err(JobError::Options {
+                problem: "`normalize = cosine` is defined for queries one by one".into(),
+                hint: Some("leave `aggregate` out".into()),
+            });
+        }
+        let identity = Factors::identity(layers.len());
+        let walks = sets.iter().map(|set| self.plan.walk(*set, curvatures, &identity));
+        let walks = walks.collect::<Result<Vec<_>, _>>()?;
+        let mut writers = Vec::with_capacity(sets.len());
+        for set in sets {
+            writers.push(self.writer::<T>(*set, rows, queries.len())?);
+        }
+        let network = self.network(sets[0].network)?;
+        let at_most = queries_at_once(layers, size_of::<T>());
+        let examples = Few { batches: self.plan.in_batches(queries), at_most };
+        let range = 0..queries.len();
+        let sweep =
+            Sweep { network: &*network, examples: &examples, range, pass: Pass::Queries, observer: self.observer() };
+        let measurement = Measurement::from(self.plan.measure());
+        let mut legs = vec![];
+        for (set, writer) in sets.iter().zip(&writers) {
+            legs.extend((0..self.plan.legs(set.answer)).map(|leg| (writer, leg)));
+        }
+        let form = self.plan.vector_form();
+        let norms = vec![vec![Norms::default(); rows * layers.len()]; legs.len()];
+        let mut sink = Writing { legs, layers, form, rows, norms };
+        let walk_list: Vec<_> = walks.iter().collect();
+        let values =
+            prepare_queries::<_, T>(&sweep, measurement, method.reduction.into(), aggregate, &walk_list, &mut sink)?;
+        let mut norms = std::mem::take(&mut sink.norms).into_iter();
+        drop(sink);
+        for (set, writer) in sets.iter().zip(writers) {
+            let of_legs: Vec<Norms> = norms.by_ref().take(self.plan.legs(set.answer)).flatten().collect();
+            if form != VectorForm::Full {
+                let pairs: Vec<f64> = of_legs.iter().flat_map(|norms| [norms.kept, norms.whole]).collect();
+                writer.write_values_at(CAPTURED, 0, &pairs)?;
+            }
+            writer.write_values_at(VALUES, 0, &values)?;
+            let norms = match (method.normalize, self.plan.answers[set.answer].method) {
+                (Normalize::Cosine, Method::Influence { fit, damping }) => {
+                    let factors = &curvatures[fit].factors;
+                    let objective = Objective::Measurement(measurement, method.reduction.into());
+                    let inverse = LegFn::Inverse(damping);
+                    let form = QuadraticForm::new(layers, factors, |l| inverse.for_layer(&factors.layers[l]));
+                    quadratic_forms(&sweep, objective, form)?
+                }
+                _ => vec![f64::NAN; rows],
+            };
+            writer.write_values_at(NORMS, 0, &norms)?;
+            writer.finish()?;
+        }
+        Ok(())
+    }
+
+    fn writer<T: Number>(&self, set: VectorSet, rows: usize, queries: usize) -> Result<TensorWriter, JobError> {
+        let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
+        let specs = self.plan.vector_specs(set, rows, queries, <T as Element>::DTYPE);
+        let form = self.plan.vector_form();
+        let metadata = Metadata::from([
+            ("of".into(), self.plan.answers[set.answer].name.clone()),
+            ("checkpoint".into(), self.plan.training.networks.parameters()[set.network].name.clone()),
+            ("measurement".into(), crate::job::brief::options::measure_name(self.plan.measure()).into()),
+            (
+                "units".into(),
+                match form {
+                    VectorForm::Full => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]",
+                    VectorForm::LowRank(_) => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]; LEG/LAYER.left [queries, rank, outputs], LEG/LAYER.right [queries, rank, columns]: the same approximately, the sum of their outer products; ascribe.captured [legs, layers, queries, 2]: squared norms of what is kept and of the whole (METHOD 3.4)",
+                }
+                .into(),
+            ),
+        ]);
+        Ok(self.store.writer(QUERIES, &key, &specs, &metadata)?)
+    }
+
+    /// The vectors of an earlier `query`.
+    pub(in crate::job) fn find_vectors(&self, set: VectorSet) -> Result<Option<StoredVectors>, JobError> {
+        let Some(key) = self.plan.vectors_key(set) else { return Ok(None) };
+        let Some(artifact) = self.find(QUERIES, &key)? else { return Ok(None) };
+        let layers = self.plan.training.layers();
+        let form = self.plan.vector_form();
+        let place = |leg, layer: &LayerSpec| match form.rank_at(layer) {
+            None => Names::Full(name(leg, &layer.name)),
+            Some(rank) => Names::LowRank(rank, sides(leg, &layer.name)),
+        };
+        let of_leg = |leg| layers.iter().map(|layer| place(leg, layer)).collect();
+        let names: Vec<Vec<Names>> = (0..self.plan.legs(set.answer)).map(of_leg).collect();
+        let after_use = vec![vec![AfterUse::Stay; layers.len()]; names.len()];
+        let rows = artifact.f64(NORMS)?.len();
+        Ok(Some(StoredVectors { artifact, names, after_use, rows }))
+    }
+
+    /// The share of the squared norm of each query's vectors that an answer's scores are made of, over its layers, all
+    /// legs and networks; none if vectors are whole.
+    pub(in crate::job) fn captured(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
+        if self.plan.vector_form() == VectorForm::Full {
+            return Ok(None);
+        }
+        let mut sums: Vec<Norms> = vec![];
+        let (layers, of_answer) = (self.plan.training.layers().len(), self.plan.layers_of(answer));
+        for set in self.plan.vector_sets(&[answer]) {
+            let vectors = self.find_vectors(set)?.ok_or(JobError::NoQueries)?;
+            let rows = vectors.rows();
+            sums.resize(rows, Norms::default());
+            let pairs = vectors.artifact.f64(CAPTURED)?.chunks_exact(2).enumerate();
+            for (k, pair) in pairs.filter(|(k, _)| of_answer.contains(&(k / rows % layers))) {
+                sums[k % rows] = [sums[k % rows], Norms { kept: pair[0], whole: pair[1] }].into_iter().sum();
+            }
+        }
+        Ok(Some(sums.into_iter().map(Norms::share).collect()))
+    }
+}
+
+impl Plan {
+    /// In which form queries' vectors are kept.
+    pub(in crate::job) fn vector_form(&self) -> VectorForm {
+        self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
+    }
+
+    /// The tensors of a set's vectors.
+    pub(in crate::job) fn vector_specs(
+        &self,
+        set: VectorSet,
+        rows: usize,
+        queries: usize,
+        dtype: Dtype,
+    ) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let (form, legs) = (self.vector_form(), self.legs(set.answer));
+        let mut specs: Vec<TensorSpec> = (0..legs)
+            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
+            .flat_map(|(leg, l)| {
+                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, dtype, shape);
+                match form.rank_at(l) {
+                    None => vec![spec(name(leg, &l.name), [rows, l.outputs, l.columns()])],
+                    Some(rank) => sides(leg, &l.name)
+                        .into_iter()
+                        .zip([l.outputs, l.columns()])
+                        .map(|(name, size)| spec(name, [rows, rank, size]))
+                        .collect(),
+                }
+            })
+            .collect();
+        if form != VectorForm::Full {
+            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
+        }
+        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
+        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
+        specs
+    }
+}
+
+/// Queries of one batch at most, with numbers of so many bytes.
+pub(in crate::job) fn queries_at_once(layers: &[LayerSpec], width: usize) -> usize {
+    let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * width;
+    (GRADIENT_BYTES / widest.max(1)).max(1)
+}
+
+const VALUES: &str = "ascribe.measurements";
+const NORMS: &str = "ascribe.quadratic_forms";
+
+/// Squared norms of what is kept and of the whole.
+const CAPTURED: &str = "ascribe.captured";
+
+fn name(leg: usize, layer: &str) -> String {
+    format!("{leg}/{layer}")
+}
+
+fn sides(leg: usize, layer: &str) -> [String; 2] {
+    ["left", "right"].map(|side| format!("{leg}/{layer}.{side}"))
+}
+
+/// Query vectors in a memory map.
+#[derive(Debug)]
+pub(in crate::job) struct StoredVectors {
+    artifact: Artifact,
+    /// For each leg the tensors of its layers.
+    names: Vec<Vec<Names>>,
+    /// For each leg and layer.
+    after_use: Vec<Vec<AfterUse>>,
+    rows: usize,
+}
+
+/// The tensors of one layer's vectors.
+#[derive(Debug)]
+enum Names {
+    Full(String),
+    LowRank(usize, [String; 2]),
+}
+
+impl Names {
+    fn tensors(&self) -> &[String] {
+        match self {
+            Self::Full(name) => std::slice::from_ref(name),
+            Self::LowRank(_, sides) => sides,
+        }
+    }
+}
+
+impl StoredVectors {
+    /// Decides which of one leg's vectors stay in memory between two batches.
+    pub(in crate::job) fn take_room(&mut self, leg: usize, room: &MappedRoom) {
+        for (name, after_use) in self.names[leg].iter().zip(&mut self.after_use[leg]) {
+            let bytes = |name: &String| self.artifact.bytes(name).map_or(0, |bytes| bytes.len() as u64);
+            *after_use = room.take(name.tensors().iter().map(bytes).sum());
+        }
+    }
+
+    /// Each query's measurement.
+    pub(in crate::job) fn values(&self) -> Result<&[f64], JobError> {
+        Ok(self.artifact.f64(VALUES)?)
+    }
+
+    /// `<∇f_q, (F + damping)⁻¹ ∇f_q>` for each query; NaN if it was not asked for.
+    pub(in crate::job) fn norms(&self) -> Result<&[f64], JobError> {
+        Ok(self.artifact.f64(NORMS)?)
+    }
+
+    /// Rows of the score matrix.
+    pub(in crate::job) fn rows(&self) -> usize {
+        self.rows
+    }
+}
+
+impl<T: Number> VectorSource<T> for StoredVectors {
+    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
+        Ok(match &self.names[leg][layer] {
+            Names::Full(name) => Vectors::Full(self.artifact.values(name)?),
+            Names::LowRank(rank, [left, right]) => {
+                let (left, right) = (self.artifact.values(left)?, self.artifact.values(right)?);
+                Vectors::LowRank(LowRank { rank: *rank, left, right })
+            }
+        })
+    }
+
+    fn used(&self, leg: usize, layer: usize) {
+        if self.after_use[leg][layer] == AfterUse::Forgotten {
+            self.names[leg][layer].tensors().iter().for_each(|name| self.artifact.forget(name));
+        }
+    }
+
+    fn queries(&self) -> usize {
+        self.rows
+    }
+}
+
+struct Writing<'a> {
+    /// For each leg of all walks its file and its number there.
+    legs: Vec<(&'a TensorWriter, usize)>,
+    layers: &'a [LayerSpec],
+    form: VectorForm,
+    rows: usize,
+    /// For each leg of all walks, by layer and query.
+    norms: Vec<Vec<Norms>>,
+}
+
+impl<T: Number> VectorSink<T> for Writing<'_> {
+    fn form(&self) -> VectorForm {
+        self.form
+    }
+
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let start = layer * self.rows + queries.start;
+        self.norms[leg][start..].iter_mut().zip(&found.norms).for_each(|(kept, norms)| *kept = *norms);
+        let layer = &self.layers[layer];
+        let (writer, leg) = self.legs[leg];
+        match found.vectors() {
+            Vectors::Full(vectors) => {
+                let offset = (queries.start * layer.parameters()) as u64;
+                writer.write_values_at(&name(leg, &layer.name), offset, vectors)?;
+            }
+            Vectors::LowRank(LowRank { rank, left, right }) => {
+                let [left_name, right_name] = sides(leg, &layer.name);
+                let offset = |size: usize| (queries.start * rank * size) as u64;
+                writer.write_values_at(&left_name, offset(layer.outputs), left)?;
+                writer.write_values_at(&right_name, offset(layer.columns()), right)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! From scores to lists that a person reads.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::store::{Store, TensorFile};
+use crate::job::brief::example_groups::RankedGroup;
+use crate::job::brief::options::measure_name;
+use crate::job::error::JobError;
+use crate::job::folder::calibration::Amount;
+use crate::job::folder::output;
+use crate::job::plan::Plan;
+use crate::job::request::AggregateRequest;
+use crate::presence::is_file;
+
+/// Characters of an excerpt.
+pub(in crate::job) const EXCERPT: usize = 160;
+
+/// A query and the training examples that matter most to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QueryRanking {
+    /// The query.
+    pub query: QueryInfo,
+    /// Examples that help it, the strongest first; none has a score of 0 or less.
+    pub proponents: Vec<RankedExample>,
+    /// Examples that hurt it, the strongest first; none has a score of 0 or more.
+    pub opponents: Vec<RankedExample>,
+    /// All groups of training examples, the most helpful first, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<RankedGroup>>,
+}
+
+/// A query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QueryInfo {
+    /// Its id.
+    pub id: String,
+    /// A readable line.
+    pub excerpt: String,
+    /// What was measured.
+    pub measurement: &'static str,
+    /// Its value now.
+    pub value: f64,
+    /// The share of the squared norm of the query's vectors that is left at the low rank that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captured: Option<f64>,
+}
+
+/// A training example in a ranking.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RankedExample {
+    /// Its id.
+    pub id: String,
+    /// Its score for the query.
+    pub score: f32,
+    /// What the score says if the run's amounts are calibrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Amount>,
+    /// A readable line.
+    pub excerpt: String,
+    /// Its other fields.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+}
+
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of
+/// their own after the others.
+///
+/// # Errors
+/// If `out` cannot be written.
+pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
+    let failed = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    };
+    let mut writer = csv::Writer::from_writer(out);
+    let examples =
+        |ranking: &QueryRanking| ranking.proponents.iter().chain(&ranking.opponents).any(|e| e.amount.is_some());
+    let calibrated = rankings.iter().any(examples);
+    let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
+    header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
+    writer.write_record(header).map_err(failed)?;
+    for ranking in rankings {
+        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
+            for (rank, example) in examples.iter().enumerate() {
+                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
+                let amount =
+                    example.amount.map(|Amount { value, low, high }| [value, low, high].map(|v| v.to_string()));
+                let amount = amount.into_iter().flatten().collect::<Vec<_>>();
+                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
+                writer.write_record(record.into_iter().chain(amount.iter().map(String::as_str))).map_err(failed)?;
+            }
+        }
+    }
+    writer.flush()
+}
+
+impl Plan {
+    /// Ranks the scores of the run folder; writes `ranking.jsonl`, and `ranking.csv` if asked for, and the same for
+    /// every further method, damping and time scale under its name. Returns the first's.
+    ///
+    /// # Errors
+    /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
+    pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
+        self.check_results()?;
+        // rankings that a killed process was writing are cleared away
+        let _tidied = Store::tidy(&self.job.output.path)?;
+        let mut first = None;
+        for answer in 0..self.answers.len() {
+            let rankings = self.rank_one(answer)?;
+            output::write_rankings(self, answer, &rankings)?;
+            first.get_or_insert(rankings);
+        }
+        Ok(first.unwrap_or_default())
+    }
+
+    fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
+        let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
+        let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
+        let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
+            match self.job.method.query_rank {
+                None => Ok(None),
+                Some(_) => Ok(Some(file.f64(output::CAPTURED)?.to_vec())),
+            }
+        };
+        let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
+        let (rankings, values, captured) = if is_file(&scores) {
+            let file = TensorFile::open_checked(&scores)?;
+            let shape = &file.spec("scores")?.shape;
+            let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
+            let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
+            in_groups =
+                self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
+            (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
+        } else if is_file(&top) {
+            let file = TensorFile::open_checked(&top)?;
+            (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?)
+        } else {
+            let folder = self.job.output.path.clone();
+            return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
+        };
+        let ids = output::query_ids(self);
+        let measurement = measure_name(self.measure());
+        let query = |q: usize| match self.job.method.aggregate {
+            AggregateRequest::Each => (queries.excerpt(q, EXCERPT), values[q]),
+            AggregateRequest::Sum => (format!("the sum of {} queries", queries.len()), values.iter().sum()),
+            AggregateRequest::Mean => {
+                (format!("the mean of {} queries", queries.len()), values.iter().sum::<f64>() / values.len() as f64)
+            }
+        };
+        let columns = &self.training.columns;
+        let scale = self.scale(answer)?;
+        let examples = |side: Vec<(usize, f32)>| {
+            let example = |(column, score): (usize, f32)| {
+                let (stage, m) = columns.example(column);
+                let train = &self.training.stages[stage].train;
+                RankedExample {
+                    id: columns.id(column).to_owned(),
+                    score,
+                    amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
+                    excerpt: train.excerpt(m, EXCERPT),
+                    metadata: train.metadata(m),
+                }
+            };
+            side.into_iter().map(example).collect()
+        };
+        let ranked = |ranking: Ranking| {
+            let (excerpt, value) = query(ranking.query);
+            QueryRanking {
+                query: QueryInfo {
+                    id: ids[ranking.query].clone(),
+                    excerpt,
+                    measurement,
+                    value,
+                    captured: captured.as_ref().map(|captured| captured[ranking.query]),
+                },
+                proponents: examples(ranking.proponents),
+                opponents: examples(ranking.opponents),
+                groups: in_groups.as_ref().map(|groups| groups[ranking.query].clone()),
+            }
+        };
+        Ok(rankings.into_iter().map(Ranking::signed).map(ranked).collect())
+    }
+}
+
+fn stored_top(file: &TensorFile) -> Result<Vec<Ranking>, JobError> {
+    let shape = file.spec("proponents.index")?.shape.clone();
+    let side = |name: &str| -> Result<Vec<(usize, f32)>, JobError> {
+        let (index, score) = (file.i64(&format!("{name}.index"))?, file.f32(&format!("{name}.score"))?);
+        Ok(index.iter().map(|m| *m as usize).zip(score.iter().copied()).collect())
+    };
+    let (best, worst) = (side("proponents")?, side("opponents")?);
+    let (queries, width) = (shape[0], shape[1].max(1));
+    Ok((0..queries)
+        .map(|query| Ranking {
+            query,
+            proponents: best.chunks(width).nth(query).unwrap_or_default().to_vec(),
+            opponents: worst.chunks(width).nth(query).unwrap_or_default().to_vec(),
+        })
+        .collect())
+}

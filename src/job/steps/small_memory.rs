@@ -1,0 +1,141 @@
+//! Jobs that keep little in memory leave the bytes of those that keep everything.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::attribution::store::Shard;
+use crate::attribution::{Event, Observer};
+use crate::curvature::Graphs;
+use crate::job::plan::Plan;
+use crate::job::request::Job;
+use crate::model::Residence;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+/// A run of this checkpoint that reads weights by section, keeps no mapped page, and fits a few layers at a time.
+fn small(model: &str, out: &Path, at_a_time: usize) -> Result<Plan, Box<dyn std::error::Error>> {
+    let mut plan = large(model, out)?;
+    plan.training.networks.keep(Graphs::Rebuilt, Residence::BySection);
+    plan.memory.mapped = 0;
+    // layers that read the same input stay together
+    let mut groups: Vec<Vec<usize>> = vec![];
+    for (l, layer) in plan.training.layers().iter().enumerate() {
+        let shares = |group: &Vec<usize>| {
+            group.iter().any(|&other| plan.training.layers()[other].input_group == layer.input_group)
+        };
+        match groups.last_mut() {
+            Some(group) if group.len() < at_a_time || shares(group) => group.push(l),
+            _ => groups.push(vec![l]),
+        }
+    }
+    assert!(groups.len() > 1);
+    plan.memory.groups = groups;
+    Ok(plan)
+}
+
+fn large(model: &str, out: &Path) -> Result<Plan, Box<dyn std::error::Error>> {
+    let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let text = fixtures.join("gpt2-tiny");
+    let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| text.join(name));
+    let path = |path: &Path| serde_json::json!(path).to_string();
+    let job = format!(
+        "[model]\npath = {}\n[data]\ntrain = {}\nqueries = {}\nadd_eos = \"both\"\n[method]\nself_influence = true\n\
+         [resources]\nbatch_tokens = 512\n[output]\npath = {}\n",
+        path(&fixtures.join(model)),
+        path(&train),
+        path(&queries),
+        path(out)
+    );
+    Ok(Plan::resolve(toml::from_str::<Job>(&job)?)?)
+}
+
+/// Results and factors by name.
+fn contents(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, std::io::Error> {
+    let mut found = BTreeMap::new();
+    for folder in [folder.to_owned(), folder.join("artifacts")] {
+        for entry in std::fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.ends_with(".safetensors") || name.ends_with(".jsonl") {
+                found.insert(name, std::fs::read(path)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[track_caller]
+fn assert_same(found: &BTreeMap<String, Vec<u8>>, want: &BTreeMap<String, Vec<u8>>) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>());
+    for (name, bytes) in found {
+        assert!(bytes == &want[name], "`{name}` has other bytes");
+    }
+}
+
+#[test]
+fn groups_of_layers_leave_the_same_bytes() -> Outcome {
+    for (model, at_a_time) in [("gpt2-tiny", 1), ("gpt2-tiny", 3), ("llama-tiny", 1)] {
+        let [a, b] = [tempfile::tempdir()?, tempfile::tempdir()?];
+        large(model, a.path())?.run(&())?;
+        small(model, b.path(), at_a_time)?.run(&())?;
+        assert_same(&contents(b.path())?, &contents(a.path())?);
+    }
+    Ok(())
+}
+
+#[test]
+fn shards_of_groups_leave_the_parts_of_whole_shards() -> Outcome {
+    let [a, b] = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let plans = [large("gpt2-tiny", a.path())?, small("gpt2-tiny", b.path(), 3)?];
+    for step in 0..4 {
+        for plan in &plans {
+            match step {
+                0 | 2 => {
+                    for shard in [Shard::new(1, 2)?, Shard::new(2, 2)?] {
+                        plan.fit(Some(shard), &())?;
+                    }
+                }
+                _ => {
+                    plan.merge(&[], &())?;
+                }
+            }
+        }
+        assert_same(&contents(b.path())?, &contents(a.path())?);
+    }
+    Ok(())
+}
+
+/// Asks to stop after some events.
+struct Stop(usize, AtomicUsize);
+
+impl Observer for Stop {
+    fn event(&self, _: Event) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.1.load(Ordering::Relaxed) >= self.0
+    }
+}
+
+#[test]
+fn interrupted_groups_go_on_where_they_stopped() -> Outcome {
+    let [a, b] = [tempfile::tempdir()?, tempfile::tempdir()?];
+    large("gpt2-tiny", a.path())?.run(&())?;
+    let (mut stops, mut events) = (0, 0);
+    loop {
+        let observer = Stop(25, AtomicUsize::new(0));
+        let found = small("gpt2-tiny", b.path(), 3)?.run(&observer);
+        events += observer.1.load(Ordering::Relaxed);
+        match found {
+            Ok(_) => break,
+            Err(error) if error.is_interruption() => stops += 1,
+            Err(error) => return Err(error.into()),
+        }
+        assert!(stops < 100, "{events} events");
+    }
+    assert!(stops > 3, "{stops} interruptions");
+    assert_same(&contents(b.path())?, &contents(a.path())?);
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! BERT's encoder (Devlin et al. 2019, §3; Vaswani et al. 2017, figure 1, left), which RoBERTa and DistilBERT have under
+//! other names: embeddings of words, positions and texts of a pair, added and normalised; blocks in which every token
+//! sees every other, with a norm behind each sum of a branch and the residual stream.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::architecture::BlockNames;
+use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
+use super::heads::{self, Pooling, Step, StoredSequence};
+use super::norms::{NoNorm, StoredLayerNorm};
+use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::tracking::{SharedInput, Tracking};
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
+use crate::nn::{Activation, Attention, LayerNorm, Mask};
+
+/// Embeddings and blocks `layer`; `x: [R, D]` throughout.
+#[derive(Debug)]
+struct Encoder {
+    position_embeddings: Embedding,
+    /// Of the texts of a pair.
+    token_type_embeddings: Option<Embedding>,
+    norm: Held<StoredLayerNorm>,
+    places: Places,
+}
+
+/// Which row of the table of positions a token has.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Places {
+    /// The token's number, from 0.
+    FromZero,
+    /// The number of the tokens up to and with this one that are not padding, plus the padding token's id; the padding
+    /// token's id for that token itself. So does RoBERTa.
+    BehindPadding(u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Block {
+    self_attention: SelfAttention,
+    attention_norm: LayerNorm,
+    intermediate: Linear,
+    activation: Activation,
+    output: Linear,
+    output_norm: LayerNorm,
+}
+
+#[derive(Debug)]
+struct SelfAttention {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention: Attention,
+}
+
+impl Places {
+    /// The rows of one example's tokens.
+    fn of(self, ids: &[u32]) -> Vec<u32> {
+        match self {
+            Self::FromZero => (0..ids.len() as u32).collect(),
+            Self::BehindPadding(padding) => {
+                let mut count = 0;
+                let place = |&id: &u32| {
+                    count += u32::from(id != padding);
+                    if id == padding { padding } else { padding + count }
+                };
+                ids.iter().map(place).collect()
+            }
+        }
+    }
+}
+
+impl Transformer for Encoder {
+    type Block = StoredBlock;
+    type Norm = NoNorm;
+    type Context = Positions;
+
+    fn context(&self, positions: &Positions) -> Positions {
+        positions.clone()
+    }
+
+    fn embed(&self, words: Tensor, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
+        let places: Vec<u32> = positions.iter().flat_map(|rows| self.places.of(&inputs.ids[rows])).collect();
+        let mut x = (words + self.position_embeddings.rows(&places)?)?;
+        if let Some(of_types) = &self.token_type_embeddings {
+            let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
+            x = (x + of_types.rows(&types)?)?;
+        }
+        self.norm.get()?.forward(&x)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.position_embeddings.check()?;
+        self.token_type_embeddings.as_ref().map_or(Ok(()), Held::check)?;
+        self.norm.check()
+    }
+}
+
+impl decoder::Block<Positions> for Block {
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let x = self.attention_norm.trace(&x.add(&self.self_attention.trace(x, positions, taps)?)?)?;
+        let inner = self.activation.trace(&self.intermediate.trace(&x, taps)?)?; // [R, I]
+        self.output_norm.trace(&x.add(&self.output.trace(&inner, taps)?)?)
+    }
+}
+
+impl SelfAttention {
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let q = self.query.trace(x, taps)?; // [R, D]
+        let k = self.key.trace(x, taps)?;
+        let v = self.value.trace(x, taps)?;
+        self.output.trace(&self.attention.trace(&q, &k, &v, positions, None)?, taps)
+    }
+}
+
+#[derive(Debug)]
+struct StoredBlock {
+    qkvo: [StoredLinear; 4],
+    attention: Attention,
+    attention_norm: StoredLayerNorm,
+    intermediate: StoredLinear,
+    activation: Activation,
+    output: StoredLinear,
+    output_norm: StoredLayerNorm,
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let [q, k, v, o] = &self.qkvo;
+        Ok(Block {
+            self_attention: SelfAttention {
+                query: q.read()?,
+                key: k.read()?,
+                value: v.read()?,
+                output: o.read()?,
+                attention: self.attention.clone(),
+            },
+            attention_norm: self.attention_norm.read()?,
+            intermediate: self.intermediate.read()?,
+            activation: self.activation,
+            output: self.output.read()?,
+            output_norm: self.output_norm.read()?,
+        })
+    }
+}
+
+/// One checkpoint of the family.
+pub(super) struct Family {
+    pub(super) names: &'static BlockNames,
+    /// What a block's modules are called: query, key, value, attention's output, the norm behind it, the two layers of
+    /// the MLP, the norm behind them.
+    pub(super) modules: [&'static str; 8],
+    /// D.
+    pub(super) width: usize,
+    /// Width inside the MLP.
+    pub(super) inner: usize,
+    /// H.
+    pub(super) heads: usize,
+    pub(super) blocks: usize,
+    pub(super) vocabulary: usize,
+    /// Rows of the table of positions.
+    pub(super) rows_of_positions: usize,
+    pub(super) places: Places,
+    /// Rows of the table of texts of a pair; none: there is no table.
+    pub(super) token_types: Option<usize>,
+    pub(super) activation: Activation,
+    /// Added to the variance by every norm.
+    pub(super) epsilon: f64,
+    /// The layer between the first token's hidden state and the classifier, with the function behind it.
+    pub(super) dense: (&'static str, Activation),
+    /// The layer whose outputs are the logits.
+    pub(super) classifier: &'static str,
+}
+
+impl Family {
+    /// What BERT and RoBERTa's configurations have in common, with the checks of what is not built.
+    pub(super) fn read(
+        config: &Config,
+        names: &'static BlockNames,
+        modules: [&'static str; 8],
+        dense: (&'static str, Activation),
+        classifier: &'static str,
+    ) -> Result<Self, LoadError> {
+        if config.flag("is_decoder", false)? {
+            return Err(config.unsupported("is_decoder"));
+        }
+        if config.text("position_embedding_type", "absolute")? != "absolute" {
+            return Err(config.unsupported("position_embedding_type"));
+        }
+        let activation = Activation::from_name(config.text("hidden_act", "gelu")?);
+        Ok(Self {
+            names,
+            modules,
+            width: config.size("hidden_size")?,
+            inner: config.size("intermediate_size")?,
+            heads: config.size("num_attention_heads")?,
+            blocks: config.size("num_hidden_layers")?,
+            vocabulary: config.size("vocab_size")?,
+            rows_of_positions: config.size("max_position_embeddings")?,
+            places: Places::FromZero,
+            token_types: config.size_or("type_vocab_size", Some(2))?,
+            activation: activation.ok_or_else(|| config.unsupported("hidden_act"))?,
+            epsilon: config.number("layer_norm_eps", 1e-12)?,
+            dense,
+            classifier,
+        })
+    }
+
+    /// Builds the model.
+    pub(super) fn build(
+        self,
+        config: &Config,
+        weights: &Arc<Weights>,
+        options: &LoadOptions,
+    ) -> Result<Loaded, LoadError> {
+        let Self { names, modules, width, inner, heads, epsilon, activation, .. } = self;
+        if width % heads != 0 {
+            return Err(config.problem(format!("a width of {width} is not a multiple of {heads} attention heads")));
+        }
+        let mut labels = heads::labels(config)?;
+        labels.token_types = self.token_types;
+        let source = Source::new(weights, names.prefix_in(weights), config, options);
+        let outputs = labels.outputs;
+        let (dense, behind) = self.dense;
+        let head = StoredSequence {
+            pooling: Pooling::First,
+            steps: vec![
+                Step::Linear { name: dense, sizes: [width, width], bias: true },
+                Step::Activation(behind),
+                Step::Linear { name: self.classifier, sizes: [outputs, width], bias: true },
+            ],
+            outputs,
+        };
+        let ends = Ends::of_texts(&source, names, [self.vocabulary, width], head, labels)?;
+        let table = |name: &str, rows: usize| source.tensor(&format!("embeddings.{name}.weight"), &[rows, width]);
+        let position_embeddings = table("position_embeddings", self.rows_of_positions)?;
+        let types = self.token_types.map(|rows| table("token_type_embeddings", rows)).transpose()?;
+        let norm = |name: &str| StoredLayerNorm::new(&source, name, width, epsilon);
+        let embedding_norm = norm("embeddings.LayerNorm")?;
+        let mut tracking = Tracking::new(&options.selection);
+        let mut linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
+            source.linear(&mut tracking, name, [outputs, inputs], true, Layout::OutputsFirst, input)
+        };
+        let blocks = Blocks::new(&source, self.blocks, |n| {
+            let mut qkv = SharedInput::default();
+            let [q, k, v, o, behind_attention, first, second, behind_output] =
+                modules.map(|module| format!("{}.{n}.{module}", names.blocks));
+            Ok(StoredBlock {
+                qkvo: [
+                    linear(&q, width, width, &mut qkv)?,
+                    linear(&k, width, width, &mut qkv)?,
+                    linear(&v, width, width, &mut qkv)?,
+                    linear(&o, width, width, &mut SharedInput::default())?,
+                ],
+                attention: Attention {
+                    mask: Mask::Bidirectional,
+                    products: source.products,
+                    ..Attention::causal(heads, width / heads)
+                },
+                attention_norm: norm(&behind_attention)?,
+                intermediate: linear(&first, inner, width, &mut SharedInput::default())?,
+                activation,
+                output: linear(&second, width, inner, &mut SharedInput::default())?,
+                output_norm: norm(&behind_output)?,
+            })
+        })?;
+        let max_positions = match self.places {
+            Places::FromZero => self.rows_of_positions,
+            Places::BehindPadding(padding) => self.rows_of_positions.saturating_sub(padding as usize + 1),
+        };
+        let parts = Parts { ends, blocks, norm: NoNorm, max_positions: Some(max_positions) };
+        let (residence, places) = (options.residence, self.places);
+        parts.load(&source, tracking, residence, || {
+            Ok(Encoder {
+                position_embeddings: Held::new(position_embeddings, residence)?,
+                token_type_embeddings: types.map(|types| Held::new(types, residence)).transpose()?,
+                norm: Held::new(embedding_norm, residence)?,
+                places,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_inside_a_text_has_the_row_of_padding() {
+        assert_eq!(Places::FromZero.of(&[5, 1, 7]), [0, 1, 2]);
+        assert_eq!(Places::BehindPadding(1).of(&[0, 5, 1, 7]), [2, 3, 1, 4]);
+    }
+}

@@ -1,0 +1,56 @@
+//! Heads: what stands between a trunk's last hidden states and the loss. A language model's predicts the next token at
+//! every position; a classifier's gives some numbers for a whole text.
+
+mod labels;
+mod next_token;
+mod sequence;
+
+use std::fmt::Debug;
+
+use candle_core::{DType, Tensor};
+
+pub(super) use self::labels::labels;
+pub(super) use self::next_token::{NextToken, StoredNextToken};
+pub(super) use self::sequence::{Pooling, Step, StoredSequence};
+use super::{LoadError, wrong_batch};
+use crate::curvature::{Error, Objective, TapRecorder};
+use crate::data::{Batch, Targets};
+use crate::nn::{SquaredError, classification_loss, multi_label_loss, regression_loss};
+
+/// A head in memory, or on disk until it runs.
+pub(super) trait Head: Debug + Send + Sync {
+    /// Values of the objective for each example, and its gradient at the hidden states `[R, D]`.
+    fn differentiate(
+        &self,
+        hidden: &Tensor,
+        batch: &Batch,
+        objective: Objective,
+        taps: &TapRecorder,
+    ) -> Result<(Vec<f64>, Tensor), Error>;
+
+    /// What the head gives: `[R, V]`, or `[B, outputs]`.
+    fn logits(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
+
+    /// Reads its parameters that are not in memory once, for the sake of errors.
+    fn check(&self) -> Result<(), LoadError>;
+}
+
+/// Values and gradient of outputs `[B, outputs]` of which each example has one row, by what the targets are.
+pub(super) fn loss_of_outputs(
+    outputs: &Tensor,
+    batch: &Batch,
+    squared_error: SquaredError,
+    objective: Objective,
+) -> Result<(Vec<f64>, Tensor), Error> {
+    let keys = &batch.keys;
+    match &batch.targets {
+        Targets::Classes(classes) => classification_loss(outputs, classes, keys, objective),
+        Targets::Labels { values, width } => multi_label_loss(outputs, values, *width, keys, objective),
+        Targets::Values { values, width } => {
+            // regression_loss computes with targets in f64, so they need not be of the outputs' type
+            let targets = Tensor::from_slice(values, (keys.len(), *width), &candle_core::Device::Cpu)?;
+            regression_loss(outputs, &targets.to_dtype(DType::F64)?, keys, squared_error, objective)
+        }
+        Targets::Tokens(_) => Err(wrong_batch()),
+    }
+}

@@ -1,0 +1,84 @@
+//! The head of a language model: logits = `hidden · weightᵀ + bias` at every position, which predict the next token.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::Head;
+use crate::curvature::gemm::Products;
+use crate::curvature::{Error, LayerId, Objective, TapRecorder};
+use crate::data::{Batch, Targets};
+use crate::model::decoder::Embedding;
+use crate::model::parameters::{Held, InUse, StoredTensor};
+use crate::model::{LoadError, wrong_batch};
+use crate::nn::{LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
+
+/// A language model's head, on disk.
+pub(in crate::model) struct StoredNextToken {
+    /// The head's own tensor; none if the head is the embedding.
+    pub(in crate::model) weight: Option<StoredTensor>,
+    /// The head's bias.
+    pub(in crate::model) bias: Option<StoredTensor>,
+    /// The bound `c` of logits, `c tanh(x / c)`.
+    pub(in crate::model) soft_cap: Option<f64>,
+    /// The name under which the head is tracked.
+    pub(in crate::model) name: &'static str,
+}
+
+/// A language model's head.
+#[derive(Debug)]
+pub(in crate::model) struct NextToken {
+    /// `[V, D]`; the embedding of tokens itself if it is tied.
+    pub(in crate::model) weight: Arc<Embedding>,
+    /// Whether the weight is the embedding, which is checked as such.
+    pub(in crate::model) tied: bool,
+    /// `[V]`.
+    pub(in crate::model) bias: Option<Held<StoredTensor>>,
+    /// The bound `c` of logits, `c tanh(x / c)`.
+    pub(in crate::model) soft_cap: Option<f64>,
+    /// The head's number, if it is tracked.
+    pub(in crate::model) layer: Option<LayerId>,
+    pub(in crate::model) products: Products,
+}
+
+/// Weight and bias while they are used.
+type Parameters<'a> = (InUse<'a, Tensor>, Option<InUse<'a, Tensor>>);
+
+impl NextToken {
+    fn parameters(&self) -> candle_core::Result<Parameters<'_>> {
+        Ok((self.weight.get()?, self.bias.as_ref().map(Held::get).transpose()?))
+    }
+}
+
+impl Head for NextToken {
+    fn differentiate(
+        &self,
+        hidden: &Tensor,
+        batch: &Batch,
+        objective: Objective,
+        taps: &TapRecorder,
+    ) -> Result<(Vec<f64>, Tensor), Error> {
+        let Targets::Tokens(targets) = &batch.targets else { return Err(wrong_batch()) };
+        let keep = if self.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
+        let (weight, bias) = self.parameters()?;
+        let (soft_cap, products) = (self.soft_cap, self.products);
+        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
+        let loss = language_model_loss(hidden, head, &batch.positions, targets, &batch.keys, objective, keep)?;
+        if let (Some(layer), Some(gradient)) = (self.layer, loss.logits_gradient) {
+            taps.record(layer, hidden.clone(), gradient);
+        }
+        Ok((loss.values, loss.hidden_gradient))
+    }
+
+    fn logits(&self, hidden: &Tensor, _batch: &Batch) -> Result<Tensor, Error> {
+        let (weight, bias) = self.parameters()?;
+        let (soft_cap, products) = (self.soft_cap, self.products);
+        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
+        Ok(language_model_logits(hidden, head)?)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.bias.as_ref().map_or(Ok(()), Held::check)?;
+        if self.tied { Ok(()) } else { self.weight.check() }
+    }
+}

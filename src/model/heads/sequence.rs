@@ -1,0 +1,228 @@
+//! The head of a model that gives some numbers for a whole text: one vector for each text is made of the hidden states
+//! of its tokens, and goes through a few layers.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{Head, loss_of_outputs};
+use crate::curvature::{Error, Gradient, Linear, Objective, Positions, Section, TapRecorder, Taped, Traced};
+use crate::data::{Batch, Inputs};
+use crate::model::norms::StoredLayerNorm;
+use crate::model::parameters::{Held, Residence, Source, Stored, StoredLinear};
+use crate::model::tracking::Tracking;
+use crate::model::{LoadError, wrong_batch};
+use crate::nn::{Activation, LayerNorm, SquaredError};
+
+/// How one vector is made of a text's hidden states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) enum Pooling {
+    /// The first token's.
+    First,
+    /// That of the last token that is not the padding token; the last token's if there is no padding token.
+    Last {
+        /// The token that a configuration calls padding.
+        padding: Option<u32>,
+    },
+    /// The mean over all tokens.
+    Mean,
+}
+
+/// One step from the pooled vector to the outputs.
+#[derive(Debug)]
+pub(in crate::model) enum Step {
+    /// A linear layer: its full name, its outputs and inputs, and whether it has a bias.
+    Linear {
+        /// The name in the checkpoint, without `.weight`.
+        name: &'static str,
+        /// Outputs and inputs.
+        sizes: [usize; 2],
+        /// Whether it has a bias.
+        bias: bool,
+    },
+    /// A function of every number.
+    Activation(Activation),
+    /// A layer norm.
+    Norm(StoredLayerNorm),
+}
+
+/// A head on disk.
+#[derive(Debug)]
+pub(in crate::model) struct StoredSequence {
+    pub(in crate::model) pooling: Pooling,
+    pub(in crate::model) steps: Vec<Step>,
+    /// Numbers that come out.
+    pub(in crate::model) outputs: usize,
+}
+
+/// The steps of a head, whose linear layers are numbered.
+#[derive(Debug)]
+struct StoredSteps(Vec<StoredStep>);
+
+#[derive(Debug)]
+enum StoredStep {
+    Linear(StoredLinear),
+    Activation(Activation),
+    Norm(StoredLayerNorm),
+}
+
+#[derive(Debug)]
+enum StepInMemory {
+    Linear(Linear),
+    Activation(Activation),
+    Norm(LayerNorm),
+}
+
+impl Stored for StoredSteps {
+    type Value = Steps;
+
+    fn read(&self) -> Result<Steps, LoadError> {
+        let read = |step: &StoredStep| {
+            Ok(match step {
+                StoredStep::Linear(linear) => StepInMemory::Linear(linear.read()?),
+                StoredStep::Activation(activation) => StepInMemory::Activation(*activation),
+                StoredStep::Norm(norm) => StepInMemory::Norm(norm.read()?),
+            })
+        };
+        self.0.iter().map(read).collect::<Result<_, LoadError>>().map(Steps)
+    }
+}
+
+/// The steps in memory.
+#[derive(Debug)]
+struct Steps(Vec<StepInMemory>);
+
+impl Steps {
+    /// `[B, D]` to `[B, outputs]`.
+    fn trace(&self, pooled: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        self.0.iter().try_fold(pooled.clone(), |x, step| match step {
+            StepInMemory::Linear(linear) => linear.trace(&x, taps),
+            StepInMemory::Activation(activation) => activation.trace(&x),
+            StepInMemory::Norm(norm) => norm.trace(&x),
+        })
+    }
+}
+
+/// A head of one output row for each text.
+#[derive(Debug)]
+pub(in crate::model) struct Sequence {
+    pooling: Pooling,
+    steps: Held<StoredSteps>,
+    /// torch's mean over the outputs.
+    squared_error: SquaredError,
+}
+
+impl StoredSequence {
+    /// The head; its linear layers are tracked if a pattern names them.
+    pub(in crate::model) fn load(
+        self,
+        source: &Source,
+        tracking: &mut Tracking<'_>,
+        residence: Residence,
+    ) -> Result<Sequence, LoadError> {
+        let stored = |step: Step| {
+            Ok(match step {
+                Step::Linear { name, sizes, bias } => {
+                    StoredStep::Linear(source.outer_linear(tracking, name, sizes, bias)?)
+                }
+                Step::Activation(activation) => StoredStep::Activation(activation),
+                Step::Norm(norm) => StoredStep::Norm(norm),
+            })
+        };
+        let steps = self.steps.into_iter().map(stored).collect::<Result<_, LoadError>>()?;
+        let steps = Held::new(StoredSteps(steps), residence)?;
+        let squared_error = SquaredError { a: 1.0 / self.outputs.max(1) as f64 };
+        Ok(Sequence { pooling: self.pooling, steps, squared_error })
+    }
+}
+
+/// Which rows of a batch make up the pooled vectors.
+enum Pooled {
+    /// One row of each text.
+    Rows(Tensor),
+    /// A weight for each text and row, `[B, R]`.
+    Weighted(Tensor),
+}
+
+impl Pooling {
+    fn of(self, hidden: &Tensor, batch: &Batch) -> Result<Pooled, Error> {
+        let (positions, device) = (&batch.positions, hidden.device());
+        let Inputs::Tokens(tokens) = &batch.inputs else { return Err(wrong_batch()) };
+        let first = |rows: std::ops::Range<usize>| rows.start;
+        let last = |rows: std::ops::Range<usize>, padding: Option<u32>| {
+            let is_text = |&row: &usize| Some(tokens.ids[row]) != padding;
+            // a text of padding alone: transformers takes its first row
+            if padding.is_none() {
+                rows.end.saturating_sub(1)
+            } else {
+                rows.clone().rfind(is_text).unwrap_or(rows.start)
+            }
+        };
+        let row = |rows: std::ops::Range<usize>| match self {
+            Self::Last { padding } => last(rows, padding),
+            Self::First | Self::Mean => first(rows),
+        };
+        if self != Self::Mean {
+            let rows: Vec<u32> = positions.iter().map(|rows| row(rows) as u32).collect();
+            return Ok(Pooled::Rows(Tensor::new(rows, device)?));
+        }
+        let mut weights = vec![0.0; positions.examples() * positions.rows()];
+        for (example, rows) in positions.iter().enumerate() {
+            let weight = 1.0 / rows.len().max(1) as f64;
+            weights[example * positions.rows()..][rows].fill(weight);
+        }
+        let weights = Tensor::from_vec(weights, (positions.examples(), positions.rows()), device)?;
+        Ok(Pooled::Weighted(weights.to_dtype(hidden.dtype())?))
+    }
+}
+
+impl Pooled {
+    /// `[R, D]` to `[B, D]`.
+    fn forward(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Rows(rows) => hidden.index_select(rows, 0),
+            Self::Weighted(weights) => weights.matmul(hidden),
+        }
+    }
+
+    /// The gradient at the hidden states, `[R, D]`, of one at the pooled vectors.
+    fn backward(&self, hidden: &Tensor, gradient: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::Rows(rows) => hidden.zeros_like()?.index_add(rows, gradient, 0),
+            Self::Weighted(weights) => weights.t()?.contiguous()?.matmul(gradient),
+        }
+    }
+}
+
+impl Head for Sequence {
+    fn differentiate(
+        &self,
+        hidden: &Tensor,
+        batch: &Batch,
+        objective: Objective,
+        taps: &TapRecorder,
+    ) -> Result<(Vec<f64>, Tensor), Error> {
+        let pooled = self.pooling.of(hidden, batch)?;
+        let steps = self.steps.get()?;
+        // the layers behind the pooling have one row for each text
+        let taps = taps.at(&Arc::new(Positions::single(batch.positions.examples())));
+        let x = pooled.forward(hidden)?;
+        let section = Taped(|x: &Traced, taps: &TapRecorder| steps.trace(x, taps));
+        let (outputs, back) = section.differentiable(&x, Gradient::Wanted, &taps)?;
+        let (values, gradient) = loss_of_outputs(&outputs, batch, self.squared_error, objective)?;
+        let gradient = match back(gradient)? {
+            Some(gradient) => gradient,
+            None => x.zeros_like()?,
+        };
+        Ok((values, pooled.backward(hidden, &gradient)?))
+    }
+
+    fn logits(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor, Error> {
+        let pooled = self.pooling.of(hidden, batch)?.forward(hidden)?;
+        Ok(self.steps.get()?.trace(&Traced::constant(pooled), &TapRecorder::default())?.value().clone())
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.steps.check()
+    }
+}

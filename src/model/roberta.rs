@@ -1,0 +1,63 @@
+//! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020) as `RobertaForSequenceClassification` and
+//! `XLMRobertaForSequenceClassification` store them: BERT's encoder with positions that count from behind the padding
+//! token's id, and a head of two layers on the first token.
+
+use std::sync::Arc;
+
+use super::architecture::{Architecture, BlockNames, Parameters};
+use super::bert::{MODULES, WITHOUT_EFFECT};
+use super::encoder::{Family, Places};
+use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use crate::nn::Activation;
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "roberta",
+    classes: &["RobertaForSequenceClassification"],
+    load,
+    parameters: Parameters::Blocks(NAMES),
+    tied_by_default: true,
+    without_effect: WITHOUT_EFFECT,
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+/// The same network, which registers its head first.
+pub(super) const XLM: Architecture = Architecture {
+    model_type: "xlm-roberta",
+    classes: &["XLMRobertaForSequenceClassification"],
+    parameters: Parameters::HeadFirst(NAMES),
+    ..ARCHITECTURE
+};
+
+const NAMES: BlockNames = BlockNames {
+    prefixes: &["roberta."],
+    before: &[
+        "embeddings.word_embeddings",
+        "embeddings.token_type_embeddings",
+        "embeddings.LayerNorm",
+        "embeddings.position_embeddings",
+    ],
+    blocks: "encoder.layer",
+    modules: &MODULES,
+    after: &["pooler.dense"],
+    heads: &["classifier.dense", "classifier.out_proj"],
+    buffers: &["embeddings.position_ids"],
+    layout: Layout::OutputsFirst,
+    experts: None,
+};
+
+/// Builds the model from its folder's configuration and weights.
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let dense = ("classifier.dense", Activation::Tanh);
+    let mut family = Family::read(config, &NAMES, MODULES, dense, "classifier.out_proj")?;
+    let padding = match config.get("pad_token_id") {
+        None => 1,
+        Some(id) => match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            Some(id) if (id as usize) < family.rows_of_positions => id,
+            _ => return Err(config.problem(format!("`pad_token_id` = {id} is no row of the table of positions"))),
+        },
+    };
+    family.places = Places::BehindPadding(padding);
+    family.build(config, weights, options)
+}

@@ -1,0 +1,173 @@
+//! Every checkpoint of fixtures/classifiers against what transformers computed of it (fixtures/README.md): logits, losses
+//! and gradients of classes, several labels and regressions, with random weights, windows and tokens that are padding.
+
+mod support;
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::Arc;
+
+use ascribe::curvature::{Network, Objective};
+use ascribe::data::{self, Batch, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
+use ascribe::model::{Limits, Model};
+use ascribe::trajectory::torch_parameters::TorchParameters;
+use candle_core::DType;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use support::figures::assert_relative;
+use support::passes::Gradients;
+use support::recorded::Recorded;
+use support::{fixture, load, load_layers};
+
+/// Transformers keeps norms and rotary angles in f32 even where weights are f64.
+const TOLERANCE: f64 = 1e-4;
+
+/// The recorded texts with their labels, in this order.
+fn texts(model: &Model, expected: &Recorded, order: &[usize]) -> Dataset {
+    let whole = |name: &str, row: usize| {
+        let found = expected.find(name)?;
+        let width = found.shape[1];
+        Some(found.values[row * width..(row + 1) * width].iter().map(|&x| x as u32).collect::<Vec<_>>())
+    };
+    let labels = model.labels().expect("a classifier");
+    let recorded = expected.get("labels");
+    let task = labels.task.unwrap_or(Task::Classification);
+    let label = |row: usize| match task {
+        Task::Classification => json!(recorded.values[row] as u32),
+        _ => json!(recorded.values[row * labels.outputs..(row + 1) * labels.outputs]),
+    };
+    let line = |&row: &usize| {
+        let mut line = json!({
+            "id": row,
+            "input_ids": whole("input_ids", row),
+            "attention_mask": whole("attention_mask", row),
+            "label": label(row),
+        });
+        if let Some(types) = whole("token_type_ids", row) {
+            line["token_type_ids"] = json!(types);
+        }
+        line.to_string()
+    };
+    let lines: Vec<String> = order.iter().map(line).collect();
+    let Limits::Tokens(limits) = model.limits() else { panic!("a model of tokens") };
+    let labels = Some(Arc::new(Labels { task: Some(task), ..Labels::clone(labels) }));
+    let (name, options) = (Path::new("lines.jsonl"), DataOptions { labels, ..DataOptions::default() });
+    let text = Cursor::new(lines.join("\n"));
+    read_tokens_from(text, name, Format::JsonLines, Role::Train, None, limits, options).expect("labelled tokens").0
+}
+
+/// Names of the folders, of which there is at least one.
+fn names() -> Vec<String> {
+    let folders = std::fs::read_dir(fixture("classifiers")).expect("fixtures/classifiers");
+    let mut names: Vec<String> =
+        folders.map(|folder| folder.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert!(names.len() > 8, "{names:?}");
+    names
+}
+
+fn logits(model: &Model, batch: &Batch) -> Vec<f64> {
+    let logits = model.logits(batch).and_then(|logits| Ok(logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?));
+    logits.expect("logits")
+}
+
+#[test]
+fn every_classifier_gives_the_logits_losses_and_gradients_of_transformers() {
+    for name in names() {
+        let folder = fixture(&format!("classifiers/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        for dtype in [DType::F32, DType::F64] {
+            let model = load(&folder, dtype);
+            let unknown = |note: &&String| note.contains("not used") || note.contains("left out");
+            assert_eq!(model.notes().iter().find(unknown), None, "{name}");
+            let dataset = texts(&model, &expected, &[0, 1, 2]);
+            let batch = data::batch(&dataset, 0..3);
+            let what = format!("{name}, {dtype:?}");
+            assert_relative(&logits(&model, &batch), &expected.values("logits"), TOLERANCE, &format!("{what}, logits"));
+            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
+            assert_relative(&losses, &expected.values("loss"), TOLERANCE, &format!("{what}, losses"));
+            check_gradients(&what, &model, &batch, &expected, dtype);
+            // every layer outside the blocks that the fixture has, tracked by its name
+            let outside: Vec<String> = outer_layers(&expected);
+            let patterns: Vec<&str> = outside.iter().map(String::as_str).collect();
+            let whole = load_layers(&folder, dtype, &patterns);
+            assert_eq!(whole.layers().len(), outside.len(), "{name}");
+            check_gradients(&what, &whole, &batch, &expected, dtype);
+        }
+    }
+}
+
+/// Layers of the head among those whose gradients are recorded: no number stands in their names.
+fn outer_layers(expected: &Recorded) -> Vec<String> {
+    let names = expected.names();
+    let layer = |name: &String| Some(name.strip_prefix("gradient.")?.strip_suffix(".0")?.to_owned());
+    let inside = |layer: &String| layer.split('.').any(|part| part.parse::<usize>().is_ok());
+    names.iter().filter_map(layer).filter(|layer| !inside(layer)).collect()
+}
+
+fn check_gradients(what: &str, model: &Model, batch: &Batch, expected: &Recorded, dtype: DType) {
+    let mut wide = Gradients::<f64>::new(model.layers());
+    let mut narrow = Gradients::<f32>::new(model.layers());
+    let sink: &mut dyn ascribe::curvature::TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
+    model.differentiate(batch, Objective::TrainingLoss, sink).expect("differentiable");
+    let mut compared = 0;
+    for (l, layer) in model.layers().iter().enumerate() {
+        for example in 0..3 {
+            let tensor = format!("gradient.{}.{example}", layer.name);
+            let Some(want) = expected.find(&tensor) else { continue };
+            assert_eq!(want.shape, [layer.outputs, layer.columns()], "{what}, {tensor}");
+            let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
+            assert_relative(&found, &want.values, TOLERANCE, &format!("{what}, {tensor}"));
+            compared += 1;
+        }
+    }
+    assert!(compared >= 3, "{what}: {compared} gradients");
+}
+
+/// What stands beside a text in a batch changes nothing of it.
+#[test]
+fn texts_of_a_batch_give_what_each_gives_alone() {
+    for name in names() {
+        let folder = fixture(&format!("classifiers/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let model = load(&folder, DType::F64);
+        let dataset = texts(&model, &expected, &[2, 0, 1, 0]);
+        let together = logits(&model, &data::batch(&dataset, 0..4));
+        let alone: Vec<f64> = (0..4).flat_map(|m| logits(&model, &data::batch(&dataset, m..m + 1))).collect();
+        assert_relative(&together, &alone, 1e-13, &name);
+    }
+}
+
+#[test]
+fn optimizers_number_parameters_of_classifiers_as_named_parameters_does() {
+    for name in names() {
+        let folder = fixture(&format!("classifiers/{name}"));
+        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
+        let recorded = header.metadata().as_ref().expect("metadata")["parameters"].clone();
+        let recorded: Vec<String> = serde_json::from_str(&recorded).expect("a list of names");
+        let found = TorchParameters::read(&folder).expect("known");
+        let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
+        assert_eq!(found, recorded, "{name}");
+    }
+}
+
+/// Without `problem_type` integers are classes, lists are several labels, and one output is a regression.
+#[test]
+fn what_labels_mean_is_decided_as_transformers_does() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("train.jsonl");
+    let labels = |outputs, task| Labels { outputs, task, names: vec![], token_types: None };
+    let decided = |line: Value, of: Labels| {
+        std::fs::write(&file, format!("\n{line}\n")).expect("written");
+        of.decided(&file).task
+    };
+    assert_eq!(decided(json!({"label": 1}), labels(3, None)), Some(Task::Classification));
+    assert_eq!(decided(json!({"label": "no"}), labels(3, None)), Some(Task::Classification));
+    assert_eq!(decided(json!({"label": null, "labels": [1.0, 0.0, 1.0]}), labels(3, None)), Some(Task::MultiLabel));
+    assert_eq!(decided(json!({"label": [1, 2, 3]}), labels(3, Some(Task::Regression))), Some(Task::Regression));
+    let config = fixture("classifiers/gpt2-reward");
+    let model = load(&config, DType::F32);
+    assert_eq!(model.labels().and_then(|labels| labels.task), Some(Task::Regression));
+    assert!(model.notes().iter().any(|note| note.contains("a regression, as transformers decides")));
+}

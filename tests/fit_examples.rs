@@ -1,0 +1,105 @@
+//! Curvature from a part of the training examples: the same as a run on a file of that part alone, whose curvature
+//! scores all.
+
+mod support;
+
+use std::path::Path;
+
+use ascribe::attribution::store::Shard;
+use ascribe::job::{Curvature, Fisher, FitExamples, Job, JobError, Plan, Precision};
+use support::figures::assert_relative;
+use support::fixture;
+use support::recorded::Recorded;
+
+fn job(train: &Path, out: &Path) -> Job {
+    let mut job = Job::new(fixture("gpt2-tiny"), train, out);
+    job.data.queries = Some(fixture("gpt2-tiny").join("queries.jsonl"));
+    job.model.dtype = Precision::F64;
+    job.resources.batch_tokens = Some(64);
+    job
+}
+
+fn scores(folder: &Path) -> Vec<f64> {
+    Recorded::open(&folder.join("scores.safetensors")).values("scores")
+}
+
+/// Every third line of the training file, from the first on: what a third of the examples at equal distances are.
+#[test]
+fn a_sample_is_the_file_of_its_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let all = fixture("gpt2-tiny").join("train.jsonl");
+    let lines = std::fs::read_to_string(&all).expect("readable");
+    let lines: Vec<&str> = lines.lines().collect();
+    let count = lines.len().div_ceil(3);
+    let places: Vec<usize> = (0..count).map(|k| k * lines.len() / count).collect();
+    assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 2) && places[0] == 0);
+    let part: String = places.iter().map(|&i| format!("{}\n", lines[i])).collect();
+    std::fs::write(path("part.jsonl"), part).expect("writable");
+    // K-FAC and EK-FAC, labels from the model and from the data: a sample draws the labels that its lines draw
+    for (curvature, fisher) in [(Curvature::Ekfac, Fisher::True), (Curvature::Kfac, Fisher::Empirical)] {
+        let with = |mut job: Job, change: &dyn Fn(&mut Job)| {
+            (job.method.curvature, job.method.fisher) = (curvature, fisher);
+            change(&mut job);
+            Plan::resolve(job).expect("sound").run(&()).expect("a whole run");
+        };
+        let of = |name: &str| path(&format!("{name}-{curvature:?}"));
+        with(job(&all, &of("sample")), &|job| job.method.fit_examples = FitExamples::Count(count));
+        with(job(&path("part.jsonl"), &of("part")), &|_| ());
+        with(job(&all, &of("scored")), &|job| {
+            job.method.factors = Some(of("part"));
+            job.data.train_size = Some(lines.len());
+        });
+        with(job(&all, &of("whole")), &|_| ());
+        let (found, want) = (scores(&of("sample")), scores(&of("scored")));
+        assert_relative(&found, &want, 1e-6, "a sample and the file of its lines");
+        let whole = scores(&of("whole"));
+        let largest = whole.iter().fold(0.0f64, |most, score| most.max(score.abs()));
+        let apart = found.iter().zip(&whole).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(apart > 1e-3 * largest, "a third of the examples makes another curvature: {apart} of {largest}");
+    }
+}
+
+#[test]
+fn shards_add_up_the_sample() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = fixture("gpt2-tiny").join("train.jsonl");
+    let sampled = |out: &str| {
+        let mut job = job(&train, &folder.path().join(out));
+        job.method.fit_examples = FitExamples::Share(0.3);
+        Plan::resolve(job).expect("sound")
+    };
+    sampled("whole").run(&()).expect("a whole run");
+    let plan = sampled("shards");
+    let both = |step: &dyn Fn(Shard)| (1..=2).for_each(|index| step(Shard::new(index, 2).expect("of two")));
+    for _ in 0..2 {
+        both(&|shard| _ = plan.fit(Some(shard), &()).expect("a part"));
+        plan.merge(&[], &()).expect("complete parts");
+    }
+    plan.query(&()).expect("fitted");
+    both(&|shard| _ = plan.score(Some(shard), &()).expect("a part"));
+    plan.merge(&[], &()).expect("complete parts");
+    let at = |out: &str| scores(&folder.path().join(out));
+    assert_relative(&at("shards"), &at("whole"), 1e-6, "two shards");
+}
+
+#[test]
+fn a_sample_is_shown_and_may_not_be_larger_than_the_data() {
+    let train = fixture("gpt2-tiny").join("train.jsonl");
+    let with = |examples: FitExamples| {
+        let mut job = job(&train, Path::new("no-folder"));
+        job.method.fit_examples = examples;
+        Plan::resolve(job)
+    };
+    let notes = |examples: FitExamples| with(examples).expect("sound").summary().notes.join("\n");
+    assert!(
+        notes(FitExamples::Count(3)).contains("the curvature is taken on 3 of "),
+        "{}",
+        notes(FitExamples::Count(3))
+    );
+    // a tiny model's text has fewer than 50 positions for each row of its widest covariance
+    assert!(notes(FitExamples::Auto).contains("the curvature is taken on all "), "{}", notes(FitExamples::Auto));
+    assert!(!notes(FitExamples::All).contains("the curvature is taken"));
+    let error = with(FitExamples::Count(100_000)).expect_err("too many");
+    assert!(matches!(&error, JobError::Options { hint: Some(hint), .. } if hint.contains("--fit-examples")), "{error}");
+}
