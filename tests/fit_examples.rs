@@ -92,7 +92,11 @@ fn a_sample_is_shown_and_may_not_be_larger_than_the_data() {
         Plan::resolve(job)
     };
     let notes = |examples: FitExamples| with(examples).expect("sound").summary().notes.join("\n");
-    assert!(notes(FitExamples::Count(3)).contains("the curvature is taken on 3 of "), "{}", notes(FitExamples::Count(3)));
+    assert!(
+        notes(FitExamples::Count(3)).contains("the curvature is taken on 3 of "),
+        "{}",
+        notes(FitExamples::Count(3))
+    );
     // a tiny model's text has fewer than 50 positions for each row of its widest covariance
     assert!(notes(FitExamples::Auto).contains("the curvature is taken on all "), "{}", notes(FitExamples::Auto));
     assert!(!notes(FitExamples::All).contains("the curvature is taken"));

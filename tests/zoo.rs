@@ -5,7 +5,7 @@ mod support;
 
 use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, Reduction};
 use ascribe::data::{self, Role, Which};
-use ascribe::model::supported;
+use ascribe::model::{LayerSelection, LoadOptions, Model, supported};
 use candle_core::DType;
 use serde_json::Value;
 use support::figures::{assert_relative, relative};
@@ -54,6 +54,57 @@ fn checkpoints_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
     if shared("zoo").is_some() {
         assert_eq!(tested, LANGUAGE_MODELS.len(), "language models of the zoo");
     }
+    Ok(())
+}
+
+/// Scores of the zoo's Mixtral are of attention alone, with its experts apart, by the tensors that hold all experts of a
+/// block; the router's are in neither.
+#[test]
+fn experts_have_the_losses_and_scores_of_torch() -> Outcome {
+    let Some(folder) = shared("zoo/mixtral") else { return Ok(()) };
+    let checkpoint = folder.join("checkpoint-120");
+    let expected = Recorded::open(&folder.join("expected.safetensors"));
+    let tracked = |include: &[&str]| -> Result<Model, ascribe::model::LoadError> {
+        let include: Vec<String> = include.iter().map(|&pattern| pattern.to_owned()).collect();
+        let selection = LayerSelection::new(&include, &[])?;
+        Model::load(&checkpoint, &LoadOptions { selection, ..LoadOptions::default() })
+    };
+    let model = tracked(&["*.self_attn.*"])?;
+    let source =
+        |file: &str, role| Source { add_eos: Which::Train, ..Source::new(folder.join(file), role, &checkpoint) };
+    let train = source("train.jsonl", Role::Train).read(&model);
+    let queries = source("queries.jsonl", Role::Queries).read(&model);
+    for (dataset, tensor) in [(&train, "train_loss"), (&queries, "query_loss")] {
+        let batch = data::batch(dataset, 0..dataset.len());
+        let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
+        assert_relative(&losses, &expected.values(tensor), 1e-4, tensor);
+    }
+    let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
+    let of = |model: &Model, kind| Run::empirical(kind, Measurement::Loss).scores::<_, f32>(model, train, queries);
+    for (kind, tensor, tolerance) in
+        [(CurvatureKind::Identity, "identity.scores", 1e-4), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-3)]
+    {
+        let error = relative(&of(&model, kind)?.wide(), &expected.values(tensor));
+        say(format_args!("mixtral, {tensor}: {error:.1e}"));
+        assert!(error < tolerance, "mixtral, {tensor}: {error:.1e}");
+    }
+    let layers = expected.get("identity.layers");
+    let size = layers.values.len() / layers.shape[0];
+    for (l, layer) in model.layers().iter().enumerate() {
+        let found = of(&tracked(&[&layer.name])?, CurvatureKind::Identity)?;
+        assert_relative(&found.wide(), &layers.values[l * size..(l + 1) * size], 1e-4, &layer.name);
+    }
+    let apart = expected.get("identity.apart");
+    let tensors = ["0", "1"].map(|block| [("w[13]", block), ("w2", block)]).concat();
+    assert_eq!(apart.shape[0], tensors.len(), "gates and ups, then downs of each block");
+    for (k, (matrices, block)) in tensors.iter().enumerate() {
+        let pattern = format!("model.layers.{block}.block_sparse_moe.experts.*.{matrices}");
+        let found = of(&tracked(&[&pattern])?, CurvatureKind::Identity)?;
+        assert_relative(&found.wide(), &apart.values[k * size..(k + 1) * size], 1e-4, &pattern);
+    }
+    // all of it, experts that few tokens reach among them
+    let everything = of(&tracked(&[])?, CurvatureKind::Ekfac)?;
+    assert!(everything.wide().iter().all(|score| score.is_finite()));
     Ok(())
 }
 

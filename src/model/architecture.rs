@@ -72,6 +72,37 @@ pub(crate) struct BlockNames {
     pub(crate) buffers: &'static [&'static str],
     /// How weights of linear layers lie, but for the head's.
     pub(crate) layout: Layout,
+    /// What files call the experts of a block, if it may have some.
+    pub(crate) experts: Option<ExpertNames>,
+}
+
+/// What files call the experts of a block: three matrices for each, as transformers 4 has them, or two tensors for all,
+/// as transformers 5 has them in memory. The latter saves the former, and its optimizers know the latter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpertNames {
+    /// The module of router and experts where each expert has its matrices.
+    pub(crate) module: &'static str,
+    /// Gate, up and down of one expert.
+    pub(crate) matrices: [&'static str; 3],
+    /// The same in the order in which transformers 4 registers them.
+    pub(crate) registered: [&'static str; 3],
+}
+
+impl ExpertNames {
+    /// The module of router and experts where two tensors hold all experts.
+    pub(crate) const FUSED_MODULE: &'static str = "mlp";
+
+    /// The two tensors in that module: gates and ups one behind the other `[E, 2 I, D]`, downs `[E, D, I]`.
+    pub(crate) const FUSED: [&'static str; 2] = ["experts.gate_up_proj", "experts.down_proj"];
+
+    /// The block, the expert, and which of its matrices a layer is, if it is one of an expert.
+    pub(crate) fn expert_of<'a>(&self, layer: &'a str) -> Option<(&'a str, usize, usize)> {
+        let (experts, matrix) = layer.rsplit_once('.')?;
+        let (module, expert) = experts.rsplit_once('.')?;
+        let block = module.strip_suffix(".experts")?.strip_suffix(self.module)?.strip_suffix('.')?;
+        let matrix = self.matrices.iter().position(|&one| one == matrix)?;
+        Some((block, expert.parse().ok()?, matrix))
+    }
 }
 
 impl BlockNames {

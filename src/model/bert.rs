@@ -48,6 +48,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["classifier"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// The modules of a block in the order of registration.

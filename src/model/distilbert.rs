@@ -37,6 +37,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["pre_classifier", "classifier"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// The modules of a block in the order of registration.

@@ -47,6 +47,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["lm_head"],
     buffers: &[".attn.bias", ".attn.masked_bias"],
     layout: Layout::InputsFirst,
+    experts: None,
 };
 
 /// `wte` and `wpe`, blocks `h`, norm `ln_f`, `lm_head`; `x: [R, D]` throughout.

@@ -43,6 +43,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["embed_out", "lm_head"],
     buffers: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// `embed_in`, blocks `layers`, `final_layer_norm`, `embed_out`; `x: [R, D]` throughout.

@@ -45,6 +45,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["lm_head"],
     buffers: &[".attn.bias", ".attn.masked_bias"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// Base of the rotary embeddings: the configuration has no key for it.

@@ -46,6 +46,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["lm_head"],
     buffers: &["rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-pub(crate) use architecture::{Architecture, BlockNames, Parameters, SCORE, class_of_texts};
+pub(crate) use architecture::{Architecture, BlockNames, ExpertNames, Parameters, SCORE, class_of_texts};
 pub use config::Config;
 pub use error::LoadError;
 pub(crate) use error::abridged;

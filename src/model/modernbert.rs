@@ -53,6 +53,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["head.dense", "head.norm", "classifier"],
     buffers: &["rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// `tok_embeddings` and their norm, blocks `layers`, `final_norm`; `x: [R, D]` throughout.

@@ -52,6 +52,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["lm_head"],
     buffers: &[],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// Rows of `embed_positions` before the one of the first position.

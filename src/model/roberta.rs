@@ -44,6 +44,7 @@ const NAMES: BlockNames = BlockNames {
     heads: &["classifier.dense", "classifier.out_proj"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
+    experts: None,
 };
 
 /// Builds the model from its folder's configuration and weights.

@@ -42,7 +42,9 @@ impl Reading {
         };
         let mut found = BTreeMap::new();
         for layer in layers {
-            let weight = parameters.weight(&layer.name).and_then(|(weight, _)| rate(&weight.name));
+            let in_all = parameters.in_all_experts(layer).map(|(all, _)| all);
+            let weight = in_all.or_else(|| parameters.weight(&layer.name).map(|(weight, _)| weight));
+            let weight = weight.and_then(|weight| rate(&weight.name));
             let bias = layer.bias.then(|| parameters.bias(&layer.name).and_then(|bias| rate(&bias.name))).flatten();
             match (weight, bias) {
                 (Some(weight), Some(bias)) if weight != bias => {

@@ -3,6 +3,7 @@
 //! # Source
 //! METHOD §4.4, traps 24, 25, 27; FORMATS §5.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::optimizer_state::{OptimizerState, OptimizerStateError};
@@ -44,6 +45,9 @@ fn of_layer(
         file: parameters.file.clone(),
         parameter: format!("{}.{parameter}", layer.name),
     };
+    if let Some((all, own)) = parameters.in_all_experts(layer) {
+        return of_expert(all, own, parameters, state);
+    }
     let (weight, layout) = parameters.weight(&layer.name).ok_or_else(|| missing("weight"))?;
     let (o, i) = (layer.outputs, layer.inputs);
     let expected = match layout {
@@ -94,6 +98,26 @@ fn of_layer(
         }
     }
     Ok(Some(moments))
+}
+
+/// The moments of one expert's matrix, which is a part of the parameter of all experts.
+fn of_expert(
+    all: &Parameter,
+    own: Range<usize>,
+    parameters: &TorchParameters,
+    state: &mut OptimizerState,
+) -> Result<Option<Vec<f32>>, ReadError> {
+    if state.step(&all.name).is_none() {
+        return Ok(None);
+    }
+    let moments = state.corrected_second_moment(&all.name)?;
+    let found = moments.get(own.clone()).map(<[f32]>::to_vec);
+    found.map(Some).ok_or_else(|| ReadError::LayerShape {
+        file: parameters.file.clone(),
+        parameter: all.name.clone(),
+        found: all.shape.clone(),
+        expected: vec![own.end],
+    })
 }
 
 #[cfg(test)]

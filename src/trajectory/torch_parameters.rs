@@ -4,13 +4,18 @@
 //! registered them. That order is part of each architecture's description. A tensor that has no place in it is an
 //! error: guessing would shift every entry that follows.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 
-use super::ReadError;
 use super::parameter_groups::Parameter;
-use crate::model::{Architecture, BlockNames, Config, LoadError, Parameters, SCORE, Weights, class_of_texts};
+use super::{ReadError, TransformersVersion};
+use crate::curvature::LayerSpec;
+use crate::model::{
+    Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, class_of_texts,
+};
 
 pub use crate::model::Layout;
 
@@ -24,6 +29,8 @@ pub struct TorchParameters {
     pub list: Vec<Parameter>,
     order: &'static Parameters,
     tied_head: Option<TiedHead>,
+    /// What stands in front of blocks' names.
+    prefix: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -58,8 +65,17 @@ impl TorchParameters {
             }
             _ => None,
         };
+        let (prefix, experts) = match order {
+            Parameters::Blocks(names) => (names.prefix_in(&weights), fused_experts(&config, names, &weights)?),
+            _ => ("", BTreeMap::new()),
+        };
         let mut places = Vec::new();
-        for name in weights.names() {
+        for (name, shape) in &experts {
+            let place = place(order, name);
+            let place = place.ok_or_else(|| ReadError::UnknownTensor { file: file.clone(), name: name.clone() })?;
+            places.push((place, Parameter { name: name.clone(), shape: shape.clone() }));
+        }
+        for name in weights.names().filter(|name| experts.is_empty() || !is_of_one_expert(order, name)) {
             let other_name = tied_head.as_ref().is_some_and(|tied| tied.head == name && tied.embedding != name);
             if is_buffer(order, name) || other_name {
                 continue;
@@ -72,7 +88,7 @@ impl TorchParameters {
         }
         places.sort_by(|(a, x), (b, y)| (a, &x.name).cmp(&(b, &y.name)));
         let list = places.into_iter().map(|(_, parameter)| parameter).collect();
-        Ok(Self { file, list, order, tied_head })
+        Ok(Self { file, list, order, tied_head, prefix })
     }
 
     /// The parameter that holds the weight of a layer, and how it lies there; the embedding for a tied head.
@@ -83,6 +99,20 @@ impl TorchParameters {
             _ => &name,
         };
         Some((self.find(name)?, layout(self.order, layer)))
+    }
+
+    /// The parameter that holds the weights of all experts of a block, and the layer's own numbers there, if the layer
+    /// is an expert's and the optimizer knows no smaller parameter.
+    pub fn in_all_experts(&self, layer: &LayerSpec) -> Option<(&Parameter, Range<usize>)> {
+        let Parameters::Blocks(BlockNames { experts: Some(names), .. }) = self.order else { return None };
+        let (block, expert, matrix) = names.expert_of(&layer.name)?;
+        let of = ExpertNames::FUSED[usize::from(matrix == 2)];
+        let block = block.strip_prefix(self.prefix).unwrap_or(block);
+        let parameter = self.find(&format!("{}{block}.{}.{of}", self.prefix, ExpertNames::FUSED_MODULE))?;
+        // gates and ups lie one behind the other
+        let (numbers, matrices) = (layer.outputs * layer.inputs, if matrix == 2 { 1 } else { 2 });
+        let start = (expert * matrices + matrix % 2) * numbers;
+        Some((parameter, start..start + numbers))
     }
 
     /// The parameter that holds the bias of a layer.
@@ -119,16 +149,46 @@ fn tied_head(names: &BlockNames, weights: &Weights, tied: bool) -> Result<Option
     Ok(Some(TiedHead { head, embedding, registered }))
 }
 
+/// The tensors of all experts of a block as transformers 5 registers them, with their shapes, of a checkpoint that it
+/// saved as the matrices of each expert; none of one that transformers 4 saved, or that holds these very tensors.
+fn fused_experts(
+    config: &Config,
+    names: &BlockNames,
+    weights: &Weights,
+) -> Result<BTreeMap<String, Vec<usize>>, ReadError> {
+    let mut fused = BTreeMap::new();
+    let version = TransformersVersion::parse(config.text("transformers_version", "")?);
+    let (Some(experts), true) = (names.experts, version.is_some_and(|version| version.major >= 5)) else {
+        return Ok(fused);
+    };
+    for name in weights.names() {
+        let layer = name.strip_suffix(".weight").unwrap_or(name);
+        let Some((block, expert, matrix)) = experts.expert_of(layer) else { continue };
+        let shape = weights.shape(name)?;
+        let &[outputs, inputs] = shape.as_slice() else { continue };
+        let (of, outputs) = if matrix == 2 { (1, outputs) } else { (0, 2 * outputs) };
+        let name = format!("{block}.{}.{}", ExpertNames::FUSED_MODULE, ExpertNames::FUSED[of]);
+        let shape = fused.entry(name).or_insert_with(|| vec![0, outputs, inputs]);
+        shape[0] = shape[0].max(expert + 1);
+    }
+    Ok(fused)
+}
+
+fn is_of_one_expert(order: &Parameters, name: &str) -> bool {
+    let Parameters::Blocks(BlockNames { experts: Some(experts), .. }) = order else { return false };
+    name.strip_suffix(".weight").is_some_and(|layer| experts.expert_of(layer).is_some())
+}
+
 fn is_buffer(order: &Parameters, name: &str) -> bool {
     order.names().is_some_and(|names| names.is_buffer(name))
 }
 
 /// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
 fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
-    let (module, leaf) = name.rsplit_once('.')?;
-    let leaf = match leaf {
-        "weight" | "gamma" => 0,
-        "bias" | "beta" => 1,
+    let (module, leaf) = match name.rsplit_once('.')? {
+        (module, "weight" | "gamma") => (module, 0),
+        (module, "bias" | "beta") => (module, 1),
+        _ if ExpertNames::FUSED.iter().any(|tensor| name.ends_with(tensor)) => (name, 0),
         _ => return None,
     };
     let Some(names) = order.names() else {
@@ -146,6 +206,14 @@ fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
     }
     if let Some(i) = position(names.after, module) {
         return Some(vec![3, 0, i, leaf]);
+    }
+    if let Some(experts) = names.experts
+        && let Some((block, expert, matrix)) = experts.expert_of(module)
+    {
+        let number = block.strip_prefix(names.blocks)?.strip_prefix('.')?.parse().ok()?;
+        let modules = position(names.modules, &format!("{}.experts", experts.module))?;
+        let matrix = position(&experts.registered, experts.matrices[matrix])?;
+        return Some(vec![2, number, modules, expert as u64, matrix, leaf]);
     }
     let (number, rest) = module.strip_prefix(names.blocks)?.strip_prefix('.')?.split_once('.')?;
     Some(vec![2, number.parse().ok()?, position(names.modules, rest)?, leaf])

@@ -9,6 +9,7 @@
 use super::stored::{StoredMlp, dense};
 use super::{Family, Mlp};
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::model::architecture::ExpertNames;
 use crate::model::parameters::{Source, Stored, StoredLinear};
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::{Config, Layout, LoadError};
@@ -62,26 +63,15 @@ pub(super) struct Experts {
     pub(super) shared: Option<usize>,
     /// Which blocks have experts, by number; the others have one MLP.
     pub(super) sparse: Vec<bool>,
-    pub(super) names: Names,
+    pub(super) names: ExpertNames,
 }
 
-/// What files call a block's experts.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
-    /// The module.
-    module: &'static str,
-    /// Gate, up and down of one expert.
-    matrices: [&'static str; 3],
-}
-
-/// Mixtral's names.
-pub(super) const MIXTRAL: Names = Names { module: "block_sparse_moe", matrices: ["w1", "w3", "w2"] };
-
-/// The names of all others.
-pub(super) const COMMON: Names = Names { module: "mlp", matrices: ["gate_proj", "up_proj", "down_proj"] };
-
-/// The module of the two matrices for all experts, whatever the family.
-const FUSED_MODULE: &str = "mlp";
+/// The names of all families but Mixtral.
+pub(super) const COMMON: ExpertNames = ExpertNames {
+    module: "mlp",
+    matrices: ["gate_proj", "up_proj", "down_proj"],
+    registered: ["gate_proj", "up_proj", "down_proj"],
+};
 
 impl Experts {
     /// The keys that all families have, in `blocks` blocks that all have experts.
@@ -171,9 +161,9 @@ impl StoredSparseMlp {
         let mut read_by_all = SharedInput::default();
         let layout = Layout::OutputsFirst;
         let module = format!("layers.{n}.{}", names.module);
-        let fused = format!("layers.{n}.{FUSED_MODULE}.experts");
-        let is_fused = source.contains(&format!("{fused}.gate_up_proj"));
-        let in_file = if is_fused { FUSED_MODULE } else { names.module };
+        let fused = ExpertNames::FUSED.map(|tensor| format!("layers.{n}.{}.{tensor}", ExpertNames::FUSED_MODULE));
+        let is_fused = source.contains(&fused[0]);
+        let in_file = if is_fused { ExpertNames::FUSED_MODULE } else { names.module };
         let weight = source.tensor(&format!("layers.{n}.{in_file}.gate.weight"), &[count, width])?;
         let router = source.linear_at(tracking, &format!("{module}.gate"), weight, [count, width], &mut read_by_all);
         source.add_activations(count + width);
@@ -182,19 +172,19 @@ impl StoredSparseMlp {
         let expert = |tracking: &mut Tracking<'_>, e: usize| {
             let mut read_by_expert = SharedInput::default();
             let [gate, up, down] = names.matrices.map(|matrix| format!("{module}.experts.{e}.{matrix}"));
-            let mut linear = |name: &str, part: &str, before: usize, shape: [usize; 2], input: &mut SharedInput| {
+            let mut linear = |name: &str, of: usize, before: usize, shape: [usize; 2], input: &mut SharedInput| {
                 let weight = if is_fused {
-                    let rows = if part == "gate_up_proj" { 2 * inner } else { width };
+                    let rows = [2 * inner, width][of];
                     let first = e * rows + before;
-                    source.rows_of(&format!("{fused}.{part}"), &[count, rows, shape[1]], first..first + shape[0])?
+                    source.rows_of(&fused[of], &[count, rows, shape[1]], first..first + shape[0])?
                 } else {
                     source.tensor(&format!("{name}.weight"), &shape)?
                 };
                 Ok::<_, LoadError>(source.linear_at(tracking, name, weight, shape, input))
             };
-            let gate = linear(&gate, "gate_up_proj", 0, [inner, width], &mut read_by_expert)?;
-            let up = linear(&up, "gate_up_proj", inner, [inner, width], &mut read_by_expert)?;
-            let down = linear(&down, "down_proj", 0, [width, inner], &mut SharedInput::default())?;
+            let gate = linear(&gate, 0, 0, [inner, width], &mut read_by_expert)?;
+            let up = linear(&up, 0, inner, [inner, width], &mut read_by_expert)?;
+            let down = linear(&down, 1, 0, [width, inner], &mut SharedInput::default())?;
             Ok(StoredMlp::new(vec![gate, up], down, activation))
         };
         let experts = (0..count).map(|e| expert(tracking, e)).collect::<Result<_, LoadError>>()?;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::architecture::BlockNames;
+use super::super::architecture::{BlockNames, ExpertNames};
 use super::super::{Config, Layout, LoadError};
 use super::experts::Experts;
 use crate::nn::{Activation, RopeConfig};
@@ -210,7 +210,13 @@ pub(super) const fn names(modules: &'static [&'static str]) -> BlockNames {
         heads: &["lm_head"],
         buffers: &["rotary_emb.inv_freq"],
         layout: Layout::OutputsFirst,
+        experts: None,
     }
+}
+
+/// The same with experts, which files call so.
+pub(super) const fn with_experts(modules: &'static [&'static str], experts: ExpertNames) -> BlockNames {
+    BlockNames { experts: Some(experts), ..names(modules) }
 }
 
 /// The modules of a block like Llama's.

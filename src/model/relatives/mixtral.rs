@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::experts::{Experts, MIXTRAL};
-use super::family::{Defaults, Family, names};
+use super::experts::Experts;
+use super::family::{Defaults, Family, with_experts};
 use super::stored::build;
-use crate::model::architecture::{Architecture, Parameters};
+use crate::model::architecture::{Architecture, ExpertNames, Parameters};
 use crate::model::rotary::Rotary;
 use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
 
@@ -14,7 +14,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mixtral",
     classes: &["MixtralForCausalLM"],
     load,
-    parameters: Parameters::Blocks(names(MODULES)),
+    parameters: Parameters::Blocks(with_experts(MODULES, NAMES)),
     tied_by_default: false,
     // noise of the router's inputs in training, as dropout
     without_effect: &["router_jitter_noise"],
@@ -23,15 +23,16 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     head_size: None,
 };
 
+const NAMES: ExpertNames =
+    ExpertNames { module: "block_sparse_moe", matrices: ["w1", "w3", "w2"], registered: ["w1", "w2", "w3"] };
+
 const MODULES: &[&str] = &[
     "self_attn.q_proj",
     "self_attn.k_proj",
     "self_attn.v_proj",
     "self_attn.o_proj",
     "block_sparse_moe.gate",
-    "block_sparse_moe.experts.*.w1",
-    "block_sparse_moe.experts.*.w2",
-    "block_sparse_moe.experts.*.w3",
+    "block_sparse_moe.experts",
     "mlp.gate",
     "mlp.experts.gate_up_proj",
     "mlp.experts.down_proj",
@@ -51,6 +52,6 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     family.layers.iter_mut().for_each(|layer| layer.window = window);
     let count = config.size("num_local_experts")?;
     let experts = Experts::read(config, family.layers.len(), count, family.inner)?;
-    family.experts = Some(Experts { names: MIXTRAL, ..experts });
+    family.experts = Some(Experts { names: NAMES, ..experts });
     Ok(family)
 }

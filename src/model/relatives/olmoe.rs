@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::experts::{Experts, count};
-use super::family::{Defaults, Family, QueryKeyNorms, names};
+use super::experts::{COMMON, Experts, count};
+use super::family::{Defaults, Family, QueryKeyNorms, with_experts};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::rotary::Rotary;
@@ -14,7 +14,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "olmoe",
     classes: &["OlmoeForCausalLM"],
     load,
-    parameters: Parameters::Blocks(names(MODULES)),
+    parameters: Parameters::Blocks(with_experts(MODULES, COMMON)),
     tied_by_default: false,
     without_effect: &[],
     blocks: Some("num_hidden_layers"),
@@ -32,9 +32,7 @@ const MODULES: &[&str] = &[
     "mlp.gate",
     "mlp.experts.gate_up_proj",
     "mlp.experts.down_proj",
-    "mlp.experts.*.gate_proj",
-    "mlp.experts.*.up_proj",
-    "mlp.experts.*.down_proj",
+    "mlp.experts",
     "input_layernorm",
     "post_attention_layernorm",
 ];

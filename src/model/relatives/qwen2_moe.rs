@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use super::experts::{Experts, count};
-use super::family::{Defaults, Family, names};
+use super::experts::{COMMON, Experts, count};
+use super::family::{Defaults, Family, with_experts};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::rotary::Rotary;
@@ -14,7 +14,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen2_moe",
     classes: &["Qwen2MoeForCausalLM"],
     load,
-    parameters: Parameters::Blocks(names(MODULES)),
+    parameters: Parameters::Blocks(with_experts(MODULES, COMMON)),
     tied_by_default: false,
     without_effect: &[],
     blocks: Some("num_hidden_layers"),
@@ -30,9 +30,7 @@ const MODULES: &[&str] = &[
     "mlp.gate",
     "mlp.experts.gate_up_proj",
     "mlp.experts.down_proj",
-    "mlp.experts.*.gate_proj",
-    "mlp.experts.*.up_proj",
-    "mlp.experts.*.down_proj",
+    "mlp.experts",
     "mlp.shared_expert.gate_proj",
     "mlp.shared_expert.up_proj",
     "mlp.shared_expert.down_proj",
