@@ -7,9 +7,12 @@ use std::sync::Arc;
 use super::super::{Job, JobError};
 use super::machine::default_budget;
 use crate::attribution::{Error, Examples};
-use crate::data::{self, Batch, DataOptions, Dataset, FromTokenizer, IdField, ReadReport, Role, Specials, Tokenizer};
+use crate::data::{
+    self, Batch, DataError, DataOptions, Dataset, FromTokenizer, IdField, ReadReport, Role, Specials, Tokenizer,
+};
 use crate::foreign_file;
 use crate::model::Limits;
+use crate::model::adapter::AdapterFolder;
 
 /// A dataset in batches of a given number of positions.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +76,16 @@ pub(super) fn load_tokenizer(
     limits: Limits,
 ) -> Result<Option<Arc<Tokenizer>>, JobError> {
     let Limits::Tokens(_) = limits else { return Ok(None) };
-    match Tokenizer::find(model, job.data.tokenizer.as_deref()) {
+    let found = Tokenizer::find(model, job.data.tokenizer.as_deref());
+    let adapter = AdapterFolder::find(model, job.model.base.as_deref(), job.model.adapter.is_some())?;
+    let found = match (found, adapter) {
+        // an adapter that was saved without its tokenizer has its base's
+        (Err(DataError::NoTokenizer { .. }), Some(adapter)) if job.data.tokenizer.is_none() => {
+            Tokenizer::find(&adapter.base, None)
+        }
+        (found, _) => found,
+    };
+    match found {
         Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),
         // files of token ids need none; the reader says so if they hold text after all
         Err(_) if job.data.tokenizer.is_none() && only_ids(job, train) => Ok(None),

@@ -8,10 +8,10 @@ use super::{
     AnyNorm, Block, Family, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms, Relative,
     SelfAttention,
 };
-use crate::curvature::Linear;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::decoder::{Blocks, Ends, Parts};
 use crate::model::parameters::{Source, Stored, StoredLinear, StoredTensor};
+use crate::model::projection::Projection;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::nn::{Activation, Attention, LayerNorm, Mask, RmsNorm};
@@ -94,7 +94,7 @@ impl Stored for StoredBlock {
 
     fn read(&self) -> Result<Block, LoadError> {
         let norm = |norm: &Option<StoredNorm>| norm.as_ref().map(Stored::read).transpose();
-        let linear = |layers: &[StoredLinear]| layers.iter().map(Stored::read).collect::<Result<Vec<Linear>, _>>();
+        let linear = |layers: &[StoredLinear]| layers.iter().map(Stored::read).collect::<Result<Vec<Projection>, _>>();
         let norms = match &self.query_key_norms {
             Some([q, k]) => match (q.read()?, k.read()?) {
                 (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([q, k]),
@@ -102,11 +102,11 @@ impl Stored for StoredBlock {
             },
             None => None,
         };
-        let qkv = match <[Linear; 3]>::try_from(linear(&self.qkv)?) {
+        let qkv = match <[Projection; 3]>::try_from(linear(&self.qkv)?) {
             Ok([q_proj, k_proj, v_proj]) => Projections::Separate { q_proj, k_proj, v_proj, clip: self.clip, norms },
             Err(mut one) => Projections::Packed(one.remove(0)),
         };
-        let gate_up = match <[Linear; 2]>::try_from(linear(&self.gate_up)?) {
+        let gate_up = match <[Projection; 2]>::try_from(linear(&self.gate_up)?) {
             Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
             Err(mut one) => GateUp::Packed(one.remove(0)),
         };
