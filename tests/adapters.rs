@@ -245,8 +245,12 @@ fn what_does_not_belong_together_is_refused_by_name() {
     for (key, value, parts) in [
         ("r", json!(4), vec!["`base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight`", "[2, 16]", "[4, 16]"]),
         ("r", json!("four"), vec!["`r`", "positive whole numbers"]),
-        ("target_modules", json!(["q_proj"]), vec!["o_proj", "`target_modules`", "does not select"]),
-        ("target_modules", json!(["q_proj", "o_proj", "k_proj"]), vec!["k_proj.lora_A.weight", "selects"]),
+        (
+            "target_modules",
+            json!(r".*layers\.[12]\.self_attn\.q_proj"),
+            vec!["o_proj", "`target_modules`", "does not select"],
+        ),
+        ("target_modules", json!(r".*layers\.[12]\.self_attn\.(q|o|k)_proj"), vec!["k_proj.lora_A.weight", "selects"]),
         ("target_modules", json!("("), vec!["`target_modules`", "regular expression"]),
         ("peft_type", json!("IA3"), vec!["`peft_type`", "\"IA3\"", "LORA"]),
         ("task_type", json!("SEQ_CLS"), vec!["`task_type`", "SEQ_CLS"]),

@@ -127,6 +127,7 @@ impl AdapterConfig {
             exclude: modules("exclude_modules", false)?,
             layers,
             layer_patterns: expressions("layers_pattern", targets::layer_list)?,
+            copied: texts("modules_to_save")?,
             saved: expressions("modules_to_save", targets::module_and_parts)?,
         };
         let r = rank(keys.get("r").unwrap_or(&Value::from(8))).ok_or_else(|| bad_rank(&keys, "r"))?;
@@ -200,7 +201,7 @@ impl AdapterConfig {
         }
         let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));
         let module = module.strip_suffix(".base_layer").unwrap_or(module);
-        self.targets.is_saved(module) || (leaf == "bias" && self.trains_biases)
+        self.targets.is_copied(module) || (leaf == "bias" && self.trains_biases)
     }
 
     /// What a person should know of the settings.

@@ -125,7 +125,7 @@ impl Adapter {
 
     /// Whether a module was copied as a whole (`modules_to_save`), so that what was tied to it no longer is.
     pub(super) fn is_copied(&self, module: &str) -> bool {
-        self.names_of(module).iter().any(|name| self.config.targets.is_saved(name))
+        self.names_of(module).iter().any(|name| self.config.targets.is_copied(name))
     }
 
     /// Names that a module of the base may have in the adapter's files.

@@ -15,6 +15,8 @@ pub(crate) struct Targets {
     pub(super) layer_patterns: Vec<Regex>,
     /// Expressions for modules that are saved as a whole.
     pub(super) saved: Vec<Regex>,
+    /// Endings of the names of modules that are saved as a whole.
+    pub(super) copied: Vec<String>,
 }
 
 /// Modules by name.
@@ -93,6 +95,13 @@ impl Targets {
     /// Whether a module, or one that it is part of, is saved as a whole.
     pub(crate) fn is_saved(&self, name: &str) -> bool {
         self.saved.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// Whether a module, or one that it is part of, was copied and trained as a whole. Unlike elsewhere, PEFT asks here
+    /// for the ending of a name without a dot before it, so that `norm` is also `input_layernorm`.
+    pub(crate) fn is_copied(&self, name: &str) -> bool {
+        let ends = |module: &str| self.copied.iter().any(|ending| module.ends_with(ending.as_str()));
+        ends(name) || name.match_indices('.').any(|(end, _)| ends(&name[..end]))
     }
 
     /// The index of the layer that a module is part of.
@@ -207,6 +216,10 @@ mod tests {
         assert!(selected(&targets, "model.blocks.1.q_proj") && !selected(&targets, "model.layers.1.q_proj"));
         targets.exclude = Modules::read(Some(&json!(["1.q_proj"])), false).expect("valid");
         assert!(!selected(&targets, "model.blocks.1.q_proj"));
+        targets.copied = vec!["norm".into(), "mlp".into()];
+        for (name, expected) in [("h.0.input_layernorm", true), ("h.0.mlp.fc", true), ("h.0.attn.fc", false)] {
+            assert_eq!(targets.is_copied(name), expected, "{name}");
+        }
         targets.saved = vec![module_and_parts("3").expect("valid")];
         assert!(!selected(&targets, "model.blocks.3.q_proj"));
         assert_eq!(Targets::default().select("q_proj", ModuleKind::Linear), None);
