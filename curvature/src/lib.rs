@@ -62,7 +62,7 @@ pub use network::{LabelDraw, Measurement, Network, Objective, Reduction};
 pub use product::GradientProducts;
 pub use quadratic::QuadraticForm;
 pub use rotated::STACK_NUMBERS;
-pub use section::{Graphs, PullBack, Section, Taped, backward_through, pull_back};
+pub use section::{Graphs, PullBack, Section, Taped, Tracked, backward_through, pull_back};
 pub use spectral::{SpectralFn, Step};
 pub use symmetric::SymmetricMatrix;
 pub use tap::{Positions, Tap, TapSink, Tee};

@@ -23,6 +23,11 @@ pub trait Section {
         let value = output.detach();
         Ok((value, Box::new(move |gradient| pull_back(&input, &output, gradient).map(Some))))
     }
+
+    /// Whether the section may have tracked layers. Sections before the first that has are not differentiated.
+    fn has_tracked_layers(&self) -> bool {
+        true
+    }
 }
 
 /// From the gradient at a section's output to the one at its input, if that was wanted.
@@ -31,6 +36,29 @@ pub type PullBack = Box<dyn FnOnce(Tensor) -> Result<Option<Tensor>, Error>>;
 /// A section whose blocks record on a [`Tape`].
 #[derive(Debug)]
 pub struct Taped<F>(pub F);
+
+/// A section that is known to have tracked layers, or to have none.
+#[derive(Debug)]
+pub struct Tracked<S> {
+    /// The section.
+    pub section: S,
+    /// Whether it has tracked layers.
+    pub has_layers: bool,
+}
+
+impl<S: Section> Section for Tracked<S> {
+    fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+        self.section.forward(x, taps)
+    }
+
+    fn differentiable(&self, x: &Tensor, wanted: Gradient, taps: &TapRecorder) -> Result<(Tensor, PullBack), Error> {
+        self.section.differentiable(x, wanted, taps)
+    }
+
+    fn has_tracked_layers(&self) -> bool {
+        self.has_layers
+    }
+}
 
 impl<F> Section for Taped<F>
 where
@@ -90,10 +118,15 @@ pub fn backward_through<V>(
     head: impl FnOnce(&Tensor, &TapRecorder) -> Result<(V, Tensor), Error>,
 ) -> Result<V, Error> {
     let taps = TapRecorder::default();
+    let first = sections.iter().position(|section| section.has_tracked_layers()).unwrap_or(sections.len());
+    let (before, sections) = sections.split_at(first);
     let mut left = Vec::with_capacity(sections.len());
     let mut x = x.detach();
+    for section in before {
+        x = section.forward(&x, &taps)?;
+    }
     for (index, section) in sections.iter().enumerate() {
-        // nothing before the first section is differentiated
+        // nothing before the first section with tracked layers is differentiated
         let wanted = if index == 0 { Gradient::Unwanted } else { Gradient::Wanted };
         match graphs {
             Graphs::Kept => {
@@ -194,6 +227,49 @@ mod tests {
             self.0.push((tap.layer.0, tap.output_gradient.to_vec2::<f64>()?));
             Ok(())
         }
+    }
+
+    #[test]
+    fn nothing_before_the_first_tracked_layer_is_differentiated() -> Result<(), Error> {
+        let device = Device::Cpu;
+        let weight = Tensor::new(&[[0.3, -0.7], [1.1, 0.4]], &device)?;
+        let frozen = Linear::new(weight.clone(), None, None)?;
+        let layer = Linear::new(weight, None, Some(LayerId(0)))?;
+        let differentiated = std::cell::Cell::new(0);
+        struct Counted<'a, S>(S, &'a std::cell::Cell<usize>);
+        impl<S: Section> Section for Counted<'_, S> {
+            fn forward(&self, x: &Tensor, taps: &TapRecorder) -> Result<Tensor, candle_core::Error> {
+                self.0.forward(x, taps)
+            }
+            fn differentiable(
+                &self,
+                x: &Tensor,
+                wanted: Gradient,
+                taps: &TapRecorder,
+            ) -> Result<(Tensor, PullBack), Error> {
+                self.1.set(self.1.get() + 1);
+                self.0.differentiable(x, wanted, taps)
+            }
+        }
+        let below = || Taped(|x: &Traced, taps: &TapRecorder| frozen.trace(x, taps));
+        let above = || Taped(|x: &Traced, taps: &TapRecorder| layer.trace(x, taps));
+        let x = Tensor::new(&[[0.4, -1.2]], &device)?;
+        let run = |told: bool, graphs| -> Result<_, Error> {
+            differentiated.set(0);
+            let below = Tracked { section: Counted(below(), &differentiated), has_layers: !told };
+            let above = Tracked { section: Counted(above(), &differentiated), has_layers: true };
+            let mut collect = Collect::default();
+            let sections: [&dyn Section; 3] = [&below, &above, &below];
+            let head = |y: &Tensor, _: &TapRecorder| Ok((y.to_vec2::<f64>()?, y.sqr()?));
+            let value = backward_through(&sections, &x, graphs, &Positions::single(1), &mut collect, head)?;
+            Ok((value, collect.0, differentiated.get()))
+        };
+        for graphs in [Graphs::Kept, Graphs::Rebuilt] {
+            let (value, taps, count) = run(false, graphs)?;
+            assert_eq!((count, taps.len()), (3, 1));
+            assert_eq!(run(true, graphs)?, (value, taps, 2));
+        }
+        Ok(())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
-use crate::addition::{Add, fits};
+use crate::addition::{Add, fits, scaled_columns, scaled_sum};
 use crate::section::seeded;
 
 /// Whether a gradient is needed at a value.
@@ -296,6 +296,30 @@ impl Traced {
         tape.push(place, Box::new(back));
         Ok(Self { value: y, tape: Some(tape), place: Some(place) })
     }
+
+    /// The sum with a value whose columns are multiplied by constants: `self + other ∘ factors`.
+    ///
+    /// # Shapes
+    /// Both values `[R, O]`; `factors`: `[O]`.
+    /// # Errors
+    /// If shapes, types or devices do not fit.
+    pub fn add_scaled(&self, other: &Self, factors: &Tensor) -> Result<Self> {
+        let y = scaled_sum(&self.value, &other.value, factors)?;
+        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Ok(Self::constant(y)) };
+        let (to, scaled) = (self.place, other.place);
+        if to.is_none() && scaled.is_none() {
+            return Ok(Self { value: y, tape: Some(tape), place: None });
+        }
+        let (place, factors) = (tape.place(), factors.clone());
+        let back = move |gradient: Tensor, gradients: &mut Gradients| {
+            if let Some(scaled) = scaled {
+                gradients.give(scaled, scaled_columns(&gradient, &factors)?)?;
+            }
+            to.map_or(Ok(()), |to| gradients.share(to, gradient))
+        };
+        tape.push(place, Box::new(back));
+        Ok(Self { value: y, tape: Some(tape), place: Some(place) })
+    }
 }
 
 /// Matrices one under the other, in new memory; those without rows take no part.
@@ -449,6 +473,33 @@ mod tests {
         let constant =
             Traced::constant(x).in_groups(&lengths, |l, rows| layer(l).trace(rows, &TapRecorder::default()))?;
         assert_eq!((constant.value().dims(), constant.place), (&[5, 1][..], None));
+        Ok(())
+    }
+
+    #[test]
+    fn a_scaled_sum_passes_its_gradient_and_the_scaled_one() -> Result<()> {
+        for dtype in [candle_core::DType::F32, candle_core::DType::F64] {
+            let number = |r: usize, k: usize| ((r * 7 + k * 3) as f64 * 0.37).sin();
+            let matrix = |shift: usize| -> Result<Tensor> {
+                let numbers: Vec<f64> = (0..15).map(|i| number(i / 3 + shift, i % 3)).collect();
+                Tensor::from_vec(numbers, (5, 3), &Device::Cpu)?.to_dtype(dtype)
+            };
+            let factors = Tensor::new(&[0.5, -2.0, 3.0], &Device::Cpu)?.to_dtype(dtype)?;
+            let (x, seed) = (matrix(0)?, matrix(9)?);
+            for own in [Gradient::Wanted, Gradient::Unwanted] {
+                let tape = Tape::default();
+                let (left, right) = (tape.input(matrix(4)?, own), tape.input(x.clone(), Gradient::Wanted));
+                let sum = left.add_scaled(&right, &factors)?;
+                let y = sum.value().to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
+                let found = tape.backward(&right, &sum, seed.clone())?.expect("wanted");
+                let found = found.to_dtype(candle_core::DType::F64)?.to_vec2::<f64>()?;
+                for (r, k) in (0..15).map(|i| (i / 3, i % 3)) {
+                    let factor = [0.5, -2.0, 3.0][k];
+                    assert!((y[r][k] - (number(r + 4, k) + factor * number(r, k))).abs() < 1e-6);
+                    assert!((found[r][k] - factor * number(r + 9, k)).abs() < 1e-6);
+                }
+            }
+        }
         Ok(())
     }
 

@@ -302,8 +302,9 @@ impl Architecture {
         let beside = |name: &str| config.file().with_file_name(name).is_file();
         if beside("adapter_config.json") || beside("adapter_model.safetensors") {
             notes.push(
-                "the folder holds weights and an adapter: the weights were used and the adapter was not; if it is not \
-                 merged into them, write a folder with `merge_and_unload()` and give that"
+                "the folder holds weights and an adapter: the weights were used and the adapter was not, because whole \
+                 weights are a model by themselves; `--adapter only` takes the adapter, over the base that it names or \
+                 `--base DIR`"
                     .into(),
             );
         }

@@ -45,8 +45,17 @@ impl Config {
             let hint = super::Weights::open(folder).err().and_then(|error| error.hint());
             return Err(LoadError::NotACheckpoint { folder: folder.to_owned(), missing: "config.json", instead: hint });
         }
+        let config = Self::read_file(file)?;
+        Ok(Self { keys: with_text_config(config.keys), ..config })
+    }
+
+    /// Reads a JSON object of settings.
+    ///
+    /// # Errors
+    /// [`LoadError`] if the file cannot be read or is not a JSON object.
+    pub(super) fn read_file(file: PathBuf) -> Result<Self, LoadError> {
         match serde_json::from_str(&read(&file, LARGEST)?) {
-            Ok(Value::Object(keys)) => Ok(Self { file, keys: with_text_config(keys), reading: Arc::default() }),
+            Ok(Value::Object(keys)) => Ok(Self { file, keys, reading: Arc::default() }),
             Ok(_) => Err(LoadError::Config { file, problem: "not a JSON object".into() }),
             Err(error) => Err(LoadError::Config { file, problem: format!("not valid JSON: {error}") }),
         }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde_json::Value;
 
+use super::adapter::AdapterMode;
 use super::architecture::{BlockNames, SCORE, class_of_texts};
-use super::heads::{self, Head, NextToken, Pooling, Step, StoredNextToken, StoredSequence};
+use super::heads::{self, Head, NextToken, Pooling, Step, StoredHeadAdapter, StoredNextToken, StoredSequence};
 use super::norms::Norm;
 use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
-use super::tracking::Tracking;
+use super::tracking::{SharedInput, Tracking};
 use super::{Body, Footprint, Limits, LoadError, Loaded, wrong_batch};
 use crate::curvature::{
-    Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+    Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked, backward_through,
 };
 use crate::data::{Batch, Inputs, Labels, ModelLimits, TokenInputs};
 
@@ -57,6 +58,8 @@ struct Decoder<T: Transformer> {
     tokens: Arc<Embedding>,
     transformer: T,
     blocks: Vec<Held<T::Block>>,
+    /// Whether each block has tracked layers.
+    tracked: Vec<bool>,
     norm: Held<T::Norm>,
     head: Box<dyn Head>,
 }
@@ -79,12 +82,14 @@ impl<T: Transformer> Body for Decoder<T> {
     ) -> Result<Vec<f64>, Error> {
         let context = &self.transformer.context(&batch.positions);
         let x = self.embed(batch)?;
-        let section = |block| {
+        let section = |(block, has_layers)| {
             let block: &Held<T::Block> = block;
-            Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps))
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps));
+            Tracked { section, has_layers }
         };
-        let blocks: Vec<_> = self.blocks.iter().map(section).collect();
+        let blocks: Vec<_> = self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect();
         let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
+        let norm = Tracked { section: norm, has_layers: false };
         let sections: Vec<&dyn Section> =
             blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
@@ -114,6 +119,8 @@ impl<T: Transformer> Body for Decoder<T> {
 /// The blocks of a checkpoint, and how large one of them is.
 pub(super) struct Blocks<B> {
     stored: Vec<B>,
+    /// Tracked layers of each block, as far as the source knows them.
+    tracked: Vec<u64>,
     parameters: u64,
     activations: u64,
 }
@@ -123,13 +130,19 @@ impl<B> Blocks<B> {
     pub(super) fn new(
         source: &Source,
         count: usize,
-        block: impl FnMut(usize) -> Result<B, LoadError>,
+        mut block: impl FnMut(usize) -> Result<B, LoadError>,
     ) -> Result<Self, LoadError> {
         let before = source.sizes();
-        let stored = (0..count).map(block).collect::<Result<_, _>>()?;
+        let (mut stored, mut tracked) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for n in 0..count {
+            let so_far = source.sizes().tracked;
+            stored.push(block(n)?);
+            tracked.push(source.sizes().tracked - so_far);
+        }
         let (after, count) = (source.sizes(), count.max(1) as u64);
         Ok(Self {
             stored,
+            tracked,
             parameters: (after.parameters - before.parameters) / count,
             activations: (after.activations - before.activations) / count,
         })
@@ -184,17 +197,19 @@ impl Ends {
         if tied && stored_head && !source.contains(&embedding) {
             return Ok(ends(source.tensor_at(stored, &sizes)?, None));
         }
-        let tokens = source.tensor(&embedding, &sizes)?;
+        let tokens = source.embedding(names.before[0], sizes)?;
         if !stored_head {
             if !tied {
                 let file = source.weights.origin().to_owned();
                 return Err(LoadError::NoHead { file, name: stored });
             }
-            return Ok(ends(tokens, None));
+            // an embedding of its own that an adapter has is not the head's
+            let head = source.untied(&tokens)?.then(|| tokens.of_the_base());
+            return Ok(ends(tokens, head));
         }
         let head = source.tensor_at(stored.clone(), &sizes)?;
         if tied {
-            if head.equals(&tokens)? {
+            if !tokens.is_adapted() && head.equals(&tokens)? {
                 return Ok(ends(tokens, None));
             }
             source.note(format!(
@@ -255,25 +270,51 @@ impl<T: Transformer + 'static> Parts<T> {
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
+        let in_blocks = tracking.count() as u64;
+        // a block whose layers the source does not know all counts as one that has tracked layers
+        let is_known = self.blocks.tracked.iter().sum::<u64>() == in_blocks;
+        let tracked = self.blocks.tracked.iter().map(|&count| !is_known || count > 0).collect();
         let Ends { tokens, head, sizes: [vocabulary, width], labels } = self.ends;
-        let tokens = Arc::new(Held::new(tokens, residence)?);
-        let (head, sizes): (Box<dyn Head>, _) = match head {
+        let ((head, tokens), sizes): ((Box<dyn Head>, _), _) = match head {
             StoredHead::NextToken(head) => {
-                let StoredNextToken { weight, bias, soft_cap, name } = *head;
-                let layer = tracking.outer_layer(name, vocabulary, width, bias.is_some());
-                let tied = weight.is_none();
-                let weight = match weight {
-                    Some(own) => Arc::new(Held::new(own, residence)?),
-                    None => tokens.clone(),
+                let StoredNextToken { mut weight, bias, soft_cap, name } = *head;
+                let mode = source.weights.adapter().map(|adapter| adapter.mode);
+                let is_saved = weight.as_ref().is_some_and(|weight| source.is_replaced(weight));
+                let layer = match mode {
+                    Some(AdapterMode::Only) if !is_saved => None,
+                    _ => tracking.outer_layer(name, vocabulary, width, bias.is_some()),
                 };
+                let mut adapter = None;
+                if let Some(low_rank) = source.head_adapter(name, [vocabulary, width])? {
+                    let own = weight.take().unwrap_or_else(|| tokens.of_the_base());
+                    if mode == Some(AdapterMode::Both) && low_rank.magnitude.is_none()
+                        || mode == Some(AdapterMode::Only)
+                    {
+                        let [a, b] = low_rank.layer_names();
+                        let a = tracking.layer(&a, low_rank.rank, width, false, &mut SharedInput::default());
+                        let b = tracking.layer(&b, vocabulary, low_rank.rank, false, &mut SharedInput::default());
+                        let layers = [a, b];
+                        if layers.iter().any(Option::is_some) {
+                            adapter =
+                                Some(StoredHeadAdapter { low_rank: low_rank.clone(), weight: own.clone(), layers });
+                        }
+                    }
+                    weight = Some(own.adapted(low_rank));
+                }
+                let is_tracked = layer.is_some() || adapter.is_some();
+                let own = weight.map(|own| Held::new(own, residence)).transpose()?;
                 let bias = bias.map(|bias| Held::new(bias, residence)).transpose()?;
-                let head = NextToken { weight, tied, bias, soft_cap, layer, products: source.products };
-                (Box::new(head), (vocabulary * width, vocabulary, layer.is_some()))
+                let adapter = adapter.map(|adapter| Held::new(adapter, residence)).transpose()?;
+                let (tied, tokens) = (own.is_none(), Arc::new(Held::new(tokens, residence)?));
+                let weight = own.map_or_else(|| tokens.clone(), Arc::new);
+                let head = NextToken { weight, tied, bias, soft_cap, layer, products: source.products, adapter };
+                ((Box::new(head), tokens), (vocabulary * width, vocabulary, is_tracked))
             }
             StoredHead::Sequence(head) => {
                 let before = source.sizes().parameters;
                 let head = head.load(source, &mut tracking, residence)?;
-                (Box::new(head), ((source.sizes().parameters - before) as usize, 0, false))
+                let tokens = Arc::new(Held::new(tokens, residence)?);
+                ((Box::new(head), tokens), ((source.sizes().parameters - before) as usize, 0, false))
             }
         };
         let (in_head, logits, tracked_head) = sizes;
@@ -294,6 +335,7 @@ impl<T: Transformer + 'static> Parts<T> {
             tokens,
             transformer: transformer()?,
             blocks: blocks.collect::<Result<_, _>>()?,
+            tracked,
             norm: Held::new(self.norm, residence)?,
             head,
         };

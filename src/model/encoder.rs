@@ -11,9 +11,10 @@ use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
 use super::heads::{self, Pooling, Step, StoredSequence};
 use super::norms::{NoNorm, StoredLayerNorm};
 use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
@@ -41,18 +42,18 @@ pub(super) enum Places {
 pub(super) struct Block {
     self_attention: SelfAttention,
     attention_norm: LayerNorm,
-    intermediate: Linear,
+    intermediate: Projection,
     activation: Activation,
-    output: Linear,
+    output: Projection,
     output_norm: LayerNorm,
 }
 
 #[derive(Debug)]
 struct SelfAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    output: Projection,
     attention: Attention,
 }
 

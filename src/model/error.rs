@@ -140,6 +140,88 @@ pub enum LoadError {
         /// The shape it must have.
         expected: Vec<usize>,
     },
+    /// An adapter whose base is not in a folder of this machine.
+    #[error("{}: the base `{found}` (`base_model_name_or_path`) is not a folder with a `config.json` here", file.display())]
+    NoBase {
+        /// The adapter's settings.
+        file: PathBuf,
+        /// What they call the base.
+        found: String,
+    },
+    /// A base was given for a folder that holds no adapter.
+    #[error("{}: a base is given, but this is no adapter: no `adapter_config.json`", folder.display())]
+    NotAnAdapter {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The base of an adapter is an adapter.
+    #[error("{}: the base is itself an adapter, and an adapter lies over a whole checkpoint", folder.display())]
+    BaseIsAdapter {
+        /// The base's folder.
+        folder: PathBuf,
+    },
+    /// Checkpoints to be averaged of which not all are adapters over one base.
+    #[error("{}: not an adapter over the same base as {}", folder.display(), other.display())]
+    MixedBases {
+        /// A checkpoint.
+        folder: PathBuf,
+        /// Another, an adapter.
+        other: PathBuf,
+    },
+    /// A setting of an adapter that changes numbers and is not implemented.
+    #[error("{}: `{key}` = {value} is not supported", file.display())]
+    AdapterOption {
+        /// The adapter's settings.
+        file: PathBuf,
+        /// Which key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What to do instead, if anything.
+        hint: Option<String>,
+    },
+    /// A tensor of an adapter that has no place in the base.
+    #[error("{}: tensor `{name}` has no place: {problem}", file.display())]
+    AdapterTensor {
+        /// The adapter's weights.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Why.
+        problem: String,
+    },
+    /// A module that the settings select has no adapter in the file, or not the whole of it.
+    #[error("{}: no tensor `{name}`, though `adapter_config.json` selects `{module}`", file.display())]
+    MissingAdapter {
+        /// The adapter's weights.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The module.
+        module: String,
+    },
+    /// A tensor of an adapter has another shape than the settings and the base say.
+    #[error(
+        "{}: tensor `{name}` has the shape {}, and the base's `{module}` with an adapter of rank {rank} \
+         (`adapter_config.json`) asks for {}",
+        file.display(),
+        abridged_shape(found),
+        abridged_shape(expected)
+    )]
+    AdapterShape {
+        /// The adapter's weights.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The shape that it must have.
+        expected: Vec<usize>,
+        /// The module of the base.
+        module: String,
+        /// The rank that the settings give it.
+        rank: usize,
+    },
     /// Checkpoints to be averaged whose tensors have different shapes.
     #[error(
         "{}: tensor `{name}` has the shape {}, and {} in {}: the two have no mean",
@@ -221,7 +303,25 @@ impl LoadError {
             Self::NoHead { .. } => "a base model has no head: save it with the head that it was trained with \
                  (`AutoModelForCausalLM`); if that was the embedding, set `tie_word_embeddings` to true in `config.json`"
                 .into(),
-            Self::UnmergedAdapter { .. } => MERGE_ADAPTER.into(),
+            Self::UnmergedAdapter { .. } => "save the adapter with `PeftModel.save_pretrained(folder)` and give that folder, \
+                 or merge it into the weights with `merge_and_unload()`"
+                .into(),
+            Self::NoBase { .. } => "give the base's folder: `--base DIR`, or `base` in a job file".into(),
+            Self::NotAnAdapter { .. } => {
+                "leave `--base` out, or give the folder that holds `adapter_config.json`".into()
+            }
+            Self::BaseIsAdapter { .. } => "give the folder of a whole checkpoint: `--base DIR`".into(),
+            Self::MixedBases { .. } => {
+                "adapters that are averaged have to lie over one base, which `--base DIR` gives for all of them".into()
+            }
+            Self::AdapterOption { hint, .. } => return hint.clone(),
+            Self::AdapterTensor { .. } => {
+                "is the base the model that the adapter was trained on? `--base DIR` gives another".into()
+            }
+            Self::MissingAdapter { .. } => {
+                "do `adapter_config.json` and `adapter_model.safetensors` belong together?".into()
+            }
+            Self::AdapterShape { .. } => "do the adapter, its settings and the base (`--base DIR`) belong together?".into(),
             Self::Twice { .. } => "the shards are of two checkpoints, or were edited: save the model again".into(),
             Self::TooLarge { .. } => "the file is damaged, or not what its name says".into(),
             Self::BrokenWeights { .. } => "the file may be incomplete: copy or download it again".into(),
@@ -248,12 +348,6 @@ fn classes(expected: &str) -> String {
     let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|ending| expected.strip_suffix(ending));
     stem.map_or_else(|| format!("`{expected}`"), |stem| format!("`{expected}` or `{stem}ForSequenceClassification`"))
 }
-
-/// What to do with an adapter, and what that changes.
-pub(super) const MERGE_ADAPTER: &str = "adapters are not supported: \
-    `PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)` writes a checkpoint that can \
-    be read; its scores are about the whole weights of the layers, not about the adapter's, and the adapter's \
-    `optimizer.pt` does not fit it";
 
 /// A shape as an error quotes it, cut after a few dimensions.
 pub(super) fn abridged_shape(shape: &[usize]) -> String {

@@ -9,9 +9,10 @@ use super::architecture::{Architecture, BlockNames, Parameters};
 use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
 use super::norms::StoredLayerNorm;
 use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
@@ -66,16 +67,16 @@ pub(super) struct Block {
 
 #[derive(Debug)]
 struct SelfAttention {
-    c_attn: Linear,
-    c_proj: Linear,
+    c_attn: Projection,
+    c_proj: Projection,
     attention: Attention,
 }
 
 #[derive(Debug)]
 struct Mlp {
-    c_fc: Linear,
+    c_fc: Projection,
     activation: Activation,
-    c_proj: Linear,
+    c_proj: Projection,
 }
 
 impl Transformer for Gpt2 {
@@ -167,7 +168,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
-    let wpe = source.tensor("wpe.weight", &[max_positions, d])?;
+    let wpe = source.embedding("wpe", [max_positions, d])?;
     let h = Blocks::new(&source, blocks, |n| {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
         Ok(StoredBlock {

@@ -9,10 +9,11 @@ use super::architecture::{Architecture, BlockNames, Parameters};
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::norms::StoredLayerNorm;
 use super::parameters::{Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::rotary::{Partial, Rotary};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::nn::{Activation, Attention, LayerNorm, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -72,16 +73,16 @@ enum Residual {
 
 #[derive(Debug)]
 struct SelfAttention {
-    query_key_value: Linear,
-    dense: Linear,
+    query_key_value: Projection,
+    dense: Projection,
     attention: Attention,
 }
 
 #[derive(Debug)]
 struct Mlp {
-    dense_h_to_4h: Linear,
+    dense_h_to_4h: Projection,
     activation: Activation,
-    dense_4h_to_h: Linear,
+    dense_4h_to_h: Projection,
 }
 
 /// What every block needs of a batch.

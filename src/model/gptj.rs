@@ -7,9 +7,10 @@ use super::architecture::{Architecture, BlockNames, Parameters};
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::norms::StoredLayerNorm;
 use super::parameters::{Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::nn::{Activation, Attention, LayerNorm, Pairing, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -66,18 +67,18 @@ pub(super) struct Block {
 
 #[derive(Debug)]
 struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    out_proj: Projection,
     attention: Attention,
 }
 
 #[derive(Debug)]
 struct Mlp {
-    fc_in: Linear,
+    fc_in: Projection,
     activation: Activation,
-    fc_out: Linear,
+    fc_out: Projection,
 }
 
 /// What every block needs of a batch.

@@ -7,10 +7,11 @@ use super::architecture::{Architecture, BlockNames, Parameters};
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::norms::StoredRmsNorm;
 use super::parameters::{Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::rotary::Rotary;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -65,18 +66,18 @@ pub(super) struct Block {
 
 #[derive(Debug)]
 struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    o_proj: Linear,
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    o_proj: Projection,
     attention: Attention,
 }
 
 #[derive(Debug)]
 struct Mlp {
-    gate_proj: Linear,
-    up_proj: Linear,
-    down_proj: Linear,
+    gate_proj: Projection,
+    up_proj: Projection,
+    down_proj: Projection,
     activation: Activation,
 }
 

@@ -1,5 +1,6 @@
 //! Model architectures and the checkpoints they are read from: one file for each architecture.
 
+pub(crate) mod adapter;
 mod architecture;
 mod bert;
 mod config;
@@ -19,17 +20,19 @@ mod modernbert;
 mod norms;
 mod opt;
 mod parameters;
+mod projection;
 mod relatives;
 mod roberta;
 mod rotary;
 mod tracking;
 mod weights;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+pub use adapter::AdapterMode;
 pub(crate) use architecture::{Architecture, BlockNames, ExpertNames, Parameters, SCORE, class_of_texts};
 pub use config::Config;
 pub use error::LoadError;
@@ -159,6 +162,11 @@ pub struct LoadOptions {
     pub residence: Residence,
     /// How products of `f32` run: those of linear layers, attention and head, and those with taps.
     pub products: Products,
+    /// The folder of the base, if the checkpoint is an adapter; none: the folder that the adapter's settings name.
+    pub base: Option<PathBuf>,
+    /// Which layers of an adapter and its base are tracked; none: A and B, and of a folder that holds whole weights
+    /// beside an adapter the weights are used.
+    pub adapter: Option<AdapterMode>,
 }
 
 impl Default for LoadOptions {
@@ -170,6 +178,8 @@ impl Default for LoadOptions {
             graphs: Graphs::Kept,
             residence: Residence::Kept,
             products: Products::Exact,
+            base: None,
+            adapter: None,
         }
     }
 }
@@ -192,12 +202,17 @@ impl Model {
     /// # Source
     /// METHOD §4.2, FAST-Source.
     pub fn load_mean(checkpoints: &[(&Path, f64)], options: &LoadOptions) -> Result<Self, LoadError> {
-        let config = Config::read(checkpoints.last().map_or(Path::new(""), |(folder, _)| folder))?;
-        let architecture = Architecture::of(&config)?;
-        let weights = Arc::new(Weights::open_mean(checkpoints)?);
+        let (config, architecture, weights) = adapter::opened(checkpoints, options)?;
+        let weights = Arc::new(weights);
         architecture.check(&config, &weights)?;
         let Loaded { body, layers, limits, labels, footprint } = (architecture.load)(&config, &weights, options)?;
-        let notes = architecture.notes(&config, &weights);
+        let adapted = weights.adapter().map(|adapter| adapter.finish()).transpose()?;
+        let mut notes = architecture.notes(&config, &weights);
+        if let Some(adapter) = weights.adapter() {
+            notes.extend(adapted.into_iter().flatten());
+            let tracked: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
+            notes.extend(adapter.unscored_note(&tracked));
+        }
         let identity = Arc::new(Identity::new(weights, &config));
         Ok(Self {
             body,

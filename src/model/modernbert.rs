@@ -11,10 +11,11 @@ use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::heads::{self, Pooling, Step, StoredSequence};
 use super::norms::StoredLayerNorm;
 use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::rotary::RotaryByLayer;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, Mask, RopeConfig, RopeTables, trace_gated_packed};
 
@@ -68,13 +69,13 @@ struct ModernBert {
 pub(super) struct Block {
     /// The first layer has none: the embeddings are normalised.
     attn_norm: Option<LayerNorm>,
-    wqkv: Linear,
+    wqkv: Projection,
     attention: Attention,
-    wo: Linear,
+    wo: Projection,
     mlp_norm: LayerNorm,
-    wi: Linear,
+    wi: Projection,
     activation: Activation,
-    mlp_wo: Linear,
+    mlp_wo: Projection,
 }
 
 /// What every block needs of a batch.

@@ -9,9 +9,10 @@ use super::architecture::{Architecture, BlockNames, Parameters};
 use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
 use super::norms::{Norm, StoredLayerNorm};
 use super::parameters::{Held, Source, Stored, StoredLinear};
+use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm};
 
@@ -71,9 +72,9 @@ struct Opt {
 pub(super) struct Block {
     self_attn: SelfAttention,
     self_attn_layer_norm: LayerNorm,
-    fc1: Linear,
+    fc1: Projection,
     activation: Activation,
-    fc2: Linear,
+    fc2: Projection,
     final_layer_norm: LayerNorm,
     norms: Places,
 }
@@ -89,10 +90,10 @@ enum Places {
 
 #[derive(Debug)]
 struct SelfAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
+    q_proj: Projection,
+    k_proj: Projection,
+    v_proj: Projection,
+    out_proj: Projection,
     attention: Attention,
 }
 
@@ -227,7 +228,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
-    let embed_positions = source.tensor("embed_positions.weight", &[max_positions + OFFSET, d])?;
+    let embed_positions = source.embedding("embed_positions", [max_positions + OFFSET, d])?;
     let layers = Blocks::new(&source, blocks, |n| {
         let mut qkv = SharedInput::default();
         let name = |part: &str| format!("layers.{n}.{part}");

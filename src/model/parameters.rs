@@ -9,10 +9,12 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
+use super::adapter::{AdapterMode, Kind, LowRank};
+use super::projection::StoredBranch;
+pub(super) use super::projection::StoredLinear;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::gemm::Products;
-use crate::curvature::{LayerId, Linear};
 
 /// When a checkpoint's weights are read, and how long they stay in memory. MLPs are always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +108,7 @@ pub(super) struct Source {
 struct Asked {
     parameters: AtomicU64,
     activations: AtomicU64,
+    tracked: AtomicU64,
 }
 
 /// Sizes of what was asked of a source, in numbers.
@@ -115,6 +118,8 @@ pub(super) struct Sizes {
     pub(super) parameters: u64,
     /// Inputs and outputs of linear layers at one position.
     pub(super) activations: u64,
+    /// Tracked layers.
+    pub(super) tracked: u64,
 }
 
 impl Source {
@@ -133,8 +138,10 @@ impl Source {
 
     /// Sizes of everything that was asked for so far.
     pub(super) fn sizes(&self) -> Sizes {
-        let Asked { parameters, activations } = &*self.asked;
-        Sizes { parameters: parameters.load(Ordering::Relaxed), activations: activations.load(Ordering::Relaxed) }
+        let Asked { parameters, activations, tracked } = &*self.asked;
+        let [parameters, activations, tracked] =
+            [parameters, activations, tracked].map(|count| count.load(Ordering::Relaxed));
+        Sizes { parameters, activations, tracked }
     }
 
     /// The configuration beside the tensors.
@@ -162,14 +169,69 @@ impl Source {
         self.tensor_at(format!("{}{name}", self.prefix), shape)
     }
 
-    /// The same by its full name.
+    /// The same by its full name. The weight of an embedding that has an adapter is the merged one.
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
         self.asked.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
-        Ok(StoredTensor { name, shape: shape.to_vec(), rows: None, source: Arc::new(self.clone()) })
+        Ok(StoredTensor {
+            name,
+            shape: shape.to_vec(),
+            source: Arc::new(self.clone()),
+            is_of_the_base: false,
+            adapter: None,
+            range: None,
+            rows: None,
+        })
     }
 
-    /// A linear layer, numbered if it is tracked.
+    /// The table of an embedding, with the adapter merged into it that it may have.
+    pub(super) fn embedding(&self, name: &str, [rows, width]: [usize; 2]) -> Result<StoredTensor, LoadError> {
+        let mut tensor = self.tensor(&format!("{name}.weight"), &[rows, width])?;
+        if let Some(adapter) = self.weights.adapter() {
+            let module = format!("{}{name}", self.prefix);
+            // A reads the row's number, B writes the row
+            let low_rank = adapter.low_rank(self, &module, Kind::Embedding, [width, rows])?;
+            tensor.adapter = low_rank.map(|low_rank| (Arc::new(low_rank), Layout::InputsFirst));
+            tensor.rows = adapter.token_rows(self, &module, [rows, width])?.map(Arc::new);
+        }
+        Ok(tensor)
+    }
+
+    /// Whether an adapter's file holds a tensor in place of the base's.
+    pub(super) fn is_replaced(&self, tensor: &StoredTensor) -> bool {
+        self.weights.adapter().is_some_and(|adapter| adapter.replacement(&tensor.name).is_some())
+    }
+
+    /// Whether an adapter makes an embedding another one than the head that the base ties to it.
+    ///
+    /// # Errors
+    /// An adapter that ties its own changes too.
+    pub(super) fn untied(&self, tokens: &StoredTensor) -> Result<bool, LoadError> {
+        let Some(adapter) = self.weights.adapter() else { return Ok(false) };
+        let module = tokens.name.rsplit_once('.').map_or(tokens.name.as_str(), |(module, _)| module);
+        let is_copied = self.is_replaced(tokens) && adapter.is_copied(module);
+        if adapter.config.ensure_weight_tying && (is_copied || tokens.is_adapted()) {
+            return Err(adapter.ties_an_embedding());
+        }
+        Ok(is_copied || tokens.is_adapted())
+    }
+
+    /// The adapter of the head, if it has one.
+    pub(super) fn head_adapter(&self, name: &str, sizes: [usize; 2]) -> Result<Option<LowRank>, LoadError> {
+        let Some(adapter) = self.weights.adapter() else { return Ok(None) };
+        let found = adapter.low_rank(self, name, Kind::Head, sizes)?;
+        if found.as_ref().is_some_and(|found| found.b_bias.is_some()) {
+            return Err(adapter.bias_cannot_be_merged());
+        }
+        Ok(found)
+    }
+
+    /// This source with other weights, whose names are whole.
+    pub(super) fn of(&self, weights: &Arc<Weights>) -> Self {
+        Self { weights: weights.clone(), prefix: "", ..self.clone() }
+    }
+
+    /// A linear layer, numbered if it is tracked, with the adapter that lies over it.
     pub(super) fn linear(
         &self,
         tracking: &mut Tracking<'_>,
@@ -183,11 +245,45 @@ impl Source {
             Layout::OutputsFirst => [outputs, inputs],
             Layout::InputsFirst => [inputs, outputs],
         };
-        let weight = self.tensor(&format!("{name}.weight"), &shape)?;
+        let mut weight = self.tensor(&format!("{name}.weight"), &shape)?;
         self.asked.activations.fetch_add((outputs + inputs) as u64, Ordering::Relaxed);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
-        let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, bias.is_some(), input);
-        Ok(StoredLinear { weight, bias, layout, layer, products: self.products })
+        let module = format!("{}{name}", self.prefix);
+        let products = self.products;
+        let mut track_base = |bias: bool, input: &mut SharedInput| {
+            let layer = tracking.layer(&module, outputs, inputs, bias, input);
+            self.asked.tracked.fetch_add(u64::from(layer.is_some()), Ordering::Relaxed);
+            layer
+        };
+        let Some(adapter) = self.weights.adapter() else {
+            let layer = track_base(bias.is_some(), input);
+            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+        };
+        let low_rank = adapter.low_rank(self, &module, Kind::Linear, [outputs, inputs])?;
+        // whole layers that were saved with the adapter were trained too
+        let is_saved = adapter.replacement(&weight.name).is_some();
+        let layer = match (adapter.mode, &low_rank) {
+            (AdapterMode::Merged | AdapterMode::Both, _) => track_base(bias.is_some(), input),
+            (AdapterMode::Only, _) if is_saved && adapter.is_copied(&module) => track_base(bias.is_some(), input),
+            (AdapterMode::Only, _) => None,
+        };
+        let Some(low_rank) = low_rank else {
+            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+        };
+        if adapter.mode == AdapterMode::Merged {
+            if low_rank.b_bias.is_some() {
+                return Err(adapter.bias_cannot_be_merged());
+            }
+            weight.adapter = Some((Arc::new(low_rank), layout));
+            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+        }
+        let rank = low_rank.rank;
+        self.asked.activations.fetch_add((2 * rank + outputs) as u64, Ordering::Relaxed);
+        let [a, b] = low_rank.layer_names();
+        let a = tracking.layer(&a, rank, inputs, false, input);
+        let b = tracking.layer(&b, outputs, rank, low_rank.b_bias.is_some(), &mut SharedInput::default());
+        self.asked.tracked.fetch_add([a, b].iter().flatten().count() as u64, Ordering::Relaxed);
+        Ok(StoredLinear { weight, bias, layout, layer, products, adapter: Some(StoredBranch { low_rank, a, b }) })
     }
 
     /// A linear layer without bias whose matrix `[outputs, inputs]` is not stored under its own name.
@@ -199,8 +295,13 @@ impl Source {
         [outputs, inputs]: [usize; 2],
         input: &mut SharedInput,
     ) -> StoredLinear {
-        let layer = tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, false, input);
-        StoredLinear { weight, bias: None, layout: Layout::OutputsFirst, layer, products: self.products }
+        let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let layer = match is_frozen {
+            true => None,
+            false => tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, false, input),
+        };
+        self.asked.tracked.fetch_add(u64::from(layer.is_some()), Ordering::Relaxed);
+        StoredLinear { weight, bias: None, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None }
     }
 
     /// Counts inputs and outputs of layers at one position that were not asked for by [`Source::linear`].
@@ -214,7 +315,15 @@ impl Source {
         self.weights.check(&name, shape)?;
         let width = shape.last().copied().unwrap_or(1);
         self.asked.parameters.fetch_add((rows.len() * width) as u64, Ordering::Relaxed);
-        Ok(StoredTensor { name, shape: shape.to_vec(), rows: Some(rows), source: Arc::new(self.clone()) })
+        Ok(StoredTensor {
+            name,
+            shape: shape.to_vec(),
+            range: Some(rows),
+            source: Arc::new(self.clone()),
+            is_of_the_base: false,
+            adapter: None,
+            rows: None,
+        })
     }
 
     /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
@@ -228,8 +337,12 @@ impl Source {
     ) -> Result<StoredLinear, LoadError> {
         let weight = self.tensor_at(format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
-        let layer = tracking.outer_layer(name, outputs, inputs, bias.is_some());
-        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products })
+        let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let layer = match is_frozen && !self.is_replaced(&weight) {
+            true => None,
+            false => tracking.outer_layer(name, outputs, inputs, bias.is_some()),
+        };
+        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
     }
 }
 
@@ -240,7 +353,13 @@ pub(super) struct StoredTensor {
     name: String,
     shape: Vec<usize>,
     /// The rows that are meant, if not all are.
-    rows: Option<Range<usize>>,
+    range: Option<Range<usize>>,
+    /// The base's own numbers count, whatever an adapter's file holds in their place.
+    is_of_the_base: bool,
+    /// An adapter that is merged into the numbers, and how they lie.
+    adapter: Option<(Arc<LowRank>, Layout)>,
+    /// Rows that take the place of those with these numbers.
+    rows: Option<Arc<(Vec<u32>, StoredTensor)>>,
 }
 
 impl StoredTensor {
@@ -254,9 +373,24 @@ impl StoredTensor {
         }
     }
 
+    /// The same tensor as the base stores it, without anything of an adapter.
+    pub(super) fn of_the_base(&self) -> Self {
+        Self { is_of_the_base: true, adapter: None, rows: None, ..self.clone() }
+    }
+
+    /// The same matrix with an adapter merged into it.
+    pub(super) fn adapted(self, adapter: LowRank) -> Self {
+        Self { adapter: Some((Arc::new(adapter), Layout::OutputsFirst)), ..self }
+    }
+
+    /// Whether an adapter changes the numbers.
+    pub(super) fn is_adapted(&self) -> bool {
+        self.adapter.is_some()
+    }
+
     /// Whether another matrix of this shape holds the same numbers, read a few rows at a time.
     pub(super) fn equals(&self, other: &Self) -> Result<bool, LoadError> {
-        let rows = |of: &Self, ids: &[u32]| of.source.weights.rows(&of.name, &of.shape, ids, of.source.dtype);
+        let rows = |of: &Self, ids: &[u32]| of.stored_rows(ids);
         let all: Vec<u32> = (0..self.shape.first().copied().unwrap_or(0) as u32).collect();
         for ids in all.chunks(ROWS_COMPARED) {
             // `ne` gives u8, whose sum may wrap
@@ -269,20 +403,60 @@ impl StoredTensor {
     }
 }
 
+impl StoredTensor {
+    /// Rows as the file holds them.
+    fn stored_rows(&self, ids: &[u32]) -> Result<Tensor, LoadError> {
+        let Source { weights, dtype, .. } = &*self.source;
+        match self.is_of_the_base {
+            true => weights.rows_of_the_base(&self.name, &self.shape, ids, *dtype),
+            false => weights.rows(&self.name, &self.shape, ids, *dtype),
+        }
+    }
+
+    /// Rows of a matrix, with what an adapter does to them.
+    fn some_rows(&self, ids: &[u32]) -> Result<Tensor, LoadError> {
+        if self.adapter.is_none() && self.rows.is_none() {
+            return Ok(self.stored_rows(ids)?.to_device(&self.source.device)?);
+        }
+        let matrix = self.read()?;
+        Ok(matrix.index_select(&Tensor::from_slice(ids, ids.len(), matrix.device())?, 0)?)
+    }
+}
+
 impl Stored for StoredTensor {
     type Value = Tensor;
 
     fn read(&self) -> Result<Tensor, LoadError> {
         let Source { weights, dtype, device, .. } = &*self.source;
-        let tensor = match &self.rows {
-            Some(rows) => {
-                let ids: Vec<u32> = (rows.start as u32..rows.end as u32).collect();
+        let tensor = match (&self.range, self.is_of_the_base) {
+            (Some(range), _) => {
+                let ids: Vec<u32> = (range.start as u32..range.end as u32).collect();
                 weights.rows(&self.name, &self.shape, &ids, *dtype)?
             }
-            None => weights.tensor(&self.name, &self.shape, *dtype)?,
+            (None, true) => weights.tensor_of_the_base(&self.name, &self.shape, *dtype)?,
+            (None, false) => weights.tensor(&self.name, &self.shape, *dtype)?,
         };
-        Ok(tensor.to_device(device)?)
+        let mut tensor = tensor.to_device(device)?;
+        if let Some((adapter, layout)) = &self.adapter {
+            tensor = adapter.merged(&tensor, *layout)?;
+        }
+        if let Some(rows) = &self.rows {
+            let (ids, rows) = &**rows;
+            tensor = with_rows(&tensor, ids, &rows.read()?)?;
+        }
+        Ok(tensor)
     }
+}
+
+/// A copy of a matrix with some rows replaced.
+fn with_rows(matrix: &Tensor, ids: &[u32], rows: &Tensor) -> candle_core::Result<Tensor> {
+    let (count, _) = matrix.dims2()?;
+    let mut from: Vec<u32> = (0..count as u32).collect();
+    for (k, id) in ids.iter().enumerate() {
+        from[*id as usize] = (count + k) as u32;
+    }
+    let all = Tensor::cat(&[matrix, rows], 0)?;
+    all.index_select(&Tensor::from_vec(from, count, matrix.device())?, 0)
 }
 
 impl Held<StoredTensor> {
@@ -290,10 +464,7 @@ impl Held<StoredTensor> {
     pub(super) fn rows(&self, ids: &[u32]) -> candle_core::Result<Tensor> {
         match self {
             Self::Kept(matrix) => matrix.index_select(&Tensor::from_slice(ids, ids.len(), matrix.device())?, 0),
-            Self::OnDisk(of) => {
-                let Source { weights, dtype, device, .. } = &*of.source;
-                weights.rows(&of.name, &of.shape, ids, *dtype).map_err(in_a_section)?.to_device(device)
-            }
+            Self::OnDisk(of) => of.some_rows(ids).map_err(in_a_section),
         }
     }
 }
@@ -308,27 +479,4 @@ pub enum Layout {
     OutputsFirst,
     /// `[inputs, outputs]`, as `Conv1D` of transformers.
     InputsFirst,
-}
-
-/// A linear layer.
-#[derive(Debug)]
-pub(super) struct StoredLinear {
-    weight: StoredTensor,
-    bias: Option<StoredTensor>,
-    layout: Layout,
-    layer: Option<LayerId>,
-    products: Products,
-}
-
-impl Stored for StoredLinear {
-    type Value = Linear;
-
-    fn read(&self) -> Result<Linear, LoadError> {
-        let weight = match self.layout {
-            Layout::OutputsFirst => self.weight.read()?,
-            Layout::InputsFirst => self.weight.read()?.t()?.contiguous()?,
-        };
-        let bias = self.bias.as_ref().map(Stored::read).transpose()?;
-        Ok(Linear::new(weight, bias, self.layer)?.with_products(self.products))
-    }
 }

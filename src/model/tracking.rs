@@ -120,6 +120,11 @@ impl<'a> Tracking<'a> {
         Some(LayerId(self.layers.len() - 1))
     }
 
+    /// How many layers are tracked so far.
+    pub(super) fn count(&self) -> usize {
+        self.layers.len()
+    }
+
     /// The tracked layers.
     ///
     /// # Errors

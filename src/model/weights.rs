@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -14,7 +14,7 @@ use safetensors::tensor::{Metadata, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::LoadError;
-use super::error::MERGE_ADAPTER;
+use super::adapter::{Adapter, AdapterFolder};
 use crate::attribution::store::forget_pages;
 use crate::foreign_file;
 
@@ -32,6 +32,8 @@ pub struct Weights {
     others: Vec<Weights>,
     /// Names of the tensors that a model asked for.
     asked: Mutex<BTreeSet<String>>,
+    /// The adapter that lies over them.
+    adapter: Option<Arc<Adapter>>,
 }
 
 /// A mapped file with its header, which is read once.
@@ -57,7 +59,17 @@ impl Weights {
     /// As [`Weights::open`].
     pub fn open_mean(checkpoints: &[(&Path, f64)]) -> Result<Self, LoadError> {
         let open = |(folder, weight): &(&Path, f64)| Ok(Self { weight: *weight, ..Self::open(folder)? });
-        let mut others = checkpoints.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?;
+        Self::mean_of(checkpoints.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?)
+    }
+
+    /// As [`Weights::open_mean`], of single files.
+    pub(super) fn open_mean_of_files(files: &[(PathBuf, f64)]) -> Result<Self, LoadError> {
+        let open = |(file, weight): &(PathBuf, f64)| Ok(Self { weight: *weight, ..Self::open_file(file.clone())? });
+        Self::mean_of(files.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?)
+    }
+
+    /// The mean of checkpoints, each with its weight.
+    fn mean_of(mut others: Vec<Self>) -> Result<Self, LoadError> {
         let last = others.pop().ok_or_else(|| Self::absent(Path::new("")))?;
         for other in &others {
             for name in last.names().filter(|name| other.contains(name)) {
@@ -78,22 +90,58 @@ impl Weights {
     pub fn open(folder: &Path) -> Result<Self, LoadError> {
         let single = folder.join(SINGLE);
         if crate::presence::is_file(&single) {
-            let file = WeightFile::open(single.clone())?;
-            let index = file.header.tensors().into_keys().map(|name| (name, 0)).collect();
-            return Ok(Self {
-                files: vec![file],
-                index,
-                origin: single,
-                weight: 1.0,
-                others: vec![],
-                asked: Mutex::default(),
-            });
+            return Self::open_file(single);
         }
         let index_file = folder.join(INDEX);
         if crate::presence::is_file(&index_file) {
             Self::open_shards(folder, index_file)
         } else {
             Err(Self::absent(folder))
+        }
+    }
+
+    /// What training changed of a checkpoint: the tensors of an adapter, if the folder is one, else all weights.
+    ///
+    /// # Errors
+    /// As [`Weights::open`].
+    pub fn open_trained(folder: &Path) -> Result<Self, LoadError> {
+        match AdapterFolder::file_of(folder) {
+            Some(file) => Self::open_file(file),
+            None => Self::open(folder),
+        }
+    }
+
+    /// Maps one safetensors file and checks its header.
+    fn open_file(path: PathBuf) -> Result<Self, LoadError> {
+        let file = WeightFile::open(path.clone())?;
+        let index = file.header.tensors().into_keys().map(|name| (name, 0)).collect();
+        let (others, asked) = (vec![], Mutex::default());
+        Ok(Self { files: vec![file], index, origin: path, weight: 1.0, others, asked, adapter: None })
+    }
+
+    /// These weights with an adapter over them.
+    pub(super) fn with_adapter(self, adapter: Arc<Adapter>) -> Self {
+        Self { adapter: Some(adapter), ..self }
+    }
+
+    /// The adapter that lies over them.
+    pub(super) fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.adapter.as_ref()
+    }
+
+    /// The adapter's weights and name for a tensor that its file holds in place of these weights' own.
+    fn replacement(&self, name: &str) -> Option<(&Self, &str)> {
+        let adapter = self.adapter.as_deref()?;
+        let own = adapter.replacement(name)?;
+        self.ask_for(name);
+        Some((&adapter.weights, own))
+    }
+
+    /// Remembers that a tensor has a place in the model.
+    fn ask_for(&self, name: &str) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(name) {
+            asked.insert(name.to_owned());
         }
     }
 
@@ -140,7 +188,8 @@ impl Weights {
         for (name, number) in holders {
             index.entry(name).or_insert(number);
         }
-        Ok(Self { files, index, origin: index_file, weight: 1.0, others: vec![], asked: Mutex::default() })
+        let (others, asked) = (vec![], Mutex::default());
+        Ok(Self { files, index, origin: index_file, weight: 1.0, others, asked, adapter: None })
     }
 
     /// No safetensors in the folder: say what there is.
@@ -149,14 +198,14 @@ impl Weights {
         let instead = if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
             Some("the weights are in `pytorch_model.bin`; save them with `model.save_pretrained(folder, safe_serialization=True)`".to_owned())
         } else if has("adapter_model.safetensors") || has("adapter_config.json") {
-            Some(format!("this is a PEFT adapter; {MERGE_ADAPTER}"))
+            Some("this is a PEFT adapter: it is a model with its base, which `--base DIR` gives".to_owned())
         } else {
             checkpoints_in(folder)
         };
         LoadError::NotACheckpoint { folder: folder.to_owned(), missing: SINGLE, instead }
     }
 
-    /// All tensor names, sorted.
+    /// All tensor names, sorted; of an adapter only those of its base.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.index.keys().map(String::as_str)
     }
@@ -174,6 +223,7 @@ impl Weights {
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.index.contains_key(name)
+            || self.adapter.as_ref().is_some_and(|adapter| adapter.replacement(name).is_some())
     }
 
     /// Files that the weights come from.
@@ -186,11 +236,17 @@ impl Weights {
     /// # Errors
     /// [`LoadError::MissingTensor`].
     pub fn shape(&self, name: &str) -> Result<Vec<usize>, LoadError> {
+        if let Some((weights, own)) = self.replacement(name) {
+            return weights.shape(own);
+        }
         Ok(self.view(name)?.1.shape().to_vec())
     }
 
     /// The type that a tensor is stored in, if it is there.
     pub(super) fn stored_type(&self, name: &str) -> Option<Dtype> {
+        if let Some((weights, own)) = self.replacement(name) {
+            return weights.stored_type(own);
+        }
         Some(self.view(name).ok()?.1.dtype())
     }
 
@@ -199,6 +255,14 @@ impl Weights {
     /// # Errors
     /// [`LoadError`] if it is missing, misshapen, of another type, or not finite.
     pub fn tensor(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
+        match self.replacement(name) {
+            Some((weights, own)) => weights.tensor(own, expected, dtype),
+            None => self.tensor_of_the_base(name, expected, dtype),
+        }
+    }
+
+    /// As [`Weights::tensor`], whatever an adapter's file holds in its place.
+    pub(super) fn tensor_of_the_base(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
         self.mean(dtype, |of, dtype| of.some(name, expected, None, dtype))
     }
 
@@ -207,6 +271,20 @@ impl Weights {
     /// # Errors
     /// As [`Weights::tensor`], about these rows alone; [`LoadError::Tensor`] for a row that the matrix does not have.
     pub(super) fn rows(&self, name: &str, expected: &[usize], ids: &[u32], dtype: DType) -> Result<Tensor, LoadError> {
+        match self.replacement(name) {
+            Some((weights, own)) => weights.rows(own, expected, ids, dtype),
+            None => self.rows_of_the_base(name, expected, ids, dtype),
+        }
+    }
+
+    /// As [`Weights::rows`], whatever an adapter's file holds in their place.
+    pub(super) fn rows_of_the_base(
+        &self,
+        name: &str,
+        expected: &[usize],
+        ids: &[u32],
+        dtype: DType,
+    ) -> Result<Tensor, LoadError> {
         self.mean(dtype, |of, dtype| of.some(name, expected, Some(ids), dtype))
     }
 
@@ -215,6 +293,9 @@ impl Weights {
     /// # Errors
     /// As [`Weights::tensor`], but for the numbers.
     pub(super) fn check(&self, name: &str, expected: &[usize]) -> Result<(), LoadError> {
+        if let Some((weights, own)) = self.replacement(name) {
+            return weights.check(own, expected);
+        }
         for weights in self.others.iter().chain([self]) {
             weights.checked(name, expected)?;
         }
@@ -238,11 +319,7 @@ impl Weights {
 
     fn checked(&self, name: &str, expected: &[usize]) -> Result<(&WeightFile, TensorView<'_>), LoadError> {
         let (file, view) = self.view(name)?;
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asked.contains(name) {
-            asked.insert(name.to_owned());
-        }
-        drop(asked);
+        self.ask_for(name);
         let path = file.path.clone();
         if view.shape() != expected {
             let (found, expected) = (view.shape().to_vec(), expected.to_vec());
@@ -313,6 +390,10 @@ impl Weights {
         for other in &self.others {
             hasher.update(&other.weight.to_le_bytes());
             hasher.update(&other.content_hash());
+        }
+        if let Some(adapter) = &self.adapter {
+            hasher.update(adapter.description().as_bytes());
+            hasher.update(&adapter.weights.content_hash());
         }
         *hasher.finalize().as_bytes()
     }

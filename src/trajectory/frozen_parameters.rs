@@ -8,7 +8,7 @@
 //! METHOD §4.5, FORMATS §5.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ascribe_attribution::trajectory::TrainedLayers;
 
@@ -25,6 +25,8 @@ pub struct FrozenParameters {
     pub unchanged: BTreeSet<String>,
     /// Layers that the stage is stated to have trained.
     pub trained_layers: TrainedLayers,
+    /// The folder of the base, if the checkpoints are adapters; none: the folder that an adapter's settings name.
+    pub base: Option<PathBuf>,
 }
 
 impl FrozenParameters {
@@ -82,7 +84,11 @@ impl Reading {
     /// What is known of parameters that the stage did not change, as [`second_moments`](super::second_moments)
     /// needs it.
     pub fn frozen_parameters(&self) -> FrozenParameters {
-        FrozenParameters { unchanged: self.unchanged.clone(), trained_layers: self.trained_layers.clone() }
+        FrozenParameters {
+            unchanged: self.unchanged.clone(),
+            trained_layers: self.trained_layers.clone(),
+            base: self.base.clone(),
+        }
     }
 
     /// Compares the weights of the stage's checkpoints with each other, and with the one that the stage before ended
@@ -102,11 +108,11 @@ impl Reading {
             .chain(self.checkpoints.iter().map(|files| (files.step, files.folder.as_path())))
             .collect();
         let Some(&(first_step, first_folder)) = folders.first() else { return Ok(()) };
-        let Ok(first) = Weights::open(first_folder) else { return Ok(()) };
+        let Ok(first) = Weights::open_trained(first_folder) else { return Ok(()) };
         let mut unchanged: BTreeSet<String> = first.names().map(str::to_owned).collect();
         let (mut previous, mut compared) = ((first_step, first_folder, first), false);
         for &(step, folder) in &folders[1..] {
-            let Ok(weights) = Weights::open(folder) else { return Ok(()) };
+            let Ok(weights) = Weights::open_trained(folder) else { return Ok(()) };
             let moved = self.rates.sum(previous.0..step) > 0.0;
             // a tensor that changed is left at its first byte that did
             unchanged.retain(|name| weights.same(&previous.2, name));
@@ -130,7 +136,7 @@ impl Reading {
     }
 
     fn freeze(&mut self, last: &Path, layers: &[LayerSpec], has_before: bool) -> Result<(), ReadError> {
-        let parameters = TorchParameters::read(last).ok();
+        let parameters = TorchParameters::read_over(last, self.base.as_deref()).ok();
         let same = |layer: &LayerSpec| {
             // a tied head is the embedding
             let tied =

@@ -29,7 +29,8 @@ impl Reading {
         let tracked: BTreeSet<&str> = layers.iter().map(|layer| layer.name.as_str()).collect();
         let rated: BTreeSet<String> = self.layer_rates.keys().cloned().collect();
         let is_stated = trained.iter().chain(&rated).any(|name| !tracked.contains(name.as_str()));
-        let weights = self.checkpoints.last().filter(|_| is_stated).and_then(|files| Weights::open(&files.folder).ok());
+        let weights =
+            self.checkpoints.last().filter(|_| is_stated).and_then(|files| Weights::open_trained(&files.folder).ok());
         let in_file = |name: &str| {
             let suffix = format!(".{name}.weight");
             // a head's file may have the names of the whole model, or those below its base

@@ -34,7 +34,7 @@ impl Reading {
     }
 
     fn rates_of_layers(&self, groups: &GroupRates, layers: &[LayerSpec]) -> Result<BTreeMap<String, f64>, ReadError> {
-        let parameters = TorchParameters::read(&groups.folder)?;
+        let parameters = TorchParameters::read_over(&groups.folder, self.base.as_deref())?;
         let members = group_members(&groups.file, &parameters.list, self.version, &self.frozen_parameters())?;
         let rate = |name: &str| {
             let place = parameters.list.iter().position(|parameter| parameter.name == name)?;

@@ -159,6 +159,8 @@ pub struct Reading {
     pub version: Option<TransformersVersion>,
     /// Segments that the description asks for, as steps at which they end.
     pub segment_ends: Option<Vec<usize>>,
+    /// The folder of the base, if the checkpoints are adapters; none: the folder that an adapter's settings name.
+    pub base: Option<PathBuf>,
     /// Layers that the stage changed.
     pub trained_layers: TrainedLayers,
     /// Tensors that are the same in all checkpoints, by name, once

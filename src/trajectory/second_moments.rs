@@ -15,7 +15,8 @@ use crate::curvature::LayerSpec;
 /// The bias-corrected second moments `v̂` of every layer, `None` for one that the optimizer never updated.
 ///
 /// `folder` is the checkpoint, whose configuration and weights tell names and shapes; `optimizer` its `optimizer.pt`;
-/// `version` the transformers that wrote it, `frozen` what is known of parameters that the stage did not change.
+/// `version` the transformers that wrote it, `frozen` what is known of parameters that the stage did not change, and of
+/// an adapter's base.
 ///
 /// # Shapes
 /// `[outputs, columns]`, row major, the bias as the last column.
@@ -30,7 +31,7 @@ pub fn second_moments(
     version: Option<TransformersVersion>,
     frozen: &FrozenParameters,
 ) -> Result<Vec<Option<Vec<f32>>>, ReadError> {
-    let parameters = TorchParameters::read(folder)?;
+    let parameters = TorchParameters::read_over(folder, frozen.base.as_deref())?;
     let mut state = OptimizerState::open(optimizer, &parameters.list, version, frozen)?;
     layers.iter().map(|layer| of_layer(layer, &parameters, &mut state, optimizer)).collect()
 }

@@ -16,6 +16,7 @@
 //! steps = 1000                 # optional
 //! steps_per_epoch = 25         # optional, checked against `train_examples`; so is `epochs`, against `steps`
 //! seed = 0                     # optional, not used
+//! base = "base"                # optional: the base's folder, relative to this file, if checkpoints are adapters
 //! segment_ends = [333, 667]    # optional: where segments end
 //! trained_layers = ["fc1"]     # optional: layers that this stage changed, if not all
 //! layer_rates = { fc1 = 0.1 }  # optional: what multiplies the rates of a layer, if not 1
@@ -80,6 +81,7 @@ struct Stage {
     steps_per_epoch: Option<usize>,
     #[serde(rename = "seed")]
     _seed: Option<i64>,
+    base: Option<String>,
     segment_ends: Option<Vec<usize>>,
     trained_layers: Option<BTreeSet<String>>,
     #[serde(default)]
@@ -207,6 +209,7 @@ impl Source<'_> {
             texts: None,
             log: None,
             version: None,
+            base: stage.base.map(|base| self.file.parent().unwrap_or(Path::new("")).join(base)),
             segment_ends: stage.segment_ends,
             trained_layers,
             unchanged: BTreeSet::new(),

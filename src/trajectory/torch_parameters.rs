@@ -13,6 +13,7 @@ use candle_core::DType;
 use super::parameter_groups::Parameter;
 use super::{ReadError, TransformersVersion};
 use crate::curvature::LayerSpec;
+use crate::model::adapter::{self, AdapterConfig, AdapterFolder};
 use crate::model::{
     Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, class_of_texts,
 };
@@ -31,6 +32,7 @@ pub struct TorchParameters {
     tied_head: Option<TiedHead>,
     /// What stands in front of blocks' names.
     prefix: &'static str,
+    is_adapter: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +51,20 @@ impl TorchParameters {
     /// # Errors
     /// The folder is no checkpoint of a supported model, or holds a tensor that has no place in the order.
     pub fn read(folder: &Path) -> Result<Self, ReadError> {
+        Self::read_over(folder, None)
+    }
+
+    /// As [`TorchParameters::read`]; of an adapter only its own parameters are trained, and its base says in which order
+    /// they are registered. `base` is the folder of the base, none the one that the adapter's settings name.
+    ///
+    /// # Errors
+    /// Also an adapter whose base is not there.
+    pub fn read_over(folder: &Path, base: Option<&Path>) -> Result<Self, ReadError> {
+        if AdapterFolder::file_of(folder).is_some()
+            && let Some(adapter) = AdapterFolder::find(folder, base, false)?
+        {
+            return Self::of_adapter(&adapter);
+        }
         let config = Config::read(folder)?;
         let weights = Weights::open(folder)?;
         let architecture = Architecture::of(&config).map_err(|error| match error {
@@ -88,7 +104,44 @@ impl TorchParameters {
         }
         places.sort_by(|(a, x), (b, y)| (a, &x.name).cmp(&(b, &y.name)));
         let list = places.into_iter().map(|(_, parameter)| parameter).collect();
-        Ok(Self { file, list, order, tied_head, prefix })
+        Ok(Self { file, list, order, tied_head, prefix, is_adapter: false })
+    }
+
+    /// The parameters of an adapter. PEFT registers those of a module behind the module's own, A before B.
+    fn of_adapter(adapter: &AdapterFolder) -> Result<Self, ReadError> {
+        let config = Config::read(&adapter.base)?;
+        let architecture = Architecture::of(&config).map_err(|error| match error {
+            LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
+            other => other.into(),
+        })?;
+        let order = &architecture.parameters;
+        let weights = Weights::open_trained(&adapter.folder)?;
+        let file = weights.files().next().unwrap_or(&adapter.folder).to_path_buf();
+        let settings = AdapterConfig::read(&adapter.folder)?;
+        let mut places = Vec::new();
+        for name in weights.names() {
+            let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
+            let own = name.strip_prefix(adapter::PREFIX).ok_or_else(unknown)?;
+            if !settings.trains(own) {
+                // embeddings are saved with an adapter that trains nothing but A and B of theirs
+                continue;
+            }
+            let place = match adapter::parts(own) {
+                Some((module, part)) => {
+                    let place = place(order, &format!("{module}.weight"));
+                    place.map(|mut place| {
+                        place.pop();
+                        place.push(2 + part as u64);
+                        place
+                    })
+                }
+                None => place(order, &own.replace(".base_layer.", ".")),
+            };
+            places.push((place.ok_or_else(unknown)?, Parameter { name: name.to_owned(), shape: weights.shape(name)? }));
+        }
+        places.sort_by(|(a, x), (b, y)| (a, &x.name).cmp(&(b, &y.name)));
+        let list = places.into_iter().map(|(_, parameter)| parameter).collect();
+        Ok(Self { file, list, order, tied_head: None, prefix: "", is_adapter: true })
     }
 
     /// The parameter that holds the weight of a layer, and how it lies there; the embedding for a tied head.
@@ -98,7 +151,8 @@ impl TorchParameters {
             Some(tied) if tied.head == name => &tied.embedding,
             _ => &name,
         };
-        Some((self.find(name)?, layout(self.order, layer)))
+        let layout = if layer.starts_with(adapter::PREFIX) { Layout::OutputsFirst } else { layout(self.order, layer) };
+        Some((self.find(name)?, layout))
     }
 
     /// The parameter that holds the weights of all experts of a block, and the layer's own numbers there, if the layer
@@ -121,7 +175,12 @@ impl TorchParameters {
     }
 
     fn find(&self, name: &str) -> Option<&Parameter> {
-        self.list.iter().find(|parameter| parameter.name == name)
+        let is_it = |parameter: &&Parameter| {
+            // a whole layer that was saved with an adapter has the base's name
+            let own = parameter.name.strip_prefix(adapter::PREFIX).filter(|_| self.is_adapter);
+            parameter.name == name || own == Some(name)
+        };
+        self.list.iter().find(is_it)
     }
 }
 

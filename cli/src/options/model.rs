@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use ascribe::job::{CheckpointsRequest, Job, Precision};
+use ascribe::model::AdapterMode;
 use clap::Args;
 
 use super::values::one_of;
@@ -15,6 +16,18 @@ pub(crate) struct ModelOptions {
     /// at the last.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Vec<PathBuf>,
+    /// Folder of the base of a PEFT adapter [default: the folder that `adapter_config.json` names]
+    ///
+    /// An adapter's folder (`adapter_config.json`, `adapter_model.safetensors`) is a model together with its base.
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    /// Which layers of an adapter and its base are tracked [default: only]
+    #[arg(long, value_parser = one_of::<AdapterMode>(&[
+        ("only", "the adapter's matrices A and B; the base is frozen"),
+        ("merged", "the base's layers, with the adapter merged into their weights"),
+        ("both", "the adapter's matrices A and B, and the base's layers"),
+    ]))]
+    adapter: Option<AdapterMode>,
     /// Track layers whose name in the checkpoint matches this glob; may be repeated
     ///
     /// By default every linear layer inside the blocks, and all layers of an MLP: the embeddings and the
@@ -51,6 +64,10 @@ impl ModelOptions {
             }
         }
         let model = &mut job.model;
+        if self.base.is_some() {
+            model.base.clone_from(&self.base);
+        }
+        model.adapter = self.adapter.or(model.adapter);
         if !self.layers.is_empty() {
             model.layers.clone_from(&self.layers);
         }

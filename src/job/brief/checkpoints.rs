@@ -48,7 +48,7 @@ impl Checkpoints {
     /// over; whatever reads its weights says why.
     pub(in crate::job) fn untrained_note<'n>(&self, layers: impl Iterator<Item = &'n str>) -> Option<String> {
         let [(first, _), .., (last, _)] = self.list.as_slice() else { return None };
-        let (first, last) = (Weights::open(first).ok()?, Weights::open(last).ok()?);
+        let (first, last) = (Weights::open_trained(first).ok()?, Weights::open_trained(last).ok()?);
         let layers: Vec<&str> = layers.collect();
         let is_untrained = |layer: &&str| first.same(&last, &format!("{layer}.weight"));
         let untrained: Vec<String> = layers.iter().copied().filter(is_untrained).map(str::to_owned).collect();

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials, Task, Tokenizer,
+    self, Batch, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials, Task,
+    Tokenizer,
 };
 use crate::foreign_file;
 use crate::job::budget::machine::default_budget;
 use crate::job::error::JobError;
 use crate::job::request::Job;
+use crate::model::adapter::AdapterFolder;
 use crate::model::{Limits, Model};
 
 /// A dataset in batches of a given number of positions.
@@ -76,7 +78,16 @@ pub(in crate::job) fn load_tokenizer(
     limits: Limits,
 ) -> Result<Option<Arc<Tokenizer>>, JobError> {
     let Limits::Tokens(_) = limits else { return Ok(None) };
-    match Tokenizer::find(model, job.data.tokenizer.as_deref()) {
+    let found = Tokenizer::find(model, job.data.tokenizer.as_deref());
+    let adapter = AdapterFolder::find(model, job.model.base.as_deref(), job.model.adapter.is_some())?;
+    let found = match (found, adapter) {
+        // an adapter that was saved without its tokenizer has its base's
+        (Err(DataError::NoTokenizer { .. }), Some(adapter)) if job.data.tokenizer.is_none() => {
+            Tokenizer::find(&adapter.base, None)
+        }
+        (found, _) => found,
+    };
+    match found {
         Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),
         // files of token ids need none; the reader says so if they hold text after all
         Err(_) if job.data.tokenizer.is_none() && only_ids(job, train) => Ok(None),

@@ -1,5 +1,6 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
+mod adapters;
 mod summary;
 
 use std::path::PathBuf;
@@ -61,6 +62,7 @@ impl Plan {
             Some(source) => source.trajectory.read()?,
             None => vec![],
         };
+        adapters::resolve(&mut job, &mut readings)?;
         let checkpoints = Checkpoints::of(&job)?;
         let last = last_checkpoint(&checkpoints, &readings)?;
         let dtype = match job.model.dtype {
@@ -71,7 +73,8 @@ impl Plan {
         let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers)?;
         let device = job.resources.device.open()?;
         let (graphs, residence) = (Graphs::Kept, Residence::BySection);
-        let options = LoadOptions { selection, dtype, products, device, graphs, residence };
+        let (base, adapter) = (job.model.base.clone(), job.model.adapter);
+        let options = LoadOptions { selection, dtype, products, device, graphs, residence, base, adapter };
         let model = Model::load(&last, &options).map_err(|error| of_description(error, readings.last()))?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
@@ -252,7 +255,7 @@ fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result
     }
     for reading in readings {
         for files in reading.checkpoints.iter().filter(|_| reading.source.is_file()) {
-            if let Err(error) = Weights::open(&files.folder) {
+            if let Err(error) = Weights::open_trained(&files.folder) {
                 return Err(of_checkpoint(error, reading, files));
             }
         }

@@ -22,6 +22,7 @@ pub use self::method::*;
 pub use self::several::Several;
 pub use self::source::*;
 use crate::data::{FromTokenizer, Which};
+use crate::model::AdapterMode;
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,6 +79,12 @@ pub struct ModelRequest {
     /// Its folder. Of a training run, or of several checkpoints, it is the last one's, and left out.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub path: PathBuf,
+    /// The base's folder, if the checkpoint is an adapter; none: the folder that the adapter's settings name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// Which layers of an adapter and its base are tracked; none: the adapter's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterMode>,
     /// Glob patterns over layer names; none: every linear layer inside the blocks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,

@@ -1,6 +1,7 @@
 //! Heads: what stands between a trunk's last hidden states and the loss. A language model's predicts the next token at
 //! every position; a classifier's gives some numbers for a whole text.
 
+mod adapter;
 mod labels;
 mod next_token;
 mod sequence;
@@ -9,6 +10,7 @@ use std::fmt::Debug;
 
 use candle_core::{DType, Tensor};
 
+pub(super) use self::adapter::StoredHeadAdapter;
 pub(super) use self::labels::labels;
 pub(super) use self::next_token::{NextToken, StoredNextToken};
 pub(super) use self::sequence::{Pooling, Step, StoredSequence};

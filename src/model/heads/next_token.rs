@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Head;
+use super::adapter::StoredHeadAdapter;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Error, LayerId, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
@@ -39,6 +40,8 @@ pub(in crate::model) struct NextToken {
     /// The head's number, if it is tracked.
     pub(in crate::model) layer: Option<LayerId>,
     pub(in crate::model) products: Products,
+    /// The adapter that is merged into the weight, if its matrices are tracked.
+    pub(in crate::model) adapter: Option<Held<StoredHeadAdapter>>,
 }
 
 /// Weight and bias while they are used.
@@ -59,13 +62,19 @@ impl Head for NextToken {
         taps: &TapRecorder,
     ) -> Result<(Vec<f64>, Tensor), Error> {
         let Targets::Tokens(targets) = &batch.targets else { return Err(wrong_batch()) };
-        let keep = if self.layer.is_some() { LogitsGradient::Keep } else { LogitsGradient::Discard };
+        let is_tracked = self.layer.is_some() || self.adapter.is_some();
+        let keep = if is_tracked { LogitsGradient::Keep } else { LogitsGradient::Discard };
         let (weight, bias) = self.parameters()?;
         let (soft_cap, products) = (self.soft_cap, self.products);
         let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
         let loss = language_model_loss(hidden, head, &batch.positions, targets, &batch.keys, objective, keep)?;
-        if let (Some(layer), Some(gradient)) = (self.layer, loss.logits_gradient) {
-            taps.record(layer, hidden.clone(), gradient);
+        if let Some(gradient) = loss.logits_gradient {
+            if let Some(adapter) = &self.adapter {
+                adapter.get()?.record(hidden, &gradient, taps)?;
+            }
+            if let Some(layer) = self.layer {
+                taps.record(layer, hidden.clone(), gradient);
+            }
         }
         Ok((loss.values, loss.hidden_gradient))
     }
@@ -79,6 +88,7 @@ impl Head for NextToken {
 
     fn check(&self) -> Result<(), LoadError> {
         self.bias.as_ref().map_or(Ok(()), Held::check)?;
+        self.adapter.as_ref().map_or(Ok(()), Held::check)?;
         if self.tied { Ok(()) } else { self.weight.check() }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{Head, loss_of_outputs};
-use crate::curvature::{Error, Gradient, Linear, Objective, Positions, Section, TapRecorder, Taped, Traced};
+use crate::curvature::{Error, Gradient, Objective, Positions, Section, TapRecorder, Taped, Traced};
 use crate::data::{Batch, Inputs};
 use crate::model::norms::StoredLayerNorm;
 use crate::model::parameters::{Held, Residence, Source, Stored, StoredLinear};
+use crate::model::projection::Projection;
 use crate::model::tracking::Tracking;
 use crate::model::{LoadError, wrong_batch};
 use crate::nn::{Activation, LayerNorm, SquaredError};
@@ -68,7 +69,7 @@ enum StoredStep {
 
 #[derive(Debug)]
 enum StepInMemory {
-    Linear(Linear),
+    Linear(Projection),
     Activation(Activation),
     Norm(LayerNorm),
 }

@@ -8,9 +8,10 @@
 
 use super::stored::{StoredMlp, dense};
 use super::{Family, Mlp};
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::model::architecture::ExpertNames;
 use crate::model::parameters::{Source, Stored, StoredLinear};
+use crate::model::projection::Projection;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::{Config, Layout, LoadError};
 use crate::nn::{ExpertWeights, Routes, trace_sigmoid_gated};
@@ -18,7 +19,7 @@ use crate::nn::{ExpertWeights, Routes, trace_sigmoid_gated};
 /// The experts of one block.
 #[derive(Debug)]
 pub(super) struct SparseMlp {
-    router: Linear,
+    router: Projection,
     experts: Vec<Mlp>,
     /// Experts that see one token.
     chosen: usize,
@@ -30,7 +31,7 @@ pub(super) struct SparseMlp {
 #[derive(Debug)]
 struct SharedExpert {
     mlp: Mlp,
-    gate: Linear,
+    gate: Projection,
 }
 
 impl SparseMlp {

@@ -28,7 +28,8 @@ use self::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms};
 use self::stored::{StoredBlock, StoredNorm};
 use super::decoder::{self, Transformer};
 use super::norms::Norm;
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use super::projection::Projection;
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{
     Activation, Attention, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_clamped, trace_gated, trace_gated_packed,
@@ -57,7 +58,7 @@ pub(super) struct Block {
 #[derive(Debug)]
 struct SelfAttention {
     qkv: Projections,
-    o_proj: Linear,
+    o_proj: Projection,
     attention: Attention,
     /// Number of the rotary embeddings; none: queries and keys stay as they are.
     rope: Option<usize>,
@@ -65,10 +66,16 @@ struct SelfAttention {
 
 #[derive(Debug)]
 enum Projections {
-    /// Three layers: of their outputs queries and keys may be normalised, and all clipped then.
-    Separate { q_proj: Linear, k_proj: Linear, v_proj: Linear, clip: Option<f64>, norms: Option<[RmsNorm; 2]> },
+    /// Three layers, whose outputs may be clipped, and queries and keys normalised.
+    Separate {
+        q_proj: Projection,
+        k_proj: Projection,
+        v_proj: Projection,
+        clip: Option<f64>,
+        norms: Option<[RmsNorm; 2]>,
+    },
     /// One layer with queries, keys and values side by side.
-    Packed(Linear),
+    Packed(Projection),
 }
 
 /// One MLP, or a choice of several for every token.
@@ -81,18 +88,18 @@ enum FeedForward {
 #[derive(Debug)]
 struct Mlp {
     gate_up: GateUp,
-    down_proj: Linear,
+    down_proj: Projection,
     activation: Activation,
 }
 
 #[derive(Debug)]
 enum GateUp {
     Separate {
-        gate_proj: Linear,
-        up_proj: Linear,
+        gate_proj: Projection,
+        up_proj: Projection,
     },
     /// One layer with both side by side.
-    Packed(Linear),
+    Packed(Projection),
 }
 
 /// A norm of one of the two kinds.

@@ -9,10 +9,10 @@ use super::{
     AnyNorm, Block, Family, FeedForward, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms,
     Relative, SelfAttention,
 };
-use crate::curvature::Linear;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::decoder::{Blocks, Ends, Parts};
 use crate::model::parameters::{Source, Stored, StoredLinear, StoredTensor};
+use crate::model::projection::Projection;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::nn::{Activation, Attention, LayerNorm, Mask, RmsNorm};
@@ -114,7 +114,7 @@ impl Stored for StoredMlp {
     type Value = Mlp;
 
     fn read(&self) -> Result<Mlp, LoadError> {
-        let gate_up = match <[Linear; 2]>::try_from(read_all(&self.gate_up)?) {
+        let gate_up = match <[Projection; 2]>::try_from(read_all(&self.gate_up)?) {
             Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
             Err(mut one) => GateUp::Packed(one.remove(0)),
         };
@@ -144,7 +144,7 @@ pub(super) fn dense(
     Ok(StoredMlp::new(gate_up, down_proj, family.activation))
 }
 
-fn read_all(layers: &[StoredLinear]) -> Result<Vec<Linear>, LoadError> {
+fn read_all(layers: &[StoredLinear]) -> Result<Vec<Projection>, LoadError> {
     layers.iter().map(Stored::read).collect()
 }
 
@@ -160,7 +160,7 @@ impl Stored for StoredBlock {
             },
             None => None,
         };
-        let qkv = match <[Linear; 3]>::try_from(read_all(&self.qkv)?) {
+        let qkv = match <[Projection; 3]>::try_from(read_all(&self.qkv)?) {
             Ok([q_proj, k_proj, v_proj]) => Projections::Separate { q_proj, k_proj, v_proj, clip: self.clip, norms },
             Err(mut one) => Projections::Packed(one.remove(0)),
         };

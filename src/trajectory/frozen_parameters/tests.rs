@@ -86,11 +86,12 @@ fn stated_layers_are_guesses() {
     };
     assert!(guesses(FrozenParameters::default()).is_empty());
     let unchanged = BTreeSet::from(["h.0.fc.weight".to_owned()]);
-    let found = guesses(FrozenParameters { unchanged: unchanged.clone(), trained_layers: TrainedLayers::All });
+    let found =
+        guesses(FrozenParameters { unchanged: unchanged.clone(), trained_layers: TrainedLayers::All, base: None });
     assert_eq!(found, [[2]]);
-    let stated = FrozenParameters { unchanged: BTreeSet::new(), trained_layers: only(&["h.1.fc"]) };
+    let stated = FrozenParameters { unchanged: BTreeSet::new(), trained_layers: only(&["h.1.fc"]), base: None };
     assert_eq!(guesses(stated), [vec![0, 1, 2, 3, 5, 6], vec![0, 1, 2, 5, 6], vec![1, 2, 5]]);
-    let both = FrozenParameters { unchanged, trained_layers: only(&["h.1.fc"]) };
+    let both = FrozenParameters { unchanged, trained_layers: only(&["h.1.fc"]), base: None };
     assert_eq!(guesses(both)[0], [2]);
     assert_eq!(block("transformer.h.10.attn.c_attn"), Some("transformer.h.10"));
     assert_eq!(block("transformer.wte"), None);

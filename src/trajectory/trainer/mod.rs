@@ -156,6 +156,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         log: Some(state.file.clone()),
         version,
         segment_ends: None,
+        base: None,
         trained_layers: TrainedLayers::All,
         unchanged: BTreeSet::new(),
         layer_rates: BTreeMap::new(),

@@ -14,8 +14,8 @@ use crate::words::{count, counted};
 const SHOWN: usize = 16;
 
 /// A checkpoint: architecture, what it can be given, and the layers that are tracked by default.
-pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
-    let model = Model::load(folder, &LoadOptions::default())?;
+pub(super) fn explain(folder: &Path, base: Option<&Path>, detail: Detail) -> anyhow::Result<String> {
+    let model = Model::load(folder, &LoadOptions { base: base.map(Path::to_owned), ..LoadOptions::default() })?;
     let mut text = format!("{}: a checkpoint of `{}`\n", folder.display(), model.kind());
     match model.limits() {
         Limits::Tokens(limits) => {

@@ -23,6 +23,9 @@ use crate::terminal;
 pub(crate) struct Inspect {
     /// A folder or a file
     path: PathBuf,
+    /// Folder of the base, if the folder is a PEFT adapter [default: the folder that `adapter_config.json` names]
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     /// Print every tensor, layer and entry of the metadata in full
     #[arg(short, long)]
     verbose: bool,
@@ -49,7 +52,7 @@ enum Detail {
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let detail = if self.verbose { Detail::Full } else { Detail::Short };
-        let text = explain(&self.path, detail)?;
+        let text = explain(&self.path, self.base.as_deref(), detail)?;
         terminal::print(&text, "what is there")?;
         Ok(Status::Done)
     }
@@ -65,14 +68,14 @@ fn is_training_run(folder: &Path) -> bool {
     folder.join("trajectory.toml").is_file() || has_checkpoint()
 }
 
-fn explain(path: &Path, detail: Detail) -> anyhow::Result<String> {
+fn explain(path: &Path, base: Option<&Path>, detail: Detail) -> anyhow::Result<String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     if path.is_dir() {
         if presence::is_file(&path.join("ascribe.json")) {
             return run_folder::explain(path, detail);
         }
-        if presence::is_file(&path.join("config.json")) {
-            return checkpoint::explain(path, detail);
+        if ["config.json", "adapter_config.json"].iter().any(|name| presence::is_file(&path.join(name))) {
+            return checkpoint::explain(path, base, detail);
         }
         if is_training_run(path) {
             let hint = format!(

@@ -1,0 +1,242 @@
+//! `adapter_config.json`: what of it changes numbers is honoured, or refused by name.
+
+use std::path::{Path, PathBuf};
+
+use fancy_regex::Regex;
+use serde_json::Value;
+
+use super::targets::{self, Modules, Targets};
+use crate::model::{Config, LoadError};
+
+/// The settings of an adapter.
+#[derive(Debug)]
+pub(crate) struct AdapterConfig {
+    /// The file.
+    pub(crate) file: PathBuf,
+    /// The whole of it, as one line.
+    pub(super) text: String,
+    pub(crate) targets: Targets,
+    r: u64,
+    alpha: f64,
+    use_rslora: bool,
+    rank_pattern: Vec<(Regex, u64)>,
+    alpha_pattern: Vec<(Regex, f64)>,
+    pub(crate) use_dora: bool,
+    pub(crate) lora_bias: bool,
+    /// Token ids that have a row of their own in the embedding, by the embedding's name; none: the input embedding.
+    pub(crate) token_indices: Vec<(Option<String>, Vec<u32>)>,
+    pub(crate) ensure_weight_tying: bool,
+    trains_biases: bool,
+    dropout: f64,
+}
+
+/// The largest rank that makes sense.
+const LARGEST_RANK: u64 = 1 << 20;
+
+/// Keys that change no number, because they are about training's start, other files, or how a file came to be.
+const WITHOUT_EFFECT: &[&str] = &[
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "fan_in_fan_out",
+    "inference_mode",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+];
+
+/// Ways to begin training that leave the base as it is.
+const HARMLESS_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
+
+impl AdapterConfig {
+    /// Reads and checks the settings of an adapter's folder.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the key.
+    pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
+        let keys = Config::read_file(folder.join("adapter_config.json"))?;
+        let file = keys.file().to_owned();
+        let refused = |key: &str, hint: Option<&str>| LoadError::AdapterOption {
+            file: file.clone(),
+            key: key.to_owned(),
+            value: keys.quoted(key),
+            hint: hint.map(str::to_owned),
+        };
+        if keys.text("peft_type", "")? != "LORA" {
+            return Err(refused("peft_type", Some("adapters of the type `LORA` are read")));
+        }
+        match keys.get("task_type").and_then(Value::as_str) {
+            None | Some("CAUSAL_LM") => {}
+            Some(_) => return Err(refused("task_type", Some("adapters for `CAUSAL_LM` are read"))),
+        }
+        let problem = |key: &str, problem: String| keys.problem(format!("`{key}`: {problem}"));
+        let dora = keys.flag("use_dora", false)?;
+        match keys.get("init_lora_weights") {
+            None | Some(Value::Bool(_)) => {}
+            Some(Value::String(start)) if HARMLESS_STARTS.contains(&start.as_str()) => {}
+            Some(_) => {
+                return Err(refused(
+                    "init_lora_weights",
+                    Some(
+                        "this start changes the base's weights; save the adapter with \
+                          `path_initial_model_for_weight_conversion`, which makes an ordinary LoRA of it",
+                    ),
+                ));
+            }
+        }
+        match keys.get("bias").and_then(Value::as_str) {
+            None | Some("none" | "all" | "lora_only") => {}
+            Some(_) => return Err(refused("bias", None)),
+        }
+        let mut layers = None;
+        match keys.get("layers_to_transform") {
+            None => {}
+            Some(Value::Array(list)) if list.is_empty() => {}
+            Some(Value::Array(list)) => {
+                let numbers: Option<Vec<u64>> = list.iter().map(Value::as_u64).collect();
+                layers = Some(numbers.ok_or_else(|| keys.problem("`layers_to_transform`: expected whole numbers"))?);
+            }
+            Some(one) => {
+                let one = one.as_u64().ok_or_else(|| keys.problem("`layers_to_transform`: expected whole numbers"))?;
+                layers = Some(vec![one]);
+            }
+        }
+        let texts = |key: &str| -> Result<Vec<String>, LoadError> {
+            match keys.get(key) {
+                None => Ok(vec![]),
+                Some(Value::String(one)) if one.is_empty() => Ok(vec![]),
+                Some(Value::String(one)) => Ok(vec![one.clone()]),
+                Some(Value::Array(list)) => {
+                    let all: Option<Vec<String>> = list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
+                    all.ok_or_else(|| keys.problem(format!("`{key}`: expected a list of texts")))
+                }
+                Some(_) => Err(keys.problem(format!("`{key}`: expected a list of texts"))),
+            }
+        };
+        let expressions = |key: &str, of: fn(&str) -> Result<Regex, String>| -> Result<Vec<Regex>, LoadError> {
+            texts(key)?.iter().map(|text| of(text).map_err(|found| problem(key, found))).collect()
+        };
+        let modules = |key: &str, with_all| Modules::read(keys.get(key), with_all).map_err(|found| problem(key, found));
+        let targets = Targets {
+            modules: modules("target_modules", true)?,
+            exclude: modules("exclude_modules", false)?,
+            layers,
+            layer_patterns: expressions("layers_pattern", targets::layer_list)?,
+            copied: texts("modules_to_save")?,
+            saved: expressions("modules_to_save", targets::module_and_parts)?,
+        };
+        let r = rank(keys.get("r").unwrap_or(&Value::from(8))).ok_or_else(|| bad_rank(&keys, "r"))?;
+        let alpha = keys.number("lora_alpha", 8.0)?;
+        let entries = |key: &str| -> Result<Vec<(String, Value)>, LoadError> {
+            match keys.get(key) {
+                None => Ok(vec![]),
+                Some(Value::Object(map)) => Ok(map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
+                Some(_) => Err(keys.problem(format!("`{key}`: expected an object of patterns"))),
+            }
+        };
+        let ending = |key: &str, text: &str| targets::ending(text).map_err(|found| problem(key, found));
+        let mut rank_pattern = vec![];
+        for (pattern, value) in entries("rank_pattern")? {
+            let rank = rank(&value).ok_or_else(|| bad_rank(&keys, "rank_pattern"))?;
+            rank_pattern.push((ending("rank_pattern", &pattern)?, rank));
+        }
+        let mut alpha_pattern = vec![];
+        for (pattern, value) in entries("alpha_pattern")? {
+            let alpha = value.as_f64().ok_or_else(|| keys.problem("`alpha_pattern`: expected numbers"))?;
+            alpha_pattern.push((ending("alpha_pattern", &pattern)?, alpha));
+        }
+        let config = Self {
+            text: Value::Object(keys.keys().clone()).to_string(),
+            targets,
+            r,
+            alpha,
+            use_rslora: keys.flag("use_rslora", false)?,
+            rank_pattern,
+            alpha_pattern,
+            use_dora: dora,
+            lora_bias: keys.flag("lora_bias", false)?,
+            token_indices: token_indices(&keys)?,
+            ensure_weight_tying: keys.flag("ensure_weight_tying", false)?,
+            trains_biases: keys.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none"),
+            dropout: keys.number("lora_dropout", 0.0)?,
+            file: file.clone(),
+        };
+        for key in keys.unread() {
+            let says_nothing = match &keys.keys()[&key] {
+                Value::Null | Value::Bool(false) => true,
+                Value::Array(list) => list.is_empty(),
+                Value::Object(map) => map.is_empty(),
+                _ => false,
+            };
+            if !says_nothing && !WITHOUT_EFFECT.contains(&key.as_str()) {
+                return Err(refused(&key, Some("what this key changes of the forward pass is not known here")));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The rank of a module's adapter.
+    pub(super) fn rank(&self, module: &str) -> u64 {
+        let own = self.rank_pattern.iter().find(|(pattern, _)| targets::matches(pattern, module));
+        own.map_or(self.r, |(_, rank)| *rank)
+    }
+
+    /// The factor `s` of a module's adapter.
+    pub(super) fn scale(&self, module: &str) -> f64 {
+        let own = self.alpha_pattern.iter().find(|(pattern, _)| targets::matches(pattern, module));
+        let (alpha, rank) = (own.map_or(self.alpha, |(_, alpha)| *alpha), self.rank(module) as f64);
+        if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
+    }
+
+    /// Whether a tensor of the adapter's file, [`PREFIX`](super::PREFIX) removed, was trained: one of the base that stands
+    /// there for the embedding's sake was not.
+    pub(crate) fn trains(&self, name: &str) -> bool {
+        if super::parts(name).is_some() {
+            return true;
+        }
+        let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));
+        let module = module.strip_suffix(".base_layer").unwrap_or(module);
+        self.targets.is_copied(module) || (leaf == "bias" && self.trains_biases)
+    }
+
+    /// What a person should know of the settings.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let dropout = (self.dropout > 0.0).then(|| {
+            format!(
+                "training dropped {} of the adapter's inputs (`lora_dropout`); losses here are without",
+                self.dropout
+            )
+        });
+        let unstated = matches!(self.targets.modules, Modules::Unstated).then(|| {
+            "`target_modules` is not in `adapter_config.json`: the modules whose tensors the file holds are adapted"
+                .into()
+        });
+        dropout.into_iter().chain(unstated).collect()
+    }
+}
+
+fn rank(value: &Value) -> Option<u64> {
+    value.as_u64().filter(|rank| (1..=LARGEST_RANK).contains(rank))
+}
+
+fn bad_rank(keys: &Config, key: &str) -> LoadError {
+    keys.problem(format!("`{key}` = {}, expected positive whole numbers up to {LARGEST_RANK}", keys.quoted(key)))
+}
+
+fn token_indices(keys: &Config) -> Result<Vec<(Option<String>, Vec<u32>)>, LoadError> {
+    let ids = |value: &Value| -> Result<Vec<u32>, LoadError> {
+        let list = value.as_array().map(|list| list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())));
+        let ids: Option<Vec<u32>> = list.and_then(Iterator::collect);
+        ids.ok_or_else(|| keys.problem("`trainable_token_indices`: expected token ids"))
+    };
+    match keys.get("trainable_token_indices") {
+        None => Ok(vec![]),
+        Some(Value::Object(map)) => map.iter().map(|(name, value)| Ok((Some(name.clone()), ids(value)?))).collect(),
+        Some(list) => Ok(vec![(None, ids(list)?)]),
+    }
+}

@@ -1,0 +1,83 @@
+//! A linear layer of an architecture: the base's weight, and the adapter that may lie over it.
+
+use candle_core::Tensor;
+
+use super::LoadError;
+use super::adapter::LowRank;
+use super::parameters::{Layout, Stored, StoredTensor};
+use crate::curvature::gemm::Products;
+use crate::curvature::{LayerId, Linear, TapRecorder, Traced};
+
+/// `y = W x + b`, and with an adapter `y = W x + b + f ∘ B (A x)`, where `f` is LoRA's factor `s` at every output, and
+/// DoRA's `s m / ‖W + s B A‖`; DoRA's `W` is that of the base times `m / ‖W + s B A‖`.
+#[derive(Debug, Clone)]
+pub(super) struct Projection {
+    base: Linear,
+    adapter: Option<Branch>,
+}
+
+/// What an adapter adds to a layer's output.
+#[derive(Debug, Clone)]
+struct Branch {
+    a: Linear,
+    b: Linear,
+    /// `f`, `[outputs]`.
+    factors: Tensor,
+}
+
+impl Projection {
+    /// The layer's output on a tape. A tracked base, A and B leave a tap each.
+    pub(super) fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let y = self.base.trace(x, taps)?;
+        let Some(Branch { a, b, factors }) = &self.adapter else { return Ok(y) };
+        y.add_scaled(&b.trace(&a.trace(x, taps)?, taps)?, factors)
+    }
+}
+
+/// A linear layer on disk.
+#[derive(Debug)]
+pub(super) struct StoredLinear {
+    pub(super) weight: StoredTensor,
+    pub(super) bias: Option<StoredTensor>,
+    pub(super) layout: Layout,
+    pub(super) layer: Option<LayerId>,
+    pub(super) products: Products,
+    pub(super) adapter: Option<StoredBranch>,
+}
+
+/// An adapter on disk that runs beside its layer.
+#[derive(Debug)]
+pub(super) struct StoredBranch {
+    pub(super) low_rank: LowRank,
+    pub(super) a: Option<LayerId>,
+    pub(super) b: Option<LayerId>,
+}
+
+impl Stored for StoredLinear {
+    type Value = Projection;
+
+    fn read(&self) -> Result<Projection, LoadError> {
+        let mut weight = match self.layout {
+            Layout::OutputsFirst => self.weight.read()?,
+            Layout::InputsFirst => self.weight.read()?.t()?.contiguous()?,
+        };
+        let bias = self.bias.as_ref().map(Stored::read).transpose()?;
+        let products = self.products;
+        let mut adapter = None;
+        if let Some(StoredBranch { low_rank, a, b }) = &self.adapter {
+            let (outputs, _) = weight.dims2()?;
+            let mut factors = Tensor::ones(outputs, weight.dtype(), weight.device())?.affine(low_rank.scale, 0.0)?;
+            if let Some(rows) = low_rank.row_factors(&weight)? {
+                weight = weight.broadcast_mul(&rows.unsqueeze(1)?)?;
+                factors = (factors * rows)?;
+            }
+            let b_bias = low_rank.b_bias.as_ref().map(Stored::read).transpose()?;
+            adapter = Some(Branch {
+                a: Linear::new(low_rank.a.read()?, None, *a)?.with_products(products),
+                b: Linear::new(low_rank.b.read()?, b_bias, *b)?.with_products(products),
+                factors,
+            });
+        }
+        Ok(Projection { base: Linear::new(weight, bias, self.layer)?.with_products(products), adapter })
+    }
+}

@@ -1,0 +1,269 @@
+//! Adapters over frozen bases: against what PEFT and transformers computed of fixtures/adapters (losses, logits, and the
+//! gradient of every A and B), and against the checkpoints that the Trainer left in the zoo (shared/data/zoo/README.md),
+//! where they are there.
+
+mod support;
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, TapSink};
+use ascribe::data::{self, Batch, DataOptions, Format, Role, Which, read_tokens_from};
+use ascribe::model::{AdapterMode, LayerSelection, Limits, LoadOptions, Model};
+use ascribe::trajectory::torch_parameters::TorchParameters;
+use candle_core::DType;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use support::figures::{assert_relative, relative};
+use support::passes::{BATCH, Batched, Gradients, Run};
+use support::recorded::Recorded;
+use support::{Outcome, Source, fixture, say, shared};
+
+fn options(base: PathBuf, dtype: DType, mode: AdapterMode) -> LoadOptions {
+    LoadOptions { dtype, base: Some(base), adapter: Some(mode), ..LoadOptions::default() }
+}
+
+/// The recorded sequences.
+fn sequences(model: &Model, expected: &Recorded) -> Batch {
+    let (ids, mask) = (expected.get("input_ids"), expected.get("attention_mask"));
+    let length = ids.shape[1];
+    let whole = |x: &[f64]| x.iter().map(|&x| x as u32).collect::<Vec<_>>();
+    let lines: Vec<String> = ids
+        .values
+        .chunks(length)
+        .zip(mask.values.chunks(length))
+        .map(|(ids, mask)| json!({"input_ids": whole(ids), "attention_mask": whole(mask)}).to_string())
+        .collect();
+    let Limits::Tokens(limits) = model.limits() else { panic!("a language model") };
+    let (name, options) = (Path::new("lines.jsonl"), DataOptions::default());
+    let text = Cursor::new(lines.join("\n"));
+    let read = read_tokens_from(text, name, Format::JsonLines, Role::Train, None, limits, options);
+    let dataset = read.expect("tokens").0;
+    data::batch(&dataset, 0..dataset.len())
+}
+
+/// The recorded metadata of a folder.
+fn metadata(folder: &Path, key: &str) -> Option<String> {
+    let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
+    header.metadata().as_ref().and_then(|all| all.get(key)).cloned()
+}
+
+/// Folders of fixtures/adapters, of which there is at least one.
+fn adapters() -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(fixture("adapters")).expect("fixtures/adapters");
+    let mut folders: Vec<PathBuf> = folders.map(|folder| folder.expect("readable").path()).collect();
+    folders.sort();
+    assert!(folders.len() > 8, "{folders:?}");
+    folders
+}
+
+fn base_of(folder: &Path) -> PathBuf {
+    fixture(&metadata(folder, "base").expect("a base"))
+}
+
+/// Losses and logits against the recorded ones.
+fn check_outputs(what: &str, model: &Model, batch: &Batch, expected: &Recorded, tolerance: f64) {
+    let logits = model.logits(batch).expect("logits").to_dtype(DType::F64).expect("numbers");
+    let logits: Vec<Vec<f64>> = logits.to_vec2().expect("a matrix");
+    let want = expected.get("logits");
+    let [length, vocabulary] = want.shape[1..] else { panic!("three axes") };
+    for (m, rows) in batch.positions().iter().enumerate() {
+        for (t, row) in rows.enumerate() {
+            let at = (m * length + t) * vocabulary;
+            assert_relative(&logits[row], &want.values[at..at + vocabulary], tolerance, &format!("{what}, [{m}, {t}]"));
+        }
+    }
+    let losses = model.differentiate(batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
+    assert_relative(&losses, &expected.values("loss_sum"), tolerance, &format!("{what}, losses"));
+}
+
+#[test]
+fn every_adapter_gives_the_logits_losses_and_gradients_of_peft() {
+    for folder in adapters() {
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        for (dtype, tolerance) in [(DType::F64, 1e-5), (DType::F32, 1e-4)] {
+            let what = format!("{name}, {dtype:?}");
+            let model = Model::load(&folder, &options(base_of(&folder), dtype, AdapterMode::Only)).expect(&name);
+            let batch = sequences(&model, &expected);
+            check_outputs(&what, &model, &batch, &expected, tolerance);
+            let (mut wide, mut narrow) = (Gradients::<f64>::new(model.layers()), Gradients::<f32>::new(model.layers()));
+            let sink: &mut dyn TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
+            model.differentiate(&batch, Objective::TrainingLoss, sink).expect("differentiable");
+            let mut compared = vec![];
+            for (l, layer) in model.layers().iter().enumerate() {
+                for example in 0..2 {
+                    let tensor = format!("gradient.{}.{example}", layer.name);
+                    let want = expected.find(&tensor).unwrap_or_else(|| panic!("{name} has no {tensor}"));
+                    assert_eq!(want.shape, [layer.outputs, layer.columns()], "{name}, {tensor}");
+                    let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
+                    assert_relative(&found, &want.values, tolerance, &format!("{what}, {tensor}"));
+                    compared.push(tensor);
+                }
+            }
+            let recorded: Vec<String> =
+                expected.names().into_iter().filter(|name| name.starts_with("gradient.")).collect();
+            compared.sort();
+            assert_eq!(compared, recorded, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_merged_adapter_gives_the_same_outputs_and_tracks_the_base() {
+    for folder in adapters() {
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let merged = Model::load(&folder, &options(base_of(&folder), DType::F64, AdapterMode::Merged));
+        if name == "gpt-neox-bias" {
+            let error = merged.expect_err("B has a bias").to_string();
+            assert!(error.contains("`lora_bias`"), "{error}");
+            continue;
+        }
+        let merged = merged.expect(&name);
+        let batch = sequences(&merged, &expected);
+        check_outputs(&name, &merged, &batch, &expected, 1e-5);
+        let base = Model::load(&base_of(&folder), &LoadOptions::default()).expect("a base");
+        assert_eq!(merged.layers(), base.layers(), "{name}");
+        assert_ne!(merged.content_hash(), base.content_hash());
+        let both = Model::load(&folder, &options(base_of(&folder), DType::F64, AdapterMode::Both));
+        if name.contains("dora") || name == "phi3-all" || name == "qwen3-tied" {
+            assert!(both.expect_err("DoRA").to_string().contains("`use_dora`"));
+            continue;
+        }
+        let both = both.expect(&name);
+        check_outputs(&name, &both, &batch, &expected, 1e-5);
+        let only = Model::load(&folder, &options(base_of(&folder), DType::F64, AdapterMode::Only)).expect(&name);
+        for layer in base.layers() {
+            assert!(both.layers().iter().any(|other| other.name == layer.name), "{name}, {}", layer.name);
+        }
+        for layer in only.layers() {
+            assert!(both.layers().iter().any(|other| other.name == layer.name), "{name}, {}", layer.name);
+        }
+        assert_ne!(both.content_hash(), only.content_hash());
+    }
+}
+
+#[test]
+fn adapters_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
+    let mut tested = 0;
+    for name in ["lora-gpt2", "lora-llama-rslora", "lora-llama-head", "lora-qwen2"] {
+        let Some(folder) = shared(&format!("zoo/{name}")) else { continue };
+        let (checkpoint, base) = (folder.join("checkpoint-120"), folder.join("base"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let load = |options: LoadOptions| Model::load(&checkpoint, &options).expect(name);
+        let model = load(options(base.clone(), DType::F32, AdapterMode::Only));
+        let source =
+            |file: &str, role| Source { add_eos: Which::Train, ..Source::new(folder.join(file), role, &checkpoint) };
+        let train = source("train.jsonl", Role::Train).read(&model);
+        let queries = source("queries.jsonl", Role::Queries).read(&model);
+        for (dataset, tensor) in [(&train, "train_loss"), (&queries, "query_loss")] {
+            let batch = data::batch(dataset, 0..dataset.len());
+            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
+            assert_relative(&losses, &expected.values(tensor), 1e-5, &format!("{name}, {tensor}"));
+        }
+        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
+        for (kind, tensor, tolerance) in
+            [(CurvatureKind::Identity, "identity.scores", 2e-5), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-4)]
+        {
+            let found = Run::empirical(kind, Measurement::Loss).scores::<_, f32>(&model, train, queries)?;
+            let error = relative(&found.wide(), &expected.values(tensor));
+            say(format_args!("{name}, {tensor}: {error:.1e}"));
+            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
+        }
+        let layers: Vec<String> = serde_json::from_str(&metadata(&folder, "layers").expect("layers"))?;
+        let mut names: Vec<&String> = model.layers().iter().map(|layer| &layer.name).collect();
+        let mut recorded: Vec<&String> = layers.iter().collect();
+        names.sort();
+        recorded.sort();
+        assert_eq!(names, recorded, "{name}");
+        let by_layer = expected.get("identity.layers");
+        let size = by_layer.shape[1] * by_layer.shape[2];
+        for (l, layer) in layers.iter().enumerate() {
+            let selection = LayerSelection::new(std::slice::from_ref(layer), &[])?;
+            let one = load(LoadOptions { selection, ..options(base.clone(), DType::F32, AdapterMode::Only) });
+            let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+            let found = run.scores::<_, f32>(&one, train, queries)?.wide();
+            assert_relative(&found, &by_layer.values[l * size..(l + 1) * size], 2e-5, &format!("{name}, {layer}"));
+        }
+        let apart: Vec<String> = serde_json::from_str(&metadata(&folder, "apart").expect("apart"))?;
+        for (k, tensor) in apart.iter().enumerate() {
+            let layer = tensor.trim_start_matches("base_model.model.").trim_end_matches(".weight").to_owned();
+            assert!(model.notes().iter().any(|note| note.contains("in no score") && note.contains(&layer)));
+            let selection = LayerSelection::new(&[layer], &[])?;
+            let one = load(LoadOptions { selection, ..options(base.clone(), DType::F32, AdapterMode::Only) });
+            let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+            let found = run.scores::<_, f32>(&one, train, queries)?.wide();
+            let want = expected.values("identity.apart");
+            assert_relative(&found, &want[k * size..(k + 1) * size], 2e-5, &format!("{name}, {tensor}"));
+        }
+        tested += 1;
+    }
+    if shared("zoo").is_some() {
+        assert_eq!(tested, 4, "adapters of the zoo");
+    }
+    Ok(())
+}
+
+#[test]
+fn optimizers_number_an_adapters_parameters_as_named_parameters_does() {
+    for folder in adapters() {
+        let recorded: Vec<String> =
+            serde_json::from_str(&metadata(&folder, "parameters").expect("recorded")).expect("names");
+        let found = TorchParameters::read_over(&folder, Some(&base_of(&folder))).expect("known");
+        let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
+        assert_eq!(found, recorded, "{}", folder.display());
+    }
+}
+
+/// A copy of an adapter's folder that can be damaged.
+fn copied(name: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = fixture(&format!("adapters/{name}"));
+    let copy = tempfile::tempdir().expect("writable");
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder.join(file), copy.path().join(file)).expect("copied");
+    }
+    (copy, base_of(&folder))
+}
+
+fn set(folder: &Path, key: &str, value: Value) {
+    let file = folder.join("adapter_config.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&file).expect("readable")).expect("JSON");
+    json[key] = value;
+    std::fs::write(file, json.to_string()).expect("writable");
+}
+
+#[test]
+fn what_does_not_belong_together_is_refused_by_name() {
+    let refused = |name: &str, key: &str, value: Value| -> String {
+        let (copy, base) = copied(name);
+        set(copy.path(), key, value);
+        let error = Model::load(copy.path(), &options(base, DType::F32, AdapterMode::Only)).expect_err(key);
+        format!("{error}\n{}", error.hint().unwrap_or_default())
+    };
+    for (key, value, parts) in [
+        ("r", json!(4), vec!["`base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight`", "[2, 16]", "[4, 16]"]),
+        ("r", json!("four"), vec!["`r`", "positive whole numbers"]),
+        (
+            "target_modules",
+            json!(r".*layers\.[12]\.self_attn\.q_proj"),
+            vec!["o_proj", "`target_modules`", "does not select"],
+        ),
+        ("target_modules", json!(r".*layers\.[12]\.self_attn\.(q|o|k)_proj"), vec!["k_proj.lora_A.weight", "selects"]),
+        ("target_modules", json!("("), vec!["`target_modules`", "regular expression"]),
+        ("peft_type", json!("IA3"), vec!["`peft_type`", "\"IA3\"", "LORA"]),
+        ("task_type", json!("SEQ_CLS"), vec!["`task_type`", "SEQ_CLS"]),
+        ("init_lora_weights", json!("pissa"), vec!["`init_lora_weights`", "pissa"]),
+        ("layer_replication", json!([[0, 2]]), vec!["`layer_replication`"]),
+        ("some_new_key", json!(true), vec!["`some_new_key` = true"]),
+        ("use_dora", json!(true), vec!["lora_magnitude_vector"]),
+        ("lora_bias", json!(true), vec!["lora_B.bias"]),
+        ("bias", json!("some"), vec!["`bias`"]),
+    ] {
+        let said = refused("qwen2-late", key, value);
+        for part in parts {
+            assert!(said.contains(part), "{key}: {part} not in {said}");
+        }
+    }
+}
