@@ -256,7 +256,7 @@ fn an_adapter_that_is_not_merged_is_refused() {
     for name in [format!("{layer}.lora_A.default.weight"), format!("{layer}.base_layer.weight")] {
         let (error, hint) = Checkpoint::of("llama-tiny").add(&name, &[2, 3]).refused();
         assert_contains(&error, &["model.safetensors", &name, "adapter"]);
-        assert_contains(&hint, &["merge_and_unload()", "optimizer.pt"]);
+        assert_contains(&hint, &["merge_and_unload()", "save_pretrained(folder)"]);
     }
 }
 
@@ -265,17 +265,17 @@ fn an_adapter_beside_weights_is_named() {
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         let merged = Checkpoint::of("gpt2-tiny");
         std::fs::write(merged.path().join(file), "{}").unwrap();
-        assert_contains(&merged.notes(), &["weights were used", "adapter was not", "merge_and_unload"]);
+        assert_contains(&merged.notes(), &["weights were used", "adapter was not", "`--adapter only` takes the adapter", "`--base DIR`"]);
     }
 }
 
 #[test]
-fn an_adapter_alone_is_told_what_merging_means() {
+fn an_adapter_that_names_no_base_asks_for_it() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
     std::fs::write(folder.path().join("adapter_model.safetensors"), "").unwrap();
     let error = Model::load(folder.path(), &LoadOptions::default()).unwrap_err();
-    assert_contains(&error.hint().unwrap(), &["PEFT adapter", "merge_and_unload()", "optimizer.pt"]);
+    assert_contains(&error.hint().unwrap(), &["give the base's folder", "`--base DIR`"]);
 }
 
 #[test]
