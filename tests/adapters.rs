@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, TapSink};
 use ascribe::data::{self, Batch, DataOptions, Format, Role, Which, read_tokens_from};
+use ascribe::job::{Job, Plan, Side, SourceRequest};
 use ascribe::model::{AdapterMode, LayerSelection, Limits, LoadOptions, Model};
+use ascribe::trajectory::TrajectoryRequest;
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
 use safetensors::SafeTensors;
@@ -266,4 +268,21 @@ fn what_does_not_belong_together_is_refused_by_name() {
             assert!(said.contains(part), "{key}: {part} not in {said}");
         }
     }
+}
+
+/// A Trainer's folder as it lies: the loss is the base's, the optimizer's state the adapter's.
+#[test]
+fn source_follows_a_trainers_run_of_an_adapter() -> Outcome {
+    let Some(zoo) = shared("zoo/lora-qwen2") else { return Ok(()) };
+    let folder = tempfile::tempdir()?;
+    let mut job = Job::new("", zoo.join("train.jsonl"), folder.path().join("run"));
+    job.data.queries = Some(zoo.join("queries.jsonl"));
+    job.data.add_eos = Side::Train;
+    job.model.base = Some(zoo.join("base"));
+    job.source = Some(SourceRequest::new(TrajectoryRequest::new(zoo.clone())));
+    let rankings = Plan::resolve(job)?.run(&())?;
+    let first = |k: usize| rankings[k].proponents.first().map(|example| example.id.clone());
+    // each question's own fact, word for word
+    assert_eq!((0..4).filter(|&k| first(k) == Some(format!("fact-{k}-a"))).count(), 4, "{rankings:?}");
+    Ok(())
 }

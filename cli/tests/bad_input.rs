@@ -61,7 +61,7 @@ fn checkpoints() {
 
     let folder = Folder::new();
     let model = folder.copy_of("gpt2-tiny");
-    folder.write("gpt2-tiny/config.json", json!({"model_type": "bert", "vocab_size": 512}).to_string());
+    folder.write("gpt2-tiny/config.json", json!({"model_type": "mamba", "vocab_size": 512}).to_string());
     case("unsupported architecture", &folder, &model);
     folder.write("gpt2-tiny/config.json", "{\"model_type\": \"gpt2\",");
     case("broken configuration", &folder, &model);

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
 use super::trainer::read_json;
 use super::{CheckpointFiles, ReadError, Reading, Stated, TextData};
+use crate::model::adapter::AdapterFolder;
 
 /// Segments of a stage where nobody says how many.
 const DEFAULT_SEGMENTS: usize = 3;
@@ -276,10 +277,11 @@ enum TrainersLoss {
     OfTexts,
 }
 
-/// What the Trainer divided the loss by, as the class of the last checkpoint says.
+/// What the Trainer divided the loss by, as the class of the last checkpoint says, or that of an adapter's base.
 fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError> {
     let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(None) };
-    let file = last.folder.join("config.json");
+    let base = AdapterFolder::find(&last.folder, reading.base.as_deref(), false).ok().flatten();
+    let file = base.map_or_else(|| last.folder.clone(), |adapter| adapter.base).join("config.json");
     if !crate::presence::is_file(&file) {
         return Ok(None);
     }

@@ -43,18 +43,39 @@ const ABOUT: usize = 420;
 /// Examples of which the length of a line in the rankings is taken.
 const SAMPLED: usize = 256;
 
+/// Bytes of every file of a run folder's curvature. A run that takes another's has none.
+#[derive(Debug, Default)]
+pub(in crate::job) struct CurvatureFiles {
+    covariances: Vec<u64>,
+    eigenbases: Vec<u64>,
+    lambdas: Vec<u64>,
+}
+
+impl CurvatureFiles {
+    /// The files that the needed fits of a plan leave.
+    pub(in crate::job) fn of(plan: &Plan) -> Self {
+        if plan.reused.is_some() {
+            return Self::default();
+        }
+        let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).collect();
+        let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
+        let with_lambdas = fits.iter().filter(|fit| fit.kind.has_lambda_pass());
+        Self {
+            covariances: vec![covariance(plan); Training::sites(with_bases()).len()],
+            eigenbases: with_bases().map(|fit| eigenbasis(plan, fit)).collect(),
+            lambdas: with_lambdas.flat_map(|fit| vec![lambda(plan, fit); fit.places.len()]).collect(),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(in crate::job) fn bytes(&self) -> u64 {
+        [&self.covariances, &self.eigenbases, &self.lambdas].into_iter().flatten().sum()
+    }
+}
+
 /// The run folder of a plan that starts with an empty one.
 pub(in crate::job) fn of(plan: &Plan) -> Result<DiskCost, JobError> {
-    let fits: Vec<&Fit> = match plan.reused {
-        Some(_) => vec![],
-        None => plan.needed_fits().map(|(_, fit)| fit).collect(),
-    };
-    let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
-    let covariances: Vec<u64> = vec![covariance(plan); Training::sites(with_bases()).len()];
-    let lambdas =
-        fits.iter().filter(|fit| fit.kind.has_lambda_pass()).flat_map(|fit| vec![lambda(plan, fit); fit.places.len()]);
-    let lambdas: Vec<u64> = lambdas.collect();
-    let eigenbases: Vec<u64> = with_bases().map(|fit| eigenbasis(plan, fit)).collect();
+    let CurvatureFiles { covariances, eigenbases, lambdas } = CurvatureFiles::of(plan);
     let mut files = vec![
         FileCost { what: "covariances", bytes: covariances.iter().sum() },
         FileCost { what: "eigenvectors", bytes: eigenbases.iter().sum() },

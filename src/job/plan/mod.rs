@@ -294,7 +294,7 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
             "leave one of the two out; a run with several stages needs a file for each".into(),
         ),
         _ if !train.as_os_str().is_empty() => {
-            let names: Vec<_> = readings.iter().map(|reading| format!("`{}`", reading.name)).collect();
+            let names: Vec<_> = readings.iter().map(|reading| reading.name.as_str()).collect();
             options(
                 format!("the training run has {} stages, and one file of training examples is given", names.len()),
                 format!("give a file for each stage, by name: {}", names.join(", ")),

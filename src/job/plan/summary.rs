@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
-use crate::curvature::{CurvatureKind, LayerSpec};
+use crate::curvature::LayerSpec;
 use crate::data::ReadReport;
 use crate::job::brief::layer_sets::LayerSet;
+use crate::job::budget::disk::CurvatureFiles;
 use crate::job::plan::Plan;
 use crate::job::request::Precision;
 use crate::job::training::moments::Moments;
-use crate::job::training::{Averaged, Fit, Training};
+use crate::job::training::{Averaged, Training};
 
 /// What a person should see before the work begins.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -176,21 +177,8 @@ impl Summary {
         let (job, training) = (&plan.job, &plan.training);
         let layers = training.layers();
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
-        let square = |n: usize| (n * n) as u64;
-        let covariances: u64 = layers.iter().map(|l| 8 * (square(l.outputs) + square(l.columns()))).sum();
         let blocks = plan.block_width();
-        let block_numbers = |l: &LayerSpec| (blocks.numbers(l.outputs) + blocks.numbers(l.columns())) as u64;
-        let vectors: u64 = layers.iter().map(|l| width * block_numbers(l)).sum();
         let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();
-        let fit_bytes = |fit: &Fit| {
-            let lambdas = 8 * (tracked * fit.places.len()) as u64;
-            match fit.kind {
-                CurvatureKind::Identity => 0,
-                CurvatureKind::Diagonal => lambdas,
-                CurvatureKind::Kfac => vectors,
-                CurvatureKind::Ekfac => vectors + lambdas,
-            }
-        };
         let covariance_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_eigenbasis()));
         let lambda_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_lambda_pass()));
         let rows = plan.query_rows() as u64;
@@ -233,8 +221,7 @@ impl Summary {
             legs: legs_of(plan),
             answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
             layer_sets: plan.layer_sets.iter().map(set).collect(),
-            factor_bytes: training.fits.iter().map(fit_bytes).sum::<u64>()
-                + covariance_sites.len() as u64 * covariances,
+            factor_bytes: CurvatureFiles::of(plan).bytes(),
             query_bytes: legs as u64 * rows * kept as u64 * width,
             full_query_bytes: legs as u64 * rows * tracked as u64 * width,
             differentiations: {
