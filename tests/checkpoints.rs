@@ -265,7 +265,10 @@ fn an_adapter_beside_weights_is_named() {
     for file in ["adapter_config.json", "adapter_model.safetensors"] {
         let merged = Checkpoint::of("gpt2-tiny");
         std::fs::write(merged.path().join(file), "{}").unwrap();
-        assert_contains(&merged.notes(), &["weights were used", "adapter was not", "`--adapter only` takes the adapter", "`--base DIR`"]);
+        assert_contains(
+            &merged.notes(),
+            &["weights were used", "adapter was not", "`--adapter only` takes the adapter", "`--base DIR`"],
+        );
     }
 }
 

@@ -13,7 +13,7 @@ use crate::curvature::{LayerId, Linear, TapRecorder, Traced};
 #[derive(Debug, Clone)]
 pub(super) struct Projection {
     base: Linear,
-    adapter: Option<Branch>,
+    adapter: Option<Box<Branch>>,
 }
 
 /// What an adapter adds to a layer's output.
@@ -29,7 +29,8 @@ impl Projection {
     /// The layer's output on a tape. A tracked base, A and B leave a tap each.
     pub(super) fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let y = self.base.trace(x, taps)?;
-        let Some(Branch { a, b, factors }) = &self.adapter else { return Ok(y) };
+        let Some(adapter) = &self.adapter else { return Ok(y) };
+        let Branch { a, b, factors } = &**adapter;
         y.add_scaled(&b.trace(&a.trace(x, taps)?, taps)?, factors)
     }
 }
@@ -72,11 +73,11 @@ impl Stored for StoredLinear {
                 factors = (factors * rows)?;
             }
             let b_bias = low_rank.b_bias.as_ref().map(Stored::read).transpose()?;
-            adapter = Some(Branch {
+            adapter = Some(Box::new(Branch {
                 a: Linear::new(low_rank.a.read()?, None, *a)?.with_products(products),
                 b: Linear::new(low_rank.b.read()?, b_bias, *b)?.with_products(products),
                 factors,
-            });
+            }));
         }
         Ok(Projection { base: Linear::new(weight, bias, self.layer)?.with_products(products), adapter })
     }

@@ -13,7 +13,7 @@ pub enum FitExamples {
     Count(usize),
     /// This share of all, above 0 and below 1.
     Share(f64),
-    /// As many as have [`POSITIONS_PER_ROW`] positions for each row of the widest covariance, or all if that is more.
+    /// As many as have 50 positions for each row of the widest covariance, or all if that is more.
     Auto,
 }
 

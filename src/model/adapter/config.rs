@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::targets::{self, Modules, Targets};
 use crate::model::{Config, LoadError};
 
+/// Ids of token rows by the name of their embedding; without a name they are of the input embedding.
+type TokenIndices = Vec<(Option<String>, Vec<u32>)>;
+
 /// The settings of an adapter.
 #[derive(Debug)]
 pub(crate) struct AdapterConfig {
@@ -24,7 +27,7 @@ pub(crate) struct AdapterConfig {
     pub(crate) use_dora: bool,
     pub(crate) lora_bias: bool,
     /// Token ids that have a row of their own in the embedding, by the embedding's name; none: the input embedding.
-    pub(crate) token_indices: Vec<(Option<String>, Vec<u32>)>,
+    pub(crate) token_indices: TokenIndices,
     pub(crate) ensure_weight_tying: bool,
     trains_biases: bool,
     dropout: f64,
@@ -228,7 +231,8 @@ fn bad_rank(keys: &Config, key: &str) -> LoadError {
     keys.problem(format!("`{key}` = {}, expected positive whole numbers up to {LARGEST_RANK}", keys.quoted(key)))
 }
 
-fn token_indices(keys: &Config) -> Result<Vec<(Option<String>, Vec<u32>)>, LoadError> {
+/// The modules that `trainable_token_indices` names, each with the ids of its trained rows; of a plain list, no module.
+fn token_indices(keys: &Config) -> Result<TokenIndices, LoadError> {
     let ids = |value: &Value| -> Result<Vec<u32>, LoadError> {
         let list = value.as_array().map(|list| list.iter().map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok())));
         let ids: Option<Vec<u32>> = list.and_then(Iterator::collect);
