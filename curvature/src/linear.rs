@@ -98,8 +98,8 @@ struct Recorded {
 }
 
 impl TapRecorder {
-    /// The same recorder for layers whose rows are not the batch's: an expert sees the tokens that are routed to it, a
-    /// convolution has as many rows of an example as its output has places.
+    /// A recorder that leaves taps in the same place, for layers whose rows are not the batch's: an expert sees the tokens
+    /// that are routed to it, a convolution has as many rows of an example as its output has places.
     #[must_use]
     pub fn at(&self, positions: &Arc<Positions>) -> Self {
         Self { taps: self.taps.clone(), positions: Some(positions.clone()) }

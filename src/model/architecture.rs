@@ -84,7 +84,7 @@ pub(crate) struct ExpertNames {
     pub(crate) module: &'static str,
     /// Gate, up and down of one expert.
     pub(crate) matrices: [&'static str; 3],
-    /// The same in the order in which transformers 4 registers them.
+    /// Names of an expert's three matrices in the order in which transformers 4 registers them.
     pub(crate) registered: [&'static str; 3],
 }
 

@@ -22,7 +22,7 @@ use crate::nn::{Activation, Attention, LayerNorm, Mask};
 #[derive(Debug)]
 struct Encoder {
     position_embeddings: Embedding,
-    /// Of the texts of a pair.
+    /// Rows by the number of the text of a pair; none in encoders without token types.
     token_type_embeddings: Option<Embedding>,
     norm: Held<StoredLayerNorm>,
     places: Places,

@@ -169,7 +169,7 @@ impl Source {
         self.tensor_at(format!("{}{name}", self.prefix), shape)
     }
 
-    /// The same by its full name. The weight of an embedding that has an adapter is the merged one.
+    /// A tensor by its full name. The weight of an embedding that has an adapter is the merged one.
     pub(super) fn tensor_at(&self, name: String, shape: &[usize]) -> Result<StoredTensor, LoadError> {
         self.weights.check(&name, shape)?;
         self.asked.parameters.fetch_add(shape.iter().product::<usize>() as u64, Ordering::Relaxed);
@@ -373,12 +373,12 @@ impl StoredTensor {
         }
     }
 
-    /// The same tensor as the base stores it, without anything of an adapter.
+    /// This tensor as the base stores it, without anything of an adapter.
     pub(super) fn of_the_base(&self) -> Self {
         Self { is_of_the_base: true, adapter: None, rows: None, ..self.clone() }
     }
 
-    /// The same matrix with an adapter merged into it.
+    /// This matrix with an adapter merged into it.
     pub(super) fn adapted(self, adapter: LowRank) -> Self {
         Self { adapter: Some((Arc::new(adapter), Layout::OutputsFirst)), ..self }
     }

@@ -22,7 +22,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     head_size: None,
 };
 
-/// The same network, which registers its head first.
+/// XLM-RoBERTa: RoBERTa's network, which registers its head first.
 pub(super) const XLM: Architecture = Architecture {
     model_type: "xlm-roberta",
     classes: &["XLMRobertaForSequenceClassification"],

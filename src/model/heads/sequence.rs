@@ -20,7 +20,8 @@ use crate::nn::{Activation, LayerNorm, SquaredError};
 pub(in crate::model) enum Pooling {
     /// The first token's.
     First,
-    /// That of the last token that is not the padding token; the last token's if there is no padding token.
+    /// The hidden state of the last token that is not the padding token, or of the last token if there is no padding
+    /// token.
     Last {
         /// The token that a configuration calls padding.
         padding: Option<u32>,

@@ -214,7 +214,7 @@ pub(super) const fn names(modules: &'static [&'static str]) -> BlockNames {
     }
 }
 
-/// The same with experts, which files call so.
+/// Names of modules of a relative whose MLPs are experts with these names in files.
 pub(super) const fn with_experts(modules: &'static [&'static str], experts: ExpertNames) -> BlockNames {
     BlockNames { experts: Some(experts), ..names(modules) }
 }

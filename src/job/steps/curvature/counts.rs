@@ -27,19 +27,19 @@ pub(super) fn counters(counts: &Counts) -> BTreeMap<String, u64> {
     others.chain([(POSITIONS.to_owned(), most), (EXAMPLES.to_owned(), counts.examples)]).collect()
 }
 
-/// Those of so many layers.
+/// Counts of `layers` layers from the counters of saved progress.
 pub(super) fn of_counters(counters: &BTreeMap<String, u64>, layers: usize) -> Counts {
     let most = counters.get(POSITIONS).copied().unwrap_or_default();
     let positions = (0..layers).map(|l| counters.get(&own(POSITIONS, l)).copied().unwrap_or(most)).collect();
     Counts { positions, examples: counters.get(EXAMPLES).copied().unwrap_or_default() }
 }
 
-/// The same as a file's metadata.
+/// Counts as the metadata of a file.
 pub(super) fn metadata(counts: &Counts) -> Metadata {
     counters(counts).into_iter().map(|(name, number)| (name, number.to_string())).collect()
 }
 
-/// Those of the layers of a file that have these numbers there.
+/// Counts of some layers of a file, which are given by their numbers there.
 pub(super) fn of_file(file: &TensorFile, layers: impl IntoIterator<Item = usize>) -> Result<Counts, JobError> {
     let most = count(file, POSITIONS)?;
     let of = |l| file.metadata(&own(POSITIONS, l)).and_then(|text| text.parse().ok()).unwrap_or(most);
