@@ -102,6 +102,8 @@ pub struct ReadReport {
     pub targets: usize,
     /// Examples (before packing) that `max_length` cut.
     pub cut: usize,
+    /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.
+    pub cut_at_other_end: bool,
     /// Rows without a token, which were skipped.
     pub empty: usize,
     /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
@@ -206,6 +208,10 @@ pub fn read_tokens_from(
         end?;
         if last {
             collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
+            collector.report.cut_at_other_end = texts
+                && collector.report.cut > 0
+                && options.labels.is_none()
+                && tokens_of.is_some_and(Tokenizer::cuts_the_beginning);
             return collector.finish(pack);
         }
     }

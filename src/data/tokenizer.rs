@@ -2,10 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::{NormalizedString, Normalizer, PostProcessor, TruncationParams, truncate_encodings};
+use tokenizers::{
+    NormalizedString, Normalizer, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings,
+};
 
 use super::error::DataError;
 use super::guarded::guarded;
@@ -14,13 +17,17 @@ use super::specials::{Special, named, read_json};
 use super::tokenizer_file::{self, Checked};
 use crate::foreign_file;
 
+/// Name of the input that tells the texts of a pair apart.
+const TYPES: &str = "token_type_ids";
+
 /// Files of tokenizers that need Python, most telling first.
 const SLOW_FILES: [&str; 5] = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"];
 
 /// A fast tokenizer (`tokenizer.json`).
 ///
 /// Its truncation, padding and BPE dropout are switched off: how long an example may be is a matter of
-/// [`super::DataOptions`], batches are not padded, and the same text always gives the same tokens.
+/// [`super::DataOptions`], batches are not padded, and the same text always gives the same tokens. Which end of a text
+/// is cut, if one is too long for a classifier, is the tokenizer's own `truncation_side`.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     file: PathBuf,
@@ -31,6 +38,8 @@ pub struct Tokenizer {
     adds: (Vec<u32>, Vec<u32>),
     /// Whether models are given the text of a pair that each token belongs to.
     gives_types: bool,
+    /// The end at which its own truncation cuts.
+    cuts: TruncationDirection,
 }
 
 /// Tokens of a text.
@@ -105,6 +114,7 @@ impl Tokenizer {
         let broken = |source| DataError::BrokenTokenizer { file: file.to_owned(), source };
         let checked = tokenizer_file::check(&bytes).map_err(broken)?;
         let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
+        let cuts = inner.get_truncation().map_or(TruncationDirection::Right, |truncation| truncation.direction);
         inner.with_truncation(None).map_err(broken)?;
         inner.with_padding(None);
         if let ModelWrapper::BPE(model) = inner.get_model()
@@ -120,9 +130,11 @@ impl Tokenizer {
         // Ids may have gaps, so the largest counts, not how many there are.
         let vocabulary = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let adds = (Vec::new(), Vec::new());
-        let mut tokenizer =
-            Self { inner, file: file.to_owned(), model_folder: None, vocabulary, checked, adds, gives_types: true };
-        tokenizer.gives_types = tokenizer.says_types();
+        let (file, model_folder) = (file.to_owned(), None);
+        let mut tokenizer = Self { inner, file, model_folder, vocabulary, checked, adds, gives_types: true, cuts };
+        let config = tokenizer.config();
+        tokenizer.gives_types = says_types(&config);
+        tokenizer.cuts = says_cuts(&config).map_err(|problem| broken(problem.into()))?.unwrap_or(tokenizer.cuts);
         // A first text: what the library panics at in every text is wrong with the file.
         let probe = tokenizer.encode("a", Offsets::Skipped, true).map_err(broken)?;
         let (front, back) = (probe.front, probe.ids.len() - probe.back);
@@ -130,18 +142,9 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Whether the files beside it say that models are given token types: by `model_input_names`, else by a class that
-    /// has its own.
-    fn says_types(&self) -> bool {
-        const WITHOUT: [&str; 4] = ["Roberta", "XLMRoberta", "DistilBert", "GPT2"];
-        let config = read_json(&self.folder().join("tokenizer_config.json")).ok().flatten().unwrap_or_default();
-        match config["model_input_names"].as_array() {
-            Some(names) => names.iter().any(|name| name == "token_type_ids"),
-            None => {
-                let class = config["tokenizer_class"].as_str().unwrap_or_default();
-                !WITHOUT.iter().any(|name| class.strip_prefix(name).is_some_and(|rest| rest.starts_with("Tokenizer")))
-            }
-        }
+    /// `tokenizer_config.json` beside it; empty where there is none that can be read.
+    fn config(&self) -> Value {
+        read_json(&self.folder().join("tokenizer_config.json")).ok().flatten().unwrap_or_default()
     }
 
     /// The file it was read from.
@@ -185,6 +188,29 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// Whether its own truncation cuts the beginning of a text (`truncation_side: left`).
+    pub(super) fn cuts_the_beginning(&self) -> bool {
+        self.cuts == TruncationDirection::Left
+    }
+
+    /// What a GPT-2 trained with this tokenizer was probably given that is not given here; none if nothing.
+    ///
+    /// GPT-2 adds the embedding of each token's type, a row of its token embedding, where it is given types. Its own
+    /// tokenizer gives none; a bare `PreTrainedTokenizerFast` of transformers 4 gives the type 0 to every token.
+    pub fn note_of_types_for_gpt2(&self) -> Option<String> {
+        let config = self.config();
+        let given = match config["model_input_names"].as_array() {
+            Some(names) => names.iter().any(|name| name == TYPES),
+            None => config["tokenizer_class"] == "PreTrainedTokenizerFast",
+        };
+        given.then(|| {
+            format!(
+                "the tokenizer gives `{TYPES}` to models, and GPT-2 adds the embedding of token 0 to every position where \
+                 it is given them; that is not done here: if training did it, these scores are of another model"
+            )
+        })
+    }
+
     /// What the post-processor puts in front of a text, and behind it.
     pub(super) fn adds(&self) -> (&[u32], &[u32]) {
         (&self.adds.0, &self.adds.1)
@@ -202,7 +228,7 @@ impl Tokenizer {
     /// Where `tokenizer_config.json` says otherwise of special tokens than `tokenizer.json` does, a sentence each.
     /// What `tokenizer.json` does is done.
     pub fn notes(&self) -> Vec<String> {
-        let config = read_json(&self.folder().join("tokenizer_config.json")).ok().flatten().unwrap_or_default();
+        let config = self.config();
         let mut notes = Vec::new();
         for (special, added) in [(Special::Bos, &self.adds.0), (Special::Eos, &self.adds.1)] {
             let name = special.name();
@@ -261,7 +287,8 @@ impl Tokenizer {
             if let Some(max_length) = max_length {
                 let processor = self.inner.get_post_processor().filter(|_| special);
                 let adds = processor.map_or(0, |processor| processor.added_tokens(pair.is_some()));
-                let room = TruncationParams { max_length: max_length.saturating_sub(adds), ..Default::default() };
+                let max_length = max_length.saturating_sub(adds);
+                let room = TruncationParams { max_length, direction: self.cuts, ..Default::default() };
                 (text, pair) = truncate_encodings(text, pair, &room)?;
             }
             let cut = whole - length(&text, &pair);
@@ -284,6 +311,32 @@ impl Tokenizer {
             Offsets::Skipped => Vec::new(),
         };
         Ok(Encoded { ids: encoding.get_ids().to_vec(), ends, front, back })
+    }
+}
+
+/// Whether `tokenizer_config.json` says that models are given token types: by `model_input_names`, else by a class that
+/// has none.
+fn says_types(config: &Value) -> bool {
+    /// Classes that give none, as their names begin, but for the one that stands for every tokenizer since
+    /// transformers 5.
+    const WITHOUT: [&str; 4] = ["Roberta", "XLMRoberta", "DistilBert", "GPT2"];
+    match config["model_input_names"].as_array() {
+        Some(names) => names.iter().any(|name| name == TYPES),
+        None => {
+            let class = config["tokenizer_class"].as_str().unwrap_or_default();
+            let is = |name: &str| class.strip_prefix(name).is_some_and(|rest| rest.starts_with("Tokenizer"));
+            class != "TokenizersBackend" && !WITHOUT.into_iter().any(is)
+        }
+    }
+}
+
+/// The end at which `tokenizer_config.json` says that long texts are cut.
+fn says_cuts(config: &Value) -> Result<Option<TruncationDirection>, String> {
+    match &config["truncation_side"] {
+        Value::Null => Ok(None),
+        Value::String(side) if side == "left" => Ok(Some(TruncationDirection::Left)),
+        Value::String(side) if side == "right" => Ok(Some(TruncationDirection::Right)),
+        other => Err(format!("`truncation_side` = {other} in `tokenizer_config.json`, expected \"left\" or \"right\"")),
     }
 }
 

@@ -105,3 +105,52 @@ fn the_same_text_always_has_the_same_tokens() {
     let (dataset, _) = read_as("ab ab", Format::Text, Some(&tokenizer), DataOptions::default()).expect("sound");
     assert_eq!(tokens(&dataset).tokens(0), [6, 7]);
 }
+
+/// A classifier's text is cut where `truncation_side` says, which a language model's texts are told of.
+#[test]
+fn truncation_side_is_obeyed_for_classifiers_and_named_for_language_models() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    write_tokenizer(home.path(), ADDS_BOS);
+    let file = home.path().join("tokenizer.json");
+    let saved = fs::read_to_string(&file).expect("readable");
+    let config = home.path().join("tokenizer_config.json");
+    let classes = Labels { outputs: 2, task: Some(Task::Classification), names: vec![], token_types: None };
+    let labels = DataOptions { labels: Some(Arc::new(classes)), max_length: Some(3), ..DataOptions::default() };
+    let plain = DataOptions { max_length: Some(3), ..DataOptions::default() };
+    let cut = |direction: &str, says: &str, options: &DataOptions| {
+        fs::write(&file, saved.replace("Right", direction)).expect("writable");
+        fs::write(&config, says).expect("writable");
+        let tokenizer = Arc::new(Tokenizer::load(&file).expect("sound"));
+        let line = if options.labels.is_some() { r#"{"text": "abcc", "label": 0}"# } else { r#"{"text": "abcc"}"# };
+        let (dataset, report) = read_as(line, Format::JsonLines, Some(&tokenizer), options.clone()).expect("sound");
+        (tokens(&dataset).tokens(0).to_vec(), report.cut_at_other_end)
+    };
+    assert_eq!(cut("Right", "{}", &labels), (vec![0, 6, 4], false));
+    assert_eq!(cut("Left", "{}", &labels), (vec![0, 4, 4], false));
+    assert_eq!(cut("Left", r#"{"truncation_side": "right"}"#, &labels), (vec![0, 6, 4], false));
+    assert_eq!(cut("Right", r#"{"truncation_side": "left"}"#, &labels), (vec![0, 4, 4], false));
+    assert_eq!(cut("Right", r#"{"truncation_side": "left"}"#, &plain), (vec![0, 6, 4], true));
+    assert_eq!(cut("Right", "{}", &plain), (vec![0, 6, 4], false));
+    fs::write(&config, r#"{"truncation_side": "middle"}"#).expect("writable");
+    let error = format!("{:?}", Tokenizer::load(&file).expect_err("no side"));
+    assert!(error.contains(r#"`truncation_side` = \"middle\" in `tokenizer_config.json`"#), "{error}");
+}
+
+#[test]
+fn token_types_are_given_by_names_of_inputs_or_by_class() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    write_tokenizer(home.path(), ADDS_EOS);
+    let types = |config: &str| {
+        fs::write(home.path().join("tokenizer_config.json"), config).expect("writable");
+        let tokenizer = Tokenizer::load(&home.path().join("tokenizer.json")).expect("sound");
+        let (_, types, _) = tokenizer.encode_pair("a", Some("b"), None, false).expect("sound");
+        (types[1] == 1, tokenizer.note_of_types_for_gpt2().is_some())
+    };
+    assert_eq!(types("{}"), (true, false));
+    assert_eq!(types(r#"{"tokenizer_class": "BertTokenizerFast"}"#), (true, false));
+    assert_eq!(types(r#"{"tokenizer_class": "TokenizersBackend"}"#), (false, false));
+    assert_eq!(types(r#"{"tokenizer_class": "GPT2TokenizerFast"}"#), (false, false));
+    assert_eq!(types(r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#), (true, true));
+    assert_eq!(types(r#"{"model_input_names": ["input_ids"], "tokenizer_class": "BertTokenizer"}"#), (false, false));
+    assert_eq!(types(r#"{"model_input_names": ["token_type_ids"]}"#), (true, true));
+}

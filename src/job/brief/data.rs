@@ -127,11 +127,24 @@ pub(in crate::job) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, f
     Some(format!("`config.json` has no `problem_type`: texts have {kind}, as the first label of {file} shows"))
 }
 
+/// What a person should know of the tokenizer of a model.
+pub(in crate::job) fn tokenizer_notes(model: &Model, tokenizer: &Tokenizer) -> Vec<String> {
+    let mut notes = tokenizer.notes();
+    notes.extend(tokenizer.note_of_types_for_gpt2().filter(|_| model.kind() == "gpt2"));
+    notes
+}
+
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     let mut notes = vec![];
     if report.cut > 0 {
         notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
+    }
+    if report.cut_at_other_end {
+        notes.push(format!(
+            "long {what} lose their end, and the tokenizer's `truncation_side` is `left`; where training cut with the \
+             tokenizer, they lost their beginning: cut the texts in the file"
+        ));
     }
     if let Some(packed) = report.packed {
         let place = match packed.rows {

@@ -100,7 +100,7 @@ impl Plan {
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
-        notes.extend(tokenizer.iter().flat_map(|tokenizer| tokenizer.notes()));
+        notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
         let count = files.len();
