@@ -2,7 +2,6 @@
 //! how training code names and numbers their parameters. Each architecture's file holds one such description, and
 //! `mod.rs` lists them; everything else that depends on the architecture follows from it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::error::abridged;
@@ -293,9 +292,9 @@ impl Architecture {
             ));
         }
         let buffer = |name: &str| self.parameters.names().is_some_and(|names| names.is_buffer(name));
-        let asked: BTreeSet<String> = weights.asked();
+        let asked = weights.asked();
         let tensors: Vec<String> =
-            weights.names().filter(|name| !asked.contains(*name) && !buffer(name)).map(str::to_owned).collect();
+            weights.names().filter(|name| !asked.contains_key(*name) && !buffer(name)).map(str::to_owned).collect();
         if !tensors.is_empty() {
             notes.push(format!("tensors that have no place in the model were left out: {}", abridged(&tensors)));
         }

@@ -284,6 +284,10 @@ impl<T: Transformer + 'static> Parts<T> {
                     Some(AdapterMode::Only) if !is_saved => None,
                     _ => tracking.outer_layer(name, vocabulary, width, bias.is_some()),
                 };
+                if layer.is_some() {
+                    weight.as_ref().unwrap_or(&tokens).count_tracked();
+                    bias.iter().for_each(StoredTensor::count_tracked);
+                }
                 let mut adapter = None;
                 if let Some(low_rank) = source.head_adapter(name, [vocabulary, width])? {
                     let own = weight.take().unwrap_or_else(|| tokens.of_the_base());

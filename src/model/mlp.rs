@@ -127,6 +127,10 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         let bias = weights.contains(&bias_name).then(|| tensor(&bias_name, &[outputs])).transpose()?;
         let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let layer = tracking.layer(name, outputs, inputs, bias.is_some(), &mut SharedInput::default());
+        if layer.is_some() {
+            weights.count_tracked(&format!("{name}.weight"), (outputs * inputs) as u64);
+            bias.iter().for_each(|_| weights.count_tracked(&bias_name, outputs as u64));
+        }
         layers.push(Linear::new(weight, bias, layer)?.with_products(*products));
     }
     let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);

@@ -25,6 +25,7 @@ mod relatives;
 mod roberta;
 mod rotary;
 mod tracking;
+mod untracked;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -41,6 +42,7 @@ pub use footprint::Footprint;
 pub use identity::Identity;
 pub use parameters::{Layout, Residence};
 pub use tracking::LayerSelection;
+pub use untracked::Untracked;
 pub use weights::Weights;
 
 use crate::curvature::gemm::Products;
@@ -95,6 +97,7 @@ pub struct Model {
     products: Products,
     kind: &'static str,
     notes: Vec<String>,
+    untracked: Vec<Untracked>,
     identity: Arc<Identity>,
 }
 
@@ -213,6 +216,8 @@ impl Model {
             let tracked: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
             notes.extend(adapter.unscored_note(&tracked));
         }
+        // What an adapter leaves alone is frozen, and is not missing in a score.
+        let untracked = if weights.adapter().is_some() { vec![] } else { untracked::untracked(&weights) };
         let identity = Arc::new(Identity::new(weights, &config));
         Ok(Self {
             body,
@@ -224,6 +229,7 @@ impl Model {
             products: options.products,
             kind: architecture.model_type,
             notes,
+            untracked,
             identity,
         })
     }
@@ -264,6 +270,11 @@ impl Model {
     /// What a person should know of how the checkpoint was read.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What is in no score, though training may have changed it; empty for an adapter, which leaves the rest alone.
+    pub fn untracked(&self) -> &[Untracked] {
+        &self.untracked
     }
 
     /// BLAKE3 over weights and configuration; the first call reads them.

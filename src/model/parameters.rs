@@ -250,9 +250,13 @@ impl Source {
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let module = format!("{}{name}", self.prefix);
         let products = self.products;
+        let stored: Vec<StoredTensor> = [Some(&weight), bias.as_ref()].into_iter().flatten().cloned().collect();
         let mut track_base = |bias: bool, input: &mut SharedInput| {
             let layer = tracking.layer(&module, outputs, inputs, bias, input);
-            self.asked.tracked.fetch_add(u64::from(layer.is_some()), Ordering::Relaxed);
+            if layer.is_some() {
+                self.asked.tracked.fetch_add(1, Ordering::Relaxed);
+                stored.iter().for_each(|tensor| tensor.count_tracked());
+            }
             layer
         };
         let Some(adapter) = self.weights.adapter() else {
@@ -300,7 +304,10 @@ impl Source {
             true => None,
             false => tracking.layer(&format!("{}{name}", self.prefix), outputs, inputs, false, input),
         };
-        self.asked.tracked.fetch_add(u64::from(layer.is_some()), Ordering::Relaxed);
+        if layer.is_some() {
+            self.asked.tracked.fetch_add(1, Ordering::Relaxed);
+            weight.count_tracked();
+        }
         StoredLinear { weight, bias: None, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None }
     }
 
@@ -342,6 +349,9 @@ impl Source {
             true => None,
             false => tracking.outer_layer(name, outputs, inputs, bias.is_some()),
         };
+        if layer.is_some() {
+            [Some(&weight), bias.as_ref()].into_iter().flatten().for_each(StoredTensor::count_tracked);
+        }
         Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
     }
 }
@@ -363,6 +373,15 @@ pub(super) struct StoredTensor {
 }
 
 impl StoredTensor {
+    /// Remembers that a tracked layer has these numbers.
+    pub(super) fn count_tracked(&self) {
+        let numbers: usize = match &self.range {
+            None => self.shape.iter().product(),
+            Some(rows) => rows.len() * self.shape.last().copied().unwrap_or(1),
+        };
+        self.source.weights.count_tracked(&self.name, numbers as u64);
+    }
+
     /// A number as the type that this tensor is stored in has it.
     pub(super) fn rounded_as_stored(&self, number: f64) -> f64 {
         match self.source.weights.stored_type(&self.name) {

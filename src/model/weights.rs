@@ -1,7 +1,7 @@
 //! Weights on disk: one safetensors file, or shards with an index, memory-mapped.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +30,8 @@ pub struct Weights {
     weight: f64,
     /// Other checkpoints that a tensor is the mean with.
     others: Vec<Weights>,
-    /// Names of the tensors that a model asked for.
-    asked: Mutex<BTreeSet<String>>,
+    /// The tensors that a model asked for, and how many of their numbers are in its tracked layers.
+    asked: Mutex<BTreeMap<String, u64>>,
     /// The adapter that lies over them.
     adapter: Option<Arc<Adapter>>,
 }
@@ -140,9 +140,15 @@ impl Weights {
     /// Remembers that a tensor has a place in the model.
     fn ask_for(&self, name: &str) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        if !asked.contains(name) {
-            asked.insert(name.to_owned());
+        if !asked.contains_key(name) {
+            asked.insert(name.to_owned(), 0);
         }
+    }
+
+    /// Remembers that a tracked layer has so many numbers of a tensor.
+    pub(super) fn count_tracked(&self, name: &str, numbers: u64) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked.entry(name.to_owned()).or_default() += numbers;
     }
 
     fn open_shards(folder: &Path, index_file: PathBuf) -> Result<Self, LoadError> {
@@ -215,8 +221,9 @@ impl Weights {
         &self.origin
     }
 
-    /// Names of the tensors that were asked for so far, whether they were read or not.
-    pub(super) fn asked(&self) -> BTreeSet<String> {
+    /// The tensors that were asked for so far, whether they were read or not, and how many numbers of each are in tracked
+    /// layers.
+    pub(super) fn asked(&self) -> BTreeMap<String, u64> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

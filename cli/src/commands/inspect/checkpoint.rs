@@ -67,6 +67,15 @@ pub(super) fn explain(folder: &Path, base: Option<&Path>, detail: Detail) -> any
     if layers.len() > shown {
         let _ = writeln!(text, "  and {} more (--verbose)", layers.len() - shown);
     }
+    if !model.untracked().is_empty() {
+        let all: u64 = model.untracked().iter().map(|kind| kind.parameters).sum();
+        let _ = writeln!(text, "\nnot tracked, so in no score: {} parameters", count(all));
+        let mut columns = Columns::titled(["tensors", "parameters"]);
+        for kind in model.untracked() {
+            columns.row([inline(&kind.name).into_owned(), count(kind.parameters)]);
+        }
+        text.push_str(&columns.text("  "));
+    }
     for note in model.notes() {
         let _ = writeln!(text, "note: {}", inline(note));
     }
