@@ -34,10 +34,18 @@ fn sequences(model: &Model, expected: &Recorded) -> Batch {
         .values
         .chunks(length)
         .zip(mask.values.chunks(length))
-        .map(|(ids, mask)| json!({"input_ids": whole(ids), "attention_mask": whole(mask)}).to_string())
+        .enumerate()
+        .map(|(example, (ids, mask))| {
+            let mut line = json!({"input_ids": whole(ids), "attention_mask": whole(mask)});
+            if let Some(label) = expected.find("label") {
+                line["label"] = json!(label.values[example] as u32);
+            }
+            line.to_string()
+        })
         .collect();
     let Limits::Tokens(limits) = model.limits() else { panic!("a language model") };
-    let (name, options) = (Path::new("lines.jsonl"), DataOptions::default());
+    let labels = expected.find("label").and(model.labels().cloned());
+    let (name, options) = (Path::new("lines.jsonl"), DataOptions { labels, ..DataOptions::default() });
     let text = Cursor::new(lines.join("\n"));
     let read = read_tokens_from(text, name, Format::JsonLines, Role::Train, None, limits, options);
     let dataset = read.expect("tokens").0;
@@ -69,6 +77,12 @@ fn check_outputs(what: &str, model: &Model, batch: &Batch, expected: &Recorded, 
     let logits = model.logits(batch).expect("logits").to_dtype(DType::F64).expect("numbers");
     let logits: Vec<Vec<f64>> = logits.to_vec2().expect("a matrix");
     let want = expected.get("logits");
+    if expected.find("label").is_some() {
+        assert_relative(&logits.concat(), &want.values, tolerance, what);
+        let losses = model.differentiate(batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
+        assert_relative(&losses, &expected.values("loss_sum"), tolerance, &format!("{what}, losses"));
+        return;
+    }
     let [length, vocabulary] = want.shape[1..] else { panic!("three axes") };
     for (m, rows) in batch.positions().iter().enumerate() {
         for (t, row) in rows.enumerate() {
@@ -255,7 +269,7 @@ fn what_does_not_belong_together_is_refused_by_name() {
         ("target_modules", json!(r".*layers\.[12]\.self_attn\.(q|o|k)_proj"), vec!["k_proj.lora_A.weight", "selects"]),
         ("target_modules", json!("("), vec!["`target_modules`", "regular expression"]),
         ("peft_type", json!("IA3"), vec!["`peft_type`", "\"IA3\"", "LORA"]),
-        ("task_type", json!("SEQ_CLS"), vec!["`task_type`", "SEQ_CLS"]),
+        ("task_type", json!("TOKEN_CLS"), vec!["`task_type`", "TOKEN_CLS", "SEQ_CLS"]),
         ("init_lora_weights", json!("pissa"), vec!["`init_lora_weights`", "pissa"]),
         ("layer_replication", json!([[0, 2]]), vec!["`layer_replication`"]),
         ("some_new_key", json!(true), vec!["`some_new_key` = true"]),

@@ -202,6 +202,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// What the names of transformers' classes end in that give something for a whole text.
 const OF_TEXTS: &str = "ForSequenceClassification";
 
+/// What the names of transformers' classes end in that predict the next token.
+const LANGUAGE_MODELS: [&str; 3] = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
+
 /// The layer from a decoder's last hidden states to what it gives for a whole text.
 pub(crate) const SCORE: &str = "score";
 
@@ -270,12 +273,19 @@ impl Architecture {
 
     /// Whether a class is one of this architecture: a language model, or what gives something for a whole text.
     fn is_own(&self, class: &str) -> bool {
-        const LANGUAGE_MODELS: [&str; 3] = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
         let stem =
             |class: &str| LANGUAGE_MODELS.iter().find_map(|&ending| class.strip_suffix(ending).map(str::to_owned));
         let of_texts = class.strip_suffix(OF_TEXTS);
         self.classes.contains(&class)
             || of_texts.is_some() && self.classes.iter().any(|own| stem(own).as_deref() == of_texts)
+    }
+
+    /// The class of this architecture that gives something for a whole text; none if there is none.
+    pub(super) fn class_of_texts(&self) -> Option<String> {
+        let stem =
+            |class: &str| LANGUAGE_MODELS.iter().find_map(|&ending| class.strip_suffix(ending).map(str::to_owned));
+        let own = self.classes.iter().find(|class| class.ends_with(OF_TEXTS)).map(|&class| class.to_owned());
+        own.or_else(|| Some(format!("{}{OF_TEXTS}", self.classes.iter().find_map(|class| stem(class))?)))
     }
 
     /// What a person should know of a checkpoint that was built: the keys and tensors that nobody asked for, and what

@@ -71,6 +71,12 @@ impl Config {
         &self.keys
     }
 
+    /// The same file with other values of some keys, `null` for those that do not count.
+    pub(super) fn with<const N: usize>(mut self, keys: [(&str, Value); N]) -> Self {
+        self.keys.extend(keys.map(|(key, value)| (key.to_owned(), value)));
+        self
+    }
+
     /// A key's value; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.given(key).filter(|value| !value.is_null())

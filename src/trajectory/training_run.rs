@@ -4,9 +4,8 @@ use ascribe_attribution::trajectory::{Clipping, LossScale, Segment, SegmentRule,
 use serde_json::Value;
 
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
-use super::trainer::read_json;
 use super::{CheckpointFiles, ReadError, Reading, Stated, TextData};
-use crate::model::adapter::AdapterFolder;
+use crate::model::adapter::{self, AdapterFolder};
 
 /// Segments of a stage where nobody says how many.
 const DEFAULT_SEGMENTS: usize = 3;
@@ -280,12 +279,16 @@ enum TrainersLoss {
 /// What the Trainer divided the loss by, as the class of the last checkpoint says, or that of an adapter's base.
 fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError> {
     let Some(last) = reading.checkpoints.last().filter(|_| reading.source.is_dir()) else { return Ok(None) };
-    let base = AdapterFolder::find(&last.folder, reading.base.as_deref(), false).ok().flatten();
-    let file = base.map_or_else(|| last.folder.clone(), |adapter| adapter.base).join("config.json");
-    if !crate::presence::is_file(&file) {
+    let is_adapter = AdapterFolder::file_of(&last.folder).is_some();
+    if !is_adapter && !crate::presence::is_file(&last.folder.join("config.json")) {
         return Ok(None);
     }
-    let config = read_json(&file)?;
+    let config = match adapter::configuration(&last.folder, reading.base.as_deref().filter(|_| is_adapter)) {
+        Ok(config) => config,
+        // whatever loads the model will say what is wrong with the base
+        Err(_) if is_adapter => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     let is_decoder = class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel"));
     let vocabulary = config.get("vocab_size").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::work::NetworkShape;
-use crate::model::{self, Config, LoadError, Weights};
+use crate::model::{self, Config, LoadError, LoadOptions, adapter};
 
 /// What a checkpoint's files say about its shapes.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,16 +21,23 @@ pub(super) struct Architecture {
 }
 
 impl Architecture {
-    /// Reads the configuration and the headers of a checkpoint's folder.
+    /// Reads the configuration and the headers of a checkpoint's folder; of an adapter those of its base.
     ///
     /// # Errors
     /// [`LoadError`], as for loading it.
-    pub(super) fn read(folder: &Path) -> Result<Self, LoadError> {
-        let (config, weights) = (Config::read(folder)?, Weights::open(folder)?);
+    pub(super) fn read(folder: &Path, options: &LoadOptions) -> Result<Self, LoadError> {
+        let (config, shapes) = adapter::shapes(folder, options)?;
+        Self::of(&config, &shapes)
+    }
+
+    /// What a configuration and names and shapes of tensors say.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the key.
+    pub(super) fn of(config: &Config, shapes: &[(String, Vec<usize>)]) -> Result<Self, LoadError> {
         let vocabulary = config.optional_size("vocab_size")?;
         let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
-        for name in weights.names() {
-            let shape = weights.shape(name)?;
+        for (name, shape) in shapes {
             parameters += shape.iter().product::<usize>() as u64;
             let block = block_of(name);
             blocks = blocks.max(block.map_or(0, |n| n + 1));
@@ -40,7 +47,7 @@ impl Architecture {
                 _ => {}
             }
         }
-        let known = model::Architecture::of(&config)?;
+        let known = model::Architecture::of(config)?;
         let heads = known.heads.map(|key| config.optional_size(key)).transpose()?.flatten().unwrap_or(0);
         let queries = match config.optional_size("head_dim")?.or(known.head_size) {
             Some(size) => heads * size,
@@ -73,7 +80,7 @@ mod tests {
 
     fn fixture(name: &str) -> Architecture {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
-        Architecture::read(&folder).expect("the fixture is a checkpoint")
+        Architecture::read(&folder, &LoadOptions::default()).expect("the fixture is a checkpoint")
     }
 
     /// The shapes of three architectures, counted by hand from their configurations.

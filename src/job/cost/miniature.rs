@@ -12,7 +12,7 @@ use super::architecture::{Architecture, block_of};
 use crate::attribution::store::{Metadata, TensorData, write_safetensors};
 use crate::data::{Batch, Inputs, Targets};
 use crate::job::error::JobError;
-use crate::model::{self, Config, Weights};
+use crate::model::{self, Config, LoadOptions, adapter};
 
 /// A miniature on disk; dropped, it is gone.
 #[derive(Debug)]
@@ -26,27 +26,26 @@ pub(super) struct Miniature {
 const LEAST_VOCABULARY: usize = 64;
 
 impl Miniature {
-    /// Writes the miniature of a checkpoint's folder into a temporary folder.
+    /// Writes the miniature of a checkpoint's folder, or of an adapter's base, into a temporary folder.
     ///
     /// # Errors
     /// [`JobError::Load`] for headers that cannot be read; [`JobError::Io`] if nothing can be written there.
-    pub(super) fn of(checkpoint: &Path) -> Result<Self, JobError> {
-        let architecture = Architecture::read(checkpoint)?;
-        let (config, weights) = (Config::read(checkpoint)?, Weights::open(checkpoint)?);
+    pub(super) fn of(checkpoint: &Path, options: &LoadOptions) -> Result<Self, JobError> {
+        let (config, shapes) = adapter::shapes(checkpoint, options)?;
+        let architecture = Architecture::of(&config, &shapes)?;
         let temporary = std::env::temp_dir();
         let io = |source| JobError::Io { file: temporary.clone(), action: "cannot be written", source };
         let folder = tempfile::Builder::new().prefix("ascribe-plan-").tempdir_in(&temporary).map_err(io)?;
         let vocabulary = architecture.vocabulary.map(|v| (v / architecture.blocks).max(LEAST_VOCABULARY).min(v));
         let mut tensors = vec![];
-        for name in weights.names() {
-            let mut shape = weights.shape(name)?;
-            match (block_of(name), architecture.vocabulary) {
+        for (name, mut shape) in shapes {
+            match (block_of(&name), architecture.vocabulary) {
                 (Some(1..), Some(_)) => continue,
                 (None, Some(v)) if shape.first() == Some(&v) => shape[0] = vocabulary.unwrap_or(v),
                 _ => {}
             }
             let values = invented(&shape, tensors.len() as u64);
-            tensors.push((name.to_owned(), shape, values));
+            tensors.push((name, shape, values));
         }
         let data: Vec<_> = tensors.iter().map(|(name, shape, values)| TensorData::new(name, shape, values)).collect();
         write_safetensors(&folder.path().join("model.safetensors"), &data, &Metadata::new())?;
@@ -105,7 +104,7 @@ fn invented(shape: &[usize], seed: u64) -> Vec<f32> {
 mod tests {
     use super::*;
     use crate::curvature::Network;
-    use crate::model::{LoadOptions, Model};
+    use crate::model::Model;
 
     #[test]
     fn one_block_of_several_and_its_part_of_the_vocabulary() -> Result<(), JobError> {
@@ -113,9 +112,9 @@ mod tests {
         for name in ["gpt2-tiny", "llama-tiny", "mlp-tiny"] {
             let folder = fixtures.join(name);
             let whole = Model::load(&folder, &LoadOptions::default())?;
-            let miniature = Miniature::of(&folder)?;
+            let miniature = Miniature::of(&folder, &LoadOptions::default())?;
             let model = Model::load(miniature.path(), &LoadOptions::default())?;
-            let blocks = Architecture::read(&folder)?.blocks;
+            let blocks = Architecture::read(&folder, &LoadOptions::default())?.blocks;
             assert_eq!(model.layers().len() * blocks, whole.layers().len(), "{name}");
             let shapes = |layers: &[crate::curvature::LayerSpec]| -> Vec<_> {
                 layers.iter().map(|layer| (layer.outputs, layer.columns(), layer.input_group)).collect()

@@ -15,7 +15,6 @@ use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
 use crate::job::training::{Fit, Site, Training};
-use crate::model::adapter::AdapterFolder;
 
 /// Batches of equal shape are counted once.
 type Batches = BTreeMap<BatchShape, u64>;
@@ -38,8 +37,7 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
     let train = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
     let fit = training.stages.iter().map(|stage| batches(plan, stage.fit_data(), usize::MAX)).collect();
     // an adapter's own matrices are a small part of the work over its base
-    let folder = AdapterFolder::whole(folder, training.networks.options())?;
-    let network = Architecture::read(&folder)?;
+    let network = Architecture::read(folder, training.networks.options())?;
     let stages = Stages { plan, network, graphs: training.networks.options().graphs, train, fit };
     let mut all = vec![];
     if plan.reused.is_none() {

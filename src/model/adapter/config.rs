@@ -29,6 +29,8 @@ pub(crate) struct AdapterConfig {
     /// Token ids that have a row of their own in the embedding, by the embedding's name; none: the input embedding.
     pub(crate) token_indices: TokenIndices,
     pub(crate) ensure_weight_tying: bool,
+    /// The base gives something for a whole text (`SEQ_CLS`), whatever its own `config.json` says.
+    pub(crate) of_texts: bool,
     trains_biases: bool,
     dropout: f64,
 }
@@ -56,6 +58,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// Ways to begin training that leave the base as it is.
 const HARMLESS_STARTS: [&str; 4] = ["gaussian", "eva", "orthogonal", "mica"];
 
+/// What PEFT copies of a model that gives something for a whole text: modules whose names end so.
+const CLASSIFIERS: [&str; 2] = ["classifier", "score"];
+
 impl AdapterConfig {
     /// Reads and checks the settings of an adapter's folder.
     ///
@@ -73,10 +78,11 @@ impl AdapterConfig {
         if keys.text("peft_type", "")? != "LORA" {
             return Err(refused("peft_type", Some("adapters of the type `LORA` are read")));
         }
-        match keys.get("task_type").and_then(Value::as_str) {
-            None | Some("CAUSAL_LM") => {}
-            Some(_) => return Err(refused("task_type", Some("adapters for `CAUSAL_LM` are read"))),
-        }
+        let of_texts = match keys.get("task_type").and_then(Value::as_str) {
+            None | Some("CAUSAL_LM") => false,
+            Some("SEQ_CLS") => true,
+            Some(_) => return Err(refused("task_type", Some("adapters for `CAUSAL_LM` and `SEQ_CLS` are read"))),
+        };
         let problem = |key: &str, problem: String| keys.problem(format!("`{key}`: {problem}"));
         let dora = keys.flag("use_dora", false)?;
         match keys.get("init_lora_weights") {
@@ -124,14 +130,24 @@ impl AdapterConfig {
         let expressions = |key: &str, of: fn(&str) -> Result<Regex, String>| -> Result<Vec<Regex>, LoadError> {
             texts(key)?.iter().map(|text| of(text).map_err(|found| problem(key, found))).collect()
         };
+        let mut copied = texts("modules_to_save")?;
+        if of_texts {
+            // PEFT copies the layers in front of the outputs, whether the settings say so or not
+            let unsaid = CLASSIFIERS.into_iter().filter(|name| !copied.iter().any(|one| one == name));
+            copied.extend(unsaid.map(str::to_owned).collect::<Vec<_>>());
+        }
         let modules = |key: &str, with_all| Modules::read(keys.get(key), with_all).map_err(|found| problem(key, found));
         let targets = Targets {
             modules: modules("target_modules", true)?,
             exclude: modules("exclude_modules", false)?,
             layers,
             layer_patterns: expressions("layers_pattern", targets::layer_list)?,
-            copied: texts("modules_to_save")?,
-            saved: expressions("modules_to_save", targets::module_and_parts)?,
+            saved: copied
+                .iter()
+                .map(|text| targets::module_and_parts(text))
+                .collect::<Result<_, _>>()
+                .map_err(|found| problem("modules_to_save", found))?,
+            copied,
         };
         let r = rank(keys.get("r").unwrap_or(&Value::from(8))).ok_or_else(|| bad_rank(&keys, "r"))?;
         let alpha = keys.number("lora_alpha", 8.0)?;
@@ -164,6 +180,7 @@ impl AdapterConfig {
             use_dora: dora,
             lora_bias: keys.flag("lora_bias", false)?,
             token_indices: token_indices(&keys)?,
+            of_texts,
             ensure_weight_tying: keys.flag("ensure_weight_tying", false)?,
             trains_biases: keys.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none"),
             dropout: keys.number("lora_dropout", 0.0)?,

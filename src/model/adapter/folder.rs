@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Adapter, AdapterConfig};
-use crate::model::{Architecture, Config, LoadError, LoadOptions, Weights};
+use serde_json::Value;
+
+use super::{Adapter, AdapterConfig, PREFIX};
+use crate::model::{Architecture, Config, LoadError, LoadOptions, Weights, class_of_texts};
 use crate::presence::is_file;
 
 const CONFIG: &str = "adapter_config.json";
@@ -31,15 +33,6 @@ impl AdapterFolder {
     pub(crate) fn file_of(folder: &Path) -> Option<PathBuf> {
         let file = folder.join(TENSORS);
         (Self::is_one(folder, false) && is_file(&file)).then_some(file)
-    }
-
-    /// The folder with the whole weights of a checkpoint: its base's, if it is an adapter.
-    ///
-    /// # Errors
-    /// As [`AdapterFolder::find`].
-    pub(crate) fn whole(folder: &Path, options: &LoadOptions) -> Result<PathBuf, LoadError> {
-        let found = Self::find(folder, options.base.as_deref(), options.adapter.is_some())?;
-        Ok(found.map_or_else(|| folder.to_owned(), |found| found.base))
     }
 
     /// Finds the base of an adapter; none for the folder of a whole checkpoint.
@@ -87,6 +80,70 @@ fn named_base(folder: &Path) -> Result<PathBuf, LoadError> {
     Err(LoadError::NoBase { file: config.file().to_owned(), found })
 }
 
+/// The configuration of a checkpoint; of an adapter its base's, as the class that the adapter was trained as.
+///
+/// # Errors
+/// [`LoadError`], naming the file.
+pub(crate) fn configuration(folder: &Path, base: Option<&Path>) -> Result<Config, LoadError> {
+    match AdapterFolder::find(folder, base, base.is_some())? {
+        None => Config::read(folder),
+        Some(AdapterFolder { folder, base }) => {
+            let tensors = Weights::open_mean_of_files(&[(folder.join(TENSORS), 1.0)])?;
+            of_task(Config::read(&base)?, &AdapterConfig::read(&folder)?, &tensors)
+        }
+    }
+}
+
+/// Names and shapes of a checkpoint's tensors, with its configuration; of an adapter those of its base, and the
+/// classifier that only the adapter holds.
+///
+/// # Errors
+/// [`LoadError`], naming the file.
+pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Vec<(String, Vec<usize>)>), LoadError> {
+    let (config, _, weights) = opened(&[(folder, 1.0)], options)?;
+    let mut names: Vec<&str> = weights.names().collect();
+    if let Some(adapter) = weights.adapter() {
+        let beyond: Vec<&str> = adapter.replaced().filter(|name| names.binary_search(name).is_err()).collect();
+        names.extend(beyond);
+    }
+    let shapes = names.into_iter().map(|name| Ok((name.to_owned(), weights.shape(name)?)));
+    let shapes = shapes.collect::<Result<_, LoadError>>()?;
+    Ok((config, shapes))
+}
+
+/// The configuration of a base as the class that an adapter was trained as. One for a whole text has as many outputs as
+/// the classifier in the adapter's file, which PEFT's settings do not say.
+fn of_task(config: Config, settings: &AdapterConfig, tensors: &Weights) -> Result<Config, LoadError> {
+    /// The last layer of every class that gives something for a whole text, by its name in the adapter's file.
+    const LAST: [&str; 3] = ["score", "classifier", "classifier.out_proj"];
+    if !settings.of_texts {
+        return Ok(config);
+    }
+    let weights = LAST.map(|layer| format!("{PREFIX}{layer}.weight"));
+    let Some(outputs) = weights.iter().find(|name| tensors.contains(name)).map(|name| tensors.shape(name)) else {
+        return Ok(config);
+    };
+    let outputs = outputs?.first().copied().unwrap_or(0);
+    let named = class_of_texts(&config)?.is_some();
+    let stated = config.get("id2label").and_then(Value::as_object).map(serde_json::Map::len);
+    let config = match stated == Some(outputs) {
+        true => config,
+        false => config.with([("id2label", Value::Null), ("label2id", Value::Null), ("num_labels", outputs.into())]),
+    };
+    if named {
+        return Ok(config);
+    }
+    let class = Architecture::of(&config)?.class_of_texts();
+    let class =
+        class.ok_or_else(|| config.problem("`task_type` is `SEQ_CLS`, and this model gives nothing for a text"))?;
+    config.note(format!(
+        "the adapter was trained as `{class}`, its base saved as {}; the classifier and its {outputs} outputs are the \
+         adapter's",
+        config.quoted("architectures")
+    ));
+    Ok(config.with([("architectures", Value::from(vec![class]))]))
+}
+
 /// The configuration and the weights of checkpoints that are averaged; those of adapters over one base, if they are.
 ///
 /// # Errors
@@ -102,10 +159,7 @@ pub(crate) fn opened(
         let architecture = Architecture::of(&config)?;
         return Ok((config, architecture, Weights::open_mean(checkpoints)?));
     };
-    let config = Config::read(&own.base)?;
-    let architecture = Architecture::of(&config)?;
     let base = Weights::open(&own.base)?;
-    architecture.check(&config, &base)?;
     let mut files = vec![];
     for (folder, weight) in checkpoints {
         let other = AdapterFolder::find(folder, options.base.as_deref(), asked)?;
@@ -116,6 +170,9 @@ pub(crate) fn opened(
     }
     let tensors = Weights::open_mean_of_files(&files)?;
     let settings = AdapterConfig::read(&own.folder)?;
+    let config = of_task(Config::read(&own.base)?, &settings, &tensors)?;
+    let architecture = Architecture::of(&config)?;
+    architecture.check(&config, &base)?;
     let mode = options.adapter.unwrap_or_default();
     config.note(format!(
         "an adapter over the base in `{}`; tracked: {}",

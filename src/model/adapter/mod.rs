@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::config::AdapterConfig;
-pub(crate) use self::folder::{AdapterFolder, opened};
+pub(crate) use self::folder::{AdapterFolder, configuration, opened, shapes};
 pub(crate) use self::module::parts;
 pub(super) use self::module::{Kind, LowRank};
 use super::error::abridged;
@@ -110,6 +110,8 @@ impl Adapter {
             let plain = plain.replace(".original_module.", ".");
             match base_name(&plain, base, prefixes, heads) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
+                // a classifier that the base does not have
+                None if config.of_texts && config.trains(&plain) => drop(replaced.insert(plain, name.clone())),
                 None => return Err(unknown(format!("the base has no tensor `{plain}`"))),
             }
         }
@@ -120,6 +122,11 @@ impl Adapter {
     /// The name in the adapter's file of a tensor that takes the place of the base's.
     pub(super) fn replacement(&self, name: &str) -> Option<&str> {
         self.replaced.get(name).map(String::as_str)
+    }
+
+    /// Names in the base of the tensors that the adapter's file holds in their place, or beyond those of the base.
+    fn replaced(&self) -> impl Iterator<Item = &str> {
+        self.replaced.keys().map(String::as_str)
     }
 
     /// Whether a module was copied as a whole (`modules_to_save`), so that what was tied to it no longer is.

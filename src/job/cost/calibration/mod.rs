@@ -22,7 +22,6 @@ use crate::job::number::Number;
 use crate::job::plan::Plan;
 use crate::job::request::Precision;
 use crate::model::Model;
-use crate::model::adapter::AdapterFolder;
 
 /// How often each kind of work is measured.
 const ROUNDS: usize = 2;
@@ -101,9 +100,9 @@ fn calibrate<T: Number>(plan: &Plan, cost: &Cost) -> Result<Calibration, JobErro
     let checkpoint = &training.networks.parameters()[training.last_network()].of[0].0;
     let options = training.networks.options();
     // the miniature of an adapter is one of its base
-    let miniature = Miniature::of(&AdapterFolder::whole(checkpoint, options)?)?;
-    let architecture = Architecture::read(miniature.path())?;
+    let miniature = Miniature::of(checkpoint, options)?;
     let options = &crate::model::LoadOptions { base: None, adapter: None, ..options.clone() };
+    let architecture = Architecture::read(miniature.path(), options)?;
     let model = match Model::load(miniature.path(), options) {
         Ok(model) => model,
         // the layers that were asked for are in other blocks
