@@ -11,16 +11,17 @@ mod request;
 mod steps;
 mod training;
 
+pub use brief::Brief;
 pub use brief::example_groups::RankedGroup;
+pub use brief::summary::{
+    CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
+};
 pub use budget::disk::{DiskCost, FileCost};
 pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use folder::calibration::Amount;
-pub use plan::{
-    CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, Plan, StageSummary, Summary,
-};
+pub use folder::rankings::{QueryInfo, QueryRanking, RankedExample, write_csv};
+pub use folder::report::{LayerSaturation, Saturation, StageReport, StepReport};
+pub use plan::Plan;
 pub use request::*;
-pub use steps::rank::{QueryInfo, QueryRanking, RankedExample, write_csv};
-pub use steps::saturation::{LayerSaturation, Saturation};
 pub use steps::sensitivity::Sensitivity;
-pub use steps::{StageReport, StepReport};

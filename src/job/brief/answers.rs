@@ -1,16 +1,11 @@
 //! What a job scores: one answer for each method, damping and time scale, all from the same passes.
 
-use crate::attribution::source::{LegCurvature, SourceOptions};
-use crate::attribution::{Aggregate, Error, Walk};
-use crate::curvature::{Damping, Factors};
+use crate::curvature::Damping;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::error::JobError;
-use crate::job::plan::Plan;
 use crate::job::request::Job;
-use crate::job::request::{Beside, CheckpointScores, Curvature, DampingRequest, ScoreScale};
-use crate::job::training::{Averaged, Site, Training};
-
-use crate::job::number::Number;
+use crate::job::request::{Beside, Curvature, DampingRequest};
+use crate::job::training::{Site, Training};
 
 /// One way to score every training example for every query.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,6 +75,17 @@ pub(in crate::job) struct ScorePass {
     pub contributions: Vec<Contribution>,
     /// Sets of layers that everything is summed over by itself, after the sums over all layers.
     pub layer_sets: Vec<usize>,
+}
+
+/// A quadratic form of every example's gradient: the example's influence on itself at one checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::job) struct OwnForm {
+    /// Whose curvature is inverted.
+    pub fit: usize,
+    /// What is added to its eigenvalues.
+    pub damping: Damping,
+    /// What the form counts.
+    pub weight: f64,
 }
 
 impl ScorePass {
@@ -196,180 +202,4 @@ impl Answer {
 /// One of several has its value in its name.
 fn named(method: &str, option: &str, count: usize, value: &str) -> String {
     if count == 1 { method.to_owned() } else { format!("{method}.{option}-{value}") }
-}
-
-impl Plan {
-    /// The tracked layers that an answer is summed over.
-    pub(in crate::job) fn layers_of(&self, answer: usize) -> Vec<usize> {
-        match self.answers[answer].layer_set {
-            None => (0..self.training.layers().len()).collect(),
-            Some(set) => self.layer_sets[set].layers.clone(),
-        }
-    }
-
-    /// All of them.
-    pub(in crate::job) fn all_answers(&self) -> Vec<usize> {
-        (0..self.answers.len()).collect()
-    }
-
-    /// Every vector set of these answers, those of one network side by side.
-    pub(in crate::job) fn vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
-        let mut sets: Vec<VectorSet> = vec![];
-        for pass in self.score_passes(answers) {
-            for Contribution { set, .. } in pass.contributions {
-                if !sets.contains(&set) {
-                    sets.push(set);
-                }
-            }
-        }
-        sets.sort_by_key(|set| set.network);
-        sets
-    }
-
-    /// The vector sets of these answers, each file once: averaged influence and influence at the last checkpoint share
-    /// the vectors of the last network.
-    pub(in crate::job) fn stored_vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
-        let mut keys = vec![];
-        let mut sets = self.vector_sets(answers);
-        sets.retain(|set| {
-            let key = self.vectors_key(*set);
-            let is_new = key.is_none() || !keys.contains(&key);
-            keys.push(key);
-            is_new
-        });
-        sets
-    }
-
-    /// Whether an answer is a mean over checkpoints whose scores are divided by their spread first.
-    pub(in crate::job) fn spreads(&self, answer: usize) -> bool {
-        matches!(self.answers[answer].method, Method::InfluenceMean { .. })
-            && self.job.method.checkpoint_scores == CheckpointScores::Spread
-    }
-
-    /// Rows of the queries' vectors and of every answer's scores; 0 without queries.
-    pub(in crate::job) fn query_rows(&self) -> usize {
-        self.queries.as_ref().map_or(0, |queries| Aggregate::from(self.job.method.aggregate).rows(queries.len()))
-    }
-
-    /// Query vectors that a pass over training examples meets: the rows of every contribution.
-    pub(in crate::job) fn vectors_of(&self, pass: &ScorePass) -> usize {
-        pass.contributions.len() * self.query_rows()
-    }
-
-    /// Those of the pass that meets most.
-    pub(in crate::job) fn most_vectors(&self) -> usize {
-        self.score_passes(&self.all_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
-    }
-
-    /// Every pass over training examples that these answers need, each with all that it serves.
-    pub(in crate::job) fn score_passes(&self, answers: &[usize]) -> Vec<ScorePass> {
-        let (mut with_vectors, mut layer_sets): (Vec<usize>, Vec<usize>) = (vec![], vec![]);
-        for answer in answers.iter().map(|&answer| &self.answers[answer]) {
-            if !with_vectors.contains(&answer.vectors) {
-                with_vectors.push(answer.vectors);
-            }
-            layer_sets.extend(answer.layer_set.filter(|set| !layer_sets.contains(set)));
-        }
-        let mut passes: Vec<ScorePass> = vec![];
-        let mut add = |site: Site, contribution: Contribution| match passes.iter_mut().find(|pass| pass.site == site) {
-            Some(pass) => pass.contributions.push(contribution),
-            None => {
-                let (contributions, layer_sets) = (vec![contribution], layer_sets.clone());
-                passes.push(ScorePass { site, contributions, layer_sets });
-            }
-        };
-        let training = &self.training;
-        let last = Site { network: training.last_network(), stage: training.stages.len() - 1 };
-        for answer in with_vectors {
-            let at_last = VectorSet { answer, network: last.network };
-            match self.answers[answer].method {
-                Method::Influence { .. } | Method::Gradients => {
-                    add(last, Contribution { set: at_last, leg: 0, weight: self.example_weight() });
-                }
-                Method::InfluenceMean { .. } => {
-                    let stage = last.stage;
-                    for &Averaged { network, weight, .. } in &training.averaged {
-                        let (set, weight) = (VectorSet { answer, network }, weight * self.example_weight());
-                        add(Site { network, stage }, Contribution { set, leg: 0, weight });
-                    }
-                }
-                Method::Source { .. } => {
-                    for (leg, fit) in training.fits[..training.segments().len()].iter().enumerate() {
-                        for place in &fit.places {
-                            let weight = place.weight / training.stages[fit.stage].n_examples as f64;
-                            let site = Site { network: place.network, stage: fit.stage };
-                            add(site, Contribution { set: at_last, leg, weight });
-                        }
-                    }
-                }
-                Method::Tracin => {
-                    for ((stage, segment), fit) in training.segments().iter().zip(&training.fits) {
-                        for place in &fit.places {
-                            let n = training.stages[*stage].n_examples as f64;
-                            // its share of the segment's rates, METHOD §4.7
-                            let weight = place.weight * segment.tau / n;
-                            let set = VectorSet { answer, network: place.network };
-                            add(Site { network: place.network, stage: *stage }, Contribution { set, leg: 0, weight });
-                        }
-                    }
-                }
-            }
-        }
-        passes.sort_by_key(|pass| (pass.site.stage, pass.site.network));
-        passes
-    }
-
-    /// What one example counts in the objective of the last stage, in the unit that was asked for.
-    pub(in crate::job) fn example_weight(&self) -> f64 {
-        match self.job.output.scale {
-            ScoreScale::PerExample => 1.0 / self.training.last_stage().n_examples as f64,
-            ScoreScale::Kronfluence => 1.0,
-        }
-    }
-
-    /// Legs of an answer's walk.
-    pub(in crate::job) fn legs(&self, answer: usize) -> usize {
-        match self.answers[answer].method {
-            Method::Source { .. } => self.training.segments().len(),
-            _ => 1,
-        }
-    }
-
-    /// The curvature that averaged influence has at a network.
-    ///
-    /// # Panics
-    /// If influence is not averaged over that network: only its vector sets ask for it.
-    pub(in crate::job) fn averaged_fit(&self, network: usize) -> usize {
-        let found = self.training.averaged.iter().find(|averaged| averaged.network == network);
-        found.expect("vector sets of averaged influence are at averaged networks").fit
-    }
-
-    /// The walk of a set of vectors over fitted curvatures, one for each fit of the training; `identity` is for methods
-    /// without.
-    pub(in crate::job) fn walk<'a, T: Number>(
-        &'a self,
-        set: VectorSet,
-        curvatures: &'a [LegCurvature<T>],
-        identity: &'a Factors<T>,
-    ) -> Result<Walk<'a, T>, JobError> {
-        Ok(match self.answers[set.answer].method {
-            Method::Influence { fit, damping } => Walk::influence(&curvatures[fit].factors, damping),
-            Method::InfluenceMean { damping } => {
-                Walk::influence(&curvatures[self.averaged_fit(set.network)].factors, damping)
-            }
-            Method::Tracin => {
-                let mut walk = Walk::gradients(identity);
-                // the same in every stage: `all` has seen to it
-                walk.legs[0].layer_rates = self.training.layer_rates(0);
-                walk
-            }
-            Method::Gradients => Walk::gradients(identity),
-            Method::Source { time_scale } => {
-                let form = self.job.source.as_ref().map(|source| source.form.into()).unwrap_or_default();
-                let options = SourceOptions { form, time_scale, ..SourceOptions::default() };
-                let legs = self.training.source_legs(curvatures);
-                Walk::source(&legs, self.training.layers(), options).map_err(Error::from)?
-            }
-        })
-    }
 }

@@ -10,7 +10,6 @@ use crate::data::{
     Tokenizer,
 };
 use crate::foreign_file;
-use crate::job::budget::machine::default_budget;
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::model::adapter::AdapterFolder;
@@ -168,13 +167,14 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     notes
 }
 
-/// The examples of one file.
+/// The examples of one file, in at most `memory` bytes if it is known how many there are.
 pub(in crate::job) fn read(
     job: &Job,
     file: &Path,
     role: Role,
     (limits, labels): (Limits, Option<&Arc<Labels>>),
     tokenizer: Option<&Arc<Tokenizer>>,
+    memory: Option<u64>,
 ) -> Result<(Dataset, ReadReport), JobError> {
     Ok(match limits {
         Limits::Tokens(limits) => {
@@ -193,7 +193,7 @@ pub(in crate::job) fn read(
                     Some("line") => IdField::Line,
                     Some(field) => IdField::Field(field.to_owned()),
                 },
-                memory: job.resources.memory.or_else(default_budget),
+                memory,
                 labels: labels.cloned(),
             };
             data::read_tokens(file, role, tokenizer, limits, options)?

@@ -1,10 +1,13 @@
 //! What each artifact depends on, and nothing else: its key in the store.
 
+use std::path::PathBuf;
+
 use crate::attribution::store::{Key, KeyBuilder};
 use crate::curvature::{CurvatureKind, Damping};
+use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::brief::options::measure_name;
-use crate::job::plan::Plan;
+use crate::job::error::JobError;
 use crate::job::request::{
     AdamRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
 };
@@ -19,7 +22,7 @@ const COVARIANCE_ARITHMETIC: u32 = 3;
 /// The same for the queries' vectors alone: 3 since rows of short queries are rotated instead of their gradients.
 const QUERY_ARITHMETIC: u32 = 3;
 
-impl Plan {
+impl Brief {
     /// A network, as far as gradients of tracked layers depend on it.
     fn network_key(&self, network: usize) -> Key {
         let dtype = match self.job.model.dtype {
@@ -280,6 +283,32 @@ impl Plan {
         let output = &self.job.output;
         let top = if output.store_scores == StoreScores::Top { output.top as u64 } else { 0 };
         builder.field("stored", format!("{:?}", output.store_scores).as_str()).field("top", top)
+    }
+}
+
+impl Brief {
+    /// Hash of the examples that a stage's curvature is taken on: its own, or those of the run that is used again.
+    pub(in crate::job) fn curvature_data(&self, stage: usize) -> [u8; 32] {
+        let stage = &self.training.stages[stage];
+        match self.reused.as_ref().and_then(|reused| reused.data(&stage.name)) {
+            Some(hash) => hash,
+            None => stage.fit_data().content_hash(),
+        }
+    }
+
+    /// `Err` if a curvature would have to be taken on data that are not at hand: those of the reused run.
+    pub(in crate::job) fn check_own_data(&self, stage: usize, what: &str) -> Result<(), JobError> {
+        if self.curvature_data(stage) == self.training.stages[stage].fit_data().content_hash() {
+            return Ok(());
+        }
+        let folder: PathBuf = self.reused.as_ref().map(|reused| reused.store.folder().to_owned()).unwrap_or_default();
+        Err(JobError::Options {
+            problem: format!("{}: holds no {what} of this model and these options", folder.display()),
+            hint: Some(
+                "fit it there first (`ascribe fit --out` that folder), or leave `factors` out to fit on these training examples"
+                    .into(),
+            ),
+        })
     }
 }
 

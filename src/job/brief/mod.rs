@@ -1,10 +1,69 @@
 //! What a job's numbers depend on: its data, answers, passes, sets and groups, and the keys that say all of it.
 
 pub(in crate::job) mod answers;
+pub(in crate::job) mod artifacts;
 pub(in crate::job) mod checkpoints;
 pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
 pub(in crate::job) mod keys;
 pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod options;
+pub(in crate::job) mod passes;
 pub(in crate::job) mod reuse;
+pub(in crate::job) mod summary;
+
+use crate::attribution::LabelMode;
+use crate::data::Dataset;
+use crate::job::brief::answers::Answer;
+use crate::job::brief::data::InBatches;
+use crate::job::brief::example_groups::Groups;
+use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::reuse::Reused;
+use crate::job::request::{Fisher, Job, Measure};
+use crate::job::training::Training;
+
+/// What a job's numbers depend on: what was asked, with every default resolved, and what was read of its inputs. No
+/// field is about the machine but the size of batches, which rounds sums another way.
+#[derive(Debug)]
+pub struct Brief {
+    /// The job with defaults resolved: what `run` replays.
+    pub job: Job,
+    pub(in crate::job) training: Training,
+    pub(in crate::job) answers: Vec<Answer>,
+    pub(in crate::job) layer_sets: Vec<LayerSet>,
+    /// Groups of training examples whose scores are added up.
+    pub(in crate::job) groups: Option<Groups>,
+    pub(in crate::job) queries: Option<Dataset>,
+    /// Another run whose curvature and query vectors are used.
+    pub(in crate::job) reused: Option<Reused>,
+}
+
+impl Brief {
+    /// The training examples of the last stage of training.
+    pub fn train(&self) -> &Dataset {
+        &self.training.last_stage().train
+    }
+
+    /// The queries, if the job names any.
+    pub fn queries(&self) -> Option<&Dataset> {
+        self.queries.as_ref()
+    }
+
+    /// Labels for the curvature.
+    pub(in crate::job) fn label_mode(&self) -> LabelMode {
+        match self.job.method.fisher {
+            Fisher::Empirical => LabelMode::Empirical,
+            Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
+        }
+    }
+
+    /// The measurement, resolved.
+    pub(in crate::job) fn measure(&self) -> Measure {
+        self.job.method.measure.expect("`resolve` sets it")
+    }
+
+    /// A dataset cut into batches of the resolved size.
+    pub(in crate::job) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
+        InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
+    }
+}

@@ -2,13 +2,12 @@
 //! any other.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use crate::attribution::store::{Store, check_json};
 use crate::job::error::JobError;
-use crate::job::plan::Plan;
 
 /// What `run.json` calls the hashes of the data that the curvature was taken on.
 pub(in crate::job) const CURVATURE_DATA: &str = "curvature_data";
@@ -66,31 +65,5 @@ impl Reused {
     /// N of the stage that the curvature was taken for.
     pub(in crate::job) fn train_size(&self, stage: &str) -> Option<usize> {
         self.sizes.get(stage).copied()
-    }
-}
-
-impl Plan {
-    /// Hash of the examples that a stage's curvature is taken on: its own, or those of the run that is used again.
-    pub(in crate::job) fn curvature_data(&self, stage: usize) -> [u8; 32] {
-        let stage = &self.training.stages[stage];
-        match self.reused.as_ref().and_then(|reused| reused.data(&stage.name)) {
-            Some(hash) => hash,
-            None => stage.fit_data().content_hash(),
-        }
-    }
-
-    /// `Err` if a curvature would have to be taken on data that are not at hand: those of the reused run.
-    pub(in crate::job) fn check_own_data(&self, stage: usize, what: &str) -> Result<(), JobError> {
-        if self.curvature_data(stage) == self.training.stages[stage].fit_data().content_hash() {
-            return Ok(());
-        }
-        let folder: PathBuf = self.reused.as_ref().map(|reused| reused.store.folder().to_owned()).unwrap_or_default();
-        Err(JobError::Options {
-            problem: format!("{}: holds no {what} of this model and these options", folder.display()),
-            hint: Some(
-                "fit it there first (`ascribe fit --out` that folder), or leave `factors` out to fit on these training examples"
-                    .into(),
-            ),
-        })
     }
 }

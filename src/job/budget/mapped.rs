@@ -2,8 +2,6 @@
 
 use std::cell::Cell;
 
-use crate::job::plan::Plan;
-
 /// What becomes of mapped numbers between two uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) enum AfterUse {
@@ -31,13 +29,6 @@ impl MappedRoom {
             }
             None => AfterUse::Forgotten,
         }
-    }
-}
-
-impl Plan {
-    /// Room for what one file holds.
-    pub(in crate::job) fn mapped_room(&self) -> MappedRoom {
-        MappedRoom::new(self.memory.mapped)
     }
 }
 

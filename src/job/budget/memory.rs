@@ -3,6 +3,7 @@
 use crate::curvature::Graphs;
 use crate::job::budget::limits::STAYS;
 use crate::job::budget::machine::default_budget;
+use crate::job::budget::mapped::MappedRoom;
 use crate::job::budget::sizes::Sizes;
 use crate::job::budget::stage_memory::{Counts, StageMemory, Way};
 use crate::job::error::JobError;
@@ -36,13 +37,6 @@ pub(in crate::job) struct Memory {
 }
 
 impl Memory {
-    /// Nothing is chosen yet.
-    pub(in crate::job) fn undecided() -> Self {
-        let (graphs, residence) = (Graphs::Kept, Residence::Kept);
-        let (groups, stages) = (vec![], StageMemory::default());
-        Self { batch: 0, wanted: 0, graphs, residence, groups, mapped: 0, stages, needed: 0, budget: None }
-    }
-
     /// The fastest way that fits: the wanted batches with all activations and weights in memory; activations computed
     /// twice; weights read by section; then the same with smaller batches; and of these, where all layers' sums do
     /// not fit together, the one with the fewest passes over the data.
@@ -86,6 +80,11 @@ impl Memory {
             }
         }
         best.ok_or(JobError::Memory { needed: least, budget: limit })
+    }
+
+    /// Room for what one mapped file holds.
+    pub(in crate::job) fn mapped_room(&self) -> MappedRoom {
+        MappedRoom::new(self.mapped)
     }
 
     /// What a person should know of the choices.

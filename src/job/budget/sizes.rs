@@ -3,8 +3,8 @@
 use crate::attribution::Aggregate;
 use crate::attribution::trajectory::{Optimizer, TrainingStage};
 use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
+use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
-use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize};
 use crate::job::training::{Fit, Training};
 use crate::model::{Footprint, Limits};
@@ -127,32 +127,32 @@ impl QuerySizes {
 }
 
 impl<'a> Sizes<'a> {
-    /// Those of a plan whose data were read: positions of the longest example, and bytes of all examples.
-    pub(in crate::job) fn of(plan: &'a Plan, limits: Limits, longest: usize, data: u64) -> Self {
-        let (training, method) = (&plan.training, &plan.job.method);
+    /// Those of a job whose data were read: positions of the longest example, and bytes of all examples.
+    pub(in crate::job) fn of(brief: &'a Brief, limits: Limits, longest: usize, data: u64) -> Self {
+        let (training, method) = (&brief.training, &brief.job.method);
         let of_fit = |(_, fit): (usize, &Fit)| FitSize {
             kind: fit.kind,
             places: fit.places.len() as u64,
             preconditioner: preconditioner(training, fit),
         };
         let of_queries = || {
-            let queries = plan.queries.as_ref()?;
+            let queries = brief.queries.as_ref()?;
             let mut lengths: Vec<usize> = (0..queries.len()).map(|q| queries.positions(q)).collect();
             lengths.sort_unstable();
-            let passes = plan.score_passes(&plan.all_answers());
+            let passes = brief.score_passes(&brief.all_answers());
             Some(QuerySizes {
                 lengths,
                 aggregate: Aggregate::from(method.aggregate),
-                vectors: plan.most_vectors() as u64,
+                vectors: brief.most_vectors() as u64,
                 sums: passes.iter().map(|pass| pass.sums()).max().unwrap_or(1) as u64,
                 examples: training.stages.iter().map(|stage| stage.train.len()).max().unwrap_or(0) as u64,
                 rank: method.query_rank,
-                carried: carried(plan),
-                own: own_influence(plan),
+                carried: carried(brief),
+                own: own_influence(brief),
             })
         };
         let lengths = |data: &crate::data::Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
-        let datasets = training.stages.iter().map(|stage| &stage.train).chain(&plan.queries);
+        let datasets = training.stages.iter().map(|stage| &stage.train).chain(&brief.queries);
         Self {
             layers: training.layers(),
             model: training.networks.footprint(),
@@ -160,14 +160,14 @@ impl<'a> Sizes<'a> {
             positions: datasets.map(lengths).max().unwrap_or(0),
             limits,
             data,
-            number: plan.job.model.dtype.bytes(),
-            block_width: plan.block_width(),
+            number: brief.job.model.dtype.bytes(),
+            block_width: brief.block_width(),
             threads: rayon::current_num_threads() as u64,
             separable: training.networks.absent().iter().all(Vec::is_empty),
-            fits: plan.needed_fits().map(of_fit).collect(),
-            fitting: match plan.reused {
+            fits: brief.needed_fits().map(of_fit).collect(),
+            fitting: match brief.reused {
                 Some(_) => Fitting::Reused,
-                None => Fitting::Here { lambdas: lambdas(plan) },
+                None => Fitting::Here { lambdas: lambdas(brief) },
             },
             queries: of_queries(),
         }
@@ -182,8 +182,8 @@ fn preconditioner(training: &Training, fit: &Fit) -> Preconditioner {
 }
 
 /// Most needed fits that share a pass for Λ.
-fn lambdas(plan: &Plan) -> u64 {
-    let fits: Vec<&Fit> = plan.needed_fits().map(|(_, fit)| fit).filter(|fit| fit.kind.has_lambda_pass()).collect();
+fn lambdas(brief: &Brief) -> u64 {
+    let fits: Vec<&Fit> = brief.needed_fits().map(|(_, fit)| fit).filter(|fit| fit.kind.has_lambda_pass()).collect();
     let shared = Training::sites(fits.iter().copied()).into_iter().map(|site| {
         let takes = |fit: &&&Fit| fit.stage == site.stage && fit.places.iter().any(|p| p.network == site.network);
         fits.iter().filter(takes).count() as u64
@@ -192,27 +192,27 @@ fn lambdas(plan: &Plan) -> u64 {
 }
 
 /// A leg's product and the gradients it came from; what goes on to the leg before; the momentum buffer beside them.
-fn carried(plan: &Plan) -> u64 {
-    let has_source = plan.answers.iter().any(|answer| matches!(answer.method, Method::Source { .. }));
-    let has_buffer = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
+fn carried(brief: &Brief) -> u64 {
+    let has_source = brief.answers.iter().any(|answer| matches!(answer.method, Method::Source { .. }));
+    let has_buffer = brief.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
     let of_walk = match (has_source, has_buffer) {
         (false, _) => 2,
         (true, false) => 3,
         (true, true) => 5,
     };
     // gradients are formed once and copied for every walk but the last
-    let walks = plan.vector_sets(&plan.all_answers()).chunk_by(|a, b| a.network == b.network).map(<[_]>::len).max();
+    let walks = brief.vector_sets(&brief.all_answers()).chunk_by(|a, b| a.network == b.network).map(<[_]>::len).max();
     of_walk + u64::from(walks.unwrap_or(1) > 1)
 }
 
-fn own_influence(plan: &Plan) -> OwnInfluence {
-    if plan.walks_to_itself() {
-        let legs = &plan.training.fits[..plan.training.segments().len()];
+fn own_influence(brief: &Brief) -> OwnInfluence {
+    if brief.walks_to_itself() {
+        let legs = &brief.training.fits[..brief.training.segments().len()];
         let of_leg = legs.iter().map(|fit| fit.places.len() as u64).max().unwrap_or(1);
         // the one that examples are asked at is there all the time
         return OwnInfluence::Pass { networks: of_leg + 1 };
     }
-    match plan.job.method.self_influence || plan.job.method.normalize == Normalize::Cosine {
+    match brief.job.method.self_influence || brief.job.method.normalize == Normalize::Cosine {
         true => OwnInfluence::Form,
         false => OwnInfluence::None,
     }

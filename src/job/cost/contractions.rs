@@ -1,28 +1,11 @@
 //! The routes that contractions take, for people: a line for each shape of layers.
 
-use serde::Serialize;
-
-use super::work::BatchShape;
-use super::{stages, work::Coordinates};
+use super::count::Contraction;
+use super::stages;
+use super::work::{BatchShape, Coordinates};
 use crate::curvature::LayerSpec;
 use crate::curvature::contraction::{LowRankRoute, Rotate, ScoreRoute};
 use crate::job::plan::Plan;
-
-/// How gradients of layers of one shape are contracted, in the batch that most examples are in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Contraction {
-    /// Layers of this shape.
-    pub layers: u64,
-    /// O.
-    pub outputs: usize,
-    /// I, with the column of ones.
-    pub columns: usize,
-    /// How example gradients get into the eigenbasis; none if no pass needs it.
-    pub lambda: Option<&'static str>,
-    /// How they are multiplied with query vectors; none without queries.
-    pub scores: Option<&'static str>,
-}
 
 /// The contractions of a plan: of its last stage and its largest number of query vectors.
 pub(super) fn of(plan: &Plan) -> Vec<Contraction> {

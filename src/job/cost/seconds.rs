@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Calibration, Cost, StageCost, WorkKind};
+use super::calibration::Calibration;
+use super::count::{Cost, StageCost, WorkKind};
 use crate::curvature::decomposed_alone;
 
 /// Estimated seconds of a job.

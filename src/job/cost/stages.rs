@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::architecture::Architecture;
+use super::count::{StageCost, Work, WorkKind};
 use super::work::{self, BatchShape, Coordinates};
-use super::{StageCost, Work, WorkKind};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
-use crate::job::budget::disk;
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
@@ -217,7 +216,7 @@ impl Stages<'_> {
         let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
         stage.saved = 8 * work::covariance_numbers(self.layers());
-        stage.disk = disk::covariance(self.plan);
+        stage.disk = self.plan.covariance_bytes();
         self.in_groups(stage)
     }
 
@@ -233,7 +232,7 @@ impl Stages<'_> {
             work: vec![Work { kind: WorkKind::Eigendecompositions, flop }],
             decomposed: sizes.into_iter().collect(),
             alone_from: self.plan.memory.stages.alone_from(),
-            disk: disk::eigenbasis(self.plan, fit),
+            disk: self.plan.eigenbasis_bytes(fit),
             ..self.named(Pass::Eigendecomposition)
         }
     }
@@ -251,7 +250,7 @@ impl Stages<'_> {
         let numbers = self.tracked() * fits.len() as u64;
         stage.summed = numbers * stage.chunks;
         stage.saved = 8 * numbers;
-        stage.disk = fits.iter().map(|fit| disk::lambda(self.plan, fit)).sum();
+        stage.disk = fits.iter().map(|fit| self.plan.lambda_bytes(fit)).sum();
         self.in_groups(stage)
     }
 
@@ -328,7 +327,7 @@ impl Stages<'_> {
             positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
             work: found,
             written: legs * rows as u64 * self.kept() * plan.width(),
-            disk: sets.iter().map(|set| disk::vectors(plan, *set)).sum(),
+            disk: sets.iter().map(|set| plan.vectors_bytes(*set)).sum(),
             ..self.named(Pass::Queries)
         }
     }

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::attribution::evaluate::{CALIBRATION, Calibration, EvaluateError, Interval, Scale};
+use crate::job::brief::Brief;
 use crate::job::error::JobError;
-use crate::job::plan::Plan;
 
 /// What a score says once its scale is fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -25,31 +25,29 @@ impl Amount {
     }
 }
 
-impl Plan {
-    /// The scale of an answer's scores; none without a calibration of them.
-    ///
-    /// # Errors
-    /// If the folder's calibration cannot be read, or is of none of this job's scores.
-    pub(in crate::job) fn scale(&self, answer: usize) -> Result<Option<Scale>, JobError> {
-        let file = self.job.output.path.join(CALIBRATION);
-        if !file.exists() || self.answer_key(answer).is_none() {
-            return Ok(None);
-        }
-        let unreadable = |error: EvaluateError| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            JobError::Options { problem: format!("{error}{cause}"), hint: error.hint() }
-        };
-        let calibration = Calibration::read(&file).map_err(unreadable)?;
-        let of_answer = |answer: usize| {
-            let key = self.answer_key(answer)?.to_string();
-            calibration.scales.iter().find(|scale| scale.key == key)
-        };
-        if (0..self.answers.len()).all(|answer| of_answer(answer).is_none()) {
-            return Err(JobError::Options {
-                problem: format!("{}: was made for other scores (other queries, data or options)", file.display()),
-                hint: Some("run `ascribe evaluate calibrate` on this folder again, or delete the file".into()),
-            });
-        }
-        Ok(of_answer(answer).cloned())
+/// The scale of an answer's scores; none without a calibration of them.
+///
+/// # Errors
+/// If the folder's calibration cannot be read, or is of none of this job's scores.
+pub(in crate::job) fn scale_of(brief: &Brief, answer: usize) -> Result<Option<Scale>, JobError> {
+    let file = brief.job.output.path.join(CALIBRATION);
+    if !file.exists() || brief.answer_key(answer).is_none() {
+        return Ok(None);
     }
+    let unreadable = |error: EvaluateError| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        JobError::Options { problem: format!("{error}{cause}"), hint: error.hint() }
+    };
+    let calibration = Calibration::read(&file).map_err(unreadable)?;
+    let of_answer = |answer: usize| {
+        let key = brief.answer_key(answer)?.to_string();
+        calibration.scales.iter().find(|scale| scale.key == key)
+    };
+    if (0..brief.answers.len()).all(|answer| of_answer(answer).is_none()) {
+        return Err(JobError::Options {
+            problem: format!("{}: was made for other scores (other queries, data or options)", file.display()),
+            hint: Some("run `ascribe evaluate calibrate` on this folder again, or delete the file".into()),
+        });
+    }
+    Ok(of_answer(answer).cloned())
 }

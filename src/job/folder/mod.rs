@@ -2,3 +2,5 @@
 
 pub(in crate::job) mod calibration;
 pub(in crate::job) mod output;
+pub(in crate::job) mod rankings;
+pub(in crate::job) mod report;

@@ -1,6 +1,7 @@
 //! What a job says of adapters: where their base lies, and which of its methods fit which tracked layers.
 
-use crate::job::{Job, JobError};
+use crate::job::error::JobError;
+use crate::job::request::Job;
 use crate::model::AdapterMode;
 use crate::trajectory::Reading;
 

@@ -1,50 +1,51 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
 mod adapters;
-mod summary;
 
+use std::ops::Deref;
 use std::path::PathBuf;
 
 use candle_core::DType;
 
+use crate::job::brief::Brief;
 use crate::job::brief::checkpoints::Checkpoints;
-use crate::job::brief::data::{self, InBatches};
+use crate::job::brief::data;
 use crate::job::brief::options;
+use crate::job::budget::disk;
+use crate::job::budget::machine::default_budget;
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::Sizes;
 
-pub use self::summary::{
-    CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
-};
-use crate::attribution::LabelMode;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
-use crate::data::{Dataset, Kind, ReadReport, Role};
+use crate::data::{Kind, ReadReport, Role};
 use crate::job::brief::answers::Answer;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::brief::reuse::Reused;
+use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{Fisher, Measure, Precision, Side};
+use crate::job::request::{Precision, Side};
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
 
-/// A job whose inputs were read and checked and whose every choice is made.
+/// A job whose inputs were read and checked and whose every choice is made: what its numbers depend on, which is read
+/// through the plan itself, and what this machine gives it.
 #[derive(Debug)]
 pub struct Plan {
-    /// The job with defaults resolved: what `run` replays.
-    pub job: Job,
-    pub(in crate::job) training: Training,
-    pub(in crate::job) answers: Vec<Answer>,
-    pub(in crate::job) layer_sets: Vec<LayerSet>,
-    /// Groups of training examples whose scores are added up.
-    pub(in crate::job) groups: Option<Groups>,
-    pub(in crate::job) queries: Option<Dataset>,
-    pub(in crate::job) reused: Option<Reused>,
+    pub(in crate::job) brief: Brief,
     pub(in crate::job) memory: Memory,
     summary: Summary,
+}
+
+impl Deref for Plan {
+    type Target = Brief;
+
+    fn deref(&self) -> &Brief {
+        &self.brief
+    }
 }
 
 /// The name of the only stage of a job that names none.
@@ -101,6 +102,7 @@ impl Plan {
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
+        let memory = job.resources.memory.or_else(default_budget);
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
         let count = files.len();
@@ -112,13 +114,16 @@ impl Plan {
                 }
                 _ => (limits, labels.clone()),
             };
-            let (train, report) = data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref())?;
+            let (train, report) =
+                data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?;
             notes.extend(data::notes("training examples", &report));
             stages.push(Stage::new(name, train));
             reports.push(report);
         }
         let queries = match &job.data.queries {
-            Some(file) => Some(data::read(&job, file, Role::Queries, (limits, labels.as_ref()), tokenizer.as_ref())?),
+            Some(file) => {
+                Some(data::read(&job, file, Role::Queries, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?)
+            }
             None => None,
         };
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
@@ -169,12 +174,11 @@ impl Plan {
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
         let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
-        let (summary, memory) = (Summary::default(), Memory::undecided());
-        let mut plan = Self { job, training, answers, layer_sets, groups, queries, reused, memory, summary };
-        plan.memory = Memory::choose(&plan.job, &Sizes::of(&plan, limits, longest, data))?;
-        plan.job.resources.batch_tokens = Some(plan.memory.batch);
-        plan.training.networks.keep(plan.memory.graphs, plan.memory.residence);
-        for stage in &plan.training.stages {
+        let mut brief = Brief { job, training, answers, layer_sets, groups, queries, reused };
+        let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
+        brief.job.resources.batch_tokens = Some(memory.batch);
+        brief.training.networks.keep(memory.graphs, memory.residence);
+        for stage in &brief.training.stages {
             if stage.n_examples != stage.train.len() {
                 notes.push(format!(
                     "scores are for a training set of {} examples, of which {} are scored",
@@ -183,11 +187,11 @@ impl Plan {
                 ));
             }
         }
-        plan.summary = Summary::of(&plan, &reports, query_report.as_ref(), notes);
-        plan.summary.machine_notes = plan.memory.notes(plan.job.resources.memory);
-        let note = plan.check_disk()?;
-        plan.summary.machine_notes.extend(note);
-        Ok(plan)
+        let mut summary = Summary::of(&brief, &reports, query_report.as_ref(), notes);
+        summary.machine_notes = memory.notes(brief.job.resources.memory);
+        let note = disk::check(&brief, &summary)?;
+        summary.machine_notes.extend(note);
+        Ok(Self { brief, memory, summary })
     }
 
     /// Reads all weights once, for the sake of errors. Every step begins with it, unless it was called before.
@@ -201,34 +205,6 @@ impl Plan {
     /// What a person should see before the work begins.
     pub fn summary(&self) -> &Summary {
         &self.summary
-    }
-
-    /// The training examples of the last stage of training.
-    pub fn train(&self) -> &Dataset {
-        &self.training.last_stage().train
-    }
-
-    /// The queries, if the job names any.
-    pub fn queries(&self) -> Option<&Dataset> {
-        self.queries.as_ref()
-    }
-
-    /// Labels for the curvature.
-    pub(in crate::job) fn label_mode(&self) -> LabelMode {
-        match self.job.method.fisher {
-            Fisher::Empirical => LabelMode::Empirical,
-            Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
-        }
-    }
-
-    /// The measurement, resolved.
-    pub(in crate::job) fn measure(&self) -> Measure {
-        self.job.method.measure.expect("`resolve` sets it")
-    }
-
-    /// A dataset cut into batches of the resolved size.
-    pub(in crate::job) fn in_batches<'a>(&self, dataset: &'a Dataset) -> InBatches<'a> {
-        InBatches { dataset, batch_tokens: self.job.resources.batch_tokens.expect("`resolve` sets it") }
     }
 }
 

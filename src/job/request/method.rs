@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointScores, DampingRequest, FitExamples, Several};
+use super::checkpoints::CheckpointScores;
+use super::damping::DampingRequest;
+use super::fit_examples::FitExamples;
+use super::several::Several;
 use crate::attribution::Aggregate;
 use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 

@@ -3,6 +3,7 @@
 mod checkpoints;
 mod damping;
 mod device;
+mod file;
 mod fit_examples;
 mod method;
 mod several;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Several;
+use super::several::Several;
 use crate::attribution::source::SourceForm;
 use crate::trajectory::TrajectoryRequest;
 

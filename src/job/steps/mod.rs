@@ -1,8 +1,10 @@
 //! Doing what was planned, step by step, in a run folder.
 
+pub(in crate::job) mod context;
 pub(in crate::job) mod curvature;
 pub(in crate::job) mod queries;
 pub(in crate::job) mod rank;
+pub(in crate::job) mod results;
 pub(in crate::job) mod saturation;
 pub(in crate::job) mod scores;
 pub(in crate::job) mod self_influence;
@@ -11,184 +13,19 @@ pub(in crate::job) mod sensitivity;
 mod small_memory;
 mod spread;
 
-use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
-
-use crate::attribution::store::{Artifact, Checks, Key, Shard, Store, Writer, checks};
-use crate::attribution::{Event, Observer, Pass, Sweep};
-use crate::curvature::Network;
-use crate::data::Batch;
-use crate::job::brief::data::InBatches;
+use crate::attribution::Observer;
+use crate::attribution::store::{Checks, Shard, Store, Writer, checks};
 use crate::job::error::JobError;
+use crate::job::folder::output::{check_results, write_file};
+use crate::job::folder::rankings::QueryRanking;
+use crate::job::folder::report::{StageReport, StepReport, write_report};
 use crate::job::number::Number;
 use crate::job::plan::Plan;
-use crate::job::request::Job;
 use crate::job::request::Precision;
-use crate::job::steps::rank::QueryRanking;
-use crate::job::steps::saturation::Saturation;
-use crate::job::training::networks::TrackedNetwork;
-
-/// Bytes of the longest job file that is read. A folder's own has two thousand.
-const JOB_FILE_LIMIT: u64 = 16 << 20;
-
-/// What a step did.
-#[derive(Debug, Clone, Default, Serialize)]
-#[non_exhaustive]
-pub struct StepReport {
-    /// Its stages, in order.
-    pub stages: Vec<StageReport>,
-    /// What has to be run next, if the step alone does not finish the job (shards).
-    pub next: Option<String>,
-    /// How far each segment of training went, once its curvature is fitted.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub saturation: Option<Vec<Saturation>>,
-}
-
-/// One stage of a run.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StageReport {
-    /// Which.
-    pub stage: String,
-    /// Wall time in this process.
-    pub seconds: f64,
-    /// Examples, queries or layers that were done in this process.
-    pub units: u64,
-    /// What is counted.
-    pub unit: String,
-    /// Whether the whole result was found from an earlier run.
-    pub reused: bool,
-}
-
-/// An open run folder, and the clock of its stages.
-pub(in crate::job) struct Run<'a> {
-    pub plan: &'a Plan,
-    pub store: Store,
-    pub shard: Option<Shard>,
-    clock: Clock<'a>,
-}
-
-impl Run<'_> {
-    pub(in crate::job) fn observer(&self) -> &dyn Observer {
-        &self.clock
-    }
-
-    /// A network for the next pass.
-    pub(in crate::job) fn network(&self, index: usize) -> Result<Arc<TrackedNetwork>, JobError> {
-        let networks = &self.plan.training.networks;
-        let count = networks.parameters().len() as u64;
-        if count > 1 {
-            self.observer().event(Event::Checkpoint { number: index as u64 + 1, count });
-        }
-        networks.get(index)
-    }
-
-    /// An artifact of this run folder, or of the one whose curvature is used again.
-    pub(in crate::job) fn find(&self, kind: &'static str, key: &Key) -> Result<Option<Artifact>, JobError> {
-        if let Some(found) = self.store.find(kind, key)? {
-            return Ok(Some(found));
-        }
-        match &self.plan.reused {
-            Some(reused) => Ok(reused.store.find(kind, key)?),
-            None => Ok(None),
-        }
-    }
-
-    /// The training examples of a stage that this process scores.
-    pub(super) fn range(&self, stage: usize) -> Range<usize> {
-        self.part_of(self.plan.training.stages[stage].train.len())
-    }
-
-    /// The examples that a stage's curvature is taken on and that this process adds up.
-    pub(super) fn fit_range(&self, stage: usize) -> Range<usize> {
-        self.part_of(self.plan.training.stages[stage].fit_data().len())
-    }
-
-    /// This process's part of `total` examples.
-    fn part_of(&self, total: usize) -> Range<usize> {
-        match self.shard {
-            Some(shard) => {
-                let range = shard.range(total as u64);
-                range.start as usize..range.end as usize
-            }
-            None => 0..total,
-        }
-    }
-
-    pub(in crate::job) fn sweep<'s, N: Network<Batch = Batch>>(
-        &'s self,
-        network: &'s N,
-        examples: &'s InBatches<'s>,
-        range: Range<usize>,
-        pass: Pass,
-    ) -> Sweep<'s, N> {
-        Sweep { network, examples, range, pass, observer: self.observer() }
-    }
-}
-
-/// Passes events on and keeps the time of each pass.
-struct Clock<'a> {
-    observer: &'a dyn Observer,
-    stages: Mutex<Vec<(Pass, Instant, StageReport)>>,
-}
-
-impl Observer for Clock<'_> {
-    fn event(&self, event: Event) {
-        let mut stages = self.stages.lock().expect("no code panics while it holds the lock");
-        let stage = |pass: Pass, reused| StageReport {
-            stage: pass.name().into(),
-            seconds: 0.0,
-            units: 0,
-            unit: pass.unit().into(),
-            reused,
-        };
-        match event {
-            Event::Started { pass, .. } => stages.push((pass, Instant::now(), stage(pass, false))),
-            Event::Advanced { pass, units } => {
-                if let Some((_, started, stage)) = stages.iter_mut().rev().find(|(p, ..)| *p == pass) {
-                    stage.units += units;
-                    stage.seconds = started.elapsed().as_secs_f64();
-                }
-            }
-            Event::Reused { pass } => stages.push((pass, Instant::now(), stage(pass, true))),
-            Event::Finished { pass } => {
-                if let Some((_, started, stage)) = stages.iter_mut().rev().find(|(p, ..)| *p == pass) {
-                    stage.seconds = started.elapsed().as_secs_f64();
-                }
-            }
-            _ => {}
-        }
-        drop(stages);
-        self.observer.event(event);
-    }
-
-    fn interrupted(&self) -> bool {
-        self.observer.interrupted()
-    }
-}
-
-impl Job {
-    /// Reads a job file, the one that a run folder holds or one written by hand.
-    ///
-    /// # Errors
-    /// If it cannot be read, or a key is unknown, missing or of the wrong kind; the message has the line.
-    pub fn read(file: &std::path::Path) -> Result<Self, JobError> {
-        let io = |source| JobError::Io { file: file.to_owned(), action: "cannot be read", source };
-        let text = crate::foreign_file::read_text(file, JOB_FILE_LIMIT).map_err(io)?;
-        toml::from_str(&text).map_err(|error| JobError::Options {
-            problem: format!("{}: {}", file.display(), error.to_string().trim_end()),
-            hint: Some("the keys are those that every run folder's `job.toml` shows".into()),
-        })
-    }
-
-    /// The job as a file that [`Job::read`] reads.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a job holds only what TOML can say")
-    }
-}
+use crate::job::steps::context::{Clock, Run};
 
 impl Plan {
     /// Opens the run folder for writing and does `work` there.
@@ -198,7 +35,7 @@ impl Plan {
         observer: &dyn Observer,
         work: impl FnOnce(&Run<'_>) -> Result<R, JobError>,
     ) -> Result<(R, StepReport), JobError> {
-        self.check_results()?;
+        check_results(self)?;
         self.check_weights()?;
         let writer = shard.map_or(Writer::Whole, Writer::Shard);
         let store = Store::claim(&self.job.output.path, &self.run_key(), writer)?;
@@ -208,11 +45,11 @@ impl Plan {
         let job_file = self.job.output.path.join("job.toml");
         // the first shard leaves it for `merge`; the others would write the same
         if shard.is_none() || !crate::presence::is_file(&job_file) {
-            crate::job::folder::output::write_file(&job_file, self.job.to_toml().as_bytes())?;
+            write_file(&job_file, self.job.to_toml().as_bytes())?;
         }
         if shard.is_none() {
             // another run may use what this one makes before it ends
-            crate::job::folder::output::write_report(self, &StepReport::default())?;
+            write_report(self, self.summary(), &StepReport::default())?;
         }
         let result = work(&run)?;
         if shard.is_none() {
@@ -230,7 +67,7 @@ impl Plan {
         let stages = stages.into_iter().map(|(_, _, stage)| stage).chain(checks_stage(checked)).collect();
         let report = StepReport { stages, next: None, saturation };
         if shard.is_none() {
-            crate::job::folder::output::write_report(self, &report)?;
+            write_report(self, self.summary(), &report)?;
         }
         Ok((result, report))
     }

@@ -4,21 +4,21 @@
 use std::ops::Range;
 
 use crate::attribution::source::LegCurvature;
-use crate::attribution::store::{Artifact, Dtype, Element, Metadata, TensorSpec, TensorWriter};
+use crate::attribution::store::{Artifact, Element, Metadata, TensorWriter};
 use crate::attribution::{
     Aggregate, Error, Event, LegFn, LegVectors, Pass, Sweep, VectorForm, VectorSink, VectorSource, prepare_queries,
     quadratic_forms,
 };
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::artifacts::{CAPTURED, NORMS, VALUES, vectors_name, vectors_sides};
 use crate::job::brief::data::Few;
 use crate::job::budget::limits::GRADIENT_BYTES;
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::plan::Plan;
 use crate::job::request::Normalize;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 
 const QUERIES: &str = "queries";
 
@@ -135,8 +135,8 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let form = self.plan.vector_form();
         let place = |leg, layer: &LayerSpec| match form.rank_at(layer) {
-            None => Names::Full(name(leg, &layer.name)),
-            Some(rank) => Names::LowRank(rank, sides(leg, &layer.name)),
+            None => Names::Full(vectors_name(leg, &layer.name)),
+            Some(rank) => Names::LowRank(rank, vectors_sides(leg, &layer.name)),
         };
         let of_leg = |leg| layers.iter().map(|layer| place(leg, layer)).collect();
         let names: Vec<Vec<Names>> = (0..self.plan.legs(set.answer)).map(of_leg).collect();
@@ -166,63 +166,10 @@ impl Run<'_> {
     }
 }
 
-impl Plan {
-    /// In which form queries' vectors are kept.
-    pub(in crate::job) fn vector_form(&self) -> VectorForm {
-        self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
-    }
-
-    /// The tensors of a set's vectors.
-    pub(in crate::job) fn vector_specs(
-        &self,
-        set: VectorSet,
-        rows: usize,
-        queries: usize,
-        dtype: Dtype,
-    ) -> Vec<TensorSpec> {
-        let layers = self.training.layers();
-        let (form, legs) = (self.vector_form(), self.legs(set.answer));
-        let mut specs: Vec<TensorSpec> = (0..legs)
-            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
-            .flat_map(|(leg, l)| {
-                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, dtype, shape);
-                match form.rank_at(l) {
-                    None => vec![spec(name(leg, &l.name), [rows, l.outputs, l.columns()])],
-                    Some(rank) => sides(leg, &l.name)
-                        .into_iter()
-                        .zip([l.outputs, l.columns()])
-                        .map(|(name, size)| spec(name, [rows, rank, size]))
-                        .collect(),
-                }
-            })
-            .collect();
-        if form != VectorForm::Full {
-            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
-        }
-        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
-        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
-        specs
-    }
-}
-
 /// Queries of one batch at most, with numbers of so many bytes.
 pub(in crate::job) fn queries_at_once(layers: &[LayerSpec], width: usize) -> usize {
     let widest = layers.iter().map(LayerSpec::parameters).max().unwrap_or(1) * width;
     (GRADIENT_BYTES / widest.max(1)).max(1)
-}
-
-const VALUES: &str = "ascribe.measurements";
-const NORMS: &str = "ascribe.quadratic_forms";
-
-/// Squared norms of what is kept and of the whole.
-const CAPTURED: &str = "ascribe.captured";
-
-fn name(leg: usize, layer: &str) -> String {
-    format!("{leg}/{layer}")
-}
-
-fn sides(leg: usize, layer: &str) -> [String; 2] {
-    ["left", "right"].map(|side| format!("{leg}/{layer}.{side}"))
 }
 
 /// Query vectors in a memory map.
@@ -322,10 +269,10 @@ impl<T: Number> VectorSink<T> for Writing<'_> {
         match found.vectors() {
             Vectors::Full(vectors) => {
                 let offset = (queries.start * layer.parameters()) as u64;
-                writer.write_values_at(&name(leg, &layer.name), offset, vectors)?;
+                writer.write_values_at(&vectors_name(leg, &layer.name), offset, vectors)?;
             }
             Vectors::LowRank(LowRank { rank, left, right }) => {
-                let [left_name, right_name] = sides(leg, &layer.name);
+                let [left_name, right_name] = vectors_sides(leg, &layer.name);
                 let offset = |size: usize| (queries.start * rank * size) as u64;
                 writer.write_values_at(&left_name, offset(layer.outputs), left)?;
                 writer.write_values_at(&right_name, offset(layer.columns()), right)?;

@@ -1,103 +1,16 @@
 //! From scores to lists that a person reads.
 
-use std::io::{self, Write};
-
-use serde::Serialize;
-use serde_json::{Map, Value};
-
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
 use crate::attribution::store::{Store, TensorFile};
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
-use crate::job::folder::calibration::Amount;
+use crate::job::folder::calibration::{Amount, scale_of};
 use crate::job::folder::output;
+use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExample, write_rankings};
 use crate::job::plan::Plan;
 use crate::job::request::AggregateRequest;
 use crate::presence::is_file;
-
-/// Characters of an excerpt.
-pub(in crate::job) const EXCERPT: usize = 160;
-
-/// A query and the training examples that matter most to it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct QueryRanking {
-    /// The query.
-    pub query: QueryInfo,
-    /// Examples that help it, the strongest first; none has a score of 0 or less.
-    pub proponents: Vec<RankedExample>,
-    /// Examples that hurt it, the strongest first; none has a score of 0 or more.
-    pub opponents: Vec<RankedExample>,
-    /// All groups of training examples, the most helpful first, if they were asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub groups: Option<Vec<RankedGroup>>,
-}
-
-/// A query.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct QueryInfo {
-    /// Its id.
-    pub id: String,
-    /// A readable line.
-    pub excerpt: String,
-    /// What was measured.
-    pub measurement: &'static str,
-    /// Its value now.
-    pub value: f64,
-    /// The share of the squared norm of the query's vectors that is left at the low rank that was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub captured: Option<f64>,
-}
-
-/// A training example in a ranking.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RankedExample {
-    /// Its id.
-    pub id: String,
-    /// Its score for the query.
-    pub score: f32,
-    /// What the score says if the run's amounts are calibrated.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub amount: Option<Amount>,
-    /// A readable line.
-    pub excerpt: String,
-    /// Its other fields.
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    pub metadata: Map<String, Value>,
-}
-
-/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of
-/// their own after the others.
-///
-/// # Errors
-/// If `out` cannot be written.
-pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
-    let failed = |error: csv::Error| match error.into_kind() {
-        csv::ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("{other:?}")),
-    };
-    let mut writer = csv::Writer::from_writer(out);
-    let examples =
-        |ranking: &QueryRanking| ranking.proponents.iter().chain(&ranking.opponents).any(|e| e.amount.is_some());
-    let calibrated = rankings.iter().any(examples);
-    let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
-    header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
-    writer.write_record(header).map_err(failed)?;
-    for ranking in rankings {
-        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
-            for (rank, example) in examples.iter().enumerate() {
-                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
-                let amount =
-                    example.amount.map(|Amount { value, low, high }| [value, low, high].map(|v| v.to_string()));
-                let amount = amount.into_iter().flatten().collect::<Vec<_>>();
-                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
-                writer.write_record(record.into_iter().chain(amount.iter().map(String::as_str))).map_err(failed)?;
-            }
-        }
-    }
-    writer.flush()
-}
 
 impl Plan {
     /// Ranks the scores of the run folder; writes `ranking.jsonl`, and `ranking.csv` if asked for, and the same for
@@ -106,13 +19,13 @@ impl Plan {
     /// # Errors
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
-        self.check_results()?;
+        output::check_results(self)?;
         // rankings that a killed process was writing are cleared away
         let _tidied = Store::tidy(&self.job.output.path)?;
         let mut first = None;
         for answer in 0..self.answers.len() {
             let rankings = self.rank_one(answer)?;
-            output::write_rankings(self, answer, &rankings)?;
+            write_rankings(self, answer, &rankings)?;
             first.get_or_insert(rankings);
         }
         Ok(first.unwrap_or_default())
@@ -153,7 +66,7 @@ impl Plan {
             }
         };
         let columns = &self.training.columns;
-        let scale = self.scale(answer)?;
+        let scale = scale_of(self, answer)?;
         let examples = |side: Vec<(usize, f32)>| {
             let example = |(column, score): (usize, f32)| {
                 let (stage, m) = columns.example(column);

@@ -7,46 +7,16 @@ use crate::attribution::ranking::{Ranking, TopK};
 use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
 use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score_in_sets};
 use crate::curvature::QuadraticForm;
-use crate::job::brief::answers::{Answer, Method, ScorePass};
+use crate::job::brief::answers::{OwnForm, ScorePass};
 use crate::job::budget::limits::PENDING;
 use crate::job::error::JobError;
 use crate::job::folder::output::{self, SCORES};
 use crate::job::number::Number;
-use crate::job::plan::Plan;
 use crate::job::request::Normalize;
 use crate::job::request::StoreScores;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::steps::queries::StoredVectors;
-use crate::job::steps::spread::SpreadMean;
-
-impl Plan {
-    /// The quadratic form of a pass's gradients that is taken along with the scores, where self-influence is made of
-    /// such forms: that of influence functions, and of their mean over checkpoints.
-    pub(in crate::job) fn forms_with_scores(&self, pass: &ScorePass) -> Option<OwnForm> {
-        let method = &self.job.method;
-        if !method.self_influence && method.normalize != Normalize::Cosine {
-            return None;
-        }
-        let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
-        let (fit, damping) = match self.answers[first.set.answer].method {
-            Method::Influence { fit, damping } => (fit, damping),
-            Method::InfluenceMean { damping } => (self.averaged_fit(first.set.network), damping),
-            _ => return None,
-        };
-        Some(OwnForm { fit, damping, weight: first.weight })
-    }
-}
-
-/// A quadratic form of every example's gradient: the example's influence on itself at one checkpoint.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::job) struct OwnForm {
-    /// Whose curvature is inverted.
-    fit: usize,
-    /// What is added to its eigenvalues.
-    damping: crate::curvature::Damping,
-    /// What the form counts.
-    weight: f64,
-}
+use crate::job::steps::results::{Sums, write_scores};
 
 impl Run<'_> {
     /// Answers whose results are not there yet.
@@ -156,7 +126,7 @@ impl Run<'_> {
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
         let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
-        let room = plan.mapped_room();
+        let room = plan.memory.mapped_room();
         for contribution in &pass.contributions {
             let vectors = self.find_vectors(contribution.set)?;
             let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
@@ -265,15 +235,15 @@ impl Run<'_> {
         let values = output::OfQueries { measurements: vectors.values()?, captured: captured.as_deref() };
         let own = self.own_values(answer, passes, parts)?;
         if plan.job.method.self_influence && !own.is_empty() {
-            output::write_self_influence(plan, &key, &own)?;
+            output::write_self_influence(plan, plan.summary(), &key, &own)?;
         }
         if self.keeps_top_alone() {
             let rankings = self.top_of_parts(answer, passes, parts, vectors.rows())?;
-            return output::write_top(plan, answer, &key, &rankings, values);
+            return output::write_top(plan, plan.summary(), answer, &key, &rankings, values);
         }
         let sums = |stage| Sums { run: self, answer, passes, parts, rows: vectors.rows(), stage };
         for stage in output::stages_apart(plan, answer) {
-            output::write_scores(plan, (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
+            write_scores(plan, plan.summary(), (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
         }
         let norms = match plan.job.method.normalize {
             Normalize::None => vec![],
@@ -288,7 +258,7 @@ impl Run<'_> {
                 *score = if denominator > 0.0 { (f64::from(*score) / denominator) as f32 } else { 0.0 };
             }
         };
-        output::write_scores(plan, (answer, None), &key, values, &mut sums(None), cosine)
+        write_scores(plan, plan.summary(), (answer, None), &key, values, &mut sums(None), cosine)
     }
 
     /// Self-influence of every column, as the passes of influence functions left it, added up; empty if none did.
@@ -342,84 +312,6 @@ struct Pending {
     end: usize,
     scores: Vec<f32>,
     self_influence: Vec<f32>,
-}
-
-/// The rows of one answer, added up over its passes.
-pub(in crate::job) struct Sums<'a> {
-    run: &'a Run<'a>,
-    answer: usize,
-    passes: &'a [ScorePass],
-    parts: &'a [Vec<Part>],
-    rows: usize,
-    /// What this stage contributes alone.
-    stage: Option<usize>,
-}
-
-impl Sums<'_> {
-    /// How many rows there are.
-    pub(in crate::job) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Rows of all columns, `[rows, columns]`, added up in `f64` and rounded once.
-    pub(in crate::job) fn read(&mut self, rows: Range<usize>) -> Result<Vec<f32>, JobError> {
-        let plan = self.run.plan;
-        let answer = &plan.answers[self.answer];
-        let mut sums = vec![0.0f64; rows.len() * plan.training.columns.len()];
-        if plan.spreads(self.answer) {
-            // parts over some layers are divided by the spread over all layers, so that they still add up
-            let whole = &plan.answers[answer.vectors];
-            let mut mean = SpreadMean::new(rows.len());
-            for (pass, parts) in self.passes.iter().zip(self.parts) {
-                let mut of_pass = vec![0.0; sums.len()];
-                self.add((pass, parts), whole, &rows, &mut of_pass)?;
-                let weight = plan.training.averaged.iter().find(|at| at.network == pass.site.network);
-                let spreads = mean.add(&of_pass, weight.map_or(0.0, |at| at.weight));
-                if answer.layer_set.is_some() {
-                    of_pass.fill(0.0);
-                    self.add((pass, parts), answer, &rows, &mut of_pass)?;
-                }
-                spreads.add_divided(&of_pass, &mut sums);
-            }
-            mean.scale(&mut sums);
-        } else {
-            for (pass, parts) in self.passes.iter().zip(self.parts) {
-                self.add((pass, parts), answer, &rows, &mut sums)?;
-            }
-        }
-        Ok(sums.into_iter().map(|sum| sum as f32).collect())
-    }
-
-    /// Adds what a pass contributes to rows of an answer.
-    fn add(
-        &self,
-        (pass, parts): (&ScorePass, &[Part]),
-        answer: &Answer,
-        rows: &Range<usize>,
-        sums: &mut [f64],
-    ) -> Result<(), JobError> {
-        let columns = &self.run.plan.training.columns;
-        let n = columns.len();
-        // every contribution has as many rows
-        let width = pass.width(self.rows);
-        let places = pass.places(answer, self.rows);
-        if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
-            return Ok(());
-        }
-        for part in parts {
-            let artifact = part.open()?;
-            let scores = artifact.f32("scores")?;
-            for (m, column) in part.range.clone().zip(scores.chunks_exact(width)) {
-                let to = columns.column(pass.site.stage, m as usize);
-                for &place in &places {
-                    for (k, q) in rows.clone().enumerate() {
-                        sums[k * n + to] += f64::from(column[place + q]);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// `(query, example)` pairs and their scores; an example that is among the highest and the lowest of a

@@ -7,26 +7,17 @@ use crate::attribution::source::{LegCheckpoint, LegCurvature, WalkCheckpoint, le
 use crate::attribution::store::{Key, Metadata, TensorData, check_cover, gaps, list_parts};
 use crate::attribution::{Event, Observer, Pass, Sweep};
 use crate::curvature::Factors;
-use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::answers::VectorSet;
 use crate::job::brief::data::InBatches;
 use crate::job::budget::limits::PART;
 use crate::job::error::JobError;
 use crate::job::folder::output;
 use crate::job::number::Number;
-use crate::job::plan::Plan;
 use crate::job::request::SelfInfluenceForm;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::networks::TrackedNetwork;
 
 const SELF_INFLUENCE: &str = "self-influence";
-
-impl Plan {
-    /// Whether self-influence is asked for under Source.
-    pub(in crate::job) fn walks_to_itself(&self) -> bool {
-        let first = self.answers.first().map(|answer| answer.method);
-        self.job.method.self_influence && matches!(first, Some(Method::Source { .. }))
-    }
-}
 
 impl Run<'_> {
     pub(in crate::job) fn walks_to_itself(&self) -> bool {
@@ -152,7 +143,7 @@ impl Run<'_> {
                 }
             }
         }
-        output::write_self_influence(self.plan, &whole, &values)?;
+        output::write_self_influence(self.plan, self.plan.summary(), &whole, &values)?;
         for key in &keys {
             self.store.remove_parts(SELF_INFLUENCE, key)?;
         }

@@ -16,7 +16,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 /// A run of this checkpoint that reads weights by section, keeps no mapped page, and fits a few layers at a time.
 fn small(model: &str, out: &Path, at_a_time: usize) -> Result<Plan, Box<dyn std::error::Error>> {
     let mut plan = large(model, out)?;
-    plan.training.networks.keep(Graphs::Rebuilt, Residence::BySection);
+    plan.brief.training.networks.keep(Graphs::Rebuilt, Residence::BySection);
     plan.memory.mapped = 0;
     // layers that read the same input stay together
     let mut groups: Vec<Vec<usize>> = vec![];

@@ -276,7 +276,14 @@ impl Training {
             }
             if numbers.optimizer().has_second_moments() {
                 let reading = &run.readings[*stage];
-                fit.moments = Some(Moments::read(reading, segment, numbers.optimizer(), source.adam, &layers, fit)?);
+                fit.moments = Some(Moments::read(
+                    reading,
+                    segment,
+                    numbers.optimizer(),
+                    source.adam,
+                    &layers,
+                    (&fit.name, &fit.frozen),
+                )?);
             }
         }
         if source.adam != AdamRequest::default() && fits.iter().all(|fit| fit.moments.is_none()) {

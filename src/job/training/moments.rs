@@ -8,7 +8,6 @@ use crate::curvature::LayerSpec;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::request::AdamRequest;
-use crate::job::training::Fit;
 use crate::trajectory::{FrozenParameters, Reading, TransformersVersion, Warning, second_moments};
 
 /// Where a segment's second moments are.
@@ -25,7 +24,8 @@ pub(in crate::job) struct Moments {
 }
 
 impl Moments {
-    /// Reads them once, so that what is wrong with them is said before long work.
+    /// Reads the moments of the segment of this name once, so that what is wrong with them is said before long work.
+    /// The layers `without` were not trained, and need no moments.
     ///
     /// # Errors
     /// No checkpoint of the segment with an optimizer's state; a state that cannot be used; a trained layer without
@@ -36,7 +36,7 @@ impl Moments {
         optimizer: &Optimizer,
         form: AdamRequest,
         layers: &[LayerSpec],
-        fit: &Fit,
+        (name, without): (&str, &[usize]),
     ) -> Result<Self, JobError> {
         let (Optimizer::Adam { epsilon, .. } | Optimizer::AdamW { epsilon, .. }) = *optimizer else {
             return Err(JobError::Options {
@@ -57,7 +57,7 @@ impl Moments {
             return Err(JobError::Options {
                 problem: format!(
                     "{}, whose checkpoints are {}, was trained with {}, and none of these has an optimizer's state{why}",
-                    fit.name,
+                    name,
                     segment
                         .checkpoints
                         .iter()
@@ -75,12 +75,12 @@ impl Moments {
         let mut moments = Self { files, version, frozen, epsilon, form, content_hash: [0; 32] };
         let mut hasher = blake3::Hasher::new();
         for found in moments.load(layers)? {
-            for (l, values) in found.iter().enumerate().filter(|(l, _)| !fit.frozen.contains(l)) {
+            for (l, values) in found.iter().enumerate().filter(|(l, _)| !without.contains(l)) {
                 let Some(values) = values else {
                     return Err(JobError::Options {
                         problem: format!(
                             "{} trained the layer `{}`, but there are no second moments of it",
-                            fit.name, layers[l].name
+                            name, layers[l].name
                         ),
                         hint: Some(
                             "say that the stage froze the layer if it did (`trained_layers` in a trajectory file), or leave the layer out of the tracked ones"

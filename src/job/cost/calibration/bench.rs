@@ -8,9 +8,10 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use super::super::architecture::Architecture;
+use super::super::count::WorkKind;
 use super::super::miniature::Miniature;
+use super::super::stages;
 use super::super::work::{self, BatchShape};
-use super::super::{WorkKind, stages};
 use crate::curvature::gemm::{Products, Real};
 use crate::curvature::{
     BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSide, LayerSpec, Matrix, Network, Objective,

@@ -4,10 +4,21 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::super::{Cost, work};
-use super::EigenRate;
+use serde::Serialize;
+
+use super::super::count::Cost;
+use super::super::work;
 use crate::curvature::gemm::{Threads, View};
 use crate::curvature::{Eigenpairs, SymmetricMatrix};
+
+/// An eigendecomposition that was timed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct EigenRate {
+    /// Rows of the matrix.
+    pub n: usize,
+    /// Seconds on one thread.
+    pub seconds: f64,
+}
 
 /// Largest eigendecomposition that is tried, in FLOP as [`work::eigendecomposition`] counts them.
 const LARGEST_EIGEN: u128 = 12_000_000_000;

@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::super::count::WorkKind;
+use super::super::stages;
 use super::super::work;
-use super::super::{WorkKind, stages};
 use super::bench::{Bench, Timing, invented_bases};
 use crate::curvature::random::stream;
 use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec};

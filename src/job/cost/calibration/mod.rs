@@ -14,9 +14,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 use self::bench::{Bench, Timing};
+pub use self::decompositions::EigenRate;
 use super::architecture::Architecture;
+use super::count::{Cost, WorkKind};
 use super::miniature::Miniature;
-use super::{Cost, WorkKind};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::plan::Plan;
@@ -48,15 +49,6 @@ pub struct Calibration {
     /// Bytes a second onto the disk.
     pub sync: f64,
     /// How long the calibration took.
-    pub seconds: f64,
-}
-
-/// An eigendecomposition that was timed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct EigenRate {
-    /// Rows of the matrix.
-    pub n: usize,
-    /// Seconds on one thread.
     pub seconds: f64,
 }
 

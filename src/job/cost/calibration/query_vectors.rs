@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::super::WorkKind;
+use super::super::count::WorkKind;
 use super::super::work;
 use super::bench::{Bench, Timing, invented_bases};
 use crate::attribution::Walk;

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::super::WorkKind;
+use super::super::count::WorkKind;
 use super::super::work;
 use super::bench::Bench;
 use crate::curvature::gemm::Real;

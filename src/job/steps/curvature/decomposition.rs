@@ -11,7 +11,7 @@ use crate::job::brief::keys::site;
 use crate::job::budget::limits::UNSAVED;
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::{Fit, Place};
 
 /// Eigenpairs of some blocks, until all are there.

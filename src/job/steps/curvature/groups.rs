@@ -4,9 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::passes::Bases;
-use super::stored::{count, data, with_shapes};
-use super::{COVARIANCE, LAMBDA, counts};
+use super::counts::{self, count};
+use super::kinds::{Bases, COVARIANCE, LAMBDA};
+use super::stored::{data, with_shapes};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec};
 use crate::curvature::gemm::Products;
@@ -16,7 +16,7 @@ use crate::curvature::{
 use crate::data::Batch;
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::Site;
 use crate::job::training::networks::TrackedNetwork;
 

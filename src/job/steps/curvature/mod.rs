@@ -6,24 +6,20 @@
 mod counts;
 mod decomposition;
 mod groups;
+mod kinds;
 mod passes;
 mod stored;
 
+use self::kinds::{COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::source::{LambdaPool, LegCurvature};
 use crate::attribution::store::{Key, Part};
 use crate::attribution::{Error, Event, Pass};
-use crate::curvature::{BlockWidth, Counts, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
-use crate::job::brief::answers::Method;
+use crate::curvature::{Counts, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
 use crate::job::brief::keys::site;
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::plan::Plan;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::{Fit, Site, Training};
-
-const COVARIANCE: &str = "covariance";
-const EIGENBASIS: &str = "eigenbasis";
-const LAMBDA: &str = "lambda";
 
 /// The round of passes that the curvature still lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,38 +30,6 @@ pub(in crate::job) enum Round {
     Lambdas,
     /// Everything is there.
     Done,
-}
-
-impl Plan {
-    /// How wide a block of an eigenbasis may be.
-    pub(in crate::job) fn block_width(&self) -> BlockWidth {
-        self.job.method.block_width()
-    }
-
-    /// Whether any curvature that is needed has an eigenbasis.
-    pub(in crate::job) fn has_eigenbasis(&self) -> bool {
-        self.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis())
-    }
-
-    /// Whether a covariance of a tracked layer is wider than that.
-    pub(in crate::job) fn is_cut(&self) -> bool {
-        let width = self.block_width();
-        self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
-    }
-
-    /// Fits that an answer needs, each with its number.
-    pub(in crate::job) fn needed_fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
-        let segments = self.training.segments().len();
-        let needed = move |&(index, _): &(usize, &Fit)| {
-            self.answers.iter().any(|answer| match answer.method {
-                Method::Influence { fit, .. } => fit == index,
-                Method::InfluenceMean { .. } => self.training.averaged.iter().any(|averaged| averaged.fit == index),
-                Method::Source { .. } => index < segments,
-                Method::Tracin | Method::Gradients => false,
-            })
-        };
-        self.training.fits.iter().enumerate().filter(needed)
-    }
 }
 
 impl Run<'_> {
@@ -219,7 +183,7 @@ impl Run<'_> {
     }
 
     /// The eigenbases of some fits, and the conditioners that go with them.
-    fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<passes::Bases<T>>, JobError> {
+    fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<kinds::Bases<T>>, JobError> {
         let layers = self.plan.training.layers();
         let bases = |&index: &usize| {
             let fit = &self.plan.training.fits[index];
@@ -227,7 +191,7 @@ impl Run<'_> {
                 CurvatureKind::Diagonal => vec![None; layers.len()],
                 _ => self.eigenbases::<T>(fit)?.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases),
             };
-            Ok(passes::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
+            Ok(kinds::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
         };
         fits.iter().map(bases).collect()
     }
@@ -306,7 +270,7 @@ impl Run<'_> {
                             let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);
                             for part in &parts {
                                 let part = part.open()?;
-                                let examples = stored::count(&part, "examples")?;
+                                let examples = counts::count(&part, "examples")?;
                                 sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), examples)?;
                             }
                             let lambda = sum.finish()?;

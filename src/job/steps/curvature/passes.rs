@@ -4,29 +4,20 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::counts;
 use super::groups::{Group, GroupNetwork};
+use super::kinds::{Bases, COVARIANCE, LAMBDA};
 use super::stored::{data, with_shapes};
-use super::{COVARIANCE, LAMBDA, counts};
 use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Key, Metadata, Part, Progress, check_cover, list_parts};
 use crate::attribution::{Error, Pass};
 use crate::curvature::gemm::{Products, Real};
 use crate::curvature::random::stream;
-use crate::curvature::{CovarianceSum, Eigenbasis, LambdaSum, LayerSpec, Network, Tap, TapSink};
+use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec, Network, Tap, TapSink};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::Site;
-
-/// The coordinates that Λ of one fit is taken in.
-pub(super) struct Bases<T> {
-    /// By layer; none is the standard basis.
-    pub bases: Vec<Option<Eigenbasis<T>>>,
-    /// Empty unless the optimizer is preconditioned.
-    pub conditioners: Vec<Option<Conditioner<T>>>,
-    /// Layers that get no Λ.
-    pub frozen: Vec<usize>,
-}
 
 /// Λ of several fits, from one differentiation.
 pub(super) struct LambdaSums<'b, T> {

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{COVARIANCE, EIGENBASIS, LAMBDA, counts};
-use crate::attribution::store::{
-    Artifact, Dtype, Element, Key, Metadata, TensorData, TensorFile, TensorSpec, TensorWriter,
-};
+use super::counts::{self, count};
+use super::kinds::{COVARIANCE, EIGENBASIS, LAMBDA};
+use crate::attribution::store::{Artifact, Element, Key, Metadata, TensorData, TensorWriter};
 use crate::curvature::{
-    BlockDiagonal, BlockWidth, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide,
-    LayerSpec, Matrix, Numbers, Side, SymmetricMatrix,
+    BlockDiagonal, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec, Matrix,
+    Numbers, Side, SymmetricMatrix,
 };
+use crate::job::brief::artifacts::{block_names, side_name};
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::plan::Plan;
-use crate::job::steps::Run;
+use crate::job::steps::context::Run;
 use crate::job::training::{Fit, Place, Site, Training};
 
 /// Every layer's eigenbasis, none where it was frozen, and its T̄, the mean number of positions of an example.
@@ -104,8 +103,8 @@ impl Run<'_> {
         let Some(artifact) = self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let layers = self.plan.training.layers();
-        let room = self.plan.mapped_room();
-        let mean_positions = counts::means_of_file(&artifact, layers.len());
+        let room = self.plan.memory.mapped_room();
+        let mean_positions = counts::means_of_file(&artifact, layers.len())?;
         let pairs = |side: LayerSide| -> Result<Eigenpairs<T>, JobError> {
             let (name, n) = (side_name(layers, side), side.size(layers));
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
@@ -157,7 +156,7 @@ impl Run<'_> {
     pub(super) fn lambda(&self, fit: &Fit, place: &Place) -> Result<Option<Lambda>, JobError> {
         let Some(artifact) = self.find(LAMBDA, &self.plan.lambda_key(fit, place))? else { return Ok(None) };
         let artifact = Arc::new(artifact);
-        let room = self.plan.mapped_room();
+        let room = self.plan.memory.mapped_room();
         let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns(), &room);
         let layers = self.plan.training.layers().iter().map(layer).collect::<Result<_, JobError>>()?;
         Ok(Some(Lambda { layers, examples: count(&artifact, "examples")? }))
@@ -170,36 +169,6 @@ impl Run<'_> {
         let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
         let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
         Ok(covariances.chain(lambdas).collect())
-    }
-}
-
-impl Plan {
-    /// Lower triangles of the covariances of all layers.
-    pub(in crate::job) fn covariance_specs(&self) -> Vec<TensorSpec> {
-        let layers = self.training.layers();
-        let triangle = |side: LayerSide| {
-            let numbers = SymmetricMatrix::numbers(side.size(layers));
-            TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
-        };
-        Covariance::sides(layers).into_iter().map(triangle).collect()
-    }
-
-    /// Eigenvectors, in blocks, and eigenvalues of all covariances that a fit needs.
-    pub(in crate::job) fn eigenbasis_specs(&self, fit: &Fit, dtype: Dtype) -> Vec<TensorSpec> {
-        let (layers, width) = (self.training.layers(), self.block_width());
-        let of_side = |side: LayerSide| {
-            let (name, n) = (side_name(layers, side), side.size(layers));
-            let values = TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]);
-            let blocks = block_names(&name, n, width).map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
-            blocks.chain([values]).collect::<Vec<_>>()
-        };
-        LayerSide::all(layers, fit.shared_inputs(), &fit.frozen).into_iter().flat_map(of_side).collect()
-    }
-
-    /// Λ of all layers.
-    pub(in crate::job) fn lambda_specs(&self) -> Vec<TensorSpec> {
-        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
-        self.training.layers().iter().map(spec).collect()
     }
 }
 
@@ -250,26 +219,6 @@ fn mapped_values<T: Number>(
     }
     let after_use = after_use(std::mem::size_of_val(values) as u64);
     Ok(Arc::new(Mapped { artifact: artifact.clone(), name, after_use, kind: std::marker::PhantomData }))
-}
-
-/// The name under which a side of a layer is kept.
-fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
-    format!("{}.{}", layers[of.layer].name, of.side.name())
-}
-
-/// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
-fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
-    let is_cut = width.cuts(n);
-    let named = move |k: usize| if is_cut { format!("{name}.vectors.{k}") } else { format!("{name}.vectors") };
-    width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
-}
-
-/// A count in a file's metadata.
-pub(super) fn count(file: &TensorFile, name: &'static str) -> Result<u64, JobError> {
-    file.metadata(name).and_then(|text| text.parse().ok()).ok_or_else(|| JobError::Options {
-        problem: format!("{}: its metadata lack `{name}`", file.path().display()),
-        hint: Some("delete the file; it is only a cache".into()),
-    })
 }
 
 pub(super) fn with_shapes<'a>(state: &[(String, &'a [f64])]) -> Vec<(String, Vec<usize>, &'a [f64])> {

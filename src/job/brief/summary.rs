@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::curvature::LayerSpec;
 use crate::data::ReadReport;
+use crate::job::brief::Brief;
+use crate::job::brief::artifacts::CurvatureFiles;
 use crate::job::brief::layer_sets::LayerSet;
-use crate::job::budget::disk::CurvatureFiles;
-use crate::job::plan::Plan;
 use crate::job::request::Precision;
 use crate::job::training::moments::Moments;
 use crate::job::training::{Averaged, Training};
@@ -167,25 +167,25 @@ impl From<&ReadReport> for DataSummary {
 }
 
 impl Summary {
-    /// Of a plan whose every other part is made.
+    /// What a person should see of a job, with what was read of its data and the notes so far.
     pub(in crate::job) fn of(
-        plan: &Plan,
+        brief: &Brief,
         train: &[ReadReport],
         queries: Option<&ReadReport>,
         notes: Vec<String>,
     ) -> Self {
-        let (job, training) = (&plan.job, &plan.training);
+        let (job, training) = (&brief.job, &brief.training);
         let layers = training.layers();
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
-        let blocks = plan.block_width();
+        let blocks = brief.block_width();
         let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();
         let covariance_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_eigenbasis()));
         let lambda_sites = Training::sites(training.fits.iter().filter(|fit| fit.kind.has_lambda_pass()));
-        let rows = plan.query_rows() as u64;
-        let all = plan.all_answers();
-        let legs: usize = plan.stored_vector_sets(&all).iter().map(|set| plan.legs(set.answer)).sum();
-        let passes = plan.score_passes(&all);
-        let form = plan.vector_form();
+        let rows = brief.query_rows() as u64;
+        let all = brief.all_answers();
+        let legs: usize = brief.stored_vector_sets(&all).iter().map(|set| brief.legs(set.answer)).sum();
+        let passes = brief.score_passes(&all);
+        let form = brief.vector_form();
         let numbers = |layer: &LayerSpec| match form.rank_at(layer) {
             None => layer.parameters(),
             Some(rank) => rank * (layer.outputs + layer.columns()),
@@ -195,7 +195,7 @@ impl Summary {
             name: l.name.clone(),
             outputs: l.outputs,
             columns: l.columns(),
-            eigen_blocks: (plan.has_eigenbasis() && (blocks.cuts(l.outputs) || blocks.cuts(l.columns())))
+            eigen_blocks: (brief.has_eigenbasis() && (blocks.cuts(l.outputs) || blocks.cuts(l.columns())))
                 .then(|| [l.outputs, l.columns()].map(|n| blocks.groups(n).count())),
             query_rank: form.rank_at(l),
         };
@@ -217,11 +217,11 @@ impl Summary {
                 })
                 .collect(),
             queries: queries.map(Into::into),
-            checkpoints: checkpoints_of(plan),
-            legs: legs_of(plan),
-            answers: plan.answers.iter().map(|answer| answer.name.clone()).collect(),
-            layer_sets: plan.layer_sets.iter().map(set).collect(),
-            factor_bytes: CurvatureFiles::of(plan).bytes(),
+            checkpoints: checkpoints_of(brief),
+            legs: legs_of(brief),
+            answers: brief.answers.iter().map(|answer| answer.name.clone()).collect(),
+            layer_sets: brief.layer_sets.iter().map(set).collect(),
+            factor_bytes: CurvatureFiles::of(brief).bytes(),
             query_bytes: legs as u64 * rows * kept as u64 * width,
             full_query_bytes: legs as u64 * rows * tracked as u64 * width,
             differentiations: {
@@ -235,14 +235,14 @@ impl Summary {
     }
 }
 
-fn checkpoints_of(plan: &Plan) -> Vec<CheckpointSummary> {
-    let networks = plan.training.networks.parameters();
+fn checkpoints_of(brief: &Brief) -> Vec<CheckpointSummary> {
+    let networks = brief.training.networks.parameters();
     let of = |at: &Averaged| CheckpointSummary { name: networks[at.network].name.clone(), weight: at.weight };
-    plan.training.averaged.iter().map(of).collect()
+    brief.training.averaged.iter().map(of).collect()
 }
 
-fn legs_of(plan: &Plan) -> Vec<LegSummary> {
-    let training = &plan.training;
+fn legs_of(brief: &Brief) -> Vec<LegSummary> {
+    let training = &brief.training;
     let segments = training.segments().iter().zip(&training.fits);
     segments
         .map(|((stage, segment), fit)| LegSummary {

@@ -1,0 +1,211 @@
+//! Which tensors each artifact of the store holds, of which shape, and how many bytes its file has. The writers, the
+//! bound on the disk and the summary of a plan all ask here, so that they cannot disagree.
+
+use crate::attribution::VectorForm;
+use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size};
+use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, SymmetricMatrix};
+use crate::job::brief::Brief;
+use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::request::Precision;
+use crate::job::training::{Fit, Training};
+
+/// Each query's measurement, in files of query vectors.
+pub(in crate::job) const VALUES: &str = "ascribe.measurements";
+/// Each query's quadratic form in the inverse curvature, for cosines; NaN where none is asked for.
+pub(in crate::job) const NORMS: &str = "ascribe.quadratic_forms";
+
+/// Squared norms of what low rank keeps of query vectors, and of the whole.
+pub(in crate::job) const CAPTURED: &str = "ascribe.captured";
+
+/// The tensor of the vectors of one leg at a layer.
+pub(in crate::job) fn vectors_name(leg: usize, layer: &str) -> String {
+    format!("{leg}/{layer}")
+}
+
+/// The two tensors of the vectors of one leg at a layer, where they are of low rank.
+pub(in crate::job) fn vectors_sides(leg: usize, layer: &str) -> [String; 2] {
+    ["left", "right"].map(|side| format!("{leg}/{layer}.{side}"))
+}
+
+/// What an artifact says about itself: format, kind, key, units, names.
+const ABOUT: usize = 420;
+
+impl Brief {
+    /// Bytes of a number in the run's type.
+    pub(in crate::job) fn width(&self) -> u64 {
+        self.job.model.dtype.bytes()
+    }
+
+    /// The type of a number of the run, as files name it.
+    pub(in crate::job) fn number(&self) -> Dtype {
+        match self.job.model.dtype {
+            Precision::F64 => <f64 as Element>::DTYPE,
+            _ => <f32 as Element>::DTYPE,
+        }
+    }
+
+    /// How wide a block of an eigenbasis may be.
+    pub(in crate::job) fn block_width(&self) -> BlockWidth {
+        self.job.method.block_width()
+    }
+
+    /// Whether any curvature that is needed has an eigenbasis.
+    pub(in crate::job) fn has_eigenbasis(&self) -> bool {
+        self.needed_fits().any(|(_, fit)| fit.kind.has_eigenbasis())
+    }
+
+    /// Whether a covariance of a tracked layer is wider than that.
+    pub(in crate::job) fn is_cut(&self) -> bool {
+        let width = self.block_width();
+        self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
+    }
+
+    /// Fits that an answer needs, each with its number.
+    pub(in crate::job) fn needed_fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
+        let segments = self.training.segments().len();
+        let needed = move |&(index, _): &(usize, &Fit)| {
+            self.answers.iter().any(|answer| match answer.method {
+                Method::Influence { fit, .. } => fit == index,
+                Method::InfluenceMean { .. } => self.training.averaged.iter().any(|averaged| averaged.fit == index),
+                Method::Source { .. } => index < segments,
+                Method::Tracin | Method::Gradients => false,
+            })
+        };
+        self.training.fits.iter().enumerate().filter(needed)
+    }
+
+    /// Lower triangles of the covariances of all layers.
+    pub(in crate::job) fn covariance_specs(&self) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let triangle = |side: LayerSide| {
+            let numbers = SymmetricMatrix::numbers(side.size(layers));
+            TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
+        };
+        Covariance::sides(layers).into_iter().map(triangle).collect()
+    }
+
+    /// Eigenvectors, in blocks, and eigenvalues of all covariances that a fit needs.
+    pub(in crate::job) fn eigenbasis_specs(&self, fit: &Fit, dtype: Dtype) -> Vec<TensorSpec> {
+        let (layers, width) = (self.training.layers(), self.block_width());
+        let of_side = |side: LayerSide| {
+            let (name, n) = (side_name(layers, side), side.size(layers));
+            let values = TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]);
+            let blocks = block_names(&name, n, width).map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
+            blocks.chain([values]).collect::<Vec<_>>()
+        };
+        LayerSide::all(layers, fit.shared_inputs(), &fit.frozen).into_iter().flat_map(of_side).collect()
+    }
+
+    /// Λ of all layers.
+    pub(in crate::job) fn lambda_specs(&self) -> Vec<TensorSpec> {
+        let spec = |l: &LayerSpec| TensorSpec::new(&l.name, Dtype::F64, [l.outputs, l.columns()]);
+        self.training.layers().iter().map(spec).collect()
+    }
+
+    /// In which form queries' vectors are kept.
+    pub(in crate::job) fn vector_form(&self) -> VectorForm {
+        self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
+    }
+
+    /// The tensors of a set's vectors.
+    pub(in crate::job) fn vector_specs(
+        &self,
+        set: VectorSet,
+        rows: usize,
+        queries: usize,
+        dtype: Dtype,
+    ) -> Vec<TensorSpec> {
+        let layers = self.training.layers();
+        let (form, legs) = (self.vector_form(), self.legs(set.answer));
+        let mut specs: Vec<TensorSpec> = (0..legs)
+            .flat_map(|leg| layers.iter().map(move |layer| (leg, layer)))
+            .flat_map(|(leg, l)| {
+                let spec = |name: String, shape: [usize; 3]| TensorSpec::new(name, dtype, shape);
+                match form.rank_at(l) {
+                    None => vec![spec(vectors_name(leg, &l.name), [rows, l.outputs, l.columns()])],
+                    Some(rank) => vectors_sides(leg, &l.name)
+                        .into_iter()
+                        .zip([l.outputs, l.columns()])
+                        .map(|(name, size)| spec(name, [rows, rank, size]))
+                        .collect(),
+                }
+            })
+            .collect();
+        if form != VectorForm::Full {
+            specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
+        }
+        specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
+        specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));
+        specs
+    }
+
+    /// Bytes of the file of one network's covariances.
+    pub(in crate::job) fn covariance_bytes(&self) -> u64 {
+        size(&self.covariance_specs(), ABOUT)
+    }
+
+    /// Bytes of the file of a fit's eigenbases.
+    pub(in crate::job) fn eigenbasis_bytes(&self, fit: &Fit) -> u64 {
+        size(&self.eigenbasis_specs(fit, self.number()), ABOUT)
+    }
+
+    /// Bytes of the file of a fit's Λ at one network; 0 for a curvature without.
+    pub(in crate::job) fn lambda_bytes(&self, fit: &Fit) -> u64 {
+        if fit.kind == CurvatureKind::Identity { 0 } else { size(&self.lambda_specs(), ABOUT) }
+    }
+
+    /// Bytes of the file of a set's query vectors; 0 without queries.
+    pub(in crate::job) fn vectors_bytes(&self, set: VectorSet) -> u64 {
+        let Some(queries) = &self.queries else { return 0 };
+        size(&self.vector_specs(set, self.query_rows(), queries.len(), self.number()), ABOUT)
+    }
+}
+
+/// The name under which a side of a layer is kept.
+pub(in crate::job) fn side_name(layers: &[LayerSpec], of: LayerSide) -> String {
+    format!("{}.{}", layers[of.layer].name, of.side.name())
+}
+
+/// The tensors of the eigenvectors of `n` coordinates, with the width of each; a single one has no number.
+pub(in crate::job) fn block_names(name: &str, n: usize, width: BlockWidth) -> impl Iterator<Item = (String, usize)> {
+    let is_cut = width.cuts(n);
+    let named = move |k: usize| if is_cut { format!("{name}.vectors.{k}") } else { format!("{name}.vectors") };
+    width.groups(n).enumerate().map(move |(k, group)| (named(k), group.len()))
+}
+
+/// A file of these tensors with so many characters about them.
+fn size(tensors: &[TensorSpec], about: usize) -> u64 {
+    let metadata = Metadata::from([("about".to_owned(), "x".repeat(about))]);
+    let numbers = || tensors.iter().map(|t| t.dtype.size() as u64 * t.shape.iter().product::<usize>() as u64).sum();
+    file_size(tensors, &metadata).unwrap_or_else(|_| numbers())
+}
+
+/// Bytes of every file of a run folder's curvature. A run that takes another's has none.
+#[derive(Debug, Default)]
+pub(in crate::job) struct CurvatureFiles {
+    pub covariances: Vec<u64>,
+    pub eigenbases: Vec<u64>,
+    pub lambdas: Vec<u64>,
+}
+
+impl CurvatureFiles {
+    /// The files that the needed fits of a job leave.
+    pub(in crate::job) fn of(brief: &Brief) -> Self {
+        if brief.reused.is_some() {
+            return Self::default();
+        }
+        let fits: Vec<&Fit> = brief.needed_fits().map(|(_, fit)| fit).collect();
+        let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
+        let with_lambdas = fits.iter().filter(|fit| fit.kind.has_lambda_pass());
+        Self {
+            covariances: vec![brief.covariance_bytes(); Training::sites(with_bases()).len()],
+            eigenbases: with_bases().map(|fit| brief.eigenbasis_bytes(fit)).collect(),
+            lambdas: with_lambdas.flat_map(|fit| vec![brief.lambda_bytes(fit); fit.places.len()]).collect(),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(in crate::job) fn bytes(&self) -> u64 {
+        [&self.covariances, &self.eigenbases, &self.lambdas].into_iter().flatten().sum()
+    }
+}

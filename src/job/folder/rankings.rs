@@ -1,0 +1,113 @@
+//! Rankings as data, and the files of the run folder that hold them: `ranking.jsonl` and `ranking.csv`.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::job::brief::Brief;
+use crate::job::brief::example_groups::RankedGroup;
+use crate::job::error::JobError;
+use crate::job::folder::calibration::Amount;
+use crate::job::folder::output::{of_answer, write_file};
+
+/// Characters of an excerpt.
+pub(in crate::job) const EXCERPT: usize = 160;
+
+/// A query and the training examples that matter most to it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct QueryRanking {
+    /// The query.
+    pub query: QueryInfo,
+    /// Examples that help it, the strongest first; none has a score of 0 or less.
+    pub proponents: Vec<RankedExample>,
+    /// Examples that hurt it, the strongest first; none has a score of 0 or more.
+    pub opponents: Vec<RankedExample>,
+    /// All groups of training examples, the most helpful first, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<RankedGroup>>,
+}
+
+/// A query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QueryInfo {
+    /// Its id.
+    pub id: String,
+    /// A readable line.
+    pub excerpt: String,
+    /// What was measured.
+    pub measurement: &'static str,
+    /// Its value now.
+    pub value: f64,
+    /// The share of the squared norm of the query's vectors that is left at the low rank that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub captured: Option<f64>,
+}
+
+/// A training example in a ranking.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RankedExample {
+    /// Its id.
+    pub id: String,
+    /// Its score for the query.
+    pub score: f32,
+    /// What the score says if the run's amounts are calibrated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub amount: Option<Amount>,
+    /// A readable line.
+    pub excerpt: String,
+    /// Its other fields.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+}
+
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of
+/// their own after the others.
+///
+/// # Errors
+/// If `out` cannot be written.
+pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
+    let failed = |error: csv::Error| match error.into_kind() {
+        csv::ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("{other:?}")),
+    };
+    let mut writer = csv::Writer::from_writer(out);
+    let examples =
+        |ranking: &QueryRanking| ranking.proponents.iter().chain(&ranking.opponents).any(|e| e.amount.is_some());
+    let calibrated = rankings.iter().any(examples);
+    let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
+    header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
+    writer.write_record(header).map_err(failed)?;
+    for ranking in rankings {
+        for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
+            for (rank, example) in examples.iter().enumerate() {
+                let (rank, score) = ((rank + 1).to_string(), example.score.to_string());
+                let amount =
+                    example.amount.map(|Amount { value, low, high }| [value, low, high].map(|v| v.to_string()));
+                let amount = amount.into_iter().flatten().collect::<Vec<_>>();
+                let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
+                writer.write_record(record.into_iter().chain(amount.iter().map(String::as_str))).map_err(failed)?;
+            }
+        }
+    }
+    writer.flush()
+}
+
+/// `ranking.jsonl`, one object for each query, and `ranking.csv` if asked for.
+pub(in crate::job) fn write_rankings(brief: &Brief, answer: usize, rankings: &[QueryRanking]) -> Result<(), JobError> {
+    let mut lines = String::new();
+    for ranking in rankings {
+        lines.push_str(&serde_json::to_string(ranking).expect("a ranking is JSON"));
+        lines.push('\n');
+    }
+    write_file(&of_answer(brief, answer, "ranking", "jsonl"), lines.as_bytes())?;
+    if !brief.job.output.csv {
+        return Ok(());
+    }
+    let file = of_answer(brief, answer, "ranking", "csv");
+    let mut bytes = vec![];
+    let failed = |source| JobError::Io { file: file.clone(), action: "cannot be written", source };
+    write_csv(rankings, &mut bytes).map_err(failed)?;
+    write_file(&file, &bytes)
+}

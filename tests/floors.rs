@@ -1,0 +1,294 @@
+//! Holds the floors of the house: which module may name which, read from the sources themselves.
+//!
+//! A module is a file of `src`. It names another where a `use` or a path in its code leads there; test modules are not
+//! looked at. The rooms of `src/job` are listed from the ground up, and a room names only itself and rooms below it.
+//! No file inside `src/job` names the face of the module, `src/job/mod.rs`, which is for callers. Among the files of
+//! `src/job` there is no circle at all, so that each can be understood, and tested, with those below it alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The modules of `src`, from the ground up.
+const HOUSE: [&str; 7] = ["presence", "foreign_file", "data", "nn", "model", "trajectory", "job"];
+
+/// The rooms of `src/job`, from the ground up.
+const ROOMS: [&str; 10] =
+    ["error", "number", "request", "training", "brief", "folder", "budget", "plan", "steps", "cost"];
+
+/// A module's path below the crate, such as `job::brief::keys`; empty for the crate itself.
+type Module = Vec<String>;
+
+/// The text of every module.
+type Sources = BTreeMap<Module, String>;
+
+/// What every module names.
+type Names = BTreeMap<Module, BTreeSet<Module>>;
+
+fn module(path: &str) -> Module {
+    path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect()
+}
+
+/// Every `.rs` file below a folder, as the module that it is.
+fn read(folder: &Path, of: &Module, sources: &mut Sources) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let mut own = of.clone();
+        if !matches!(name.as_str(), "mod" | "lib") {
+            own.push(name);
+        }
+        if path.is_dir() {
+            read(&path, &own, sources);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            sources.insert(own, std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+/// The code of a file: without comments, texts, visibilities and its test module.
+fn code(source: &str) -> String {
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let mut code = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        let skipped = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            '"' => text_length(rest),
+            '\'' if rest.starts_with("'\"'") => 3,
+            'p' if rest.starts_with("pub(") => rest.find(')').map_or(rest.len(), |end| end + 1),
+            _ => 0,
+        };
+        if skipped == 0 {
+            code.push(first);
+        }
+        rest = &rest[skipped.max(first.len_utf8())..];
+    }
+    code
+}
+
+/// Bytes of the quoted text that begins here.
+fn text_length(rest: &str) -> usize {
+    let mut is_escaped = false;
+    for (place, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '"' => return place + 1,
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// The paths of one `use` tree, without what they are renamed to.
+fn expand(tree: &str, before: &[String], paths: &mut Vec<Vec<String>>) {
+    let tree = tree.trim();
+    let (own, group) = match tree.split_once('{') {
+        Some((own, group)) => (own, group.trim_end().strip_suffix('}')),
+        None => (tree.split_once(" as ").map_or(tree, |(path, _)| path), None),
+    };
+    let parts = own.split("::").map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned);
+    let path: Vec<String> = before.iter().cloned().chain(parts).collect();
+    let Some(group) = group else {
+        if !tree.is_empty() {
+            paths.push(path);
+        }
+        return;
+    };
+    let (mut depth, mut start) = (0, 0);
+    for (place, c) in group.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                expand(&group[start..place], &path, paths);
+                start = place + 1;
+            }
+            _ => {}
+        }
+    }
+    expand(&group[start..], &path, paths);
+}
+
+/// Every path of a file's code: those of its `use` lines, and those that stand where they are used.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    let mut paths = vec![];
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut rest = code;
+    let mut before = ' ';
+    while let Some(first) = rest.chars().next() {
+        if !is_word(first) || is_word(before) {
+            before = first;
+            rest = &rest[first.len_utf8()..];
+            continue;
+        }
+        let word = rest.find(|c: char| !is_word(c)).map_or(rest, |end| &rest[..end]);
+        let length = if word == "use" {
+            let end = rest.find(';').unwrap_or(rest.len());
+            expand(&rest[word.len()..end], &[], &mut paths);
+            end
+        } else {
+            let end = rest.find(|c: char| !is_word(c) && c != ':').unwrap_or(rest.len());
+            let path: Vec<String> =
+                rest[..end].split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+            if path.len() > 1 && before != ':' && before != '.' {
+                paths.push(path);
+            }
+            end
+        };
+        before = rest[..length].chars().last().unwrap_or(' ');
+        rest = &rest[length..];
+    }
+    paths
+}
+
+/// What every module names. A path leads to the deepest module on its way.
+fn names(sources: &Sources) -> Names {
+    let of_module = |own: &Module, source: &String| {
+        let mut named = BTreeSet::new();
+        for path in paths(&code(source)) {
+            let ups = path.iter().take_while(|part| *part == "super").count();
+            let mut to: Module = match path[0].as_str() {
+                "crate" => path[1..].to_vec(),
+                "self" => own.iter().cloned().chain(path[1..].iter().cloned()).collect(),
+                "super" => own[..own.len() - ups].iter().chain(&path[ups..]).cloned().collect(),
+                child => {
+                    let child: Module = own.iter().cloned().chain([child.to_owned()]).collect();
+                    if own.is_empty() || !sources.contains_key(&child) {
+                        continue;
+                    }
+                    own.iter().cloned().chain(path).collect()
+                }
+            };
+            while !to.is_empty() && !sources.contains_key(&to) {
+                to.pop();
+            }
+            if to != *own {
+                named.insert(to);
+            }
+        }
+        named
+    };
+    sources.iter().map(|(own, source)| (own.clone(), of_module(own, source))).collect()
+}
+
+/// What points up from a floor, of those that lie in `within`, from the ground up.
+fn upward(names: &Names, within: &[&str], floors: &[&str]) -> Vec<String> {
+    let floor = |module: &Module| {
+        let room = module.strip_prefix(module_prefix(within).as_slice())?.first()?;
+        Some(floors.iter().position(|floor| floor == room).unwrap_or_else(|| {
+            panic!("`{}` is in no list of floors: give it a place in tests/floors.rs", module.join("::"))
+        }))
+    };
+    let mut found = vec![];
+    for (from, to) in names.iter().flat_map(|(from, named)| named.iter().map(move |to| (from, to))) {
+        if let (Some(low), Some(high)) = (floor(from), floor(to))
+            && high > low
+        {
+            found.push(format!("{} names {}", from.join("::"), to.join("::")));
+        }
+    }
+    found
+}
+
+fn module_prefix(within: &[&str]) -> Module {
+    within.iter().map(|&part| part.to_owned()).collect()
+}
+
+/// Modules of a part of the house each of which leads back to itself.
+fn circles(names: &Names, within: &str) -> Vec<String> {
+    let is_inside = |module: &Module| module.len() > 1 && module[0] == within;
+    let reached = |start: &Module| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![start.clone()]);
+        while let Some(next) = open.pop() {
+            for to in names.get(&next).into_iter().flatten().filter(|to| is_inside(to)) {
+                if seen.insert(to.clone()) {
+                    open.push(to.clone());
+                }
+            }
+        }
+        seen
+    };
+    let inside = names.keys().filter(|module| is_inside(module));
+    inside.filter(|module| reached(module).contains(*module)).map(|module| module.join("::")).collect()
+}
+
+/// The house itself.
+fn house() -> Names {
+    let mut sources = Sources::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &vec![], &mut sources);
+    names(&sources)
+}
+
+#[test]
+fn modules_of_the_crate_name_none_above_them() {
+    let found = upward(&house(), &[], &HOUSE);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn rooms_of_a_job_name_none_above_them() {
+    let house = house();
+    let found = upward(&house, &["job"], &ROOMS);
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    let face = module("job");
+    let of_face = |(from, named): (&Module, &BTreeSet<Module>)| {
+        (from.len() > 1 && from[0] == "job" && named.contains(&face)).then(|| from.join("::"))
+    };
+    let found: Vec<String> = house.iter().filter_map(of_face).collect();
+    assert!(found.is_empty(), "these name the face, `crate::job`, and not the room: {}", found.join(", "));
+}
+
+#[test]
+fn files_of_a_job_name_each_other_in_no_circle() {
+    let house = house();
+    let inside = house.keys().filter(|module| module.first().is_some_and(|top| top == "job")).count();
+    let edges = house.iter().filter(|(from, _)| from.first().is_some_and(|top| top == "job"));
+    let edges: usize = edges.map(|(_, named)| named.len()).sum();
+    assert!(inside > 50 && edges > 3 * inside, "{inside} files with {edges} names: the reader has gone blind");
+    let found = circles(&house, "job");
+    assert!(found.is_empty(), "these lead back to themselves: {}", found.join(", "));
+}
+
+#[test]
+fn nested_uses_relative_paths_and_paths_in_code_are_read() {
+    let source = |text: &str| text.to_owned();
+    let sources = Sources::from([
+        (module(""), source("pub mod low; pub mod high;")),
+        (module("low"), source("mod inner;\nfn f() -> usize { inner::g() }\n")),
+        (
+            module("low::inner"),
+            source(
+                "//! crate::high in a comment\nuse std::{\n    fmt, // crate::high\n    io::{self, Read},\n};\n\
+                 pub(in crate::high) fn g() -> usize { \"crate::high \\\" \".len() + crate::low::own() }\n\
+                 #[cfg(test)]\nmod tests { use crate::high::H; }\n",
+            ),
+        ),
+        (
+            module("high"),
+            source(
+                "use crate::{\n    low::{\n        inner::{X as Y, Z},\n        W,\n    },\n};\nmod room;\nfn f() {}\n",
+            ),
+        ),
+        (module("high::room"), source("fn f() { super::super::low::inner::g(); let x = a.low::<B>(); }\n")),
+    ]);
+    let found = names(&sources);
+    let of = |name: &str| found[&module(name)].iter().map(|to| to.join("::")).collect::<Vec<_>>();
+    assert_eq!(of("low"), ["low::inner"]);
+    assert_eq!(of("low::inner"), ["low"]);
+    assert_eq!(of("high"), ["low", "low::inner"]);
+    assert_eq!(of("high::room"), ["low::inner"]);
+    assert_eq!(upward(&found, &[], &["low", "high"]), Vec::<String>::new());
+    assert_eq!(
+        upward(&found, &[], &["high", "low"]),
+        ["high names low", "high names low::inner", "high::room names low::inner"]
+    );
+    let pair = Sources::from([
+        (module(""), source("")),
+        (module("low::a"), source("use super::b::{B, C};")),
+        (module("low::b"), source("fn f() { crate::low::a::g() }")),
+        (module("low::c"), source("use crate::low::{a, b};")),
+    ]);
+    assert_eq!(circles(&names(&pair), "low"), ["low::a", "low::b"]);
+}
