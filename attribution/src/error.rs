@@ -27,6 +27,9 @@ pub enum Error {
         /// The layer's name.
         layer: String,
     },
+    /// A system with the Gauss-Newton matrix could not be solved.
+    #[error("the systems with the Gauss-Newton matrix were not solved: {0}")]
+    Refinement(String),
 }
 
 impl From<candle_core::Error> for Error {

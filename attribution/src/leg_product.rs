@@ -60,7 +60,13 @@ pub(crate) struct LegProduct<'a, T> {
     pub place: Option<(&'a LayerFactors<T>, Option<&'a Conditioner<T>>)>,
 }
 
-impl<T: Real> LegProduct<'_, T> {
+impl<'a, T: Real> LegProduct<'a, T> {
+    /// Vectors in the standard basis, of a layer with this curvature.
+    pub(crate) fn of_standard_basis(mut vectors: Vec<T>, spec: &'a LayerSpec, factors: &'a LayerFactors<T>) -> Self {
+        factors.rotate(&mut vectors, spec);
+        Self { vectors, spec, place: Some((factors, None)) }
+    }
+
     /// `[Q, O, columns]` in the standard basis.
     pub(crate) fn full(self) -> Vec<T> {
         let Self { mut vectors, spec, place } = self;

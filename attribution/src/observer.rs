@@ -10,6 +10,8 @@ pub enum Pass {
     Lambda,
     /// Query gradients and their inverse-Hessian-vector products.
     Queries,
+    /// Products with the Gauss-Newton matrix, for refined solves of the queries' vectors.
+    Products,
     /// Training gradients against the queries' vectors.
     Scores,
     /// Every training example against itself.
@@ -24,6 +26,7 @@ impl Pass {
             Self::Eigendecomposition => "eigendecomposition",
             Self::Lambda => "lambda",
             Self::Queries => "queries",
+            Self::Products => "products",
             Self::Scores => "scores",
             Self::SelfInfluence => "self-influence",
         }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
 
 use crate::gemm::{self, Products, Real, View};
-use crate::{Error, Gradient, LayerId, Positions, Tap, TapSink, Traced};
+use crate::{Directions, Error, Gradient, LayerId, Positions, Tap, TapSink, Traced};
 
 /// A linear layer `y = a Wᵀ + b` as one op.
 ///
@@ -65,7 +65,25 @@ impl Linear {
         let (op, input) = (self.op(taps), a.value().contiguous()?);
         let y = if input.device().is_cpu() { input.apply_op1_no_bwd(&op)? } else { op.composed(&input)? };
         let always = if self.layer.is_some() { Gradient::Wanted } else { Gradient::Unwanted };
-        Ok(a.then(y, move |s, wanted| op.back(&input, s, wanted), always))
+        let tangents = self.tangents(a, &input, taps)?;
+        a.then(y, move |s, wanted| op.back(&input, s, wanted), always).moving(tangents)
+    }
+
+    /// `W ȧ` and, where the layer is tracked and directions are asked for, `Ẇ a + ḃ`: `[Q · R, O]`.
+    fn tangents(&self, a: &Traced, input: &Tensor, taps: &TapRecorder) -> Result<Option<Tensor>, candle_core::Error> {
+        let own = match (self.layer, &taps.directions) {
+            (Some(layer), Some(directions)) => Some(directions.moved_outputs(layer, input, self.products)?),
+            _ => None,
+        };
+        let Some(tangents) = a.tangents() else { return Ok(own) };
+        let plain = Self { bias: None, layer: None, ..self.clone() }.op(taps);
+        let tangents = tangents.contiguous()?;
+        let carried =
+            if input.device().is_cpu() { tangents.apply_op1_no_bwd(&plain)? } else { plain.composed(&tangents)? };
+        match own {
+            Some(own) => Ok(Some((own + carried)?)),
+            None => Ok(Some(carried)),
+        }
     }
 
     fn op(&self, taps: &TapRecorder) -> LinearOp {
@@ -86,6 +104,8 @@ pub struct TapRecorder {
     taps: Arc<Mutex<Vec<Recorded>>>,
     /// Whose the rows are of what is recorded here, where they are not the batch's.
     positions: Option<Arc<Positions>>,
+    /// Along which tracked layers move in this pass.
+    directions: Option<Directions>,
 }
 
 /// One layer's tap, until its section has been differentiated.
@@ -98,11 +118,22 @@ struct Recorded {
 }
 
 impl TapRecorder {
+    /// A recorder for a forward pass in which tracked layers move along directions: what they compute has tangents.
+    pub fn along(directions: Directions) -> Self {
+        Self { directions: Some(directions), ..Self::default() }
+    }
+
+    /// The directions along which tracked layers move, if they do.
+    pub fn directions(&self) -> Option<&Directions> {
+        self.directions.as_ref()
+    }
+
     /// A recorder that leaves taps in the same place, for layers whose rows are not the batch's: an expert sees the tokens
-    /// that are routed to it, a convolution has as many rows of an example as its output has places.
+    /// that are routed to it, a convolution has as many rows of an example as its output has places. Layers move along
+    /// the same directions.
     #[must_use]
     pub fn at(&self, positions: &Arc<Positions>) -> Self {
-        Self { taps: self.taps.clone(), positions: Some(positions.clone()) }
+        Self { positions: Some(positions.clone()), ..self.clone() }
     }
 
     /// Records one layer's `(a, s)`: for layers that are not [`Linear`] (a head that forms its own gradient).

@@ -1,5 +1,5 @@
 use crate::gemm::Products;
-use crate::{Error, LayerSpec, Positions, TapSink};
+use crate::{Directions, Error, LayerSpec, Positions, TapSink};
 
 /// Where random labels come from: a counter-based generator keyed by these numbers, the example's key
 /// and the position, so that order, batches, shards and resumption cannot change a draw.
@@ -93,4 +93,20 @@ pub trait Network: Send + Sync {
         objective: Objective,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error>;
+
+    /// Pushes taps whose sum over rows, `Σ_r s_r [a_r, 1]ᵀ`, is the product of the Gauss-Newton matrix of the batch's
+    /// summed training loss, of all tracked layers jointly, with each direction: R rows of inputs, `Q · R` of output
+    /// gradients, one direction below the other. They are for a [`crate::ProductSum`].
+    ///
+    /// # Errors
+    /// [`Error::Objective`] if the network defines no such product, which is so unless it says otherwise; whatever
+    /// tensors or the sink report.
+    fn gauss_newton(
+        &self,
+        _batch: &Self::Batch,
+        _directions: &Directions,
+        _sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        Err(Error::Objective { objective: "a product with the Gauss-Newton matrix".into(), network: "this network" })
+    }
 }

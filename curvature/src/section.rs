@@ -28,7 +28,19 @@ pub trait Section {
     fn has_tracked_layers(&self) -> bool {
         true
     }
+
+    /// The output and its tangents, `[Q · R, D]`, when the input has these and tracked layers move along the
+    /// directions of `taps`. A section that does not record on a [`Tape`] has none.
+    ///
+    /// # Errors
+    /// If an op has no rule for tangents, or fails.
+    fn tangents(&self, _x: &Tensor, _tangents: Option<Tensor>, _taps: &TapRecorder) -> Result<Moving, Error> {
+        Err(Error::Objective { objective: "a tangent".into(), network: "a section without a tape" })
+    }
 }
+
+/// A value, and how it moves along directions, `[Q · R, D]`.
+pub type Moving = (Tensor, Option<Tensor>);
 
 /// From the gradient at a section's output to the one at its input, if that was wanted.
 pub type PullBack = Box<dyn FnOnce(Tensor) -> Result<Option<Tensor>, Error>>;
@@ -58,6 +70,10 @@ impl<S: Section> Section for Tracked<S> {
     fn has_tracked_layers(&self) -> bool {
         self.has_layers
     }
+
+    fn tangents(&self, x: &Tensor, tangents: Option<Tensor>, taps: &TapRecorder) -> Result<Moving, Error> {
+        self.section.tangents(x, tangents, taps)
+    }
 }
 
 impl<F> Section for Taped<F>
@@ -73,12 +89,23 @@ where
         let input = tape.input(x.clone(), wanted);
         let output = self.0(&input, taps)?;
         let value = output.value().clone();
-        let back = move |gradient| match (tape.backward(&input, &output, gradient)?, wanted) {
-            // the sections before still leave their taps
-            (None, Gradient::Wanted) => Ok(Some(input.value().zeros_like()?)),
-            (found, _) => Ok(found),
+        let back = move |gradient: Tensor| {
+            let count = gradient.dim(0)? / output.value().dim(0)?.max(1);
+            match (tape.backward(&input, &output, gradient)?, wanted) {
+                // the sections before still leave their taps
+                (None, Gradient::Wanted) => {
+                    let zeros = input.value().zeros_like()?;
+                    Ok(Some(if count > 1 { Tensor::cat(&vec![zeros; count], 0)? } else { zeros }))
+                }
+                (found, _) => Ok(found),
+            }
         };
         Ok((value, Box::new(back)))
+    }
+
+    fn tangents(&self, x: &Tensor, tangents: Option<Tensor>, taps: &TapRecorder) -> Result<Moving, Error> {
+        let output = self.0(&Traced::constant(x.clone()).moving(tangents)?, taps)?;
+        Ok((output.value().clone(), output.tangents().cloned()))
     }
 }
 

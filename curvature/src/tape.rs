@@ -10,6 +10,7 @@ use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
 use crate::addition::{Add, fits, scaled_columns, scaled_sum};
 use crate::section::seeded;
+use crate::tangent::{TangentRule, direction, directions};
 
 /// Whether a gradient is needed at a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +74,7 @@ impl Tape {
     /// The value that everything on this tape is computed from.
     pub fn input(&self, value: Tensor, gradient: Gradient) -> Traced {
         let place = (gradient == Gradient::Wanted).then(|| self.place());
-        Traced { value, tape: Some(Tape { steps: self.steps.clone() }), place }
+        Traced { value, tape: Some(Tape { steps: self.steps.clone() }), place, tangents: None }
     }
 
     fn place(&self) -> usize {
@@ -87,7 +88,8 @@ impl Tape {
     }
 
     /// Goes back from `output`, whose gradient is `gradient`, and returns the gradient at `input`, if it was wanted
-    /// and something depends on it. What a step held is dropped as soon as it is done.
+    /// and something depends on it. What a step held is dropped as soon as it is done. Several gradients may stand one
+    /// below the other, `[Q · R, ...]`: so does what is returned, and so do the taps that layers leave.
     ///
     /// # Errors
     /// If the backward pass of an op fails.
@@ -114,18 +116,36 @@ pub struct Traced {
     value: Tensor,
     tape: Option<Tape>,
     place: Option<usize>,
+    /// How the value moves along each of Q directions, `[Q · R, ...]`; none if it does not.
+    tangents: Option<Tensor>,
 }
 
 impl Clone for Traced {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), tape: self.tape(), place: self.place }
+        Self { value: self.value.clone(), tape: self.tape(), place: self.place, tangents: self.tangents.clone() }
     }
 }
 
 impl Traced {
     /// A value that is not differentiated.
     pub fn constant(value: Tensor) -> Self {
-        Self { value, tape: None, place: None }
+        Self { value, tape: None, place: None, tangents: None }
+    }
+
+    /// The same value, moving along directions: one tangent below the other, `[Q · R, ...]`.
+    ///
+    /// # Errors
+    /// If the tangents are no whole number of the value's shape.
+    pub fn moving(self, tangents: Option<Tensor>) -> Result<Self> {
+        if let Some(tangents) = &tangents {
+            directions(&self.value, tangents)?;
+        }
+        Ok(Self { tangents, ..self })
+    }
+
+    /// How the value moves along each direction, `[Q · R, ...]`; none if it does not.
+    pub fn tangents(&self) -> Option<&Tensor> {
+        self.tangents.as_ref()
     }
 
     /// The tensor.
@@ -148,7 +168,7 @@ impl Traced {
         let (wanted, from) = match self.place {
             Some(place) => (Gradient::Wanted, Some(place)),
             None if always == Gradient::Wanted => (Gradient::Unwanted, None),
-            None => return Self { value, tape: Some(tape), place: None },
+            None => return Self { value, tape: Some(tape), place: None, tangents: None },
         };
         let place = tape.place();
         tape.push(
@@ -158,76 +178,139 @@ impl Traced {
                 _ => Ok(()),
             }),
         );
-        Self { value, tape: Some(tape), place: Some(place) }
+        Self { value, tape: Some(tape), place: Some(place), tangents: None }
     }
 
-    /// One op of this value.
+    /// One op of this value, which refuses tangents.
     ///
     /// # Errors
-    /// If the op fails.
+    /// If the op fails, or the value moves.
     pub fn op1(&self, op: impl CustomOp1 + 'static) -> Result<Self> {
+        self.op1_with(op, TangentRule::None)
+    }
+
+    /// One op of this value, and its rule for tangents.
+    ///
+    /// # Errors
+    /// If the op or the rule fails.
+    pub fn op1_with(&self, op: impl CustomOp1 + 'static, rule: TangentRule<'_, 1>) -> Result<Self> {
         let x = self.value.contiguous()?;
         let y = x.apply_op1_no_bwd(&op)?;
+        let slopes = |ones: Tensor| Ok([op.bwd(&x, &y, &ones)?]);
+        let tangents = rule.apply(op.name(), [&x], [self.tangents()], &y, slopes)?;
         let value = y.clone();
-        Ok(self.then(y, move |gradient, _| op.bwd(&x, &value, &gradient), Gradient::Unwanted))
+        let back = move |gradient: Tensor, _| {
+            let [found] = each(&value, &gradient, |gradient| Ok([op.bwd(&x, &value, gradient)?]))?;
+            Ok(found)
+        };
+        self.then(y, back, Gradient::Unwanted).moving(tangents)
     }
 
-    /// One op of this value and another.
+    /// One op of this value and another, which refuses tangents.
     ///
     /// # Errors
-    /// If the op fails.
+    /// If the op fails, or a value moves.
     pub fn op2(&self, other: &Self, op: impl CustomOp2 + 'static) -> Result<Self> {
+        self.op2_with(other, op, TangentRule::None)
+    }
+
+    /// One op of this value and another, and its rule for tangents.
+    ///
+    /// # Errors
+    /// If the op or the rule fails.
+    pub fn op2_with(&self, other: &Self, op: impl CustomOp2 + 'static, rule: TangentRule<'_, 2>) -> Result<Self> {
         let (a, b) = (self.value.contiguous()?, other.value.contiguous()?);
         let y = a.apply_op2_no_bwd(&b, &op)?;
+        let slopes = |ones: Tensor| op.bwd(&a, &b, &y, &ones).map(|(a, b)| [a, b]);
+        let tangents = rule.apply(op.name(), [&a, &b], [self, other].map(Self::tangents), &y, slopes)?;
         let value = y.clone();
-        Ok(joined([self, other], y, move |gradient| {
-            let (a, b) = op.bwd(&a, &b, &value, &gradient)?;
-            Ok([a, b])
-        }))
+        joined([self, other], y, move |gradient| {
+            each(&value, &gradient, |gradient| op.bwd(&a, &b, &value, gradient).map(|(a, b)| [a, b]))
+        })
+        .moving(tangents)
     }
 
-    /// One op of this value and two others.
+    /// One op of this value and two others, which refuses tangents.
     ///
     /// # Errors
-    /// If the op fails.
+    /// If the op fails, or a value moves.
     pub fn op3(&self, second: &Self, third: &Self, op: impl CustomOp3 + 'static) -> Result<Self> {
+        self.op3_with(second, third, op, TangentRule::None)
+    }
+
+    /// One op of this value and two others, and its rule for tangents.
+    ///
+    /// # Errors
+    /// If the op or the rule fails.
+    pub fn op3_with(
+        &self,
+        second: &Self,
+        third: &Self,
+        op: impl CustomOp3 + 'static,
+        rule: TangentRule<'_, 3>,
+    ) -> Result<Self> {
         let (a, b, c) = (self.value.contiguous()?, second.value.contiguous()?, third.value.contiguous()?);
         let y = a.apply_op3_no_bwd(&b, &c, &op)?;
+        let slopes = |ones: Tensor| op.bwd(&a, &b, &c, &y, &ones).map(|(a, b, c)| [a, b, c]);
+        let tangents = rule.apply(op.name(), [&a, &b, &c], [self, second, third].map(Self::tangents), &y, slopes)?;
         let value = y.clone();
-        Ok(joined([self, second, third], y, move |gradient| {
-            let (a, b, c) = op.bwd(&a, &b, &c, &value, &gradient)?;
-            Ok([a, b, c])
-        }))
+        joined([self, second, third], y, move |gradient| {
+            each(&value, &gradient, |gradient| op.bwd(&a, &b, &c, &value, gradient).map(|(a, b, c)| [a, b, c]))
+        })
+        .moving(tangents)
     }
 
-    /// What `f` builds of these values from candle's ops, differentiated by candle: for every type and device.
+    /// What `f` builds of these values from candle's ops, differentiated by candle: for every type and device. It
+    /// refuses tangents.
     ///
     /// # Errors
-    /// If an op fails.
-    pub fn composed<const N: usize>(
+    /// If an op fails, or a value moves.
+    pub fn composed<const N: usize>(inputs: [&Self; N], f: impl Fn([&Tensor; N]) -> Result<Tensor>) -> Result<Self> {
+        Self::composed_with(inputs, f, TangentRule::None)
+    }
+
+    /// [`Traced::composed`], and its rule for tangents.
+    ///
+    /// # Errors
+    /// If an op or the rule fails.
+    pub fn composed_with<const N: usize>(
         inputs: [&Self; N],
-        f: impl FnOnce([&Tensor; N]) -> Result<Tensor>,
+        f: impl Fn([&Tensor; N]) -> Result<Tensor>,
+        rule: TangentRule<'_, N>,
     ) -> Result<Self> {
-        if inputs.iter().all(|input| input.place.is_none()) {
-            let tape = inputs.iter().find_map(|input| input.tape());
-            return Ok(Self { value: f(inputs.map(|input| &input.value))?, tape, place: None });
-        }
-        let variables = inputs.map(|input| Var::from_tensor(&input.value.detach()));
-        let mut leaves = Vec::with_capacity(N);
-        for variable in variables {
-            leaves.push(variable?.into_inner());
-        }
-        let y = f(std::array::from_fn(|k| &leaves[k]))?;
-        let value = y.detach();
-        Ok(joined(inputs, value, move |gradient| {
-            let mut store = seeded(&y, gradient)?.backward()?;
+        let differentiable = || -> Result<([Tensor; N], Tensor)> {
+            let mut leaves = Vec::with_capacity(N);
+            for input in inputs {
+                leaves.push(Var::from_tensor(&input.value.detach())?.into_inner());
+            }
+            let y = f(std::array::from_fn(|k| &leaves[k]))?;
+            Ok((std::array::from_fn(|k| leaves[k].clone()), y))
+        };
+        let back = |leaves: &[Tensor; N], y: &Tensor, gradient: &Tensor| -> Result<[Option<Tensor>; N]> {
+            let mut store = seeded(y, gradient.clone())?.backward()?;
             let mut found = [const { None }; N];
-            for (found, leaf) in found.iter_mut().zip(&leaves) {
+            for (found, leaf) in found.iter_mut().zip(leaves) {
                 // a copy: candle may return one tensor for several places
                 *found = store.remove(leaf).map(|gradient| gradient.copy()).transpose()?;
             }
             Ok(found)
-        }))
+        };
+        let tangents = |output: &Tensor| {
+            let slopes = |ones: Tensor| differentiable().and_then(|(leaves, y)| back(&leaves, &y, &ones));
+            let tangents = inputs.map(Self::tangents);
+            rule.apply("composed", inputs.map(|input| &input.value), tangents, output, slopes)
+        };
+        if inputs.iter().all(|input| input.place.is_none()) {
+            let tape = inputs.iter().find_map(|input| input.tape());
+            let value = f(inputs.map(|input| &input.value))?;
+            let tangents = tangents(&value)?;
+            return Self { value, tape, place: None, tangents: None }.moving(tangents);
+        }
+        let (leaves, y) = differentiable()?;
+        let value = y.detach();
+        let tangents = tangents(&value)?;
+        joined(inputs, value, move |gradient| each(&y, &gradient, |gradient| back(&leaves, &y, gradient)))
+            .moving(tangents)
     }
 
     /// What `f` makes of each of consecutive groups of rows, one under the other: experts that see rows of their own.
@@ -235,8 +318,11 @@ impl Traced {
     ///
     /// Every group is recorded on a tape of its own, so that gradients of rows meet once, whatever the number of groups.
     ///
+    /// There is no rule for tangents, and none for several gradients one below the other: a group's rows of one of them
+    /// are not next to its rows of another.
+    ///
     /// # Errors
-    /// If `lengths` do not add up to the rows, or `f` fails.
+    /// If `lengths` do not add up to the rows, `f` fails, or something moves.
     pub fn in_groups(&self, lengths: &[usize], mut f: impl FnMut(usize, &Self) -> Result<Self>) -> Result<Self> {
         if lengths.iter().sum::<usize>() != self.value.dim(0)? {
             candle_core::bail!("groups of {lengths:?} rows of {:?}", self.value.dims());
@@ -255,11 +341,19 @@ impl Traced {
                 }
                 None => (None, Self::constant(rows.clone()), f(group, &Self::constant(rows))?),
             };
+            if self.tangents.is_some() || output.tangents.is_some() {
+                candle_core::bail!("the op `in_groups` (experts that see rows of their own) has no rule for tangents");
+            }
             values.push(output.value.clone());
             groups.push((tape, input, output, length));
         }
         let value = stacked(&values)?;
+        let rows = value.dim(0)?;
         let back = move |gradient: Tensor, wanted| {
+            if gradient.dim(0)? != rows {
+                let found = gradient.dim(0)?;
+                candle_core::bail!("the op `in_groups` takes one gradient of {rows} rows, not {found} rows");
+            }
             let (mut start, mut found) = (0, vec![]);
             for (tape, input, output, length) in groups {
                 let own = gradient.narrow(0, start, length)?.contiguous()?;
@@ -284,17 +378,21 @@ impl Traced {
         let (a, b) = (&self.value, &other.value);
         let own = a.dims() == b.dims() && a.dtype() == b.dtype() && fits(a) && fits(b);
         let y = if own { a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &Add)? } else { (a + b)? };
-        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Ok(Self::constant(y)) };
+        let tangents = match (&self.tangents, &other.tangents) {
+            (Some(a), Some(b)) => Some((a + b)?),
+            (one, other) => one.clone().or_else(|| other.clone()),
+        };
+        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Self::constant(y).moving(tangents) };
         let to: Vec<usize> = [self.place, other.place].into_iter().flatten().collect();
         if to.is_empty() {
-            return Ok(Self { value: y, tape: Some(tape), place: None });
+            return Ok(Self { value: y, tape: Some(tape), place: None, tangents });
         }
         let place = tape.place();
         let back = move |gradient: Tensor, gradients: &mut Gradients| {
             to.into_iter().try_for_each(|place| gradients.share(place, gradient.clone()))
         };
         tape.push(place, Box::new(back));
-        Ok(Self { value: y, tape: Some(tape), place: Some(place) })
+        Ok(Self { value: y, tape: Some(tape), place: Some(place), tangents })
     }
 
     /// The sum with a value whose columns are multiplied by constants: `self + other ∘ factors`.
@@ -305,10 +403,15 @@ impl Traced {
     /// If shapes, types or devices do not fit.
     pub fn add_scaled(&self, other: &Self, factors: &Tensor) -> Result<Self> {
         let y = scaled_sum(&self.value, &other.value, factors)?;
-        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Ok(Self::constant(y)) };
+        let scaled = other.tangents.as_ref().map(|tangents| scaled_columns(tangents, factors)).transpose()?;
+        let tangents = match (&self.tangents, scaled) {
+            (Some(a), Some(b)) => Some((a + b)?),
+            (one, other) => one.clone().or(other),
+        };
+        let Some(tape) = self.tape().or_else(|| other.tape()) else { return Self::constant(y).moving(tangents) };
         let (to, scaled) = (self.place, other.place);
         if to.is_none() && scaled.is_none() {
-            return Ok(Self { value: y, tape: Some(tape), place: None });
+            return Ok(Self { value: y, tape: Some(tape), place: None, tangents });
         }
         let (place, factors) = (tape.place(), factors.clone());
         let back = move |gradient: Tensor, gradients: &mut Gradients| {
@@ -318,7 +421,7 @@ impl Traced {
             to.map_or(Ok(()), |to| gradients.share(to, gradient))
         };
         tape.push(place, Box::new(back));
-        Ok(Self { value: y, tape: Some(tape), place: Some(place) })
+        Ok(Self { value: y, tape: Some(tape), place: Some(place), tangents })
     }
 }
 
@@ -332,6 +435,31 @@ fn stacked(parts: &[Tensor]) -> Result<Tensor> {
     }
 }
 
+/// The gradients at the inputs of an op for every gradient at its output, where several stand one below the other.
+fn each<const N: usize>(
+    output: &Tensor,
+    gradient: &Tensor,
+    back: impl Fn(&Tensor) -> Result<[Option<Tensor>; N]>,
+) -> Result<[Option<Tensor>; N]> {
+    let count = if output.dims() == gradient.dims() { 1 } else { directions(output, gradient)? };
+    if count == 1 {
+        return back(gradient);
+    }
+    let mut found: [Vec<Tensor>; N] = std::array::from_fn(|_| Vec::with_capacity(count));
+    for q in 0..count {
+        for (found, gradient) in found.iter_mut().zip(back(&direction(gradient, count, q)?.contiguous()?)?) {
+            found.extend(gradient);
+        }
+    }
+    let mut joined = [const { None }; N];
+    for (joined, found) in joined.iter_mut().zip(found) {
+        if !found.is_empty() {
+            *joined = Some(Tensor::cat(&found, 0)?);
+        }
+    }
+    Ok(joined)
+}
+
 /// A value computed from several, `back` giving the gradient at each.
 fn joined<const N: usize>(
     from: [&Traced; N],
@@ -341,7 +469,7 @@ fn joined<const N: usize>(
     let Some(tape) = from.iter().find_map(|from| from.tape()) else { return Traced::constant(value) };
     let places = from.map(|from| from.place);
     if places.iter().all(Option::is_none) {
-        return Traced { value, tape: Some(tape), place: None };
+        return Traced { value, tape: Some(tape), place: None, tangents: None };
     }
     let place = tape.place();
     let back = move |gradient: Tensor, gradients: &mut Gradients| {
@@ -353,7 +481,7 @@ fn joined<const N: usize>(
         Ok(())
     };
     tape.push(place, Box::new(back));
-    Traced { value, tape: Some(tape), place: Some(place) }
+    Traced { value, tape: Some(tape), place: Some(place), tangents: None }
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Body, Footprint, Limits, LoadError, Loaded, wrong_batch};
 use crate::curvature::{
-    Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked, backward_through,
+    Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
+    backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, Inputs, Labels, ModelLimits, TokenInputs};
 
@@ -70,6 +71,22 @@ impl<T: Transformer> Decoder<T> {
         let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
         Ok(self.transformer.embed(self.tokens.rows(&inputs.ids)?, inputs, &batch.positions)?)
     }
+
+    /// The blocks, and the norm behind them.
+    fn sections<'a>(&'a self, context: &'a T::Context) -> (Vec<impl Section + 'a>, impl Section + 'a) {
+        let section = move |(block, has_layers): (&'a Held<T::Block>, bool)| {
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps));
+            Tracked { section, has_layers }
+        };
+        let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
+        let blocks = self.blocks.iter().zip(self.tracked.iter().copied());
+        (blocks.map(section).collect(), Tracked { section: norm, has_layers: false })
+    }
+}
+
+/// Sections one after the other, and the last behind them.
+fn chained<'a>(blocks: &'a [impl Section], last: &'a impl Section) -> Vec<&'a dyn Section> {
+    blocks.iter().map(|block| block as &dyn Section).chain([last as &dyn Section]).collect()
 }
 
 impl<T: Transformer> Body for Decoder<T> {
@@ -80,20 +97,28 @@ impl<T: Transformer> Body for Decoder<T> {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
-        let context = &self.transformer.context(&batch.positions);
+        let context = self.transformer.context(&batch.positions);
         let x = self.embed(batch)?;
-        let section = |(block, has_layers)| {
-            let block: &Held<T::Block> = block;
-            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps));
-            Tracked { section, has_layers }
-        };
-        let blocks: Vec<_> = self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect();
-        let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
-        let norm = Tracked { section: norm, has_layers: false };
-        let sections: Vec<&dyn Section> =
-            blocks.iter().map(|block| block as &dyn Section).chain([&norm as &dyn Section]).collect();
+        let (blocks, norm) = self.sections(&context);
+        let sections = chained(&blocks, &norm);
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
             self.head.differentiate(hidden, batch, objective, taps)
+        })
+    }
+
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        let context = self.transformer.context(&batch.positions);
+        let x = self.embed(batch)?;
+        let (blocks, norm) = self.sections(&context);
+        let sections = chained(&blocks, &norm);
+        gauss_newton_through(&sections, &x, graphs, &batch.positions, directions, sink, |moving, taps| {
+            self.head.gauss_newton(moving, batch, directions, taps)
         })
     }
 

@@ -7,11 +7,12 @@ use candle_core::{DType, Device, Tensor};
 
 use super::architecture::{Architecture, Parameters};
 use super::error::abridged_shape;
-use super::heads::loss_of_outputs;
+use super::heads::{hessian_of_outputs, loss_of_outputs};
 use super::tracking::{SharedInput, Tracking};
 use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights, wrong_batch};
 use crate::curvature::{
-    Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+    Directions, Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
+    gauss_newton_through,
 };
 use crate::data::{Batch, Inputs, RowInputs, RowLimits, Task};
 use crate::nn::{Activation, SquaredError};
@@ -45,6 +46,19 @@ impl Mlp {
         let shape = (batch.positions.examples(), *width);
         Ok(Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)?)
     }
+
+    /// Each layer with the activation behind it.
+    fn sections(&self) -> Vec<impl Section + '_> {
+        let count = self.layers.len();
+        let section = |(index, layer): (usize, &'_ Linear)| {
+            let layer = layer.clone();
+            Taped(move |x: &Traced, taps: &TapRecorder| {
+                let y = layer.trace(x, taps)?;
+                if index + 1 < count { self.activation.trace(&y) } else { Ok(y) }
+            })
+        };
+        self.layers.iter().enumerate().map(section).collect()
+    }
 }
 
 impl Body for Mlp {
@@ -66,18 +80,25 @@ impl Body for Mlp {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
-        let count = self.layers.len();
-        let section = |(index, layer): (usize, &'_ Linear)| {
-            let layer = layer.clone();
-            Taped(move |x: &Traced, taps: &TapRecorder| {
-                let y = layer.trace(x, taps)?;
-                if index + 1 < count { self.activation.trace(&y) } else { Ok(y) }
-            })
-        };
-        let sections: Vec<_> = self.layers.iter().enumerate().map(section).collect();
+        let sections = self.sections();
         let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
         backward_through(&sections, &self.inputs(batch)?, graphs, &batch.positions, sink, |outputs, _| {
             loss_of_outputs(outputs, batch, self.squared_error, objective)
+        })
+    }
+
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        let sections = self.sections();
+        let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
+        let (inputs, positions) = (self.inputs(batch)?, &batch.positions);
+        gauss_newton_through(&sections, &inputs, graphs, positions, directions, sink, |moving, _| {
+            hessian_of_outputs(moving, batch, self.squared_error)
         })
     }
 

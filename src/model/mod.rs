@@ -46,7 +46,7 @@ pub use untracked::Untracked;
 pub use weights::Weights;
 
 use crate::curvature::gemm::Products;
-use crate::curvature::{Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
+use crate::curvature::{Directions, Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
 use crate::data::{Batch, Labels, ModelLimits, RowLimits};
 
 /// The architectures that are supported.
@@ -111,6 +111,15 @@ pub(crate) trait Body: std::fmt::Debug + Send + Sync {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error>;
+
+    /// Taps of the products of the loss's Gauss-Newton matrix with directions.
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error>;
 
     /// Outputs of the head: of every row, or of every example.
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error>;
@@ -313,6 +322,10 @@ impl Network for Model {
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
         self.body.differentiate(batch, objective, self.graphs, sink)
+    }
+
+    fn gauss_newton(&self, batch: &Batch, directions: &Directions, sink: &mut dyn TapSink) -> Result<(), Error> {
+        self.body.gauss_newton(batch, directions, self.graphs, sink)
     }
 }
 

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::kernel::TASK;
 use super::{Implementation, elements};
-use crate::curvature::{Traced, fresh, with_slice};
+use crate::curvature::{TangentRule, Traced, fresh, with_slice};
 
 /// `factor · x`.
 ///
@@ -12,8 +12,8 @@ use crate::curvature::{Traced, fresh, with_slice};
 /// If a tensor operation fails.
 pub fn trace_scaled(x: &Traced, factor: f64) -> Result<Traced> {
     match Implementation::of(x.value()) {
-        Implementation::Fused => x.op1(Scale(factor as f32)),
-        Implementation::Composed => Traced::composed([x], |[x]| x.affine(factor, 0.0)),
+        Implementation::Fused => x.op1_with(Scale(factor as f32), TangentRule::Elementwise),
+        Implementation::Composed => Traced::composed_with([x], |[x]| x.affine(factor, 0.0), TangentRule::Elementwise),
     }
 }
 
@@ -49,8 +49,8 @@ pub fn clamped_with(x: &Tensor, limit: f64, implementation: Implementation) -> R
 pub fn trace_clamped(x: &Traced, limit: f64) -> Result<Traced> {
     check(limit)?;
     match Implementation::of(x.value()) {
-        Implementation::Fused => x.op1(Clamp(limit as f32)),
-        composed => Traced::composed([x], |[x]| clamped_with(x, limit, composed)),
+        Implementation::Fused => x.op1_with(Clamp(limit as f32), TangentRule::Elementwise),
+        composed => Traced::composed_with([x], |[x]| clamped_with(x, limit, composed), TangentRule::Elementwise),
     }
 }
 
@@ -116,7 +116,7 @@ fn mapped(x: &[f32], f: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
 mod tests {
     use candle_core::{DType, Device, Var};
 
-    use super::super::gradient_check::{agree, central_differences, flat, wave};
+    use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
     use super::*;
     use crate::curvature::{Gradient, Tape};
 
@@ -126,6 +126,14 @@ mod tests {
         let x = wave(&[3, 11], 5)?.affine(2.0, 0.0)?;
         assert!(flat(&x)?.iter().all(|x| (x.abs() - 0.8).abs() > 2e-3));
         central_differences(&x, |x| clamped(x, 0.8), 1e-9)
+    }
+
+    #[test]
+    fn tangents_are_central_differences_and_transposes() -> Result<()> {
+        let x = wave(&[3, 11], 5)?.affine(2.0, 0.0)?;
+        let run = |x: &[Traced]| trace_clamped(&trace_scaled(&x[0], -1.5)?, 1.2);
+        tangents(&[&x], run, 1e-9)?;
+        tangents_agree(&[&x], run, run, 1e-6)
     }
 
     #[test]

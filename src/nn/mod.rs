@@ -12,6 +12,7 @@ pub mod activation;
 pub mod attention;
 pub mod elementwise;
 pub mod head;
+pub mod hessian;
 mod kernel;
 pub mod loss;
 pub mod norm;
@@ -27,6 +28,8 @@ pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_p
 pub use attention::{Attention, Mask};
 pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
+pub(crate) use hessian::TILE;
+pub use hessian::{HeadProduct, language_model_product, multi_label_product, softmax_product, squared_error_product};
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};

@@ -2,7 +2,7 @@
 
 use super::kernel::{LANES, Lanes, TASK, vectorised};
 use super::{Implementation, elements};
-use crate::curvature::{Traced, fresh, with_slice};
+use crate::curvature::{TangentRule, Traced, fresh, with_slice};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 /// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.
@@ -36,8 +36,7 @@ impl LayerNorm {
         match implementation {
             Implementation::Fused => x.contiguous()?.apply_op1(self.op(x)?),
             Implementation::Composed => {
-                let x = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-                let y = unit_scale(&x, self.epsilon)?.broadcast_mul(&self.weight)?;
+                let y = unit_scale(&centred(x)?, self.epsilon)?.broadcast_mul(&self.weight)?;
                 match &self.bias {
                     Some(bias) => y.broadcast_add(bias),
                     None => Ok(y),
@@ -53,9 +52,13 @@ impl LayerNorm {
     /// # Errors
     /// If shapes or types do not fit.
     pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        let tangent = |[x]: [&Tensor; 1], [moving]: [&Tensor; 1]| {
+            let (x, moving) = (centred(x)?, centred(moving)?);
+            unit_tangent(&x, &moving, self.epsilon)?.broadcast_mul(&self.weight)
+        };
         match Implementation::of(x.value()) {
-            Implementation::Fused => x.op1(self.op(x.value())?),
-            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+            Implementation::Fused => x.op1_with(self.op(x.value())?, TangentRule::Each(&tangent)),
+            composed => Traced::composed_with([x], |[x]| self.forward_with(x, composed), TangentRule::Each(&tangent)),
         }
     }
 
@@ -107,10 +110,16 @@ impl RmsNorm {
     /// # Errors
     /// If shapes or types do not fit.
     pub fn trace(&self, x: &Traced) -> Result<Traced> {
+        let tangent = |[x]: [&Tensor; 1], [moving]: [&Tensor; 1]| self.tangent(x, moving);
         match Implementation::of(x.value()) {
-            Implementation::Fused => x.op1(self.op(x.value())?),
-            composed => Traced::composed([x], |[x]| self.forward_with(x, composed)),
+            Implementation::Fused => x.op1_with(self.op(x.value())?, TangentRule::Each(&tangent)),
+            composed => Traced::composed_with([x], |[x]| self.forward_with(x, composed), TangentRule::Each(&tangent)),
         }
+    }
+
+    /// The movement of the output for one movement of the input.
+    fn tangent(&self, x: &Tensor, moving: &Tensor) -> Result<Tensor> {
+        unit_tangent(x, moving, self.epsilon)?.broadcast_mul(&self.weight.affine(1.0, self.offset)?)
     }
 
     /// Normalises every D features of a row by themselves, as queries and keys are by head (Qwen 3, Gemma 3), or all of
@@ -141,9 +150,15 @@ impl RmsNorm {
     /// # Errors
     /// If rows are no multiple of D, or types do not fit.
     pub fn trace_heads(&self, x: &Traced) -> Result<Traced> {
+        let tangent = |[x]: [&Tensor; 1], [moving]: [&Tensor; 1]| {
+            let heads = |x: &Tensor| x.reshape(((), self.weight.dims1()?));
+            self.tangent(&heads(x)?, &heads(moving)?)?.reshape(x.shape())
+        };
         match Implementation::of(x.value()) {
-            Implementation::Fused => x.op1(self.op_of_heads(x.value())?),
-            composed => Traced::composed([x], |[x]| self.forward_heads_with(x, composed)),
+            Implementation::Fused => x.op1_with(self.op_of_heads(x.value())?, TangentRule::Each(&tangent)),
+            composed => {
+                Traced::composed_with([x], |[x]| self.forward_heads_with(x, composed), TangentRule::Each(&tangent))
+            }
         }
     }
 
@@ -169,6 +184,19 @@ impl RmsNorm {
 /// `x / √(mean(x²) + ε)`.
 fn unit_scale(x: &Tensor, epsilon: f64) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, epsilon)?.sqrt()?)
+}
+
+/// How `x / √(mean(x²) + ε)` moves with `x`: `r (ẋ - h mean(h ⊙ ẋ))` with `r = 1/√(mean(x²) + ε)` and `h = r x`.
+fn unit_tangent(x: &Tensor, moving: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let rate = x.sqr()?.mean_keepdim(D::Minus1)?.affine(1.0, epsilon)?.sqrt()?.recip()?;
+    let h = x.broadcast_mul(&rate)?;
+    let along = (&h * moving)?.mean_keepdim(D::Minus1)?;
+    (moving - h.broadcast_mul(&along)?)?.broadcast_mul(&rate)
+}
+
+/// Every row less its mean.
+fn centred(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)
 }
 
 /// The fused op, for rows as wide as those of `x`.
@@ -392,7 +420,7 @@ fn backward_lanes<V: Lanes>(
 mod tests {
     use candle_core::{DType, Device};
 
-    use super::super::gradient_check::{agree, central_differences, flat, wave};
+    use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
     use super::super::kernel::Plain;
     use super::*;
 
@@ -417,6 +445,26 @@ mod tests {
             central_differences(&x, |x| b.forward(x), 1e-9)?;
             central_differences(&x, |x| c.forward(x), 1e-9)?;
             central_differences(&x, |x| d.forward(x), 1e-9)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tangents_are_central_differences_and_transposes() -> Result<()> {
+        for width in [5, 24] {
+            let x = wave(&[3, 2 * width], 1)?;
+            let half = x.narrow(1, 0, width)?.contiguous()?;
+            let (a, b, c, d) = norms(width, DType::F64)?;
+            let (e, f, g, h) = norms(width, DType::F32)?;
+            tangents(&[&half], |x| a.trace(&x[0]), 1e-9)?;
+            tangents(&[&half], |x| b.trace(&x[0]), 1e-9)?;
+            tangents(&[&half], |x| c.trace(&x[0]), 1e-9)?;
+            tangents(&[&x], |x| d.trace_heads(&x[0]), 1e-9)?;
+            // as the values: rounding 1.2e-7, amplified by the mean and summed over the features
+            tangents_agree(&[&half], |x| e.trace(&x[0]), |x| a.trace(&x[0]), 2e-5)?;
+            tangents_agree(&[&half], |x| f.trace(&x[0]), |x| b.trace(&x[0]), 2e-5)?;
+            tangents_agree(&[&half], |x| g.trace(&x[0]), |x| c.trace(&x[0]), 2e-5)?;
+            tangents_agree(&[&x], |x| h.trace_heads(&x[0]), |x| d.trace_heads(&x[0]), 2e-5)?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use ascribe::job::{
     AggregateRequest, CheckpointScores, Curvature, DampingRequest, Fisher, FitExamples, Job, KfacScale, Measure,
-    Normalize, ReductionRequest, Several,
+    Normalize, ReductionRequest, Several, Solve,
 };
 use clap::Args;
 
@@ -47,6 +47,23 @@ pub(crate) struct MethodOptions {
     /// as in Grosse et al. 2023; kronfluence's default is 1e-8.
     #[arg(long, value_name = "DAMPING", value_delimiter = ',', allow_negative_numbers = true)]
     damping: Vec<DampingRequest>,
+    /// Which systems are solved for the queries' vectors [default: ekfac]
+    ///
+    /// Joint solves predict the size of effects, not only their order, and cost some passes for each query: for small
+    /// models, few queries, or few `--solve-examples`. Each query's residual is in the results.
+    #[arg(long, value_name = "SYSTEMS", value_parser = one_of::<Solve>(&[
+        ("ekfac", "one for each layer, with the curvature that --curvature names"),
+        ("gauss-newton", "one of all tracked layers, with the Gauss-Newton matrix; the curvature is the start"),
+    ]))]
+    solve: Option<Solve>,
+    /// Products with the Gauss-Newton matrix, with `--solve gauss-newton` [default: 3]
+    #[arg(long, value_name = "N")]
+    solve_iterations: Option<usize>,
+    /// Take these products on a part of the training examples: `512`, `0.25` [default: all]
+    ///
+    /// Examples at equal distances in the file, the same for all queries and products.
+    #[arg(long, value_name = "N|SHARE|all")]
+    solve_examples: Option<FitExamples>,
     /// Scale of K-FAC's eigenvalues [default: per-example]
     ///
     /// Per example, an absolute damping means the same as with EK-FAC.
@@ -126,6 +143,14 @@ impl MethodOptions {
         if !self.damping.is_empty() {
             method.damping = Several(self.damping.clone());
         }
+        if self.solve == Some(Solve::Ekfac) {
+            // a job file's options of joint solves go with them
+            (method.solve_iterations, method.solve_block) = (None, None);
+            method.solve_examples = FitExamples::All;
+        }
+        method.solve = self.solve.unwrap_or(method.solve);
+        method.solve_iterations = self.solve_iterations.or(method.solve_iterations);
+        method.solve_examples = self.solve_examples.unwrap_or(method.solve_examples);
         method.factors = self.factors.clone().or(method.factors.take());
         method.kfac_scale = self.kfac_scale.unwrap_or(method.kfac_scale);
         method.eigen_block_width = self.eigen_block_width.or(method.eigen_block_width);

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use ascribe::job::{
     Average, Beside, CheckpointScores, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary,
-    Normalize, Plan, Summary,
+    Normalize, Plan, Solve, Summary,
 };
 
 use crate::terminal::{inline, is_hidden};
@@ -234,7 +234,14 @@ fn method(job: &Job) -> String {
         return format!("source{average}{form}, ekfac, {labels}, {}{beside}", name_of(&job.model.dtype));
     }
     let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
-    format!("{}, {labels}, {dampings}, {}{mean}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
+    let joint = match method.solve {
+        Solve::Ekfac => String::new(),
+        Solve::GaussNewton => {
+            let products = counted(method.products() as u64, "products");
+            format!(", solved jointly with the Gauss-Newton matrix of all layers ({products})")
+        }
+    };
+    format!("{}, {labels}, {dampings}, {}{joint}{mean}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
 }
 
 fn measure(job: &Job, summary: &Summary) -> String {

@@ -15,6 +15,9 @@ const WIDTH: usize = 120;
 /// Below this share of its squared norm, a query's low rank is worth a line.
 const CAPTURED: f64 = 0.99;
 
+/// Above this, more products would change scores.
+const RESIDUAL: f64 = 0.1;
+
 /// Prints every query with its proponents and opponents.
 ///
 /// # Errors
@@ -75,6 +78,10 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         writeln!(out, "  {} {:.4}", query.measurement, query.value)?;
         if let Some(captured) = query.captured.filter(|&captured| captured < CAPTURED) {
             writeln!(out, "  captured {:.1} %: scores are approximate; raise --query-rank", 100.0 * captured)?;
+        }
+        if let Some(residual) = query.residual {
+            let advice = if residual > RESIDUAL { ": raise --solve-iterations" } else { "" };
+            writeln!(out, "  solved to a residual of {residual:.3}{advice}")?;
         }
         let sides = [("proponents", &ranking.proponents), ("opponents", &ranking.opponents)];
         let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());

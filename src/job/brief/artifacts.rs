@@ -14,6 +14,9 @@ pub(in crate::job) const VALUES: &str = "ascribe.measurements";
 /// Each query's quadratic form in the inverse curvature, for cosines; NaN where none is asked for.
 pub(in crate::job) const NORMS: &str = "ascribe.quadratic_forms";
 
+/// What joint solves left of each query's system, relative to the query.
+pub(in crate::job) const RESIDUALS: &str = "ascribe.residuals";
+
 /// Squared norms of what low rank keeps of query vectors, and of the whole.
 pub(in crate::job) const CAPTURED: &str = "ascribe.captured";
 
@@ -133,6 +136,9 @@ impl Brief {
             .collect();
         if form != VectorForm::Full {
             specs.push(TensorSpec::new(CAPTURED, Dtype::F64, [legs, layers.len(), rows, 2]));
+        }
+        if self.solves_jointly(set.answer) {
+            specs.push(TensorSpec::new(RESIDUALS, Dtype::F64, [rows]));
         }
         specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
         specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));

@@ -222,7 +222,22 @@ impl Brief {
             None => key,
             Some(rank) => key.field("rank", rank as u64),
         };
-        Some(key.finish())
+        Some(self.joint_solve(key, set).finish())
+    }
+
+    /// What the vectors of joint solves depend on beside the curvature that they start from: every damping is served
+    /// from one space, which all of them shape.
+    fn joint_solve(&self, key: KeyBuilder, set: VectorSet) -> KeyBuilder {
+        if !self.solves_jointly(set.answer) {
+            return key;
+        }
+        let method = &self.job.method;
+        let dampings: Vec<String> = method.damping.0.iter().map(|&damping| String::from(damping)).collect();
+        key.field("solve", "gauss-newton")
+            .field("products", method.products() as u64)
+            .field("products' data", &self.training.last_stage().solve_data().content_hash()[..])
+            .field("block", self.solve_block() as u64)
+            .list("dampings", dampings.iter().map(String::as_str))
     }
 
     /// The score parts of a pass.

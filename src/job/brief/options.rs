@@ -6,8 +6,8 @@ use crate::job::brief::layer_sets;
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{
-    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FormRequest, Measure, Normalize, Precision,
-    ScoreScale, Several, SourceRequest, StoreScores,
+    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FitExamples, FormRequest, Measure, Normalize,
+    Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores,
 };
 use crate::model::Limits;
 
@@ -73,6 +73,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     if job.method.damping.0.len() > 1 && job.method.normalize == Normalize::Cosine {
         return options("`normalize = cosine` takes one damping", "name one");
     }
+    check_solve(job)?;
     layer_sets::check(job)?;
     if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
         return options(
@@ -119,6 +120,66 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
         return options("`normalize = cosine` needs the full matrix", "leave `store_scores = top` out");
+    }
+    Ok(())
+}
+
+/// Joint solves, and what they are not defined for.
+fn check_solve(job: &Job) -> Result<(), JobError> {
+    let options =
+        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    let method = &job.method;
+    if method.solve == Solve::Ekfac {
+        let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
+        if method.solve_iterations.is_some() || !is_default {
+            return options(
+                "`solve_iterations`, `solve_examples` and `solve_block` belong to joint solves, and none is asked for",
+                "add `solve = gauss-newton`, or leave them out",
+            );
+        }
+        return Ok(());
+    }
+    if method.curvature == Curvature::Identity {
+        return options(
+            "`solve = gauss-newton` starts from a curvature, and `curvature = identity` has none",
+            "leave `curvature` or `solve` out",
+        );
+    }
+    if method.solve_iterations == Some(0) {
+        return options("`solve_iterations` is 0, and nothing is solved", "leave it out, or give at least 1");
+    }
+    if method.solve_block == Some(0) {
+        return options("`solve_block` is 0", "leave it out to solve for as many queries together as fit");
+    }
+    if method.solve_examples == FitExamples::Auto {
+        return options(
+            "`solve_examples` has no `auto`",
+            "write `all`, a number such as `512`, or a share such as `0.25`",
+        );
+    }
+    if method.normalize == Normalize::Cosine {
+        return options(
+            "`normalize = cosine` divides by norms of the curvature of each layer, and `solve = gauss-newton` has none",
+            "leave one of the two out",
+        );
+    }
+    if method.self_influence {
+        return options(
+            "`self_influence` is taken with the curvature of each layer, and `solve = gauss-newton` has none",
+            "leave one of the two out",
+        );
+    }
+    if method.factors.is_some() {
+        return options(
+            "`solve = gauss-newton` multiplies with the loss of the examples that the curvature was taken on, and `factors` takes a curvature of others",
+            "leave one of the two out",
+        );
+    }
+    if job.source.is_some() {
+        return options(
+            "`solve = gauss-newton` is for influence, and Source is asked for",
+            "leave `solve` out, or use `ascribe influence --run`, which averages over the same checkpoints",
+        );
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::{Contribution, Method, OwnForm, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::request::{CheckpointScores, Normalize, ScoreScale};
+use crate::job::request::{CheckpointScores, Normalize, ScoreScale, Solve};
 use crate::job::training::{Averaged, Site};
 
 impl Brief {
@@ -51,6 +51,18 @@ impl Brief {
             is_new
         });
         sets
+    }
+
+    /// Whether an answer's vectors are solutions of joint systems.
+    pub(in crate::job) fn solves_jointly(&self, answer: usize) -> bool {
+        let is_damped = matches!(self.answers[answer].method, Method::Influence { .. } | Method::InfluenceMean { .. });
+        is_damped && self.job.method.solve == Solve::GaussNewton
+    }
+
+    /// Queries that are solved for together.
+    pub(in crate::job) fn solve_block(&self) -> usize {
+        let rows = self.query_rows().max(1);
+        self.job.method.solve_block.map_or(rows, |block| block.min(rows))
     }
 
     /// Whether an answer is a mean over checkpoints whose scores are divided by their spread first.

@@ -112,9 +112,12 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
         let metadata = output::score_metadata(brief, summary, answer, &key);
         let measurements = TensorSpec::new("measurements", Dtype::F64, [queries.len()]);
+        let residuals = brief.solves_jointly(answer).then(|| TensorSpec::new(output::RESIDUALS, Dtype::F64, [rows]));
         let top = brief.job.output.top.min(n);
-        let tensors = match brief.job.output.store_scores {
-            StoreScores::Full => vec![TensorSpec::new("scores", Dtype::F32, [rows, n]), measurements],
+        let tensors: Vec<TensorSpec> = match brief.job.output.store_scores {
+            StoreScores::Full => {
+                [TensorSpec::new("scores", Dtype::F32, [rows, n]), measurements].into_iter().chain(residuals).collect()
+            }
             StoreScores::Top => ["proponents", "opponents"]
                 .into_iter()
                 .flat_map(|side| {
@@ -122,6 +125,7 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
                         .map(|(what, dtype)| TensorSpec::new(format!("{side}.{what}"), dtype, [rows, top]))
                 })
                 .chain([measurements])
+                .chain(residuals)
                 .collect(),
         };
         let files = 1 + output::stages_apart(brief, answer).len() as u64;

@@ -28,6 +28,9 @@ pub(in crate::job) struct Memory {
     pub groups: Vec<Vec<usize>>,
     /// Bytes of mapped vectors or factors that stay between two uses.
     pub mapped: u64,
+    /// Queries of a block of joint solves, and numbers of a layer's tangents beside them; 0 without such solves.
+    pub solve_block: usize,
+    pub solve_tangents: usize,
     /// Bytes that each stage is expected to take.
     pub stages: StageMemory,
     /// Bytes that the largest of them is expected to take.
@@ -49,9 +52,23 @@ impl Memory {
         let budget = job.resources.memory.or_else(default_budget);
         let counts = Counts(sizes);
         let chosen = |way: Way, groups: Vec<Vec<usize>>, mapped| {
-            let stages = counts.stages(way, &groups, mapped);
+            let mut stages = counts.stages(way, &groups, mapped);
+            let (solve_block, solve_tangents) = counts.take_block(way, budget, mapped, &mut stages);
             let Way { batch, graphs, residence } = way;
-            Self { batch, wanted, graphs, residence, groups, mapped, stages, needed: stages.largest(), budget }
+            let needed = stages.largest();
+            Self {
+                batch,
+                wanted,
+                graphs,
+                residence,
+                groups,
+                mapped,
+                solve_block,
+                solve_tangents,
+                stages,
+                needed,
+                budget,
+            }
         };
         let all: Vec<usize> = (0..sizes.layers.len()).collect();
         let Some(limit) = budget else {
@@ -190,6 +207,7 @@ mod tests {
                 carried: 2,
                 own: OwnInfluence::None,
             }),
+            solve: None,
         }
     }
 

@@ -6,4 +6,5 @@ pub(in crate::job) mod machine;
 pub(in crate::job) mod mapped;
 pub(in crate::job) mod memory;
 pub(in crate::job) mod sizes;
+pub(in crate::job) mod solve_memory;
 pub(in crate::job) mod stage_memory;

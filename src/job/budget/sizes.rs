@@ -5,6 +5,7 @@ use crate::attribution::trajectory::{Optimizer, TrainingStage};
 use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
+use crate::job::budget::solve_memory::SolveSize;
 use crate::job::request::{FormRequest, Normalize};
 use crate::job::training::{Fit, Training};
 use crate::model::{Footprint, Limits};
@@ -33,6 +34,8 @@ pub(in crate::job) struct Sizes<'a> {
     /// What of them this job makes itself.
     pub fitting: Fitting,
     pub queries: Option<QuerySizes>,
+    /// Joint solves for the queries' vectors, if there are any.
+    pub solve: Option<SolveSize>,
 }
 
 /// Whether a job makes its curvatures.
@@ -170,6 +173,7 @@ impl<'a> Sizes<'a> {
                 None => Fitting::Here { lambdas: lambdas(brief) },
             },
             queries: of_queries(),
+            solve: SolveSize::of(brief),
         }
     }
 }

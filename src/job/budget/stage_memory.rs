@@ -5,6 +5,7 @@ use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
+use crate::job::budget::solve_memory::TANGENTS;
 use crate::model::{Limits, Residence};
 use crate::nn::head;
 
@@ -15,6 +16,7 @@ pub(in crate::job) struct StageMemory {
     eigendecomposition: u64,
     lambda: u64,
     queries: u64,
+    products: u64,
     scores: u64,
     self_influence: u64,
     /// Rows of a covariance from which on as many as there are threads would take more than the other stages do.
@@ -34,6 +36,7 @@ impl StageMemory {
             Pass::Eigendecomposition => self.eigendecomposition,
             Pass::Lambda => self.lambda,
             Pass::Queries => self.queries,
+            Pass::Products => self.products,
             Pass::Scores => self.scores,
             Pass::SelfInfluence => self.self_influence,
             _ => 0,
@@ -43,7 +46,7 @@ impl StageMemory {
     /// What the job needs.
     pub(in crate::job) fn largest(&self) -> u64 {
         let fit = self.covariance.max(self.eigendecomposition).max(self.lambda);
-        fit.max(self.queries).max(self.scores).max(self.self_influence)
+        fit.max(self.queries).max(self.products).max(self.scores).max(self.self_influence)
     }
 }
 
@@ -96,11 +99,30 @@ impl Counts<'_> {
         if let Some(queries) = &self.0.queries {
             found.queries = self.queries(way, queries, mapped);
             found.scores = self.scores(way, queries, mapped);
+            if let Some(solve) = self.0.solve {
+                let least = TANGENTS[TANGENTS.len() - 1];
+                found.products = self.joint_solve(way, solve, solve.least(), least, mapped);
+            }
             if let OwnInfluence::Pass { networks } = queries.own {
                 found.self_influence = self.self_influence(way, queries, networks, mapped);
             }
         }
         found
+    }
+
+    /// The block of joint solves that the budget has room for, which `stages` then counts.
+    pub(in crate::job) fn take_block(
+        &self,
+        way: Way,
+        budget: Option<u64>,
+        mapped: u64,
+        stages: &mut StageMemory,
+    ) -> (usize, usize) {
+        let Some(solve) = self.0.solve else { return (0, 0) };
+        let least = (solve.least(), TANGENTS[TANGENTS.len() - 1]);
+        let (block, tangents) = self.solve_block(way, solve, budget, mapped).unwrap_or(least);
+        stages.products = self.joint_solve(way, solve, block, tangents, mapped);
+        (block, tangents)
     }
 
     /// Layers in groups whose sums fit into `limit`; a layer that takes more is alone.
@@ -140,7 +162,7 @@ impl Counts<'_> {
     }
 
     /// What every pass keeps: the program, data, weights, and a batch of so many positions while it is differentiated.
-    fn pass(&self, way: Way, positions: usize) -> u64 {
+    pub(super) fn pass(&self, way: Way, positions: usize) -> u64 {
         let model = &self.0.model;
         let rows = self.rows(positions);
         let section = rows * model.activations;
@@ -180,7 +202,7 @@ impl Counts<'_> {
     }
 
     /// Rows of the largest batch of so many positions: an example that is longer is a batch by itself.
-    fn rows(&self, positions: usize) -> u64 {
+    pub(super) fn rows(&self, positions: usize) -> u64 {
         positions.max(self.0.longest).min(self.0.positions) as u64
     }
 
@@ -322,7 +344,7 @@ impl Counts<'_> {
     }
 
     /// All fits' eigenvectors and Λ, as a walk over them reads them, with what conditions them.
-    fn factors(&self, mapped: u64) -> u64 {
+    pub(super) fn factors(&self, mapped: u64) -> u64 {
         let all = self.total(&|l| self.parameters(l));
         let of_fit = |fit: &FitSize| {
             let bases = if fit.kind.has_eigenbasis() { self.stays(mapped, &|l| self.bases(l)) } else { 0 };

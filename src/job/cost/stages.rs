@@ -56,6 +56,9 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
         let answers = plan.all_answers();
         for sets in plan.vector_sets(&answers).chunk_by(|a, b| a.network == b.network) {
             all.push(stages.queries(queries, sets));
+            if plan.solves_jointly(sets[0].answer) {
+                all.push(stages.products(sets[0].network));
+            }
         }
         all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(pass)));
         if plan.walks_to_itself() {
@@ -329,6 +332,36 @@ impl Stages<'_> {
             written: legs * rows as u64 * self.kept() * plan.width(),
             disk: sets.iter().map(|set| plan.vectors_bytes(*set)).sum(),
             ..self.named(Pass::Queries)
+        }
+    }
+
+    /// Products with the Gauss-Newton matrix for all blocks of queries. Each direction goes forwards beside the values
+    /// and back with weight gradients, about two passes; the values go both ways once for those that move together.
+    fn products(&self, network: usize) -> StageCost {
+        let (plan, data) = (self.plan, self.plan.training.last_stage().solve_data());
+        let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
+        let widest = self.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
+        let batches = batches(plan, data, usize::MAX);
+        let products = plan.job.method.products() as u64;
+        let shape = self.network.shape;
+        let repeats = |batch: &BatchShape| {
+            let together = (plan.memory.solve_tangents / (batch.rows * widest).max(1)).clamp(1, block);
+            products * (2 * rows + rows.div_ceil(together)) as u64
+        };
+        let passes =
+            |(batch, n): (&BatchShape, &u64)| work::pass(shape, batch, self.graphs) * u128::from(n * repeats(batch));
+        // two rounds that make directions orthogonal, and what is projected, combined and subtracted
+        let space = products as u128 * block as u128;
+        let vectors = 12 * space * space * rows.div_ceil(block) as u128 * u128::from(self.tracked());
+        StageCost {
+            of: plan.training.networks.parameters()[network].name.clone(),
+            units: data.len() as u64 * products * rows.div_ceil(block) as u64,
+            positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
+            work: vec![
+                Work { kind: WorkKind::Passes, flop: batches.iter().map(passes).sum() },
+                Work { kind: WorkKind::Vectors, flop: vectors },
+            ],
+            ..self.named(Pass::Products)
         }
     }
 

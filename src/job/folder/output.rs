@@ -24,6 +24,9 @@ const KEY: &str = "ascribe_key";
 /// Each query's captured share of its squared norm, in files of scores.
 pub(in crate::job) const CAPTURED: &str = "captured";
 
+/// What joint solves left of each query's system, in files of scores.
+pub(in crate::job) const RESIDUALS: &str = "residuals";
+
 /// Refuses a run folder whose results belong to another job, before any work.
 pub(in crate::job) fn check_results(brief: &Brief) -> Result<(), JobError> {
     for answer in 0..brief.answers.len() {
@@ -110,6 +113,8 @@ pub(in crate::job) struct OfQueries<'a> {
     pub measurements: &'a [f64],
     /// For each row of scores, the share of its vectors' squared norm that low rank left.
     pub captured: Option<&'a [f64]>,
+    /// For each row of scores, what joint solves left of its system at the checkpoint where that is most.
+    pub residuals: Option<&'a [f64]>,
 }
 
 /// What a reader of the scores has to know.
@@ -185,6 +190,12 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     if let Some(rank) = method.query_rank {
         entries.insert("query_rank", rank.to_string());
     }
+    if brief.solves_jointly(answer) {
+        entries.insert("solve", "gauss-newton".into());
+        entries.insert("solve_iterations", method.products().to_string());
+        entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
+        entries.insert("solve_block", brief.solve_block().to_string());
+    }
     if let Some(set) = answered.layer_set {
         entries.insert("layer_set", brief.layer_sets[set].name.clone());
     }
@@ -247,6 +258,7 @@ pub(in crate::job) fn write_top(
         TensorData::new("measurements", &queries, of_queries.measurements),
     ];
     tensors.extend(of_queries.captured.map(|captured| TensorData::new(CAPTURED, &shape[..1], captured)));
+    tensors.extend(of_queries.residuals.map(|residuals| TensorData::new(RESIDUALS, &shape[..1], residuals)));
     Ok(write_safetensors(&top_file(brief, answer), &tensors, &score_metadata(brief, summary, answer, key))?)
 }
 

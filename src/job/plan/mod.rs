@@ -158,6 +158,7 @@ impl Plan {
         let widest = training.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
         for stage in &mut training.stages {
             notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
+            notes.extend(stage.take_solve_sample(job.method.solve_examples)?);
         }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
@@ -177,6 +178,7 @@ impl Plan {
         let mut brief = Brief { job, training, answers, layer_sets, groups, queries, reused };
         let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
         brief.job.resources.batch_tokens = Some(memory.batch);
+        notes.extend(memory.take_solve_block(&mut brief));
         brief.training.networks.keep(memory.graphs, memory.residence);
         for stage in &brief.training.stages {
             if stage.n_examples != stage.train.len() {

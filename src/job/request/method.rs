@@ -9,6 +9,7 @@ use super::checkpoints::CheckpointScores;
 use super::damping::DampingRequest;
 use super::fit_examples::FitExamples;
 use super::several::Several;
+use super::solve::{ITERATIONS, Solve};
 use crate::attribution::Aggregate;
 use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 
@@ -27,6 +28,19 @@ pub struct MethodRequest {
     pub fit_examples: FitExamples,
     /// What is added to every eigenvalue; several are scored in one pass.
     pub damping: Several<DampingRequest>,
+    /// Which systems are solved for the queries' vectors.
+    #[serde(skip_serializing_if = "is_default")]
+    pub solve: Solve,
+    /// Products with the Gauss-Newton matrix, of joint solves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solve_iterations: Option<usize>,
+    /// On how many training examples these products are taken.
+    #[serde(skip_serializing_if = "is_default")]
+    pub solve_examples: FitExamples,
+    /// Queries that are solved for together; none: as many as memory allows. Those of one block share a space, so the
+    /// number changes what a few products reach.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solve_block: Option<usize>,
     /// Scale of K-FAC's eigenvalues.
     pub kfac_scale: KfacScale,
     /// Widest block of an eigenbasis; wider covariances are cut into blocks. None: nothing is cut.
@@ -64,6 +78,10 @@ impl Default for MethodRequest {
             label_draws: 1,
             fit_examples: FitExamples::All,
             damping: Several::default(),
+            solve: Solve::Ekfac,
+            solve_iterations: None,
+            solve_examples: FitExamples::All,
+            solve_block: None,
             kfac_scale: KfacScale::PerExample,
             eigen_block_width: None,
             seed: 0,
@@ -85,6 +103,14 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl MethodRequest {
+    /// Products with the Gauss-Newton matrix; 0 if every layer is solved by itself.
+    pub fn products(&self) -> usize {
+        match self.solve {
+            Solve::Ekfac => 0,
+            Solve::GaussNewton => self.solve_iterations.unwrap_or(ITERATIONS),
+        }
+    }
+
     /// How wide a block of an eigenbasis may be.
     pub(in crate::job) fn block_width(&self) -> BlockWidth {
         self.eigen_block_width.and_then(NonZeroUsize::new).map_or(BlockWidth::Any, BlockWidth::AtMost)

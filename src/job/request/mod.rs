@@ -7,6 +7,7 @@ mod file;
 mod fit_examples;
 mod method;
 mod several;
+mod solve;
 mod source;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub use self::fit_examples::FitExamples;
 pub(in crate::job) use self::fit_examples::POSITIONS_PER_ROW;
 pub use self::method::*;
 pub use self::several::Several;
+pub use self::solve::Solve;
 pub use self::source::*;
 use crate::data::{FromTokenizer, Which};
 use crate::model::AdapterMode;

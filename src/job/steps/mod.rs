@@ -2,6 +2,7 @@
 
 pub(in crate::job) mod context;
 pub(in crate::job) mod curvature;
+pub(in crate::job) mod joint_solve;
 pub(in crate::job) mod queries;
 pub(in crate::job) mod rank;
 pub(in crate::job) mod results;
@@ -51,6 +52,7 @@ impl Plan {
             // another run may use what this one makes before it ends
             write_report(self, self.summary(), &StepReport::default())?;
         }
+        run.check_products()?;
         let result = work(&run)?;
         if shard.is_none() {
             run.tidy_curvature()?;

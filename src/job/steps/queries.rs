@@ -11,7 +11,7 @@ use crate::attribution::{
 };
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 use crate::job::brief::answers::{Method, VectorSet};
-use crate::job::brief::artifacts::{CAPTURED, NORMS, VALUES, vectors_name, vectors_sides};
+use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES, vectors_name, vectors_sides};
 use crate::job::brief::data::Few;
 use crate::job::budget::limits::GRADIENT_BYTES;
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
@@ -43,7 +43,10 @@ impl Run<'_> {
             self.observer().event(Event::Reused { pass: Pass::Queries });
         }
         for sets in missing.chunk_by(|a, b| a.network == b.network) {
-            self.prepare(sets, curvatures)?;
+            match self.plan.solves_jointly(sets[0].answer) {
+                true => self.solve_jointly(sets, curvatures)?,
+                false => self.prepare(sets, curvatures)?,
+            }
         }
         Ok(())
     }
@@ -108,7 +111,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn writer<T: Number>(&self, set: VectorSet, rows: usize, queries: usize) -> Result<TensorWriter, JobError> {
+    pub(super) fn writer<T: Number>(
+        &self,
+        set: VectorSet,
+        rows: usize,
+        queries: usize,
+    ) -> Result<TensorWriter, JobError> {
         let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
         let specs = self.plan.vector_specs(set, rows, queries, <T as Element>::DTYPE);
         let form = self.plan.vector_form();
@@ -218,6 +226,11 @@ impl StoredVectors {
         Ok(self.artifact.f64(NORMS)?)
     }
 
+    /// What joint solves left of each query's system, relative to the query.
+    pub(super) fn residuals(&self) -> Result<&[f64], JobError> {
+        Ok(self.artifact.f64(RESIDUALS)?)
+    }
+
     /// Rows of the score matrix.
     pub(in crate::job) fn rows(&self) -> usize {
         self.rows
@@ -246,14 +259,14 @@ impl<T: Number> VectorSource<T> for StoredVectors {
     }
 }
 
-struct Writing<'a> {
+pub(super) struct Writing<'a> {
     /// For each leg of all walks its file and its number there.
-    legs: Vec<(&'a TensorWriter, usize)>,
-    layers: &'a [LayerSpec],
-    form: VectorForm,
-    rows: usize,
+    pub(super) legs: Vec<(&'a TensorWriter, usize)>,
+    pub(super) layers: &'a [LayerSpec],
+    pub(super) form: VectorForm,
+    pub(super) rows: usize,
     /// For each leg of all walks, by layer and query.
-    norms: Vec<Vec<Norms>>,
+    pub(super) norms: Vec<Vec<Norms>>,
 }
 
 impl<T: Number> VectorSink<T> for Writing<'_> {

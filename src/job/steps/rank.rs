@@ -40,18 +40,24 @@ impl Plan {
                 Some(_) => Ok(Some(file.f64(output::CAPTURED)?.to_vec())),
             }
         };
+        let residuals = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
+            match self.solves_jointly(answer) {
+                false => Ok(None),
+                true => Ok(Some(file.f64(output::RESIDUALS)?.to_vec())),
+            }
+        };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
-        let (rankings, values, captured) = if is_file(&scores) {
+        let (rankings, values, captured, residuals) = if is_file(&scores) {
             let file = TensorFile::open_checked(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
             in_groups =
                 self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
-            (rankings, file.f64("measurements")?.to_vec(), captured(&file)?)
+            (rankings, file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
         } else if is_file(&top) {
             let file = TensorFile::open_checked(&top)?;
-            (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?)
+            (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
         } else {
             let folder = self.job.output.path.clone();
             return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
@@ -90,6 +96,7 @@ impl Plan {
                     measurement,
                     value,
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
+                    residual: residuals.as_ref().map(|residuals| residuals[ranking.query]),
                 },
                 proponents: examples(ranking.proponents),
                 opponents: examples(ranking.opponents),

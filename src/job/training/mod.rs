@@ -36,17 +36,47 @@ pub(in crate::job) struct Stage {
     pub train: Dataset,
     /// The part of them that the curvature is taken on; none if that is all.
     pub sample: Option<Dataset>,
+    /// The part of them that joint solves multiply with the Gauss-Newton matrix of; none if that is all.
+    pub solve_sample: Option<Dataset>,
 }
 
 impl Stage {
     /// A stage whose curvature is taken on all of its examples.
     pub(in crate::job) fn new(name: String, train: Dataset) -> Self {
-        Self { name, n_examples: train.len(), train, sample: None }
+        Self { name, n_examples: train.len(), train, sample: None, solve_sample: None }
     }
 
     /// The examples that the curvature is taken on.
     pub(in crate::job) fn fit_data(&self) -> &Dataset {
         self.sample.as_ref().unwrap_or(&self.train)
+    }
+
+    /// The examples whose Gauss-Newton matrix joint solves multiply with.
+    pub(in crate::job) fn solve_data(&self) -> &Dataset {
+        self.solve_sample.as_ref().unwrap_or(&self.train)
+    }
+
+    /// Takes products with the Gauss-Newton matrix on as many examples as are asked for, the same for all queries and
+    /// products, and returns what a person should know of it.
+    ///
+    /// # Errors
+    /// If more are asked for than there are.
+    pub(in crate::job) fn take_solve_sample(&mut self, request: FitExamples) -> Result<Option<String>, JobError> {
+        let n = self.train.len();
+        let count = request.count(n, 0, 0);
+        if count > n {
+            return Err(JobError::Options {
+                problem: format!(
+                    "products with the Gauss-Newton matrix are to be taken on {count} examples, and there are {n}"
+                ),
+                hint: Some(format!("`--solve-examples` of at most {n}, or leave it out to take all")),
+            });
+        }
+        if count == n {
+            return Ok(None);
+        }
+        self.solve_sample = Some(self.train.sample(count));
+        Ok(Some(format!("products with the Gauss-Newton matrix are taken on {count} of {n} examples")))
     }
 
     /// Takes the curvature on as many examples as are asked for, `widest` being the rows of the widest covariance, and

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::curvature::gemm::Products;
-use crate::curvature::{Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
+use crate::curvature::{Directions, Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
 use crate::data::Batch;
 use crate::job::error::JobError;
 use crate::model::{Footprint, Identity, LoadOptions, Model, Residence};
@@ -204,6 +204,20 @@ impl Network for TrackedNetwork {
             None => self.model.differentiate(batch, objective, sink),
             Some(places) => self.model.differentiate(batch, objective, &mut Renumbered { places, sink }),
         }
+    }
+
+    fn gauss_newton(&self, batch: &Batch, directions: &Directions, sink: &mut dyn TapSink) -> Result<(), Error> {
+        let Some(places) = &self.places else { return self.model.gauss_newton(batch, directions, sink) };
+        let mut own = Vec::with_capacity(places.len());
+        for (place, spec) in places.iter().zip(self.model.layers()) {
+            own.push(match place {
+                Some(place) => directions.of(LayerId(*place))?.clone(),
+                // the run does not track the layer, so it does not move
+                None => directions.at_rest(spec)?,
+            });
+        }
+        let own = Directions::new(self.model.layers(), own)?;
+        self.model.gauss_newton(batch, &own, &mut Renumbered { places, sink })
     }
 }
 

@@ -15,9 +15,12 @@ pub(super) use self::labels::labels;
 pub(super) use self::next_token::{NextToken, StoredNextToken};
 pub(super) use self::sequence::{Pooling, Step, StoredSequence};
 use super::{LoadError, wrong_batch};
-use crate::curvature::{Error, Objective, TapRecorder};
+use crate::curvature::{Directions, Error, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
-use crate::nn::{SquaredError, classification_loss, multi_label_loss, regression_loss};
+use crate::nn::{
+    SquaredError, classification_loss, multi_label_loss, multi_label_product, regression_loss, softmax_product,
+    squared_error_product,
+};
 
 /// A head in memory, or on disk until it runs.
 pub(super) trait Head: Debug + Send + Sync {
@@ -29,6 +32,16 @@ pub(super) trait Head: Debug + Send + Sync {
         objective: Objective,
         taps: &TapRecorder,
     ) -> Result<(Vec<f64>, Tensor), Error>;
+
+    /// The loss's Hessian at the outputs times their movements, pulled back to the hidden states: `[Q · R, D]` from hidden
+    /// states that move along `directions`. Tracked layers of the head move as well, and leave taps.
+    fn gauss_newton(
+        &self,
+        hidden: Moving,
+        batch: &Batch,
+        directions: &Directions,
+        taps: &TapRecorder,
+    ) -> Result<Tensor, Error>;
 
     /// What the head gives: `[R, V]`, or `[B, outputs]`.
     fn logits(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
@@ -55,4 +68,19 @@ pub(super) fn loss_of_outputs(
         }
         Targets::Tokens(_) => Err(wrong_batch()),
     }
+}
+
+/// The loss's Hessian at outputs `[B, outputs]` times their movements, `[Q · B, outputs]`, by what the targets are.
+pub(super) fn hessian_of_outputs(
+    (outputs, moving): Moving,
+    batch: &Batch,
+    squared_error: SquaredError,
+) -> Result<Tensor, Error> {
+    let moving = moving.ok_or_else(|| candle_core::Error::Msg("no tracked layer moves the outputs".into()))?;
+    Ok(match &batch.targets {
+        Targets::Classes(_) => softmax_product(&outputs, &moving)?,
+        Targets::Labels { .. } => multi_label_product(&outputs, &moving)?,
+        Targets::Values { .. } => squared_error_product(squared_error, &moving)?,
+        Targets::Tokens(_) => return Err(wrong_batch()),
+    })
 }

@@ -7,12 +7,14 @@ use candle_core::Tensor;
 use super::Head;
 use super::adapter::StoredHeadAdapter;
 use crate::curvature::gemm::Products;
-use crate::curvature::{Error, LayerId, Objective, TapRecorder};
+use crate::curvature::{Directions, Error, LayerId, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
 use crate::model::decoder::Embedding;
 use crate::model::parameters::{Held, InUse, StoredTensor};
 use crate::model::{LoadError, wrong_batch};
-use crate::nn::{LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
+use crate::nn::{
+    LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss, language_model_product,
+};
 
 /// A language model's head, on disk.
 pub(in crate::model) struct StoredNextToken {
@@ -77,6 +79,30 @@ impl Head for NextToken {
             }
         }
         Ok((loss.values, loss.hidden_gradient))
+    }
+
+    fn gauss_newton(
+        &self,
+        moving: Moving,
+        batch: &Batch,
+        directions: &Directions,
+        taps: &TapRecorder,
+    ) -> Result<Tensor, Error> {
+        let Targets::Tokens(targets) = &batch.targets else { return Err(wrong_batch()) };
+        if self.adapter.is_some() {
+            let network = "a language model whose head has an adapter of its own";
+            return Err(Error::Objective { objective: "a product with the Gauss-Newton matrix".into(), network });
+        }
+        let (weight, bias) = self.parameters()?;
+        let (soft_cap, products) = (self.soft_cap, self.products);
+        let head = LanguageModelHead { weight: &weight, bias: bias.as_deref(), soft_cap, products };
+        let own = self.layer.map(|layer| directions.of(layer)).transpose()?;
+        let hidden = moving.0.clone();
+        let product = language_model_product(moving, head, own, targets, directions.count())?;
+        if let (Some(layer), Some(logits)) = (self.layer, product.logits) {
+            taps.record(layer, hidden, logits);
+        }
+        Ok(product.hidden)
     }
 
     fn logits(&self, hidden: &Tensor, _batch: &Batch) -> Result<Tensor, Error> {

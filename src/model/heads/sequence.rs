@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::{Head, loss_of_outputs};
-use crate::curvature::{Error, Gradient, Objective, Positions, Section, TapRecorder, Taped, Traced};
+use super::{Head, hessian_of_outputs, loss_of_outputs};
+use crate::curvature::{
+    Directions, Error, Gradient, Moving, Objective, Positions, Section, TapRecorder, Taped, Traced,
+};
 use crate::data::{Batch, Inputs};
 use crate::model::norms::StoredLayerNorm;
 use crate::model::parameters::{Held, Residence, Source, Stored, StoredLinear};
@@ -217,6 +219,34 @@ impl Head for Sequence {
             None => x.zeros_like()?,
         };
         Ok((values, pooled.backward(hidden, &gradient)?))
+    }
+
+    fn gauss_newton(
+        &self,
+        (hidden, moving): Moving,
+        batch: &Batch,
+        directions: &Directions,
+        taps: &TapRecorder,
+    ) -> Result<Tensor, Error> {
+        let (pooled, count) = (self.pooling.of(&hidden, batch)?, directions.count());
+        let steps = self.steps.get()?;
+        let positions = Arc::new(Positions::single(batch.positions.examples()));
+        let x = pooled.forward(&hidden)?;
+        let each = |stacked: &Tensor, f: &dyn Fn(&Tensor) -> candle_core::Result<Tensor>| {
+            let rows = stacked.dim(0)? / count.max(1);
+            let parts = (0..count).map(|q| f(&stacked.narrow(0, q * rows, rows)?.contiguous()?));
+            Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 0)
+        };
+        let moving = moving.map(|moving| each(&moving, &|moving| pooled.forward(moving))).transpose()?;
+        let section = Taped(|x: &Traced, taps: &TapRecorder| steps.trace(x, taps));
+        let outputs = section.tangents(&x, moving, &TapRecorder::along(directions.clone()).at(&positions))?;
+        let product = hessian_of_outputs(outputs, batch, self.squared_error)?;
+        let (_, back) = section.differentiable(&x, Gradient::Wanted, &taps.at(&positions))?;
+        let gradient = match back(product)? {
+            Some(gradient) => gradient,
+            None => Tensor::cat(&vec![x.zeros_like()?; count], 0)?,
+        };
+        Ok(each(&gradient, &|gradient| pooled.backward(&hidden, gradient))?)
     }
 
     fn logits(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor, Error> {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::kernel::TASK;
 use super::{Implementation, elements};
-use crate::curvature::{Traced, fresh, with_slice};
+use crate::curvature::{TangentRule, Traced, fresh, with_slice};
 use curve::{gated_slopes, gated_values, slopes, values};
 
 /// A function applied to every element.
@@ -98,8 +98,8 @@ impl Activation {
     pub fn trace(self, x: &Traced) -> Result<Traced> {
         match Implementation::of(x.value()) {
             _ if self == Self::Identity => Ok(x.clone()),
-            Implementation::Fused => x.op1(Pointwise(self)),
-            Implementation::Composed => Traced::composed([x], |[x]| self.composed(x)),
+            Implementation::Fused => x.op1_with(Pointwise(self), TangentRule::Elementwise),
+            Implementation::Composed => Traced::composed_with([x], |[x]| self.composed(x), TangentRule::Elementwise),
         }
     }
 
@@ -161,9 +161,13 @@ pub fn trace_gated(activation: Activation, gate: &Traced, up: &Traced) -> Result
     match Implementation::of(gate.value()) {
         Implementation::Fused => {
             same_shape(gate.value(), up.value())?;
-            gate.op2(up, Gated(activation))
+            gate.op2_with(up, Gated(activation), TangentRule::Elementwise)
         }
-        composed => Traced::composed([gate, up], |[gate, up]| gated_with(activation, gate, up, composed)),
+        composed => Traced::composed_with(
+            [gate, up],
+            |[gate, up]| gated_with(activation, gate, up, composed),
+            TangentRule::Elementwise,
+        ),
     }
 }
 
@@ -194,9 +198,21 @@ pub fn gated_packed_with(activation: Activation, both: &Tensor, implementation: 
 /// # Errors
 /// If the width is odd or a tensor operation fails.
 pub fn trace_gated_packed(activation: Activation, both: &Traced) -> Result<Traced> {
+    let inner = half(both.value())?;
+    // the tangent of gate and up in two tensors
+    let tangent = |[both]: [&Tensor; 1], [moving]: [&Tensor; 1]| {
+        let sides = |x: &Tensor, start| x.narrow(1, start, inner)?.contiguous();
+        let side = |start| Traced::constant(sides(both, start)?).moving(Some(sides(moving, start)?));
+        let product = trace_gated(activation, &side(0)?, &side(inner)?)?;
+        Ok(product.tangents().expect("both sides move").clone())
+    };
     match Implementation::of(both.value()) {
-        Implementation::Fused => both.op1(GatedPacked { activation, inner: half(both.value())? }),
-        composed => Traced::composed([both], |[both]| gated_packed_with(activation, both, composed)),
+        Implementation::Fused => both.op1_with(GatedPacked { activation, inner }, TangentRule::Each(&tangent)),
+        composed => Traced::composed_with(
+            [both],
+            |[both]| gated_packed_with(activation, both, composed),
+            TangentRule::Each(&tangent),
+        ),
     }
 }
 
@@ -340,7 +356,7 @@ impl CustomOp1 for GatedPacked {
 mod tests {
     use candle_core::{DType, Device, Var};
 
-    use super::super::gradient_check::{agree, central_differences, flat, wave};
+    use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
     use super::super::kernel::Plain;
     use super::curve::{gated_slopes_lanes, gated_values_lanes, slopes_lanes, values_lanes};
     use super::*;
@@ -367,6 +383,25 @@ mod tests {
             central_differences(&x, |x| gated(activation, x, &up), 1e-9)?;
             central_differences(&up, |up| gated(activation, &x, up), 1e-9)?;
             central_differences(&Tensor::cat(&[&x, &up], 1)?, |both| gated_packed(activation, both), 1e-9)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn tangents_are_central_differences_and_transposes() -> Result<()> {
+        let (x, up) = (wave(&[3, 11], 5)?.affine(4.0, 0.0)?, wave(&[3, 11], 6)?);
+        let both = Tensor::cat(&[&x, &up], 1)?;
+        for activation in ALL {
+            let plain = |x: &[Traced]| activation.trace(&x[0]);
+            let gated = |x: &[Traced]| trace_gated(activation, &x[0], &x[1]);
+            let packed = |x: &[Traced]| trace_gated_packed(activation, &x[0]);
+            tangents(&[&x], plain, 1e-9)?;
+            tangents(&[&x, &up], gated, 1e-9)?;
+            tangents(&[&both], packed, 1e-9)?;
+            // a few roundings of numbers up to 7
+            tangents_agree(&[&x], plain, plain, 1e-6)?;
+            tangents_agree(&[&x, &up], gated, gated, 1e-6)?;
+            tangents_agree(&[&both], packed, packed, 1e-6)?;
         }
         Ok(())
     }

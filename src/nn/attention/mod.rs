@@ -2,12 +2,15 @@
 
 mod fused;
 mod op;
+mod tangent;
+
+use std::ops::Range;
 
 use candle_core::{D, Result, Tensor};
 
 use super::{Implementation, RopeTables, check_soft_cap};
 use crate::curvature::gemm::Products;
-use crate::curvature::{Positions, Traced};
+use crate::curvature::{Positions, TangentRule, Traced};
 
 /// Which positions a position may look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,21 +177,30 @@ impl Attention {
         implementation: Implementation,
     ) -> Result<Tensor> {
         self.check_packed(qkv, packing, positions, rope)?;
-        match (implementation, packing) {
-            (Implementation::Fused, _) => {
+        match implementation {
+            Implementation::Fused => {
                 qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope), packing))
             }
-            (Implementation::Composed, Packing::ByKind) => {
-                let (wide, narrow) = self.widths();
-                let part = |start, width| qkv.narrow(1, start, width);
-                let (q, k, v) = (part(0, wide)?, part(wide, narrow)?, part(wide + narrow, narrow)?);
+            Implementation::Composed => {
+                let [q, k, v] = self.unpacked(qkv, packing)?;
                 self.composed(&q, &k, &v, positions, rope)
             }
-            (Implementation::Composed, Packing::ByHead) => {
-                let by_head = qkv.reshape((positions.rows(), self.heads, 3, self.head_dimension))?;
-                let part =
-                    |kind| by_head.narrow(2, kind, 1)?.contiguous()?.reshape((positions.rows(), self.widths().0));
-                self.composed(&part(0)?, &part(1)?, &part(2)?, positions, rope)
+        }
+    }
+
+    /// Queries, keys and values of one row in three tensors.
+    fn unpacked(&self, qkv: &Tensor, packing: Packing) -> Result<[Tensor; 3]> {
+        let (wide, narrow) = self.widths();
+        match packing {
+            Packing::ByKind => {
+                let part = |start, width| qkv.narrow(1, start, width);
+                Ok([part(0, wide)?, part(wide, narrow)?, part(wide + narrow, narrow)?])
+            }
+            Packing::ByHead => {
+                let rows = qkv.dim(0)?;
+                let by_head = qkv.reshape((rows, self.heads, 3, self.head_dimension))?;
+                let part = |kind| by_head.narrow(2, kind, 1)?.contiguous()?.reshape((rows, wide));
+                Ok([part(0)?, part(1)?, part(2)?])
             }
         }
     }
@@ -205,12 +217,18 @@ impl Attention {
         positions: &Positions,
         rope: Option<&RopeTables>,
     ) -> Result<Traced> {
+        let tangent = |values: [&Tensor; 3], moving: [&Tensor; 3]| self.tangent(values, moving, positions, rope);
+        let rule = TangentRule::Each(&tangent);
         match Implementation::of(q.value()) {
             Implementation::Fused => {
                 self.check_separate(q.value(), k.value(), v.value(), positions, rope)?;
-                q.op3(k, v, op::Separate(op::Context::new(self, positions, rope)))
+                q.op3_with(k, v, op::Separate(op::Context::new(self, positions, rope)), rule)
             }
-            composed => Traced::composed([q, k, v], |[q, k, v]| self.forward_with(q, k, v, positions, rope, composed)),
+            composed => Traced::composed_with(
+                [q, k, v],
+                |[q, k, v]| self.forward_with(q, k, v, positions, rope, composed),
+                rule,
+            ),
         }
     }
 
@@ -242,12 +260,19 @@ impl Attention {
         positions: &Positions,
         rope: Option<&RopeTables>,
     ) -> Result<Traced> {
+        let tangent = |[qkv]: [&Tensor; 1], [moving]: [&Tensor; 1]| {
+            let (values, moving) = (self.unpacked(qkv, packing)?, self.unpacked(moving, packing)?);
+            self.tangent(values.each_ref(), moving.each_ref(), positions, rope)
+        };
+        let rule = TangentRule::Each(&tangent);
         match Implementation::of(qkv.value()) {
             Implementation::Fused => {
                 self.check_packed(qkv.value(), packing, positions, rope)?;
-                qkv.op1(op::Packed(op::Context::new(self, positions, rope), packing))
+                qkv.op1_with(op::Packed(op::Context::new(self, positions, rope), packing), rule)
             }
-            composed => Traced::composed([qkv], |[qkv]| self.packed(qkv, packing, positions, rope, composed)),
+            composed => {
+                Traced::composed_with([qkv], |[qkv]| self.packed(qkv, packing, positions, rope, composed), rule)
+            }
         }
     }
 
@@ -318,42 +343,71 @@ impl Attention {
         positions: &Positions,
         rope: Option<&RopeTables>,
     ) -> Result<Tensor> {
-        let (d, group) = (self.head_dimension, self.heads / self.kv_heads);
         let mut outputs = Vec::with_capacity(positions.examples());
         for (b, rows) in positions.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            let length = rows.len();
-            let part = |x: &Tensor, heads| x.narrow(0, rows.start, length)?.reshape((length, heads, d));
-            let turn = |x: Tensor| rope.map_or(Ok(x.clone()), |rope| rope.rotate_composed(&x, b));
-            let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
-            // [T, kv, d] to [kv, group, T, d]: each key-value head stands beside its query heads
-            let shared = |x: Tensor| {
-                let x = heads_first(x)?.unsqueeze(1)?.broadcast_as((self.kv_heads, group, length, d))?.contiguous()?;
-                x.reshape((self.heads, length, d))
-            };
-            let q = heads_first(turn(part(q, self.heads)?)?)?;
-            let k = shared(turn(part(k, self.kv_heads)?)?)?;
-            let v = shared(part(v, self.kv_heads)?)?;
-            let scores = q.matmul(&k.transpose(1, 2)?.contiguous()?)?.affine(self.scale, 0.0)?;
-            let scores = match self.soft_cap {
-                Some(cap) => scores.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)?,
-                None => scores,
-            };
-            let hidden: Vec<f64> = (0..length)
-                .flat_map(|i| {
-                    let (start, end) = self.seen(i, length);
-                    (0..length).map(move |j| if (start..end).contains(&j) { 0.0 } else { f64::NEG_INFINITY })
-                })
-                .collect();
-            let hidden = Tensor::from_vec(hidden, (1, length, length), q.device())?.to_dtype(q.dtype())?;
-            let scores = scores.broadcast_add(&hidden)?;
-            let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-            let p = e.broadcast_div(&e.sum_keepdim(D::Minus1)?)?;
-            outputs.push(p.matmul(&v)?.transpose(0, 1)?.contiguous()?.reshape((length, self.heads * d))?);
+            let [q, k, v] = self.heads_of([q, k, v], b, rows, rope)?;
+            outputs.push(self.joined(&self.probabilities(&self.scores(&q, &k)?)?.matmul(&v)?)?);
         }
         if outputs.is_empty() {
             return q.zeros_like();
         }
         Tensor::cat(&outputs, 0)
+    }
+
+    /// Queries, keys and values of one example by head, `[heads, T, d]`, rotated; a key-value head stands there once for
+    /// each of its query heads.
+    fn heads_of(
+        &self,
+        qkv: [&Tensor; 3],
+        example: usize,
+        rows: Range<usize>,
+        rope: Option<&RopeTables>,
+    ) -> Result<[Tensor; 3]> {
+        let (d, group, length) = (self.head_dimension, self.heads / self.kv_heads, rows.len());
+        let part = |x: &Tensor, heads| x.narrow(0, rows.start, length)?.reshape((length, heads, d));
+        let turn = |x: Tensor| rope.map_or(Ok(x.clone()), |rope| rope.rotate_composed(&x, example));
+        let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
+        // [T, kv, d] to [kv, group, T, d]: each key-value head stands beside its query heads
+        let shared = |x: Tensor| {
+            let x = heads_first(x)?.unsqueeze(1)?.broadcast_as((self.kv_heads, group, length, d))?.contiguous()?;
+            x.reshape((self.heads, length, d))
+        };
+        let [q, k, v] = qkv;
+        Ok([
+            heads_first(turn(part(q, self.heads)?)?)?,
+            shared(turn(part(k, self.kv_heads)?)?)?,
+            shared(part(v, self.kv_heads)?)?,
+        ])
+    }
+
+    /// Scores of one example before a soft cap, `[heads, T, T]`.
+    fn scores(&self, q: &Tensor, k: &Tensor) -> Result<Tensor> {
+        q.matmul(&k.transpose(1, 2)?.contiguous()?)?.affine(self.scale, 0.0)
+    }
+
+    /// What each position sees of the others, from [`Attention::scores`].
+    fn probabilities(&self, scores: &Tensor) -> Result<Tensor> {
+        let length = scores.dim(D::Minus1)?;
+        let scores = match self.soft_cap {
+            Some(cap) => scores.affine(1.0 / cap, 0.0)?.tanh()?.affine(cap, 0.0)?,
+            None => scores.clone(),
+        };
+        let hidden: Vec<f64> = (0..length)
+            .flat_map(|i| {
+                let (start, end) = self.seen(i, length);
+                (0..length).map(move |j| if (start..end).contains(&j) { 0.0 } else { f64::NEG_INFINITY })
+            })
+            .collect();
+        let hidden = Tensor::from_vec(hidden, (1, length, length), scores.device())?.to_dtype(scores.dtype())?;
+        let scores = scores.broadcast_add(&hidden)?;
+        let e = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        e.broadcast_div(&e.sum_keepdim(D::Minus1)?)
+    }
+
+    /// `[heads, T, d]` to `[T, heads · d]`.
+    fn joined(&self, heads: &Tensor) -> Result<Tensor> {
+        let length = heads.dim(1)?;
+        heads.transpose(0, 1)?.contiguous()?.reshape((length, self.widths().0))
     }
 }
 

@@ -1,6 +1,6 @@
 use candle_core::{DType, Var};
 
-use super::super::gradient_check::{agree, central_differences, flat, wave};
+use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
 use super::super::rope::{Pairing, RopeConfig};
 use super::*;
 
@@ -269,6 +269,32 @@ fn products_in_bf16_differ_by_their_rounding() -> Result<()> {
             let largest = want.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
             let error = found.iter().zip(want).fold(0.0, |m: f64, (x, y)| m.max((x - y).abs())) / largest;
             assert!(error > 1e-5 && error < 4.0 * 2f64.powi(-8), "{attention:?}: {error}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tangents_are_central_differences_and_transposes() -> Result<()> {
+    let positions = Positions::from_lengths([1, 4, 6]);
+    let single = |x: Tensor| x.to_dtype(DType::F32)?.to_dtype(DType::F64);
+    for attention in shapes() {
+        let rope = rope(&attention, &positions, Pairing::Halves);
+        for rope in [None, Some(&rope)] {
+            let [q, k, v] = inputs(&attention, positions.rows())?.map(single);
+            let (q, k, v) = (q?, k?, v?);
+            let separate = |x: &[Traced]| attention.trace(&x[0], &x[1], &x[2], &positions, rope);
+            tangents(&[&q, &k, &v], separate, 1e-8)?;
+            // as for gradients in f32: sums of products of order 4, and a softmax of them
+            tangents_agree(&[&q, &k, &v], separate, separate, 2e-5)?;
+            let packed = Tensor::cat(&[&q, &k, &v], 1)?;
+            let by_kind = |x: &[Traced]| attention.trace_packed(&x[0], &positions, rope);
+            tangents(&[&packed], by_kind, 1e-8)?;
+            if attention.heads == attention.kv_heads {
+                let by_head = |x: &[Traced]| attention.trace_packed_by_head(&x[0], &positions, rope);
+                tangents(&[&packed], by_head, 1e-8)?;
+                tangents_agree(&[&packed], by_head, by_head, 2e-5)?;
+            }
         }
     }
     Ok(())

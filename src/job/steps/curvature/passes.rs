@@ -8,7 +8,6 @@ use super::counts;
 use super::groups::{Group, GroupNetwork};
 use super::kinds::{Bases, COVARIANCE, LAMBDA};
 use super::stored::{data, with_shapes};
-use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Key, Metadata, Part, Progress, check_cover, list_parts};
 use crate::attribution::{Error, Pass};
 use crate::curvature::gemm::{Products, Real};

@@ -1,0 +1,472 @@
+//! Queries' vectors refined: systems with the Gauss-Newton matrix H of all tracked layers jointly, `(H + δ) x = q`,
+//! solved for all queries of a block together in a space of few products.
+//!
+//! EK-FAC sees each layer by itself. Its inverse is the start here and the preconditioner: the space is spanned by
+//! `P q`, `P r₁`, `P r₂`, ..., with `P = (EK-FAC + δ)⁻¹` and the residuals `r` of what the space before gave (for one δ a
+//! block Krylov space, O'Leary 1980). In a space V the solution is `V (Vᵀ H V + δ Vᵀ V)⁻¹ Vᵀ q`, for every δ from the same
+//! products (a Galerkin projection).
+
+use std::ops::Range;
+
+use ascribe_curvature::gemm::{self, Real, Threads, View, ViewMut};
+use ascribe_curvature::{Damping, Directions, Factors, LayerSpec, Network, ProductSum, SpectralFn, Vectors};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::leg_product::LegProduct;
+use crate::{Error, Sweep, VectorForm, VectorSink, VectorSource};
+
+/// Columns of a dot product in the vectors' own type; their sums are added in f64.
+const COLUMNS: usize = 1 << 14;
+
+/// Vectors that are made orthogonal to each other one by one.
+const PANEL: usize = 16;
+
+/// What the solver is asked for.
+#[derive(Debug, Clone)]
+pub struct Refinement<'a, T> {
+    /// The preconditioner's curvature, one for each layer.
+    pub factors: &'a Factors<T>,
+    /// What is added to H; EK-FAC with the first is the preconditioner, and the space grows where any is served worst.
+    pub dampings: &'a [Damping],
+    /// Products with H, at least 1.
+    pub products: usize,
+    /// Numbers of the tangents of one layer that may exist together; one direction moves in any case.
+    pub tangents: usize,
+}
+
+/// How well systems were solved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refined {
+    /// For each damping and query `|q - (H + δ) x| / |q|`.
+    pub residuals: Vec<Vec<f64>>,
+    /// Directions that H was multiplied with.
+    pub directions: usize,
+}
+
+/// Vectors in the space of all tracked weights: for each layer `[count, O, columns]`.
+#[derive(Debug, Clone)]
+struct Block<T> {
+    count: usize,
+    layers: Vec<Vec<T>>,
+}
+
+impl<T: Real> Block<T> {
+    fn zeros(specs: &[LayerSpec], count: usize) -> Self {
+        Self { count, layers: specs.iter().map(|spec| vec![T::of(0.0); count * spec.parameters()]).collect() }
+    }
+
+    /// Squared norms.
+    fn squares(&self) -> Vec<f64> {
+        let mut sums = vec![0.0; self.count];
+        for layer in self.layers.iter().filter(|_| self.count > 0) {
+            let squares: Vec<f64> = layer
+                .par_chunks_exact(layer.len() / self.count)
+                .map(|vector| vector.iter().map(|x| x.wide() * x.wide()).sum())
+                .collect();
+            sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
+        }
+        sums
+    }
+
+    /// Multiplies each vector.
+    fn scale(&mut self, factors: &[f64]) {
+        for layer in self.layers.iter_mut().filter(|_| self.count > 0) {
+            let size = layer.len() / self.count;
+            for (vector, factor) in layer.chunks_exact_mut(size).zip(factors) {
+                vector.iter_mut().for_each(|x| *x = T::of(x.wide() * factor));
+            }
+        }
+    }
+
+    /// `Σ_layers weight · <a_i, b_j>`, `[count, other's count]`.
+    fn products(&self, other: &Self, weights: impl Fn(usize) -> f64) -> Vec<f64> {
+        let (m, n) = (self.count, other.count);
+        let mut sum = vec![0.0; m * n];
+        let mut part = vec![T::of(0.0); m * n];
+        for (l, (a, b)) in self.layers.iter().zip(&other.layers).enumerate().filter(|_| m * n > 0) {
+            let (size, weight) = (a.len() / m, weights(l));
+            for start in (0..size).step_by(COLUMNS) {
+                let columns = COLUMNS.min(size - start);
+                let (a, b) = (View::new(&a[start..], m, columns, size), View::new(&b[start..], n, columns, size));
+                gemm::matmul(ViewMut::dense(&mut part, m, n), gemm::Into::Replace, T::of(1.0), a, b.t(), Threads::Pool);
+                sum.iter_mut().zip(&part).for_each(|(sum, part)| *sum += weight * part.wide());
+            }
+        }
+        sum
+    }
+
+    /// Adds `weight · coefficients · other`, `coefficients: [count, other's count]`, the weight that of each layer.
+    fn add(&mut self, coefficients: &[f64], other: &Self, weight: impl Fn(usize) -> f64) {
+        let (m, n) = (self.count, other.count);
+        let coefficients: Vec<T> = coefficients.iter().map(|&c| T::of(c)).collect();
+        for (l, (sum, vectors)) in self.layers.iter_mut().zip(&other.layers).enumerate().filter(|_| m * n > 0) {
+            let size = vectors.len() / n;
+            let (coefficients, vectors) = (View::dense(&coefficients, m, n), View::dense(vectors, n, size));
+            let sum = ViewMut::dense(sum, m, size);
+            gemm::matmul(sum, gemm::Into::Add, T::of(weight(l)), coefficients, vectors, Threads::Pool);
+        }
+    }
+
+    /// Divides each vector by its norm.
+    fn normalise(&mut self) {
+        let inverse = |square: f64| if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
+        self.scale(&self.squares().into_iter().map(inverse).collect::<Vec<_>>());
+    }
+
+    /// Takes the part along a unit vector off one vector.
+    fn subtract_along(&mut self, unit: &Self) {
+        let dot = |(a, b): (&Vec<T>, &Vec<T>)| a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum::<f64>();
+        let along = T::of(self.layers.iter().zip(&unit.layers).map(dot).sum());
+        for (layer, unit) in self.layers.iter_mut().zip(&unit.layers) {
+            layer.iter_mut().zip(unit).for_each(|(x, u)| *x = *x - along * *u);
+        }
+    }
+
+    /// The vectors of several blocks, one after the other.
+    fn joined(specs: &[LayerSpec], blocks: Vec<Self>) -> Self {
+        let count = blocks.iter().map(|block| block.count).sum();
+        let of = |l: usize| blocks.iter().flat_map(|block| block.layers[l].iter().copied()).collect();
+        Self { count, layers: (0..specs.len()).map(of).collect() }
+    }
+
+    /// The vectors of these numbers.
+    fn chosen(&self, which: &[usize]) -> Self {
+        let of = |layer: &Vec<T>| {
+            let size = layer.len() / self.count.max(1);
+            which.iter().flat_map(|&k| layer[k * size..(k + 1) * size].iter().copied()).collect()
+        };
+        Self { count: which.len(), layers: self.layers.iter().map(of).collect() }
+    }
+}
+
+/// Solves `(H + δ) x = q` for queries whose gradients are `gradients`, and puts the solutions into `sink`: damping k as
+/// leg k, under the numbers `queries`.
+///
+/// `sweep` is over the examples that H is the mean of; `gradients` has one leg.
+///
+/// # Errors
+/// [`Error::Refinement`] for vectors that are not finite and a projected matrix that is not positive; the network's, the
+/// sink's, [`Error::Interrupted`].
+pub fn refine_queries<N: Network, T: Real>(
+    sweep: &Sweep<'_, N>,
+    refinement: &Refinement<'_, T>,
+    gradients: &dyn VectorSource<T>,
+    queries: Range<usize>,
+    sink: &mut dyn VectorSink<T>,
+) -> Result<Refined, Error> {
+    let specs = sweep.network.layers();
+    let mut q = Block { count: queries.len(), layers: Vec::with_capacity(specs.len()) };
+    for (l, spec) in specs.iter().enumerate() {
+        match gradients.vectors(0, l)? {
+            Vectors::Full(all) => {
+                let size = spec.parameters();
+                q.layers.push(all[queries.start * size..queries.end * size].to_vec());
+            }
+            Vectors::LowRank(_) => return Err(Error::Refinement("the gradients are not whole".into())),
+        }
+    }
+    let (solutions, refined) = solve(sweep, refinement, q)?;
+    let form = sink.form();
+    for (leg, solution) in solutions.into_iter().enumerate() {
+        for (l, (vectors, spec)) in solution.layers.into_iter().zip(specs).enumerate() {
+            let product = match form {
+                VectorForm::Full => LegProduct { vectors, spec, place: None },
+                VectorForm::LowRank(_) => LegProduct::of_standard_basis(vectors, spec, &refinement.factors.layers[l]),
+            };
+            sink.put(leg, l, queries.clone(), &product.into_form(form)?)?;
+        }
+    }
+    Ok(refined)
+}
+
+/// A solution for every damping, and how good it is.
+fn solve<N: Network, T: Real>(
+    sweep: &Sweep<'_, N>,
+    refinement: &Refinement<'_, T>,
+    mut q: Block<T>,
+) -> Result<(Vec<Block<T>>, Refined), Error> {
+    let specs = sweep.network.layers();
+    let layers = || refinement.factors.layers.iter();
+    if refinement.products == 0 || refinement.dampings.is_empty() {
+        return Err(Error::Refinement("no product or no damping is asked for".into()));
+    }
+    let dampings: Vec<Vec<f64>> =
+        refinement.dampings.iter().map(|&damping| layers().map(|layer| layer.damping(damping)).collect()).collect();
+    if let Some(l) = dampings[0].iter().position(|&damping| damping <= 0.0 || !damping.is_finite()) {
+        return Err(Error::Refinement(format!("layer `{}`: nothing is added to its curvature", specs[l].name)));
+    }
+    // systems of one size: gradients of queries differ by orders of magnitude
+    let norms: Vec<f64> = q.squares().into_iter().map(f64::sqrt).collect();
+    if let Some(query) = norms.iter().position(|norm| !norm.is_finite()) {
+        return Err(Error::Refinement(format!("the gradient of query {query} of the block holds NaN or infinity")));
+    }
+    q.scale(&norms.iter().map(|&norm| if norm > 0.0 { 1.0 / norm } else { 0.0 }).collect::<Vec<_>>());
+    let mut space = Space::new(dampings.len());
+    let mut residual = q.clone();
+    // directions below rounding add nothing to the space
+    let negligible = 64.0 * epsilon::<T>();
+    for _ in 0..refinement.products {
+        let moving: Vec<usize> =
+            residual.squares().iter().enumerate().filter(|(_, s)| s.sqrt() > negligible).map(|(k, _)| k).collect();
+        let mut next = residual.chosen(&moving);
+        for (l, (vectors, spec)) in next.layers.iter_mut().zip(specs).enumerate().filter(|_| !moving.is_empty()) {
+            refinement.factors.layers[l].apply(&SpectralFn::Inverse { damping: dampings[0][l] }, vectors, spec);
+        }
+        let next = space.orthonormal(specs, next, negligible);
+        if next.count == 0 {
+            break;
+        }
+        let product = multiply(sweep, &next, refinement.tangents)?;
+        space.add(next, product, &q, &dampings);
+        residual = space.worst_residual(&q, &dampings)?;
+    }
+    let mut residuals = Vec::with_capacity(dampings.len());
+    let mut solutions = Vec::with_capacity(dampings.len());
+    for (k, damping) in dampings.iter().enumerate() {
+        let coefficients = space.solve(k)?;
+        let left = space.residual(&q, &coefficients, damping).squares();
+        residuals.push(left.into_iter().map(f64::sqrt).collect());
+        let mut solution = space.combine(specs, &coefficients, q.count);
+        solution.scale(&norms);
+        if let Some(l) = solution.layers.iter().position(|layer| layer.iter().any(|x| !x.wide().is_finite())) {
+            return Err(Error::Refinement(format!("layer `{}`: the solution holds NaN or infinity", specs[l].name)));
+        }
+        solutions.push(solution);
+    }
+    let directions = space.parts.iter().map(|(v, _)| v.count).sum();
+    Ok((solutions, Refined { residuals, directions }))
+}
+
+/// A unit in the last place.
+fn epsilon<T: Real>() -> f64 {
+    if size_of::<T>() == 8 { f64::EPSILON } else { f64::from(f32::EPSILON) }
+}
+
+/// `H v` for every direction, H the mean over the examples of the sweep.
+fn multiply<N: Network, T: Real>(sweep: &Sweep<'_, N>, along: &Block<T>, tangents: usize) -> Result<Block<T>, Error> {
+    let (network, specs) = (sweep.network, sweep.network.layers());
+    let tensors: Vec<Tensor> = along
+        .layers
+        .iter()
+        .zip(specs)
+        .map(|(layer, spec)| Tensor::from_slice(layer, (along.count, spec.outputs, spec.columns()), &Device::Cpu))
+        .collect::<Result<_, _>>()?;
+    let directions = Directions::new(specs, tensors)?;
+    let mut product = Block::zeros(specs, along.count);
+    let widest = specs.iter().map(|spec| spec.outputs.max(spec.columns())).max().unwrap_or(1);
+    let batch = |product: &mut Block<T>, _: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
+        let rows = network.positions(batch).rows();
+        let together = (tangents / (rows * widest).max(1)).clamp(1, along.count.max(1));
+        for first in (0..along.count).step_by(together) {
+            let part = first..along.count.min(first + together);
+            let sums = product
+                .layers
+                .iter_mut()
+                .zip(specs)
+                .map(|(layer, spec)| &mut layer[part.start * spec.parameters()..part.end * spec.parameters()]);
+            let mut sink = ProductSum::new(specs, network.products(), sums.collect());
+            network.gauss_newton(batch, &directions.part(part)?, &mut sink)?;
+        }
+        Ok(())
+    };
+    sweep.run(sweep.range.start, &mut product, batch, |_, _| Ok(()))?;
+    product.scale(&vec![1.0 / sweep.range.len() as f64; along.count]);
+    if let Some(l) = product.layers.iter().position(|layer| layer.iter().any(|x| !x.wide().is_finite())) {
+        let layer = &specs[l].name;
+        return Err(Error::Refinement(format!(
+            "layer `{layer}`: a product with the Gauss-Newton matrix holds NaN or infinity"
+        )));
+    }
+    Ok(product)
+}
+
+/// The space that was multiplied so far.
+struct Space<T> {
+    /// V and HV.
+    parts: Vec<(Block<T>, Block<T>)>,
+    /// `Vᵀ H V`, `[s, s]`.
+    projected: Vec<f64>,
+    /// `Vᵀ D V` for each damping.
+    damped: Vec<Vec<f64>>,
+    /// `Vᵀ q`, `[s, Q]`.
+    right: Vec<f64>,
+    size: usize,
+}
+
+impl<T: Real> Space<T> {
+    fn new(dampings: usize) -> Self {
+        Self { parts: vec![], projected: vec![], damped: vec![vec![]; dampings], right: vec![], size: 0 }
+    }
+
+    /// The part of `vectors` that the space does not hold, with orthonormal vectors. Everything is subtracted twice,
+    /// since once leaves rounding; panels of vectors meet what was there before in products of matrices.
+    fn orthonormal(&self, specs: &[LayerSpec], mut vectors: Block<T>, negligible: f64) -> Block<T> {
+        vectors.normalise();
+        let mut kept: Vec<Block<T>> = vec![];
+        let all: Vec<usize> = (0..vectors.count).collect();
+        for numbers in all.chunks(PANEL) {
+            let mut panel = vectors.chosen(numbers);
+            let without_earlier = |panel: &mut Block<T>| {
+                for earlier in self.parts.iter().map(|(v, _)| v).chain(&kept) {
+                    let along = panel.products(earlier, |_| -1.0);
+                    panel.add(&along, earlier, |_| 1.0);
+                }
+            };
+            without_earlier(&mut panel);
+            without_earlier(&mut panel);
+            let mut own: Vec<Block<T>> = vec![];
+            for k in 0..panel.count {
+                let mut vector = panel.chosen(&[k]);
+                for _ in 0..2 {
+                    for other in &own {
+                        vector.subtract_along(other);
+                    }
+                }
+                if vector.squares()[0].sqrt() > negligible {
+                    vector.normalise();
+                    own.push(vector);
+                }
+            }
+            let mut own = Block::joined(specs, own);
+            // what was small has grown, and its rounding with it
+            without_earlier(&mut own);
+            own.normalise();
+            kept.push(own);
+        }
+        Block::joined(specs, kept)
+    }
+
+    /// Adds directions and their products.
+    fn add(&mut self, v: Block<T>, product: Block<T>, q: &Block<T>, dampings: &[Vec<f64>]) {
+        self.right.extend(v.products(q, |_| 1.0));
+        self.parts.push((v, product));
+        let (v, hv) = &self.parts[self.parts.len() - 1];
+        let (old, new) = (self.size, v.count);
+        let size = old + new;
+        let grown = |before: &[f64], find: &dyn Fn(&Block<T>, &Block<T>) -> Vec<f64>| {
+            let mut matrix = vec![0.0; size * size];
+            for i in 0..old {
+                matrix[i * size..i * size + old].copy_from_slice(&before[i * old..(i + 1) * old]);
+            }
+            let mut start = 0;
+            for (other, other_product) in &self.parts {
+                let found = find(other, other_product);
+                for i in 0..other.count {
+                    for j in 0..new {
+                        matrix[(start + i) * size + old + j] = found[i * new + j];
+                        matrix[(old + j) * size + start + i] = found[i * new + j];
+                    }
+                }
+                start += other.count;
+            }
+            // rounding must not make the last block unsymmetric
+            for i in old..size {
+                for j in old..i {
+                    let mean = (matrix[i * size + j] + matrix[j * size + i]) / 2.0;
+                    matrix[i * size + j] = mean;
+                    matrix[j * size + i] = mean;
+                }
+            }
+            matrix
+        };
+        let projected = grown(&self.projected, &|other, _| other.products(hv, |_| 1.0));
+        let damped = self.damped.iter().zip(dampings);
+        let damped =
+            damped.map(|(before, damping)| grown(before, &|other, _| other.products(v, |l| damping[l]))).collect();
+        (self.projected, self.damped, self.size) = (projected, damped, size);
+    }
+
+    /// `(Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` for a damping, `[s, Q]`.
+    fn solve(&self, damping: usize) -> Result<Vec<f64>, Error> {
+        let matrix: Vec<f64> = self.projected.iter().zip(&self.damped[damping]).map(|(h, d)| h + d).collect();
+        cholesky_solve(matrix, self.size, self.right.clone()).ok_or_else(|| {
+            Error::Refinement("the matrix is not positive along the directions that were tried, by rounding: a larger damping, or `--dtype f64`, helps".into())
+        })
+    }
+
+    /// `V c`.
+    fn combine(&self, specs: &[LayerSpec], coefficients: &[f64], queries: usize) -> Block<T> {
+        let mut sum = Block::zeros(specs, queries);
+        let mut start = 0;
+        for (v, _) in &self.parts {
+            sum.add(&part(coefficients, queries, start, v.count, 1.0), v, |_| 1.0);
+            start += v.count;
+        }
+        sum
+    }
+
+    /// For each query the residual at the damping that the space serves worst, relative to the query.
+    fn worst_residual(&self, q: &Block<T>, dampings: &[Vec<f64>]) -> Result<Block<T>, Error> {
+        let mut worst: Option<(Vec<f64>, Block<T>)> = None;
+        for (k, damping) in dampings.iter().enumerate() {
+            let found = self.residual(q, &self.solve(k)?, damping);
+            let squares = found.squares();
+            let Some((largest, residual)) = &mut worst else {
+                worst = Some((squares, found));
+                continue;
+            };
+            for query in (0..q.count).filter(|&query| squares[query] > largest[query]).collect::<Vec<_>>() {
+                largest[query] = squares[query];
+                for (to, from) in residual.layers.iter_mut().zip(&found.layers) {
+                    let size = to.len() / q.count;
+                    to[query * size..][..size].copy_from_slice(&from[query * size..][..size]);
+                }
+            }
+        }
+        Ok(worst.expect("there is a damping").1)
+    }
+
+    /// `q - (H + D) V c`.
+    fn residual(&self, q: &Block<T>, coefficients: &[f64], damping: &[f64]) -> Block<T> {
+        let mut residual = q.clone();
+        let mut start = 0;
+        for (v, hv) in &self.parts {
+            let minus = part(coefficients, q.count, start, v.count, -1.0);
+            residual.add(&minus, hv, |_| 1.0);
+            residual.add(&minus, v, |l| damping[l]);
+            start += v.count;
+        }
+        residual
+    }
+}
+
+/// Rows of `[s, Q]`, transposed and multiplied: `[Q, count]`.
+fn part(coefficients: &[f64], queries: usize, start: usize, count: usize, factor: f64) -> Vec<f64> {
+    (0..queries).flat_map(|q| (start..start + count).map(move |i| factor * coefficients[i * queries + q])).collect()
+}
+
+/// `A⁻¹ B` for a positive matrix `[n, n]` and `[n, m]`; none if the matrix is not positive.
+fn cholesky_solve(mut a: Vec<f64>, n: usize, mut b: Vec<f64>) -> Option<Vec<f64>> {
+    let m = b.len() / n.max(1);
+    for j in 0..n {
+        let dot = |i: usize, a: &[f64]| (0..j).map(|k| a[i * n + k] * a[j * n + k]).sum::<f64>();
+        let pivot = a[j * n + j] - dot(j, &a);
+        // also false for NaN
+        if !(pivot > 0.0) {
+            return None;
+        }
+        let root = pivot.sqrt();
+        a[j * n + j] = root;
+        for i in j + 1..n {
+            a[i * n + j] = (a[i * n + j] - dot(i, &a)) / root;
+        }
+    }
+    for i in 0..n {
+        for k in 0..i {
+            let factor = a[i * n + k];
+            let (solved, rest) = b.split_at_mut(i * m);
+            rest[..m].iter_mut().zip(&solved[k * m..]).for_each(|(x, y)| *x -= factor * y);
+        }
+        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
+    }
+    for i in (0..n).rev() {
+        for k in i + 1..n {
+            let factor = a[k * n + i];
+            let (rest, solved) = b.split_at_mut(k * m);
+            rest[i * m..(i + 1) * m].iter_mut().zip(&*solved).for_each(|(x, y)| *x -= factor * y);
+        }
+        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
+    }
+    Some(b)
+}

@@ -1,0 +1,123 @@
+//! Memory of joint solves: a space of directions for each block of queries, and tangents of a few of them at a time.
+
+use crate::curvature::{Damping, LayerSpec};
+use crate::job::brief::Brief;
+use crate::job::budget::memory::Memory;
+use crate::job::budget::sizes::Sizes;
+use crate::job::budget::stage_memory::{Counts, Way};
+use crate::job::request::Solve;
+use crate::nn::head;
+
+/// What joint solves are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct SolveSize {
+    /// Products with the Gauss-Newton matrix.
+    pub products: usize,
+    /// Dampings that one space serves.
+    pub dampings: usize,
+    /// Queries, or the one row of an aggregate.
+    pub rows: usize,
+    /// Queries of a block, if the job says how many.
+    pub block: Option<usize>,
+}
+
+impl SolveSize {
+    /// Those of a job; none if its layers are solved one by one.
+    pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
+        let (method, rows) = (&brief.job.method, brief.query_rows());
+        (method.solve == Solve::GaussNewton && rows > 0).then(|| Self {
+            products: method.products(),
+            dampings: method.damping.0.len(),
+            rows,
+            block: method.solve_block,
+        })
+    }
+
+    /// The least queries of a block.
+    pub(in crate::job) fn least(self) -> usize {
+        self.block.unwrap_or(1).min(self.rows)
+    }
+}
+
+/// Numbers of the tangents of one layer that may exist together, the largest first: more of them go through the network
+/// beside one pass of its values.
+pub(in crate::job) const TANGENTS: [usize; 4] = [1 << 24, 1 << 22, 1 << 20, 1 << 18];
+
+impl Memory {
+    /// Writes the block that fits into the job, and returns what a person should know of joint solves.
+    pub(in crate::job) fn take_solve_block(&self, brief: &mut Brief) -> Vec<String> {
+        if brief.job.method.solve != Solve::GaussNewton {
+            return vec![];
+        }
+        let mut notes = vec![];
+        let rows = brief.query_rows();
+        if rows > 0 {
+            brief.job.method.solve_block = Some(self.solve_block);
+            if self.solve_block < rows {
+                notes.push(format!(
+                    "joint systems are solved for {} of {rows} queries at a time; more share a larger space and leave \
+                     smaller residuals, if `--memory` allows",
+                    self.solve_block
+                ));
+            }
+        }
+        let is_relative = |damping: &Damping| matches!(damping, Damping::MeanFraction(_));
+        if brief.job.method.damping.0.iter().any(|damping| is_relative(&damping.0)) {
+            notes.push(
+                "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
+                 they were validated with; a number with `x` adds another amount to every layer"
+                    .into(),
+            );
+        }
+        notes
+    }
+}
+
+impl Counts<'_> {
+    /// Bytes of a block of so many queries, beside every pass's own.
+    pub(in crate::job) fn joint_solve(
+        &self,
+        way: Way,
+        solve: SolveSize,
+        block: usize,
+        tangents: usize,
+        mapped: u64,
+    ) -> u64 {
+        let Sizes { layers, model, number, .. } = self.0;
+        let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
+        let (products, dampings) = (solve.products as u64, solve.dampings as u64);
+        // the space and its products; the queries, their gradients and residuals; a copy that moves, or solutions
+        let vectors = (2 * products + 6 + dampings) * block as u64 * tracked * number;
+        let space = products * block as u64;
+        let small = 8 * (dampings + 3) * space * space;
+        let rows = self.rows(way.batch);
+        let widest =
+            layers.iter().map(|layer: &LayerSpec| layer.outputs.max(layer.columns()) as u64).max().unwrap_or(1);
+        let together = (tangents as u64 / (rows * widest).max(1)).clamp(1, (block as u64).max(1));
+        // tangents of a section on their way forwards, and gradients on their way back
+        let moving = 2 * together * rows * model.activations.max(2 * widest) * number;
+        let vocabulary = model.vocabulary;
+        let tile = (together * (head::ROWS as u64).min(rows) * vocabulary).min(crate::nn::TILE as u64 + vocabulary);
+        let head = number * (4 * tile + if model.tracked_head { 2 * together * rows * vocabulary } else { 0 });
+        self.pass(way, way.batch) + vectors + small + moving + head + self.factors(mapped)
+    }
+
+    /// The most queries of a block, and the most tangents beside them, that fit; none if the least do not.
+    pub(in crate::job) fn solve_block(
+        &self,
+        way: Way,
+        solve: SolveSize,
+        limit: Option<u64>,
+        mapped: u64,
+    ) -> Option<(usize, usize)> {
+        let Some(limit) = limit else { return Some((solve.block.unwrap_or(solve.rows).min(solve.rows), TANGENTS[0])) };
+        let fits = |block: usize, tangents: usize| self.joint_solve(way, solve, block, tangents, mapped) <= limit;
+        let tangents = TANGENTS.into_iter().find(|&tangents| fits(solve.least(), tangents))?;
+        let (mut least, mut most) = (solve.least(), solve.block.unwrap_or(solve.rows).min(solve.rows));
+        while least < most {
+            let middle = (least + most).div_ceil(2);
+            if fits(middle, tangents) { least = middle } else { most = middle - 1 }
+        }
+        Some((least, tangents))
+    }
+}

@@ -1,0 +1,190 @@
+//! The queries' vectors as solutions of joint systems: products with the Gauss-Newton matrix of all tracked layers, for
+//! blocks of queries and all dampings together.
+
+use std::ops::Range;
+
+use crate::attribution::source::LegCurvature;
+use crate::attribution::{
+    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Sweep, VectorForm, VectorSink, Walk,
+    prepare_queries, refine_queries,
+};
+use crate::curvature::{Damping, Directions, Factors, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
+use crate::data;
+use crate::job::brief::Brief;
+use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES};
+use crate::job::brief::data::Few;
+use crate::job::error::JobError;
+use crate::job::number::Number;
+use crate::job::request::Solve;
+use crate::job::steps::context::Run;
+use crate::job::steps::queries::{Writing, queries_at_once};
+
+impl Run<'_> {
+    /// Refuses, before any work, a network whose ops or head have no products with the Gauss-Newton matrix.
+    pub(super) fn check_products(&self) -> Result<(), JobError> {
+        let plan = self.plan;
+        if plan.job.method.solve != Solve::GaussNewton || plan.queries.is_none() {
+            return Ok(());
+        }
+        let stage = plan.training.last_stage();
+        let network = plan.training.networks.get(plan.training.last_network())?;
+        let shortest = (0..stage.train.len()).min_by_key(|&m| stage.train.positions(m)).unwrap_or(0);
+        let options = plan.training.networks.options();
+        let zeros = |layer: &LayerSpec| {
+            candle_core::Tensor::zeros((1, layer.outputs, layer.columns()), options.dtype, &candle_core::Device::Cpu)
+        };
+        let layers = plan.training.layers();
+        let zeros = layers.iter().map(zeros).collect::<Result<Vec<_>, _>>().map_err(Error::from)?;
+        let directions = Directions::new(layers, zeros).map_err(Error::from)?;
+        let batch = data::batch(&stage.train, shortest..shortest + 1);
+        network.gauss_newton(&batch, &directions, &mut Nothing).map_err(|error| JobError::Options {
+            problem: format!("`solve = gauss-newton` cannot multiply with this model's Gauss-Newton matrix: {error}"),
+            hint: Some("leave `solve` out".into()),
+        })
+    }
+
+    /// Vectors of these sets at one network, every damping of the job from one space for each block of queries.
+    pub(super) fn solve_jointly<T: Number>(
+        &self,
+        sets: &[VectorSet],
+        curvatures: &[LegCurvature<T>],
+    ) -> Result<(), JobError> {
+        let plan = self.plan;
+        let Some(queries) = &plan.queries else { return Err(JobError::NoQueries) };
+        let (layers, method) = (plan.training.layers(), &plan.job.method);
+        let (aggregate, rows) = (Aggregate::from(method.aggregate), plan.query_rows());
+        let fit = match plan.answers[sets[0].answer].method {
+            Method::Influence { fit, .. } => fit,
+            _ => plan.averaged_fit(sets[0].network),
+        };
+        let dampings: Vec<Damping> = method.damping.0.iter().map(|damping| damping.0).collect();
+        let mut writers = Vec::with_capacity(sets.len());
+        for set in sets {
+            writers.push(self.writer::<T>(*set, rows, queries.len())?);
+        }
+        // dampings whose vectors an earlier start has finished shape the space all the same
+        let of_set = |damping: &Damping| sets.iter().position(|set| damping_of(plan, *set) == Some(*damping));
+        let legs: Vec<Option<usize>> = dampings.iter().map(of_set).collect();
+        let network = self.network(sets[0].network)?;
+        let name = &plan.training.networks.parameters()[sets[0].network].name;
+        let stage = plan.training.last_stage();
+        let train = plan.in_batches(stage.solve_data());
+        let products = self.sweep(&*network, &train, 0..stage.solve_data().len(), Pass::Products);
+        let at_most = queries_at_once(layers, size_of::<T>());
+        let examples = Few { batches: plan.in_batches(queries), at_most };
+        let form = plan.vector_form();
+        let norms = vec![vec![Norms::default(); rows * layers.len()]; writers.len()];
+        let places = writers.iter().map(|writer| (writer, 0)).collect();
+        let mut writing = Writing { legs: places, layers, form, rows, norms };
+        let refinement = Refinement {
+            factors: &curvatures[fit].factors,
+            dampings: &dampings,
+            products: method.products(),
+            tangents: plan.memory.solve_tangents,
+        };
+        let identity = Factors::identity(layers.len());
+        let walk = Walk::gradients(&identity);
+        let measurement = Measurement::from(plan.measure());
+        let mut values = vec![];
+        let mut residuals = vec![vec![]; dampings.len()];
+        for start in (0..rows).step_by(plan.solve_block()) {
+            let block = start..rows.min(start + plan.solve_block());
+            // a sum of queries is one row, made of all of them
+            let range = if aggregate == Aggregate::Each { block.clone() } else { 0..queries.len() };
+            let sweep = Sweep {
+                network: &*network,
+                examples: &examples,
+                range,
+                pass: Pass::Queries,
+                observer: self.observer(),
+            };
+            let mut gradients = MemoryVectors::<T>::new(layers, 1, block.len());
+            let mut shifted =
+                Moved { sink: &mut gradients, legs: &[Some(0)], from: start, to: 0, form: VectorForm::Full };
+            values.extend(prepare_queries::<_, T>(
+                &sweep,
+                measurement,
+                method.reduction.into(),
+                aggregate,
+                &[&walk],
+                &mut shifted,
+            )?);
+            let mut sink = Moved { sink: &mut writing, legs: &legs, from: 0, to: start, form };
+            let refined = refine_queries(&products, &refinement, &gradients, 0..block.len(), &mut sink);
+            let refined = refined.map_err(|error| match error {
+                Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
+                other => other,
+            })?;
+            residuals.iter_mut().zip(refined.residuals).for_each(|(all, found)| all.extend(found));
+        }
+        let norms = std::mem::take(&mut writing.norms);
+        drop(writing);
+        for (k, (writer, norms)) in writers.into_iter().zip(norms).enumerate() {
+            if form != VectorForm::Full {
+                let pairs: Vec<f64> = norms.iter().flat_map(|norms| [norms.kept, norms.whole]).collect();
+                writer.write_values_at(CAPTURED, 0, &pairs)?;
+            }
+            let leg = legs.iter().position(|leg| *leg == Some(k)).ok_or(JobError::NoQueries)?;
+            writer.write_values_at(RESIDUALS, 0, &residuals[leg])?;
+            writer.write_values_at(VALUES, 0, &values)?;
+            writer.write_values_at(NORMS, 0, &vec![f64::NAN; rows])?;
+            writer.finish()?;
+        }
+        Ok(())
+    }
+
+    /// For each row of an answer what joint solves left of its system, at the checkpoint where that is most; none if
+    /// its layers are solved one by one.
+    pub(super) fn residuals(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
+        if !self.plan.solves_jointly(answer) {
+            return Ok(None);
+        }
+        let mut largest: Vec<f64> = vec![];
+        for set in self.plan.vector_sets(&[answer]) {
+            let vectors = self.find_vectors(set)?.ok_or(JobError::NoQueries)?;
+            largest.resize(vectors.rows(), 0.0);
+            largest.iter_mut().zip(vectors.residuals()?).for_each(|(all, own)| *all = all.max(*own));
+        }
+        Ok(Some(largest))
+    }
+}
+
+/// What is added to the systems of a set.
+fn damping_of(brief: &Brief, set: VectorSet) -> Option<Damping> {
+    match brief.answers[set.answer].method {
+        Method::Influence { damping, .. } | Method::InfluenceMean { damping } => Some(damping),
+        _ => None,
+    }
+}
+
+/// Leaves every tap where it is.
+struct Nothing;
+
+impl TapSink for Nothing {
+    fn tap(&mut self, _: Tap<'_>) -> Result<(), crate::curvature::Error> {
+        Ok(())
+    }
+}
+
+/// Vectors under other numbers: those of the block `from` become those of the block `to`, and legs go where they are
+/// wanted or nowhere.
+struct Moved<'a, T> {
+    sink: &'a mut dyn VectorSink<T>,
+    legs: &'a [Option<usize>],
+    from: usize,
+    to: usize,
+    form: VectorForm,
+}
+
+impl<T: Number> VectorSink<T> for Moved<'_, T> {
+    fn form(&self) -> VectorForm {
+        self.form
+    }
+
+    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let Some(leg) = self.legs[leg] else { return Ok(()) };
+        let moved = |query: usize| query - self.from + self.to;
+        self.sink.put(leg, layer, moved(queries.start)..moved(queries.end), found)
+    }
+}
