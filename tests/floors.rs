@@ -13,7 +13,7 @@ const HOUSE: [&str; 7] = ["presence", "foreign_file", "data", "nn", "model", "tr
 
 /// The rooms of `src/job`, from the ground up.
 const ROOMS: [&str; 10] =
-    ["error", "number", "request", "training", "brief", "folder", "budget", "plan", "steps", "cost"];
+    ["error", "request", "number", "training", "brief", "folder", "budget", "plan", "steps", "cost"];
 
 /// A module's path below the crate, such as `job::brief::keys`; empty for the crate itself.
 type Module = Vec<String>;

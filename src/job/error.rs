@@ -1,3 +1,6 @@
+//! What can be wrong with a job: one variant for each kind of problem, with the file, the key, what was found and what was
+//! expected, and a hint that says what to do.
+
 use std::path::PathBuf;
 
 use crate::attribution::source::SourceError;

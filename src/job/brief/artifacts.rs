@@ -6,7 +6,7 @@ use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size}
 use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, SymmetricMatrix};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
-use crate::job::request::Precision;
+use crate::job::number::with_number;
 use crate::job::training::{Fit, Training};
 
 /// Each query's measurement, in files of query vectors.
@@ -41,10 +41,7 @@ impl Brief {
 
     /// The type of a number of the run, as files name it.
     pub(in crate::job) fn number(&self) -> Dtype {
-        match self.job.model.dtype {
-            Precision::F64 => <f64 as Element>::DTYPE,
-            _ => <f32 as Element>::DTYPE,
-        }
+        with_number!(self.job.model.dtype, T => <T as Element>::DTYPE)
     }
 
     /// How wide a block of an eigenbasis may be.

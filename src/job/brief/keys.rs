@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use crate::attribution::store::{Key, KeyBuilder};
+use crate::attribution::trajectory::Optimizer;
 use crate::curvature::{CurvatureKind, Damping};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::request::{
-    AdamRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Precision, ScoreScale, SelfInfluenceForm, StoreScores,
+    AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
+    ReductionRequest, ScoreScale, SelfInfluenceForm, StoreScores,
 };
 use crate::job::training::{Fit, Place, Site};
 
@@ -167,7 +169,7 @@ impl Brief {
                 let form = self.job.source.as_ref().map(|source| source.form).unwrap_or_default();
                 let builder = builder
                     .field("method", "source")
-                    .field("form", format!("{form:?}").as_str())
+                    .field("form", form_name(form))
                     .field("time scale", time_scale)
                     .list("factors", fits[..segments.len()].iter().map(|fit| self.fit_key(fit)))
                     .list("tau", segments.iter().map(|(_, segment)| segment.tau))
@@ -189,7 +191,7 @@ impl Brief {
 
     fn optimizers(&self, builder: KeyBuilder) -> KeyBuilder {
         let stages = self.training.run.iter().flat_map(|run| run.trajectory.stages());
-        let optimizers: Vec<String> = stages.map(|stage| format!("{:?}", stage.optimizer())).collect();
+        let optimizers: Vec<String> = stages.map(|stage| optimizer_name(stage.optimizer())).collect();
         builder.list("optimizers", optimizers.iter().map(String::as_str))
     }
 
@@ -215,9 +217,9 @@ impl Brief {
             .field("network", self.network_key(set.network))
             .field("data", &queries.content_hash()[..])
             .field("measure", measure_name(self.measure()))
-            .field("reduction", format!("{:?}", method.reduction).as_str())
-            .field("aggregate", format!("{:?}", method.aggregate).as_str())
-            .field("normalize", format!("{:?}", method.normalize).as_str());
+            .field("reduction", reduction_name(method.reduction))
+            .field("aggregate", aggregate_name(method.aggregate))
+            .field("normalize", normalize_name(method.normalize));
         let key = match method.query_rank {
             None => key,
             Some(rank) => key.field("rank", rank as u64),
@@ -245,7 +247,7 @@ impl Brief {
         let mut builder = KeyBuilder::new("score pass", ARITHMETIC)
             .field("network", self.network_key(pass.site.network))
             .field("data", &self.training.stages[pass.site.stage].train.content_hash()[..])
-            .field("normalize", format!("{:?}", self.job.method.normalize).as_str())
+            .field("normalize", normalize_name(self.job.method.normalize))
             .field("self-influence", self.job.method.self_influence);
         for contribution in &pass.contributions {
             builder = builder
@@ -297,7 +299,7 @@ impl Brief {
     fn stored(&self, builder: KeyBuilder) -> KeyBuilder {
         let output = &self.job.output;
         let top = if output.store_scores == StoreScores::Top { output.top as u64 } else { 0 };
-        builder.field("stored", format!("{:?}", output.store_scores).as_str()).field("top", top)
+        builder.field("stored", stored_name(output.store_scores)).field("top", top)
     }
 }
 
@@ -330,4 +332,98 @@ impl Brief {
 /// Where a part of a fit is taken.
 pub(in crate::job) fn site(fit: &Fit, place: &Place) -> Site {
     Site { network: place.network, stage: fit.stage }
+}
+
+/// A form of Source as keys have it.
+fn form_name(form: FormRequest) -> &'static str {
+    match form {
+        FormRequest::Exponential => "Exponential",
+        FormRequest::Product => "Product",
+        FormRequest::Momentum => "Momentum",
+    }
+}
+
+/// A reduction as keys have it.
+fn reduction_name(reduction: ReductionRequest) -> &'static str {
+    match reduction {
+        ReductionRequest::Sum => "Sum",
+        ReductionRequest::Mean => "Mean",
+    }
+}
+
+/// An aggregate of queries as keys have it.
+fn aggregate_name(aggregate: AggregateRequest) -> &'static str {
+    match aggregate {
+        AggregateRequest::Each => "Each",
+        AggregateRequest::Sum => "Sum",
+        AggregateRequest::Mean => "Mean",
+    }
+}
+
+/// A normalisation as keys have it.
+fn normalize_name(normalize: Normalize) -> &'static str {
+    match normalize {
+        Normalize::None => "None",
+        Normalize::Cosine => "Cosine",
+    }
+}
+
+/// What of the scores is stored, as keys have it.
+fn stored_name(stored: StoreScores) -> &'static str {
+    match stored {
+        StoreScores::Full => "Full",
+        StoreScores::Top => "Top",
+    }
+}
+
+/// An optimizer and its constants as keys have them.
+fn optimizer_name(optimizer: &Optimizer) -> String {
+    let adam = |name: &str, [beta1, beta2, epsilon, weight_decay]: [f64; 4]| {
+        format!("{name} {{ beta1: {beta1:?}, beta2: {beta2:?}, epsilon: {epsilon:?}, weight_decay: {weight_decay:?} }}")
+    };
+    match *optimizer {
+        Optimizer::Sgd { momentum, dampening, nesterov, weight_decay } => format!(
+            "Sgd {{ momentum: {momentum:?}, dampening: {dampening:?}, nesterov: {nesterov}, weight_decay: {weight_decay:?} }}"
+        ),
+        Optimizer::Adam { beta1, beta2, epsilon, weight_decay } => adam("Adam", [beta1, beta2, epsilon, weight_decay]),
+        Optimizer::AdamW { beta1, beta2, epsilon, weight_decay } => {
+            adam("AdamW", [beta1, beta2, epsilon, weight_decay])
+        }
+        // no stage of training has one
+        ref other => other.name().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Artifacts of earlier versions were keyed by what `Debug` wrote; they are found again.
+    #[test]
+    fn names_in_keys_are_those_of_earlier_versions() {
+        for form in [FormRequest::Exponential, FormRequest::Product, FormRequest::Momentum] {
+            assert_eq!(form_name(form), format!("{form:?}"));
+        }
+        for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {
+            assert_eq!(reduction_name(reduction), format!("{reduction:?}"));
+        }
+        for aggregate in [AggregateRequest::Each, AggregateRequest::Sum, AggregateRequest::Mean] {
+            assert_eq!(aggregate_name(aggregate), format!("{aggregate:?}"));
+        }
+        for normalize in [Normalize::None, Normalize::Cosine] {
+            assert_eq!(normalize_name(normalize), format!("{normalize:?}"));
+        }
+        for stored in [StoreScores::Full, StoreScores::Top] {
+            assert_eq!(stored_name(stored), format!("{stored:?}"));
+        }
+        let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
+        for optimizer in [
+            Optimizer::Sgd { momentum: 0.9, dampening: 0.0, nesterov: true, weight_decay: 1e-20 },
+            Optimizer::Sgd { momentum: 0.0, dampening: 0.25, nesterov: false, weight_decay: 3e22 },
+            Optimizer::Adam { beta1, beta2, epsilon, weight_decay: 0.0 },
+            Optimizer::AdamW { beta1, beta2, epsilon, weight_decay: 0.1 },
+        ] {
+            assert_eq!(optimizer_name(&optimizer), format!("{optimizer:?}"));
+        }
+    }
 }

@@ -11,6 +11,8 @@ pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
 pub(in crate::job) mod reuse;
 pub(in crate::job) mod summary;
+#[cfg(test)]
+mod tests;
 
 use crate::attribution::LabelMode;
 use crate::data::Dataset;

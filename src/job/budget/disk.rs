@@ -132,7 +132,7 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
         bytes += files * file_size(&tensors, &metadata)?;
         if answer == 0 && brief.job.method.self_influence {
             let own = [TensorSpec::new("self_influence", Dtype::F32, [n])];
-            bytes += file_size(&own, &metadata)?;
+            bytes += file_size(&own, &output::self_influence_metadata(brief, summary, &key))?;
         }
     }
     Ok(bytes)

@@ -75,10 +75,18 @@ pub(in crate::job) fn stages_apart(brief: &Brief, answer: usize) -> std::ops::Ra
 
 /// What one stage contributes to the first answer's scores.
 pub(in crate::job) fn stage_file(brief: &Brief, stage: usize) -> PathBuf {
-    // a stage's name is a person's, and no part of a path
+    let names: Vec<&str> = brief.training.stages.iter().map(|stage| stage.name.as_str()).collect();
+    brief.job.output.path.join(format!("scores.stage-{}.safetensors", stage_in_path(&names, stage)))
+}
+
+/// A stage's name as a part of a file's. The name is a person's, so whatever may mean something in a path is a hyphen;
+/// where that makes it the name of another stage, on file systems that ignore case too, the stage's number follows.
+fn stage_in_path(names: &[&str], stage: usize) -> String {
     let plain = |c: char| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
-    let name: String = brief.training.stages[stage].name.chars().map(plain).collect();
-    brief.job.output.path.join(format!("scores.stage-{name}.safetensors"))
+    let plain = |name: &str| name.chars().map(plain).collect::<String>();
+    let own = plain(names[stage]);
+    let is_own = |(other, name): (usize, &&str)| other != stage && plain(name).to_lowercase() == own.to_lowercase();
+    if names.iter().enumerate().any(is_own) { format!("{own}.{}", stage + 1) } else { own }
 }
 
 /// Whether the folder holds an answer's results with this key.
@@ -158,14 +166,14 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
         ("format", FORMAT.to_string()),
         ("method", method_name.into()),
-        ("curvature", format!("{:?}", method.curvature).to_lowercase()),
+        ("curvature", method.curvature.name().into()),
         ("fisher", fisher.into()),
         ("answer", answered.name.clone()),
         ("seed", method.seed.to_string()),
         ("dtype", brief.job.model.dtype.name().into()),
         ("measurement", measure.into()),
-        ("reduction", format!("{:?}", method.reduction).to_lowercase()),
-        ("normalize", format!("{:?}", method.normalize).to_lowercase()),
+        ("reduction", method.reduction.name().into()),
+        ("normalize", method.normalize.name().into()),
         ("sign", "positive: a proponent, training on it helps the query; negative: an opponent".into()),
         ("units", unit),
         (
@@ -218,6 +226,14 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// What a reader of `self_influence.safetensors` has to know.
+pub(in crate::job) fn self_influence_metadata(brief: &Brief, summary: &Summary, key: &Key) -> Metadata {
+    let mut metadata = score_metadata(brief, summary, 0, key);
+    metadata.remove("query_ids");
+    metadata.insert("units".into(), "rise of the example's own loss predicted for its removal from training".into());
+    metadata
+}
+
 /// `self_influence.safetensors`.
 pub(in crate::job) fn write_self_influence(
     brief: &Brief,
@@ -225,9 +241,7 @@ pub(in crate::job) fn write_self_influence(
     key: &Key,
     values: &[f32],
 ) -> Result<(), JobError> {
-    let mut metadata = score_metadata(brief, summary, 0, key);
-    metadata.remove("query_ids");
-    metadata.insert("units".into(), "rise of the example's own loss predicted for its removal from training".into());
+    let metadata = self_influence_metadata(brief, summary, key);
     let file = self_influence_file(brief);
     Ok(write_safetensors(&file, &[TensorData::new("self_influence", &[values.len()], values)], &metadata)?)
 }
@@ -281,4 +295,32 @@ pub(in crate::job) fn write_file(file: &Path, bytes: &[u8]) -> Result<(), JobErr
 pub(in crate::job) fn ranking_error(error: RankingError) -> JobError {
     let hint = error.hint();
     JobError::Options { problem: error.to_string(), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::request::ReductionRequest;
+
+    #[test]
+    fn stages_with_like_names_have_files_of_their_own() {
+        let files = |names: &[&str]| (0..names.len()).map(|stage| stage_in_path(names, stage)).collect::<Vec<_>>();
+        assert_eq!(files(&["pre-train", "fine tune", "größe/2"]), ["pre-train", "fine-tune", "größe-2"]);
+        assert_eq!(files(&["fine tune", "fine-tune", "last"]), ["fine-tune.1", "fine-tune.2", "last"]);
+        assert_eq!(files(&["Tune", "tune"]), ["Tune.1", "tune.2"]);
+    }
+
+    #[test]
+    fn choices_are_named_in_files_as_in_jobs() {
+        let named = |value: toml::Value| value.as_str().expect("a text").to_owned();
+        for curvature in [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac] {
+            assert_eq!(curvature.name(), named(toml::Value::try_from(curvature).expect("TOML")));
+        }
+        for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {
+            assert_eq!(reduction.name(), named(toml::Value::try_from(reduction).expect("TOML")));
+        }
+        for normalize in [Normalize::None, Normalize::Cosine] {
+            assert_eq!(normalize.name(), named(toml::Value::try_from(normalize).expect("TOML")));
+        }
+    }
 }

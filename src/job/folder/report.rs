@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::attribution::store::sealed_json;
+use crate::attribution::store::{Store, sealed_json};
 use crate::job::brief::Brief;
 use crate::job::brief::reuse::CURVATURE_DATA;
 use crate::job::brief::summary::Summary;
@@ -89,9 +89,15 @@ impl Saturation {
     }
 }
 
-/// `run.json`: the plan's summary and the stages of all steps so far, newest last.
-pub(in crate::job) fn write_report(brief: &Brief, summary: &Summary, report: &StepReport) -> Result<(), JobError> {
-    let file = brief.job.output.path.join("run.json");
+/// `run.json`: the plan's summary and the stages of all steps so far, newest last. What is there is read, added to and
+/// written again, so it is written through the claimed store alone, whose lock keeps other writers out meanwhile.
+pub(in crate::job) fn write_report(
+    store: &Store,
+    brief: &Brief,
+    summary: &Summary,
+    report: &StepReport,
+) -> Result<(), JobError> {
+    let file = store.folder().join("run.json");
     let before =
         std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
     let mut stages = before.as_ref().and_then(|value| value.get("stages")?.as_array().cloned()).unwrap_or_default();

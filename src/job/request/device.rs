@@ -1,3 +1,5 @@
+//! Where a network runs: the processor or an NVIDIA GPU, as flags and `job.toml` name it.
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -131,6 +131,18 @@ pub enum Curvature {
     Ekfac,
 }
 
+impl Curvature {
+    /// The kind's name, as job files and files of scores have it.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::Identity => "identity",
+            Self::Diagonal => "diagonal",
+            Self::Kfac => "kfac",
+            Self::Ekfac => "ekfac",
+        }
+    }
+}
+
 impl From<Curvature> for CurvatureKind {
     fn from(curvature: Curvature) -> Self {
         match curvature {
@@ -197,6 +209,16 @@ pub enum ReductionRequest {
     Mean,
 }
 
+impl ReductionRequest {
+    /// The reduction's name, as job files and files of scores have it.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::Sum => "sum",
+            Self::Mean => "mean",
+        }
+    }
+}
+
 impl From<ReductionRequest> for Reduction {
     fn from(reduction: ReductionRequest) -> Self {
         match reduction {
@@ -236,4 +258,14 @@ pub enum Normalize {
     None,
     /// The norms of both sides: with `identity` curvature, the cosine of gradients.
     Cosine,
+}
+
+impl Normalize {
+    /// The normalisation's name, as job files and files of scores have it.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cosine => "cosine",
+        }
+    }
 }

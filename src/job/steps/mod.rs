@@ -13,6 +13,8 @@ pub(in crate::job) mod sensitivity;
 #[cfg(test)]
 mod small_memory;
 mod spread;
+#[cfg(test)]
+mod written;
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -23,9 +25,8 @@ use crate::job::error::JobError;
 use crate::job::folder::output::{check_results, write_file};
 use crate::job::folder::rankings::QueryRanking;
 use crate::job::folder::report::{StageReport, StepReport, write_report};
-use crate::job::number::Number;
+use crate::job::number::{Number, with_number};
 use crate::job::plan::Plan;
-use crate::job::request::Precision;
 use crate::job::steps::context::{Clock, Run};
 
 impl Plan {
@@ -50,7 +51,7 @@ impl Plan {
         }
         if shard.is_none() {
             // another run may use what this one makes before it ends
-            write_report(self, self.summary(), &StepReport::default())?;
+            write_report(&run.store, self, self.summary(), &StepReport::default())?;
         }
         run.check_products()?;
         let result = work(&run)?;
@@ -59,17 +60,14 @@ impl Plan {
         }
         let saturation = match self.training.run.is_some() && shard.is_none() && run.round()? == curvature::Round::Done
         {
-            true => Some(match self.job.model.dtype {
-                Precision::F32 | Precision::Bf16 => run.saturation::<f32>()?,
-                Precision::F64 => run.saturation::<f64>()?,
-            }),
+            true => Some(with_number!(self.job.model.dtype, T => run.saturation::<T>()?)),
             false => None,
         };
         let stages = run.clock.stages.into_inner().expect("no code panics while it holds the lock");
         let stages = stages.into_iter().map(|(_, _, stage)| stage).chain(checks_stage(checked)).collect();
         let report = StepReport { stages, next: None, saturation };
         if shard.is_none() {
-            write_report(self, self.summary(), &report)?;
+            write_report(&run.store, self, self.summary(), &report)?;
         }
         Ok((result, report))
     }
@@ -80,10 +78,8 @@ impl Plan {
     /// # Errors
     /// [`JobError`].
     pub fn fit(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
-        let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
-            Precision::F32 | Precision::Bf16 => run.fit_step::<f32>(),
-            Precision::F64 => run.fit_step::<f64>(),
-        })?;
+        let (next, mut report) =
+            self.in_run(shard, observer, |run| with_number!(self.job.model.dtype, T => run.fit_step::<T>()))?;
         report.next = next;
         Ok(report)
     }
@@ -93,9 +89,9 @@ impl Plan {
     /// # Errors
     /// [`JobError`]; [`JobError::MissingStep`] before `fit` is done.
     pub fn query(&self, observer: &dyn Observer) -> Result<StepReport, JobError> {
-        let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 | Precision::Bf16 => run.query::<f32>(&self.all_answers(), &run.fitted::<f32>()?),
-            Precision::F64 => run.query::<f64>(&self.all_answers(), &run.fitted::<f64>()?),
+        let work = |run: &Run<'_>| {
+            let answers = self.all_answers();
+            with_number!(self.job.model.dtype, T => run.query::<T>(&answers, &run.fitted::<T>()?))
         };
         Ok(self.in_run(None, observer, work)?.1)
     }
@@ -105,10 +101,8 @@ impl Plan {
     /// # Errors
     /// [`JobError`]; [`JobError::MissingStep`] before `query` is done.
     pub fn score(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
-        let (next, mut report) = self.in_run(shard, observer, |run| match self.job.model.dtype {
-            Precision::F32 | Precision::Bf16 => run.score::<f32>(),
-            Precision::F64 => run.score::<f64>(),
-        })?;
+        let (next, mut report) =
+            self.in_run(shard, observer, |run| with_number!(self.job.model.dtype, T => run.score::<T>()))?;
         report.next = next;
         Ok(report)
     }
@@ -121,10 +115,7 @@ impl Plan {
         if self.queries.is_none() {
             return Err(JobError::NoQueries);
         }
-        let work = |run: &Run<'_>| match self.job.model.dtype {
-            Precision::F32 | Precision::Bf16 => run.whole::<f32>(),
-            Precision::F64 => run.whole::<f64>(),
-        };
+        let work = |run: &Run<'_>| with_number!(self.job.model.dtype, T => run.whole::<T>());
         self.in_run(None, observer, work)?;
         self.rank()
     }
@@ -134,10 +125,8 @@ impl Plan {
     /// # Errors
     /// [`JobError`]; the store's if parts have gaps, overlap, or belong to another job.
     pub fn merge(&self, from: &[PathBuf], observer: &dyn Observer) -> Result<StepReport, JobError> {
-        let (next, mut report) = self.in_run(None, observer, |run| match self.job.model.dtype {
-            Precision::F32 | Precision::Bf16 => run.merge::<f32>(from),
-            Precision::F64 => run.merge::<f64>(from),
-        })?;
+        let (next, mut report) =
+            self.in_run(None, observer, |run| with_number!(self.job.model.dtype, T => run.merge::<T>(from)))?;
         report.next = next;
         Ok(report)
     }

@@ -19,9 +19,8 @@ use super::architecture::Architecture;
 use super::count::{Cost, WorkKind};
 use super::miniature::Miniature;
 use crate::job::error::JobError;
-use crate::job::number::Number;
+use crate::job::number::{Number, with_number};
 use crate::job::plan::Plan;
-use crate::job::request::Precision;
 use crate::model::Model;
 
 /// How often each kind of work is measured.
@@ -79,10 +78,7 @@ impl Plan {
     /// # Errors
     /// [`JobError`] if the miniature cannot be written or does not run.
     pub fn calibrate(&self, cost: &Cost) -> Result<Calibration, JobError> {
-        match self.job.model.dtype {
-            Precision::F64 => calibrate::<f64>(self, cost),
-            _ => calibrate::<f32>(self, cost),
-        }
+        with_number!(self.job.model.dtype, T => calibrate::<T>(self, cost))
     }
 }
 
