@@ -15,6 +15,7 @@
 //! removed on reading, so positions always count from the first attended token. Special tokens are never guessed:
 //! see [`Specials`].
 
+mod altered;
 mod batch;
 mod dataset;
 mod document;

@@ -37,7 +37,7 @@ pub use request::TrajectoryRequest;
 pub use run_checkpoints::{RunCheckpoints, nearest_shares};
 pub use second_moments::second_moments;
 pub use text_treatment::{Packing, TextData, TextTreatment};
-pub use trainer::Gaps;
+pub use trainer::{Around, Gaps, TrainingLog};
 pub use training_run::{Outline, StageData, TrainingRun, Unknown};
 pub use version::TransformersVersion;
 pub use warning::Warning;

@@ -34,6 +34,7 @@ impl Session {
             terminal::say(&show::plan(&session.plan, talk.verbose));
         }
         interrupt::listen(&session.progress)?;
+        session.tell_losses()?;
         Ok(session)
     }
 
@@ -56,11 +57,29 @@ impl Session {
         const WHAT: &str = "the plan";
         match format {
             RankingFormat::Jsonl => {
-                let line = json!({"job": self.plan.job, "summary": self.plan.summary()});
+                let mut line = json!({"job": self.plan.job, "summary": self.plan.summary()});
+                if let Some(check) = self.plan.loss_check(&*self.progress)? {
+                    line["loss_check"] = json!(check);
+                }
                 terminal::print_json(&format!("{line}\n"), WHAT)
             }
-            _ => terminal::print(&show::plan(&self.plan, self.talk.verbose), WHAT),
+            _ => {
+                let check = self.plan.loss_check(&*self.progress)?;
+                let text = show::plan(&self.plan, self.talk.verbose) + &check.map(show::losses).unwrap_or_default();
+                terminal::print(&text, WHAT)
+            }
         }
+    }
+
+    /// Says on stderr whether the loss of the training examples is the one that training logged.
+    fn tell_losses(&self) -> anyhow::Result<()> {
+        let Some(check) = self.plan.loss_check(&*self.progress)? else { return Ok(()) };
+        if self.talk.progress == ProgressMode::Json {
+            terminal::say_json(&json!({"event": "loss_check", "check": check}));
+        } else if !self.talk.quiet {
+            terminal::say(&show::losses(check));
+        }
+        Ok(())
     }
 
     /// Prints rankings on stdout, and on stderr where they lie.

@@ -74,6 +74,12 @@ pub(crate) struct DataOptions {
     /// How many examples the training objective averaged over. Give it if the file is a part of the data.
     #[arg(long, value_name = "N")]
     train_size: Option<usize>,
+    /// Do not compare the loss of training examples with the log of a training run
+    ///
+    /// Without it a sample of the examples goes through every checkpoint before the long work, and a loss that is not
+    /// the logged one is a warning: the examples are then probably not read as training read them.
+    #[arg(long)]
+    no_loss_check: bool,
 }
 
 impl DataOptions {
@@ -98,5 +104,6 @@ impl DataOptions {
         data.add_bos = self.add_bos.unwrap_or(data.add_bos);
         data.add_eos = self.add_eos.unwrap_or(data.add_eos);
         data.train_size = self.train_size.or(data.train_size);
+        data.skip_loss_check |= self.no_loss_check;
     }
 }

@@ -8,6 +8,6 @@ mod trajectory;
 
 pub(crate) use columns::Columns;
 pub(crate) use cost::cost;
-pub(crate) use plan::plan;
+pub(crate) use plan::{losses, plan};
 pub(crate) use rankings::rankings;
 pub(crate) use trajectory::TrajectoryReport;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use ascribe::job::{
     Average, Beside, CheckpointScores, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary,
-    Normalize, Plan, Solve, Summary,
+    LossCheck, Normalize, Plan, Solve, Summary,
 };
 
 use crate::terminal::{inline, is_hidden};
@@ -72,6 +72,20 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
     for note in summary.notes.iter().chain(&summary.machine_notes) {
         line("note", note);
     }
+    text
+}
+
+/// The loss of training examples beside the training log, a checkpoint a line.
+pub(crate) fn losses(check: &LossCheck) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<9} {}", inline(value));
+    };
+    for (index, checkpoint) in check.checkpoints.iter().enumerate() {
+        line(if index == 0 { "loss" } else { "" }, &checkpoint.sentence());
+    }
+    check.notes.iter().for_each(|note| line("note", note));
+    check.warnings.iter().for_each(|warning| line("warning", warning));
     text
 }
 

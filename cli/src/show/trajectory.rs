@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ascribe::attribution::trajectory::{LossScale, Segment};
 use ascribe::job::Saturation;
-use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrajectoryRequest, Unknown};
+use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrainingLog, TrajectoryRequest, Unknown};
 use serde::Serialize;
 
 use super::Columns;
@@ -54,6 +54,12 @@ struct CheckpointReport {
     weights: bool,
     adapter: bool,
     optimizer_state: Option<PathBuf>,
+    /// The mean of the logged losses just before and behind the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logged_loss: Option<f64>,
+    /// The logged loss on the evaluation set at the step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evaluation_loss: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,6 +94,9 @@ impl TrajectoryReport {
             let loss_scale = outline.loss_scales[index];
             let unknown = outline.unknown.iter().filter(|(stage, _)| *stage == index).map(|(_, unknown)| *unknown);
             let segments = outline.segments.iter().zip(1..).filter(|((stage, _), _)| *stage == index);
+            // of what the last checkpoint has the log is whole; a damaged one was refused on reading
+            let log =
+                reading.checkpoints.last().and_then(|last| TrainingLog::of_checkpoint(&last.folder).ok().flatten());
             StageReport {
                 name: reading.name.clone(),
                 source: reading.source.clone(),
@@ -96,7 +105,7 @@ impl TrajectoryReport {
                 training_examples: outline.n_examples[index],
                 loss_scale: loss_scale.map(|scale| scale.value()),
                 unknown: unknown.map(name_of_unknown).collect(),
-                checkpoints: reading.checkpoints.iter().map(checkpoint).collect(),
+                checkpoints: reading.checkpoints.iter().map(|files| checkpoint(files, log.as_ref())).collect(),
                 segments: segments.map(|((_, s), number)| segment(number, s, reading, loss_scale)).collect(),
                 warnings: reading.warnings.iter().map(ToString::to_string).collect(),
             }
@@ -173,7 +182,15 @@ impl StageReport {
         }
         text.push_str(&columns.text("  "));
         text.push('\n');
-        let mut columns = Columns::titled(["checkpoint", "step", "weights", "optimizer state", "folder"]);
+        let has_loss = self.checkpoints.iter().any(|checkpoint| checkpoint.logged_loss.is_some());
+        let is_evaluated = self.checkpoints.iter().any(|checkpoint| checkpoint.evaluation_loss.is_some());
+        let mut titles = vec!["checkpoint", "step", "weights", "optimizer state"];
+        titles.extend(has_loss.then_some("logged loss"));
+        titles.extend(is_evaluated.then_some("evaluation loss"));
+        titles.push("folder");
+        let mut columns = Columns::default();
+        columns.row(titles.into_iter().map(str::to_owned));
+        let loss = |loss: Option<f64>| loss.map_or(String::new(), |loss| format!("{loss:.3}"));
         let yes = |there: bool| if there { "yes" } else { "no" }.to_owned();
         for checkpoint in &self.checkpoints {
             let folder = checkpoint.folder.display().to_string();
@@ -184,7 +201,11 @@ impl StageReport {
                 (true, true) => "yes, and an adapter".to_owned(),
                 (weights, false) => yes(weights),
             };
-            columns.row([checkpoint.id.clone(), count(checkpoint.step as u64), weights, state, folder]);
+            let mut cells = vec![checkpoint.id.clone(), count(checkpoint.step as u64), weights, state];
+            cells.extend(has_loss.then(|| loss(checkpoint.logged_loss)));
+            cells.extend(is_evaluated.then(|| loss(checkpoint.evaluation_loss)));
+            cells.push(folder);
+            columns.row(cells);
         }
         text.push_str(&columns.text("  "));
         text.push('\n');
@@ -249,7 +270,7 @@ fn facts(
     facts
 }
 
-fn checkpoint(files: &CheckpointFiles) -> CheckpointReport {
+fn checkpoint(files: &CheckpointFiles, log: Option<&TrainingLog>) -> CheckpointReport {
     let weights = ["model.safetensors", "model.safetensors.index.json"];
     CheckpointReport {
         step: files.step,
@@ -260,6 +281,8 @@ fn checkpoint(files: &CheckpointFiles) -> CheckpointReport {
             .any(|name| files.folder.join(name).is_file()),
         weights: weights.iter().any(|name| files.folder.join(name).is_file()),
         optimizer_state: files.optimizer.clone(),
+        logged_loss: log.and_then(|log| log.around(files.step, 0.0)).map(|around| around.middle),
+        evaluation_loss: log.and_then(|log| log.evaluation(files.step)),
     }
 }
 

@@ -7,6 +7,7 @@ pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
 pub(in crate::job) mod keys;
 pub(in crate::job) mod layer_sets;
+pub(in crate::job) mod loss_check;
 pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
 pub(in crate::job) mod reuse;

@@ -1,5 +1,7 @@
 //! What a person should see before the work begins.
 
+use std::sync::OnceLock;
+
 use serde::Serialize;
 
 use crate::curvature::LayerSpec;
@@ -7,6 +9,7 @@ use crate::data::ReadReport;
 use crate::job::brief::Brief;
 use crate::job::brief::artifacts::CurvatureFiles;
 use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::loss_check::LossCheck;
 use crate::job::request::Precision;
 use crate::job::training::moments::Moments;
 use crate::job::training::{Averaged, Training};
@@ -49,6 +52,9 @@ pub struct Summary {
     /// What this machine's memory and disk have to do with the job. No number depends on it, and no result holds it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub machine_notes: Vec<String>,
+    /// The loss of training examples beside the training log, once it was computed.
+    #[serde(skip)]
+    pub(in crate::job) loss_check: OnceLock<LossCheck>,
 }
 
 /// A stage of training.
@@ -231,6 +237,7 @@ impl Summary {
             },
             notes,
             machine_notes: vec![],
+            loss_check: OnceLock::new(),
         }
     }
 }

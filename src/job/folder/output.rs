@@ -189,6 +189,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         ("query_ids", ids(query_ids(brief))),
         ("train_ids", ids(train_ids)),
     ]);
+    if let Some(check) = summary.loss_check.get() {
+        entries.insert("loss_check", json!(check).to_string());
+    }
     if let Some(positions) = brief.job.resources.batch_tokens {
         entries.insert("batch_tokens", positions.to_string());
     }

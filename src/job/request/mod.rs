@@ -172,6 +172,9 @@ pub struct DataRequest {
     /// Examples that the training objective averaged over; none: as many as `train` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_size: Option<usize>,
+    /// Whether the loss of training examples is left uncompared with the log of a training run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_loss_check: bool,
 }
 
 /// To which files a special token is added.

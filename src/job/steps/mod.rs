@@ -3,6 +3,7 @@
 pub(in crate::job) mod context;
 pub(in crate::job) mod curvature;
 pub(in crate::job) mod joint_solve;
+pub(in crate::job) mod loss_check;
 pub(in crate::job) mod queries;
 pub(in crate::job) mod rank;
 pub(in crate::job) mod results;
@@ -54,6 +55,10 @@ impl Plan {
             write_report(&run.store, self, self.summary(), &StepReport::default())?;
         }
         run.check_products()?;
+        if shard.is_none() {
+            self.loss_check(observer)?;
+            self.keep_loss_check()?;
+        }
         let result = work(&run)?;
         if shard.is_none() {
             run.tidy_curvature()?;

@@ -10,6 +10,7 @@ mod parts;
 mod replay;
 mod scheduler_file;
 mod state;
+mod training_log;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use self::replay::{Convention, Record};
 use self::scheduler_file::SchedulerState;
 pub(super) use self::state::read_text;
 use self::state::{LogEntry, TrainerState};
+pub use self::training_log::{Around, TrainingLog};
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs, GroupRates};
 use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, Warning};

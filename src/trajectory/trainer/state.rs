@@ -41,6 +41,8 @@ pub(super) struct TrainerState {
     pub(super) train_batch_size: Option<usize>,
     /// Entries of training, ascending; evaluation and summary entries have no rate and are not here.
     pub(super) log: Vec<LogEntry>,
+    /// (updates done, loss on the evaluation set) where training was interrupted to evaluate, ascending.
+    pub(super) evaluations: Vec<(usize, f64)>,
 }
 
 /// A state file as it stands. A log is long, so that its entries hold only what is used.
@@ -63,6 +65,7 @@ struct RawEntry {
     step: Option<Value>,
     grad_norm: Option<Value>,
     loss: Option<Value>,
+    eval_loss: Option<Value>,
     epoch: Option<Value>,
     num_tokens: Option<Value>,
 }
@@ -87,8 +90,12 @@ impl TrainerState {
             }
         };
         let history = root.log_history.ok_or_else(|| entry(file, "log_history", None))?;
-        let mut log = Vec::new();
+        let finite = |value: &Option<Value>| value.as_ref().and_then(float).filter(|value| value.is_finite());
+        let (mut log, mut evaluations) = (Vec::new(), Vec::new());
         for item in history {
+            if let Some(loss) = finite(&item.eval_loss) {
+                evaluations.push((whole("log_history.step", &item.step)?, loss));
+            }
             // Evaluation entries have `eval_…`, the summary `train_runtime`; neither has a rate.
             let Some(rate) = item.learning_rate else { continue };
             let step = whole("log_history.step", &item.step)?;
@@ -100,11 +107,11 @@ impl TrainerState {
             let gradient_norm = norm
                 .map(|norm| float(&norm).ok_or_else(|| entry(file, "log_history.grad_norm", Some(&norm))))
                 .transpose()?;
-            let finite = |value: &Option<Value>| value.as_ref().and_then(float).filter(|value| value.is_finite());
             let (loss, epoch, tokens) = (finite(&item.loss), finite(&item.epoch), finite(&item.num_tokens));
             log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens });
         }
         log.sort_by_key(|entry| entry.step);
+        evaluations.sort_by_key(|&(step, _)| step);
         Ok(Self {
             file: file.to_path_buf(),
             global_step: whole("global_step", &root.global_step)?,
@@ -117,6 +124,7 @@ impl TrainerState {
                 size => Some(whole("train_batch_size", size)?),
             },
             log,
+            evaluations,
         })
     }
 }
@@ -265,7 +273,7 @@ mod tests {
         let text = format!(r#"{{"global_step":2,"max_steps":2,"log_history":[{}]}}"#, entries.join(","));
         let state = read(&text).unwrap();
         assert_eq!((state.log.len(), state.log[7].epoch), (20_000, Some(1.5)));
-        assert!(size_of::<RawEntry>() <= 6 * size_of::<Value>() && size_of::<LogEntry>() <= 88);
+        assert!(size_of::<RawEntry>() <= 7 * size_of::<Value>() && size_of::<LogEntry>() <= 88);
     }
 
     #[test]

@@ -1,0 +1,250 @@
+//! Why a loss is not the logged one: other ways to read the data, each tried on the sample.
+
+use super::rows::{ExampleLosses, MeanLoss, losses};
+use super::{Compared, FAR, OfStage, excess, rounded};
+use crate::attribution::Observer;
+use crate::data::{Dataset, Kind, TokenDataset};
+use crate::job::brief::loss_check::{Cause, LossCheck};
+use crate::job::error::JobError;
+use crate::model::Limits;
+
+/// Lengths to which trainers cut.
+const LENGTHS: [usize; 8] = [4096, 2048, 1024, 512, 256, 128, 64, 32];
+
+/// The block that is tried for packing, if the model takes as many positions.
+const BLOCK: usize = 1024;
+
+/// How many nats more likely an end token is at ends of texts than elsewhere, if a model has learned where texts end.
+const KNOWS_ENDS: f64 = 2.0;
+
+/// Another way to read the data, whose loss follows from rows that were computed.
+struct Reading<'a> {
+    what: String,
+    /// Loss and number of targets of an example.
+    sum: Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>,
+}
+
+/// Says why, if the losses are not the log's or if end tokens tell that they were read otherwise.
+pub(super) fn explain(
+    stage: &OfStage<'_>,
+    compared: &[Compared],
+    check: &mut LossCheck,
+    observer: &dyn Observer,
+) -> Result<(), JobError> {
+    let distances: Vec<f64> = compared
+        .iter()
+        .map(|at| {
+            stage.as_read(&at.rows).map_or(0.0, |mean| excess(&mean, &at.around) / at.around.middle.abs().max(1e-9))
+        })
+        .collect();
+    let beyond = distances.iter().filter(|&&distance| distance > 0.0).count();
+    let disagrees = 3 * beyond > compared.len() || distances.iter().any(|&distance| distance > FAR);
+    let ends = stage.end.and_then(|end| of_ends(stage, compared, end));
+    if !disagrees {
+        if let Some(ends) = ends {
+            check.warnings.push(format!("the training data are probably not what training saw: {ends}"));
+        }
+        return Ok(());
+    }
+    let place = (0..compared.len()).max_by(|&a, &b| distances[a].total_cmp(&distances[b])).expect("one disagrees");
+    let worst = &compared[place];
+    let found = try_all(stage, compared, worst, observer)?;
+    check.warnings.push(sentence(compared.len(), beyond, &worst.name, &found, ends));
+    check.causes.extend(found);
+    Ok(())
+}
+
+fn sentence(compared: usize, beyond: usize, worst: &str, found: &[Cause], ends: Option<String>) -> String {
+    let mut text = format!(
+        "the training data are probably not what training saw: at {beyond} of {compared} checkpoints the loss of the examples is not the log's"
+    );
+    if let Some(ends) = ends {
+        text.push_str(&format!("; {ends}"));
+    }
+    let (right, wrong): (Vec<&Cause>, Vec<&Cause>) = found.iter().partition(|cause| cause.agrees);
+    for cause in &right {
+        text.push_str(&format!("; {} it would be {:.3} at {worst}, as logged", cause.what, cause.loss));
+    }
+    if right.is_empty() {
+        let tried: Vec<String> = wrong.iter().map(|cause| format!("{} ({:.3})", cause.what, cause.loss)).collect();
+        let tried = if tried.is_empty() {
+            String::new()
+        } else {
+            format!(" At {worst} none of these agrees: {}.", tried.join(", "))
+        };
+        text.push_str(&format!(
+            ".{tried} It may be another tokenizer, template, file or mask: compare the first example's tokens with what training saw"
+        ));
+    }
+    text
+}
+
+/// Every other way to read the data that can be tried.
+fn try_all(
+    stage: &OfStage<'_>,
+    compared: &[Compared],
+    worst: &Compared,
+    observer: &dyn Observer,
+) -> Result<Vec<Cause>, JobError> {
+    let mut found = vec![];
+    let middle = (worst.around.low + worst.around.high) / 2.0;
+    let mut add = |what: String, loss: f64, agrees: bool| {
+        found.push(Cause { what, checkpoint: worst.name.clone(), loss: rounded(loss), agrees });
+    };
+    let network = stage.plan.training.networks.get(worst.site.network)?;
+    let limits = network.model.limits();
+    if let (Kind::Tokens(tokens), Limits::Tokens(limits)) = (stage.sample.kind(), limits)
+        && !tokens.is_labelled()
+    {
+        for reading in readings(stage, tokens) {
+            let mean = |at: &Compared| stage.mean(&at.rows.iter().map(|rows| (reading.sum)(rows)).collect::<Vec<_>>());
+            let agrees = |at: &Compared| mean(at).is_some_and(|mean| excess(&mean, &at.around) == 0.0);
+            let right = compared.iter().filter(|at| agrees(at)).count();
+            if let Some(mean) = mean(worst) {
+                add(reading.what, mean.loss, agrees(worst) && 3 * (compared.len() - right) <= compared.len());
+            }
+        }
+        for (what, data) in altered(stage, tokens, limits.vocabulary, limits.max_positions) {
+            let Some(rows) = losses(&network.model, &data, None, observer)? else { return Ok(vec![]) };
+            if let Some(mean) = stage.as_read(&rows) {
+                add(what, mean.loss, excess(&mean, &worst.around) == 0.0);
+            }
+        }
+    }
+    if let Some(mean) = stage.as_read(&worst.rows) {
+        let n = stage.log.accumulation as f64;
+        if n > 1.0 {
+            let sum = MeanLoss { loss: mean.loss * n, of_batches: mean.of_batches * n, ..mean };
+            let what =
+                format!("summed over the {n} micro-batches of an update, as some releases of transformers log it,");
+            add(what, sum.loss, excess(&sum, &worst.around) == 0.0);
+        }
+    }
+    // what agrees is told first, and of that the nearest
+    let distance = |cause: &Cause| (cause.loss - middle).abs();
+    found.sort_by(|a, b| b.agrees.cmp(&a.agrees).then(distance(a).total_cmp(&distance(b))));
+    Ok(found)
+}
+
+/// Other targets, of which the losses are known.
+fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading<'a>> {
+    let smoothing = stage.log.label_smoothing;
+    let mut list: Vec<Reading<'a>> = vec![];
+    let examples = 0..stage.sample.len();
+    let has = |token: u32| {
+        examples.clone().any(|i| tokens.tokens(i).iter().zip(tokens.is_target(i)).any(|(&t, &is)| is && t == token))
+    };
+    let mut add = |what: &str, sum: Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>| {
+        list.push(Reading { what: what.to_owned(), sum });
+    };
+    if let Some(end) = stage.end {
+        if has(end) {
+            let sum = move |rows: &ExampleLosses| {
+                rows.sum(smoothing, |row| rows.is_target[row] && rows.tokens[row + 1] != end)
+            };
+            add("with labels at end tokens ignored (`--add-eos train:input`)", Box::new(sum));
+        } else {
+            let sum = move |rows: &ExampleLosses| {
+                let (loss, count) = rows.sum(smoothing, |row| rows.is_target[row]);
+                (loss + f64::from(rows.end[rows.last_of_text(end)]), count + 1.0)
+            };
+            add("with an end token as the last target (`--add-eos train`)", Box::new(sum));
+        }
+    }
+    if examples.clone().any(|i| tokens.is_target(i).iter().skip(1).any(|&target| !target)) {
+        add("with every token as a target, prompts too,", Box::new(move |rows| rows.sum(smoothing, |_| true)));
+    }
+    let longest = examples.map(|i| tokens.tokens(i).len()).max().unwrap_or(0);
+    for length in LENGTHS.into_iter().filter(|&length| length < longest) {
+        let sum = move |rows: &ExampleLosses| rows.sum(smoothing, |row| rows.is_target[row] && row + 1 < length);
+        add(&format!("with examples cut to {length} tokens"), Box::new(sum));
+    }
+    let mean = move |rows: &ExampleLosses| {
+        let (loss, count) = rows.sum(smoothing, |row| rows.is_target[row]);
+        if count > 0.0 { (loss / count, 1.0) } else { (0.0, 0.0) }
+    };
+    add("as a mean over examples of each one's mean", Box::new(mean));
+    list
+}
+
+/// Other tokens, which have to go through the model.
+fn altered(
+    stage: &OfStage<'_>,
+    tokens: &TokenDataset,
+    vocabulary: usize,
+    most: Option<usize>,
+) -> Vec<(String, Dataset)> {
+    let mut list = vec![];
+    let begin = tokens.tokenizer().and_then(|tokenizer| tokenizer.begin_token(vocabulary)).or(stage.end);
+    let n = stage.sample.len();
+    if let Some(begin) = begin {
+        let with = tokens.with_front(begin, most);
+        let already = (0..n).all(|i| tokens.tokens(i).first() == Some(&begin));
+        let what = if already {
+            "with a second begin token in front"
+        } else {
+            "with a begin token in front (`--add-bos train`)"
+        };
+        list.extend(with.map(|data| (what.to_owned(), data)));
+        if already {
+            let without = tokens.without_front();
+            list.extend(
+                without.map(|data| ("without the begin token in front (`--special-tokens none`)".to_owned(), data)),
+            );
+        }
+    }
+    let is_packed = stage.plan.job.data.pack.is_some();
+    let block = BLOCK.min(most.unwrap_or(BLOCK));
+    if !is_packed && block > 1 {
+        let packed = tokens.in_blocks(block);
+        list.extend(packed.map(|data| (format!("packed into blocks of {block} tokens (`--pack {block}`)"), data)));
+    }
+    list
+}
+
+/// What end tokens tell that the loss hardly shows, being one target of many: whether the model knows where texts end,
+/// though they were read without end tokens, or does not, though these are targets.
+fn of_ends(stage: &OfStage<'_>, compared: &[Compared], end: u32) -> Option<String> {
+    let Kind::Tokens(tokens) = stage.sample.kind() else { return None };
+    if tokens.is_labelled() || stage.plan.job.data.pack.is_some() {
+        return None;
+    }
+    let is_cut =
+        |rows: &ExampleLosses| stage.plan.job.data.max_length.is_some_and(|length| rows.tokens.len() >= length);
+    // mean of `-log p` of the end token where texts end, and at all other rows
+    let of = |at: &Compared| {
+        let whole = || at.rows.iter().filter(|rows| !rows.end.is_empty() && !is_cut(rows));
+        let ends: Vec<f64> = whole().map(|rows| f64::from(rows.end[rows.last_of_text(end)])).collect();
+        let others = whole().flat_map(|rows| rows.end[..rows.last_of_text(end)].iter().map(|&loss| f64::from(loss)));
+        let (sum, count) = others.fold((0.0, 0.0), |(sum, count), loss| (sum + loss, count + 1.0));
+        (!ends.is_empty() && count > 0.0).then(|| (ends.iter().sum::<f64>() / ends.len() as f64, sum / count))
+    };
+    let (first, last) = (compared.first()?, compared.last()?);
+    let ((at_first, _), (at_end, elsewhere)) = (of(first)?, of(last)?);
+    let mean = stage.as_read(&last.rows)?.loss;
+    let n = stage.sample.len();
+    let is_read = (0..n).any(|i| tokens.tokens(i).contains(&end));
+    let is_target = |i: usize| tokens.tokens(i).iter().zip(tokens.is_target(i)).any(|(&token, &is)| is && token == end);
+    if !(0..n).any(is_target) {
+        let falls = compared.len() > 1 && at_end < 0.9 * at_first && at_end < mean;
+        let knows = (falls || at_end < 0.25 * mean) && at_end + KNOWS_ENDS < elsewhere;
+        return knows.then(|| {
+            let how = if is_read { "with end tokens that are no targets" } else { "without end tokens" };
+            format!(
+                "the examples are read {how}, and at {} the model expects one where they end (loss {at_end:.2}, elsewhere {elsewhere:.2}), as one does that was trained to: were end tokens targets in training (`--add-eos train`)?",
+                last.name
+            )
+        });
+    }
+    let vocabulary = match stage.plan.training.networks.get(last.site.network).ok()?.model.limits() {
+        Limits::Tokens(limits) => limits.vocabulary as f64,
+        Limits::Rows(_) => return None,
+    };
+    let never = (0..n).all(is_target) && at_end > vocabulary.ln() && at_end > mean + KNOWS_ENDS && at_end >= at_first;
+    never.then(|| {
+        format!(
+            "end tokens are targets here, and at {} the model expects none where texts end (loss {at_end:.2}), as one does that was never trained to: were they left out of the loss (`--add-eos train:input`)?",
+            last.name
+        )
+    })
+}

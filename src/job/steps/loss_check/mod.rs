@@ -1,0 +1,278 @@
+//! The check of the training data against the training log: the loss of a sample of the examples at every checkpoint
+//! beside what the Trainer logged around it.
+//!
+//! Scores are about the loss that training minimised. Data that were read otherwise than training read them, by an end
+//! token, a mask or a tokenizer, give other scores and no error; their loss is not the logged one.
+
+mod causes;
+mod rows;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::rows::{ExampleLosses, MeanLoss, losses};
+use crate::attribution::Observer;
+use crate::data::{Dataset, Kind};
+use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
+use crate::job::error::JobError;
+use crate::job::plan::Plan;
+use crate::job::training::{Site, Training, folder_name};
+use crate::model::adapter::AdapterFolder;
+use crate::trajectory::{Around, TrainingLog};
+
+/// The file of a run folder that holds what was found.
+const FILE: &str = "loss_check.json";
+
+/// Examples of the sample: a quarter of all, but at least and at most so many.
+const EXAMPLES: (usize, usize) = (64, 256);
+
+/// Positions of the sample at most, unless fewer examples than [`FEWEST`] have them.
+const POSITIONS: usize = 32_768;
+
+/// Examples that are taken however long they are.
+const FEWEST: usize = 8;
+
+/// Standard deviations of batches and sample within which a loss agrees.
+const DEVIATIONS: f64 = 3.0;
+
+/// What precision of the arithmetic may change, as a share of the loss.
+const PRECISION: f64 = 0.005;
+
+/// How the names of a Trainer's checkpoints begin.
+const TRAINERS: &str = "checkpoint-";
+
+/// A loss beyond its bounds by more than this share disagrees even at a single checkpoint of many.
+const FAR: f64 = 0.1;
+
+impl LossCheck {
+    /// What was found when a run folder was made; none if nothing was compared.
+    pub fn of_run_folder(folder: &Path) -> Option<Self> {
+        Stored::read(folder).map(|stored| stored.check)
+    }
+}
+
+/// What a run folder holds of the check.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    /// The run that it belongs to.
+    key: String,
+    #[serde(flatten)]
+    check: LossCheck,
+}
+
+impl Stored {
+    fn read(folder: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
+        serde_json::from_str(&text).ok()
+    }
+}
+
+/// A checkpoint whose losses were computed.
+struct Compared {
+    site: Site,
+    name: String,
+    rows: Vec<ExampleLosses>,
+    around: Around,
+}
+
+/// A stage of training whose log there is.
+struct OfStage<'a> {
+    plan: &'a Plan,
+    log: TrainingLog,
+    sample: Dataset,
+    /// Examples of the stage.
+    population: usize,
+    /// The end token, if the tokenizer or the model names one.
+    end: Option<u32>,
+}
+
+impl OfStage<'_> {
+    fn mean(&self, examples: &[(f64, f64)]) -> Option<MeanLoss> {
+        MeanLoss::of(examples, self.log.batch, self.population)
+    }
+
+    /// The loss of the examples as they were read.
+    fn as_read(&self, rows: &[ExampleLosses]) -> Option<MeanLoss> {
+        let sums: Vec<(f64, f64)> =
+            rows.iter().map(|example| example.sum(self.log.label_smoothing, |row| example.is_target[row])).collect();
+        self.mean(&sums)
+    }
+}
+
+/// On either side of the log's bounds, what noise may add.
+fn tolerance(found: &MeanLoss, around: &Around) -> f64 {
+    let batches = found.batch_noise.powi(2) / around.batches.max(1.0);
+    DEVIATIONS * (batches + found.error.powi(2)).sqrt() + PRECISION * around.middle
+}
+
+/// How far a loss is beyond the log's bounds and noise; 0 if it agrees.
+fn excess(found: &MeanLoss, around: &Around) -> f64 {
+    let tolerance = tolerance(found, around);
+    let loss = found.of_batches;
+    (around.low - tolerance - loss).max(loss - around.high - tolerance).max(0.0)
+}
+
+/// Four decimals: what a kernel rounds otherwise on another machine is not told.
+fn rounded(number: f64) -> f64 {
+    (number * 1e4).round() / 1e4
+}
+
+impl Plan {
+    /// The loss of a sample of the training examples at the checkpoints of a training run, beside its log. None for a
+    /// checkpoint alone, where it is not wanted, or if the work was interrupted.
+    ///
+    /// # Errors
+    /// [`JobError`] if a checkpoint cannot be read.
+    pub fn loss_check(&self, observer: &dyn Observer) -> Result<Option<&LossCheck>, JobError> {
+        let is_run = self.job.source.is_some() || self.job.checkpoints.is_some();
+        if !is_run || self.job.data.skip_loss_check {
+            return Ok(None);
+        }
+        if let Some(found) = self.summary().loss_check.get() {
+            return Ok(Some(found));
+        }
+        let stored = Stored::read(&self.job.output.path).filter(|stored| stored.key == self.run_key().to_string());
+        let found = match stored {
+            Some(stored) => Some(stored.check),
+            None => self.compare_losses(observer)?,
+        };
+        Ok(found.map(|found| self.summary().loss_check.get_or_init(|| found)))
+    }
+
+    /// Writes what was found into the run folder, where there is nothing yet.
+    pub(in crate::job) fn keep_loss_check(&self) -> Result<(), JobError> {
+        let file = self.job.output.path.join(FILE);
+        let Some(check) = self.summary().loss_check.get().filter(|_| !crate::presence::is_file(&file)) else {
+            return Ok(());
+        };
+        let stored = Stored { key: self.run_key().to_string(), check: check.clone() };
+        let text = serde_json::to_string_pretty(&stored).expect("numbers and texts are JSON");
+        crate::job::folder::output::write_file(&file, format!("{text}\n").as_bytes())
+    }
+
+    fn compare_losses(&self, observer: &dyn Observer) -> Result<Option<LossCheck>, JobError> {
+        let mut found = LossCheck::default();
+        let sites = Training::sites(&self.training.fits);
+        for stage in 0..self.training.stages.len() {
+            // the mean of several checkpoints' weights is no state of training
+            let is_state = |site: &&Site| {
+                site.stage == stage && matches!(self.training.networks.parameters()[site.network].of.as_slice(), [_])
+            };
+            let sites: Vec<Site> = sites.iter().filter(is_state).copied().collect();
+            if !self.compare_stage(stage, &sites, &mut found, observer)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// Adds what is found of one stage; `false` if the work was interrupted.
+    fn compare_stage(
+        &self,
+        stage: usize,
+        sites: &[Site],
+        check: &mut LossCheck,
+        observer: &dyn Observer,
+    ) -> Result<bool, JobError> {
+        let of_stage = &self.training.stages[stage];
+        let name = if self.training.stages.len() > 1 { format!(" of `{}`", of_stage.name) } else { String::new() };
+        let folder = |site: &Site| &self.training.networks.parameters()[site.network].of[0].0;
+        let log = match sites.last().map(|last| TrainingLog::of_checkpoint(folder(last))) {
+            Some(Ok(Some(log))) if !log.losses.is_empty() => log,
+            Some(Err(error)) => {
+                check.notes.push(format!("the training log{name} is not compared with the data: {error}"));
+                return Ok(true);
+            }
+            _ => {
+                // a description of a run by hand has no log, which its author knows
+                if sites.last().is_some_and(|last| folder_name(folder(last)).starts_with(TRAINERS)) {
+                    check.notes.push(format!(
+                        "there is no log of losses{name}: nothing shows whether the examples are those that training saw"
+                    ));
+                }
+                return Ok(true);
+            }
+        };
+        let log = TrainingLog { noise: log.noise + sites.last().map_or(0.0, |last| self.dropout(folder(last))), ..log };
+        check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
+        let sample = sample(&of_stage.train);
+        let end = match (sample.kind(), self.training.networks.get(self.training.last_network())?.model.limits()) {
+            (Kind::Tokens(tokens), crate::model::Limits::Tokens(limits)) => {
+                tokens.tokenizer().and_then(|tokenizer| tokenizer.end_token(limits.vocabulary))
+            }
+            _ => None,
+        };
+        let of_stage = OfStage { plan: self, log, sample, population: of_stage.train.len(), end };
+        let mut compared = vec![];
+        for &site in sites {
+            let parameters = &self.training.networks.parameters()[site.network];
+            let Some(step) = step_of(&parameters.of[0].0) else { continue };
+            let network = self.training.networks.get(site.network)?;
+            let Some(rows) = losses(&network.model, &of_stage.sample, end, observer)? else { return Ok(false) };
+            let Some(mean) = of_stage.as_read(&rows) else { continue };
+            let Some(around) = of_stage.log.around(step, mean.batch_noise) else { continue };
+            check.checkpoints.push(CheckpointLoss {
+                checkpoint: parameters.name.clone(),
+                step,
+                loss: rounded(mean.loss),
+                examples: rows.len(),
+                targets: mean.targets,
+                logged: [rounded(around.low), rounded(around.high)],
+                tolerance: rounded(tolerance(&mean, &around)),
+                agrees: excess(&mean, &around) == 0.0,
+            });
+            compared.push(Compared { site, name: parameters.name.clone(), rows, around });
+        }
+        causes::explain(&of_stage, &compared, check, observer)?;
+        Ok(true)
+    }
+
+    /// The largest share that a configuration drops while training.
+    fn dropout(&self, folder: &Path) -> f64 {
+        let adapter = AdapterFolder::find(folder, self.job.model.base.as_deref(), false).ok().flatten();
+        let base = adapter.map_or_else(|| folder.to_owned(), |adapter| adapter.base);
+        let files = [base.join("config.json"), folder.join("adapter_config.json")];
+        let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        let configs: Vec<Value> = texts.filter_map(|text| serde_json::from_str(&text).ok()).collect();
+        let entries = configs.iter().filter_map(Value::as_object).flatten();
+        // these are of other heads than the one that is trained
+        let counts = |key: &str| {
+            (key.contains("dropout") || key.ends_with("pdrop")) && !key.starts_with("summary") && !key.starts_with("qa")
+        };
+        entries
+            .filter(|(key, _)| counts(key))
+            .filter_map(|(_, value)| value.as_f64())
+            .filter(|share| (0.0..1.0).contains(share))
+            .fold(0.0, f64::max)
+    }
+}
+
+/// Updates done at a checkpoint, by its folder's name, else by its state.
+fn step_of(folder: &Path) -> Option<usize> {
+    let name = folder.file_name().and_then(|name| name.to_str());
+    let by_name = name.and_then(|name| name.strip_prefix(TRAINERS)).and_then(|step| step.parse().ok());
+    by_name.or_else(|| TrainingLog::of_checkpoint(folder).ok().flatten().map(|log| log.step))
+}
+
+fn sample(train: &Dataset) -> Dataset {
+    let n = train.len();
+    let positions: usize = (0..n).map(|m| train.positions(m)).sum();
+    let fitting = (POSITIONS as u128 * n as u128 / positions.max(1) as u128) as usize;
+    train.sample((n / 4).clamp(EXAMPLES.0, EXAMPLES.1).min(fitting.max(FEWEST)))
+}
+
+/// A warning if the log's epochs are of other numbers of examples.
+fn count_of_examples(log: &TrainingLog, given: usize) -> Option<String> {
+    let steps = log.steps_per_epoch.filter(|_| log.counts_examples)?;
+    let batch = log.batch as f64;
+    // the last batch of an epoch may be short, or dropped
+    let (least, most) = (((steps - 1.01) * batch).max(0.0).ceil(), ((steps + 1.01) * batch).floor());
+    (!(least..=most).contains(&(given as f64))).then(|| {
+        format!(
+            "the log has {steps:.1} updates of {} examples in an epoch, so training had between {least} and {most} of them; {given} are given",
+            log.batch
+        )
+    })
+}
