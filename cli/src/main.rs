@@ -6,6 +6,7 @@ mod failure;
 mod interrupt;
 mod options;
 mod progress;
+mod report;
 mod score_file;
 mod show;
 mod status;

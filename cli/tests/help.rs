@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "influence",
     "source",
     "plan",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 20] = [
     "score",
     "merge",
     "rank",
+    "report",
     "inspect",
     "trajectory",
     "evaluate",

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use ascribe::job::Job;
 use clap::Args;
 
@@ -35,7 +37,7 @@ pub(crate) struct Influence {
 }
 
 /// What the commands that end in a ranking print.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Printing {
     /// How rankings are printed on stdout
@@ -44,6 +46,11 @@ pub(crate) struct Printing {
     /// Read and check everything, print the plan on stdout, and stop
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Also write the run as one page to read and to send on, as `ascribe report` does
+    ///
+    /// `--report` writes `report.html` in the run folder, `--report=FILE` another file.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "dry_run")]
+    pub(super) report: Option<Option<PathBuf>>,
 }
 
 const EXAMPLES: &str = with_exit_codes!(
@@ -79,5 +86,8 @@ pub(super) fn whole(job: Job, options: &JobOptions, printing: Printing) -> anyho
     session.print(&rankings, printing.format)?;
     session.tell_sensitivity()?;
     session.tell_saturation();
+    if let Some(file) = printing.report {
+        session.report(file)?;
+    }
     Ok(Status::Done)
 }

@@ -10,6 +10,7 @@ mod merge;
 mod plan;
 mod query;
 mod rank;
+mod report;
 mod run;
 mod score;
 mod session;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Score(score::Score),
     Merge(merge::Merge),
     Rank(rank::Rank),
+    Report(report::Report),
     Inspect(inspect::Inspect),
     Trajectory(trajectory::Trajectory),
     #[command(subcommand)]
@@ -64,6 +66,7 @@ impl Command {
             Self::Score(command) => command.run(),
             Self::Merge(command) => command.run(),
             Self::Rank(command) => command.run(),
+            Self::Report(command) => command.run(),
             Self::Inspect(command) => command.run(),
             Self::Trajectory(command) => command.run(),
             Self::Evaluate(command) => command.run(),

@@ -1,5 +1,6 @@
 //! What every command on a run has in common: threads, the plan, progress, interruption, the last word.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,6 +10,7 @@ use serde_json::json;
 use crate::interrupt;
 use crate::options::{ProgressMode, RankingFormat, TalkOptions};
 use crate::progress::Progress;
+use crate::report::{self, ReportFormat};
 use crate::show;
 use crate::terminal;
 
@@ -89,6 +91,18 @@ impl Session {
     pub(super) fn print(&self, rankings: &[QueryRanking], format: RankingFormat) -> anyhow::Result<()> {
         show::rankings(rankings, &self.plan.job, format)?;
         self.say(&format!("results in {}", self.plan.job.output.path.display()));
+        Ok(())
+    }
+
+    /// Writes the report of the finished run, into the run folder unless a file is given, and says on stderr where it is.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(super) fn report(&self, file: Option<PathBuf>) -> anyhow::Result<()> {
+        let (folder, format) = (&self.plan.job.output.path, ReportFormat::Html);
+        let file = file.unwrap_or_else(|| report::default_file(folder, format));
+        report::write(&file, &report::of_run_folder(folder, format)?)?;
+        self.say(&format!("report in {}", file.display()));
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::terminal::inline;
 use crate::words::{bytes, count, duration, name_of};
 
 /// Files at fixed places, and what they hold.
-const RESULTS: [(&str, &str); 7] = [
+const RESULTS: [(&str, &str); 9] = [
     ("job.toml", "the job, which `ascribe run` repeats"),
     ("run.json", "the plan and the stages"),
     ("scores.safetensors", "scores, queries x training examples"),
@@ -21,6 +21,8 @@ const RESULTS: [(&str, &str); 7] = [
     ("self_influence.safetensors", "self-influence of the training examples"),
     ("ranking.jsonl", "proponents and opponents, one query a line"),
     ("ranking.csv", "the same as a table"),
+    ("report.html", "the run as a page to read"),
+    ("report.md", "the same for an issue or a notebook"),
 ];
 
 /// A run folder: its job, its stages, its results and artifacts.

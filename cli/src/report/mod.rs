@@ -1,0 +1,79 @@
+//! A finished run as one page that a person can read and send on: `ascribe report`.
+//!
+//! ```text
+//! folder.rs      what a run folder holds, read and checked
+//! originals.rs   the texts behind its excerpts
+//! text.rs        texts made visible and bounded
+//! plot.rs        bars and distributions as paths of SVG
+//! cautions.rs    what to distrust in this run
+//! build.rs       all of it as a `model::Report`
+//! html.rs        the report as a page        (templates/report.html, .css, .js)
+//! markdown.rs    the report for an issue or a notebook
+//! ```
+//!
+//! A report needs the run folder alone, so runs of long ago can be reported, and nothing is computed that the run did
+//! not. The page makes no request and needs no script; its content security policy allows its own style and script by
+//! their hashes and nothing else.
+
+mod build;
+mod cautions;
+mod folder;
+mod html;
+mod markdown;
+mod model;
+mod originals;
+mod plot;
+mod text;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+/// What a report is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ReportFormat {
+    /// One self-contained page
+    #[default]
+    Html,
+    /// For an issue or a notebook
+    Markdown,
+}
+
+/// The report of a run folder.
+///
+/// # Errors
+/// If it is none, or its job is not finished.
+pub(crate) fn of_run_folder(folder: &Path, format: ReportFormat) -> anyhow::Result<String> {
+    let report = build::of_run_folder(folder)?;
+    match format {
+        ReportFormat::Html => html::page(&report),
+        ReportFormat::Markdown => Ok(markdown::text(&report)),
+    }
+}
+
+/// Where the report of a run folder is written unless another place is given.
+pub(crate) fn default_file(folder: &Path, format: ReportFormat) -> PathBuf {
+    folder.join(match format {
+        ReportFormat::Html => "report.html",
+        ReportFormat::Markdown => "report.md",
+    })
+}
+
+/// Writes a file whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub(crate) fn write(file: &Path, text: &str) -> anyhow::Result<()> {
+    let writing = || format!("{}: cannot be written", file.display());
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let temporary = folder.join(format!(".ascribe-tmp-report-{}", std::process::id()));
+    let all = || -> std::io::Result<()> {
+        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        out.write_all(text.as_bytes())?;
+        out.sync_all()?;
+        std::fs::rename(&temporary, file)
+    };
+    all().inspect_err(|_| _ = std::fs::remove_file(&temporary)).with_context(writing)
+}

@@ -1,0 +1,239 @@
+//! What a report says, before it is HTML or Markdown.
+
+use serde::Serialize;
+
+use super::plot::{Bar, Histogram, shade};
+use super::text::ShownText;
+use crate::words;
+
+/// A finished run as a person reads it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// The run folder's name.
+    pub(crate) run: String,
+    /// The program that made the scores.
+    pub(crate) version: String,
+    /// What was asked, of which model and data, with which method.
+    pub(crate) asked: Vec<Fact>,
+    /// What a score is, in one sentence.
+    pub(crate) meaning: String,
+    /// What its sign is, for a person.
+    pub(crate) sign: String,
+    /// What to distrust in this run.
+    pub(crate) cautions: Vec<Caution>,
+    /// The queries, in the order of the run.
+    pub(crate) queries: Vec<QueryView>,
+    /// Training examples that are among the strongest of several queries.
+    pub(crate) leaders: Vec<Leader>,
+    /// Source's segments.
+    pub(crate) segments: Vec<SegmentRow>,
+    /// Other methods, dampings and time scales of the run beside the first.
+    pub(crate) agreements: Vec<Agreement>,
+    /// What does not stand in the report and why.
+    pub(crate) left_out: Vec<String>,
+}
+
+/// A name and what it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fact {
+    pub(crate) name: &'static str,
+    pub(crate) value: String,
+}
+
+/// A reason to distrust numbers of this run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Caution {
+    /// What was found.
+    pub(crate) found: String,
+    /// What follows, empty if it says it itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) follows: String,
+}
+
+/// A query with its ranking.
+#[derive(Debug, Serialize)]
+pub(crate) struct QueryView {
+    /// From 1.
+    pub(crate) number: usize,
+    pub(crate) id: String,
+    pub(crate) text: ShownText,
+    /// What was measured, and its value now.
+    pub(crate) measured: String,
+    pub(crate) value: f64,
+    /// The ranking in a sentence.
+    pub(crate) sentence: String,
+    pub(crate) proponents: Vec<Card>,
+    pub(crate) opponents: Vec<Card>,
+    pub(crate) histogram: Option<Histogram>,
+    pub(crate) groups: Option<GroupTable>,
+    /// Scores of the shown examples by layer set or stage.
+    pub(crate) parts: Vec<PartTable>,
+}
+
+impl QueryView {
+    /// Both sides with their names: the heading, what the page calls it, and whether it helps.
+    pub(crate) fn sides(&self) -> [Side<'_>; 2] {
+        [
+            Side { name: "Helped", field: "proponents", letter: 'p', cards: &self.proponents, helps: true },
+            Side { name: "Hurt", field: "opponents", letter: 'o', cards: &self.opponents, helps: false },
+        ]
+    }
+
+    /// The strongest proponent's score.
+    pub(crate) fn top(&self) -> Option<&Card> {
+        self.proponents.first()
+    }
+}
+
+/// Examples that helped a query, or hurt it.
+#[derive(Debug)]
+pub(crate) struct Side<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) field: &'static str,
+    pub(crate) letter: char,
+    pub(crate) cards: &'a [Card],
+    pub(crate) helps: bool,
+}
+
+/// A training example in a ranking.
+#[derive(Debug, Serialize)]
+pub(crate) struct Card {
+    /// From 1.
+    pub(crate) rank: usize,
+    pub(crate) id: String,
+    pub(crate) score: f32,
+    pub(crate) bar: Bar,
+    pub(crate) text: ShownText,
+    /// The calibrated amount with its interval, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) amount: Option<String>,
+    /// Its score for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) self_influence: Option<String>,
+    /// Its other fields.
+    pub(crate) fields: Vec<(String, String)>,
+    /// Others of the same side with the same text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) copies: Vec<(String, f32)>,
+}
+
+impl Card {
+    pub(crate) fn score_text(&self) -> String {
+        words::score(self.score)
+    }
+
+    /// How long the text is.
+    pub(crate) fn length(&self) -> String {
+        words::counted(self.text.length as u64, "characters")
+    }
+
+    /// The copies in words.
+    pub(crate) fn copies_text(&self) -> String {
+        let named = self.copies.iter().take(8).map(|(id, score)| format!("{id} ({})", words::score(*score)));
+        let named = named.collect::<Vec<_>>().join(", ");
+        match self.copies.len() {
+            n if n > 8 => format!("{named} and {} more", n - 8),
+            _ => named,
+        }
+    }
+}
+
+/// Sums of scores over groups of training examples.
+#[derive(Debug, Serialize)]
+pub(crate) struct GroupTable {
+    /// The field that groups them.
+    pub(crate) field: String,
+    pub(crate) rows: Vec<GroupRow>,
+    /// Groups between the best and the worst that are not listed.
+    pub(crate) left_out: usize,
+}
+
+/// A group.
+#[derive(Debug, Serialize)]
+pub(crate) struct GroupRow {
+    pub(crate) name: String,
+    pub(crate) examples: usize,
+    pub(crate) score: f32,
+    pub(crate) bar: Bar,
+}
+
+impl GroupRow {
+    pub(crate) fn score_text(&self) -> String {
+        words::score(self.score)
+    }
+}
+
+/// Where a query's scores come from: layer sets, or stages of training.
+#[derive(Debug, Serialize)]
+pub(crate) struct PartTable {
+    pub(crate) title: &'static str,
+    /// What its columns are.
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<PartRow>,
+    /// The largest of all, for the shades.
+    pub(crate) largest: f32,
+}
+
+/// A shown example and its parts.
+#[derive(Debug, Serialize)]
+pub(crate) struct PartRow {
+    pub(crate) id: String,
+    pub(crate) score: f32,
+    pub(crate) parts: Vec<f32>,
+}
+
+impl PartRow {
+    /// Each part's number and shade.
+    pub(crate) fn cells(&self, largest: f32) -> Vec<(String, String)> {
+        let class = |part: f32| match shade(part, largest) {
+            0 => "z".to_owned(),
+            step if step > 0 => format!("p{step}"),
+            step => format!("n{}", -step),
+        };
+        self.parts.iter().map(|part| (words::score(*part), class(*part))).collect()
+    }
+
+    pub(crate) fn score_text(&self) -> String {
+        words::score(self.score)
+    }
+}
+
+/// A training example that is listed for several queries.
+#[derive(Debug, Serialize)]
+pub(crate) struct Leader {
+    pub(crate) id: String,
+    pub(crate) line: String,
+    /// Numbers of the queries that it helped, and of those that it hurt.
+    pub(crate) helped: Vec<usize>,
+    pub(crate) hurt: Vec<usize>,
+}
+
+/// A segment of training, of Source.
+#[derive(Debug, Serialize)]
+pub(crate) struct SegmentRow {
+    pub(crate) name: String,
+    pub(crate) steps: u64,
+    pub(crate) checkpoints: String,
+    /// The share of an older change that it makes forgotten.
+    pub(crate) forgotten: Option<f64>,
+}
+
+impl SegmentRow {
+    pub(crate) fn forgotten_text(&self) -> String {
+        self.forgotten.map_or_else(|| "not recorded".to_owned(), |share| format!("{:.0} %", 100.0 * share))
+    }
+}
+
+/// How far another answer of the run lists the same examples.
+#[derive(Debug, Serialize)]
+pub(crate) struct Agreement {
+    pub(crate) answer: String,
+    /// Mean over queries of the share of the first answer's listed proponents that this one lists too.
+    pub(crate) shared: f64,
+}
+
+impl Agreement {
+    pub(crate) fn shared_text(&self) -> String {
+        format!("{:.0} %", 100.0 * self.shared)
+    }
+}

@@ -1,0 +1,119 @@
+//! The texts behind a ranking's excerpts, looked up in the files that the job names.
+//!
+//! A run folder holds excerpts of a line. The files of training examples and queries may have moved or changed since;
+//! so a text is taken only if the excerpt is a part of it, and the excerpt stands for it otherwise.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ascribe::job::Job;
+use serde_json::Value;
+
+use super::folder::for_each_line;
+
+/// An example's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Original {
+    pub(super) prompt: String,
+    pub(super) body: String,
+}
+
+impl Original {
+    fn of_line(fields: &Value) -> Option<Self> {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+        if let (Some(prompt), Some(body)) = (text("prompt"), text("completion")) {
+            return Some(Self { prompt: prompt.to_owned(), body: body.to_owned() });
+        }
+        if let (Some(prompt), Some(chosen), Some(rejected)) = (text("prompt"), text("chosen"), text("rejected")) {
+            return Some(Self { prompt: prompt.to_owned(), body: format!("{chosen} | rather than | {rejected}") });
+        }
+        let body = match (text("text")?, text("text_pair")) {
+            (first, Some(second)) => format!("{first}\n{second}"),
+            (text, None) => text.to_owned(),
+        };
+        Some(Self { prompt: String::new(), body })
+    }
+
+    /// Whether a line of the ranking was made of this text.
+    fn fits(&self, excerpt: &str) -> bool {
+        // white space and what separates two parts is not compared
+        let bare = |text: &str| -> String {
+            text.chars()
+                .filter(|c| !c.is_whitespace() && !c.is_control() && !matches!(c, '|' | '\u{fffd}' | '…'))
+                .collect()
+        };
+        bare(&format!("{}{}", self.prompt, self.body)).contains(&bare(excerpt))
+    }
+}
+
+/// The texts of those examples of a file that are wanted, by id; `wanted` has each one's excerpt. Empty if the file is
+/// not there any more, or holds no texts.
+pub(super) fn find(job: &Job, file: &Path, wanted: &HashMap<&str, &str>) -> HashMap<String, Original> {
+    let mut found = HashMap::new();
+    if !ascribe::presence::is_file(file) || wanted.is_empty() {
+        return found;
+    }
+    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let is_plain = extension == "txt";
+    if !is_plain && !["jsonl", "ndjson", "json"].contains(&extension) {
+        return found;
+    }
+    let id_field = job.data.id_field.as_deref();
+    // a file that ends to be one of examples gives what it gave until then
+    let _partly = for_each_line(file, |number, line| {
+        let (id, original) = match is_plain {
+            true => {
+                let body = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
+                (number.to_string(), Some(Original { prompt: String::new(), body }))
+            }
+            false => {
+                let Ok(fields) = serde_json::from_slice::<Value>(line) else { return Ok(()) };
+                let id = match (id_field, fields.get(id_field.unwrap_or("id"))) {
+                    (Some("line"), _) => number.to_string(),
+                    (_, Some(Value::String(id))) => id.clone(),
+                    (_, Some(Value::Number(id))) => id.to_string(),
+                    _ => number.to_string(),
+                };
+                if !wanted.contains_key(id.as_str()) {
+                    return Ok(());
+                }
+                (id, Original::of_line(&fields))
+            }
+        };
+        if let (Some(original), Some(excerpt)) = (original, wanted.get(id.as_str()))
+            && original.fits(excerpt)
+        {
+            found.insert(id, original);
+        }
+        Ok(())
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_fits_its_excerpt_and_no_other() {
+        let original = Original { prompt: "The river\nat X".into(), body: " hides a stone.".into() };
+        assert!(original.fits("The river at X| hides a stone."));
+        assert!(original.fits("…er at X| hides…"));
+        assert!(!original.fits("The river at Y| hides a stone."));
+    }
+
+    #[test]
+    fn examples_are_found_by_the_ids_of_the_job() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("train.jsonl");
+        let lines =
+            "{\"id\":7,\"text\":\"seven\"}\nnot JSON\n\n{\"text\":\"four\"}\n{\"id\":\"x\",\"text\":\"changed\"}\n";
+        std::fs::write(&file, lines).expect("writable");
+        let job = Job::new("model", &file, "run");
+        let wanted = HashMap::from([("7", "seven"), ("4", "four"), ("x", "was this")]);
+        let mut found: Vec<_> = find(&job, &file, &wanted).into_iter().map(|(id, text)| (id, text.body)).collect();
+        found.sort();
+        assert_eq!(found, [("4".to_owned(), "four".to_owned()), ("7".to_owned(), "seven".to_owned())]);
+        assert!(find(&job, &folder.path().join("gone.jsonl"), &wanted).is_empty());
+    }
+}
