@@ -18,3 +18,7 @@ pub(in crate::job) const PENDING: usize = 1 << 24;
 
 /// Examples whose self-influence is computed between two parts. Each is a query of its own, with a gradient and a walk.
 pub(in crate::job) const PART: usize = 256;
+
+/// Numbers of the tangents of one layer that may exist together, the largest first: more of them go through the network
+/// beside one pass of its values.
+pub(in crate::job) const TANGENTS: [usize; 4] = [1 << 24, 1 << 22, 1 << 20, 1 << 18];

@@ -5,8 +5,7 @@ use crate::attribution::trajectory::{Optimizer, TrainingStage};
 use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
-use crate::job::budget::solve_memory::SolveSize;
-use crate::job::request::{FormRequest, Normalize};
+use crate::job::request::{FormRequest, Normalize, Solve};
 use crate::job::training::{Fit, Training};
 use crate::model::{Footprint, Limits};
 
@@ -112,6 +111,37 @@ pub(in crate::job) enum OwnInfluence {
         /// Of the leg that has most.
         networks: u64,
     },
+}
+
+/// What joint solves are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct SolveSize {
+    /// Products with the Gauss-Newton matrix.
+    pub products: usize,
+    /// Dampings that one space serves.
+    pub dampings: usize,
+    /// Queries, or the one row of an aggregate.
+    pub rows: usize,
+    /// Queries of a block, if the job says how many.
+    pub block: Option<usize>,
+}
+
+impl SolveSize {
+    /// Those of a job; none if its layers are solved one by one.
+    pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
+        let (method, rows) = (&brief.job.method, brief.query_rows());
+        (method.solve == Solve::GaussNewton && rows > 0).then(|| Self {
+            products: method.products(),
+            dampings: method.damping.0.len(),
+            rows,
+            block: method.solve_block,
+        })
+    }
+
+    /// The least queries of a block.
+    pub(in crate::job) fn least(self) -> usize {
+        self.block.unwrap_or(1).min(self.rows)
+    }
 }
 
 impl QuerySizes {

@@ -2,46 +2,12 @@
 
 use crate::curvature::{Damping, LayerSpec};
 use crate::job::brief::Brief;
+use crate::job::budget::limits::TANGENTS;
 use crate::job::budget::memory::Memory;
-use crate::job::budget::sizes::Sizes;
+use crate::job::budget::sizes::{Sizes, SolveSize};
 use crate::job::budget::stage_memory::{Counts, Way};
 use crate::job::request::Solve;
 use crate::nn::head;
-
-/// What joint solves are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::job) struct SolveSize {
-    /// Products with the Gauss-Newton matrix.
-    pub products: usize,
-    /// Dampings that one space serves.
-    pub dampings: usize,
-    /// Queries, or the one row of an aggregate.
-    pub rows: usize,
-    /// Queries of a block, if the job says how many.
-    pub block: Option<usize>,
-}
-
-impl SolveSize {
-    /// Those of a job; none if its layers are solved one by one.
-    pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
-        let (method, rows) = (&brief.job.method, brief.query_rows());
-        (method.solve == Solve::GaussNewton && rows > 0).then(|| Self {
-            products: method.products(),
-            dampings: method.damping.0.len(),
-            rows,
-            block: method.solve_block,
-        })
-    }
-
-    /// The least queries of a block.
-    pub(in crate::job) fn least(self) -> usize {
-        self.block.unwrap_or(1).min(self.rows)
-    }
-}
-
-/// Numbers of the tangents of one layer that may exist together, the largest first: more of them go through the network
-/// beside one pass of its values.
-pub(in crate::job) const TANGENTS: [usize; 4] = [1 << 24, 1 << 22, 1 << 20, 1 << 18];
 
 impl Memory {
     /// Writes the block that fits into the job, and returns what a person should know of joint solves.

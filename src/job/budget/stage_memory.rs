@@ -3,9 +3,8 @@
 
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
-use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, UNSAVED};
+use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
-use crate::job::budget::solve_memory::TANGENTS;
 use crate::model::{Limits, Residence};
 use crate::nn::head;
 

@@ -1,7 +1,7 @@
 //! Why a loss is not the logged one: other ways to read the data, each tried on the sample.
 
+use super::compared::{Compared, FAR, OfStage, excess, rounded};
 use super::rows::{ExampleLosses, MeanLoss, losses};
-use super::{Compared, FAR, OfStage, excess, rounded};
 use crate::attribution::Observer;
 use crate::data::{Dataset, Kind, TokenDataset};
 use crate::job::brief::loss_check::{Cause, LossCheck};

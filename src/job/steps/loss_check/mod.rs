@@ -5,6 +5,7 @@
 //! token, a mask or a tokenizer, give other scores and no error; their loss is not the logged one.
 
 mod causes;
+mod compared;
 mod rows;
 
 use std::path::Path;
@@ -12,7 +13,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::rows::{ExampleLosses, MeanLoss, losses};
+use self::compared::{Compared, OfStage, excess, rounded, tolerance};
+use self::rows::losses;
 use crate::attribution::Observer;
 use crate::data::{Dataset, Kind};
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
@@ -20,7 +22,7 @@ use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::training::{Site, Training, folder_name};
 use crate::model::adapter::AdapterFolder;
-use crate::trajectory::{Around, TrainingLog};
+use crate::trajectory::TrainingLog;
 
 /// The file of a run folder that holds what was found.
 const FILE: &str = "loss_check.json";
@@ -34,17 +36,8 @@ const POSITIONS: usize = 32_768;
 /// Examples that are taken however long they are.
 const FEWEST: usize = 8;
 
-/// Standard deviations of batches and sample within which a loss agrees.
-const DEVIATIONS: f64 = 3.0;
-
-/// What precision of the arithmetic may change, as a share of the loss.
-const PRECISION: f64 = 0.005;
-
 /// How the names of a Trainer's checkpoints begin.
 const TRAINERS: &str = "checkpoint-";
-
-/// A loss beyond its bounds by more than this share disagrees even at a single checkpoint of many.
-const FAR: f64 = 0.1;
 
 impl LossCheck {
     /// What was found when a run folder was made; none if nothing was compared.
@@ -67,56 +60,6 @@ impl Stored {
         let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
         serde_json::from_str(&text).ok()
     }
-}
-
-/// A checkpoint whose losses were computed.
-struct Compared {
-    site: Site,
-    name: String,
-    rows: Vec<ExampleLosses>,
-    around: Around,
-}
-
-/// A stage of training whose log there is.
-struct OfStage<'a> {
-    plan: &'a Plan,
-    log: TrainingLog,
-    sample: Dataset,
-    /// Examples of the stage.
-    population: usize,
-    /// The end token, if the tokenizer or the model names one.
-    end: Option<u32>,
-}
-
-impl OfStage<'_> {
-    fn mean(&self, examples: &[(f64, f64)]) -> Option<MeanLoss> {
-        MeanLoss::of(examples, self.log.batch, self.population)
-    }
-
-    /// The loss of the examples as they were read.
-    fn as_read(&self, rows: &[ExampleLosses]) -> Option<MeanLoss> {
-        let sums: Vec<(f64, f64)> =
-            rows.iter().map(|example| example.sum(self.log.label_smoothing, |row| example.is_target[row])).collect();
-        self.mean(&sums)
-    }
-}
-
-/// On either side of the log's bounds, what noise may add.
-fn tolerance(found: &MeanLoss, around: &Around) -> f64 {
-    let batches = found.batch_noise.powi(2) / around.batches.max(1.0);
-    DEVIATIONS * (batches + found.error.powi(2)).sqrt() + PRECISION * around.middle
-}
-
-/// How far a loss is beyond the log's bounds and noise; 0 if it agrees.
-fn excess(found: &MeanLoss, around: &Around) -> f64 {
-    let tolerance = tolerance(found, around);
-    let loss = found.of_batches;
-    (around.low - tolerance - loss).max(loss - around.high - tolerance).max(0.0)
-}
-
-/// Four decimals: what a kernel rounds otherwise on another machine is not told.
-fn rounded(number: f64) -> f64 {
-    (number * 1e4).round() / 1e4
 }
 
 impl Plan {
