@@ -311,7 +311,7 @@ fn sentence(job: &Job, ranking: &StoredRanking) -> String {
     }
     let is_more = job.output.scale == ScoreScale::PerExample && f64::from(top.score) > now;
     let only_order =
-        if is_more { " That is more than there is, so only the order of the examples counts." } else { "" };
+        if is_more { " It cannot fall by more than it is, so only the order of the examples counts." } else { "" };
     format!(
         "{id} helped most: had the model been trained on it once more, its loss on this answer is predicted to fall by \
          {score}{times}. The loss is {now:.4} now; the lower it is, the more likely the model finds the answer.{only_order}"
