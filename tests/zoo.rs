@@ -108,6 +108,57 @@ fn experts_have_the_losses_and_scores_of_torch() -> Outcome {
     Ok(())
 }
 
+/// Models of the zoo that classify images.
+const IMAGE_MODELS: [&str; 2] = ["vit", "resnet"];
+
+#[test]
+fn classifiers_of_images_have_the_losses_margins_and_scores_of_torch() -> Outcome {
+    for name in IMAGE_MODELS {
+        let Some(folder) = shared(&format!("zoo/{name}")) else { continue };
+        let checkpoint = folder.join("checkpoint-60");
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let model = load(&checkpoint, DType::F32);
+        let read = |file: &str, role| Source::new(folder.join(file), role, &checkpoint).read(&model);
+        let (train, queries) = (read("train.safetensors", Role::Train), read("queries.safetensors", Role::Queries));
+        for (dataset, tensor, objective) in [
+            (&train, "train_loss", Objective::TrainingLoss),
+            (&queries, "query_loss", Objective::TrainingLoss),
+            (&queries, "query_margin", Objective::Measurement(Measurement::Margin, Reduction::Mean)),
+        ] {
+            let batch = data::batch(dataset, 0..dataset.len());
+            let found = model.differentiate(&batch, objective, &mut ())?;
+            assert_relative(&found, &expected.values(tensor), 1e-4, &format!("{name}, {tensor}"));
+        }
+        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
+        for (kind, measurement, tensor, tolerance) in [
+            (CurvatureKind::Identity, Measurement::Loss, "identity.scores", 1e-4),
+            (CurvatureKind::Identity, Measurement::Margin, "identity.scores.margin", 1e-4),
+            (CurvatureKind::Ekfac, Measurement::Loss, "ekfac_empirical.scores", 1e-3),
+        ] {
+            let found = Run::empirical(kind, measurement).scores::<_, f32>(&model, train, queries)?;
+            let error = relative(&found.wide(), &expected.values(tensor));
+            say(format_args!("{name}, {tensor}: {error:.1e}"));
+            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
+        }
+        // layers inside the blocks come in torch's order, the others have torch's names
+        let inside: Vec<String> = model.layers().iter().map(|layer| layer.name.clone()).collect();
+        let outside: Vec<String> = serde_json::from_str(&expected.metadata("apart"))?;
+        for (names, tensor) in [(inside, "identity.layers"), (outside, "identity.apart")] {
+            let want = expected.get(tensor);
+            assert_eq!(names.len(), want.shape[0], "{name}, {tensor}");
+            let size = want.shape[1] * want.shape[2];
+            for (layer, want) in names.iter().zip(want.values.chunks(size)) {
+                let model = load_layers(&checkpoint, DType::F32, &[layer.as_str()]);
+                let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+                let found = run.scores::<_, f32>(&model, train, queries)?;
+                let error = relative(&found.wide(), want);
+                assert!(error < 1e-4, "{name}, {layer}: {error:.1e}");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Encoders of the zoo that classify texts.
 const CLASSIFIERS: [&str; 2] = ["bert", "distilbert"];
 

@@ -12,6 +12,7 @@
 mod addition;
 mod block_diagonal;
 pub mod contraction;
+mod convolution;
 mod covariance;
 mod covariance_blocks;
 mod decomposition;
@@ -43,11 +44,13 @@ mod tangent;
 mod tap;
 mod tape;
 mod truncation;
+mod window;
 
 #[cfg(test)]
 mod definitions;
 
 pub use block_diagonal::{BlockDiagonal, BlockWidth, Turn};
+pub use convolution::Convolution;
 pub use covariance::{Counts, Covariance, CovarianceSum};
 pub use covariance_blocks::{CovarianceBlock, LayerSide, SharedInputs, Side, decompose, decomposed_alone};
 pub use eigenbasis::{Eigenbasis, Eigenpairs, THREADED_FROM};
@@ -72,3 +75,4 @@ pub use tangent::{Directions, TangentRule};
 pub use tap::{Positions, Tap, TapSink, Tee};
 pub use tape::{Gradient, Tape, Traced};
 pub use truncation::{Norms, Truncation, Whitening};
+pub use window::{Plane, Window};

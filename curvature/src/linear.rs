@@ -88,7 +88,27 @@ impl Linear {
 
     fn op(&self, taps: &TapRecorder) -> LinearOp {
         let recorder = self.layer.map(|layer| (layer, taps.clone()));
-        LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder, products: self.products }
+        LinearOp { recorder, ..self.untracked() }
+    }
+
+    fn untracked(&self) -> LinearOp {
+        LinearOp { weight: self.weight.clone(), bias: self.bias.clone(), recorder: None, products: self.products }
+    }
+
+    /// The output alone, on every device.
+    pub(crate) fn product(&self, a: &Tensor) -> candle_core::Result<Tensor> {
+        let op = self.untracked();
+        if a.device().is_cpu() { a.apply_op1_no_bwd(&op) } else { op.composed(a) }
+    }
+
+    /// The gradient at the input of one at the output: `s W`.
+    pub(crate) fn input_gradient(&self, s: &Tensor) -> candle_core::Result<Tensor> {
+        self.untracked().gradient(&s.contiguous()?)
+    }
+
+    /// The layer's number, if it is tracked.
+    pub(crate) fn layer(&self) -> Option<LayerId> {
+        self.layer
     }
 
     /// `W`, `[O, inputs]`.
@@ -212,14 +232,21 @@ impl LinearOp {
         }
     }
 
+    /// `s W` on every device.
+    fn gradient(&self, s: &Tensor) -> candle_core::Result<Tensor> {
+        match s.dtype() {
+            _ if !s.device().is_cpu() => s.matmul(&self.weight),
+            DType::F64 => self.input_gradient::<f64>(s),
+            _ => self.input_gradient::<f32>(s),
+        }
+    }
+
     /// Leaves the tap and returns the gradient at `a`, if it is wanted, from the one at the output.
     fn back(&self, a: &Tensor, s: Tensor, wanted: Gradient) -> candle_core::Result<Option<Tensor>> {
         let s = s.contiguous()?;
-        let gradient = match (wanted, s.dtype()) {
-            (Gradient::Unwanted, _) => None,
-            (Gradient::Wanted, _) if !s.device().is_cpu() => Some(s.matmul(&self.weight)?),
-            (Gradient::Wanted, DType::F64) => Some(self.input_gradient::<f64>(&s)?),
-            (Gradient::Wanted, _) => Some(self.input_gradient::<f32>(&s)?),
+        let gradient = match wanted {
+            Gradient::Unwanted => None,
+            Gradient::Wanted => Some(self.gradient(&s)?),
         };
         if let Some((layer, recorder)) = &self.recorder {
             // not detached: layers that share an input are recognised by its identity

@@ -28,7 +28,7 @@ pub struct Batch {
 pub enum Inputs {
     /// Token sequences, one after the other without padding.
     Tokens(TokenInputs),
-    /// Rows of numbers.
+    /// Rows of numbers, or images.
     Rows(RowInputs),
 }
 
@@ -44,16 +44,16 @@ pub struct TokenInputs {
     pub types: Option<Vec<u32>>,
 }
 
-/// Rows of numbers.
+/// Rows of numbers, or images.
 ///
 /// # Shapes
-/// `values`: `[B, width]`.
+/// `values`: `[B, ...shape]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowInputs {
     /// The rows, already scaled.
     pub values: Vec<f32>,
-    /// Numbers in a row.
-    pub width: usize,
+    /// The shape of a row: one size, or channels, height and width of an image.
+    pub shape: Vec<usize>,
 }
 
 impl Batch {
@@ -113,7 +113,7 @@ pub fn batch(dataset: &Dataset, range: Range<usize>) -> Batch {
     let (inputs, targets) = match dataset.kind() {
         Kind::Tokens(tokens) => (Inputs::Tokens(tokens.inputs(range.clone())), tokens.targets_of(range.clone())),
         Kind::Rows(rows) => {
-            let inputs = RowInputs { values: rows.inputs(range.clone()), width: rows.width() };
+            let inputs = RowInputs { values: rows.inputs(range.clone()), shape: rows.shape().to_vec() };
             (Inputs::Rows(inputs), rows.targets(range.clone()))
         }
     };

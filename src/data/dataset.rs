@@ -73,11 +73,20 @@ impl Dataset {
         }
     }
 
-    /// Number of positions of example `i`, T: its tokens, or 1 for a row.
+    /// Number of positions of example `i`, T: its tokens, 1 for a row of numbers, patches or pixels of an
+    /// image.
     pub fn positions(&self, i: usize) -> usize {
         match &self.kind {
             Kind::Tokens(tokens) => tokens.positions(i),
-            Kind::Rows(_) => 1,
+            Kind::Rows(rows) => rows.positions(),
+        }
+    }
+
+    /// Numbers that the inputs of an example take; 0 for tokens, whose examples have different lengths.
+    pub fn width(&self) -> usize {
+        match &self.kind {
+            Kind::Tokens(_) => 0,
+            Kind::Rows(rows) => rows.width(),
         }
     }
 

@@ -178,10 +178,12 @@ pub enum DataError {
         value: f32,
     },
     /// A class that the model does not have.
-    #[error("{}: row {row} of `targets` is {class}, but the model has {classes} classes", file.display())]
+    #[error("{}: row {row} of `{key}` is {class}, but the model has {classes} classes", file.display())]
     ClassRange {
         /// The file.
         file: PathBuf,
+        /// The tensor's name.
+        key: &'static str,
         /// The row, counted from 0.
         row: usize,
         /// The class found.

@@ -8,7 +8,7 @@
 //! - **Labelled lines**, for models that give something for a whole text ([`Labels`]): `text`, with or without
 //!   `text_pair`, or `input_ids`, and `label`.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
-//! - **safetensors** ([`read_rows`]), for networks that read rows: `inputs` and `targets`.
+//! - **safetensors** ([`read_rows`]), for networks that read rows of numbers or images: `inputs` and `targets`.
 //!
 //! Labels stand at the token they name, and nothing here shifts them: row `t` of an example predicts the
 //! token `t + 1`, which is what [`TokenDataset::predicted`] and [`Targets::Tokens`] hold. Padding is
@@ -29,6 +29,7 @@ mod line_problem;
 mod lines;
 mod packing;
 mod read;
+mod row_shape;
 mod rows;
 mod specials;
 mod targets;
@@ -45,6 +46,7 @@ pub use error::DataError;
 pub use labels::Labels;
 pub use line_problem::LineProblem;
 pub use read::{DataOptions, Format, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
+pub use row_shape::{ImageSize, RowShape};
 pub use rows::{RowDataset, RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};
 pub use targets::{Targets, Task};

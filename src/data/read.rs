@@ -115,6 +115,8 @@ pub struct ReadReport {
     pub longest_before_cut: usize,
     /// What packing did.
     pub packed: Option<Packed>,
+    /// Whether examples are rows of numbers or images, not sequences of tokens.
+    pub is_rows: bool,
     /// The first example, token for token, and whether each is a target.
     pub first: Vec<(String, bool)>,
 }

@@ -1,4 +1,5 @@
-//! Rows of numbers with targets, from a safetensors file: `inputs` `[n, d]` and `targets`.
+//! Rows of numbers or images with targets, from a safetensors file: `inputs` `[n, d]` or `[n, channels, height, width]`,
+//! and `targets`.
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,6 +13,7 @@ use super::error::DataError;
 use super::example::Examples;
 use super::excerpt::one_line;
 use super::read::ReadReport;
+use super::row_shape::RowShape;
 use super::targets::{Targets, Task};
 use crate::foreign_file;
 
@@ -21,8 +23,8 @@ const ROWS_LIMIT: u64 = 8 << 30;
 /// What the model takes and gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowLimits {
-    /// Numbers that the first layer reads.
-    pub inputs: usize,
+    /// What it reads of an example.
+    pub inputs: RowShape,
     /// Numbers that the last layer writes: classes, or regression outputs.
     pub outputs: usize,
     /// What they mean.
@@ -33,7 +35,10 @@ pub struct RowLimits {
 #[derive(Debug)]
 pub struct RowDataset {
     examples: Examples,
-    width: usize,
+    /// The shape of an example.
+    shape: Vec<usize>,
+    /// Positions that the model has of an example.
+    positions: usize,
     inputs: Inputs,
     targets: Targets,
     /// Further tensors with one number for each row: metadata.
@@ -48,8 +53,10 @@ enum Inputs {
 }
 
 /// Reads a safetensors file with `inputs` (f32, or u8 with `inputs_scale` in the metadata) of the shape
-/// `[n, inputs]`, and `targets`: integers `[n]` for classes, f32 `[n, outputs]` (or `[n]` for one output)
-/// for a regression. An example's id is its row, from 0; other tensors `[n]` become metadata.
+/// `[n, inputs]`, or `[n, channels, height, width]` for images, and `targets`: integers `[n]` for classes, f32
+/// `[n, outputs]` (or `[n]` for one output) for a regression. An example's id is its row, from 0; other tensors `[n]`
+/// become metadata. Where a file has neither name, `pixel_values` and `labels` are taken for them, as transformers calls
+/// them.
 ///
 /// # Errors
 /// [`DataError`] names the file, the tensor and the row.
@@ -70,30 +77,35 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
     let scale = header.metadata().as_ref().and_then(|metadata| metadata.get("inputs_scale"));
     let mut names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
     names.sort();
-    let tensor = |key| {
-        tensors.tensor(key).map_err(|_| DataError::MissingTensor { file: file.to_owned(), key, found: names.clone() })
+    let tensor = |[key, other]: [&'static str; 2]| {
+        let key = if tensors.tensor(key).is_err() && tensors.tensor(other).is_ok() { other } else { key };
+        let missing = |_| DataError::MissingTensor { file: file.to_owned(), key, found: names.clone() };
+        Ok((key, tensors.tensor(key).map_err(missing)?))
     };
 
-    let view = tensor("inputs")?;
-    let [n, width] = *view.shape() else { return Err(input_shape(file, &view, limits)) };
-    if width != limits.inputs {
-        return Err(input_shape(file, &view, limits));
-    }
+    let (of_inputs, view) = tensor(["inputs", "pixel_values"])?;
+    let Some((&n, shape)) = view.shape().split_first().filter(|(_, example)| limits.inputs.fits(example)) else {
+        return Err(input_shape(file, of_inputs, &view, limits));
+    };
+    // what the library has checked to be the tensor's bytes
+    let width = shape.iter().product();
     if n == 0 {
         return Err(DataError::Empty { file: file.to_owned() });
     }
-    let inputs = read_inputs(file, &view, scale, width)?;
-    let targets = read_targets(file, &tensor("targets")?, n, limits)?;
+    let inputs = read_inputs(file, of_inputs, &view, scale, width)?;
+    let (of_targets, view) = tensor(["targets", "labels"])?;
+    let targets = read_targets(file, of_targets, &view, n, limits)?;
     let columns = names
         .iter()
-        .filter(|name| !matches!(name.as_str(), "inputs" | "targets"))
+        .filter(|name| ![of_inputs, of_targets].contains(&name.as_str()))
         .filter_map(|name| Some((name.clone(), column(&tensors.tensor(name).ok()?, n)?)))
         .collect();
 
-    let mut rows = RowDataset { examples: Examples::new("rows"), width, inputs, targets, columns };
+    let (shape, positions) = (shape.to_vec(), limits.inputs.positions(shape));
+    let mut rows = RowDataset { examples: Examples::new("rows"), shape, positions, inputs, targets, columns };
     for row in 0..n {
         let mut digest = blake3::Hasher::new();
-        digest.update(&(width as u64).to_le_bytes());
+        rows.shape.iter().for_each(|&size| _ = digest.update(&(size as u64).to_le_bytes()));
         // The numbers that the network sees: bytes with a scale and the same numbers in f32 are equal.
         let mut bytes: Vec<u8> = rows.inputs(row..row + 1).iter().flat_map(|x| x.to_le_bytes()).collect();
         bytes.extend(rows.targets(row..row + 1).bytes());
@@ -103,28 +115,35 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
     let first = vec![(rows.excerpt(0, 80), true)];
     let report = ReadReport {
         examples: n,
-        tokens: n,
+        tokens: n * positions,
         targets: n,
-        longest: 1,
-        longest_before_cut: 1,
+        longest: positions,
+        longest_before_cut: positions,
+        is_rows: true,
         first,
         ..ReadReport::default()
     };
     Ok((Dataset::new(Kind::Rows(rows)), report))
 }
 
-fn input_shape(file: &Path, view: &TensorView<'_>, limits: RowLimits) -> DataError {
-    let expected = format!("[n, {}]", limits.inputs);
-    DataError::TensorShape { file: file.to_owned(), key: "inputs", found: view.shape().to_vec(), expected }
+fn input_shape(file: &Path, key: &'static str, view: &TensorView<'_>, limits: RowLimits) -> DataError {
+    let expected = limits.inputs.to_string();
+    DataError::TensorShape { file: file.to_owned(), key, found: view.shape().to_vec(), expected }
 }
 
-fn read_inputs(file: &Path, view: &TensorView<'_>, scale: Option<&String>, width: usize) -> Result<Inputs, DataError> {
+fn read_inputs(
+    file: &Path,
+    key: &'static str,
+    view: &TensorView<'_>,
+    scale: Option<&String>,
+    width: usize,
+) -> Result<Inputs, DataError> {
     let bad_scale = |expected| DataError::InputsScale { file: file.to_owned(), found: scale.cloned(), expected };
     match view.dtype() {
         Dtype::F32 if scale.is_some() => {
             Err(bad_scale("`inputs_scale` is for u8; store f32 inputs as the network sees them"))
         }
-        Dtype::F32 => Ok(Inputs::F32(finite(file, "inputs", view, width)?)),
+        Dtype::F32 => Ok(Inputs::F32(finite(file, key, view, width)?)),
         Dtype::U8 => {
             let scale = scale
                 .and_then(|text| text.trim().parse::<f64>().ok())
@@ -136,26 +155,28 @@ fn read_inputs(file: &Path, view: &TensorView<'_>, scale: Option<&String>, width
         }
         other => Err(DataError::TensorType {
             file: file.to_owned(),
-            key: "inputs",
+            key,
             found: format!("{other:?}"),
             expected: "f32, or u8 with `inputs_scale`",
         }),
     }
 }
 
-fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits) -> Result<Targets, DataError> {
+fn read_targets(
+    file: &Path,
+    key: &'static str,
+    view: &TensorView<'_>,
+    n: usize,
+    limits: RowLimits,
+) -> Result<Targets, DataError> {
     let shape = |expected: String| DataError::TensorShape {
         file: file.to_owned(),
-        key: "targets",
+        key,
         found: view.shape().to_vec(),
         expected,
     };
-    let dtype = |expected| DataError::TensorType {
-        file: file.to_owned(),
-        key: "targets",
-        found: format!("{:?}", view.dtype()),
-        expected,
-    };
+    let dtype =
+        |expected| DataError::TensorType { file: file.to_owned(), key, found: format!("{:?}", view.dtype()), expected };
     match limits.task {
         Task::Classification => {
             let classes = integers(view).ok_or_else(|| dtype("i64, i32 or u8 classes"))?;
@@ -163,7 +184,8 @@ fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits)
                 return Err(shape(format!("[{n}]")));
             }
             let class = |(row, &class): (usize, &i64)| {
-                let range = || DataError::ClassRange { file: file.to_owned(), row, class, classes: limits.outputs };
+                let range =
+                    || DataError::ClassRange { file: file.to_owned(), key, row, class, classes: limits.outputs };
                 u32::try_from(class).ok().filter(|&class| (class as usize) < limits.outputs).ok_or_else(range)
             };
             classes.iter().enumerate().map(class).collect::<Result<_, _>>().map(Targets::Classes)
@@ -178,7 +200,7 @@ fn read_targets(file: &Path, view: &TensorView<'_>, n: usize, limits: RowLimits)
                 [rows, outputs] if rows == n && outputs == width => {}
                 _ => return Err(shape(format!("[{n}, {width}]"))),
             }
-            let values = finite(file, "targets", view, width)?;
+            let values = finite(file, key, view, width)?;
             Ok(if limits.task == Task::MultiLabel {
                 Targets::Labels { values, width }
             } else {
@@ -225,12 +247,22 @@ fn column(view: &TensorView<'_>, n: usize) -> Option<Vec<Value>> {
 impl RowDataset {
     /// Numbers in a row, I.
     pub fn width(&self) -> usize {
-        self.width
+        self.shape.iter().product()
+    }
+
+    /// The shape of a row: one size, or channels, height and width of an image.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Positions that the model has of a row.
+    pub fn positions(&self) -> usize {
+        self.positions
     }
 
     /// The rows `range` as the network sees them, `[B, I]`.
     pub fn inputs(&self, range: Range<usize>) -> Vec<f32> {
-        let numbers = range.start * self.width..range.end * self.width;
+        let numbers = range.start * self.width()..range.end * self.width();
         match &self.inputs {
             Inputs::F32(values) => values[numbers].to_vec(),
             // In f64, so that a scale of 1/255 gives the f32 nearest to byte/255.
@@ -249,12 +281,13 @@ impl RowDataset {
             places.iter().flat_map(|&i| &values[i * width..(i + 1) * width]).copied().collect()
         }
         let inputs = match &self.inputs {
-            Inputs::F32(values) => Inputs::F32(gather(values, places, self.width)),
-            Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width), scale: *scale },
+            Inputs::F32(values) => Inputs::F32(gather(values, places, self.width())),
+            Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width()), scale: *scale },
         };
         Self {
             examples: self.examples.sample(places),
-            width: self.width,
+            shape: self.shape.clone(),
+            positions: self.positions,
             inputs,
             targets: self.targets.at(places),
             columns: vec![],

@@ -40,6 +40,20 @@ pub(crate) enum Parameters {
     HeadFirst(BlockNames),
     /// By the numbers in their names.
     Numbers,
+    /// By keys that the architecture makes of names.
+    Keys {
+        /// A parameter's key, none if the name has no place.
+        of: fn(&str) -> Option<Vec<u64>>,
+        /// Whether a tensor is no parameter, though files hold it.
+        is_buffer: fn(&str) -> bool,
+    },
+    /// In the first of these orders up to transformers 4, and in the second since transformers 5.
+    Since5 {
+        /// Up to transformers 4.
+        before: &'static Self,
+        /// Since transformers 5.
+        since: &'static Self,
+    },
 }
 
 impl Parameters {
@@ -47,7 +61,25 @@ impl Parameters {
     pub(crate) fn names(&self) -> Option<&BlockNames> {
         match self {
             Self::Blocks(names) | Self::HeadFirst(names) => Some(names),
-            Self::Numbers => None,
+            Self::Since5 { before, .. } => before.names(),
+            Self::Numbers | Self::Keys { .. } => None,
+        }
+    }
+
+    /// Whether a tensor is no parameter, though files hold it.
+    pub(crate) fn is_buffer(&self, name: &str) -> bool {
+        match self {
+            Self::Keys { is_buffer, .. } => is_buffer(name),
+            _ => self.names().is_some_and(|names| names.is_buffer(name)),
+        }
+    }
+
+    /// The order of a version of transformers; the newest one's where none is known.
+    pub(crate) fn of_version(&self, major: Option<u32>) -> &Self {
+        match self {
+            Self::Since5 { before, .. } if major.is_some_and(|major| major < 5) => before,
+            Self::Since5 { since, .. } => since,
+            _ => self,
         }
     }
 }
@@ -301,7 +333,7 @@ impl Architecture {
                 abridged(&keys)
             ));
         }
-        let buffer = |name: &str| self.parameters.names().is_some_and(|names| names.is_buffer(name));
+        let buffer = |name: &str| self.parameters.is_buffer(name);
         let asked = weights.asked();
         let tensors: Vec<String> =
             weights.names().filter(|name| !asked.contains_key(*name) && !buffer(name)).map(str::to_owned).collect();

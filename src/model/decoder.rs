@@ -143,11 +143,11 @@ impl<T: Transformer> Body for Decoder<T> {
 
 /// The blocks of a checkpoint, and how large one of them is.
 pub(super) struct Blocks<B> {
-    stored: Vec<B>,
+    pub(super) stored: Vec<B>,
     /// Tracked layers of each block, as far as the source knows them.
-    tracked: Vec<u64>,
-    parameters: u64,
-    activations: u64,
+    pub(super) tracked: Vec<u64>,
+    pub(super) parameters: u64,
+    pub(super) activations: u64,
 }
 
 impl<B> Blocks<B> {

@@ -14,7 +14,7 @@ use crate::curvature::{
     Directions, Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
     gauss_newton_through,
 };
-use crate::data::{Batch, Inputs, RowInputs, RowLimits, Task};
+use crate::data::{Batch, Inputs, RowInputs, RowLimits, RowShape, Task};
 use crate::nn::{Activation, SquaredError};
 
 /// `x: [B, width]` throughout.
@@ -42,8 +42,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 impl Mlp {
     fn inputs(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let Inputs::Rows(RowInputs { values, width }) = &batch.inputs else { return Err(wrong_batch()) };
-        let shape = (batch.positions.examples(), *width);
+        let Inputs::Rows(RowInputs { values, shape }) = &batch.inputs else { return Err(wrong_batch()) };
+        let &[width] = shape.as_slice() else { return Err(wrong_batch()) };
+        let shape = (batch.positions.examples(), width);
         Ok(Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)?)
     }
 
@@ -185,7 +186,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         ..Footprint::default()
     };
     let mlp = Mlp { layers, activation, squared_error, dtype: *dtype, device: device.clone() };
-    let limits = Limits::Rows(RowLimits { inputs, outputs, task });
+    let limits = Limits::Rows(RowLimits { inputs: RowShape::Numbers(inputs), outputs, task });
     Ok(Loaded { body: Box::new(mlp), layers: tracking.finish()?, limits, labels: None, footprint })
 }
 

@@ -14,6 +14,7 @@ mod gpt_neox;
 mod gptj;
 mod heads;
 mod identity;
+mod images;
 mod llama;
 mod mlp;
 mod modernbert;
@@ -22,10 +23,12 @@ mod opt;
 mod parameters;
 mod projection;
 mod relatives;
+mod resnet;
 mod roberta;
 mod rotary;
 mod tracking;
 mod untracked;
+mod vit;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -77,6 +80,8 @@ const ARCHITECTURES: &[&Architecture] = &[
     &roberta::ARCHITECTURE,
     &roberta::XLM,
     &modernbert::ARCHITECTURE,
+    &vit::ARCHITECTURE,
+    &resnet::ARCHITECTURE,
     &mlp::ARCHITECTURE,
 ];
 
@@ -143,11 +148,16 @@ pub(crate) struct Loaded {
 pub enum Limits {
     /// Token sequences.
     Tokens(ModelLimits),
-    /// Rows of numbers.
+    /// Rows of numbers, or images.
     Rows(RowLimits),
 }
 
 impl Limits {
+    /// Whether every example has one position.
+    pub fn has_one_position(self) -> bool {
+        matches!(self, Self::Rows(rows) if rows.inputs.has_one_position())
+    }
+
     /// Whether models with these limits take the same inputs and say the same kind of thing about them.
     pub fn agree(self, other: Self) -> bool {
         match (self, other) {
@@ -226,7 +236,8 @@ impl Model {
             notes.extend(adapter.unscored_note(&tracked));
         }
         // What an adapter leaves alone is frozen, and is not missing in a score.
-        let untracked = if weights.adapter().is_some() { vec![] } else { untracked::untracked(&weights) };
+        let mut untracked = if weights.adapter().is_some() { vec![] } else { untracked::untracked(&weights) };
+        untracked.retain(|kind| !architecture.parameters.is_buffer(&kind.name));
         let identity = Arc::new(Identity::new(weights, &config));
         Ok(Self {
             body,

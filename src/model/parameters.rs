@@ -333,6 +333,61 @@ impl Source {
         })
     }
 
+    /// A convolution outside the blocks: a linear layer of unfolded patches, whose weight is stored with the shape
+    /// `[outputs, channels, height, width]`. It is tracked only if a pattern names it.
+    pub(super) fn outer_convolution(
+        &self,
+        tracking: &mut Tracking<'_>,
+        name: &str,
+        outputs: usize,
+        kernel: [usize; 3],
+        bias: bool,
+    ) -> Result<StoredLinear, LoadError> {
+        let name = format!("{}{name}", self.prefix);
+        let (weight, bias) = self.kernels(&name, outputs, kernel, bias)?;
+        let layer = tracking.outer_layer(&name, outputs, kernel.iter().product(), bias.is_some());
+        if layer.is_some() {
+            [Some(&weight), bias.as_ref()].into_iter().flatten().for_each(StoredTensor::count_tracked);
+        }
+        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
+    }
+
+    /// A convolution inside the blocks, without bias.
+    pub(super) fn convolution(
+        &self,
+        tracking: &mut Tracking<'_>,
+        name: &str,
+        outputs: usize,
+        kernel: [usize; 3],
+    ) -> Result<StoredLinear, LoadError> {
+        let name = format!("{}{name}", self.prefix);
+        let (weight, bias) = self.kernels(&name, outputs, kernel, false)?;
+        let layer =
+            tracking.layer(&name, outputs, kernel.iter().product(), bias.is_some(), &mut SharedInput::default());
+        if layer.is_some() {
+            self.asked.tracked.fetch_add(1, Ordering::Relaxed);
+            weight.count_tracked();
+        }
+        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
+    }
+
+    fn kernels(
+        &self,
+        name: &str,
+        outputs: usize,
+        [channels, height, width]: [usize; 3],
+        bias: bool,
+    ) -> Result<(StoredTensor, Option<StoredTensor>), LoadError> {
+        if self.weights.adapter().is_some() {
+            return Err(self
+                .config
+                .problem("adapters of models with convolutions are not read; save the merged model"));
+        }
+        let weight = self.tensor_at(format!("{name}.weight"), &[outputs, channels, height, width])?;
+        let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
+        Ok((weight, bias))
+    }
+
     /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
     /// names it.
     pub(super) fn outer_linear(
@@ -390,6 +445,12 @@ impl StoredTensor {
             Some(Dtype::F32) => f64::from(number as f32),
             _ => number,
         }
+    }
+
+    /// An error about its numbers.
+    pub(super) fn problem(&self, problem: &str) -> LoadError {
+        let file = self.source.weights.origin().to_owned();
+        LoadError::Config { file, problem: format!("`{}` {problem}", self.name) }
     }
 
     /// This tensor as the base stores it, without anything of an adapter.

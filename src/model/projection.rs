@@ -26,6 +26,11 @@ struct Branch {
 }
 
 impl Projection {
+    /// The layer without an adapter beside it.
+    pub(super) fn into_base(self) -> Linear {
+        self.base
+    }
+
     /// The layer's output on a tape. A tracked base, A and B leave a tap each.
     pub(super) fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let y = self.base.trace(x, taps)?;
@@ -59,7 +64,8 @@ impl Stored for StoredLinear {
 
     fn read(&self) -> Result<Projection, LoadError> {
         let mut weight = match self.layout {
-            Layout::OutputsFirst => self.weight.read()?,
+            // the kernels of a convolution lie as rows of a matrix
+            Layout::OutputsFirst => self.weight.read()?.flatten_from(1)?,
             Layout::InputsFirst => self.weight.read()?.t()?.contiguous()?,
         };
         let bias = self.bias.as_ref().map(Stored::read).transpose()?;

@@ -10,6 +10,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod batch_norm;
 pub mod elementwise;
 pub mod head;
 pub mod hessian;
@@ -17,6 +18,7 @@ mod kernel;
 pub mod loss;
 pub mod norm;
 mod objective;
+pub mod pool;
 pub mod rope;
 mod rotation;
 pub mod routing;
@@ -26,12 +28,14 @@ mod gradient_check;
 
 pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_packed};
 pub use attention::{Attention, Mask};
+pub use batch_norm::BatchNorm;
 pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 pub(crate) use hessian::TILE;
 pub use hessian::{HeadProduct, language_model_product, multi_label_product, softmax_product, squared_error_product};
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
+pub use pool::{trace_average_pooled, trace_max_pooled};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;
 pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};

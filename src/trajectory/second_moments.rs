@@ -56,7 +56,10 @@ fn of_layer(
         Layout::InputsFirst => [i, o],
     };
     let check = |parameter: &Parameter, expected: &[usize]| {
-        if parameter.shape == expected {
+        // the kernels of a convolution are rows of its layer's matrix
+        let is_kernels = layout == Layout::OutputsFirst && expected.len() == 2 && parameter.shape.len() > 2;
+        let is_rows = || parameter.shape[0] == o && parameter.shape[1..].iter().product::<usize>() == i;
+        if parameter.shape == expected || is_kernels && is_rows() {
             return Ok(());
         }
         Err(ReadError::LayerShape {

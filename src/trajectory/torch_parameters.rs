@@ -71,7 +71,8 @@ impl TorchParameters {
             LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
             other => other.into(),
         })?;
-        let order = &architecture.parameters;
+        let version = TransformersVersion::parse(config.text("transformers_version", "")?);
+        let order = architecture.parameters.of_version(version.map(|version| version.major));
         let file = weights.files().next().unwrap_or(folder).to_path_buf();
         let tied_head = match order.names() {
             // what gives something for a whole text has a head of its own
@@ -93,7 +94,7 @@ impl TorchParameters {
         }
         for name in weights.names().filter(|name| experts.is_empty() || !is_of_one_expert(order, name)) {
             let other_name = tied_head.as_ref().is_some_and(|tied| tied.head == name && tied.embedding != name);
-            if is_buffer(order, name) || other_name {
+            if order.is_buffer(name) || other_name {
                 continue;
             }
             // of tied weights that are stored under the head's name the place is the embedding's
@@ -233,18 +234,26 @@ fn fused_experts(
     Ok(fused)
 }
 
+/// Whether a parameter stands for itself among an architecture's modules: a class token.
+fn is_single(order: &Parameters, name: &str) -> bool {
+    order.names().is_some_and(|names| {
+        let own = names.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+        names.before.contains(&own)
+    })
+}
+
 fn is_of_one_expert(order: &Parameters, name: &str) -> bool {
     let Parameters::Blocks(BlockNames { experts: Some(experts), .. }) = order else { return false };
     name.strip_suffix(".weight").is_some_and(|layer| experts.expert_of(layer).is_some())
 }
 
-fn is_buffer(order: &Parameters, name: &str) -> bool {
-    order.names().is_some_and(|names| names.is_buffer(name))
-}
-
 /// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
 fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
+    if let Parameters::Keys { of, .. } = order {
+        return of(name);
+    }
     let (module, leaf) = match name.rsplit_once('.')? {
+        _ if is_single(order, name) => (name, 0),
         (module, "weight" | "gamma") => (module, 0),
         (module, "bias" | "beta") => (module, 1),
         _ if ExpertNames::FUSED.iter().any(|tensor| name.ends_with(tensor)) => (name, 0),

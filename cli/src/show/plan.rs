@@ -139,10 +139,10 @@ fn model(summary: &Summary) -> String {
 
 fn data(line: &mut impl FnMut(&str, &str), name: &str, unit: &str, data: &DataSummary) {
     let n = counted(data.examples as u64, unit);
-    // rows of numbers have one position each, and nothing to say about tokens
-    let is_rows = data.positions == data.examples && data.longest == 1;
-    if is_rows {
-        line(name, &n);
+    // rows of numbers and images have nothing to say about tokens
+    if data.is_rows {
+        let positions = if data.longest > 1 { format!(" of {} positions each", data.longest) } else { String::new() };
+        line(name, &format!("{n}{positions}"));
         for (row, _) in &data.first {
             line("", &format!("the first: {row}"));
         }

@@ -48,7 +48,7 @@ fn only_regular_files_and_links_to_them_are_data() {
     );
     std::fs::create_dir(at("folder.jsonl")).expect("writable");
     assert!(causes(read("folder.jsonl")).contains("it is a folder;"));
-    let rows = RowLimits { inputs: 3, outputs: 2, task: Task::Regression };
+    let rows = RowLimits { inputs: RowShape::Numbers(3), outputs: 2, task: Task::Regression };
     assert!(causes(read_rows(&at("zero.jsonl"), rows)).contains("it is a device;"));
     symlink("/dev/zero", at("tokenizer.json")).expect("writable");
     assert_eq!(

@@ -109,12 +109,12 @@ fn token_counts_of_gpt2_mini_are_those_of_python() {
 #[test]
 fn rows_of_the_mlp_sets_are_read() {
     let Some(folder) = folder("../shared/data") else { return };
-    let limits = RowLimits { inputs: 784, outputs: 10, task: Task::Classification };
+    let limits = RowLimits { inputs: RowShape::Numbers(784), outputs: 10, task: Task::Classification };
     let (images, _) = read_rows(&folder.join("fashion-mnist-mlp/train.safetensors"), limits).expect("sound");
     assert_eq!(images.len(), 6000);
     let Inputs::Rows(rows) = batch(&images, 5999..6000).inputs else { panic!("tokens") };
     assert!(rows.values.len() == 784 && rows.values.iter().all(|x| (0.0..=1.0).contains(x)));
-    let limits = RowLimits { inputs: 8, outputs: 1, task: Task::Regression };
+    let limits = RowLimits { inputs: RowShape::Numbers(8), outputs: 1, task: Task::Regression };
     let (table, _) = read_rows(&folder.join("concrete-mlp/query.safetensors"), limits).expect("sound");
     assert_eq!((table.len(), table.metadata(0).len()), (200, 1));
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::*;
 
-const CLASSES: RowLimits = RowLimits { inputs: 3, outputs: 4, task: Task::Classification };
-const VALUES: RowLimits = RowLimits { inputs: 3, outputs: 2, task: Task::Regression };
+const CLASSES: RowLimits = RowLimits { inputs: RowShape::Numbers(3), outputs: 4, task: Task::Classification };
+const VALUES: RowLimits = RowLimits { inputs: RowShape::Numbers(3), outputs: 2, task: Task::Regression };
 
 type Part<'a> = (&'a str, Dtype, Vec<usize>, Vec<u8>);
 
@@ -53,7 +53,7 @@ fn classes_and_scaled_bytes() {
     let Batch { inputs: Inputs::Rows(rows), targets, positions, .. } = batch(&dataset, 0..2) else { panic!("tokens") };
     // The f32 next to byte/255, as PyTorch's division of the bytes gives it.
     assert_eq!(rows.values, [0.0, 1.0, 255.0, 3.0, 4.0, 5.0].map(|byte: f32| byte / 255.0));
-    assert_eq!((rows.width, targets), (3, Targets::Classes(vec![3, 0])));
+    assert_eq!((rows.shape, targets), (vec![3], Targets::Classes(vec![3, 0])));
     assert!(positions.all_single());
     assert_eq!((dataset.id(1), dataset.positions(1)), ("1", 1));
     assert_eq!(dataset.metadata(1), *json!({"source_row": 80}).as_object().expect("an object"));

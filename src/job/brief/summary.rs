@@ -155,6 +155,9 @@ pub struct DataSummary {
     pub longest: usize,
     /// Examples that were cut to the maximal length.
     pub cut: usize,
+    /// Whether examples are rows of numbers or images, not sequences of tokens.
+    #[serde(skip)]
+    pub is_rows: bool,
     /// The first example's tokens; whether each is a target.
     pub first: Vec<(String, bool)>,
 }
@@ -167,6 +170,7 @@ impl From<&ReadReport> for DataSummary {
             targets: report.targets,
             longest: report.longest,
             cut: report.cut,
+            is_rows: report.is_rows,
             first: report.first.clone(),
         }
     }

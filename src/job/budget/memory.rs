@@ -8,7 +8,7 @@ use crate::job::budget::sizes::Sizes;
 use crate::job::budget::stage_memory::{Counts, StageMemory, Way};
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::model::{Limits, Residence};
+use crate::model::Residence;
 
 /// Steps in which room for mapped files is looked for.
 const MAPPED_STEP: usize = 4 << 20;
@@ -47,7 +47,7 @@ impl Memory {
     /// # Errors
     /// [`JobError::Memory`] with the least that would do.
     pub(in crate::job) fn choose(job: &Job, sizes: &Sizes<'_>) -> Result<Self, JobError> {
-        let default = if matches!(sizes.limits, Limits::Tokens(_)) { 2048 } else { 4096 };
+        let default = if sizes.limits.has_one_position() { 4096 } else { 2048 };
         let wanted = job.resources.batch_tokens.unwrap_or(default);
         let budget = job.resources.memory.or_else(default_budget);
         let counts = Counts(sizes);
@@ -189,7 +189,10 @@ mod tests {
             model,
             longest: 512,
             positions: 1 << 20,
-            limits: Limits::Tokens(crate::data::ModelLimits { vocabulary: 50_257, max_positions: Some(1024) }),
+            limits: crate::model::Limits::Tokens(crate::data::ModelLimits {
+                vocabulary: 50_257,
+                max_positions: Some(1024),
+            }),
             data: 1 << 20,
             number: 4,
             block_width: BlockWidth::Any,

@@ -5,7 +5,7 @@ use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
-use crate::model::{Limits, Residence};
+use crate::model::Residence;
 use crate::nn::head;
 
 /// Bytes at the peak of each stage; 0 for a stage that the job does not have.
@@ -252,7 +252,7 @@ impl Counts<'_> {
 
     /// What rotating a batch's gradients of the dearest layer takes.
     fn rotation(&self, positions: usize) -> u64 {
-        if !self.has_eigenbasis() || matches!(self.0.limits, Limits::Rows(_)) && !self.is_conditioned() {
+        if !self.has_eigenbasis() || self.0.limits.has_one_position() && !self.is_conditioned() {
             return 0;
         }
         let longest = self.0.longest.max(1) as u64;

@@ -36,25 +36,31 @@ impl Architecture {
     /// [`LoadError`], naming the key.
     pub(super) fn of(config: &Config, shapes: &[(String, Vec<usize>)]) -> Result<Self, LoadError> {
         let vocabulary = config.optional_size("vocab_size")?;
+        let known = model::Architecture::of(config)?;
+        let repeats = known.blocks.is_some();
         let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
         for (name, shape) in shapes {
             parameters += shape.iter().product::<usize>() as u64;
-            let block = block_of(name);
+            let block = block_of(name).filter(|_| repeats);
             blocks = blocks.max(block.map_or(0, |n| n + 1));
             match *shape.as_slice() {
                 [a, b] if block.is_some() || vocabulary.is_none() => linear += a as u128 * b as u128,
+                // kernels of a convolution are a matrix
+                [outputs, channels, height, width] => linear += (outputs * channels * height * width) as u128,
                 [a, b] if vocabulary == Some(a) => width = b,
                 _ => {}
             }
         }
-        let known = model::Architecture::of(config)?;
+        if vocabulary.is_none() && repeats {
+            width = config.optional_size("hidden_size")?.unwrap_or(0);
+        }
         let heads = known.heads.map(|key| config.optional_size(key)).transpose()?.flatten().unwrap_or(0);
         let queries = match config.optional_size("head_dim")?.or(known.head_size) {
             Some(size) => heads * size,
             None if heads > 0 => width,
             None => 0,
         };
-        let blocks = if vocabulary.is_some() { blocks.max(1) } else { 1 };
+        let blocks = blocks.max(1);
         Ok(Self {
             shape: NetworkShape {
                 linear,

@@ -40,7 +40,7 @@ impl Miniature {
         let mut tensors = vec![];
         for (name, mut shape) in shapes {
             match (block_of(&name), architecture.vocabulary) {
-                (Some(1..), Some(_)) => continue,
+                (Some(1..), _) if architecture.blocks > 1 => continue,
                 (None, Some(v)) if shape.first() == Some(&v) => shape[0] = vocabulary.unwrap_or(v),
                 _ => {}
             }
@@ -75,10 +75,9 @@ impl Miniature {
 
 fn smaller(config: &Config, vocabulary: Option<usize>) -> Result<Map<String, Value>, JobError> {
     let mut keys = config.keys().clone();
-    if let Some(blocks) = model::Architecture::of(config)?.blocks.and_then(|key| keys.get_mut(key))
-        && blocks.is_u64()
-    {
-        *blocks = 1.into();
+    if let Some(key) = model::Architecture::of(config)?.blocks {
+        // also where the usual number counts, because there is none
+        keys.insert(key.to_owned(), 1.into());
     }
     if let (Some(vocabulary), Some(given)) = (vocabulary, keys.get_mut("vocab_size")) {
         *given = vocabulary.into();

@@ -99,6 +99,7 @@ impl Plan {
         };
         let task = labels.as_ref().and_then(|labels| labels.task);
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
+        options::check_solve_of(&job, limits)?;
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
@@ -161,13 +162,15 @@ impl Plan {
             notes.extend(stage.take_solve_sample(job.method.solve_examples)?);
         }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
-        let tokens = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|report| report.tokens as u64);
+        let all_reports = reports.iter().chain(queries.iter().map(|q| &q.1));
         // ids, targets and places of tokens; the numbers of rows
-        let data = tokens.sum::<u64>()
-            * match limits {
-                Limits::Tokens(_) => 12,
-                Limits::Rows(rows) => 4 * (rows.inputs + rows.outputs) as u64,
-            };
+        let data = match limits {
+            Limits::Tokens(_) => all_reports.map(|report| 12 * report.tokens as u64).sum::<u64>(),
+            Limits::Rows(rows) => {
+                let datasets = training.stages.iter().map(|stage| &stage.train).chain(queries.iter().map(|q| &q.0));
+                datasets.map(|dataset| 4 * (dataset.len() * (dataset.width() + rows.outputs)) as u64).sum()
+            }
+        };
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }

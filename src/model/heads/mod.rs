@@ -13,7 +13,7 @@ use candle_core::{DType, Tensor};
 pub(super) use self::adapter::StoredHeadAdapter;
 pub(super) use self::labels::labels;
 pub(super) use self::next_token::{NextToken, StoredNextToken};
-pub(super) use self::sequence::{Pooling, Step, StoredSequence};
+pub(super) use self::sequence::{Pooling, Sequence, Step, StoredSequence};
 use super::{LoadError, wrong_batch};
 use crate::curvature::{Directions, Error, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};

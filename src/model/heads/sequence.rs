@@ -1,5 +1,5 @@
-//! The head of a model that gives some numbers for a whole text: one vector for each text is made of the hidden states
-//! of its tokens, and goes through a few layers.
+//! The head of a model that gives some numbers for a whole text or image: one vector for each is made of the hidden
+//! states of its tokens or patches, and goes through a few layers.
 
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub(in crate::model) enum Pooling {
     },
     /// The mean over all tokens.
     Mean,
+    /// It was made before: each example has one hidden state.
+    Before,
 }
 
 /// One step from the pooled vector to the outputs.
@@ -151,10 +153,14 @@ enum Pooled {
 impl Pooling {
     fn of(self, hidden: &Tensor, batch: &Batch) -> Result<Pooled, Error> {
         let (positions, device) = (&batch.positions, hidden.device());
-        let Inputs::Tokens(tokens) = &batch.inputs else { return Err(wrong_batch()) };
+        let ids = match (&batch.inputs, self) {
+            (Inputs::Tokens(tokens), _) => tokens.ids.as_slice(),
+            (_, Self::Last { padding: Some(_) }) => return Err(wrong_batch()),
+            _ => &[],
+        };
         let first = |rows: std::ops::Range<usize>| rows.start;
         let last = |rows: std::ops::Range<usize>, padding: Option<u32>| {
-            let is_text = |&row: &usize| Some(tokens.ids[row]) != padding;
+            let is_text = |&row: &usize| Some(ids[row]) != padding;
             // a text of padding alone: transformers takes its first row
             if padding.is_none() {
                 rows.end.saturating_sub(1)
@@ -164,8 +170,11 @@ impl Pooling {
         };
         let row = |rows: std::ops::Range<usize>| match self {
             Self::Last { padding } => last(rows, padding),
-            Self::First | Self::Mean => first(rows),
+            Self::First | Self::Mean | Self::Before => first(rows),
         };
+        if self == Self::Before {
+            return Ok(Pooled::Rows(Tensor::arange(0, positions.examples() as u32, device)?));
+        }
         if self != Self::Mean {
             let rows: Vec<u32> = positions.iter().map(|rows| row(rows) as u32).collect();
             return Ok(Pooled::Rows(Tensor::new(rows, device)?));

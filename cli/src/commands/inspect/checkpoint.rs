@@ -2,7 +2,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use ascribe::curvature::{LayerSpec, Network};
-use ascribe::data::{Task, Tokenizer};
+use ascribe::data::{ImageSize, RowShape, Task, Tokenizer};
 use ascribe::model::{Limits, LoadOptions, Model};
 
 use super::Detail;
@@ -46,7 +46,16 @@ pub(super) fn explain(folder: &Path, base: Option<&Path>, detail: Detail) -> any
                 Task::MultiLabel => "labels",
                 Task::Regression => "values",
             };
-            let _ = writeln!(text, "reads rows of {} numbers, gives {} {task}", limits.inputs, limits.outputs);
+            let inputs = match limits.inputs {
+                RowShape::Numbers(width) => format!("rows of {width} numbers"),
+                RowShape::Image { channels, size: ImageSize::Exactly { height, width, .. } } => {
+                    format!("images of {} and {height} x {width} pixels", counted(channels as u64, "channels"))
+                }
+                RowShape::Image { channels, size: ImageSize::Any } => {
+                    format!("images of {} and any size", counted(channels as u64, "channels"))
+                }
+            };
+            let _ = writeln!(text, "reads {inputs}, gives {} {task}", limits.outputs);
         }
     }
     let layers = model.layers();

@@ -1,0 +1,67 @@
+//! Models of images from the command line: plan, scores, what a checkpoint is, and images that do not fit.
+
+mod support;
+
+use support::{Folder, ascribe, done, ended, json_lines};
+
+/// A job on a fixture's images.
+fn job(name: &str, run: &str) -> String {
+    let folder = format!("fixtures/images/{name}");
+    format!(
+        "influence --model {folder} --train {folder}/train.safetensors --queries {folder}/query.safetensors --out {run}"
+    )
+}
+
+#[test]
+fn images_are_ranked() {
+    for name in ["vit", "vit-multi-label", "resnet", "resnet-bottleneck"] {
+        let folder = Folder::new();
+        let shown = done(&format!("{} --format jsonl --progress never", job(name, &folder.arg("run"))));
+        let rankings = json_lines(&shown.out);
+        assert_eq!(rankings.len(), 2, "{name}");
+        for ranking in &rankings {
+            let sides = ["proponents", "opponents"].map(|side| ranking[side].as_array().expect("a list").clone());
+            let mut ids: Vec<String> =
+                sides.concat().iter().map(|example| example["id"].as_str().expect("an id").to_owned()).collect();
+            ids.sort();
+            ids.dedup();
+            assert_eq!(ids, ["0", "1", "2", "3"], "{name}: {ranking}");
+            let finite = |example: &serde_json::Value| example["score"].as_f64().is_some_and(f64::is_finite);
+            assert!(sides.concat().iter().all(finite), "{name}: {ranking}");
+        }
+    }
+}
+
+/// Positions are patches and the class token, or pixels.
+#[test]
+fn the_plan_knows_models_of_images() {
+    for (name, positions) in [("vit", 9), ("resnet", 17 * 14)] {
+        let folder = Folder::new();
+        let plan = done(&format!("{} --dry-run --format jsonl", job(name, &folder.arg("run"))));
+        let plan: serde_json::Value = serde_json::from_str(&plan.out).expect("one object");
+        let train = &plan["summary"]["stages"][0]["train"];
+        assert_eq!(train["examples"], 4, "{name}");
+        assert_eq!(train["positions"], 4 * positions, "{name}: {train}");
+        assert_eq!(plan["job"]["method"]["measure"], "margin", "{name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_says_which_images_it_reads() {
+    let vit = done("inspect fixtures/images/vit").out;
+    assert!(vit.contains("reads images of 3 channels and 8 x 13 pixels, gives 3 classes"), "{vit}");
+    assert!(vit.contains("vit.encoder.layer.0.attention.attention.query"), "{vit}");
+    let resnet = done("inspect fixtures/images/resnet-bottleneck").out;
+    assert!(resnet.contains("reads images of 2 channels and any size, gives 2 values"), "{resnet}");
+}
+
+#[test]
+fn images_of_another_size_are_one_message() {
+    let folder = Folder::new();
+    let job = job("vit", &folder.arg("run")).replace("vit/query", "vit-multi-label/query");
+    let refused = ended(ascribe(&job));
+    assert_ne!(refused.code, Some(0));
+    let message = "fixtures/images/vit-multi-label/query.safetensors: `inputs` has the shape [2, 1, 6, 6], expected [n, 3, 8, 13]";
+    assert!(refused.err.contains(message), "{}", refused.err);
+    assert!(!folder.path("run").exists() || !folder.path("run/scores.safetensors").exists());
+}

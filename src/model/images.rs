@@ -1,0 +1,62 @@
+//! What models of images share: how a batch's images lie in memory, what a configuration says of sizes, and what the
+//! labels are.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::{Config, LoadError, heads, wrong_batch};
+use crate::curvature::{Error, Plane};
+use crate::data::{Batch, Inputs, Labels, RowInputs, Task};
+
+/// A batch's images, a row for each pixel: `[B · H · W, channels]`.
+pub(super) struct ImageBatch {
+    pub(super) rows: Tensor,
+    /// What belongs to one image.
+    pub(super) plane: Plane,
+}
+
+impl ImageBatch {
+    /// The images of a batch, whose channels lie one behind the other.
+    pub(super) fn of(batch: &Batch, dtype: DType, device: &Device) -> Result<Self, Error> {
+        let Inputs::Rows(RowInputs { values, shape }) = &batch.inputs else { return Err(wrong_batch()) };
+        let &[channels, height, width] = shape.as_slice() else { return Err(wrong_batch()) };
+        let images = Tensor::from_slice(values, (batch.positions.examples(), channels, height * width), &Device::Cpu)?;
+        let rows = images.transpose(1, 2)?.contiguous()?.reshape(((), channels))?;
+        Ok(Self { rows: rows.to_dtype(dtype)?.to_device(device)?, plane: Plane { height, width } })
+    }
+}
+
+/// What is said where products with the Gauss-Newton matrix are asked of a model of images.
+pub(super) fn no_gauss_newton() -> Error {
+    let objective = "a product with the Gauss-Newton matrix (`solve = gauss-newton`)".into();
+    Error::Objective { objective, network: "a model of images" }
+}
+
+/// A size, or what it usually is if the key is absent or `null`.
+pub(super) fn size(config: &Config, key: &str, usual: usize) -> Result<usize, LoadError> {
+    Ok(config.optional_size(key)?.unwrap_or(usual))
+}
+
+/// A height and a width: one number for both, or a list of the two.
+pub(super) fn pair(config: &Config, key: &str, default: usize) -> Result<[usize; 2], LoadError> {
+    let Some(list) = config.get(key).and_then(|value| value.as_array()) else {
+        return Ok([size(config, key, default)?; 2]);
+    };
+    let size = |k: usize| list.get(k)?.as_u64().filter(|n| (1..=1 << 16).contains(n)).map(|n| n as usize);
+    match (size(0), size(1), list.len()) {
+        (Some(height), Some(width), 2) => Ok([height, width]),
+        _ => Err(config.problem(format!(
+            "`{key}` = {}, expected a positive whole number, or a height and a width",
+            config.quoted(key)
+        ))),
+    }
+}
+
+/// The labels of an image classifier. Where the configuration does not say what they are, they are classes.
+pub(super) fn labels(config: &Config) -> Result<(Labels, Task), LoadError> {
+    let labels = heads::labels(config)?;
+    let task = labels.task.unwrap_or_else(|| {
+        config.note("`config.json` has no `problem_type`: targets are classes");
+        Task::Classification
+    });
+    Ok((labels, task))
+}

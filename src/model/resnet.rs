@@ -1,0 +1,495 @@
+//! Residual networks (He et al. 2016, §3.3 and figures 3 and 5) as `ResNetForImageClassification` stores them, or under
+//! the names that torchvision gives to the same tensors: a stem of one convolution and max pooling, stages of residual layers of two or three convolutions, an average over all places,
+//! and a classifier. Every convolution is followed by batch normalisation with the statistics that training kept.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+
+use super::architecture::{Architecture, Parameters};
+use super::heads::{Head, Pooling, Sequence, Step, StoredSequence};
+use super::images::{self, ImageBatch};
+use super::parameters::{Held, Source, Stored, StoredLinear, StoredTensor};
+use super::tracking::Tracking;
+use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights};
+use crate::curvature::{
+    Convolution, Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
+    Window, backward_through,
+};
+use crate::data::{Batch, ImageSize, RowLimits, RowShape};
+use crate::nn::{Activation, BatchNorm, trace_average_pooled, trace_max_pooled};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "resnet",
+    classes: &["ResNetForImageClassification"],
+    load,
+    parameters: Parameters::Keys { of: place, is_buffer },
+    tied_by_default: false,
+    without_effect: &["out_features", "out_indices", "stage_names"],
+    blocks: None,
+    heads: None,
+    head_size: None,
+};
+
+/// What the parts of a network are called in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    Transformers,
+    Torchvision,
+}
+
+/// A convolution of a residual layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Shortcut,
+    /// By its number on the main path.
+    Main(usize),
+}
+
+impl Names {
+    /// Those that the weights have; transformers' if they have neither.
+    fn of(weights: &Weights) -> Self {
+        if weights.contains("conv1.weight") { Self::Torchvision } else { Self::Transformers }
+    }
+
+    /// The stem's convolution and its norm.
+    fn stem(self) -> [String; 2] {
+        match self {
+            Self::Transformers => {
+                ["convolution", "normalization"].map(|part| format!("resnet.embedder.embedder.{part}"))
+            }
+            Self::Torchvision => ["conv1".into(), "bn1".into()],
+        }
+    }
+
+    /// A convolution of a residual layer of a stage, and its norm.
+    fn unit(self, stage: usize, layer: usize, role: Role) -> [String; 2] {
+        match (self, role) {
+            (Self::Transformers, role) => {
+                let unit = match role {
+                    Role::Shortcut => "shortcut".into(),
+                    Role::Main(k) => format!("layer.{k}"),
+                };
+                let name = format!("resnet.encoder.stages.{stage}.layers.{layer}.{unit}");
+                ["convolution", "normalization"].map(|part| format!("{name}.{part}"))
+            }
+            (Self::Torchvision, Role::Shortcut) => [0, 1].map(|k| format!("layer{}.{layer}.downsample.{k}", stage + 1)),
+            (Self::Torchvision, Role::Main(k)) => {
+                ["conv", "bn"].map(|part| format!("layer{}.{layer}.{part}{}", stage + 1, k + 1))
+            }
+        }
+    }
+
+    fn classifier(self) -> &'static str {
+        match self {
+            Self::Transformers => "classifier.1",
+            Self::Torchvision => "fc",
+        }
+    }
+}
+
+/// Added to variances: torch's default, which no configuration changes.
+const EPSILON: f64 = 1e-5;
+
+/// How many times narrower a bottleneck is than its output.
+const REDUCTION: usize = 4;
+
+/// `x: [B · H · W, C]` throughout: a row for each place of an image.
+#[derive(Debug)]
+struct ResNet {
+    stem: Held<StoredStem>,
+    tracks_stem: bool,
+    layers: Vec<Held<StoredLayer>>,
+    /// Whether each residual layer has tracked convolutions.
+    tracked: Vec<bool>,
+    classifier: Sequence,
+    dtype: DType,
+    device: Device,
+}
+
+/// A convolution, its norm, and an activation where there is one.
+#[derive(Debug)]
+struct Unit {
+    convolution: Convolution,
+    normalization: BatchNorm,
+    activation: Activation,
+}
+
+#[derive(Debug)]
+struct Stem {
+    embedder: Unit,
+    pooler: Window,
+}
+
+/// `activation(layer(x) + shortcut(x))`.
+#[derive(Debug)]
+struct Layer {
+    /// None where the sizes fit: `x` itself.
+    shortcut: Option<Unit>,
+    layer: Vec<Unit>,
+    activation: Activation,
+}
+
+impl Unit {
+    fn trace(&self, x: &Traced, plane: Plane, taps: &TapRecorder) -> candle_core::Result<(Traced, Plane)> {
+        let (x, plane) = self.convolution.trace(x, plane, taps)?;
+        let x = self.normalization.trace(&x)?;
+        let x = if self.activation == Activation::Identity { x } else { self.activation.trace(&x)? };
+        Ok((x, plane))
+    }
+}
+
+impl Stem {
+    fn trace(&self, x: &Traced, plane: Plane, taps: &TapRecorder) -> candle_core::Result<(Traced, Plane)> {
+        let (x, plane) = self.embedder.trace(x, plane, taps)?;
+        trace_max_pooled(&x, plane, &self.pooler)
+    }
+}
+
+impl Layer {
+    fn trace(&self, x: &Traced, plane: Plane, taps: &TapRecorder) -> candle_core::Result<(Traced, Plane)> {
+        let (mut y, mut output) = (x.clone(), plane);
+        for unit in &self.layer {
+            (y, output) = unit.trace(&y, output, taps)?;
+        }
+        let residual = match &self.shortcut {
+            Some(shortcut) => shortcut.trace(x, plane, taps)?.0,
+            None => x.clone(),
+        };
+        Ok((self.activation.trace(&y.add(&residual)?)?, output))
+    }
+}
+
+impl ResNet {
+    /// The places of the images, of the first residual layer's input, and of every residual layer's output.
+    fn planes(&self, images: Plane) -> candle_core::Result<Vec<Plane>> {
+        let mut planes = vec![images, stem_plane(images)?];
+        for layer in &self.layers {
+            let strides = match layer {
+                Held::Kept(layer) => layer.layer.iter().map(|unit| *unit.convolution.window()).collect::<Vec<_>>(),
+                Held::OnDisk(layer) => layer.layer.iter().map(|unit| unit.window).collect(),
+            };
+            let before = planes[planes.len() - 1];
+            planes.push(strides.iter().try_fold(before, |plane, window| window.output(plane))?);
+        }
+        Ok(planes)
+    }
+}
+
+fn stem_window() -> Window {
+    Window::square(7, 2, 3)
+}
+
+fn stem_pooler() -> Window {
+    Window::square(3, 2, 1)
+}
+
+fn stem_plane(images: Plane) -> candle_core::Result<Plane> {
+    stem_pooler().output(stem_window().output(images)?)
+}
+
+impl Body for ResNet {
+    fn differentiate(
+        &self,
+        batch: &Batch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error> {
+        let images = ImageBatch::of(batch, self.dtype, &self.device)?;
+        let planes = self.planes(images.plane)?;
+        let stem = Taped(|x: &Traced, taps: &TapRecorder| Ok(self.stem.get()?.trace(x, planes[0], taps)?.0));
+        let stem = Tracked { section: stem, has_layers: self.tracks_stem };
+        let section = |((layer, has_layers), &plane)| {
+            let layer: &Held<StoredLayer> = layer;
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| Ok(layer.get()?.trace(x, plane, taps)?.0));
+            Tracked { section, has_layers }
+        };
+        let layers: Vec<_> =
+            self.layers.iter().zip(self.tracked.iter().copied()).zip(&planes[1..]).map(section).collect();
+        let last = planes[planes.len() - 1];
+        let pooler = Taped(|x: &Traced, _: &TapRecorder| trace_average_pooled(x, last));
+        let pooler = Tracked { section: pooler, has_layers: false };
+        let mut sections: Vec<&dyn Section> = vec![&stem];
+        sections.extend(layers.iter().map(|layer| layer as &dyn Section));
+        sections.push(&pooler);
+        backward_through(&sections, &images.rows, graphs, &batch.positions, sink, |pooled, taps| {
+            self.classifier.differentiate(pooled, batch, objective, taps)
+        })
+    }
+
+    fn gauss_newton(&self, _: &Batch, _: &Directions, _: Graphs, _: &mut dyn TapSink) -> Result<(), Error> {
+        Err(images::no_gauss_newton())
+    }
+
+    fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let (images, taps) = (ImageBatch::of(batch, self.dtype, &self.device)?, TapRecorder::default());
+        let (mut x, mut plane) = self.stem.get()?.trace(&Traced::constant(images.rows), images.plane, &taps)?;
+        for layer in &self.layers {
+            (x, plane) = layer.get()?.trace(&x, plane, &taps)?;
+        }
+        self.classifier.logits(trace_average_pooled(&x, plane)?.value(), batch)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.stem.check()?;
+        self.layers.iter().try_for_each(Held::check)?;
+        self.classifier.check()
+    }
+}
+
+#[derive(Debug)]
+struct StoredUnit {
+    convolution: StoredLinear,
+    window: Window,
+    /// Weight, bias, mean and variance.
+    normalization: [StoredTensor; 4],
+    activation: Activation,
+}
+
+impl Stored for StoredUnit {
+    type Value = Unit;
+
+    fn read(&self) -> Result<Unit, LoadError> {
+        let [weight, bias, mean, variance] = &self.normalization;
+        let statistics = variance.read()?;
+        if statistics.to_dtype(DType::F64)?.min(0)?.to_scalar::<f64>()? < 0.0 {
+            return Err(variance.problem("holds a negative number, which is no variance"));
+        }
+        Ok(Unit {
+            convolution: Convolution::new(self.convolution.read()?.into_base(), self.window),
+            normalization: BatchNorm::new(&weight.read()?, &bias.read()?, &mean.read()?, &statistics, EPSILON)?,
+            activation: self.activation,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct StoredStem(StoredUnit);
+
+impl Stored for StoredStem {
+    type Value = Stem;
+
+    fn read(&self) -> Result<Stem, LoadError> {
+        Ok(Stem { embedder: self.0.read()?, pooler: stem_pooler() })
+    }
+}
+
+#[derive(Debug)]
+struct StoredLayer {
+    shortcut: Option<StoredUnit>,
+    layer: Vec<StoredUnit>,
+    activation: Activation,
+}
+
+impl Stored for StoredLayer {
+    type Value = Layer;
+
+    fn read(&self) -> Result<Layer, LoadError> {
+        Ok(Layer {
+            shortcut: self.shortcut.as_ref().map(Stored::read).transpose()?,
+            layer: self.layer.iter().map(Stored::read).collect::<Result<_, _>>()?,
+            activation: self.activation,
+        })
+    }
+}
+
+/// Numbers that an image's pixel has in a section, of which the places are fewer and fewer.
+#[derive(Debug, Default)]
+struct PerPixel {
+    /// Pixels for each place.
+    pixels: u64,
+    numbers: u64,
+}
+
+impl PerPixel {
+    /// Adds a convolution's patches and outputs, after its window has moved by `stride`.
+    fn add(&mut self, columns: usize, outputs: usize, stride: usize) {
+        self.pixels *= (stride * stride) as u64;
+        self.numbers += ((columns + outputs) as u64).div_ceil(self.pixels);
+    }
+}
+
+/// A list of positive whole numbers.
+fn sizes(config: &Config, key: &str, usual: &[usize]) -> Result<Vec<usize>, LoadError> {
+    let Some(list) = config.list(key)? else { return Ok(usual.to_vec()) };
+    let size = |value: &Value| value.as_u64().filter(|n| (1..=1 << 16).contains(n)).map(|n| n as usize);
+    let found: Option<Vec<usize>> = list.iter().map(size).collect();
+    found
+        .filter(|found| !found.is_empty())
+        .ok_or_else(|| config.problem(format!("`{key}` = {}, expected positive whole numbers", config.quoted(key))))
+}
+
+/// Builds the model from its folder's configuration and weights.
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let channels = images::size(config, "num_channels", 3)?;
+    let embedding = images::size(config, "embedding_size", 64)?;
+    let widths = sizes(config, "hidden_sizes", &[256, 512, 1024, 2048])?;
+    let depths = sizes(config, "depths", &[3, 4, 6, 3])?;
+    if widths.len() != depths.len() {
+        let (widths, depths) = (widths.len(), depths.len());
+        return Err(config.problem(format!("`hidden_sizes` has {widths} entries, and `depths` has {depths}")));
+    }
+    let is_bottleneck = match config.text("layer_type", "bottleneck")? {
+        "bottleneck" => true,
+        "basic" => false,
+        _ => return Err(config.unsupported("layer_type")),
+    };
+    if let Some(narrow) = widths.iter().find(|&&width| is_bottleneck && width < REDUCTION) {
+        return Err(config.problem(format!("a bottleneck of {narrow} channels is narrower than {REDUCTION}")));
+    }
+    let activation = Activation::from_name(config.text("hidden_act", "relu")?);
+    let activation = activation.ok_or_else(|| config.unsupported("hidden_act"))?;
+    let in_first_stage = config.flag("downsample_in_first_stage", false)?;
+    let in_bottleneck = config.flag("downsample_in_bottleneck", false)?;
+    let (labels, task) = images::labels(config)?;
+
+    let names = Names::of(weights);
+    let source = Source::new(weights, "", config, options);
+    let residence = options.residence;
+    let mut tracking = Tracking::new(&options.selection);
+    let norm = |name: &str, width: usize| -> Result<[StoredTensor; 4], LoadError> {
+        let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[width]);
+        Ok([tensor("weight")?, tensor("bias")?, tensor("running_mean")?, tensor("running_var")?])
+    };
+    let mut per_pixel = PerPixel { pixels: 1, numbers: 0 };
+    let window = stem_window();
+    let kernel = [channels, window.size[0], window.size[1]];
+    let [convolution, normalization] = names.stem();
+    let stem = StoredUnit {
+        convolution: source.outer_convolution(&mut tracking, &convolution, embedding, kernel, false)?,
+        window,
+        normalization: norm(&normalization, embedding)?,
+        activation,
+    };
+    let tracks_stem = stem.convolution.layer.is_some();
+    per_pixel.add(kernel.iter().product(), embedding, window.stride[0]);
+    let mut most = (source.sizes().parameters, per_pixel.numbers);
+    let mut width_between = (channels as u64).max((embedding as u64).div_ceil(16));
+    per_pixel.pixels *= 4;
+
+    let (mut layers, mut tracked) = (vec![], vec![]);
+    let mut before = embedding;
+    for (stage, (&width, &depth)) in widths.iter().zip(&depths).enumerate() {
+        for n in 0..depth {
+            let stride = if n == 0 && (stage > 0 || in_first_stage) { 2 } else { 1 };
+            let (parameters, numbers, so_far) = (source.sizes().parameters, per_pixel.numbers, source.sizes().tracked);
+            let mut unit = |role: Role, [outputs, inputs]: [usize; 2], size: usize, stride: usize, activation| {
+                let window = Window::square(size, stride, size / 2);
+                let [convolution, normalization] = names.unit(stage, n, role);
+                let convolution = source.convolution(&mut tracking, &convolution, outputs, [inputs, size, size])?;
+                let normalization = norm(&normalization, outputs)?;
+                Ok::<_, LoadError>(StoredUnit { convolution, window, normalization, activation })
+            };
+            let shortcut = match before != width || stride != 1 {
+                true => Some(unit(Role::Shortcut, [width, before], 1, stride, Activation::Identity)?),
+                false => None,
+            };
+            // outputs, inputs, size and stride of the convolutions
+            let convolutions = if is_bottleneck {
+                let narrow = width / REDUCTION;
+                let [first, second] = if in_bottleneck { [stride, 1] } else { [1, stride] };
+                vec![([narrow, before], 1, first), ([narrow, narrow], 3, second), ([width, narrow], 1, 1)]
+            } else {
+                vec![([width, before], 3, stride), ([width, width], 3, 1)]
+            };
+            let last = convolutions.len() - 1;
+            let mut layer = vec![];
+            for (k, &(channels, size, stride)) in convolutions.iter().enumerate() {
+                // `hidden_act` is that of the stem and behind each sum
+                let activation = if k == last { Activation::Identity } else { Activation::Relu };
+                layer.push(unit(Role::Main(k), channels, size, stride, activation)?);
+            }
+            for ([outputs, inputs], size, stride) in convolutions {
+                per_pixel.add(inputs * size * size, outputs, stride);
+            }
+            if shortcut.is_some() {
+                per_pixel.add(before, width, 1);
+            }
+            let section = (source.sizes().parameters - parameters, per_pixel.numbers - numbers);
+            most = (most.0.max(section.0), most.1.max(section.1));
+            width_between = width_between.max((width as u64).div_ceil(per_pixel.pixels));
+            tracked.push(source.sizes().tracked > so_far);
+            layers.push(StoredLayer { shortcut, layer, activation });
+            before = width;
+        }
+    }
+    let head = StoredSequence {
+        pooling: Pooling::Before,
+        steps: vec![Step::Linear { name: names.classifier(), sizes: [labels.outputs, before], bias: true }],
+        outputs: labels.outputs,
+    };
+    let classifier = head.load(&source, &mut tracking, residence)?;
+    let footprint = Footprint {
+        parameters: source.sizes().parameters,
+        section: most.0,
+        sections: layers.len() as u64 + 1,
+        width: width_between,
+        activations: most.1,
+        all_activations: per_pixel.numbers,
+        ..Footprint::default()
+    };
+    let resnet = ResNet {
+        stem: Held::new(StoredStem(stem), residence)?,
+        tracks_stem,
+        layers: layers.into_iter().map(|layer| Held::new(layer, residence)).collect::<Result<_, _>>()?,
+        tracked,
+        classifier,
+        dtype: options.dtype,
+        device: options.device.clone(),
+    };
+    let inputs = RowShape::Image { channels, size: ImageSize::Any };
+    let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
+    Ok(Loaded { body: Box::new(resnet), layers: tracking.finish()?, limits, labels: None, footprint })
+}
+
+/// A parameter's key in the order of registration: stem, residual layers, classifier; a convolution before its norm, and
+/// weight before bias. In a residual layer transformers registers the shortcut first, and torchvision last.
+fn place(name: &str) -> Option<Vec<u64>> {
+    let (module, leaf) = match name.rsplit_once('.')? {
+        (module, "weight") => (module, 0),
+        (module, "bias") => (module, 1),
+        _ => return None,
+    };
+    let number = |text: &str| text.parse::<u64>().ok();
+    let part_of = |name: &str| {
+        ["conv", "bn"]
+            .iter()
+            .enumerate()
+            .find_map(|(part, kind)| Some((part as u64, number(name.strip_prefix(kind)?)?)))
+    };
+    if [Names::Transformers, Names::Torchvision].iter().any(|names| names.classifier() == module) {
+        return Some(vec![2, leaf]);
+    }
+    if let Some(module) = module.strip_prefix("resnet.") {
+        let (unit, part) = module.rsplit_once('.')?;
+        let part = ["convolution", "normalization"].iter().position(|&one| one == part)? as u64;
+        if unit == "embedder.embedder" {
+            return Some(vec![0, part, leaf]);
+        }
+        let (stage, rest) = unit.strip_prefix("encoder.stages.")?.split_once(".layers.")?;
+        let (layer, own) = rest.split_once('.')?;
+        let own = match own.strip_prefix("layer.") {
+            Some(k) => number(k)? + 1,
+            None if own == "shortcut" => 0,
+            None => return None,
+        };
+        return Some(vec![1, number(stage)?, number(layer)?, own, part, leaf]);
+    }
+    let Some((stage, rest)) = module.strip_prefix("layer").and_then(|rest| rest.split_once('.')) else {
+        let (part, _) = part_of(module).filter(|&(_, k)| k == 1)?;
+        return Some(vec![0, part, leaf]);
+    };
+    let (layer, own) = rest.split_once('.')?;
+    let (own, part) = match own.strip_prefix("downsample.") {
+        Some(part) => (u64::MAX, number(part)?),
+        None => part_of(own).map(|(part, k)| (k, part))?,
+    };
+    Some(vec![1, number(stage)?, number(layer)?, own, part, leaf])
+}
+
+/// Statistics of batch norms are no parameters.
+fn is_buffer(name: &str) -> bool {
+    ["running_mean", "running_var", "num_batches_tracked"].iter().any(|buffer| name.ends_with(buffer))
+}

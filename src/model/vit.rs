@@ -1,0 +1,341 @@
+//! The Vision Transformer (Dosovitskiy et al. 2021, figure 1) as `ViTForImageClassification` stores it: an image's patches,
+//! projected by a linear layer, behind a class token, with learned positions; blocks with a norm before attention and
+//! before the MLP; a last norm, and a classifier on the class token.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::architecture::{Architecture, BlockNames, Parameters};
+use super::config::Config;
+use super::decoder::{Block as _, Blocks};
+use super::heads::{Head, Pooling, Sequence, Step, StoredSequence};
+use super::images::{self, ImageBatch, pair};
+use super::norms::StoredLayerNorm;
+use super::parameters::{Held, Source, Stored, StoredLinear, StoredTensor};
+use super::projection::Projection;
+use super::tracking::{SharedInput, Tracking};
+use super::{Body, Footprint, Layout, Limits, LoadError, LoadOptions, Loaded, Weights, decoder};
+use crate::curvature::{
+    Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked, Window,
+    backward_through,
+};
+use crate::data::{Batch, ImageSize, RowLimits, RowShape};
+use crate::nn::{Activation, Attention, LayerNorm, Mask};
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "vit",
+    classes: &["ViTForImageClassification"],
+    load,
+    parameters: Parameters::Since5 { before: &Parameters::Blocks(NAMES), since: &Parameters::Blocks(NAMES_SINCE_5) },
+    tied_by_default: false,
+    without_effect: &[
+        "attention_probs_dropout_prob",
+        "encoder_stride",
+        "hidden_dropout_prob",
+        "pooler_act",
+        "pooler_output_size",
+    ],
+    blocks: Some("num_hidden_layers"),
+    heads: Some("num_attention_heads"),
+    head_size: None,
+};
+
+/// The names of the file, in the order in which transformers 4 registers them.
+const NAMES: BlockNames = BlockNames {
+    prefixes: &["vit."],
+    before: &["embeddings.cls_token", "embeddings.position_embeddings", PROJECTION],
+    blocks: "encoder.layer",
+    modules: &[MODULES[0], MODULES[1], MODULES[2], MODULES[3], MODULES[4], MODULES[5], MODULES[6], MODULES[7]],
+    after: &["layernorm"],
+    heads: &["classifier"],
+    buffers: &[],
+    layout: Layout::OutputsFirst,
+    experts: None,
+};
+
+/// The names of the file, in the order in which transformers 5 registers what it saves under them.
+const NAMES_SINCE_5: BlockNames = BlockNames {
+    modules: &[MODULES[0], MODULES[1], MODULES[2], MODULES[3], MODULES[6], MODULES[7], MODULES[4], MODULES[5]],
+    ..NAMES
+};
+
+const PROJECTION: &str = "embeddings.patch_embeddings.projection";
+
+/// The modules of a block: query, key, value, attention's output, the two layers of the MLP, the norm before attention,
+/// and the one before the MLP.
+const MODULES: [&str; 8] = [
+    "attention.attention.query",
+    "attention.attention.key",
+    "attention.attention.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "layernorm_before",
+    "layernorm_after",
+];
+
+/// `x: [R, D]` from the embeddings on, an image's rows being the class token and its patches.
+#[derive(Debug)]
+struct Vit {
+    patches: Window,
+    embeddings: Held<StoredEmbeddings>,
+    /// Whether the projection of patches is tracked.
+    tracks_projection: bool,
+    blocks: Vec<Held<StoredBlock>>,
+    /// Whether each block has tracked layers.
+    tracked: Vec<bool>,
+    layernorm: Held<StoredLayerNorm>,
+    classifier: Sequence,
+    dtype: DType,
+    device: Device,
+}
+
+#[derive(Debug)]
+struct Embeddings {
+    projection: Projection,
+    /// `[1, D]`.
+    cls_token: Tensor,
+    /// `[1 + P, D]`.
+    position_embeddings: Tensor,
+}
+
+#[derive(Debug)]
+struct Block {
+    layernorm_before: LayerNorm,
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    attention: Attention,
+    output: Projection,
+    layernorm_after: LayerNorm,
+    fc1: Projection,
+    activation: Activation,
+    fc2: Projection,
+}
+
+impl Vit {
+    /// The patches of a batch, `[B · P, channels · height · width]`.
+    fn patches(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let images = ImageBatch::of(batch, self.dtype, &self.device)?;
+        Ok(self.patches.unfold(&images.rows, images.plane)?.0)
+    }
+}
+
+impl Embeddings {
+    /// `[B · P, channels · height · width]` to `[B · (1 + P), D]`.
+    fn trace(&self, patches: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let of_image = self.position_embeddings.dim(0)? - 1; // P
+        let images = patches.value().dim(0)? / of_image;
+        let own = taps.at(&Arc::new(Positions::from_lengths(vec![of_image; images])));
+        let projected = self.projection.trace(patches, &own)?;
+        Traced::composed([&projected], |[projected]| {
+            let (_, width) = projected.dims2()?;
+            let class = self.cls_token.unsqueeze(0)?.broadcast_as((images, 1, width))?;
+            let x = Tensor::cat(&[&class.contiguous()?, &projected.reshape((images, of_image, width))?], 1)?;
+            x.broadcast_add(&self.position_embeddings)?.reshape((images * (1 + of_image), width))
+        })
+    }
+}
+
+impl decoder::Block<Positions> for Block {
+    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let y = self.layernorm_before.trace(x)?;
+        let q = self.query.trace(&y, taps)?; // [R, D]
+        let k = self.key.trace(&y, taps)?;
+        let v = self.value.trace(&y, taps)?;
+        let x = x.add(&self.output.trace(&self.attention.trace(&q, &k, &v, positions, None)?, taps)?)?;
+        let inner = self.activation.trace(&self.fc1.trace(&self.layernorm_after.trace(&x)?, taps)?)?; // [R, I]
+        x.add(&self.fc2.trace(&inner, taps)?)
+    }
+}
+
+impl Body for Vit {
+    fn differentiate(
+        &self,
+        batch: &Batch,
+        objective: Objective,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<Vec<f64>, Error> {
+        let (positions, patches) = (&batch.positions, self.patches(batch)?);
+        let embeddings = Taped(|x: &Traced, taps: &TapRecorder| self.embeddings.get()?.trace(x, taps));
+        let embeddings = Tracked { section: embeddings, has_layers: self.tracks_projection };
+        let section = |(block, has_layers)| {
+            let block: &Held<StoredBlock> = block;
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, positions, taps));
+            Tracked { section, has_layers }
+        };
+        let blocks: Vec<_> = self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect();
+        let norm = Taped(|x: &Traced, _: &TapRecorder| self.layernorm.get()?.trace(x));
+        let norm = Tracked { section: norm, has_layers: false };
+        let mut sections: Vec<&dyn Section> = vec![&embeddings];
+        sections.extend(blocks.iter().map(|block| block as &dyn Section));
+        sections.push(&norm);
+        backward_through(&sections, &patches, graphs, positions, sink, |hidden, taps| {
+            self.classifier.differentiate(hidden, batch, objective, taps)
+        })
+    }
+
+    fn gauss_newton(&self, _: &Batch, _: &Directions, _: Graphs, _: &mut dyn TapSink) -> Result<(), Error> {
+        Err(images::no_gauss_newton())
+    }
+
+    fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
+        let taps = TapRecorder::default();
+        let mut x = self.embeddings.get()?.trace(&Traced::constant(self.patches(batch)?), &taps)?;
+        for block in &self.blocks {
+            x = block.get()?.trace(&x, &batch.positions, &taps)?;
+        }
+        self.classifier.logits(self.layernorm.get()?.trace(&x)?.value(), batch)
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        self.embeddings.check()?;
+        self.blocks.iter().try_for_each(Held::check)?;
+        self.layernorm.check()?;
+        self.classifier.check()
+    }
+}
+
+#[derive(Debug)]
+struct StoredEmbeddings {
+    projection: StoredLinear,
+    cls_token: StoredTensor,
+    position_embeddings: StoredTensor,
+}
+
+impl Stored for StoredEmbeddings {
+    type Value = Embeddings;
+
+    fn read(&self) -> Result<Embeddings, LoadError> {
+        Ok(Embeddings {
+            projection: self.projection.read()?,
+            cls_token: self.cls_token.read()?.squeeze(0)?,
+            position_embeddings: self.position_embeddings.read()?.squeeze(0)?,
+        })
+    }
+}
+
+#[derive(Debug)]
+struct StoredBlock {
+    qkvo: [StoredLinear; 4],
+    attention: Attention,
+    mlp: [StoredLinear; 2],
+    activation: Activation,
+    norms: [StoredLayerNorm; 2],
+}
+
+impl Stored for StoredBlock {
+    type Value = Block;
+
+    fn read(&self) -> Result<Block, LoadError> {
+        let ([query, key, value, output], [fc1, fc2], [before, after]) = (&self.qkvo, &self.mlp, &self.norms);
+        Ok(Block {
+            layernorm_before: before.read()?,
+            query: query.read()?,
+            key: key.read()?,
+            value: value.read()?,
+            attention: self.attention.clone(),
+            output: output.read()?,
+            layernorm_after: after.read()?,
+            fc1: fc1.read()?,
+            activation: self.activation,
+            fc2: fc2.read()?,
+        })
+    }
+}
+
+/// Builds the model from its folder's configuration and weights.
+fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
+    let size = |key: &str, usual| images::size(config, key, usual);
+    let (width, inner) = (size("hidden_size", 768)?, size("intermediate_size", 3072)?);
+    let (heads, blocks) = (size("num_attention_heads", 12)?, size("num_hidden_layers", 12)?);
+    let channels = size("num_channels", 3)?;
+    let ([height, length], [down, across]) = (pair(config, "image_size", 224)?, pair(config, "patch_size", 16)?);
+    if down > height || across > length {
+        return Err(config.problem(format!(
+            "`patch_size` = {} is larger than `image_size` = {}",
+            config.quoted("patch_size"),
+            config.quoted("image_size")
+        )));
+    }
+    if width % heads != 0 || config.optional_size("head_dim")?.is_some_and(|size| size * heads != width) {
+        return Err(config.problem(format!("{heads} attention heads do not fit `hidden_size` = {width}")));
+    }
+    let activation = Activation::from_name(config.text("hidden_act", "gelu")?);
+    let activation = activation.ok_or_else(|| config.unsupported("hidden_act"))?;
+    let epsilon = config.number("layer_norm_eps", 1e-12)?;
+    let qkv_bias = config.flag("qkv_bias", true)?;
+    let patches = (height / down) * (length / across);
+    let (labels, task) = images::labels(config)?;
+
+    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
+    let residence = options.residence;
+    let mut tracking = Tracking::new(&options.selection);
+    let kernel = [channels, down, across];
+    let embeddings = StoredEmbeddings {
+        projection: source.outer_convolution(&mut tracking, PROJECTION, width, kernel, true)?,
+        cls_token: source.tensor(NAMES.before[0], &[1, 1, width])?,
+        position_embeddings: source.tensor(NAMES.before[1], &[1, 1 + patches, width])?,
+    };
+    let tracks_projection = embeddings.projection.layer.is_some();
+    let norm = |name: &str| StoredLayerNorm::new(&source, name, width, epsilon);
+    let mut linear = |name: &str, sizes: [usize; 2], bias: bool, input: &mut SharedInput| {
+        source.linear(&mut tracking, name, sizes, bias, Layout::OutputsFirst, input)
+    };
+    let blocks = Blocks::new(&source, blocks, |n| {
+        let mut qkv = SharedInput::default();
+        let own = SharedInput::default;
+        let [q, k, v, o, fc1, fc2, before, after] = MODULES.map(|module| format!("{}.{n}.{module}", NAMES.blocks));
+        Ok(StoredBlock {
+            qkvo: [
+                linear(&q, [width, width], qkv_bias, &mut qkv)?,
+                linear(&k, [width, width], qkv_bias, &mut qkv)?,
+                linear(&v, [width, width], qkv_bias, &mut qkv)?,
+                linear(&o, [width, width], true, &mut own())?,
+            ],
+            attention: Attention {
+                mask: Mask::Bidirectional,
+                products: source.products,
+                ..Attention::causal(heads, width / heads)
+            },
+            mlp: [linear(&fc1, [inner, width], true, &mut own())?, linear(&fc2, [width, inner], true, &mut own())?],
+            activation,
+            norms: [norm(&before)?, norm(&after)?],
+        })
+    })?;
+    let layernorm = norm("layernorm")?;
+    let head = StoredSequence {
+        pooling: Pooling::First,
+        steps: vec![Step::Linear { name: NAMES.heads[0], sizes: [labels.outputs, width], bias: true }],
+        outputs: labels.outputs,
+    };
+    let classifier = head.load(&source, &mut tracking, residence)?;
+    let patch = (channels * down * across) as u64;
+    let footprint = Footprint {
+        parameters: source.sizes().parameters,
+        section: blocks.parameters,
+        sections: blocks.stored.len() as u64 + 1,
+        width: (width as u64).max(patch),
+        activations: blocks.activations,
+        all_activations: blocks.stored.len() as u64 * blocks.activations + patch + width as u64,
+        ..Footprint::default()
+    };
+    let tracked = blocks.tracked.iter().map(|&count| count > 0).collect();
+    let vit = Vit {
+        patches: Window { size: [down, across], stride: [down, across], ..Window::default() },
+        embeddings: Held::new(embeddings, residence)?,
+        tracks_projection,
+        blocks: blocks.stored.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
+        tracked,
+        layernorm: Held::new(layernorm, residence)?,
+        classifier,
+        dtype: options.dtype,
+        device: options.device.clone(),
+    };
+    let size = ImageSize::Exactly { height, width: length, positions: 1 + patches };
+    let inputs = RowShape::Image { channels, size };
+    let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
+    Ok(Loaded { body: Box::new(vit), layers: tracking.finish()?, limits, labels: None, footprint })
+}

@@ -1,0 +1,332 @@
+//! Every checkpoint of fixtures/images against what transformers computed of it (fixtures/README.md): logits, losses and
+//! gradients of images, of classes, several labels and regressions; the order of parameters; and what is refused.
+
+mod support;
+
+use std::path::Path;
+
+use ascribe::curvature::{Graphs, Network, Objective};
+use ascribe::data::{self, Batch, Role, read_rows_from};
+use ascribe::model::{Limits, LoadOptions, Model, Residence};
+use ascribe::trajectory::torch_parameters::TorchParameters;
+use candle_core::DType;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use support::figures::assert_relative;
+use support::passes::Gradients;
+use support::recorded::Recorded;
+use support::{Source, fixture, load, load_layers};
+
+/// Folders of fixtures/images.
+const NAMES: [&str; 4] = ["vit", "vit-multi-label", "resnet", "resnet-bottleneck"];
+
+/// Training images of a fixture.
+fn images(name: &str, model: &Model) -> data::Dataset {
+    let folder = fixture(&format!("images/{name}"));
+    Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(model)
+}
+
+fn logits(model: &Model, batch: &Batch) -> Vec<f64> {
+    let logits = model.logits(batch).and_then(|logits| Ok(logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?));
+    logits.expect("logits")
+}
+
+/// Gradients of every layer of a model, against those that are recorded.
+fn check_gradients(what: &str, model: &Model, batch: &Batch, expected: &Recorded, dtype: DType, tolerance: f64) {
+    let mut wide = Gradients::<f64>::new(model.layers());
+    let mut narrow = Gradients::<f32>::new(model.layers());
+    let sink: &mut dyn ascribe::curvature::TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
+    model.differentiate(batch, Objective::TrainingLoss, sink).expect("differentiable");
+    for (l, layer) in model.layers().iter().enumerate() {
+        for example in 0..batch.positions.examples() {
+            let tensor = format!("gradient.{}.{example}", layer.name);
+            let Some(want) = expected.find(&tensor) else {
+                assert!(example > 0, "{what}: no {tensor}");
+                continue;
+            };
+            assert_eq!(want.shape, [layer.outputs, layer.columns()], "{what}, {tensor}");
+            let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
+            assert_relative(&found, &want.values, tolerance, &format!("{what}, {tensor}"));
+        }
+    }
+}
+
+/// A ViT keeps the softmax in f32 even where weights are f64, but for that rounding errors of f64 remain.
+#[test]
+fn every_classifier_of_images_gives_the_logits_losses_and_gradients_of_transformers() {
+    for name in NAMES {
+        let folder = fixture(&format!("images/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-5)] {
+            let model = load_layers(&folder, dtype, &["*"]);
+            let unknown = |note: &&String| note.contains("not used") || note.contains("left out");
+            assert_eq!(model.notes().iter().find(unknown), None, "{name}");
+            let dataset = images(name, &model);
+            let batch = data::batch(&dataset, 0..dataset.len());
+            let what = format!("{name}, {dtype:?}");
+            assert_relative(&logits(&model, &batch), &expected.values("logits"), tolerance, &format!("{what}, logits"));
+            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
+            assert_relative(&losses, &expected.values("loss"), tolerance, &format!("{what}, losses"));
+            check_gradients(&what, &model, &batch, &expected, dtype, tolerance);
+            // the layers outside the blocks are tracked by name alone
+            let usual = load(&folder, dtype);
+            assert_eq!(usual.layers().len() + 2, model.layers().len(), "{name}");
+            check_gradients(&what, &usual, &batch, &expected, dtype, tolerance);
+        }
+    }
+}
+
+/// Weights that are read when their section runs, and activations that are computed twice, give the same numbers.
+#[test]
+fn what_is_kept_changes_no_number() {
+    for name in NAMES {
+        let folder = fixture(&format!("images/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let (graphs, residence) = (Graphs::Rebuilt, Residence::BySection);
+        let options = LoadOptions { dtype: DType::F64, graphs, residence, ..LoadOptions::default() };
+        let model = Model::load(&folder, &options).expect("a checkpoint");
+        model.check_weights().expect("finite numbers");
+        let dataset = images(name, &model);
+        let batch = data::batch(&dataset, 0..dataset.len());
+        check_gradients(name, &model, &batch, &expected, DType::F64, 1e-5);
+        let kept = load(&folder, DType::F64);
+        assert_eq!(logits(&model, &batch), logits(&kept, &batch), "{name}");
+    }
+}
+
+/// What stands beside an image in a batch changes nothing of it.
+#[test]
+fn images_of_a_batch_give_what_each_gives_alone() {
+    for name in NAMES {
+        let model = load(&fixture(&format!("images/{name}")), DType::F64);
+        let dataset = images(name, &model);
+        let together = logits(&model, &data::batch(&dataset, 0..dataset.len()));
+        let alone: Vec<f64> =
+            (0..dataset.len()).flat_map(|m| logits(&model, &data::batch(&dataset, m..m + 1))).collect();
+        assert_relative(&together, &alone, 1e-13, name);
+    }
+}
+
+#[test]
+fn optimizers_number_parameters_of_image_models_as_named_parameters_does() {
+    for name in NAMES {
+        let folder = fixture(&format!("images/{name}"));
+        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
+        let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
+        let recorded = header.metadata().as_ref().expect("metadata")["parameters"].clone();
+        let recorded: Vec<String> = serde_json::from_str(&recorded).expect("a list of names");
+        let parameters = TorchParameters::read(&folder).expect("known");
+        let found: Vec<&str> = parameters.list.iter().map(|parameter| parameter.name.as_str()).collect();
+        assert_eq!(found, recorded, "{name}");
+        for layer in load_layers(&folder, DType::F32, &["*"]).layers() {
+            let (weight, _) = parameters.weight(&layer.name).expect("its weight");
+            assert_eq!(weight.shape[0] * weight.shape[1..].iter().product::<usize>(), layer.outputs * layer.inputs);
+            assert_eq!(parameters.bias(&layer.name).is_some(), layer.bias, "{}", layer.name);
+        }
+    }
+}
+
+/// Up to transformers 4 a ViT's blocks register their norms last.
+#[test]
+fn a_vit_of_transformers_4_has_another_order() {
+    let folder = copy("vit", |config| config["transformers_version"] = json!("4.51.0"), |_| ());
+    let found = TorchParameters::read(folder.path()).expect("known");
+    let names: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
+    let place = |name: &str| names.iter().position(|one| one.ends_with(name)).expect(name);
+    let of_block = ["attention.output.dense.bias", "intermediate.dense.weight", "output.dense.bias"];
+    let of_block = of_block.map(|name| place(&format!("encoder.layer.1.{name}")));
+    assert!(of_block.is_sorted(), "{names:?}");
+    let norms =
+        ["layernorm_before.weight", "layernorm_after.bias"].map(|name| place(&format!("encoder.layer.1.{name}")));
+    assert!(of_block[2] < norms[0] && norms[0] < norms[1], "{names:?}");
+}
+
+/// Tensors by name: shapes and numbers.
+type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// A fixture's folder with another configuration and other tensors.
+fn copy(name: &str, config: impl Fn(&mut Value), tensors: impl Fn(&mut Tensors)) -> tempfile::TempDir {
+    let (from, to) = (fixture(&format!("images/{name}")), tempfile::tempdir().expect("a folder"));
+    let text = std::fs::read(from.join("config.json")).expect("readable");
+    let mut json: Value = serde_json::from_slice(&text).expect("JSON");
+    config(&mut json);
+    std::fs::write(to.path().join("config.json"), json.to_string()).expect("writable");
+    let bytes = std::fs::read(from.join("model.safetensors")).expect("readable");
+    let all = SafeTensors::deserialize(&bytes).expect("sound");
+    let floats = |bytes: &[u8]| bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect();
+    let mut list: Tensors = all
+        .iter()
+        .filter(|(_, view)| view.dtype() == safetensors::Dtype::F32)
+        .map(|(name, view)| (name.to_owned(), view.shape().to_vec(), floats(view.data())))
+        .collect();
+    tensors(&mut list);
+    let bytes: Vec<Vec<u8>> =
+        list.iter().map(|(_, _, numbers)| numbers.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let views = list.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (name.as_str(), TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).expect("fitting"))
+    });
+    std::fs::write(to.path().join("model.safetensors"), safetensors::serialize(views, None).expect("sound"))
+        .expect("writable");
+    to
+}
+
+/// What torchvision calls a tensor of a ResNet.
+fn of_torchvision(name: &str) -> String {
+    let (module, leaf) = name.rsplit_once('.').expect("a module");
+    let parts: Vec<&str> = module.split('.').collect();
+    let is_norm = parts[parts.len() - 1] == "normalization";
+    let number = |k: usize| parts[k].parse::<usize>().expect("a number") + 1;
+    let module = match parts.as_slice() {
+        ["classifier", "1"] => "fc".to_owned(),
+        [_, "embedder", ..] => if is_norm { "bn1" } else { "conv1" }.to_owned(),
+        [.., "shortcut", _] => format!("layer{}.{}.downsample.{}", number(3), parts[5], usize::from(is_norm)),
+        _ => format!("layer{}.{}.{}{}", number(3), parts[5], if is_norm { "bn" } else { "conv" }, number(7)),
+    };
+    format!("{module}.{leaf}")
+}
+
+/// The same network under the names of torchvision gives the same numbers, and its parameters have its order.
+#[test]
+fn a_resnet_of_torchvision_is_read_under_its_own_names() {
+    let rename = |all: &mut Tensors| all.iter_mut().for_each(|(name, _, _)| *name = of_torchvision(name));
+    for name in ["resnet", "resnet-bottleneck"] {
+        let folder = copy(name, |_| (), rename);
+        let (own, model) = (load(&fixture(&format!("images/{name}")), DType::F64), load(folder.path(), DType::F64));
+        assert!(model.notes().iter().all(|note| !note.contains("left out")), "{:?}", model.notes());
+        let dataset = images(name, &own);
+        let batch = data::batch(&dataset, 0..dataset.len());
+        assert_eq!(logits(&model, &batch), logits(&own, &batch), "{name}");
+        let layers = |model: &Model| model.layers().iter().map(|layer| layer.name.clone()).collect::<Vec<_>>();
+        let renamed = layers(&own).into_iter().map(|layer| of_torchvision(&format!("{layer}.weight")));
+        assert!(renamed.zip(layers(&model)).all(|(own, layer)| own == format!("{layer}.weight")), "{name}");
+    }
+    let folder = copy("resnet", |_| (), rename);
+    let list = TorchParameters::read(folder.path()).expect("known").list;
+    let block = |name: &str| {
+        ["conv1.weight", "bn1.weight", "bn1.bias", "conv2.weight", "bn2.weight", "bn2.bias"]
+            .map(|part| format!("{name}{part}"))
+    };
+    let mut expected: Vec<String> = block("")[..3].to_vec();
+    expected.extend(["layer1.0.", "layer1.1.", "layer2.0."].iter().flat_map(|name| block(name)));
+    expected.extend(["0.weight", "1.weight", "1.bias"].map(|part| format!("layer2.0.downsample.{part}")));
+    expected.extend(["fc.weight".into(), "fc.bias".into()]);
+    assert_eq!(list.into_iter().map(|parameter| parameter.name).collect::<Vec<_>>(), expected);
+}
+
+/// What loading a changed fixture says.
+fn refused(name: &str, config: impl Fn(&mut Value), tensors: impl Fn(&mut Tensors)) -> String {
+    let folder = copy(name, config, tensors);
+    let error = Model::load(folder.path(), &LoadOptions::default()).expect_err("not this model");
+    error.to_string()
+}
+
+#[test]
+fn checkpoints_that_do_not_fit_are_refused_by_key_or_tensor() {
+    let same = |_: &mut Value| ();
+    let whole = |_: &mut Tensors| ();
+    let without = |name: &'static str| move |all: &mut Tensors| all.retain(|(one, _, _)| one != name);
+    let key = |key: &'static str, value: Value| move |config: &mut Value| config[key] = value.clone();
+    for (found, wanted) in [
+        (refused("vit", same, without("vit.embeddings.cls_token")), "vit.embeddings.cls_token"),
+        (refused("vit", key("patch_size", json!(4)), whole), "projection.weight"),
+        (refused("vit", key("patch_size", json!(20)), whole), "`patch_size` = 20 is larger than `image_size` = [8,13]"),
+        (refused("vit", key("image_size", json!("big")), whole), "`image_size` = \"big\""),
+        (refused("vit", key("image_size", json!([8])), whole), "a height and a width"),
+        (refused("vit", key("image_size", json!(16)), whole), "position_embeddings"),
+        (refused("vit", key("hidden_act", json!("mish")), whole), "hidden_act"),
+        (refused("vit", key("num_attention_heads", json!(5)), whole), "5 attention heads"),
+        (refused("vit", key("architectures", json!(["ViTModel"])), whole), "ViTModel"),
+        (refused("vit", key("problem_type", json!("ranking")), whole), "problem_type"),
+        (refused("resnet", key("layer_type", json!("dense")), whole), "layer_type"),
+        (refused("resnet", key("depths", json!([2])), whole), "`hidden_sizes` has 2 entries, and `depths` has 1"),
+        (refused("resnet", key("depths", json!([2, 0])), whole), "`depths` = [2,0], expected positive whole numbers"),
+        (refused("resnet", key("num_channels", json!(1)), whole), "embedder.convolution.weight"),
+        (
+            refused("resnet", same, without("resnet.embedder.embedder.normalization.running_var")),
+            "normalization.running_var",
+        ),
+        (refused("resnet", same, without("classifier.1.bias")), "classifier.1.bias"),
+        (
+            refused("resnet", same, |all| {
+                let (_, _, numbers) = all.iter_mut().find(|(name, _, _)| name.ends_with("running_mean")).expect("one");
+                numbers[1] = f32::NAN;
+            }),
+            "running_mean",
+        ),
+        (
+            refused("resnet", same, |all| {
+                let (_, _, numbers) = all.iter_mut().find(|(name, _, _)| name.ends_with("running_var")).expect("one");
+                numbers[0] = -1.0;
+            }),
+            "running_var",
+        ),
+    ] {
+        assert!(found.contains(wanted), "{found}");
+    }
+}
+
+/// Tensors and keys without a place are named.
+#[test]
+fn what_is_left_out_is_named() {
+    for name in ["vit", "resnet"] {
+        let config = |config: &mut Value| config["stochastic_depth"] = json!(0.5);
+        let folder = copy(name, config, |all| all.push(("extra.weight".into(), vec![1, 2], vec![1.0, 2.0])));
+        let model = load(folder.path(), DType::F32);
+        for part in ["`stochastic_depth`", "extra.weight"] {
+            assert!(model.notes().iter().any(|note| note.contains(part.trim_matches('`'))), "{:?}", model.notes());
+        }
+    }
+}
+
+#[test]
+fn images_that_do_not_fit_are_refused_by_shape_or_row() {
+    let read = |name: &str, shape: &[usize], label: i64, names: [&str; 2]| {
+        let Limits::Rows(limits) = load(&fixture(&format!("images/{name}")), DType::F32).limits() else {
+            panic!("images")
+        };
+        let numbers = vec![0u8; 4 * shape.iter().product::<usize>()];
+        let labels: Vec<u8> = vec![label; shape[0]].iter().flat_map(|label| label.to_le_bytes()).collect();
+        let views = [
+            (names[0], TensorView::new(safetensors::Dtype::F32, shape.to_vec(), &numbers).expect("fitting")),
+            (names[1], TensorView::new(safetensors::Dtype::I64, vec![shape[0]], &labels).expect("fitting")),
+        ];
+        let bytes = safetensors::serialize(views, None).expect("sound");
+        read_rows_from(&bytes, Path::new("x.safetensors"), limits)
+            .map(|(dataset, _)| (dataset.len(), dataset.positions(0)))
+            .map_err(|error| error.to_string())
+    };
+    let usual = ["inputs", "targets"];
+    let of_transformers = ["pixel_values", "labels"];
+    // 2 x 4 patches and the class token; every pixel
+    assert_eq!(read("vit", &[2, 3, 8, 13], 2, usual), Ok((2, 9)));
+    assert_eq!(read("resnet", &[1, 3, 9, 7], 0, of_transformers), Ok((1, 63)));
+    for (found, wanted) in [
+        (
+            read("vit", &[2, 3, 13, 8], 0, usual),
+            "x.safetensors: `inputs` has the shape [2, 3, 13, 8], expected [n, 3, 8, 13]",
+        ),
+        (
+            read("vit", &[2, 1, 8, 13], 0, of_transformers),
+            "x.safetensors: `pixel_values` has the shape [2, 1, 8, 13], expected [n, 3, 8, 13]",
+        ),
+        (
+            read("resnet", &[2, 8, 13, 3], 0, usual),
+            "x.safetensors: `inputs` has the shape [2, 8, 13, 3], expected [n, 3, height, width]",
+        ),
+        (
+            read("resnet", &[2, 312], 0, usual),
+            "x.safetensors: `inputs` has the shape [2, 312], expected [n, 3, height, width]",
+        ),
+        (
+            read("resnet", &[2, 3, 0, 4], 0, usual),
+            "x.safetensors: `inputs` has the shape [2, 3, 0, 4], expected [n, 3, height, width]",
+        ),
+        (
+            read("resnet", &[2, 3, 4, 4], 3, of_transformers),
+            "x.safetensors: row 0 of `labels` is 3, but the model has 3 classes",
+        ),
+    ] {
+        assert_eq!(found, Err(wanted.to_owned()));
+    }
+}
