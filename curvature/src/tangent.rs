@@ -182,7 +182,7 @@ pub(crate) fn directions(value: &Tensor, tangent: &Tensor) -> Result<usize> {
 }
 
 /// `[Q · R, ...]` as `[Q, R, ...]`.
-fn stacked(tangent: &Tensor, count: usize) -> Result<Tensor> {
+pub(crate) fn stacked(tangent: &Tensor, count: usize) -> Result<Tensor> {
     let mut shape = vec![count, tangent.dim(0)? / count];
     shape.extend(&tangent.dims()[1..]);
     tangent.reshape(shape)

@@ -10,7 +10,7 @@ use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, Var};
 
 use crate::addition::{Add, fits, scaled_columns, scaled_sum};
 use crate::section::seeded;
-use crate::tangent::{TangentRule, direction, directions};
+use crate::tangent::{self, TangentRule, direction, directions};
 
 /// Whether a gradient is needed at a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,10 +197,15 @@ impl Traced {
         let x = self.value.contiguous()?;
         let y = x.apply_op1_no_bwd(&op)?;
         let slopes = |ones: Tensor| Ok([op.bwd(&x, &y, &ones)?]);
+        let is_elementwise = matches!(rule, TangentRule::Elementwise);
         let tangents = rule.apply(op.name(), [&x], [self.tangents()], &y, slopes)?;
         let value = y.clone();
         let back = move |gradient: Tensor, _| {
-            let [found] = each(&value, &gradient, |gradient| Ok([op.bwd(&x, &value, gradient)?]))?;
+            let back = |gradient: &Tensor| Ok([op.bwd(&x, &value, gradient)?]);
+            let [found] = match is_elementwise {
+                true => each_place(&value, &gradient, back)?,
+                false => each(&value, &gradient, back)?,
+            };
             Ok(found)
         };
         self.then(y, back, Gradient::Unwanted).moving(tangents)
@@ -222,10 +227,15 @@ impl Traced {
         let (a, b) = (self.value.contiguous()?, other.value.contiguous()?);
         let y = a.apply_op2_no_bwd(&b, &op)?;
         let slopes = |ones: Tensor| op.bwd(&a, &b, &y, &ones).map(|(a, b)| [a, b]);
+        let is_elementwise = matches!(rule, TangentRule::Elementwise);
         let tangents = rule.apply(op.name(), [&a, &b], [self, other].map(Self::tangents), &y, slopes)?;
         let value = y.clone();
         joined([self, other], y, move |gradient| {
-            each(&value, &gradient, |gradient| op.bwd(&a, &b, &value, gradient).map(|(a, b)| [a, b]))
+            let back = |gradient: &Tensor| op.bwd(&a, &b, &value, gradient).map(|(a, b)| [a, b]);
+            match is_elementwise {
+                true => each_place(&value, &gradient, back),
+                false => each(&value, &gradient, back),
+            }
         })
         .moving(tangents)
     }
@@ -458,6 +468,24 @@ fn each<const N: usize>(
         }
     }
     Ok(joined)
+}
+
+/// [`each`] where a gradient at an input depends on the one at the output at its own place alone: slopes are computed
+/// once for all of them.
+fn each_place<const N: usize>(
+    output: &Tensor,
+    gradient: &Tensor,
+    back: impl Fn(&Tensor) -> Result<[Option<Tensor>; N]>,
+) -> Result<[Option<Tensor>; N]> {
+    let count = if output.dims() == gradient.dims() { 1 } else { directions(output, gradient)? };
+    if count == 1 {
+        return back(gradient);
+    }
+    let mut found = back(&output.ones_like()?)?;
+    for slopes in found.iter_mut().filter_map(Option::as_mut) {
+        *slopes = tangent::stacked(gradient, count)?.broadcast_mul(slopes)?.reshape(gradient.shape())?;
+    }
+    Ok(found)
 }
 
 /// A value computed from several, `back` giving the gradient at each.
