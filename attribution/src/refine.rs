@@ -119,7 +119,7 @@ impl<T: Real> Block<T> {
         let dot = |(a, b): (&Vec<T>, &Vec<T>)| a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum::<f64>();
         let along = T::of(self.layers.iter().zip(&unit.layers).map(dot).sum());
         for (layer, unit) in self.layers.iter_mut().zip(&unit.layers) {
-            layer.iter_mut().zip(unit).for_each(|(x, u)| *x = *x - along * *u);
+            layer.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * *u);
         }
     }
 
@@ -281,6 +281,9 @@ fn multiply<N: Network, T: Real>(sweep: &Sweep<'_, N>, along: &Block<T>, tangent
     Ok(product)
 }
 
+/// Numbers of two blocks of vectors, `[count, other's count]`.
+type OfBlocks<'a, T> = dyn Fn(&Block<T>, &Block<T>) -> Vec<f64> + 'a;
+
 /// The space that was multiplied so far.
 struct Space<T> {
     /// V and HV.
@@ -344,7 +347,7 @@ impl<T: Real> Space<T> {
         let (v, hv) = &self.parts[self.parts.len() - 1];
         let (old, new) = (self.size, v.count);
         let size = old + new;
-        let grown = |before: &[f64], find: &dyn Fn(&Block<T>, &Block<T>) -> Vec<f64>| {
+        let grown = |before: &[f64], find: &OfBlocks<'_, T>| {
             let mut matrix = vec![0.0; size * size];
             for i in 0..old {
                 matrix[i * size..i * size + old].copy_from_slice(&before[i * old..(i + 1) * old]);
@@ -442,8 +445,7 @@ fn cholesky_solve(mut a: Vec<f64>, n: usize, mut b: Vec<f64>) -> Option<Vec<f64>
     for j in 0..n {
         let dot = |i: usize, a: &[f64]| (0..j).map(|k| a[i * n + k] * a[j * n + k]).sum::<f64>();
         let pivot = a[j * n + j] - dot(j, &a);
-        // also false for NaN
-        if !(pivot > 0.0) {
+        if pivot.is_nan() || pivot <= 0.0 {
             return None;
         }
         let root = pivot.sqrt();

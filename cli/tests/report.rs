@@ -85,7 +85,7 @@ impl Page {
                     "href" => {
                         assert!(value.strip_prefix('#').is_some_and(|id| ids.iter().any(|i| *i == id)), "{value}")
                     }
-                    "aria-labelledby" => assert!(ids.iter().any(|id| *id == value), "{value}"),
+                    "aria-labelledby" => assert!(ids.contains(&value), "{value}"),
                     _ => {}
                 }
             }

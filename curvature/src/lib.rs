@@ -71,7 +71,7 @@ pub use rotated::STACK_NUMBERS;
 pub use section::{Graphs, Moving, PullBack, Section, Taped, Tracked, backward_through, pull_back};
 pub use spectral::{SpectralFn, Step};
 pub use symmetric::SymmetricMatrix;
-pub use tangent::{Directions, TangentRule};
+pub use tangent::{Directions, OneDirection, TangentRule};
 pub use tap::{Positions, Tap, TapSink, Tee};
 pub use tape::{Gradient, Tape, Traced};
 pub use truncation::{Norms, Truncation, Whitening};

@@ -115,13 +115,16 @@ impl Directions {
     }
 }
 
+/// From an op's inputs and their tangents along one direction to the tangent of its output.
+pub type OneDirection<'a, const N: usize> = dyn Fn([&Tensor; N], [&Tensor; N]) -> Result<Tensor> + 'a;
+
 /// How an op's tangent is made of those of its inputs.
 #[derive(Clone, Copy)]
 pub enum TangentRule<'a, const N: usize> {
     /// Every number of the output depends on the numbers at its own place alone: slopes times tangents.
     Elementwise,
     /// `f(values, tangents)` of one direction: tangents have the shapes of the values, and so has the output's.
-    Each(&'a dyn Fn([&Tensor; N], [&Tensor; N]) -> Result<Tensor>),
+    Each(&'a OneDirection<'a, N>),
     /// There is none: the op refuses inputs with tangents.
     None,
 }

@@ -94,12 +94,15 @@ pub(crate) fn configuration(folder: &Path, base: Option<&Path>) -> Result<Config
     }
 }
 
+/// Names and shapes of tensors.
+pub(crate) type Shapes = Vec<(String, Vec<usize>)>;
+
 /// Names and shapes of a checkpoint's tensors, with its configuration; of an adapter those of its base, and the
 /// classifier that only the adapter holds.
 ///
 /// # Errors
 /// [`LoadError`], naming the file.
-pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Vec<(String, Vec<usize>)>), LoadError> {
+pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Shapes), LoadError> {
     let (config, _, weights) = opened(&[(folder, 1.0)], options)?;
     let mut names: Vec<&str> = weights.names().collect();
     if let Some(adapter) = weights.adapter() {

@@ -17,11 +17,14 @@ const BLOCK: usize = 1024;
 /// How many nats more likely an end token is at ends of texts than elsewhere, if a model has learned where texts end.
 const KNOWS_ENDS: f64 = 2.0;
 
+/// Loss and number of targets of an example, as another way to read it has them.
+type SumOfLosses<'a> = Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>;
+
 /// Another way to read the data, whose loss follows from rows that were computed.
 struct Reading<'a> {
     what: String,
     /// Loss and number of targets of an example.
-    sum: Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>,
+    sum: SumOfLosses<'a>,
 }
 
 /// Says why, if the losses are not the log's or if end tokens tell that they were read otherwise.
@@ -134,7 +137,7 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
     let has = |token: u32| {
         examples.clone().any(|i| tokens.tokens(i).iter().zip(tokens.is_target(i)).any(|(&t, &is)| is && t == token))
     };
-    let mut add = |what: &str, sum: Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>| {
+    let mut add = |what: &str, sum: SumOfLosses<'a>| {
         list.push(Reading { what: what.to_owned(), sum });
     };
     if let Some(end) = stage.end {
