@@ -1,5 +1,5 @@
 //! The golden cases (fixtures/golden): tiny problems with every intermediate value in f64, from dense
-//! matrices that numpy formed. Tolerances are METHOD §7's for f64.
+//! matrices that numpy formed. Tolerances are those for f64.
 
 mod support;
 
@@ -364,7 +364,7 @@ fn normalised_and_aggregated_scores_of_the_classifier() -> Outcome {
     Ok(())
 }
 
-/// The nearest vectors of rank 1 in the norm that scores feel, METHOD §3.4.
+/// The nearest vectors of rank 1 in the norm that scores feel, `docs/method.md`, Score.
 #[test]
 fn low_rank_vectors_of_the_classifier() -> Outcome {
     let (record, case) = classifier();
@@ -480,7 +480,7 @@ fn scores_of_two_completions_differ_by_their_contrast() -> Outcome {
     let matrix = score_with(&case.network, &case.train, &vectors, &factors, damping, 1.0 / 3.0)?;
     let found: Vec<f64> = matrix.row(0).iter().zip(matrix.row(1)).map(|(b, c)| b - c).collect();
     // the record differentiates the loss of the pair: preferred minus rejected. A loss's gain is its
-    // negative, as is the log-probability of METHOD §5.3, so the signs agree.
+    // negative, as is the log-probability, so the signs agree.
     assert_relative(&found, &flat(&record["contrast"]["scores"]), 1e-6, "contrast");
     Ok(())
 }

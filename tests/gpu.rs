@@ -11,7 +11,7 @@ use support::figures::assert_relative;
 use support::passes::{BATCH, Batched, Run};
 use support::{Outcome, fixture, open, say};
 
-/// Composed ops against fused ones, both in f32: as for other ways of computing the same (METHOD §7).
+/// Composed ops against fused ones, both in f32: as for other ways of computing the same (`docs/method.md`, Numerics).
 const ROUNDING: f64 = 1e-4;
 
 #[test]

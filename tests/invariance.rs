@@ -22,7 +22,7 @@ use support::passes::{
 };
 use support::{Fixture, Outcome, fixture, load, open, open_layers};
 
-/// METHOD §7: what batches and padding may change in f32, of the largest number.
+/// `docs/method.md`, Numerics: what batches and padding may change in f32, of the largest number.
 const ROUNDING: f64 = 1e-5;
 /// The same in f64, where the score matrix is still written in f32.
 const ROUNDING_F64: f64 = 1.2e-7;

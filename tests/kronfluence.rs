@@ -1,6 +1,6 @@
 //! Factors and scores against kronfluence (fixtures/README.md), empirical Fisher: nothing is random, so
 //! numbers can be compared one by one. Its scores carry no `1/N`; those of measurements where higher is
-//! better have the other sign (METHOD §1.3).
+//! better have the other sign (`docs/method.md`, Score).
 
 mod support;
 

@@ -325,7 +325,7 @@ fn shards_joined_are_the_whole() -> Outcome {
             for name in names {
                 let (found, want) = (many.get(name), one.get(name));
                 assert_eq!(found.shape, want.shape, "{name}");
-                // other partial sums: METHOD §7 allows 1e-5
+                // other partial sums: Numerics of `docs/method.md` allow 1e-5
                 assert_relative(&found.values, &want.values, 1e-5, name);
             }
         }

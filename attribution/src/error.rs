@@ -1,3 +1,5 @@
+//! What can go wrong in a pass over queries or training examples.
+
 use std::ops::Range;
 
 /// What can go wrong in a pass of an attribution method.

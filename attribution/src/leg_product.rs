@@ -1,3 +1,5 @@
+//! Inverse-Hessian-vector products of some queries at one layer: whole matrices, or factors of low rank.
+
 use ascribe_curvature::contraction::kept_rank;
 use ascribe_curvature::gemm::{Real, Threads};
 use ascribe_curvature::{LayerFactors, LayerSpec, LowRank, Norms, Truncation, Vectors, Whitening};
@@ -30,7 +32,7 @@ impl VectorForm {
 #[derive(Debug, Clone)]
 pub struct LegVectors<T> {
     numbers: Numbers<T>,
-    /// For each query, in the norm of METHOD §3.4; empty if vectors are kept whole everywhere.
+    /// For each query, in the norm of `docs/method.md`, Score; empty if vectors are kept whole everywhere.
     pub norms: Vec<Norms>,
 }
 

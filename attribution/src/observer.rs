@@ -1,3 +1,5 @@
+//! How long work reports its progress, and how it is asked to stop.
+
 /// A sweep over data, or another piece of work that takes long enough to be watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,3 +1,5 @@
+//! Passes of a network over a range of examples: which batches there are, and who gets their taps.
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 

@@ -1,3 +1,5 @@
+//! Query gradients times the inverse curvature, computed a batch of queries at a time and handed to a sink.
+
 use std::ops::Range;
 
 use ascribe_curvature::contraction::{RotationRoute, Shape};
@@ -149,7 +151,7 @@ impl<T: Real> VectorSource<T> for MemoryVectors<T> {
 /// [`Error::NonFiniteQuery`]; the network's, the sink's, [`Error::Interrupted`].
 ///
 /// # Source
-/// METHOD §3.2, §3.5, §4.1.
+/// `docs/method.md`, Score and Source.
 pub fn prepare_queries<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     measurement: Measurement,

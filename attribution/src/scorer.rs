@@ -1,3 +1,5 @@
+//! Scores of training examples: products of their gradients with the prepared queries' vectors.
+
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
@@ -28,7 +30,7 @@ pub struct ScoreColumns {
     /// Which training examples.
     pub examples: Range<usize>,
     /// `[examples, 1 + sets, rows]`: predicted change of each query's measurement in its own unit, for one more copy
-    /// of the example (METHOD §1.3), as far as this checkpoint contributes to it; over all layers, then over the
+    /// of the example (`docs/method.md`, Score), as far as this checkpoint contributes to it; over all layers, then over the
     /// layers of each set.
     pub scores: Vec<f64>,
     /// `[examples]`: weight · `<G_m, f(H) G_m>`, if a form was given.
@@ -36,7 +38,7 @@ pub struct ScoreColumns {
 }
 
 /// Streams the training gradients of one checkpoint past the queries' vectors of one or several walks and, if
-/// `form` is given, past themselves (METHOD §3.3): its values are multiplied by the number beside it.
+/// `form` is given, past themselves (`docs/method.md`, Score): its values are multiplied by the number beside it.
 ///
 /// The rows of all `rows` stand in their order in a score column. Columns are handed to `take` in order, a chunk of
 /// batches at a time.
@@ -45,7 +47,7 @@ pub struct ScoreColumns {
 /// [`Error::NonFiniteScore`]; the network's, `take`'s, [`Error::Interrupted`].
 ///
 /// # Source
-/// METHOD §3.2 (7), §4.1 (14).
+/// `docs/method.md`, Score and Source.
 pub fn score<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     start: usize,

@@ -1,3 +1,6 @@
+//! A vector that is carried through legs, each with its own curvature: influence is a walk of one leg, Source one of
+//! several.
+
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{Damping, Eigenbasis, Factors, LayerFactors, LayerSpec, Momentum, SpectralFn, Spectrum};
 use rayon::prelude::*;
@@ -192,7 +195,7 @@ pub(crate) enum Start<T> {
 /// The legs of a method from first to last; a query is carried from the last to the first.
 ///
 /// # Source
-/// METHOD §4.1 (14).
+/// `docs/method.md`, Source.
 #[derive(Debug)]
 pub struct Walk<'a, T> {
     /// In the order of training.
@@ -200,14 +203,14 @@ pub struct Walk<'a, T> {
 }
 
 impl<'a, T: Real> Walk<'a, T> {
-    /// Influence functions: one leg with `1 / (σ + damping)` (METHOD §3).
+    /// Influence functions: one leg with `1 / (σ + damping)` (`docs/method.md`, Score).
     pub fn influence(factors: &'a Factors<T>, damping: Damping) -> Self {
         let decay = LegFn::Same(SpectralFn::Constant(1.0));
         Self { legs: vec![Leg::new(factors, LegFn::Inverse(damping), decay)] }
     }
 
     /// The query's gradient as it is, for gradient products at one checkpoint: with weights `(Σ η) c / N` and summed
-    /// over checkpoints this is TracIn, each checkpoint with its own query gradients (METHOD §4.7). `factors` is
+    /// over checkpoints this is TracIn, each checkpoint with its own query gradients (`docs/method.md`, Source). `factors` is
     /// [`Factors::identity`].
     pub fn gradients(factors: &'a Factors<T>) -> Self {
         let one = || LegFn::Same(SpectralFn::Constant(1.0));
@@ -224,7 +227,7 @@ impl<'a, T: Real> Walk<'a, T> {
     /// Those of `take`.
     ///
     /// # Source
-    /// METHOD (14), (16), (19).
+    /// `docs/method.md`, Source.
     pub fn carry<E>(
         &self,
         layer: usize,

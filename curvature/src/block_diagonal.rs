@@ -1,3 +1,5 @@
+//! How wide covariances are cut into diagonal blocks before they are decomposed.
+
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
@@ -9,7 +11,7 @@ use crate::{LayerSpec, Matrix, is_first_of_group};
 /// connects two groups is dropped.
 ///
 /// # Source
-/// METHOD §2.2, wide layers.
+/// `docs/method.md`, Curvature, wide layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BlockWidth {
     /// Nothing is cut.

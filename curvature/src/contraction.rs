@@ -2,9 +2,6 @@
 //!
 //! Every route gives the same number up to rounding; a choice depends on shapes alone, never on a clock
 //! or a thread count, so that a run can be repeated. Costs are in FLOP, a multiply-add counting two.
-//!
-//! # Source
-//! METHOD §8.3, §8.6, §8.7.
 
 use crate::{BlockWidth, Positions};
 
@@ -56,7 +53,7 @@ pub enum Rotate {
     Never,
 }
 
-/// How `Uₛᵀ G U_A` is formed for the examples of a batch: the routes G, R, R_a and R_s of METHOD §8.3.
+/// How `Uₛᵀ G U_A` is formed for the examples of a batch: the routes G, R, R_a and R_s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RotationRoute {
     /// The input side, `U_A`.
@@ -91,7 +88,7 @@ impl RotationRoute {
     }
 }
 
-/// How `Σ_t s_tᵀ Z_q a_t` is contracted: the routes F and W of METHOD §8.6.
+/// How `Σ_t s_tᵀ Z_q a_t` is contracted: the routes F and W.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScoreRoute {
     /// The example's gradient is formed block by block and multiplied with all queries at once.
@@ -127,7 +124,7 @@ pub fn kept_rank(rank: usize, outputs: usize, columns: usize) -> Option<usize> {
     is_smaller.then_some(rank)
 }
 
-/// How `Σ_t s_tᵀ (Σ_k l_k r_kᵀ) a_t` is contracted: the routes K and F of METHOD §8.6.
+/// How `Σ_t s_tᵀ (Σ_k l_k r_kᵀ) a_t` is contracted: the routes K and F.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LowRankRoute {
     /// Both sides of every row are multiplied with the factors.
@@ -173,7 +170,7 @@ mod tests {
 
     #[test]
     fn rows_win_while_examples_are_shorter_than_the_layer_is_wide() {
-        // METHOD §8.3: for o = i = d, R beats G below T = d.
+        // for o = i = d, R beats G below T = d.
         assert_eq!(cheapest(shape(4, 255, 256, 256)), ROWS);
         assert_eq!(cheapest(shape(4, 257, 256, 256)), GRADIENT);
         let formula = |t: u128, o: u128, i: u128| 2 * t * o * i + 2 * o * i * (o + i);
@@ -206,7 +203,7 @@ mod tests {
 
     #[test]
     fn factors_win_while_there_are_few_terms() {
-        // METHOD §8.6: for many more positions than queries, up to Q r = o i / (o + i), 384 at o = i = 768
+        // for many more positions than queries, up to Q r = o i / (o + i), 384 at o = i = 768
         let long = shape(1, 1 << 20, 768, 768);
         assert_eq!(LowRankRoute::cheapest(long, 23, 16), LowRankRoute::Factors);
         assert_eq!(LowRankRoute::cheapest(long, 25, 16), LowRankRoute::Gradient);

@@ -1,3 +1,6 @@
+//! Uncentred covariances of inputs and of output gradients of linear layers, the two sides of a Kronecker factorisation
+//! (Martens and Grosse 2015).
+
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -16,7 +19,7 @@ const COLUMNS: usize = 64;
 /// Products run in the taps' type, a few hundred positions at a time.
 ///
 /// # Source
-/// METHOD §1.2, §7.
+/// `docs/method.md`, Curvature and Numerics.
 #[derive(Debug)]
 pub struct CovarianceSum<T> {
     layers: Vec<LayerSpec>,

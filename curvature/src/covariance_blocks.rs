@@ -124,7 +124,7 @@ pub fn decomposed_alone(sizes: impl Iterator<Item = usize>, alone_from: usize, t
 /// [`Error::NegativeEigenvalue`] below `-1e-6` of the largest, [`Error::NoConvergence`], [`Error::NonFinite`]; those of
 /// `keep`.
 /// # Source
-/// METHOD §2.2.
+/// `docs/method.md`, Curvature.
 pub fn decompose<T: Real, E: From<Error> + Send>(
     layers: &[LayerSpec],
     mut blocks: Vec<CovarianceBlock>,

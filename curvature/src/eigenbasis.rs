@@ -1,3 +1,5 @@
+//! Eigenvectors and eigenvalues of covariances, and rotations into them.
+
 use crate::contraction::BasisSize;
 use crate::gemm::{Real, Threads};
 use crate::{
@@ -36,7 +38,7 @@ impl<T: Real> Eigenbasis<T> {
     /// [`Error::NegativeEigenvalue`] below `-1e-6` of the largest, [`Error::NoConvergence`],
     /// [`Error::NonFinite`].
     /// # Source
-    /// METHOD §2.2.
+    /// `docs/method.md`, Curvature.
     pub fn of_layers(covariance: &Covariance, layers: &[LayerSpec]) -> Result<Vec<Self>, Error> {
         Self::of_layers_in_blocks(covariance, layers, BlockWidth::Any)
     }
@@ -46,7 +48,7 @@ impl<T: Real> Eigenbasis<T> {
     /// # Errors
     /// As [`Eigenbasis::of_layers`].
     /// # Source
-    /// METHOD §2.2, wide layers.
+    /// `docs/method.md`, Curvature, wide layers.
     pub fn of_layers_in_blocks(
         covariance: &Covariance,
         layers: &[LayerSpec],

@@ -1,3 +1,5 @@
+//! What can go wrong while curvature is fitted or applied.
+
 use std::ops::Range;
 
 /// What can go wrong while curvature is fitted or applied.

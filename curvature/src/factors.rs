@@ -1,9 +1,11 @@
+//! The curvature of every layer in one of its approximations, and functions of it applied to gradients.
+
 use rayon::prelude::*;
 
 use crate::gemm::{Products, Real, Threads};
 use crate::{Covariance, Eigenbasis, Error, Lambda, LayerSpec, Matrix, SpectralFn, Turn};
 
-/// How the curvature of a layer is approximated (METHOD §2.1).
+/// How the curvature of a layer is approximated (`docs/method.md`, Curvature).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CurvatureKind {
     /// The unit matrix: scores become gradient dot products.
@@ -47,7 +49,7 @@ impl Default for Damping {
 /// One layer's curvature: `H = U diag(Λ) Uᵀ`, `U = U_S ⊗ U_A`.
 ///
 /// # Source
-/// METHOD §2.1 (4).
+/// `docs/method.md`, Curvature.
 #[derive(Debug, Clone)]
 pub struct LayerFactors<T> {
     /// `None` is the standard basis.
@@ -199,7 +201,7 @@ impl<T: Real> LayerFactors<T> {
         }
     }
 
-    /// `f(H) vec(V)` for each `V: [O, columns]` of `vectors`, in place (METHOD §2.1 (4)).
+    /// `f(H) vec(V)` for each `V: [O, columns]` of `vectors`, in place (`docs/method.md`, Curvature).
     pub fn apply(&self, f: &SpectralFn, vectors: &mut [T], layer: &LayerSpec) {
         self.rotate(vectors, layer);
         self.spectrum(f).scale(vectors);

@@ -1,3 +1,5 @@
+//! Eigenvalues corrected by squared gradients in the eigenbasis (George et al. 2018, EK-FAC).
+
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -9,13 +11,13 @@ use crate::{Eigenbasis, Error, LayerSpec, Matrix, Tap, TapSink};
 /// Running sum of squared example gradients in an eigenbasis, `Σ_m (U_Sᵀ G_m U_A)²`.
 ///
 /// # Source
-/// METHOD §1.2; routes §8.3.
+/// `docs/method.md`, Curvature.
 #[derive(Debug)]
 pub struct LambdaSum<'a, T> {
     layers: &'a [LayerSpec],
     /// By layer; `None` is the standard basis (diagonal curvature).
     bases: Vec<Option<&'a Eigenbasis<T>>>,
-    /// By layer, `[O, columns]`: multiplies gradients before they are rotated (METHOD §4.4).
+    /// By layer, `[O, columns]`: multiplies gradients before they are rotated (`docs/method.md`, Source).
     conditioners: Vec<Option<&'a [T]>>,
     pending: Vec<Vec<T>>,
     sum: Vec<Vec<f64>>,
@@ -29,7 +31,7 @@ pub struct LambdaSum<'a, T> {
 /// # Units
 /// (loss / parameter)² for each example, an example's loss being the sum over its positions.
 /// # Source
-/// Grosse et al. 2023, eq. 20; METHOD §1.2.
+/// Grosse et al. 2023, eq. 20; `docs/method.md`, Curvature.
 #[derive(Debug, Clone)]
 pub struct Lambda {
     /// `[O, columns]` for each layer.

@@ -1,3 +1,5 @@
+//! A tracked layer: its name, its shape, and which layers share its input.
+
 /// Place of a layer in [`crate::Network::layers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LayerId(pub usize);

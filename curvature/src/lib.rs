@@ -5,7 +5,7 @@
 //!
 //! This crate knows tensors and layers. It does not know files, tokens, models or attribution methods.
 //!
-//! Conventions (METHOD §1): a layer computes `z = W a`, `W: [O, I]`; a bias is the last column of `W`
+//! Conventions (`docs/method.md`, Gradients): a layer computes `z = W a`, `W: [O, I]`; a bias is the last column of `W`
 //! and the input then carries a trailing 1. Gradients are of *summed* losses. Rows of a batch are the
 //! positions of its examples, concatenated without padding ([`Positions`]).
 

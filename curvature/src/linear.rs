@@ -1,3 +1,5 @@
+//! A linear layer on the tape, whose input and output gradient are what curvature is made of.
+
 use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, WithDType};
@@ -13,7 +15,7 @@ use crate::{Directions, Error, Gradient, LayerId, Positions, Tap, TapSink, Trace
 /// # Shapes
 /// `weight: [O, inputs]`, `bias: [O]`, `a: [R, inputs]`, `y` and `s`: `[R, O]`.
 /// # Source
-/// METHOD §1.1.
+/// `docs/method.md`, Gradients.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Tensor,

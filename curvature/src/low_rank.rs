@@ -26,7 +26,7 @@ pub enum Vectors<'a, T> {
 /// `Σ_k l_k r_kᵀ` for each of some queries.
 ///
 /// # Source
-/// METHOD §3.4.
+/// `docs/method.md`, Score.
 #[derive(Debug, Clone, Copy)]
 pub struct LowRank<'a, T> {
     /// Terms of a query's sum.

@@ -1,3 +1,5 @@
+//! A matrix that owns its numbers or borrows them, from a memory map for instance.
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;

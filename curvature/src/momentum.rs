@@ -1,3 +1,5 @@
+//! Descent with momentum, followed exactly over a segment of training for each eigenvalue.
+
 use std::sync::Arc;
 
 use crate::Step;
@@ -14,7 +16,7 @@ use crate::Step;
 /// ```
 ///
 /// # Source
-/// METHOD §4.3 (16).
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Momentum {
     /// The segment's steps, in order; rates as the schedule has them.

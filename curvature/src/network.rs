@@ -1,3 +1,5 @@
+//! What the library asks of a network: differentiate a batch and hand out taps of its tracked layers.
+
 use crate::gemm::Products;
 use crate::{Directions, Error, LayerSpec, Positions, TapSink};
 
@@ -13,7 +15,7 @@ pub struct LabelDraw {
     pub draw: u32,
 }
 
-/// The number of a query whose change is explained, `f` (METHOD §3.7).
+/// The number of a query whose change is explained, `f` (`docs/method.md`, Score).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Measurement {
@@ -28,7 +30,7 @@ pub enum Measurement {
 }
 
 impl Measurement {
-    /// κ of METHOD §1.3: `+1` if a higher value is better, `-1` for a loss.
+    /// κ of `docs/method.md`, Score: `+1` if a higher value is better, `-1` for a loss.
     pub fn orientation(self) -> f64 {
         match self {
             Self::Loss => -1.0,

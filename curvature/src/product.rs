@@ -36,7 +36,7 @@ impl<T: Real> GradientProducts<T> {
     /// # Errors
     /// If the tap is not of this layer's shape or type.
     /// # Source
-    /// METHOD (7), §8.6.
+    /// `docs/method.md`, Score.
     pub fn add_scores(
         &mut self,
         tap: Tap<'_>,
@@ -102,7 +102,7 @@ impl<T: Real> GradientProducts<T> {
     /// # Errors
     /// If the tap is not of this layer's shape or type.
     /// # Source
-    /// METHOD (1).
+    /// `docs/method.md`, Gradients.
     pub fn gradients(&mut self, tap: Tap<'_>, layer: &LayerSpec) -> Result<Vec<T>, Error> {
         let size = layer.outputs * layer.columns();
         let mut gradients = vec![T::of(0.0); tap.positions.examples() * size];
@@ -121,8 +121,6 @@ impl<T: Real> GradientProducts<T> {
     ///
     /// # Errors
     /// If the tap is not of this layer's shape or type.
-    /// # Source
-    /// METHOD §8.3.
     pub fn rotated_gradients(
         &mut self,
         tap: Tap<'_>,

@@ -1,3 +1,5 @@
+//! Self-influence: quadratic forms of each example's gradient in a function of the curvature.
+
 use crate::dot::{dot, sum_over};
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::rotated::{LayerRows, RowBuffers, TILE_ROWS};
@@ -9,7 +11,7 @@ use crate::{Error, Factors, LayerSpec, SpectralFn, Spectrum, Tap, TapSink};
 /// In the eigenbasis this is `Σ f(Λ) ⊙ (U_Sᵀ G_m U_A)²`, so nothing is rotated back.
 ///
 /// # Source
-/// METHOD §3.3.
+/// `docs/method.md`, Score.
 #[derive(Debug)]
 pub struct QuadraticForm<'a, T> {
     layers: &'a [LayerSpec],

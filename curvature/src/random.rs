@@ -2,7 +2,7 @@
 //! keyed by the run's seed, counted by example, position and purpose.
 //!
 //! # Source
-//! Salmon et al. 2011; the counter layout is METHOD §1.4.
+//! Salmon et al. 2011; the counter layout is `docs/method.md`, Curvature.
 
 use crate::LabelDraw;
 

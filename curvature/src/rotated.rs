@@ -57,7 +57,7 @@ pub(crate) struct LayerRows<'a, T> {
     pub bias: bool,
     /// `None` is the standard basis.
     pub basis: Option<&'a Eigenbasis<T>>,
-    /// Multiplies every example's gradient before it is rotated, `[O, columns]` (METHOD §4.4).
+    /// Multiplies every example's gradient before it is rotated, `[O, columns]` (`docs/method.md`, Source).
     pub conditioner: Option<&'a [T]>,
 }
 

@@ -1,3 +1,5 @@
+//! Networks cut into sections, whose backward passes run one after the other with one graph in memory.
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, Var};
 
 use crate::{Error, Gradient, Positions, TapRecorder, TapSink, Tape, Traced};

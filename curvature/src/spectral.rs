@@ -1,9 +1,11 @@
+//! Functions of an eigenvalue: damped inverses, and what a segment of training makes of a gradient.
+
 use std::sync::Arc;
 
 /// One optimizer step as curvature sees it: `x' = x - rate · (scale σ + decay) x - shrink · x`.
 ///
 /// # Source
-/// METHOD §4.1 (12), §4.3.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// η, with what momentum multiplies it by where that is folded in.
@@ -28,7 +30,7 @@ impl Step {
 /// The set is closed and small: whatever a method does with curvature, it does through one of these.
 ///
 /// # Source
-/// METHOD §2.4, §4.1 (12), §4.3 (17).
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SpectralFn {
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn product_forms_telescope() {
-        // r = (1 - Π) / σ for constant curvature, METHOD (11)
+        // r = (1 - Π) / σ for constant curvature, `docs/method.md`, Source
         let rates = [0.1, 0.3, 0.05, 0.2];
         for (sigma, decay) in [(0.7, 0.0), (1.9, 0.05)] {
             let steps: Arc<[Step]> = rates.iter().map(|&rate| Step { rate, scale: 0.5, decay, shrink: 0.0 }).collect();

@@ -1,3 +1,5 @@
+//! Symmetric matrices as their lower triangles.
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! What a tracked layer hands out for a batch: inputs, output gradients, and whose rows they are.
+
 use std::ops::Range;
 
 use candle_core::Tensor;
@@ -69,7 +71,7 @@ impl Positions {
 /// # Units
 /// `output_gradient` is `∂(summed objective of the row's example)/∂z`.
 /// # Source
-/// METHOD §1.1.
+/// `docs/method.md`, Gradients.
 #[derive(Debug, Clone, Copy)]
 pub struct Tap<'a> {
     /// The layer.

@@ -1,3 +1,5 @@
+//! Matrices of low rank near a given one, from a randomised range finder (Halko et al. 2011).
+
 use crate::gemm::{self, Real, Threads, View, ViewMut};
 use crate::random::{normal, philox};
 use crate::{Eigenbasis, Eigenpairs, Error, SymmetricMatrix};
@@ -18,7 +20,7 @@ const SEED: [u32; 2] = [0x5EED, 0x10E];
 /// scores feel: with gradients of covariance `S ⊗ A`, `E <Z, G>² = ||S^{1/2} Z A^{1/2}||²`.
 ///
 /// # Source
-/// METHOD §3.4 (8).
+/// `docs/method.md`, Score.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Whitening {
     /// `√(λ_S + ridge)`, `[O]`.
@@ -119,7 +121,7 @@ impl Truncation {
     /// # Errors
     /// [`Error::NoConvergence`], [`Error::NonFinite`], naming `layer`.
     /// # Source
-    /// METHOD §3.4 (8); Halko, Martinsson and Tropp 2011, algorithm 4.4.
+    /// `docs/method.md`, Score; Halko, Martinsson and Tropp 2011, algorithm 4.4.
     pub fn of<T: Real>(
         matrix: &[T],
         whitening: &Whitening,

@@ -1,3 +1,5 @@
+//! Validated examples in memory: token sequences, labelled texts, or rows of numbers.
+
 use serde_json::{Map, Value};
 
 use super::example::Examples;
@@ -51,7 +53,7 @@ impl Dataset {
     /// random draws that must not depend on order or file names. Equal examples have equal keys.
     ///
     /// # Source
-    /// METHOD §1.4: the generator's `example`.
+    /// `docs/method.md`, Curvature: the generator's `example`.
     pub fn key(&self, i: usize) -> u64 {
         self.examples().key(i)
     }

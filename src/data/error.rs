@@ -1,3 +1,5 @@
+//! Why data or a tokenizer cannot be used, with the file and the line.
+
 use std::path::{Path, PathBuf};
 
 use super::LineProblem;

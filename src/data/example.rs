@@ -1,3 +1,5 @@
+//! What every example has whatever it consists of: id, key, metadata.
+
 use serde_json::{Map, Value};
 
 /// What every dataset keeps of its examples beside their tokens or rows: id, key and metadata, and the

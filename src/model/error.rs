@@ -1,3 +1,5 @@
+//! Why a checkpoint cannot be used, with the file and the key or tensor.
+
 use std::path::PathBuf;
 
 /// Why a checkpoint cannot be used.

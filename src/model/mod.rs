@@ -222,7 +222,7 @@ impl Model {
     /// As [`Model::load`]; [`LoadError::NotACheckpoint`] without any checkpoint.
     ///
     /// # Source
-    /// METHOD §4.2, FAST-Source.
+    /// `docs/method.md`, Source, FAST-Source.
     pub fn load_mean(checkpoints: &[(&Path, f64)], options: &LoadOptions) -> Result<Self, LoadError> {
         let (config, architecture, weights) = adapter::opened(checkpoints, options)?;
         let weights = Arc::new(weights);

@@ -93,7 +93,7 @@ fn linear(
 /// [`Error::Objective`] for an objective that sequences do not have; [`Error::Tensor`] for shapes that do
 /// not fit and targets outside the vocabulary.
 /// # Source
-/// METHOD §1.4, §3.7.
+/// `docs/method.md`, Curvature and Score.
 pub fn language_model_loss(
     hidden: &Tensor,
     head: LanguageModelHead<'_>,

@@ -17,7 +17,7 @@ use crate::curvature::{Error, Measurement, Objective, Reduction, random, with_sl
 /// # Errors
 /// [`Error::Objective`] for [`Measurement::Prediction`]; [`Error::Tensor`] for labels that do not exist.
 /// # Source
-/// METHOD §1.4, §3.7.
+/// `docs/method.md`, Curvature and Score.
 pub fn classification_loss(
     logits: &Tensor,
     targets: &[u32],
@@ -157,7 +157,7 @@ pub struct SquaredError {
 /// # Errors
 /// [`Error::Objective`] for objectives that need classes; [`Error::Tensor`] for shapes that do not fit.
 /// # Source
-/// METHOD §1.4, §3.7.
+/// `docs/method.md`, Curvature and Score.
 pub fn regression_loss(
     outputs: &Tensor,
     targets: &Tensor,

@@ -80,7 +80,7 @@ pub(super) trait Logit: Real {
     fn soft_cap(row: &mut [Self], slopes: &mut [Self], cap: f64);
     /// `row ← row ⊙ factors`.
     fn multiply(row: &mut [Self], factors: &[Self]);
-    /// The label that `u` draws when labels have these weights, `total` in sum (METHOD §1.4).
+    /// The label that `u` draws when labels have these weights, `total` in sum (`docs/method.md`, Curvature).
     fn select(weights: &[Self], u: f64, total: f64) -> usize;
 }
 
@@ -138,7 +138,7 @@ impl Logit for f64 {
 /// Targets must be below the row's length, which must not be 0.
 ///
 /// # Source
-/// METHOD §3.7.
+/// `docs/method.md`, Score.
 pub(super) fn differentiate<T: Logit>(row: &mut [T], question: Question, factor: f64) -> f64 {
     if let Question::Margin(y) = question {
         // softmax over the others: exact also where p_y rounds to 1

@@ -1,3 +1,5 @@
+//! Why a description of training on disk cannot be turned into a trajectory.
+
 use std::path::PathBuf;
 
 use ascribe_attribution::trajectory::TrajectoryError;

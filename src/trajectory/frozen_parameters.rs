@@ -5,7 +5,7 @@
 //! may be too (a norm in bf16 at a small rate), so this is a guess that the optimizer's own file has to confirm.
 //!
 //! # Source
-//! METHOD §4.5, FORMATS §5.
+//! `docs/method.md`, Source.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ impl Reading {
     /// # Errors
     /// Two checkpoints that are the same in every tensor; a run, alone, none of whose `layers` changed.
     /// # Source
-    /// METHOD §4.5.
+    /// `docs/method.md`, Source.
     pub fn find_frozen_layers(&mut self, before: Option<&Path>, layers: &[LayerSpec]) -> Result<(), ReadError> {
         let folders: Vec<(usize, &Path)> = before
             .map(|folder| (0, folder))

@@ -16,7 +16,7 @@ impl Reading {
     /// # Errors
     /// Groups whose parameters are not known with certainty; a layer whose weight and bias had different rates.
     /// # Source
-    /// METHOD (10): `τ` is a sum of rates, so that each layer has its own.
+    /// `docs/method.md`, Source: `τ` is a sum of rates, so that each layer has its own.
     pub fn find_layer_rates(&mut self, layers: &[LayerSpec]) -> Result<(), ReadError> {
         if let Some(groups) = self.group_rates.take() {
             self.layer_rates = self.rates_of_layers(&groups, layers)?;

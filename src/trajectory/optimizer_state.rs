@@ -3,7 +3,7 @@
 //! What is not certain is refused: an 8-bit, factored or sharded state is named, never misread.
 //!
 //! # Source
-//! FORMATS §5, METHOD §4.4, traps 24, 25, 27.
+//! `docs/method.md`, Source.
 
 mod error;
 mod groups;
@@ -193,7 +193,7 @@ impl OptimizerState {
     /// # Errors
     /// As [`second_moment`](Self::second_moment).
     /// # Source
-    /// METHOD §4.4.
+    /// `docs/method.md`, Source.
     pub fn corrected_second_moment(&mut self, parameter: &str) -> Result<Vec<f32>, OptimizerStateError> {
         let (mut v, entry) = self.read(parameter)?;
         // 1 - β^k without cancellation for the first steps of a slow β.

@@ -8,7 +8,7 @@
 //! [`FrozenParameters`](super::FrozenParameters), and every such guess is tried as well.
 //!
 //! # Source
-//! FORMATS §5.
+//! transformers' `Trainer.get_decay_parameter_names`, whose rule changed between releases.
 
 use std::collections::BTreeSet;
 
@@ -276,7 +276,7 @@ mod tests {
         order.iter().map(|&i| parameters[i].name.rsplit('.').nth(1).unwrap().to_string()).collect()
     }
 
-    /// FORMATS §5, table: one model under the rules of three ages.
+    /// One model under the rules of three ages.
     #[test]
     fn group_sizes_tell_the_rule() {
         let p = qwen();

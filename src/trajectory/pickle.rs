@@ -7,7 +7,7 @@
 //! dropping recurses.
 //!
 //! # Source
-//! FORMATS §6.
+//! torch's `serialization.py` and `_utils.py`, which write and read these files.
 
 mod machine;
 

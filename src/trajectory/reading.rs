@@ -1,3 +1,5 @@
+//! What was read of a training run, each fact with the file that it comes from.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -183,7 +185,7 @@ pub enum ClippingUse {
     /// Rates count times `min(1, max_norm / norm)`, where norms are logged.
     ///
     /// # Source
-    /// METHOD §4.1.
+    /// `docs/method.md`, Source.
     #[default]
     Count,
     /// Rates count as the schedule has them.

@@ -131,7 +131,7 @@ impl std::fmt::Display for SegmentRequest {
 /// What training divided the loss by, as text or as a number.
 ///
 /// # Source
-/// METHOD §4.1, table of `c`.
+/// `docs/method.md`, Source, table of `c`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(into = "TextOrNumber", try_from = "TextOrNumber")]
 pub enum LossScaleRequest {

@@ -1,7 +1,7 @@
 //! Schedules by the names and arguments of transformers.
 //!
 //! # Source
-//! METHOD §4.8.
+//! `docs/method.md`, Source.
 
 use ascribe_attribution::trajectory::{DecayShape, ScheduleKind};
 

@@ -1,7 +1,7 @@
 //! Adam's second moments of a checkpoint, layer by layer in the layout of gradients.
 //!
 //! # Source
-//! METHOD §4.4, traps 24, 25, 27; FORMATS §5.
+//! `docs/method.md`, Source.
 
 use std::ops::Range;
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! Where a tensor lies in a torch file: its storage, type, shape and strides, checked before anything is read.
 //!
 //! # Source
-//! FORMATS §6.
+//! torch's `serialization.py` and `_utils.py`, which write and read these files.
 
 use half::{bf16, f16};
 

@@ -4,7 +4,7 @@
 //! for, one storage at a time, so that an `optimizer.pt` of many gigabytes costs no more than the tensors used.
 //!
 //! # Source
-//! FORMATS §6.
+//! torch's `serialization.py` and `_utils.py`, which write and read these files.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};

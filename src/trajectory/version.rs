@@ -1,3 +1,5 @@
+//! Versions of transformers, on which some of its conventions depend.
+
 /// A version of transformers, as `config.json` records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TransformersVersion {

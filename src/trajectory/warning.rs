@@ -1,3 +1,5 @@
+//! What a person should know of a training run as it was read.
+
 /// Something about a run that a person should know, and may be able to change.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Short and long training (METHOD §4.7), as a job gets there by `time_scale`.
+//! Short and long training (`docs/method.md`, Source), as a job gets there by `time_scale`.
 
 use ascribe::attribution::{QueryRows, Walk};
 use ascribe::curvature::{Damping, Factors, Network};

@@ -17,7 +17,7 @@ use crate::support::figures::{assert_relative, largest};
 use crate::support::recorded::Recorded;
 use crate::support::{Outcome, load};
 
-/// METHOD §7: jobs and library in `f64`.
+/// `docs/method.md`, Numerics: jobs and library in `f64`.
 const EXACT: f64 = 1e-9;
 /// Half a unit of the last place of `f32`, in which files hold scores and self-influence.
 const WRITTEN: f64 = 6e-8;

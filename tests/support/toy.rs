@@ -194,7 +194,7 @@ impl Examples<SequenceBatch> for Sequences {
 pub const LONGEST: usize = 5;
 
 impl TokenModel {
-    /// The exact Fisher of a sequence is a sum over single label positions (METHOD §1.4): `class`
+    /// The exact Fisher of a sequence is a sum over single label positions (`docs/method.md`, Curvature): `class`
     /// enumerates pairs of a position and a label.
     fn expected(
         &self,

@@ -5,7 +5,7 @@
 //! prediction of the expected outcome correlates with that mean by the root of its reliability.
 //!
 //! # Source
-//! METHOD §6.
+//! `docs/evaluation.md`.
 
 use ascribe_curvature::LabelDraw;
 use ascribe_curvature::random::{stream, uniforms, words};

@@ -1,3 +1,5 @@
+//! What can go wrong when scores are compared with outcomes of retraining or with known answers.
+
 use std::path::PathBuf;
 
 /// What can go wrong when scores are compared with what is known.

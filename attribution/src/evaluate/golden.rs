@@ -1,5 +1,5 @@
 //! The golden case `evaluation`, for tests: `tests/data/evaluation.json` holds the numbers that an
-//! independent implementation of METHOD §6 recorded.
+//! independent implementation of `docs/evaluation.md` recorded.
 
 use serde_json::Value;
 

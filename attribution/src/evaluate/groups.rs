@@ -22,7 +22,7 @@ use super::spearman::spearman;
 /// [`EvaluateError::Example`] for an index outside or named twice, [`EvaluateError::TooFew`] if nothing
 /// is left, [`EvaluateError::NonFinite`].
 /// # Source
-/// METHOD §3.8.
+/// `docs/method.md`, Score.
 pub fn group_effect(scores: &[f32], removed: &[usize]) -> Result<f64, EvaluateError> {
     require_finite_row("the query's scores", scores)?;
     let (n, k) = (scores.len(), removed.len());
@@ -88,7 +88,7 @@ pub struct Agreement {
 /// [`EvaluateError::Disagree`] for different lengths, [`EvaluateError::TooFew`] below two,
 /// [`EvaluateError::NonFinite`].
 /// # Source
-/// METHOD §6, leave-one-out.
+/// `docs/evaluation.md`, leave-one-out.
 pub fn agreement(predicted: &[f64], measured: &[f64]) -> Result<Agreement, EvaluateError> {
     let n = predicted.len();
     if n != measured.len() {

@@ -2,7 +2,7 @@
 //! into them.
 //!
 //! # Source
-//! METHOD §3.6; RelatIF: Barshan et al. 2020.
+//! `docs/method.md`, Score; RelatIF: Barshan et al. 2020.
 
 use super::EvaluateError;
 use super::predictions::disagree;

@@ -8,7 +8,7 @@ use super::EvaluateError;
 use super::error::require_finite;
 use super::tensors::TensorFile;
 
-/// Whether a measurement improves upwards or downwards: κ of METHOD §1.3.
+/// Whether a measurement improves upwards or downwards: κ of `docs/method.md`, Score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Orientation {

@@ -18,7 +18,7 @@ const BLOCK: usize = 2048;
 /// # Units
 /// The score's: gain.
 /// # Source
-/// METHOD §6.
+/// `docs/evaluation.md`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Predictions {
     values: Vec<f64>,

@@ -82,7 +82,7 @@ pub(super) fn correlation(weights: &[u32], a: &[f64], b: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// Ranks by counting, as METHOD and the golden file's generator define them.
+    /// Ranks by counting, as `docs/evaluation.md` and the golden file's generator define them.
     fn ranks_by_definition(x: &[f64]) -> Vec<f64> {
         let count = |holds: &dyn Fn(f64) -> bool| x.iter().filter(|&&y| holds(y)).count() as f64;
         x.iter().map(|&v| count(&|y| y < v) + (count(&|y| y == v) + 1.0) / 2.0).collect()

@@ -1,3 +1,6 @@
+//! Adam and its like as plain descent in other coordinates:
+//! the diagonal that gradients are multiplied with, layer by layer.
+
 use std::ops::Range;
 
 use ascribe_curvature::gemm::{Products, Real, Threads};
@@ -9,7 +12,7 @@ use super::SourceError;
 /// gradients are multiplied, and its rank-one approximation `ρ πᵀ`, with which covariances are.
 ///
 /// # Source
-/// METHOD §4.4 (18).
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone)]
 pub struct Conditioner<T> {
     h: Matrix<T>,
@@ -35,7 +38,7 @@ impl<T: Real> Conditioner<T> {
     /// As [`Conditioner::from_second_moments`].
     ///
     /// # Source
-    /// METHOD §4.4, `adam = scalar`.
+    /// `docs/method.md`, Source, `adam = scalar`.
     pub fn scalar(layer: &LayerSpec, moments: &[&[T]], epsilon: f64) -> Result<Self, SourceError> {
         let mean = mean_moments(layer, moments)?;
         let inverse = mean.iter().map(|v| v.sqrt() + epsilon).sum::<f64>() / mean.len() as f64;

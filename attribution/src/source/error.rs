@@ -1,3 +1,5 @@
+//! Why a walk over a training run cannot be built.
+
 /// Why a walk over training cannot be built.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,3 +1,5 @@
+//! The curvature of a segment of training, fitted over all of its checkpoints.
+
 use ascribe_curvature::gemm::{Products, Real};
 use ascribe_curvature::random::stream;
 use ascribe_curvature::{BlockWidth, CovarianceSum, Factors, LambdaSum, Network, Tap, TapSink};
@@ -32,7 +34,7 @@ pub struct LegCheckpoint<'a, N: Network> {
 /// Checkpoints of different layers, weights that do not sum to 1; those of the passes.
 ///
 /// # Source
-/// METHOD §4.2 (15), §4.4.
+/// `docs/method.md`, Source.
 pub fn fit_leg<N: Network, T: Real>(
     checkpoints: &[LegCheckpoint<'_, N>],
     labels: LabelMode,

@@ -7,7 +7,7 @@ use ascribe_curvature::{Momentum, SpectralFn, Step};
 /// A segment's function for a layer whose rates are `rate` times the stage's; a function without rates stays.
 ///
 /// # Source
-/// METHOD (10) to (12), (17): `τ`, the decay's exponent and every `η_k` are proportional to the rate.
+/// `docs/method.md`, Source: `τ`, the decay's exponent and every `η_k` are proportional to the rate.
 pub(crate) fn at_rate(f: SpectralFn, rate: f64) -> SpectralFn {
     if rate == 1.0 {
         return f;

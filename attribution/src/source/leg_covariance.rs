@@ -1,3 +1,5 @@
+//! The covariances of a segment, in the coordinates of its optimizer.
+
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
     BlockWidth, CovarianceBlock, Eigenbasis, Eigenpairs, Error, LayerSpec, SharedInputs, SymmetricMatrix, decompose,
@@ -8,7 +10,7 @@ use super::{Conditioner, PooledCovariance};
 /// The covariances of a segment, conditioned where there is a conditioner.
 ///
 /// # Source
-/// METHOD §4.2 (15), §4.4, step 2.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Copy)]
 pub struct LegCovariance<'a, T> {
     /// All layers.

@@ -1,3 +1,6 @@
+//! A training run as a walk: each segment becomes a leg, with the functions of the curvature that say how it responds to a
+//! gradient and how it carries older changes on (Bae et al. 2024).
+
 use std::sync::Arc;
 
 use ascribe_curvature::gemm::Real;
@@ -78,7 +81,7 @@ impl<'a, T: Real> Walk<'a, T> {
     /// product form whose steps are too long for the curvature.
     ///
     /// # Source
-    /// METHOD (10)-(14), (16), (17), (19), §4.5.
+    /// `docs/method.md`, Source.
     pub fn source(
         legs: &[SourceLeg<'a, T>],
         layers: &[LayerSpec],
@@ -219,7 +222,7 @@ fn steps(stage: &TrainingStage, segment: &Segment, rate: impl Fn(usize, f64) -> 
 /// rates.
 ///
 /// # Source
-/// METHOD §4.7.
+/// `docs/method.md`, Source.
 pub fn tracin_weight(stage: &TrainingStage, segment: &Segment, checkpoint: usize) -> f64 {
     segment.checkpoints[checkpoint].weight * segment.tau / stage.n_examples() as f64
 }
@@ -228,7 +231,7 @@ pub fn tracin_weight(stage: &TrainingStage, segment: &Segment, checkpoint: usize
 /// having saturated, and Source is close to a sum of gradient products.
 ///
 /// # Source
-/// METHOD §4.4, "On a real run".
+/// `docs/method.md`, Source.
 pub fn exponents<T: Real>(factors: &LayerFactors<T>, segment: &Segment, levels: &[f64]) -> Vec<f64> {
     let mut values: Vec<f64> = match &factors.lambda {
         Some(lambda) => lambda.as_slice().iter().map(|sigma| sigma * segment.tau).collect(),
@@ -245,7 +248,7 @@ pub fn exponents<T: Real>(factors: &LayerFactors<T>, segment: &Segment, levels: 
 /// both cases, so that a median says little.
 ///
 /// # Source
-/// METHOD (10), §4.4.
+/// `docs/method.md`, Source.
 pub fn forgotten<T: Real>(factors: &LayerFactors<T>, segment: &Segment) -> f64 {
     let share = |sigma: f64| -(-(segment.tau * sigma + segment.decay_exponent)).exp_m1();
     let Some(lambda) = &factors.lambda else { return share(1.0) };

@@ -14,7 +14,7 @@
 //! one network.
 //!
 //! # Source
-//! METHOD §4.
+//! `docs/method.md`, Source.
 
 mod conditioner;
 mod error;

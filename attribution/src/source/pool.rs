@@ -1,3 +1,5 @@
+//! The weighted mean of the covariances of a segment's checkpoints, one matrix at a time.
+
 use std::ops::Range;
 
 use ascribe_curvature::{Counts, Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricMatrix};
@@ -8,7 +10,7 @@ use super::SourceError;
 /// is that matrix's turn.
 ///
 /// # Source
-/// METHOD (15).
+/// `docs/method.md`, Source.
 #[derive(Debug)]
 pub struct PooledCovariance(Vec<(f64, Covariance)>);
 
@@ -61,7 +63,7 @@ impl PooledCovariance {
 /// The weighted mean of Λ over a segment's checkpoints, each in the segment's basis.
 ///
 /// # Source
-/// METHOD (15).
+/// `docs/method.md`, Source.
 #[derive(Debug, Default)]
 pub struct LambdaPool {
     sum: Option<Lambda>,

@@ -1,3 +1,5 @@
+//! Sums of scores over checkpoints, legs and stages.
+
 /// Scores summed over checkpoints, legs and stages in `f64`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreSum {

@@ -1,3 +1,5 @@
+//! The influence of each training example on itself through a whole training run.
+
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
@@ -28,7 +30,7 @@ pub struct WalkCheckpoint<'a, N> {
 /// [`Error::NonFiniteScore`]; the networks', [`Error::Interrupted`].
 ///
 /// # Source
-/// METHOD §4.6.
+/// `docs/method.md`, Source.
 pub fn self_influence<N: Network, T: Real>(
     own: &Sweep<'_, N>,
     walk: &Walk<'_, T>,
@@ -84,7 +86,7 @@ pub fn self_influence<N: Network, T: Real>(
 /// As [`self_influence`].
 ///
 /// # Source
-/// METHOD §4.6.
+/// `docs/method.md`, Source.
 pub fn leg_self_influence<N: Network, T: Real>(
     leg: &Leg<'_, T>,
     checkpoints: &[LegCheckpoint<'_, N>],

@@ -12,7 +12,7 @@ use super::{StepRates, TrajectoryError};
 /// first and after the last it is held.
 ///
 /// # Source
-/// METHOD §4.1 (loss scale), trap 32.
+/// `docs/method.md`, Source (loss scale).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Clipping {
     factors: Vec<f64>,

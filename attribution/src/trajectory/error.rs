@@ -1,3 +1,5 @@
+//! Why numbers do not describe a training run.
+
 /// Why numbers do not describe a training run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,3 +1,5 @@
+//! What training divided an example's summed loss by.
+
 use super::TrajectoryError;
 use super::error::within;
 
@@ -7,7 +9,7 @@ use super::error::within;
 /// through `τ = c Σ η`; taking it wrong by the sequence length makes every `τσ` wrong by that factor.
 ///
 /// # Source
-/// METHOD §4.1, table of `c`.
+/// `docs/method.md`, Source, table of `c`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum LossScale {

@@ -1,6 +1,6 @@
 //! Validated numbers of a training run: stages, steps, rates, optimizer, segments.
 //!
-//! A [`Trajectory`] holds what Source needs to know about training, in METHOD's symbols and nothing of files:
+//! A [`Trajectory`] holds what Source needs to know about training, in the symbols of `docs/method.md` and nothing of files:
 //! checkpoints have a step and a name, not a path. Readers of foreign formats build it through the constructors
 //! here, so that a value that exists is one that a walk can use.
 //!
@@ -12,7 +12,7 @@
 //! | `w_a` | [`SegmentCheckpoint::weight`] |
 //!
 //! # Source
-//! METHOD §4.1, §4.3, §4.5, §4.8.
+//! `docs/method.md`, Source.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,3 +1,5 @@
+//! The optimizers whose updates Source knows how to follow.
+
 use super::TrajectoryError;
 use super::error::within;
 
@@ -15,7 +17,7 @@ pub enum WeightDecay {
 /// Names and signs are those of `torch.optim`.
 ///
 /// # Source
-/// METHOD §4.3 (momentum, decay), §4.4 (Adam).
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Optimizer {
@@ -76,7 +78,7 @@ impl Optimizer {
     /// `(1-τ_d)/(1-β)`, Nesterov `1 + β(1-τ_d)/(1-β)`. Adam's β₁ does not rescale: its buffer is dampened by `1-β₁`.
     ///
     /// # Source
-    /// METHOD §4.3.
+    /// `docs/method.md`, Source.
     pub fn terminal_factor(&self) -> f64 {
         match *self {
             Self::Sgd { momentum, dampening, nesterov: false, .. } if momentum > 0.0 => {

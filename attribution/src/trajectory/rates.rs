@@ -1,3 +1,5 @@
+//! The learning rate of every step of a stage of training, and the sums of them that Source needs.
+
 use std::ops::Range;
 
 use super::TrajectoryError;

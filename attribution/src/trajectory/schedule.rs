@@ -1,10 +1,12 @@
+//! Learning-rate schedules as closed functions of the step.
+
 use super::TrajectoryError;
 use super::error::within;
 
 /// A learning rate as a closed function of the step, as `transformers.get_scheduler` makes it.
 ///
 /// # Source
-/// METHOD §4.8; transformers 5.23 `optimization.py`, whose order of operations is kept so that rates agree to
+/// `docs/method.md`, Source; transformers 5.23 `optimization.py`, whose order of operations is kept so that rates agree to
 /// rounding even where a cosine nearly cancels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedule {

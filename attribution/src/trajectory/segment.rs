@@ -1,3 +1,5 @@
+//! How a stage of training is cut into segments, and what each checkpoint of one counts.
+
 use std::ops::Range;
 
 use super::{TrainingStage, TrajectoryError};
@@ -50,7 +52,7 @@ pub struct SegmentCheckpoint {
 /// [`decay_exponent`](Self::decay_exponent). Under Adam and AdamW `σ` is an eigenvalue of the conditioned curvature.
 ///
 /// # Source
-/// METHOD §4.1, §4.3 (17).
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
     /// Its updates `k`, half open.
@@ -112,7 +114,7 @@ impl Segment {
 /// More segments than checkpoints; borders out of order; a segment without a checkpoint.
 ///
 /// # Source
-/// METHOD §4.1, "Points where the paper leaves a choice".
+/// `docs/method.md`, Source.
 pub fn segments(
     stage: &TrainingStage,
     rule: &SegmentRule,

@@ -1,3 +1,5 @@
+//! A stage of training: steps over one dataset with one optimizer, its checkpoints, and the layers that it trained.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::within;
@@ -15,7 +17,7 @@ pub struct CheckpointAt {
 /// Which layers a stage changed.
 ///
 /// # Source
-/// METHOD §4.5.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum TrainedLayers {
     /// Every layer of the network.
@@ -63,7 +65,7 @@ pub struct StageNumbers {
 /// A part of training with its own data, loss, optimizer and rates; every value is checked.
 ///
 /// # Source
-/// METHOD §4.1, §4.5.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainingStage(StageNumbers);
 
@@ -212,7 +214,7 @@ impl TrainingStage {
     /// `η_k c f` of update `k`: its rate with loss scale and clipping, without momentum. For the product form.
     ///
     /// # Source
-    /// METHOD (12).
+    /// `docs/method.md`, Source.
     pub fn scaled_rate(&self, k: usize) -> Option<f64> {
         let clipped = self.0.clipping.as_ref().map_or(1.0, |clipping| clipping.factor(k));
         Some(self.0.rates.rate(k)? * clipped * self.0.loss_scale.value())

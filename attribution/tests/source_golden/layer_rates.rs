@@ -1,4 +1,4 @@
-//! Layers with rates of their own, against training's update rule followed step by step (METHOD (9) to (12), (16)).
+//! Layers with rates of their own, against training's update rule followed step by step (`docs/method.md`, Source).
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
 //! Limits of Source on whole pipelines, stages with data and layers of their own, TracIn, and self-influence without a
-//! walk, against their definitions written out with dense matrices (METHOD §4.5 to §4.7).
+//! walk, against their definitions written out with dense matrices (`docs/method.md`, Source).
 
 use std::collections::BTreeSet;
 

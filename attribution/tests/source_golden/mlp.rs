@@ -1,5 +1,5 @@
 //! Two segments of two checkpoints with EK-FAC of the expected Fisher, by SGD and by AdamW, from passes over data to
-//! scores (golden `source_mlp`; METHOD §4.1 to §4.6).
+//! scores (golden `source_mlp`; `docs/method.md`, Source).
 
 use ascribe_attribution::source::{
     Conditioner, LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, WalkCheckpoint, fit_leg,

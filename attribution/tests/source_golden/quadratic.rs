@@ -1,5 +1,5 @@
 //! Two segments with constant curvature and gradients that do not commute: closed forms of every optimizer against
-//! step-by-step iteration (golden `source_quadratic`; METHOD §4.1 to §4.7).
+//! step-by-step iteration (golden `source_quadratic`; `docs/method.md`, Source).
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
 //! Least squares by full-batch descent, where K-FAC is the exact Hessian: one leg for each step is the exact
-//! derivative, and averaged parameters change nothing (golden `source_linear_regression`; METHOD §4.1, §4.2).
+//! derivative, and averaged parameters change nothing (golden `source_linear_regression`; `docs/method.md`, Source).
 
 use ascribe_attribution::source::{
     LegCheckpoint, LegCurvature, ScoreSum, SourceForm, SourceLeg, SourceOptions, fit_leg,

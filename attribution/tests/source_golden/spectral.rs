@@ -1,4 +1,4 @@
-//! Scalar functions (METHOD §2.4, §4.3, §4.7).
+//! Scalar functions (`docs/method.md`, Source).
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! One leg for each step, exact curvature, and what each example adds to the step's own batch: differentiation through
-//! training (golden `source_unrolled_mlp`; METHOD §4.7). All parameters are one layer of one output here.
+//! training (golden `source_unrolled_mlp`; `docs/method.md`, Source). All parameters are one layer of one output here.
 
 use ascribe_attribution::source::{Conditioner, LegCurvature, SourceForm, SourceLeg, SourceOptions};
 use ascribe_attribution::{Buffer, Walk};

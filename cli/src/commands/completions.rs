@@ -1,3 +1,5 @@
+//! `ascribe completions`: what a shell needs to complete flags.
+
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 

@@ -1,3 +1,5 @@
+//! `ascribe fit`: the first step of a job alone, the curvature.
+
 use ascribe::attribution::store::Shard;
 use clap::Args;
 

@@ -1,3 +1,5 @@
+//! `ascribe influence`: the whole job, at one checkpoint or averaged over several.
+
 use std::path::PathBuf;
 
 use ascribe::job::Job;

@@ -1,3 +1,5 @@
+//! `ascribe man`: manual pages from the same definition as the help.
+
 use std::path::PathBuf;
 
 use anyhow::Context;

@@ -1,3 +1,5 @@
+//! `ascribe merge`: what shards left, joined.
+
 use std::path::PathBuf;
 
 use clap::Args;

@@ -1,3 +1,5 @@
+//! `ascribe plan`: what a job will cost, before any of it is done.
+
 use std::path::PathBuf;
 use std::time::Instant;
 

@@ -1,3 +1,5 @@
+//! `ascribe query`: the second step of a job alone, the queries' vectors.
+
 use clap::Args;
 
 use super::session::Session;

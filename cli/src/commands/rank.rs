@@ -1,3 +1,5 @@
+//! `ascribe rank`: the last step of a job, strongest proponents and opponents from stored scores.
+
 use clap::Args;
 
 use super::session::Session;

@@ -1,3 +1,5 @@
+//! `ascribe report`: a finished run as one page.
+
 use std::path::PathBuf;
 
 use clap::Args;

@@ -1,3 +1,5 @@
+//! `ascribe run`: a job from a file.
+
 use std::path::PathBuf;
 
 use clap::Args;

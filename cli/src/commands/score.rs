@@ -1,3 +1,5 @@
+//! `ascribe score`: the third step of a job alone, scores of training examples.
+
 use ascribe::attribution::store::Shard;
 use clap::Args;
 

@@ -1,3 +1,5 @@
+//! `ascribe source`: scores through a whole training run.
+
 use clap::Args;
 
 use super::influence::{Printing, whole};

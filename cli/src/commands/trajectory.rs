@@ -1,3 +1,5 @@
+//! `ascribe trajectory`: what is known of a training run, and what is not.
+
 use std::path::{Path, PathBuf};
 
 use ascribe::job::{Job, Saturation};

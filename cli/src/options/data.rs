@@ -1,3 +1,5 @@
+//! Flags about training examples, queries and how their texts become tokens.
+
 use std::path::PathBuf;
 
 use ascribe::job::{Job, Side, SpecialTokens};

@@ -1,3 +1,5 @@
+//! Flags about the method: curvature, damping, measurement, solves.
+
 use std::path::PathBuf;
 
 use ascribe::job::{

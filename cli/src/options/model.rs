@@ -1,3 +1,5 @@
+//! Flags about the checkpoint, its adapter, and which layers are tracked.
+
 use std::path::PathBuf;
 
 use ascribe::job::{CheckpointsRequest, Job, Precision};

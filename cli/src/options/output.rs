@@ -1,3 +1,5 @@
+//! Flags about results: where they go, and which are kept.
+
 use std::path::PathBuf;
 
 use ascribe::job::{Job, ScoreScale, Several, StoreScores};

@@ -1,3 +1,5 @@
+//! Flags about what a run may use: memory, disk, threads, device.
+
 use ascribe::job::{DeviceRequest, Job};
 use clap::Args;
 

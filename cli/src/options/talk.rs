@@ -1,3 +1,5 @@
+//! Flags about what is said on stderr while the work goes on.
+
 use clap::{Args, ValueEnum};
 
 /// What is said on stderr while the work goes on.

@@ -1,3 +1,5 @@
+//! Flags about the training run that influence is averaged over or that Source follows.
+
 use std::path::PathBuf;
 
 use ascribe::job::{

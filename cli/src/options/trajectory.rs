@@ -1,3 +1,5 @@
+//! Flags about how a training run is understood where its files do not say it.
+
 use std::path::PathBuf;
 
 use ascribe::job::MeanWeights;

@@ -1,3 +1,5 @@
+//! Tests of eigendecompositions against their definition.
+
 use super::*;
 
 /// Numbers in -1..1 without a pattern.

@@ -1,3 +1,5 @@
+//! Tests of matrix products against loops.
+
 use super::*;
 
 fn numbers<T: Real>(n: usize, seed: u64) -> Vec<T> {

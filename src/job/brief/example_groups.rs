@@ -18,7 +18,7 @@ pub struct RankedGroup {
     /// Sum of their scores for the query.
     ///
     /// # Source
-    /// METHOD §3.8: effects add to first order, the less so the larger the group's share of the data is.
+    /// `docs/method.md`, Score: effects add to first order, the less so the larger the group's share of the data is.
     pub score: f64,
 }
 

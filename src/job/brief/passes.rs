@@ -131,7 +131,7 @@ impl Brief {
                     for ((stage, segment), fit) in training.segments().iter().zip(&training.fits) {
                         for place in &fit.places {
                             let n = training.stages[*stage].n_examples as f64;
-                            // its share of the segment's rates, METHOD §4.7
+                            // its share of the segment's rates, `docs/method.md`, Source
                             let weight = place.weight * segment.tau / n;
                             let set = VectorSet { answer, network: place.network };
                             add(Site { network: place.network, stage: *stage }, Contribution { set, leg: 0, weight });

@@ -64,7 +64,7 @@ pub struct StageSummary {
     pub name: String,
     /// What was read of its file.
     pub train: DataSummary,
-    /// N of METHOD §1.3: examples that its objective averaged over.
+    /// N of `docs/method.md`, Score: examples that its objective averaged over.
     pub train_size: usize,
 }
 

@@ -1,7 +1,6 @@
 //! Operations of each part of a job, as functions of shapes: products alone, a multiply-add counting two.
 //!
-//! # Source
-//! METHOD §8.1 to §8.6; routes by [`contraction`](crate::curvature::contraction), which the passes ask too.
+//! Routes are those of [`contraction`](crate::curvature::contraction), which the passes ask too.
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, is_first_of_group};

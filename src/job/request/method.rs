@@ -164,7 +164,7 @@ pub enum Fisher {
     Empirical,
 }
 
-/// Scale of K-FAC's eigenvalues (METHOD §1.2).
+/// Scale of K-FAC's eigenvalues (`docs/method.md`, Curvature).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KfacScale {
@@ -250,7 +250,7 @@ impl From<AggregateRequest> for Aggregate {
     }
 }
 
-/// What finished scores are divided by (METHOD §3.6).
+/// What finished scores are divided by (`docs/method.md`, Score).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalize {

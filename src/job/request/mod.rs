@@ -297,7 +297,7 @@ pub enum StoreScores {
     Top,
 }
 
-/// Unit of the scores (METHOD §1.3).
+/// Unit of the scores (`docs/method.md`, Score).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ScoreScale {

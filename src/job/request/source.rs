@@ -58,7 +58,7 @@ impl SourceRequest {
 /// What a segment's checkpoints are averaged in.
 ///
 /// # Source
-/// METHOD §4.2.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Average {
@@ -95,7 +95,7 @@ impl From<FormRequest> for SourceForm {
 /// How Adam's preconditioner enters.
 ///
 /// # Source
-/// METHOD §4.4.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdamRequest {
@@ -124,7 +124,7 @@ pub enum Beside {
 /// What self-influence means for Source.
 ///
 /// # Source
-/// METHOD §4.6.
+/// `docs/method.md`, Source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SelfInfluenceForm {

@@ -30,7 +30,7 @@ use crate::trajectory::{ReadError, TrainingRun};
 pub(in crate::job) struct Stage {
     /// Its name.
     pub name: String,
-    /// N of METHOD §1.3: examples that its objective averaged over.
+    /// N of `docs/method.md`, Score: examples that its objective averaged over.
     pub n_examples: usize,
     /// Those that are scored.
     pub train: Dataset,

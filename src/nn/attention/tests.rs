@@ -1,3 +1,5 @@
+//! Tests of attention: fused against composed, and both against central differences.
+
 use candle_core::{DType, Var};
 
 use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};

@@ -1,3 +1,5 @@
+//! Sixteen numbers at a time: what kernels are written with, and what compilers turn into vector instructions.
+
 use std::ops::{Add, Div, Mul, Sub};
 
 /// Number of lanes.

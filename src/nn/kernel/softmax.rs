@@ -79,7 +79,7 @@ vectorised!(
     /// with a positive weight.
     ///
     /// # Source
-    /// METHOD §1.4. Whole blocks are summed at once, which moves the running sum by its rounding in f64.
+    /// `docs/method.md`, Curvature. Whole blocks are summed at once, which moves the running sum by its rounding in f64.
     pub(in crate::nn) fn select(weights: &[f32], threshold: f64) -> usize = select_lanes
 );
 

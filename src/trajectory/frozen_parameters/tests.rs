@@ -1,3 +1,5 @@
+//! Tests of which parameters a training run left unchanged.
+
 use std::path::PathBuf;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of reading `optimizer.pt`.
+
 use std::io::{Read, Write};
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of the reader of pickles: what Python wrote, and what is hostile.
+
 use proptest::prelude::*;
 
 use super::machine::{MAX_STACK, long};

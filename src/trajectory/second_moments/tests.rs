@@ -1,3 +1,5 @@
+//! Tests of second moments as layers have them.
+
 use std::path::PathBuf;
 
 use safetensors::Dtype;

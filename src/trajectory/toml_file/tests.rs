@@ -1,3 +1,5 @@
+//! Tests of reading a run that is written down as TOML.
+
 use ascribe_attribution::trajectory::{CheckpointWeights, ScheduleKind, SegmentRule, Trajectory, segments};
 
 use super::super::Stated;

@@ -1,7 +1,7 @@
 //! The output folder of a Hugging Face Trainer.
 //!
 //! # Source
-//! FORMATS §3 to §5.
+//! transformers' `trainer.py` and `trainer_callback.py`, which write the folder.
 
 mod arguments;
 mod checkpoints;

@@ -4,7 +4,7 @@
 //! allowed. A step that was not logged never counts as zero.
 //!
 //! # Source
-//! METHOD §4.8, FORMATS §4, traps 19 to 22.
+//! `docs/method.md`, Source.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Tests of reading a Trainer's output folder.
+
 use ascribe_attribution::trajectory::{CheckpointWeights, LossScale, Optimizer, ScheduleKind, SegmentRule, segments};
 use serde_json::Value as Json;
 

@@ -1,3 +1,5 @@
+//! Tests of turning what was read into stages of training.
+
 use std::path::{Path, PathBuf};
 
 use super::*;

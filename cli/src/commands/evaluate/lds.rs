@@ -1,3 +1,5 @@
+//! `ascribe evaluate lds`: summed scores against outcomes of retraining.
+
 use std::fmt::Write;
 
 use anyhow::Context;

@@ -1,3 +1,5 @@
+//! `ascribe evaluate retrieval`: known answers among the strongest proponents.
+
 use std::fmt::Write;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! `ascribe evaluate subsets`: which training examples to keep or remove before retraining.
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! What `ascribe inspect` says of a checkpoint's folder.
+
 use std::fmt::Write;
 use std::path::Path;
 

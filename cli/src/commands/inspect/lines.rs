@@ -1,3 +1,5 @@
+//! What `ascribe inspect` says of a file of JSON lines.
+
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 

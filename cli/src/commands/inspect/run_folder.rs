@@ -1,3 +1,5 @@
+//! What `ascribe inspect` says of a run folder.
+
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;

@@ -1,3 +1,5 @@
+//! What `ascribe inspect` says of a file of tensors.
+
 use std::fmt::Write;
 use std::path::Path;
 
