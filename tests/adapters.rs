@@ -300,3 +300,23 @@ fn source_follows_a_trainers_run_of_an_adapter() -> Outcome {
     assert_eq!((0..4).filter(|&k| first(k) == Some(format!("fact-{k}-a"))).count(), 4, "{rankings:?}");
     Ok(())
 }
+
+/// Names of labels that belong to another classifier than the adapter's are not taken over without a word.
+#[test]
+fn labels_of_another_classifier_are_named() {
+    let notes = |name: &str| {
+        let folder = fixture(&format!("adapters/{name}"));
+        let options = options(base_of(&folder), DType::F32, AdapterMode::Only);
+        Model::load(&folder, &options).expect(name).notes().join("\n")
+    };
+    assert!(
+        notes("roberta-classes").contains("`id2label` has 4 labels and is not used"),
+        "{}",
+        notes("roberta-classes")
+    );
+    assert!(
+        notes("qwen2-classes").contains("trained as `Qwen2ForSequenceClassification`"),
+        "{}",
+        notes("qwen2-classes")
+    );
+}

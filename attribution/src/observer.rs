@@ -57,7 +57,7 @@ pub enum Event {
     },
     /// A pass begins; `done` of its `total` units were found finished from an earlier run.
     Started {
-        /// Which.
+        /// The pass that begins.
         pass: Pass,
         /// Units already there.
         done: u64,

@@ -44,7 +44,7 @@ impl Directions {
         self.count
     }
 
-    /// Those of one layer, `[Q, O, columns]`.
+    /// The directions of one layer's weights, `[Q, O, columns]`.
     ///
     /// # Errors
     /// If there is no such layer.
@@ -64,7 +64,7 @@ impl Directions {
         Tensor::zeros((self.count, spec.outputs, spec.columns()), like.dtype(), like.device())
     }
 
-    /// Some of them.
+    /// A range of the directions, in every layer.
     ///
     /// # Errors
     /// If there are not so many.

@@ -132,7 +132,7 @@ impl Traced {
         Self { value, tape: None, place: None, tangents: None }
     }
 
-    /// The same value, moving along directions: one tangent below the other, `[Q · R, ...]`.
+    /// This value with its tangents along Q directions, one below the other, `[Q · R, ...]`.
     ///
     /// # Errors
     /// If the tangents are no whole number of the value's shape.
@@ -445,13 +445,18 @@ fn stacked(parts: &[Tensor]) -> Result<Tensor> {
     }
 }
 
+/// How many gradients at an output stand one below the other.
+fn gradients(output: &Tensor, gradient: &Tensor) -> Result<usize> {
+    if output.dims() == gradient.dims() { Ok(1) } else { directions(output, gradient) }
+}
+
 /// The gradients at the inputs of an op for every gradient at its output, where several stand one below the other.
 fn each<const N: usize>(
     output: &Tensor,
     gradient: &Tensor,
     back: impl Fn(&Tensor) -> Result<[Option<Tensor>; N]>,
 ) -> Result<[Option<Tensor>; N]> {
-    let count = if output.dims() == gradient.dims() { 1 } else { directions(output, gradient)? };
+    let count = gradients(output, gradient)?;
     if count == 1 {
         return back(gradient);
     }
@@ -477,7 +482,7 @@ fn each_place<const N: usize>(
     gradient: &Tensor,
     back: impl Fn(&Tensor) -> Result<[Option<Tensor>; N]>,
 ) -> Result<[Option<Tensor>; N]> {
-    let count = if output.dims() == gradient.dims() { 1 } else { directions(output, gradient)? };
+    let count = gradients(output, gradient)?;
     if count == 1 {
         return back(gradient);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 /// What a model reads of one example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowShape {
-    /// So many numbers.
+    /// A list of so many numbers.
     Numbers(usize),
     /// An image.
     Image {
@@ -19,7 +19,7 @@ pub enum RowShape {
 /// Which images a model can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageSize {
-    /// Those of one size alone.
+    /// Images of one size alone.
     Exactly {
         /// Rows of pixels.
         height: usize,
@@ -28,7 +28,7 @@ pub enum ImageSize {
         /// Positions that the model has of an image: its patches and the class token.
         positions: usize,
     },
-    /// Those of any size, of which every pixel counts as a position; all images of a file have one size.
+    /// Images of any size, as long as a file has one; every pixel counts as a position.
     Any,
 }
 

@@ -71,7 +71,7 @@ impl Config {
         &self.keys
     }
 
-    /// The same file with other values of some keys, `null` for those that do not count.
+    /// This configuration with other values of some keys; `null` makes a key count as absent.
     pub(super) fn with<const N: usize>(mut self, keys: [(&str, Value); N]) -> Self {
         self.keys.extend(keys.map(|(key, value)| (key.to_owned(), value)));
         self

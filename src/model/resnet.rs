@@ -48,7 +48,7 @@ enum Role {
 }
 
 impl Names {
-    /// Those that the weights have; transformers' if they have neither.
+    /// The naming that the weights have; transformers' if they have neither.
     fn of(weights: &Weights) -> Self {
         if weights.contains("conv1.weight") { Self::Torchvision } else { Self::Transformers }
     }

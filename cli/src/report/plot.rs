@@ -41,9 +41,9 @@ const BINS: usize = 64;
 pub(crate) struct Histogram {
     /// Columns whose height is the logarithm of a count, as a path.
     pub(crate) columns: String,
-    /// Marks of the scores that are shown as cards, helping ones and hurting ones.
+    /// Marks of the positive scores that are shown as cards, as a path.
     pub(crate) helping: String,
-    /// As above.
+    /// Marks of the negative scores that are shown as cards, as a path.
     pub(crate) hurting: String,
     /// Where zero is.
     pub(crate) zero: f64,

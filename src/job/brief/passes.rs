@@ -81,7 +81,7 @@ impl Brief {
         pass.contributions.len() * self.query_rows()
     }
 
-    /// Those of the pass that meets most.
+    /// Query vectors that the largest pass over training examples meets.
     pub(in crate::job) fn most_vectors(&self) -> usize {
         self.score_passes(&self.all_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }

@@ -36,7 +36,7 @@ fn job() -> Job {
     job
 }
 
-/// The same over the run that trained it.
+/// A job of Source over the run that trained the small perceptron.
 fn source_job() -> Job {
     let path = fixtures().join("mlp-trajectory/trajectory.toml").display().to_string();
     let request: TrajectoryRequest = toml::from_str(&format!("path = {path:?}\n")).expect("a request");

@@ -127,7 +127,7 @@ pub(in crate::job) struct SolveSize {
 }
 
 impl SolveSize {
-    /// Those of a job; none if its layers are solved one by one.
+    /// The sizes of a job's joint solves; none if its layers are solved one by one.
     pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
         let (method, rows) = (&brief.job.method, brief.query_rows());
         (method.solve == Solve::GaussNewton && rows > 0).then(|| Self {
@@ -160,7 +160,7 @@ impl QuerySizes {
 }
 
 impl<'a> Sizes<'a> {
-    /// Those of a job whose data were read: positions of the longest example, and bytes of all examples.
+    /// The sizes of a job whose data were read: its longest example has `longest` positions, all have `data` bytes.
     pub(in crate::job) fn of(brief: &'a Brief, limits: Limits, longest: usize, data: u64) -> Self {
         let (training, method) = (&brief.training, &brief.job.method);
         let of_fit = |(_, fit): (usize, &Fit)| FitSize {

@@ -28,7 +28,7 @@ pub struct StepReport {
 /// One stage of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StageReport {
-    /// Which.
+    /// The stage's name.
     pub stage: String,
     /// Wall time in this process.
     pub seconds: f64,

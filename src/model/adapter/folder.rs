@@ -134,6 +134,11 @@ fn of_task(config: Config, settings: &AdapterConfig, tensors: &Weights) -> Resul
         false => config.with([("id2label", Value::Null), ("label2id", Value::Null), ("num_labels", outputs.into())]),
     };
     if named {
+        if let Some(stated) = stated.filter(|&stated| stated != outputs) {
+            config.note(format!(
+                "the base's `id2label` has {stated} labels and is not used: the adapter's classifier has {outputs} outputs"
+            ));
+        }
         return Ok(config);
     }
     let class = Architecture::of(&config)?.class_of_texts();

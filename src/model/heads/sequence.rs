@@ -30,7 +30,7 @@ pub(in crate::model) enum Pooling {
     },
     /// The mean over all tokens.
     Mean,
-    /// It was made before: each example has one hidden state.
+    /// None: each example has one hidden state already.
     Before,
 }
 
