@@ -8,8 +8,9 @@ use ascribe::data::{DataOptions, Format, ModelLimits, Role, Tokenizer, read_toke
 use libfuzzer_sys::fuzz_target;
 
 static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/gpt2-tiny/tokenizer.json");
-    Arc::new(Tokenizer::load(&file).expect("the fixture's tokenizer"))
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(file.path(), include_bytes!("../../fixtures/gpt2-tiny/tokenizer.json")).expect("it can be written");
+    Arc::new(Tokenizer::load(file.path()).expect("the fixture's tokenizer"))
 });
 
 // The first byte chooses the options.
