@@ -39,6 +39,36 @@ pub enum DataError {
         /// What is wrong with it.
         problem: LineProblem,
     },
+    /// One row of the file is wrong, and rows are not lines.
+    #[error("{}, row {row}: {problem}", file.display())]
+    Row {
+        /// The file.
+        file: PathBuf,
+        /// The row, counted from 1.
+        row: usize,
+        /// What is wrong with it.
+        problem: LineProblem,
+    },
+    /// The file ends before what it began does.
+    #[error("{}: ends within its {form}, behind row {rows}", file.display())]
+    CutShort {
+        /// The file.
+        file: PathBuf,
+        /// What is not complete.
+        form: &'static str,
+        /// Whole rows before that.
+        rows: usize,
+    },
+    /// Something stands between or behind the elements of a JSON array.
+    #[error("{}: behind row {rows} stands `{found}`, where a comma or the array's end is due", file.display())]
+    BetweenElements {
+        /// The file.
+        file: PathBuf,
+        /// Elements before it.
+        rows: usize,
+        /// The character.
+        found: String,
+    },
     /// Packing leaves nothing: all documents together are shorter than one block.
     #[error("{}: {tokens} tokens in all, which do not fill one block of {length}", file.display())]
     NoBlock {
@@ -232,7 +262,7 @@ fn conversion(file: &Path) -> String {
             "give a file; a folder that `datasets` saved becomes one by `datasets.load_from_disk({name:?}).to_json({:?})`",
             format!("{name}.jsonl")
         ),
-        _ => "`.jsonl`, `.ndjson` (or `.json` with one object a line) and `.txt` are read".into(),
+        _ => "`.jsonl`, `.ndjson`, `.json` and `.txt` are read".into(),
     }
 }
 
@@ -251,7 +281,9 @@ impl DataError {
             Self::BrokenConfig { .. } => return None,
             Self::Format { file } => conversion(file),
             Self::Empty { .. } => "a data file needs at least one example".into(),
-            Self::Line { problem, .. } => return problem.hint(),
+            Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
+            Self::CutShort { .. } => "was it copied or written to its end?".into(),
+            Self::BetweenElements { .. } => "a `.json` file is one array of objects, or one object a line".into(),
             Self::PackedLabels { .. } => "leave `--pack` out".into(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
             Self::BlockWithoutTarget { .. } => {

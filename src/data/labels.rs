@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::jsonl::kind;
+use super::fields::kind;
 use super::line_problem::LineProblem;
 use super::targets::{Target, Task};
 use crate::foreign_file;

@@ -21,8 +21,10 @@ pub enum LineProblem {
         limit: usize,
     },
     /// No JSON.
-    #[error("broken JSON at column {column}: {message}")]
+    #[error("broken JSON at {}column {column}: {message}", if *line > 1 { format!("its line {line}, ") } else { String::new() })]
     Json {
+        /// Which line of the row, counted from 1.
+        line: usize,
         /// Where, counted from 1.
         column: usize,
         /// What serde said, without the place.
@@ -250,7 +252,7 @@ impl LineProblem {
             Self::TooLong { .. } => "is the file one example a line?".into(),
             Self::Json { .. } => "each line must be one complete JSON object".into(),
             Self::NotObject { found } if found.starts_with("an array") => {
-                "write one object a line: `jq -c '.[]' data.json > data.jsonl`".into()
+                "an array of objects is read from a file whose name ends in `.json`".into()
             }
             Self::NotObject { .. } => "each line must be one JSON object".into(),
             Self::NoContent { fields } if fields.is_empty() => "the object is empty".into(),

@@ -1,6 +1,6 @@
 //! Training and query examples: files in, validated and compact datasets out, and batches of them.
 //!
-//! - **JSON lines** ([`read_tokens`]): each line has `text`; or `prompt` and `completion`, where only the
+//! - **JSON lines and JSON arrays** ([`read_tokens`]): each object has `text`; or `prompt` and `completion`, where only the
 //!   completion's tokens are targets; or `input_ids` with optional `labels` (-100 = no target) and
 //!   `attention_mask`. An `id` (string or integer) names the example, else its line number does; another
 //!   field can be chosen ([`IdField`]). All other fields are kept as metadata. Rows without a token are
@@ -22,11 +22,11 @@ mod document;
 mod error;
 mod example;
 mod excerpt;
+mod fields;
+mod files;
 mod guarded;
-mod jsonl;
 mod labels;
 mod line_problem;
-mod lines;
 mod packing;
 mod read;
 mod row_shape;
@@ -35,7 +35,6 @@ mod specials;
 mod targets;
 #[cfg(test)]
 mod tests;
-mod text;
 mod tokenizer;
 mod tokenizer_file;
 mod tokens;
@@ -43,9 +42,10 @@ mod tokens;
 pub use batch::{Batch, Inputs, RowInputs, TokenInputs, batch, batches};
 pub use dataset::{Dataset, Kind};
 pub use error::DataError;
+pub use files::Format;
 pub use labels::Labels;
 pub use line_problem::LineProblem;
-pub use read::{DataOptions, Format, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
+pub use read::{DataOptions, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
 pub use row_shape::{ImageSize, RowShape};
 pub use rows::{RowDataset, RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};

@@ -12,15 +12,15 @@ use super::dataset::{Dataset, Kind};
 use super::document::{Document, Encoder, OfText};
 use super::error::DataError;
 use super::excerpt::Source;
+use super::fields;
+use super::files::{Bounds, Format, Row, Rows};
 use super::labels::Labels;
 use super::line_problem::LineProblem;
-use super::lines::{Bounds, Lines};
 use super::packing::Packer;
 use super::specials::{Role, Specials};
 use super::targets::Task;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
-use super::{jsonl, text};
 use crate::foreign_file;
 
 /// How a file is read.
@@ -64,30 +64,6 @@ pub struct ModelLimits {
     pub vocabulary: usize,
     /// Positions, if their number is limited.
     pub max_positions: Option<usize>,
-}
-
-/// How the lines of a file are understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object a line.
-    JsonLines,
-    /// One text a line.
-    Text,
-}
-
-impl Format {
-    /// By the file's ending: `.jsonl`, `.ndjson` and `.json`, or `.txt`.
-    ///
-    /// # Errors
-    /// [`DataError::Format`] for any other.
-    pub fn of(file: &Path) -> Result<Self, DataError> {
-        let ending = file.extension().and_then(|ending| ending.to_str()).map(str::to_ascii_lowercase);
-        match ending.as_deref() {
-            Some("jsonl" | "ndjson" | "json") => Ok(Self::JsonLines),
-            Some("txt") => Ok(Self::Text),
-            _ => Err(DataError::Format { file: file.to_owned() }),
-        }
-    }
 }
 
 /// What reading found, for the plan.
@@ -171,10 +147,8 @@ pub fn read_tokens_from(
     let tokens_of = tokenizer.map(Arc::as_ref);
     let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
         .with_labels(options.labels.as_deref(), options.max_length);
-    let parse = match format {
-        Format::JsonLines => jsonl::parse,
-        Format::Text => text::parse,
-    };
+    // lines of plain text have no names of their own
+    let id_field = if format == Format::Text { &IdField::Line } else { &options.id_field };
     let mut collector = Collector {
         file,
         max_length: options.max_length,
@@ -193,17 +167,17 @@ pub fn read_tokens_from(
         report: ReadReport::default(),
     };
     let mut texts = false;
-    let mut lines = Lines::new(reader, file, bounds);
+    let mut rows = Rows::of(reader, file, format, bounds);
     loop {
-        let (chunk, end) = lines.chunk();
-        // Parsed in any order, taken in the file's: the first wrong line is the one reported.
-        let parse = |text: &str| parse(text, &encoder, &options.id_field);
-        let documents: Vec<_> = chunk.par_iter().map(|line| (line.number, parse(&line.text))).collect();
+        let (chunk, end) = rows.chunk();
+        // Parsed in any order, taken in the file's: the first wrong row is the one reported.
+        let parse = |row: Row| row.fields().and_then(|fields| fields::parse(fields, &encoder, id_field));
+        let documents: Vec<_> = chunk.into_par_iter().map(|row| (row.number, parse(row))).collect();
         let last = documents.is_empty();
-        for (line, document) in documents {
+        for (number, document) in documents {
             texts |= document.as_ref().is_ok_and(|document| document.source != Source::Tokens);
-            let taken = document.and_then(|document| collector.take(line, document));
-            taken.map_err(|problem| DataError::Line { file: file.to_owned(), line, problem })?;
+            let taken = document.and_then(|document| collector.take(number, document));
+            taken.map_err(|problem| rows.fail(number, problem))?;
             collector.take_blocks()?;
             collector.end_row();
         }

@@ -26,7 +26,7 @@ const REFUSED: [(&str, &str, &str); 40] = [
     (
         "[{\"text\": \"ab\"}]",
         "x.jsonl:1: an array, expected an object",
-        "write one object a line: `jq -c '.[]' data.json > data.jsonl`",
+        "an array of objects is read from a file whose name ends in `.json`",
     ),
     ("17", "x.jsonl:1: an integer, expected an object", "each line must be one JSON object"),
     ("{}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`", "the object is empty"),

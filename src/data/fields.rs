@@ -1,4 +1,4 @@
-//! JSON lines: one object a line is one example.
+//! The fields of a row, understood as an example.
 
 use std::ops::Range;
 
@@ -16,13 +16,13 @@ const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels
 /// The label of a token without loss (`ignore_index` of PyTorch's cross-entropy).
 const IGNORED: i64 = -100;
 
-/// Reads one line. A field that is `null` counts as absent, since tools that write tables as JSON lines
+/// Reads one row. A field that is `null` counts as absent, since tools that write tables as JSON lines
 /// write every column into every line.
-pub(super) fn parse(line: &str, encoder: &Encoder<'_>, id_field: &IdField) -> Result<Document, LineProblem> {
-    let value: Value = serde_json::from_str(line).map_err(broken)?;
-    let Value::Object(mut fields) = value else {
-        return Err(LineProblem::NotObject { found: kind(&value) });
-    };
+pub(super) fn parse(
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+    id_field: &IdField,
+) -> Result<Document, LineProblem> {
     let id = match id_field {
         IdField::Line => None,
         IdField::Default => id("id", fields.shift_remove("id"))?,
@@ -221,11 +221,4 @@ pub(super) fn kind(value: &Value) -> &'static str {
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     }
-}
-
-fn broken(error: serde_json::Error) -> LineProblem {
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let message = error.to_string();
-    let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
-    LineProblem::Json { column: error.column(), message }
 }
