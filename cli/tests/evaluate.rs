@@ -116,6 +116,54 @@ fn what_does_not_belong_together_is_refused() {
     insta::assert_snapshot!(text);
 }
 
+#[test]
+fn scores_are_compared_with_a_reference_of_a_few_queries() {
+    let folder = Folder::new();
+    let queries = fs::read_to_string(support::root().join("fixtures/gpt2-tiny/queries.jsonl")).expect("a fixture");
+    let few = queries.lines().skip(2).take(3).map(|line| format!("{line}\n")).collect::<String>();
+    let few = folder.write("few.jsonl", few);
+    let of = |queries: &str, run: &str| {
+        let run = folder.arg(run);
+        format!(
+            "influence --model fixtures/gpt2-tiny --train fixtures/gpt2-tiny/train.jsonl --add-eos train --quiet \
+             --queries {queries} --out {run}"
+        )
+    };
+    done(&format!("{} --damping 1x,0.01x", of("fixtures/gpt2-tiny/queries.jsonl", "sweep")));
+    done(&format!("{} --damping 0.01x", of(&few, "few")));
+    done(&format!(
+        "{} --solve gauss-newton --solve-iterations 1 --solve-examples 8 --damping 0.01",
+        of(&few, "refined")
+    ));
+    let [sweep, few, refined] = ["sweep", "few", "refined"].map(|run| folder.arg(run));
+
+    // the same scores of the same queries, found by their ids, and another damping's
+    let report = done(&format!("evaluate likeness --scores {sweep} --reference {few} --format json")).out;
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(
+        (&report["most_like"], report["query_ids"].as_array().map(Vec::len)),
+        (&"sweep influence.damping-0.01x".into(), Some(3))
+    );
+    let [other, same] = [0, 1].map(|run| report["runs"][run]["correlation"].as_f64().expect("a number"));
+    // f32 scores of blocks of other sizes
+    assert!((same - 1.0).abs() < 1e-6 && other < 0.999, "{same}, {other}");
+    let table = done(&format!("evaluate likeness --scores {sweep} --reference {refined}")).out;
+    assert!(table.starts_with("correlation with the scores of refined; 3 queries\n"), "{table}");
+    assert!(table.contains("\nMost like it: sweep influence.damping-"), "{table}");
+    let turned = done(&format!("evaluate likeness --scores {refined} --reference {few} --format csv")).out;
+    assert_eq!(turned.lines().count(), 2, "{turned}");
+
+    done(&format!("influence {MLP} --curvature identity --out {} --quiet", folder.arg("mlp")));
+    let mlp = folder.arg("mlp");
+    for (reference, problem) in
+        [(&sweep, "sweep: has 2 kinds of scores"), (&mlp, "are not of the same training examples")]
+    {
+        let refused = ended(ascribe(&format!("evaluate likeness --scores {few} --reference {reference}")));
+        assert_eq!((refused.code, refused.out.as_str()), (Some(2), ""), "{reference}");
+        assert!(refused.err.contains(problem), "{}", refused.err);
+    }
+}
+
 /// A tensor of a file that is made by hand.
 fn tensor(name: &str, dtype: &str, shape: &[usize], bytes: Vec<u8>) -> (String, Value, Vec<u8>) {
     (name.to_owned(), serde_json::json!({"dtype": dtype, "shape": shape}), bytes)

@@ -15,7 +15,7 @@ use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;
 
 /// Intervals have long settled by then.
-const MOST_RESAMPLES: u64 = 100_000;
+pub(super) const MOST_RESAMPLES: u64 = 100_000;
 
 /// Linear datamodeling score: do summed scores predict what retraining on subsets gave?
 ///

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod lds;
+mod likeness;
 mod mislabelled;
 mod qld;
 mod retrained;
@@ -22,6 +23,7 @@ use crate::terminal;
 #[command(after_help = exit_codes!())]
 pub(crate) enum Evaluate {
     Lds(lds::Lds),
+    Likeness(likeness::Likeness),
     Retrieval(retrieval::Retrieval),
     Mislabelled(mislabelled::Mislabelled),
     Qld(qld::Qld),
@@ -33,6 +35,7 @@ impl Evaluate {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         match self {
             Self::Lds(command) => command.run(),
+            Self::Likeness(command) => command.run(),
             Self::Retrieval(command) => command.run(),
             Self::Mislabelled(command) => command.run(),
             Self::Qld(command) => command.run(),
