@@ -11,10 +11,10 @@ use crate::source::Conditioner;
 /// In which form the vectors of queries are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum VectorForm {
-    /// Whole, `[O, columns]` for each query, layer and leg.
+    /// Vectors are whole, `[O, columns]` for each query, layer and leg.
     #[default]
     Full,
-    /// As factors of this rank, wherever these are smaller ([`kept_rank`]).
+    /// Vectors are factors of this rank, wherever these are smaller ([`kept_rank`]).
     LowRank(usize),
 }
 

@@ -50,7 +50,7 @@ impl Pass {
 pub enum Event {
     /// The next pass is at one of several checkpoints.
     Checkpoint {
-        /// Which, from 1.
+        /// The checkpoint's number, counted from 1.
         number: u64,
         /// How many there are.
         count: u64,

@@ -78,7 +78,7 @@ pub struct Sweep<'a, N: Network> {
     pub network: &'a N,
     /// The data.
     pub examples: &'a dyn Examples<N::Batch>,
-    /// Which of them.
+    /// The range of the examples that the pass visits.
     pub range: Range<usize>,
     /// For events.
     pub pass: Pass,

@@ -310,7 +310,7 @@ mod tests {
 
     use super::*;
 
-    /// Both ends of a full sort of one row.
+    /// The first and the last `k` of a full sort of one row.
     fn by_sorting(row: &[f32], k: usize) -> [Vec<(usize, f32)>; 2] {
         let mut all: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
         all.sort_by(|a, b| b.1.partial_cmp(&a.1).expect("finite"));

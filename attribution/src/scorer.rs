@@ -12,7 +12,7 @@ use crate::{ChunkEnd, Error, Sweep, VectorSource};
 pub struct QueryRows<'a, T> {
     /// Where the vectors are.
     pub vectors: &'a dyn VectorSource<T>,
-    /// Which leg's.
+    /// The leg whose vectors are taken.
     pub leg: usize,
     /// Multiplies every product: `w_a / N_l`; `1 / N` for influence functions.
     pub weight: f64,

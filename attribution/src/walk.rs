@@ -14,7 +14,7 @@ use crate::source::{Conditioner, at_rate, momentum_at_rate};
 pub enum LegFn {
     /// `1 / (σ + damping)`, the damping resolved for each layer.
     Inverse(Damping),
-    /// The same function for every layer.
+    /// One function for all layers.
     Same(SpectralFn),
 }
 
@@ -186,9 +186,9 @@ enum Before {
 /// What a walk begins with at one layer: gradients of the queries' costs, `[Q, O, columns]`.
 #[derive(Debug, Clone)]
 pub(crate) enum Start<T> {
-    /// As they are.
+    /// The gradients in the coordinates of the parameters.
     Gradients(Vec<T>),
-    /// In the last leg's eigenbasis ([`Walk::entrance`]).
+    /// The gradients in the last leg's eigenbasis ([`Walk::entrance`]).
     Entered(Vec<T>),
 }
 

@@ -70,7 +70,7 @@ impl Running {
 }
 
 impl Progress {
-    /// As the flags ask for it.
+    /// Progress as the flags ask for it.
     pub(crate) fn new(talk: TalkOptions) -> Self {
         let form = match talk.progress {
             ProgressMode::Json => Form::Json,

@@ -26,11 +26,11 @@ pub(crate) use {exit_codes, with_exit_codes};
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Status {
-    /// It did what was asked.
+    /// The command did what was asked.
     Done,
     /// A check said no.
     CheckFailed,
-    /// It could not.
+    /// The command could not do what was asked.
     Error,
     /// Somebody stopped it; finished work is kept.
     Interrupted,

@@ -29,14 +29,14 @@ impl Shape {
 /// O² and I², of sides in blocks the sums of their blocks' squares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BasisSize {
-    /// Of the output side, `U_S`.
+    /// Numbers of the output side's eigenvectors, `U_S`.
     pub output: usize,
-    /// Of the input side, `U_A`.
+    /// Numbers of the input side's eigenvectors, `U_A`.
     pub input: usize,
 }
 
 impl BasisSize {
-    /// For a layer of this shape with blocks of at most this width.
+    /// Sizes for a layer of this shape with blocks of at most this width.
     pub fn of(outputs: usize, columns: usize, width: BlockWidth) -> Self {
         Self { output: width.numbers(outputs), input: width.numbers(columns) }
     }

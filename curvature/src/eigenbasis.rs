@@ -21,9 +21,9 @@ pub struct Eigenpairs<T> {
 /// The Kronecker eigenbasis of one layer: `U = Q_S ⊗ Q_A`.
 #[derive(Debug, Clone)]
 pub struct Eigenbasis<T> {
-    /// Of the output covariance S, `[O, O]`.
+    /// Eigenpairs of the output covariance S, `[O, O]`.
     pub output: Eigenpairs<T>,
-    /// Of the input covariance A, `[columns, columns]`; shared by the layers of an input group.
+    /// Eigenpairs of the input covariance A, `[columns, columns]`; shared by the layers of an input group.
     pub input: Eigenpairs<T>,
 }
 
@@ -43,7 +43,7 @@ impl<T: Real> Eigenbasis<T> {
         Self::of_layers_in_blocks(covariance, layers, BlockWidth::Any)
     }
 
-    /// The same of covariances that are cut into blocks of at most this width.
+    /// Eigenbases of covariances that are cut into blocks of at most this width.
     ///
     /// # Errors
     /// As [`Eigenbasis::of_layers`].

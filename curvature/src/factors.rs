@@ -33,7 +33,7 @@ impl CurvatureKind {
 /// What is added to every eigenvalue before it is inverted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Damping {
-    /// The same number for every layer.
+    /// One number that is added in every layer.
     Absolute(f64),
     /// This multiple of the mean of the layer's eigenvalues, zeros included.
     MeanFraction(f64),
@@ -101,7 +101,8 @@ impl<T: Real> Factors<T> {
         Self::ekfac_of_trained(bases.into_iter().map(Some).collect(), lambda)
     }
 
-    /// The same where some layers were not trained: they have no basis, and nothing is taken there.
+    /// Λ in the eigenbases that it was taken in, where some layers may not have been trained: they have no basis, and nothing
+    /// is taken there.
     pub fn ekfac_of_trained(bases: Vec<Option<Eigenbasis<T>>>, lambda: Lambda) -> Self {
         let layer = |(basis, lambda): (Option<_>, _)| match basis {
             Some(_) => LayerFactors::new(basis, Some(lambda)),
@@ -110,7 +111,7 @@ impl<T: Real> Factors<T> {
         Self { kind: CurvatureKind::Ekfac, layers: bases.into_iter().zip(lambda.layers).map(layer).collect() }
     }
 
-    /// The same with vectors rotated in this arithmetic.
+    /// Sets the arithmetic that vectors are rotated in.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.layers.iter_mut().for_each(|layer| layer.products = products);
@@ -229,9 +230,9 @@ impl<T: Real> LayerFactors<T> {
 /// A spectral function's values on a layer's Λ.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Spectrum<T> {
-    /// One for each eigenvalue, `[O, columns]`.
+    /// A value for each eigenvalue, `[O, columns]`.
     Each(Vec<T>),
-    /// The same for all.
+    /// One value for all eigenvalues.
     All(T),
 }
 

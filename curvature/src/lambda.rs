@@ -56,14 +56,14 @@ impl<'a, T: Real> LambdaSum<'a, T> {
         }
     }
 
-    /// The same for gradients that are multiplied elementwise before they are rotated.
+    /// Sets what gradients are multiplied by elementwise before they are rotated.
     #[must_use]
     pub fn conditioned(mut self, conditioners: Vec<Option<&'a [T]>>) -> Self {
         self.conditioners = conditioners;
         self
     }
 
-    /// The same with gradients formed and rotated in this arithmetic; their squares and sums are not rounded.
+    /// Sets the arithmetic that gradients are formed and rotated in; their squares and sums are not rounded.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.buffers.products = products;

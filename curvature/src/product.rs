@@ -21,7 +21,7 @@ pub struct GradientProducts<T> {
 }
 
 impl<T: Real> GradientProducts<T> {
-    /// The same with gradients formed in this arithmetic; their products with vectors are not rounded.
+    /// Sets the arithmetic that gradients are formed in; their products with vectors are not rounded.
     #[must_use]
     pub fn with_products(mut self, products: Products) -> Self {
         self.buffers.products = products;

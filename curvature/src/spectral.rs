@@ -75,7 +75,7 @@ pub enum SpectralFn {
         /// Added to every eigenvalue.
         damping: f64,
     },
-    /// The same for every σ: gradient dot products, TracIn.
+    /// One value for every σ, as for gradient dot products and TracIn.
     Constant(f64),
 }
 

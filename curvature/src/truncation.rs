@@ -61,14 +61,14 @@ impl Whitening {
 /// Squared norms of a vector and of what is kept of it; they add up over layers.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Norms {
-    /// Of the vector.
+    /// Squared norm of the vector.
     pub whole: f64,
-    /// Of what is kept: an orthogonal part of it, so that the rest of `whole` is what is lost.
+    /// Squared norm of what is kept: an orthogonal part of the vector, so that the rest of `whole` is what is lost.
     pub kept: f64,
 }
 
 impl Norms {
-    /// Of a vector that is kept as it is.
+    /// Norms of a vector that is kept as it is.
     pub fn full(whole: f64) -> Self {
         Self { whole, kept: whole }
     }
@@ -203,7 +203,7 @@ impl Tall<'_> {
         leading(SymmetricMatrix::gram(self.view.t(), self.threads), rank, self.layer)
     }
 
-    /// The same by a range finder.
+    /// The leading left singular vectors, found nearly by a range finder, and how many there are.
     fn nearly_singular_vectors(self, rank: usize) -> Result<(Vec<f64>, usize), Error> {
         let (n, w, k) = (self.n, self.w, rank + OVERSAMPLED);
         let start: Vec<f64> = (0..w * k).map(|at| normal(philox([at as u32, (at >> 32) as u32, 0, 0], SEED))).collect();

@@ -22,6 +22,7 @@ pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Wo
 pub use error::JobError;
 pub use folder::calibration::Amount;
 pub use folder::rankings::{QueryInfo, QueryRanking, RankedExample, write_csv};
+pub use folder::record::RunRecord;
 pub use folder::report::{LayerSaturation, Saturation, StageReport, StepReport};
 pub use plan::Plan;
 pub use request::*;

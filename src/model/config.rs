@@ -132,7 +132,7 @@ impl Config {
         self.optional_size(key)?.ok_or_else(|| self.problem(format!("no key `{key}`")))
     }
 
-    /// The same for a key that may be missing.
+    /// A positive whole number; none if the key is missing.
     ///
     /// # Errors
     /// If it holds something else.

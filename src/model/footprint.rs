@@ -5,9 +5,9 @@
 pub struct Footprint {
     /// All parameters.
     pub parameters: u64,
-    /// Those of the largest section of the backward pass.
+    /// Parameters of the largest section of the backward pass.
     pub section: u64,
-    /// Those of the head, if it is a section of its own: a language model's.
+    /// Parameters of the head, if it is a section of its own, as a language model's is; 0 otherwise.
     pub head: u64,
     /// Sections, without the head.
     pub sections: u64,
@@ -15,7 +15,7 @@ pub struct Footprint {
     pub width: u64,
     /// Numbers that a section keeps of each position for its backward pass: inputs and outputs of its linear layers.
     pub activations: u64,
-    /// The same of all sections together.
+    /// Numbers that all sections together keep of each position for their backward passes.
     pub all_activations: u64,
     /// Logits of a position; 0 unless it is a language model.
     pub vocabulary: u64,

@@ -61,7 +61,7 @@ const NAMES: BlockNames = BlockNames {
 #[derive(Debug)]
 struct ModernBert {
     norm: Held<StoredLayerNorm>,
-    /// Of layers that see everything, then of those with a window.
+    /// Rotary settings of layers that see everything, then of layers with a window.
     ropes: [RopeConfig; 2],
 }
 

@@ -94,7 +94,7 @@ impl<'a> Tracking<'a> {
         self.add(name, outputs, inputs, bias, input, true)
     }
 
-    /// The same for a layer outside the blocks, tracked only if a pattern names it.
+    /// The number of a layer outside the blocks, which is tracked only if a pattern names it.
     pub(super) fn outer_layer(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
         self.add(name, outputs, inputs, bias, &mut SharedInput::default(), false)
     }

@@ -62,7 +62,7 @@ impl Weights {
         Self::mean_of(checkpoints.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?)
     }
 
-    /// As [`Weights::open_mean`], of single files.
+    /// Opens the mean of checkpoints that are single files, each with its weight.
     pub(super) fn open_mean_of_files(files: &[(PathBuf, f64)]) -> Result<Self, LoadError> {
         let open = |(file, weight): &(PathBuf, f64)| Ok(Self { weight: *weight, ..Self::open_file(file.clone())? });
         Self::mean_of(files.iter().map(open).collect::<Result<Vec<_>, LoadError>>()?)
@@ -268,7 +268,7 @@ impl Weights {
         }
     }
 
-    /// As [`Weights::tensor`], whatever an adapter's file holds in its place.
+    /// Reads a tensor of the base, whatever an adapter's file holds in its place.
     pub(super) fn tensor_of_the_base(&self, name: &str, expected: &[usize], dtype: DType) -> Result<Tensor, LoadError> {
         self.mean(dtype, |of, dtype| of.some(name, expected, None, dtype))
     }
@@ -284,7 +284,7 @@ impl Weights {
         }
     }
 
-    /// As [`Weights::rows`], whatever an adapter's file holds in their place.
+    /// Reads rows of a matrix of the base, whatever an adapter's file holds in their place.
     pub(super) fn rows_of_the_base(
         &self,
         name: &str,

@@ -324,7 +324,7 @@ impl Workspace for f64 {
     }
 }
 
-/// The same with candle's products on any device; one block of logits at a time visits the CPU.
+/// The loss and its gradient with candle's products, on any device; one block of logits at a time visits the CPU.
 fn composed(
     hidden: &Tensor,
     head: LanguageModelHead<'_>,

@@ -90,7 +90,7 @@ enum Scaling {
 /// Which coordinates are rotated together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
-    /// Of `r` rotated ones, `i` and `i + r/2`.
+    /// Coordinates `i` and `i + r/2` of the `r` rotated ones are a pair.
     Halves,
     /// `2 i` and `2 i + 1`, as in GPT-J and RoFormer (Su et al. 2021).
     Neighbours,
@@ -242,7 +242,7 @@ impl RopeConfig {
         Ok(Self { rotated, pairing: Pairing::Halves, theta, longest: longest.unwrap_or(f64::INFINITY), scaling })
     }
 
-    /// The same embeddings with coordinates paired as given; they are [`Pairing::Halves`] otherwise.
+    /// Pairs coordinates as given. Without this call the pairing is [`Pairing::Halves`].
     #[must_use]
     pub fn paired(self, pairing: Pairing) -> Self {
         Self { pairing, ..self }

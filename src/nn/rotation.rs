@@ -124,9 +124,9 @@ impl RopeTables {
 /// Which way to rotate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// As in the forward pass.
+    /// The rotation of the forward pass.
     Forwards,
-    /// Its transpose, for gradients.
+    /// The transpose of the forward pass's rotation, for gradients.
     Transposed,
 }
 

@@ -37,7 +37,7 @@ enum Names {
 /// Weights that are not decayed because of their module's class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Norms {
-    /// Those of `nn.LayerNorm`: a vector beside a bias of the same size.
+    /// Weights of `nn.LayerNorm`: a vector beside a bias of the same size.
     WithBias,
     /// All vectors: a model whose RMSNorm registered itself as a layer norm.
     All,

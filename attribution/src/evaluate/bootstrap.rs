@@ -49,7 +49,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Of the figure's values in all resamples; none if there are none.
+    /// The interval of the figure's values in all resamples; none if there is no resample.
     pub(super) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_unstable_by(f64::total_cmp);
         Some(Self { low: percentile(&values, 0.025)?, high: percentile(&values, 0.975)? })
@@ -63,7 +63,7 @@ pub struct Intervals {
     pub queries: Interval,
     /// Subsets, the same for all queries: other retrained models, the same questions.
     pub subsets: Interval,
-    /// Both at once: the one to quote.
+    /// Subsets and queries are both resampled: the interval to quote.
     pub subsets_and_queries: Interval,
 }
 

@@ -24,7 +24,7 @@ pub const CALIBRATION: &str = "calibration.json";
 /// The scale of one run's scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scale {
-    /// Which of the run's scores.
+    /// The answer of the run whose scores the scale belongs to.
     pub answer: String,
     /// The key of these scores: which computation they are of.
     pub key: String,
@@ -61,12 +61,12 @@ pub struct Calibration {
     pub subsets: usize,
     /// Q.
     pub queries: usize,
-    /// Of each method, damping and time scale of the run.
+    /// A scale for each method, damping and time scale of the run.
     pub scales: Vec<Scale>,
 }
 
 impl Calibration {
-    /// Of these scales, which were all found with the same outcomes.
+    /// A calibration that holds these scales, which were all found with the same outcomes.
     pub fn new(outcomes: &Outcomes, removals: bool, scales: Vec<Scale>) -> Self {
         Self {
             format: FORMAT,

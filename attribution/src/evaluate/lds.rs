@@ -22,9 +22,9 @@ use super::{EvaluateError, Orientation};
 /// Predictions of one run, with the name it is reported under.
 #[derive(Debug, Clone, Copy)]
 pub struct Run<'a> {
-    /// For the report.
+    /// The name in the report.
     pub name: &'a str,
-    /// Of its scores.
+    /// What the run's scores predict.
     pub predictions: &'a Predictions,
     /// What makes a score the gain's predicted change for one more copy of the example (1 for scores as they are
     /// stored by default, `1/N` on kronfluence's scale); none if scores are no amounts, as cosines.
@@ -51,10 +51,10 @@ pub struct RunLds {
     pub intervals: Option<Intervals>,
     /// Slopes of measured over predicted changes; none if scores are no amounts.
     pub slope: Option<Slopes>,
-    /// Of removals: against the seed of the scored run alone.
+    /// For removals, the figure against the seed of the scored run alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub same_seed: Option<Figure>,
-    /// Of removals with several seeds: against each other seed alone, then the mean over those seeds.
+    /// For removals with several seeds, the mean over the other seeds of the figure against each of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub other_seeds: Option<Figure>,
     /// Every query by itself.
@@ -88,7 +88,7 @@ pub struct LdsReport {
     pub smallest_subset: usize,
     /// Size of the largest subset. Sizes that differ add a correlation that no method earned.
     pub largest_subset: usize,
-    /// Of removals: the number of the scored run's seed among those of the outcomes.
+    /// For removals, the number of the scored run's seed among those of the outcomes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_seed: Option<usize>,
     /// N.

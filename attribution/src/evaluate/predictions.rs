@@ -33,14 +33,14 @@ pub struct Predictions {
 /// What becomes of the places that left-out examples had in the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Places {
-    /// Others fill them: each kept example weighs `1/|S_j|`.
+    /// Other examples fill the places: each kept example weighs `1/|S_j|`.
     Filled,
-    /// They stay empty: each kept example weighs `1/N` as before.
+    /// The places stay empty: each kept example weighs `1/N` as before.
     Empty,
 }
 
 impl Predictions {
-    /// Of a whole matrix of scores.
+    /// Predictions of a whole matrix of scores.
     ///
     /// # Errors
     /// [`EvaluateError::Disagree`] if the subsets are of another number of examples,

@@ -80,7 +80,7 @@ pub fn fit_leg<N: Network, T: Real>(
     Ok(LegCurvature { factors: factors.with_products(products), conditioners })
 }
 
-/// The same sweep under another name.
+/// A sweep over the same examples that reports itself as another pass.
 fn of_pass<'a, N: Network>(sweep: &Sweep<'a, N>, pass: Pass) -> Sweep<'a, N> {
     let Sweep { network, examples, observer, .. } = *sweep;
     Sweep { network, examples, range: sweep.range.clone(), pass, observer }

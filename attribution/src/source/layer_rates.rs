@@ -23,7 +23,7 @@ pub(crate) fn at_rate(f: SpectralFn, rate: f64) -> SpectralFn {
     }
 }
 
-/// As [`at_rate`], for momentum that is followed exactly.
+/// Momentum that is followed exactly, where a layer's rates are `rate` times those of the stage.
 pub(crate) fn momentum_at_rate(momentum: &Momentum, rate: f64) -> Momentum {
     let steps = if rate == 1.0 { momentum.steps.clone() } else { steps_at_rate(&momentum.steps, rate) };
     Momentum { steps, ..momentum.clone() }

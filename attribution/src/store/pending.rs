@@ -71,7 +71,7 @@ impl PendingFile {
         self.write_at(slot.start, found.as_bytes())
     }
 
-    /// As if the process were killed here.
+    /// Leaves the file behind, as a process that is killed here does.
     #[cfg(test)]
     pub(super) fn leave_behind(self) {
         self.temporary.keep().unwrap();

@@ -59,7 +59,7 @@ pub enum ScheduleKind {
         /// `min_lr_rate`, or `min_lr` over the base rate.
         minimum: f64,
     },
-    /// The same with a warm-up that starts above zero.
+    /// A cosine that ends above zero, after a warm-up that starts above zero.
     CosineWarmupWithMinimum {
         /// `num_cycles`, 0.5 if not given.
         cycles: f64,

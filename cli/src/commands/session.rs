@@ -40,7 +40,7 @@ impl Session {
         Ok(session)
     }
 
-    /// As [`open`](Self::open), without a word.
+    /// Opens the job as [`open`](Self::open) does, without writing to stderr.
     ///
     /// # Errors
     /// As there.

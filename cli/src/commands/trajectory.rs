@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ascribe::job::{Job, Saturation};
+use ascribe::job::{Job, RunRecord, Saturation, StageSummary};
 use ascribe::trajectory::StageData;
 use clap::{Args, ValueEnum};
 
@@ -55,17 +55,17 @@ enum TrajectoryFormat {
 
 /// What a run folder's plan counted in the data of each stage.
 fn recorded_data(folder: &Path) -> Vec<StageData> {
-    let text = std::fs::read_to_string(folder.join("run.json")).ok();
-    let report = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    let stages = report.as_ref().and_then(|report| report.get("summary")?.get("stages")?.as_array());
-    let of_stage = |stage: &serde_json::Value| {
-        let number = |name: &str| stage.get("train")?.get(name)?.as_f64();
-        let examples = stage.get("train_size").and_then(|n| n.as_u64()).map(|n| n as usize);
-        let per_example = number("targets").zip(number("examples")).map(|(targets, examples)| targets / examples);
-        let is_text = number("longest").is_some_and(|longest| longest > 1.0);
-        StageData { examples, targets_per_example: per_example.filter(|_| is_text), texts: None }
+    let of_stage = |stage: StageSummary| {
+        let is_text = stage.train.longest > 1;
+        let per_example = stage.train.targets as f64 / stage.train.examples as f64;
+        StageData {
+            examples: (stage.train_size > 0).then_some(stage.train_size),
+            targets_per_example: is_text.then_some(per_example),
+            texts: None,
+        }
     };
-    stages.map(|stages| stages.iter().map(of_stage).collect()).unwrap_or_default()
+    let stages = RunRecord::of_run_folder(folder).map(|record| record.summary.stages).unwrap_or_default();
+    stages.into_iter().map(of_stage).collect()
 }
 
 impl Trajectory {

@@ -8,9 +8,9 @@ use super::JobOptions;
 /// How a person gave the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wording {
-    /// As flags.
+    /// The options were given as flags.
     Flags,
-    /// As keys of a job file.
+    /// The options were given as keys of a job file.
     Keys,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct StoredRanking {
     pub(super) groups: Option<Vec<StoredGroup>>,
 }
 
-/// Its query.
+/// The query of a ranking.
 #[derive(Debug, Deserialize)]
 pub(super) struct StoredQuery {
     pub(super) id: String,
@@ -38,7 +38,7 @@ pub(super) struct StoredQuery {
     pub(super) captured: Option<f64>,
 }
 
-/// A training example in it.
+/// A training example of a ranking.
 #[derive(Debug, Deserialize)]
 pub(super) struct StoredExample {
     pub(super) id: String,

@@ -15,13 +15,15 @@ use crate::job::request::{
 };
 use crate::job::training::{Fit, Place, Site};
 
-/// Raised whenever the arithmetic changes, so that older artifacts are not mixed in.
+/// The version of the arithmetic. Raising it whenever the arithmetic changes keeps older artifacts from being mixed in.
 const ARITHMETIC: u32 = 2;
 
-/// The same for covariances, and what is made of them: 3 since they are lower triangles, summed in f64.
+/// The version of the arithmetic of covariances and of what is made of them; 3 since they are lower triangles, summed in
+/// f64.
 const COVARIANCE_ARITHMETIC: u32 = 3;
 
-/// The same for the queries' vectors alone: 3 since rows of short queries are rotated instead of their gradients.
+/// The version of the arithmetic of the queries' vectors; 3 since rows of short queries are rotated instead of their
+/// gradients.
 const QUERY_ARITHMETIC: u32 = 3;
 
 impl Brief {

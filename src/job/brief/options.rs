@@ -319,7 +319,7 @@ pub(in crate::job) fn resolve_measure(
     }
 }
 
-/// As it is written in flags and files.
+/// The measurement's name in flags and files.
 pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
     match measure {
         Measure::Loss => "loss",

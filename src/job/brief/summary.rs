@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::curvature::LayerSpec;
 use crate::data::ReadReport;
@@ -15,7 +15,8 @@ use crate::job::training::moments::Moments;
 use crate::job::training::{Averaged, Training};
 
 /// What a person should see before the work begins.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Summary {
     /// `model_type`.
@@ -58,7 +59,8 @@ pub struct Summary {
 }
 
 /// A stage of training.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct StageSummary {
     /// Its name.
     pub name: String,
@@ -69,7 +71,8 @@ pub struct StageSummary {
 }
 
 /// A checkpoint that influence is averaged over.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CheckpointSummary {
     /// The name of its folder.
     pub name: String,
@@ -78,7 +81,8 @@ pub struct CheckpointSummary {
 }
 
 /// A segment of training, a leg of Source.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LegSummary {
     /// Its name.
     pub name: String,
@@ -115,7 +119,8 @@ pub struct LegSummary {
 }
 
 /// A tracked layer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerSummary {
     /// Its name in the checkpoint.
     pub name: String,
@@ -132,7 +137,8 @@ pub struct LayerSummary {
 }
 
 /// A set of tracked layers.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LayerSetSummary {
     /// Its name.
     pub name: String,
@@ -143,7 +149,8 @@ pub struct LayerSetSummary {
 }
 
 /// One file of examples.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DataSummary {
     /// Examples.
     pub examples: usize,

@@ -9,8 +9,8 @@ use crate::job::brief::answers::ScorePass;
 use crate::job::brief::artifacts::CurvatureFiles;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::output;
 use crate::job::folder::rankings::EXCERPT;
+use crate::job::folder::{metadata, output, places};
 use crate::job::request::StoreScores;
 
 /// Bytes of a run folder.
@@ -30,7 +30,7 @@ pub struct DiskCost {
 /// Files of one purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileCost {
-    /// What they hold.
+    /// What the files of this kind hold.
     pub what: &'static str,
     /// Bytes of all of them.
     pub bytes: u64,
@@ -110,7 +110,7 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
     let mut bytes = 0;
     for answer in brief.all_answers() {
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
-        let metadata = output::score_metadata(brief, summary, answer, &key);
+        let metadata = metadata::score_metadata(brief, summary, answer, &key);
         let measurements = TensorSpec::new("measurements", Dtype::F64, [queries.len()]);
         let residuals = brief.solves_jointly(answer).then(|| TensorSpec::new(output::RESIDUALS, Dtype::F64, [rows]));
         let top = brief.job.output.top.min(n);
@@ -128,11 +128,11 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
                 .chain(residuals)
                 .collect(),
         };
-        let files = 1 + output::stages_apart(brief, answer).len() as u64;
+        let files = 1 + places::stages_apart(brief, answer).len() as u64;
         bytes += files * file_size(&tensors, &metadata)?;
         if answer == 0 && brief.job.method.self_influence {
             let own = [TensorSpec::new("self_influence", Dtype::F32, [n])];
-            bytes += file_size(&own, &output::self_influence_metadata(brief, summary, &key))?;
+            bytes += file_size(&own, &metadata::self_influence_metadata(brief, summary, &key))?;
         }
     }
     Ok(bytes)

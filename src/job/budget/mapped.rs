@@ -5,9 +5,9 @@ use std::cell::Cell;
 /// What becomes of mapped numbers between two uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) enum AfterUse {
-    /// They stay where they are, as long as the system lets them.
+    /// Mapped numbers stay in memory, as long as the system lets them.
     Stay,
-    /// Their pages are given back; the next use maps them again.
+    /// Pages of mapped numbers are given back; the next use maps them again.
     Forgotten,
 }
 

@@ -23,7 +23,7 @@ pub(in crate::job) struct Sizes<'a> {
     pub data: u64,
     /// Bytes of a number of the run.
     pub number: u64,
-    /// Of eigenbases.
+    /// Width of the blocks that eigenbases are cut into.
     pub block_width: BlockWidth,
     pub threads: u64,
     /// Whether layers may be fitted in groups.
@@ -40,12 +40,12 @@ pub(in crate::job) struct Sizes<'a> {
 /// Whether a job makes its curvatures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) enum Fitting {
-    /// It does; so many take their Λ in one pass at most.
+    /// The job fits its curvatures itself.
     Here {
-        /// Of the pass that serves most.
+        /// Most fits that take their Λ in one pass.
         lambdas: u64,
     },
-    /// Another run has.
+    /// Curvatures are taken from another run.
     Reused,
 }
 
@@ -61,9 +61,9 @@ pub(in crate::job) struct FitSize {
 /// What a curvature knows of the optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) enum Preconditioner {
-    /// It has none.
+    /// The curvature has no preconditioner.
     None,
-    /// Adam's.
+    /// Second moments of Adam precondition the curvature.
     Adam {
         /// Checkpoints whose second moments are averaged.
         checkpoints: u64,
@@ -102,13 +102,13 @@ pub(in crate::job) struct QuerySizes {
 /// What every example's self-influence takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) enum OwnInfluence {
-    /// It is not asked for.
+    /// Self-influence is not asked for.
     None,
     /// A quadratic form along with the scores.
     Form,
-    /// A pass of its own in which every example is a query, with so many networks in memory together.
+    /// A pass of its own in which every example is a query.
     Pass {
-        /// Of the leg that has most.
+        /// Networks that are in memory together, for the leg that has most.
         networks: u64,
     },
 }

@@ -28,7 +28,7 @@ impl StageMemory {
         self.alone_from
     }
 
-    /// Of every stage of this name: of several the one that takes most.
+    /// Bytes of the stages of this name: where there are several, of the one that takes most.
     pub(in crate::job) fn of(&self, pass: Pass) -> u64 {
         match pass {
             Pass::Covariance => self.covariance,

@@ -22,7 +22,7 @@ pub struct Cost {
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct StageCost {
-    /// As `run.json` names it.
+    /// The stage's name in `run.json`.
     pub stage: String,
     /// The checkpoint that the pass is taken at, or the curvature that is decomposed.
     pub of: String,
@@ -66,7 +66,7 @@ impl StageCost {
 /// Operations of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Work {
-    /// Which: each kind has its rate.
+    /// The kind of work; each kind has its rate.
     pub kind: WorkKind,
     /// How many; a multiply-add counts two.
     #[serde(serialize_with = "as_number")]

@@ -18,7 +18,7 @@ use crate::model::{self, Config, LoadOptions, adapter};
 #[derive(Debug)]
 pub(super) struct Miniature {
     folder: TempDir,
-    /// Of its smaller vocabulary.
+    /// Tokens of the miniature's vocabulary, if it is smaller than the checkpoint's.
     vocabulary: Option<usize>,
 }
 

@@ -12,14 +12,14 @@ use crate::curvature::decomposed_alone;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Seconds {
-    /// Of each stage of [`Cost::stages`], as the stage's own clock in `run.json` has them.
+    /// Seconds of each stage of [`Cost::stages`], as the stage's own clock in `run.json` has them.
     pub stages: Vec<f64>,
-    /// Between stages: finished files on their way to the disk.
+    /// Seconds between stages, in which finished files are on their way to the disk.
     pub files: f64,
 }
 
 impl Seconds {
-    /// Of the whole job, from the moment on when its inputs are read.
+    /// Seconds of the whole job, from the moment on when its inputs are read.
     pub fn total(&self) -> f64 {
         self.stages.iter().sum::<f64>() + self.files
     }

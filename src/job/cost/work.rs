@@ -41,7 +41,7 @@ impl BatchShape {
         shape
     }
 
-    /// As the contractions see it at one layer.
+    /// The batch's shape at one layer, as the contractions see it.
     pub(super) fn at(&self, layer: &LayerSpec) -> Shape {
         Shape { examples: self.examples, rows: self.rows, outputs: layer.outputs, columns: layer.columns() }
     }
@@ -55,7 +55,7 @@ impl BatchShape {
 /// The coordinates that example gradients are squared in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coordinates {
-    /// Those of the parameters.
+    /// The coordinates of the parameters.
     Standard,
     /// An eigenbasis in blocks of at most this width.
     Eigenbasis(BlockWidth),

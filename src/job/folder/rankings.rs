@@ -9,7 +9,8 @@ use crate::job::brief::Brief;
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::Amount;
-use crate::job::folder::output::{of_answer, write_file};
+use crate::job::folder::places::of_answer;
+use crate::job::folder::whole_file::write_file;
 
 /// Characters of an excerpt.
 pub(in crate::job) const EXCERPT: usize = 160;

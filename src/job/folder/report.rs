@@ -1,16 +1,6 @@
-//! `run.json`: what each step did, how far each segment of training went, and what the plan was.
-
-use std::path::Path;
+//! What a step of a job reports: its stages, and how far each segment of training went.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-
-use crate::attribution::store::{Store, sealed_json};
-use crate::job::brief::Brief;
-use crate::job::brief::reuse::CURVATURE_DATA;
-use crate::job::brief::summary::Summary;
-use crate::job::error::JobError;
-use crate::job::folder::output::write_file;
 
 /// What a step did.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -77,43 +67,4 @@ impl Saturation {
     pub fn is_far(&self) -> bool {
         self.forgotten < FAR
     }
-}
-
-impl Saturation {
-    /// What a run folder tells of each segment; empty before the curvature is fitted, and for influence functions.
-    pub fn of_run_folder(folder: &Path) -> Vec<Self> {
-        let text = std::fs::read_to_string(folder.join("run.json")).ok();
-        let report = text.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-        let found = report.and_then(|mut report| serde_json::from_value(report.get_mut("saturation")?.take()).ok());
-        found.unwrap_or_default()
-    }
-}
-
-/// `run.json`: the plan's summary and the stages of all steps so far, newest last. What is there is read, added to and
-/// written again, so it is written through the claimed store alone, whose lock keeps other writers out meanwhile.
-pub(in crate::job) fn write_report(
-    store: &Store,
-    brief: &Brief,
-    summary: &Summary,
-    report: &StepReport,
-) -> Result<(), JobError> {
-    let file = store.folder().join("run.json");
-    let before =
-        std::fs::read_to_string(&file).ok().and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
-    let mut stages = before.as_ref().and_then(|value| value.get("stages")?.as_array().cloned()).unwrap_or_default();
-    stages.extend(report.stages.iter().filter(|stage| !stage.reused).map(|stage| json!(stage)));
-    let data = brief.training.stages.iter().enumerate().map(|(index, stage)| {
-        (stage.name.clone(), json!(blake3::Hash::from_bytes(brief.curvature_data(index)).to_hex().as_str()))
-    });
-    let saturation =
-        report.saturation.as_ref().map(|found| json!(found)).or_else(|| before?.get("saturation").cloned());
-    let report = json!({
-        "ascribe_version": env!("CARGO_PKG_VERSION"),
-        CURVATURE_DATA: data.collect::<serde_json::Map<_, _>>(),
-        "summary": summary,
-        "saturation": saturation,
-        "stages": stages,
-    });
-    let serde_json::Value::Object(report) = report else { unreachable!("written as an object above") };
-    write_file(&file, sealed_json(report).as_bytes())
 }

@@ -22,9 +22,9 @@ use crate::data::{Kind, ReadReport, Role};
 use crate::job::brief::answers::Answer;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
-use crate::job::brief::reuse::Reused;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
+use crate::job::folder::record::open_reused;
 use crate::job::request::Job;
 use crate::job::request::{Precision, Side};
 use crate::job::training::{Stage, Training};
@@ -130,7 +130,7 @@ impl Plan {
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
 
         let reused = match &job.method.factors {
-            Some(folder) => Some(Reused::open(folder)?),
+            Some(folder) => Some(open_reused(folder)?),
             None => None,
         };
         // the examples of another file were not what the objective averaged over

@@ -94,10 +94,10 @@ impl TryFrom<String> for MeanWeights {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckpointScores {
-    /// As they are.
+    /// Scores enter the mean unchanged.
     #[default]
     Plain,
-    /// Divided by their spread over the training examples, and multiplied by the mean spread.
+    /// Scores are divided by their spread over the training examples, and the mean is multiplied by the mean spread.
     Spread,
 }
 

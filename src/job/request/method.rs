@@ -168,9 +168,9 @@ pub enum Fisher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KfacScale {
-    /// Times the mean number of positions: comparable with EK-FAC.
+    /// Eigenvalues are multiplied by the mean number of positions, which makes them comparable with EK-FAC's.
     PerExample,
-    /// As kronfluence has it.
+    /// Eigenvalues are left as kronfluence has them.
     PerPosition,
 }
 

@@ -113,7 +113,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// As it is written in flags and files.
+    /// The precision's name in flags and files.
     pub(in crate::job) fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

@@ -23,9 +23,12 @@ use std::sync::Mutex;
 use crate::attribution::Observer;
 use crate::attribution::store::{Checks, Shard, Store, Writer, checks};
 use crate::job::error::JobError;
-use crate::job::folder::output::{check_results, write_file};
+use crate::job::folder::places::JOB;
+use crate::job::folder::present::check_results;
 use crate::job::folder::rankings::QueryRanking;
-use crate::job::folder::report::{StageReport, StepReport, write_report};
+use crate::job::folder::record::write_report;
+use crate::job::folder::report::{StageReport, StepReport};
+use crate::job::folder::whole_file::write_file;
 use crate::job::number::{Number, with_number};
 use crate::job::plan::Plan;
 use crate::job::steps::context::{Clock, Run};
@@ -45,7 +48,7 @@ impl Plan {
         let checked = checks();
         let clock = Clock { observer, stages: Mutex::default() };
         let run = Run { plan: self, store, shard, clock };
-        let job_file = self.job.output.path.join("job.toml");
+        let job_file = self.job.output.path.join(JOB);
         // the first shard leaves it for `merge`; the others would write the same
         if shard.is_none() || !crate::presence::is_file(&job_file) {
             write_file(&job_file, self.job.to_toml().as_bytes())?;

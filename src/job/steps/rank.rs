@@ -6,8 +6,8 @@ use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
-use crate::job::folder::output;
 use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExample, write_rankings};
+use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
 use crate::job::request::AggregateRequest;
 use crate::presence::is_file;
@@ -19,7 +19,7 @@ impl Plan {
     /// # Errors
     /// [`JobError::MissingStep`] before `score` is done; if results cannot be written.
     pub fn rank(&self) -> Result<Vec<QueryRanking>, JobError> {
-        output::check_results(self)?;
+        present::check_results(self)?;
         // rankings that a killed process was writing are cleared away
         let _tidied = Store::tidy(&self.job.output.path)?;
         let mut first = None;
@@ -33,7 +33,7 @@ impl Plan {
 
     fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
         let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
-        let (scores, top) = (output::scores_file(self, answer), output::top_file(self, answer));
+        let (scores, top) = (places::scores_file(self, answer), places::top_file(self, answer));
         let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
             match self.job.method.query_rank {
                 None => Ok(None),
@@ -62,7 +62,7 @@ impl Plan {
             let folder = self.job.output.path.clone();
             return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
         };
-        let ids = output::query_ids(self);
+        let ids = metadata::query_ids(self);
         let measurement = measure_name(self.measure());
         let query = |q: usize| match self.job.method.aggregate {
             AggregateRequest::Each => (queries.excerpt(q, EXCERPT), values[q]),

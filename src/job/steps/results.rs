@@ -9,9 +9,9 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, ScorePass};
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::output::{
-    CAPTURED, OfQueries, RESIDUALS, ranking_error, score_metadata, scores_file, stage_file, write_top,
-};
+use crate::job::folder::metadata::score_metadata;
+use crate::job::folder::output::{CAPTURED, OfQueries, RESIDUALS, ranking_error, write_top};
+use crate::job::folder::places::{scores_file, stage_file};
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
 use crate::job::steps::spread::SpreadMean;

@@ -10,7 +10,8 @@ use crate::curvature::QuadraticForm;
 use crate::job::brief::answers::{OwnForm, ScorePass};
 use crate::job::budget::limits::PENDING;
 use crate::job::error::JobError;
-use crate::job::folder::output::{self, SCORES};
+use crate::job::folder::places::SCORES;
+use crate::job::folder::{output, places, present};
 use crate::job::number::Number;
 use crate::job::request::Normalize;
 use crate::job::request::StoreScores;
@@ -24,7 +25,7 @@ impl Run<'_> {
         let mut open = vec![];
         for answer in 0..self.plan.answers.len() {
             let key = self.plan.answer_key(answer).ok_or(JobError::NoQueries)?;
-            if !output::has_results(self.plan, answer, &key)? {
+            if !present::has_results(self.plan, answer, &key)? {
                 open.push(answer);
             }
         }
@@ -244,7 +245,7 @@ impl Run<'_> {
             return output::write_top(plan, plan.summary(), answer, &key, &rankings, values);
         }
         let sums = |stage| Sums { run: self, answer, passes, parts, rows: vectors.rows(), stage };
-        for stage in output::stages_apart(plan, answer) {
+        for stage in places::stages_apart(plan, answer) {
             write_scores(plan, plan.summary(), (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
         }
         let norms = match plan.job.method.normalize {

@@ -11,7 +11,7 @@ use crate::job::brief::answers::VectorSet;
 use crate::job::brief::data::InBatches;
 use crate::job::budget::limits::PART;
 use crate::job::error::JobError;
-use crate::job::folder::output;
+use crate::job::folder::{output, places, present};
 use crate::job::number::Number;
 use crate::job::request::SelfInfluenceForm;
 use crate::job::steps::context::Run;
@@ -26,8 +26,8 @@ impl Run<'_> {
 
     /// Self-influence of this process's range of every stage, as far as it is missing.
     pub(in crate::job) fn self_influence<T: Number>(&self) -> Result<(), JobError> {
-        let file = output::self_influence_file(self.plan);
-        if output::has_key(&file, &self.plan.self_influence_key())? {
+        let file = places::self_influence_file(self.plan);
+        if present::has_key(&file, &self.plan.self_influence_key())? {
             self.observer().event(Event::Reused { pass: Pass::SelfInfluence });
             return Ok(());
         }
@@ -117,10 +117,10 @@ impl Run<'_> {
 
     /// Writes `self_influence.safetensors` from parts that cover every stage.
     pub(in crate::job) fn join_self_influence(&self, folders: &[PathBuf]) -> Result<(), JobError> {
-        let file = output::self_influence_file(self.plan);
+        let file = places::self_influence_file(self.plan);
         let whole = self.plan.self_influence_key();
         let keys: Vec<Key> = (0..self.plan.training.stages.len()).map(|stage| self.stage_key(stage)).collect();
-        if output::has_key(&file, &whole)? {
+        if present::has_key(&file, &whole)? {
             // a process that was killed right after it wrote the file left its parts
             for key in &keys {
                 self.store.remove_parts(SELF_INFLUENCE, key)?;

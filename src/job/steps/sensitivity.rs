@@ -3,7 +3,7 @@
 use crate::attribution::evaluate::spearman;
 use crate::attribution::store::TensorFile;
 use crate::job::error::JobError;
-use crate::job::folder::output;
+use crate::job::folder::places;
 use crate::job::plan::Plan;
 
 /// Scores beyond which the rank correlation is not computed: it sorts every row.
@@ -26,7 +26,7 @@ impl Plan {
     /// # Errors
     /// If score files cannot be read.
     pub fn sensitivity(&self) -> Result<Vec<Sensitivity>, JobError> {
-        let first = output::scores_file(self, 0);
+        let first = places::scores_file(self, 0);
         if self.answers.len() < 2 || !crate::presence::is_file(&first) {
             return Ok(vec![]);
         }
@@ -38,7 +38,7 @@ impl Plan {
         }
         let mut found = Vec::with_capacity(self.answers.len() - 1);
         for answer in 1..self.answers.len() {
-            let file = TensorFile::open_checked(&output::scores_file(self, answer))?;
+            let file = TensorFile::open_checked(&places::scores_file(self, answer))?;
             let other = file.f32("scores")?;
             let wide = |row: &[f32]| row.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
             let rows = scores.chunks_exact(n).zip(other.chunks_exact(n));

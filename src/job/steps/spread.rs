@@ -19,7 +19,7 @@ pub(in crate::job) struct Spreads {
 }
 
 impl SpreadMean {
-    /// Of this many rows, without a checkpoint.
+    /// A mean over no checkpoint yet, of this many rows.
     pub(in crate::job) fn new(rows: usize) -> Self {
         Self { spreads: vec![0.0; rows] }
     }

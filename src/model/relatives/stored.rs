@@ -104,7 +104,7 @@ pub(super) struct StoredMlp {
 }
 
 impl StoredMlp {
-    /// Of gate and up, or both in one, and down.
+    /// An MLP of its stored layers: gate and up, or both in one, then down.
     pub(super) fn new(gate_up: Vec<StoredLinear>, down_proj: StoredLinear, activation: Activation) -> Self {
         Self { gate_up, down_proj, activation }
     }

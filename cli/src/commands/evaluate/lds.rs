@@ -101,7 +101,7 @@ fn rows(report: &LdsReport) -> Vec<Vec<String>> {
     rows
 }
 
-/// Of more runs than this the table shows differences from the first alone; JSON has them all.
+/// The table compares all pairs of at most so many runs. With more it shows differences from the first alone; JSON has all.
 const PAIRS_OF: usize = 4;
 
 fn table(report: &LdsReport, files: &[ScoreFile]) -> String {

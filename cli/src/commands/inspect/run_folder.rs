@@ -6,8 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use ascribe::attribution::store::Store;
-use ascribe::job::{Job, StageReport};
-use serde_json::Value;
+use ascribe::job::{Job, RunRecord};
 
 use super::Detail;
 use crate::show::Columns;
@@ -35,9 +34,9 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
     if ascribe::presence::is_file(&job) {
         let _ = write!(text, "\n{}", summary(&Job::read(&job)?));
     }
-    if let Some(stages) = stages(&folder.join("run.json")) {
+    if let Some(record) = RunRecord::of_run_folder(folder) {
         let mut columns = Columns::titled(["stage", "done", "in"]);
-        for stage in stages {
+        for stage in record.stages {
             columns.row([stage.stage, format!("{} {}", count(stage.units), stage.unit), duration(stage.seconds)]);
         }
         let _ = write!(text, "\n{}", columns.text("  "));
@@ -103,12 +102,6 @@ fn summary(job: &Job) -> String {
         ("run", job.output.path.display().to_string()),
     ];
     lines.map(|(name, value)| format!("  {name:<10} {}\n", inline(&value))).concat()
-}
-
-/// The stages that a run recorded, if it did.
-fn stages(file: &Path) -> Option<Vec<StageReport>> {
-    let report: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
-    serde_json::from_value(report.get("stages")?.clone()).ok()
 }
 
 /// What can be computed again, by name.

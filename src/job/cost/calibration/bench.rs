@@ -41,7 +41,7 @@ pub(super) struct Bench<'a> {
     pub miniature: &'a Miniature,
     pub architecture: Architecture,
     pub memory: f64,
-    /// Of passes over examples.
+    /// The fastest runs of passes over examples, by kind of work.
     pub fastest: BTreeMap<WorkKind, Fastest>,
     pub truncations: Timing,
     /// Numbers that are added to sums in 64 bits.
@@ -61,17 +61,17 @@ impl Timing {
         if self.seconds > 0.0 { self.operations / self.seconds } else { 0.0 }
     }
 
-    /// So many operations, done since `start`.
+    /// A timing of `operations` that were done since `start`.
     pub(super) fn since(start: Instant, operations: f64) -> Self {
         Self { operations, seconds: start.elapsed().as_secs_f64().max(1e-9) }
     }
 
-    /// Both together.
+    /// Operations and seconds of both runs, added up.
     pub(super) fn and(self, other: Self) -> Self {
         Self { operations: self.operations + other.operations, seconds: self.seconds + other.seconds }
     }
 
-    /// The one of both at the higher rate.
+    /// The run at the higher rate.
     pub(super) fn faster(self, other: Self) -> Self {
         if other.rate() > self.rate() { other } else { self }
     }
@@ -81,7 +81,7 @@ impl Timing {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Fastest {
     rows: usize,
-    /// Of the differentiation, without what the sink took.
+    /// Timing of the differentiation, without what the sink took.
     pub model: Timing,
     pub sink: Timing,
 }

@@ -224,7 +224,7 @@ impl Run<'_> {
         self.join_part((COVARIANCE, COVARIANCE_GROUP), key, range, groups, &counts)
     }
 
-    /// The same for Λ.
+    /// Joins the groups' Λ to the part of Λ that a shard leaves.
     pub(super) fn join_lambda_part(
         &self,
         key: &Key,

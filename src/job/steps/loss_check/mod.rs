@@ -92,7 +92,7 @@ impl Plan {
         };
         let stored = Stored { key: self.run_key().to_string(), check: check.clone() };
         let text = serde_json::to_string_pretty(&stored).expect("numbers and texts are JSON");
-        crate::job::folder::output::write_file(&file, format!("{text}\n").as_bytes())
+        crate::job::folder::whole_file::write_file(&file, format!("{text}\n").as_bytes())
     }
 
     fn compare_losses(&self, observer: &dyn Observer) -> Result<Option<LossCheck>, JobError> {

@@ -1,0 +1,157 @@
+//! What files of scores say of themselves: the metadata that a reader needs to make sense of the numbers.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::attribution::store::{FORMAT, Key, Metadata};
+use crate::job::brief::Brief;
+use crate::job::brief::answers::Method;
+use crate::job::brief::options::measure_name;
+use crate::job::brief::summary::Summary;
+use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale};
+
+/// The entry that holds the key of what the file was made from.
+pub(in crate::job) const KEY: &str = "ascribe_key";
+
+/// Ids of the score matrix's rows.
+pub(in crate::job) fn query_ids(brief: &Brief) -> Vec<String> {
+    let Some(queries) = &brief.queries else { return vec![] };
+    match brief.job.method.aggregate {
+        AggregateRequest::Each => (0..queries.len()).map(|q| queries.id(q).to_owned()).collect(),
+        AggregateRequest::Sum => vec!["sum".into()],
+        AggregateRequest::Mean => vec!["mean".into()],
+    }
+}
+
+/// What a reader of the scores has to know.
+pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: usize, key: &Key) -> Metadata {
+    let method = &brief.job.method;
+    let ids = |ids: Vec<String>| serde_json::to_string(&ids).expect("texts are JSON");
+    let columns = &brief.training.columns;
+    let train_ids = (0..columns.len()).map(|column| columns.id(column).to_owned()).collect();
+    let measure = measure_name(brief.measure());
+    let unit = match (method.normalize, brief.job.output.scale) {
+        (Normalize::Cosine, _) => "cosine between -1 and 1".to_owned(),
+        (Normalize::None, ScoreScale::PerExample) => {
+            format!(
+                "improvement of the query's {measure} predicted for one more copy of the example in training (weight 1/N)"
+            )
+        }
+        (Normalize::None, ScoreScale::Kronfluence) => {
+            format!("N times the improvement of the query's {measure} for one more copy")
+        }
+    };
+    let fisher = match method.fisher {
+        Fisher::True => "true",
+        Fisher::Empirical => "empirical",
+    };
+    let answered = &brief.answers[answer];
+    let no_curvature = method.curvature == Curvature::Identity && brief.job.source.is_none();
+    let (method_name, detail) = match answered.method {
+        Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
+        Method::InfluenceMean { .. } if no_curvature => ("gradient dot product, mean over checkpoints", String::new()),
+        Method::InfluenceMean { damping } => {
+            ("influence, mean over checkpoints", String::from(DampingRequest(damping)))
+        }
+        Method::Influence { damping, .. } => ("influence", String::from(DampingRequest(damping))),
+        Method::Source { time_scale } => ("source", time_scale.to_string()),
+        Method::Tracin => ("tracin", String::new()),
+        Method::Gradients => ("gradient dot product", String::new()),
+    };
+    let layers: Vec<&str> = brief.layers_of(answer).iter().map(|&l| brief.training.layers()[l].name.as_str()).collect();
+    let mut entries: BTreeMap<&str, String> = BTreeMap::from([
+        (KEY, key.to_string()),
+        ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
+        ("format", FORMAT.to_string()),
+        ("method", method_name.into()),
+        ("curvature", method.curvature.name().into()),
+        ("fisher", fisher.into()),
+        ("answer", answered.name.clone()),
+        ("seed", method.seed.to_string()),
+        ("dtype", brief.job.model.dtype.name().into()),
+        ("measurement", measure.into()),
+        ("reduction", method.reduction.name().into()),
+        ("normalize", method.normalize.name().into()),
+        ("sign", "positive: a proponent, training on it helps the query; negative: an opponent".into()),
+        ("units", unit),
+        (
+            "scale",
+            match brief.job.output.scale {
+                ScoreScale::PerExample => format!("1/{}", brief.training.last_stage().n_examples),
+                ScoreScale::Kronfluence => "1".into(),
+            },
+        ),
+        ("train_size", brief.training.last_stage().n_examples.to_string()),
+        ("layers", json!(layers).to_string()),
+        ("notes", json!(summary.notes).to_string()),
+        ("query_ids", ids(query_ids(brief))),
+        ("train_ids", ids(train_ids)),
+    ]);
+    if let Some(check) = summary.loss_check.get() {
+        entries.insert("loss_check", json!(check).to_string());
+    }
+    if let Some(positions) = brief.job.resources.batch_tokens {
+        entries.insert("batch_tokens", positions.to_string());
+    }
+    if let Some(width) = method.eigen_block_width.filter(|_| brief.has_eigenbasis() && brief.is_cut()) {
+        entries.insert("eigen_block_width", width.to_string());
+    }
+    if let Some(rank) = method.query_rank {
+        entries.insert("query_rank", rank.to_string());
+    }
+    if brief.solves_jointly(answer) {
+        entries.insert("solve", "gauss-newton".into());
+        entries.insert("solve_iterations", method.products().to_string());
+        entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
+        entries.insert("solve_block", brief.solve_block().to_string());
+    }
+    if let Some(set) = answered.layer_set {
+        entries.insert("layer_set", brief.layer_sets[set].name.clone());
+    }
+    match answered.method {
+        Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),
+        Method::InfluenceMean { .. } => {
+            if !detail.is_empty() {
+                entries.insert("damping", detail);
+            }
+            entries.insert("checkpoints", json!(summary.checkpoints).to_string());
+            let scores = if brief.spreads(answer) { "spread" } else { "plain" };
+            entries.insert("checkpoint_scores", scores.into());
+        }
+        Method::Source { .. } => {
+            entries.insert("time_scale", detail);
+            entries.insert("legs", json!(summary.legs).to_string());
+        }
+        _ => {}
+    }
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What a reader of `self_influence.safetensors` has to know.
+pub(in crate::job) fn self_influence_metadata(brief: &Brief, summary: &Summary, key: &Key) -> Metadata {
+    let mut metadata = score_metadata(brief, summary, 0, key);
+    metadata.remove("query_ids");
+    metadata.insert("units".into(), "rise of the example's own loss predicted for its removal from training".into());
+    metadata
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::request::ReductionRequest;
+
+    #[test]
+    fn choices_are_named_in_files_as_in_jobs() {
+        let named = |value: toml::Value| value.as_str().expect("a text").to_owned();
+        for curvature in [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac] {
+            assert_eq!(curvature.name(), named(toml::Value::try_from(curvature).expect("TOML")));
+        }
+        for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {
+            assert_eq!(reduction.name(), named(toml::Value::try_from(reduction).expect("TOML")));
+        }
+        for normalize in [Normalize::None, Normalize::Cosine] {
+            assert_eq!(normalize.name(), named(toml::Value::try_from(normalize).expect("TOML")));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Names of the files at fixed places of the run folder.
+
+use std::path::PathBuf;
+
+use crate::job::brief::Brief;
+use crate::job::request::StoreScores;
+
+/// The record of the run: see [`RunRecord`](super::record::RunRecord).
+pub(in crate::job) const RECORD: &str = "run.json";
+
+/// The job, which can be run again.
+pub(in crate::job) const JOB: &str = "job.toml";
+
+/// Kind of the store's score parts.
+pub(in crate::job) const SCORES: &str = "scores";
+
+/// `name.safetensors` of the first answer, `name.ANSWER.safetensors` of the others.
+pub(in crate::job) fn of_answer(brief: &Brief, answer: usize, name: &str, ending: &str) -> PathBuf {
+    let file = match answer {
+        0 => format!("{name}.{ending}"),
+        _ => format!("{name}.{}.{ending}", brief.answers[answer].name),
+    };
+    brief.job.output.path.join(file)
+}
+
+/// An answer's score matrix.
+pub(in crate::job) fn scores_file(brief: &Brief, answer: usize) -> PathBuf {
+    of_answer(brief, answer, "scores", "safetensors")
+}
+
+/// Each query's best and worst, if the matrix is not kept.
+pub(in crate::job) fn top_file(brief: &Brief, answer: usize) -> PathBuf {
+    of_answer(brief, answer, "top", "safetensors")
+}
+
+/// Every training example's score for itself.
+pub(in crate::job) fn self_influence_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("self_influence.safetensors")
+}
+
+/// Stages whose contributions to an answer's scores are written apart.
+pub(in crate::job) fn stages_apart(brief: &Brief, answer: usize) -> std::ops::Range<usize> {
+    let by_stage = brief.job.source.as_ref().is_some_and(|source| source.by_stage);
+    let wanted = by_stage && answer == 0 && brief.job.output.store_scores == StoreScores::Full;
+    if wanted { 0..brief.training.stages.len() } else { 0..0 }
+}
+
+/// What one stage contributes to the first answer's scores.
+pub(in crate::job) fn stage_file(brief: &Brief, stage: usize) -> PathBuf {
+    let names: Vec<&str> = brief.training.stages.iter().map(|stage| stage.name.as_str()).collect();
+    brief.job.output.path.join(format!("scores.stage-{}.safetensors", stage_in_path(&names, stage)))
+}
+
+/// A stage's name as a part of a file's. The name is a person's, so whatever may mean something in a path is a hyphen;
+/// where that makes it the name of another stage, on file systems that ignore case too, the stage's number follows.
+fn stage_in_path(names: &[&str], stage: usize) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    let plain = |name: &str| name.chars().map(plain).collect::<String>();
+    let own = plain(names[stage]);
+    let is_own = |(other, name): (usize, &&str)| other != stage && plain(name).to_lowercase() == own.to_lowercase();
+    if names.iter().enumerate().any(is_own) { format!("{own}.{}", stage + 1) } else { own }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_with_like_names_have_files_of_their_own() {
+        let files = |names: &[&str]| (0..names.len()).map(|stage| stage_in_path(names, stage)).collect::<Vec<_>>();
+        assert_eq!(files(&["pre-train", "fine tune", "größe/2"]), ["pre-train", "fine-tune", "größe-2"]);
+        assert_eq!(files(&["fine tune", "fine-tune", "last"]), ["fine-tune.1", "fine-tune.2", "last"]);
+        assert_eq!(files(&["Tune", "tune"]), ["Tune.1", "tune.2"]);
+    }
+}
