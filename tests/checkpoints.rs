@@ -112,7 +112,7 @@ fn logits(model: &Model) -> Vec<f32> {
         keys: vec![0],
         positions: Positions::from_lengths([ids.len()]),
         range: 0..1,
-        inputs: Inputs::Tokens(TokenInputs { ids, types: None }),
+        inputs: Inputs::Tokens(TokenInputs { ids, types: None, encoder: None }),
     };
     let logits: Tensor = model.logits(&batch).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
@@ -412,4 +412,61 @@ fn a_relative_with_llamas_settings_is_llama() {
     let checkpoint = || Checkpoint::of("llama-tiny").without("architectures");
     let renamed = checkpoint().set("model_type", json!("mistral")).set("sliding_window", Value::Null);
     assert_eq!(renamed.without("attention_bias").without("mlp_bias").logits(), checkpoint().logits());
+}
+
+#[test]
+fn settings_of_t5_are_honoured_or_refused() {
+    let scaled = |checkpoint: Checkpoint| pair_logits(&checkpoint.load().unwrap());
+    let tied = scaled(family("t5"));
+    // a file of transformers 4 says by the tie whether logits are scaled, one of transformers 5 by a key of its own
+    let before = || family("t5").without("scale_decoder_outputs").set("transformers_version", json!("4.40.0"));
+    assert_eq!(scaled(before()), tied);
+    let plain = scaled(family("t5").set("scale_decoder_outputs", json!(false)));
+    let width = 10f32;
+    for (plain, tied) in plain.iter().zip(&tied) {
+        assert!((plain - tied * width.sqrt()).abs() <= 1e-5 * plain.abs().max(1.0), "{plain} {tied}");
+    }
+    let apart = before().set("tie_word_embeddings", json!(false)).copy("shared.weight", "lm_head.weight");
+    assert_eq!(scaled(apart), plain);
+    let (error, _) = before().set("tie_word_embeddings", json!(false)).refused();
+    assert_contains(&error, &["`lm_head.weight`", "no head"]);
+    // other names of the one embedding, beside it or in its place
+    let copy = "encoder.embed_tokens.weight";
+    let twice = family("t5").copy("shared.weight", copy).copy("shared.weight", "decoder.embed_tokens.weight").load();
+    assert_eq!(twice.as_ref().unwrap().notes(), [""; 0]);
+    assert_eq!(pair_logits(&twice.unwrap()), tied);
+    assert_eq!(scaled(family("t5").copy("shared.weight", copy).drop("shared.weight")), tied);
+    let (error, _) = family("t5").add(copy, &[61, 10]).refused();
+    assert_contains(&error, &["`encoder.embed_tokens.weight`", "differs from `shared.weight`"]);
+    for (key, value, parts) in [
+        ("decoder_start_token_id", json!(61), ["`decoder_start_token_id` = 61", "below `vocab_size` = 61"]),
+        ("decoder_start_token_id", Value::Null, ["no key `decoder_start_token_id`", "reads first"]),
+        ("relative_attention_max_distance", json!(2), ["8 `relative_attention_num_buckets`", "= 2"]),
+        ("is_encoder_decoder", json!(false), ["`is_encoder_decoder`", "false"]),
+        ("is_decoder", json!(true), ["`is_decoder`", "true"]),
+        ("dense_act_fn", json!("mish"), ["`dense_act_fn`", "mish"]),
+        ("architectures", json!(["T5EncoderModel"]), ["T5EncoderModel", "`t5`"]),
+        ("architectures", json!(["T5ForSequenceClassification"]), ["T5ForSequenceClassification", "`t5`"]),
+    ] {
+        assert_contains(&family("t5").set(key, value).refused().0, &parts);
+    }
+    let (error, _) = family("t5").drop("decoder.block.1.layer.1.EncDecAttention.k.weight").refused();
+    assert_contains(&error, &["no tensor `decoder.block.1.layer.1.EncDecAttention.k.weight`"]);
+    let (error, _) = family("mt5").set("transformers_version", json!("4.40.0")).refused();
+    assert_contains(&error, &["`tie_word_embeddings`"]);
+    let unknown = family("t5").set("relative_attention_kind", json!(1)).notes();
+    assert_contains(&unknown, &["`relative_attention_kind`"]);
+}
+
+/// Logits of one text behind another.
+fn pair_logits(model: &Model) -> Vec<f32> {
+    let encoder = Some(Positions::from_lengths([4]));
+    let batch = Batch {
+        targets: Targets::Tokens(vec![None; 3]),
+        keys: vec![0],
+        positions: Positions::from_lengths([3]),
+        range: 0..1,
+        inputs: Inputs::Tokens(TokenInputs { ids: vec![5, 9, 14, 3, 0, 22, 7], types: None, encoder }),
+    };
+    model.logits(&batch).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }

@@ -23,15 +23,19 @@ const TOLERANCE: f64 = 1e-4;
 
 /// The recorded sequences.
 fn sequences(model: &Model, expected: &Recorded) -> Batch {
-    let (ids, mask) = (expected.get("input_ids"), expected.get("attention_mask"));
-    let length = ids.shape[1];
-    let whole = |x: &[f64]| x.iter().map(|&x| x as u32).collect::<Vec<_>>();
-    let lines: Vec<String> = ids
-        .values
-        .chunks(length)
-        .zip(mask.values.chunks(length))
-        .map(|(ids, mask)| json!({"input_ids": whole(ids), "attention_mask": whole(mask)}).to_string())
-        .collect();
+    let whole = |x: &[f64]| x.iter().map(|&x| x as i64).collect::<Vec<_>>();
+    let rows = |tensor: &str| {
+        let found = expected.find(tensor)?;
+        Some(found.values.chunks(found.shape[1]).map(whole).collect::<Vec<_>>())
+    };
+    let [ids, mask] = ["input_ids", "attention_mask"].map(|tensor| rows(tensor).expect("recorded"));
+    // of an encoder and a decoder
+    let labels = rows("labels");
+    let line = |m: usize| match &labels {
+        None => json!({"input_ids": ids[m], "attention_mask": mask[m]}).to_string(),
+        Some(labels) => json!({"input_ids": ids[m], "attention_mask": mask[m], "labels": labels[m]}).to_string(),
+    };
+    let lines: Vec<String> = (0..ids.len()).map(line).collect();
     let Limits::Tokens(limits) = model.limits() else { panic!("a language model") };
     let (name, options) = (Path::new("lines.jsonl"), DataOptions::default());
     let text = Cursor::new(lines.join("\n"));

@@ -130,7 +130,7 @@ fn products_of_perceptrons_are_their_definition() -> Outcome {
 /// Sequences of 3 and 4 tokens, without a target in some places.
 fn sequences() -> Batch {
     Batch {
-        inputs: Inputs::Tokens(TokenInputs { ids: vec![5, 9, 14, 3, 22, 40, 7], types: None }),
+        inputs: Inputs::Tokens(TokenInputs { ids: vec![5, 9, 14, 3, 22, 40, 7], types: None, encoder: None }),
         positions: Positions::from_lengths([3, 4]),
         targets: Targets::Tokens(vec![Some(9), Some(14), None, Some(22), None, Some(7), None]),
         keys: vec![1, 2],
@@ -138,9 +138,19 @@ fn sequences() -> Batch {
     }
 }
 
+/// The same targets, with texts of 2 and 3 tokens that an encoder reads.
+fn pairs() -> Batch {
+    let encoder = Some(Positions::from_lengths([2, 3]));
+    let ids = vec![31, 8, 50, 2, 17, 0, 9, 14, 0, 22, 40, 7];
+    Batch { inputs: Inputs::Tokens(TokenInputs { ids, types: None, encoder }), ..sequences() }
+}
+
 fn check_decoder(folder: &Path, model: &Model) -> Outcome {
-    let batch = sequences();
-    let vocabulary = model.logits(&batch)?.dim(1)? as u32;
+    check_batch(folder, model, &sequences())
+}
+
+fn check_batch(folder: &Path, model: &Model, batch: &Batch) -> Outcome {
+    let vocabulary = model.logits(batch)?.dim(1)? as u32;
     let along = directions(model);
     let mut want: Vec<Vec<f64>> = along.iter().map(|v| vec![0.0; v.len()]).collect();
     let Targets::Tokens(targets) = &batch.targets else { panic!("tokens") };
@@ -152,7 +162,7 @@ fn check_decoder(folder: &Path, model: &Model) -> Outcome {
             add_outer(&mut want, &g, &along, (-losses.iter().sum::<f64>()).exp());
         }
     }
-    let found = product(model, &batch, &along)?;
+    let found = product(model, batch, &along)?;
     assert_same(&folder.display().to_string(), &found, &want);
     Ok(())
 }
@@ -164,6 +174,19 @@ fn products_of_decoders_are_their_definition() -> Outcome {
         check_decoder(&folder, &load(&folder, DType::F64))?;
     }
     Ok(())
+}
+
+/// Keys and values of cross-attention move at the encoder's rows.
+#[test]
+fn products_of_encoder_decoders_are_their_definition() -> Outcome {
+    let folder = fixture("families/t5");
+    check_batch(&folder, &load(&folder, DType::F64), &pairs())?;
+    let folder = fixture("families/mt5");
+    check_batch(
+        &folder,
+        &load_layers(&folder, DType::F64, &["lm_head", "encoder.block.0.*", "*.EncDecAttention.*"]),
+        &pairs(),
+    )
 }
 
 #[test]
@@ -212,7 +235,7 @@ fn one_text(batch: &Batch, text: usize) -> Batch {
     let rows = batch.positions.iter().nth(text).expect("two texts");
     let Inputs::Tokens(inputs) = &batch.inputs else { panic!("tokens") };
     Batch {
-        inputs: Inputs::Tokens(TokenInputs { ids: inputs.ids[rows.clone()].to_vec(), types: None }),
+        inputs: Inputs::Tokens(TokenInputs { ids: inputs.ids[rows.clone()].to_vec(), types: None, encoder: None }),
         targets: batch.targets.clone(),
         positions: Positions::from_lengths([rows.len()]),
         keys: vec![batch.keys[text]],

@@ -360,6 +360,21 @@ fn gradients_of_language_models_are_finite_differences() {
     }
 }
 
+/// An encoder and a decoder, with the head tied and scaled, and apart.
+#[test]
+fn gradients_of_encoder_decoders_are_finite_differences() {
+    for name in ["families/t5", "families/mt5"] {
+        let model = load(&fixture(name), DType::F64);
+        let lines = [
+            json!({"input_ids": [5, 9, 14, 3, 22], "labels": [40, 7, -100, 11]}),
+            json!({"input_ids": [31, 8], "labels": [6, 6, 2]}),
+        ];
+        let batch = whole(&tokens(&model, &lines));
+        let margin = Objective::Measurement(Measurement::Margin, Reduction::Mean);
+        check_differences(name, &batch, &[Objective::TrainingLoss, margin]);
+    }
+}
+
 #[test]
 fn gradients_of_perceptrons_are_finite_differences() {
     for (name, measurement) in [("mlp-tiny", Measurement::Margin), ("mlp-regression", Measurement::Prediction)] {

@@ -216,3 +216,63 @@ fn classifiers_of_the_trainer_have_the_losses_margins_and_scores_of_torch() -> O
     }
     Ok(())
 }
+
+/// An encoder and a decoder: prompts are read by the one, completions written by the other, and both end in the end token.
+#[test]
+fn an_encoder_decoder_has_the_losses_and_scores_of_torch() -> Outcome {
+    let Some(folder) = shared("zoo/t5") else { return Ok(()) };
+    let checkpoint = folder.join("checkpoint-60");
+    let expected = Recorded::open(&folder.join("expected.safetensors"));
+    let model = load(&checkpoint, DType::F32);
+    assert_eq!(model.notes(), [""; 0]);
+    let source =
+        |file: &str, role| Source { add_eos: Which::Both, ..Source::new(folder.join(file), role, &checkpoint) };
+    let train = source("train.jsonl", Role::Train).read(&model);
+    let queries = source("queries.jsonl", Role::Queries).read(&model);
+    for (dataset, side) in [(&train, "train"), (&queries, "query")] {
+        let batch = data::batch(dataset, 0..dataset.len());
+        let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
+        let tensor = format!("{side}_loss");
+        assert_relative(&losses, &expected.values(&tensor), 1e-4, &tensor);
+        // what the encoder reads, and what the decoder predicts
+        let (data::Inputs::Tokens(inputs), data::Targets::Tokens(targets)) = (&batch.inputs, &batch.targets) else {
+            panic!("tokens")
+        };
+        let encoder = inputs.encoder.as_ref().expect("texts for the encoder");
+        for (tensor, positions, padding) in [("ids", encoder, -1.0), ("labels", &batch.positions, -100.0)] {
+            let want = expected.get(&format!("{side}_{tensor}"));
+            for (rows, want) in positions.iter().zip(want.values.chunks(want.shape[1])) {
+                let found: Vec<f64> = rows
+                    .map(|row| match tensor {
+                        "ids" => f64::from(inputs.ids[row]),
+                        _ => targets[row].map_or(padding, f64::from),
+                    })
+                    .collect();
+                let want: Vec<f64> = want.iter().copied().filter(|&id| id != padding).collect();
+                assert_eq!(found, want, "{side}_{tensor}");
+            }
+        }
+    }
+    let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
+    for (kind, tensor, tolerance) in
+        [(CurvatureKind::Identity, "identity.scores", 1e-4), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-3)]
+    {
+        let found = Run::empirical(kind, Measurement::Loss).scores::<_, f32>(&model, train, queries)?;
+        let error = relative(&found.wide(), &expected.values(tensor));
+        say(format_args!("t5, {tensor}: {error:.1e}"));
+        assert!(error < tolerance, "t5, {tensor}: {error:.1e}");
+    }
+    let inside: Vec<String> = model.layers().iter().map(|layer| layer.name.clone()).collect();
+    let recorded: Vec<String> = serde_json::from_str(&expected.metadata("layers"))?;
+    assert_eq!(inside, recorded);
+    // what is recorded of `lm_head` apart is the gradient of the one tensor that is the embedding too
+    let want = expected.get("identity.layers");
+    for (layer, want) in inside.iter().zip(want.values.chunks(want.shape[1] * want.shape[2])) {
+        let model = load_layers(&checkpoint, DType::F32, &[layer.as_str()]);
+        let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+        let found = run.scores::<_, f32>(&model, train, queries)?;
+        let error = relative(&found.wide(), want);
+        assert!(error < 1e-4, "{layer}: {error:.1e}");
+    }
+    Ok(())
+}

@@ -35,13 +35,16 @@ pub enum Inputs {
 /// Token sequences, one after the other without padding.
 ///
 /// # Shapes
-/// `ids`: `[R]`, R = Σ T; `types` as well.
+/// `ids`: `[R]`, R = Σ T; `types` as well. With texts for an encoder, `[S + R]`: those of all examples stand first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenInputs {
     /// The tokens.
     pub ids: Vec<u32>,
     /// To which text of a pair each token belongs; absent where all belong to the first.
     pub types: Option<Vec<u32>>,
+    /// Which of the first `ids` each example's encoder reads; absent where all tokens are one sequence. The positions of
+    /// the batch are those of the other tokens, which the decoder reads.
+    pub encoder: Option<Positions>,
 }
 
 /// Rows of numbers, or images.
@@ -117,6 +120,6 @@ pub fn batch(dataset: &Dataset, range: Range<usize>) -> Batch {
             (Inputs::Rows(inputs), rows.targets(range.clone()))
         }
     };
-    let positions = Positions::from_lengths(range.clone().map(|i| dataset.positions(i)));
+    let positions = Positions::from_lengths(range.clone().map(|i| dataset.target_positions(i)));
     Batch { inputs, targets, positions, keys, range }
 }

@@ -76,10 +76,18 @@ impl Dataset {
     }
 
     /// Number of positions of example `i`, T: its tokens, 1 for a row of numbers, patches or pixels of an
-    /// image.
+    /// image. Of a text for an encoder and one for a decoder, those of both.
     pub fn positions(&self, i: usize) -> usize {
         match &self.kind {
             Kind::Tokens(tokens) => tokens.positions(i),
+            Kind::Rows(rows) => rows.positions(),
+        }
+    }
+
+    /// Number of positions of example `i` that may have a target: those of the decoder alone where there is an encoder.
+    pub fn target_positions(&self, i: usize) -> usize {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.rows(i).len(),
             Kind::Rows(rows) => rows.positions(),
         }
     }

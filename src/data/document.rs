@@ -6,6 +6,7 @@ use super::error::DataError;
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
+use super::read::DecoderTokens;
 use super::specials::{FromTokenizer, Role, Special, Specials, Which, resolve};
 use super::targets::Target;
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
@@ -21,6 +22,17 @@ pub(super) struct Document {
     pub(super) labels: Vec<Option<u32>>,
     /// What the text as a whole should give.
     pub(super) target: Option<OfText>,
+    /// Where the tokens are divided, if an encoder reads the first of them.
+    pub(super) split: Option<Split>,
+}
+
+/// Where tokens are divided into those of an encoder and those of a decoder: its first one, then its targets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Split {
+    /// Tokens of the encoder, at least one.
+    pub(super) encoder: usize,
+    /// Tokens that were cut from both texts.
+    pub(super) cut: usize,
 }
 
 /// What there is of a text that is classified or valued beside its tokens.
@@ -43,6 +55,30 @@ pub(super) struct Texts {
     pub(super) cut: usize,
 }
 
+/// Tokens of an encoder and of a decoder, with their labels.
+pub(super) type Tokens = (Vec<u32>, Vec<Option<u32>>, Split);
+
+/// What an encoder reads, and behind it what a decoder reads for these targets: a first token, then each target, or padding
+/// where there is none. Transformers shifts targets in the same way.
+pub(super) fn joined(
+    read: &[u32],
+    targets: &[Option<u32>],
+    decoder: DecoderTokens,
+    cut: usize,
+) -> Result<Tokens, LineProblem> {
+    if read.is_empty() {
+        return Err(LineProblem::NothingToRead);
+    }
+    let targets = &targets[..targets.iter().rposition(Option::is_some).map_or(0, |last| last + 1)];
+    if targets.is_empty() {
+        return Err(LineProblem::NothingToWrite);
+    }
+    let written = targets.iter().map(|target| target.unwrap_or(decoder.padding));
+    let tokens = read.iter().copied().chain([decoder.start]).chain(written).collect();
+    let labels = vec![None; read.len() + 1].into_iter().chain(targets.iter().copied()).collect();
+    Ok((tokens, labels, Split { encoder: read.len(), cut }))
+}
+
 /// Turns the texts of one file into tokens.
 #[derive(Debug)]
 pub(super) struct Encoder<'a> {
@@ -54,8 +90,12 @@ pub(super) struct Encoder<'a> {
     asked: Option<Special>,
     vocabulary: usize,
     text_limit: usize,
-    /// Labels of texts that are classified or valued, and to how many tokens these are cut.
-    labels: Option<(&'a Labels, Option<usize>)>,
+    /// Labels of texts that are classified or valued.
+    labels: Option<&'a Labels>,
+    /// What a decoder beside an encoder reads.
+    decoder: Option<DecoderTokens>,
+    /// To how many tokens texts are cut between their special tokens, if there are labels or a decoder.
+    max_length: Option<usize>,
 }
 
 /// A special token that is added to every text.
@@ -87,27 +127,66 @@ impl<'a> Encoder<'a> {
         let asked = if add_bos { Some(Special::Bos) } else { add_eos.then_some(Special::Eos) };
         let (bos, eos) = (added(Special::Bos, specials.add_bos)?, added(Special::Eos, specials.add_eos)?);
         let from_tokenizer = specials.from_tokenizer;
-        Ok(Self { tokenizer, bos, eos, from_tokenizer, asked, vocabulary, text_limit, labels: None })
+        Ok(Self {
+            tokenizer,
+            bos,
+            eos,
+            from_tokenizer,
+            asked,
+            vocabulary,
+            text_limit,
+            labels: None,
+            decoder: None,
+            max_length: None,
+        })
     }
 
-    /// For texts that are classified or valued, cut to so many tokens with special tokens among them.
-    pub(super) fn with_labels(self, labels: Option<&'a Labels>, max_length: Option<usize>) -> Self {
-        Self { labels: labels.map(|labels| (labels, max_length)), ..self }
+    /// For texts that are classified or valued.
+    pub(super) fn with_labels(self, labels: Option<&'a Labels>) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// For texts of which an encoder reads one and a decoder another.
+    pub(super) fn with_decoder(self, decoder: Option<DecoderTokens>) -> Self {
+        Self { decoder, ..self }
+    }
+
+    /// For texts with labels or a decoder: cut to so many tokens, with special tokens among them.
+    pub(super) fn cut_to(self, max_length: Option<usize>) -> Self {
+        Self { max_length, ..self }
+    }
+
+    /// What a decoder beside an encoder reads.
+    pub(super) fn decoder(&self) -> Option<DecoderTokens> {
+        self.decoder
     }
 
     /// Labels of texts that are classified or valued.
     pub(super) fn labels_of_texts(&self) -> Option<&'a Labels> {
-        self.labels.map(|(labels, _)| labels)
+        self.labels
     }
 
     /// Tokens of a text or of a pair of texts as a classifier reads them.
     pub(super) fn text_or_pair(&self, text: &str, pair: Option<&str>) -> Result<Texts, LineProblem> {
-        let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "text" })?;
+        self.whole("text", text, pair)
+    }
+
+    /// Tokens of a text for an encoder and of one for a decoder, each as it is tokenized by itself, with its special
+    /// tokens: the decoder's first token and its targets stand behind the encoder's.
+    pub(super) fn split(&self, prompt: &str, completion: &str, decoder: DecoderTokens) -> Result<Tokens, LineProblem> {
+        let read = self.whole("prompt", prompt, None)?;
+        let written = self.whole("completion", completion, None)?;
+        let labels = self.labels(&written.tokens, 0);
+        joined(&read.tokens, &labels, decoder, read.cut + written.cut)
+    }
+
+    fn whole(&self, field: &'static str, text: &str, pair: Option<&str>) -> Result<Texts, LineProblem> {
+        let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field })?;
         for text in [Some(text), pair].into_iter().flatten() {
             tokenizer.check_length(text, self.text_limit)?;
         }
         let own = usize::from(self.bos.is_some()) + usize::from(self.eos.is_some());
-        let max_length = self.labels.and_then(|(_, max_length)| max_length).map(|n| n.saturating_sub(own));
+        let max_length = self.max_length.map(|n| n.saturating_sub(own));
         let special = self.from_tokenizer != FromTokenizer::None;
         let problem = |message: String| LineProblem::Encode { file: tokenizer.file().to_owned(), message };
         let (encoded, mut types, cut) =

@@ -85,6 +85,12 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
     },
+    /// Texts for an encoder and a decoder are joined to nothing.
+    #[error("{}: prompts that an encoder reads cannot be packed", file.display())]
+    PackedPairs {
+        /// The file.
+        file: PathBuf,
+    },
     /// A packed block holds nothing to predict.
     #[error("{}: block {block} has no target token", file.display())]
     BlockWithoutTarget {
@@ -284,7 +290,7 @@ impl DataError {
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
             Self::CutShort { .. } => "was it copied or written to its end?".into(),
             Self::BetweenElements { .. } => "a `.json` file is one array of objects, or one object a line".into(),
-            Self::PackedLabels { .. } => "leave `--pack` out".into(),
+            Self::PackedLabels { .. } | Self::PackedPairs { .. } => "leave `--pack` out".into(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
             Self::BlockWithoutTarget { .. } => {
                 "use longer blocks (`--pack N`), or do not pack prompts and completions".into()

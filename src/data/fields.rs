@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::document::{Document, Encoder, OfText, Texts};
+use super::document::{Document, Encoder, OfText, Texts, joined};
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
-use super::read::IdField;
+use super::read::{DecoderTokens, IdField};
 
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
@@ -34,6 +34,9 @@ pub(super) fn parse(
     };
     if let Some(labels) = encoder.labels_of_texts() {
         return labelled(id, fields, encoder, labels);
+    }
+    if let Some(decoder) = encoder.decoder() {
+        return split(id, fields, encoder, decoder);
     }
     let mut take = |field| fields.shift_remove(field).filter(|value| !value.is_null());
     let content = CONTENT.map(&mut take);
@@ -65,7 +68,7 @@ pub(super) fn parse(
         // One field, not null, and none of the above: there is no such field.
         _ => return Err(LineProblem::NoContent { fields: present.into_iter().map(str::to_owned).collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None })
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None })
 }
 
 /// Reads a text, a pair of texts or tokens with one label for all.
@@ -106,7 +109,42 @@ fn labelled(
     };
     let types = labels.types(types)?;
     let target = Some(OfText { target: labels.take(&mut fields)?, types, cut });
-    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target })
+    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target, split: None })
+}
+
+/// Reads a text for an encoder and one for a decoder, or the tokens of both.
+fn split(
+    id: Option<String>,
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+    decoder: DecoderTokens,
+) -> Result<Document, LineProblem> {
+    let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
+    let (source, (tokens, labels, split)) = match ["prompt", "completion", "input_ids", "labels"].map(&mut take) {
+        [Some(_), _, Some(_), _] => return Err(LineProblem::TwoContents { first: "prompt", second: "input_ids" }),
+        [_, Some(_), _, Some(_)] => return Err(LineProblem::TwoContents { first: "completion", second: "labels" }),
+        [Some(prompt), Some(completion), None, None] => {
+            let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
+            (Source::prompted(&prompt, &completion), encoder.split(&prompt, &completion, decoder)?)
+        }
+        [None, None, Some(ids), Some(labels)] => {
+            encoder.check_ids()?;
+            let (read, _) = attended(ids, take("attention_mask"), encoder.vocabulary())?;
+            let labels = integers("labels", labels)?;
+            let target = |(k, &label): (usize, &i64)| match label {
+                IGNORED => Ok(None),
+                label => token("labels", k, label, encoder.vocabulary()).map(Some),
+            };
+            let targets = labels.iter().enumerate().map(target).collect::<Result<Vec<_>, _>>()?;
+            (Source::Tokens, joined(&read, &targets, decoder, 0)?)
+        }
+        [Some(_), ..] => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
+        [_, Some(_), ..] => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
+        [_, _, Some(_), _] => return Err(LineProblem::Partner { has: "input_ids", lacks: "labels" }),
+        [_, _, _, Some(_)] => return Err(LineProblem::Partner { has: "labels", lacks: "input_ids" }),
+        [None, None, None, None] => return Err(LineProblem::NoPair { fields: fields.keys().cloned().collect() }),
+    };
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split) })
 }
 
 /// More than the most texts that any model tells apart by token types.

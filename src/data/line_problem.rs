@@ -48,6 +48,20 @@ pub enum LineProblem {
         /// The fields that the line has.
         fields: Vec<String>,
     },
+    /// No text for an encoder with one for a decoder.
+    #[error(
+        "no `prompt` with a `completion` and no `input_ids` with `labels`, and the model reads one text and writes another"
+    )]
+    NoPair {
+        /// The fields that the line has.
+        fields: Vec<String>,
+    },
+    /// An empty text for an encoder.
+    #[error("no token for the encoder to read")]
+    NothingToRead,
+    /// An empty text for a decoder.
+    #[error("no token for the decoder to write")]
+    NothingToWrite,
     /// No label, and the model gives something for a whole text.
     #[error("no `label`, and the model classifies texts")]
     NoLabel {
@@ -269,6 +283,12 @@ impl LineProblem {
                 "write a JSON object a line, with `text` and `label`".into()
             }
             Self::NoText { fields } | Self::NoLabel { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::NoPair { fields } if fields.is_empty() => {
+                "write a JSON object a line, with `prompt` and `completion`".into()
+            }
+            Self::NoPair { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::NothingToRead => "remove the example, or give it a `prompt` (`input_ids`)".into(),
+            Self::NothingToWrite => "remove the example, or give it a `completion` (`labels`)".into(),
             Self::LabelRange { classes, .. } => {
                 format!("classes count from 0 to {}; is the file of another task?", classes.saturating_sub(1))
             }

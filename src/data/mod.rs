@@ -45,7 +45,7 @@ pub use error::DataError;
 pub use files::Format;
 pub use labels::Labels;
 pub use line_problem::LineProblem;
-pub use read::{DataOptions, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
+pub use read::{DataOptions, DecoderTokens, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
 pub use row_shape::{ImageSize, RowShape};
 pub use rows::{RowDataset, RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};

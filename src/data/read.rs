@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::dataset::{Dataset, Kind};
-use super::document::{Document, Encoder, OfText};
+use super::document::{Document, Encoder, OfText, Split};
 use super::error::DataError;
 use super::excerpt::Source;
 use super::fields;
@@ -64,6 +64,17 @@ pub struct ModelLimits {
     pub vocabulary: usize,
     /// Positions, if their number is limited.
     pub max_positions: Option<usize>,
+    /// What the decoder reads beside an encoder; none for a model that reads one sequence.
+    pub decoder: Option<DecoderTokens>,
+}
+
+/// The tokens that a decoder beside an encoder is given: its targets, shifted behind a first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderTokens {
+    /// The first.
+    pub start: u32,
+    /// What it reads in place of a token that is no target.
+    pub padding: u32,
 }
 
 /// What reading found, for the plan.
@@ -143,10 +154,15 @@ pub fn read_tokens_from(
     if options.labels.is_some() && options.pack.is_some() {
         return Err(DataError::PackedLabels { file: file.to_owned() });
     }
+    if limits.decoder.is_some() && options.pack.is_some() {
+        return Err(DataError::PackedPairs { file: file.to_owned() });
+    }
     let bounds = Bounds::of(options.memory);
     let tokens_of = tokenizer.map(Arc::as_ref);
     let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
-        .with_labels(options.labels.as_deref(), options.max_length);
+        .with_labels(options.labels.as_deref())
+        .with_decoder(limits.decoder)
+        .cut_to(options.max_length);
     // lines of plain text have no names of their own
     let id_field = if format == Format::Text { &IdField::Line } else { &options.id_field };
     let mut collector = Collector {
@@ -187,6 +203,7 @@ pub fn read_tokens_from(
             collector.report.cut_at_other_end = texts
                 && collector.report.cut > 0
                 && options.labels.is_none()
+                && limits.decoder.is_none()
                 && tokens_of.is_some_and(Tokenizer::cuts_the_beginning);
             return collector.finish(pack);
         }
@@ -219,7 +236,7 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn take(&mut self, line: usize, document: Document) -> Result<(), LineProblem> {
-        let Document { id, metadata, source, mut tokens, mut labels, mut target } = document;
+        let Document { id, metadata, source, mut tokens, mut labels, mut target, split } = document;
         if tokens.is_empty() {
             self.report.empty += 1;
             return Ok(());
@@ -227,6 +244,13 @@ impl Collector<'_> {
         let id = id.unwrap_or_else(|| line.to_string());
         if let Some(first) = self.lines.insert(id.clone(), line) {
             return Err(LineProblem::DuplicateId { id, first });
+        }
+        if let Some(Split { encoder, cut }) = split {
+            // the last token is read by no row
+            self.report.longest_before_cut = self.report.longest_before_cut.max(tokens.len() - 1 + cut);
+            self.report.cut += usize::from(cut > 0);
+            self.dataset.push_split(id, &metadata, source, (&tokens, &labels), Some(encoder));
+            return Ok(());
         }
         let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use ascribe_curvature::Positions;
+
 use super::batch::TokenInputs;
 use super::example::Examples;
 use super::excerpt::{Source, one_line, prompted};
@@ -26,6 +28,9 @@ pub struct TokenDataset {
     of_examples: Option<Targets>,
     /// To which text of a pair each token belongs; absent while all belong to the first.
     types: Option<Vec<u32>>,
+    /// How many of each example's tokens an encoder reads; behind them stand the decoder's first token and its targets.
+    /// Absent where all tokens are one sequence.
+    encoders: Option<Vec<usize>>,
     sources: Vec<Source>,
     tokenizer: Option<Arc<Tokenizer>>,
 }
@@ -40,6 +45,7 @@ impl TokenDataset {
             labels: None,
             of_examples: None,
             types: None,
+            encoders: None,
             sources: Vec::new(),
             tokenizer,
         }
@@ -92,8 +98,16 @@ impl TokenDataset {
 
     /// What a model reads of the examples `range`.
     pub(super) fn inputs(&self, range: Range<usize>) -> TokenInputs {
+        if let Some(encoders) = &self.encoders {
+            let read = range.clone().flat_map(|i| &self.tokens(i)[..encoders[i]]);
+            let written = range.clone().flat_map(|i| &self.tokens[self.rows(i)]);
+            let ids = read.chain(written).copied().collect();
+            let encoder = Some(Positions::from_lengths(encoders[range].iter().copied()));
+            return TokenInputs { ids, types: None, encoder };
+        }
         let rows = self.offsets[range.start]..self.offsets[range.end];
-        TokenInputs { ids: self.tokens[rows.clone()].to_vec(), types: self.types.as_ref().map(|of| of[rows].to_vec()) }
+        let (ids, types) = (self.tokens[rows.clone()].to_vec(), self.types.as_ref().map(|of| of[rows].to_vec()));
+        TokenInputs { ids, types, encoder: None }
     }
 
     /// What it should give of the examples `range`.
@@ -122,6 +136,7 @@ impl TokenDataset {
             labels: self.labels.as_ref().map(|labels| gather(labels, &rows)),
             of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
             types: self.types.as_ref().map(|types| gather(types, &rows)),
+            encoders: self.encoders.as_ref().map(|encoders| places.iter().map(|&i| encoders[i]).collect()),
             sources: places.iter().map(|_| Source::Tokens).collect(),
             tokenizer: self.tokenizer.clone(),
         }
@@ -142,6 +157,22 @@ impl TokenDataset {
         tokens: &[u32],
         labels: &[Option<u32>],
     ) {
+        self.push_split(id, metadata, source, (tokens, labels), None);
+    }
+
+    /// As [`TokenDataset::push`], an example of which an encoder reads this many tokens, and behind which stand the
+    /// decoder's first token and its targets. All examples are of the same kind.
+    pub(super) fn push_split(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        (tokens, labels): (&[u32], &[Option<u32>]),
+        encoder: Option<usize>,
+    ) {
+        if let Some(encoder) = encoder {
+            self.encoders.get_or_insert_default().push(encoder);
+        }
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
         let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| k > 0));
@@ -160,6 +191,7 @@ impl TokenDataset {
         bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
         // No vocabulary has 2³² tokens, so the largest number can stand for "no target".
         bytes.extend(labels().flat_map(|label| label.unwrap_or(u32::MAX).to_le_bytes()));
+        bytes.extend(encoder.into_iter().flat_map(|encoder| (encoder as u64).to_le_bytes()));
         digest.update(&bytes);
         self.examples.push(id, metadata, digest.finalize());
     }
@@ -179,12 +211,11 @@ impl TokenDataset {
     }
 
     /// For each row of example `i`, what it predicts: the label of the token after it. `None` for the
-    /// last row and where there is no target.
+    /// last row and where there is no target. Where there is an encoder, rows are the decoder's, and each has one.
     pub fn predicted(&self, i: usize) -> impl ExactSizeIterator<Item = Option<u32>> + '_ {
-        let range = self.range(i);
-        let end = range.end;
+        let end = self.range(i).end;
         let labels = self.labels.as_ref().unwrap_or(&self.tokens);
-        range.map(move |row| (row + 1 < end && self.target[row + 1]).then(|| labels[row + 1]))
+        self.rows(i).map(move |row| (row + 1 < end && self.target[row + 1]).then(|| labels[row + 1]))
     }
 
     /// Number of tokens of example `i` that are targets.
@@ -231,7 +262,25 @@ impl TokenDataset {
         self.offsets[i]..self.offsets[i + 1]
     }
 
+    /// The tokens that may predict one, by their place among those of all examples: all of an example's, and of a
+    /// decoder beside an encoder all but the last, since no row reads that.
+    pub(super) fn rows(&self, i: usize) -> Range<usize> {
+        let Range { start, end } = self.range(i);
+        self.encoders.as_ref().map_or(start..end, |encoders| start + encoders[i]..end - 1)
+    }
+
+    /// The tokens that rows of the language model read and predict: all, or those of the decoder, the last of which is
+    /// only predicted.
+    pub fn written(&self, i: usize) -> &[u32] {
+        &self.tokens[self.rows(i).start..self.range(i).end]
+    }
+
+    /// Whether each example has a text for an encoder and one for a decoder.
+    pub fn is_split(&self) -> bool {
+        self.encoders.is_some()
+    }
+
     pub(super) fn positions(&self, i: usize) -> usize {
-        self.range(i).len()
+        self.range(i).len() - usize::from(self.is_split())
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Parameters {
         of: fn(&str) -> Option<Vec<u64>>,
         /// Whether a tensor is no parameter, though files hold it.
         is_buffer: fn(&str) -> bool,
+        /// What its embedding and its head are called, if it has them.
+        ends: Option<&'static BlockNames>,
     },
     /// In the first of these orders up to transformers 4, and in the second since transformers 5.
     Since5 {
@@ -62,7 +64,8 @@ impl Parameters {
         match self {
             Self::Blocks(names) | Self::HeadFirst(names) => Some(names),
             Self::Since5 { before, .. } => before.names(),
-            Self::Numbers | Self::Keys { .. } => None,
+            Self::Keys { ends, .. } => *ends,
+            Self::Numbers => None,
         }
     }
 
@@ -285,7 +288,7 @@ impl Architecture {
         for (key, usual) in [
             ("is_causal", true),
             ("use_bidirectional_attention", false),
-            ("is_encoder_decoder", false),
+            ("is_encoder_decoder", self.has_encoder()),
             ("add_cross_attention", false),
         ] {
             if config.get(key).is_some() && config.flag(key, usual)? != usual {
@@ -303,17 +306,27 @@ impl Architecture {
         Ok(())
     }
 
+    /// Whether an encoder reads a text and a decoder beside it writes another.
+    pub(crate) fn has_encoder(&self) -> bool {
+        matches!(self.model_type, "t5" | "mt5")
+    }
+
     /// Whether a class is one of this architecture: a language model, or what gives something for a whole text.
     fn is_own(&self, class: &str) -> bool {
         let stem =
             |class: &str| LANGUAGE_MODELS.iter().find_map(|&ending| class.strip_suffix(ending).map(str::to_owned));
         let of_texts = class.strip_suffix(OF_TEXTS);
         self.classes.contains(&class)
-            || of_texts.is_some() && self.classes.iter().any(|own| stem(own).as_deref() == of_texts)
+            || !self.has_encoder()
+                && of_texts.is_some()
+                && self.classes.iter().any(|own| stem(own).as_deref() == of_texts)
     }
 
     /// The class of this architecture that gives something for a whole text; none if there is none.
     pub(super) fn class_of_texts(&self) -> Option<String> {
+        if self.has_encoder() {
+            return None;
+        }
         let stem =
             |class: &str| LANGUAGE_MODELS.iter().find_map(|&ending| class.strip_suffix(ending).map(str::to_owned));
         let own = self.classes.iter().find(|class| class.ends_with(OF_TEXTS)).map(|&class| class.to_owned());

@@ -18,7 +18,7 @@ use crate::curvature::{
     Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
     backward_through, gauss_newton_through,
 };
-use crate::data::{Batch, Inputs, Labels, ModelLimits, TokenInputs};
+use crate::data::{Batch, DecoderTokens, Inputs, Labels, ModelLimits, TokenInputs};
 
 /// What one transformer has that another has not: its blocks, its norm and what it does with positions.
 pub(super) trait Transformer: Debug + Send + Sync {
@@ -31,11 +31,16 @@ pub(super) trait Transformer: Debug + Send + Sync {
     type Context;
 
     /// Computes it.
-    fn context(&self, positions: &Positions) -> Self::Context;
+    fn context(&self, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Self::Context>;
 
     /// The first block's input from the embeddings of tokens, both `[R, D]`.
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
         Ok(tokens)
+    }
+
+    /// What a decoder reads that has an encoder beside it: none where all tokens are one sequence.
+    fn decoder_tokens(&self) -> Option<DecoderTokens> {
+        None
     }
 
     /// Reads its own parameters that are not in memory once, for the sake of errors.
@@ -66,6 +71,12 @@ struct Decoder<T: Transformer> {
 }
 
 impl<T: Transformer> Decoder<T> {
+    /// What all blocks need to know of a batch.
+    fn context(&self, batch: &Batch) -> Result<T::Context, Error> {
+        let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
+        Ok(self.transformer.context(inputs, &batch.positions)?)
+    }
+
     /// The first block's input.
     fn embed(&self, batch: &Batch) -> Result<Tensor, Error> {
         let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
@@ -97,7 +108,7 @@ impl<T: Transformer> Body for Decoder<T> {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
-        let context = self.transformer.context(&batch.positions);
+        let context = self.context(batch)?;
         let x = self.embed(batch)?;
         let (blocks, norm) = self.sections(&context);
         let sections = chained(&blocks, &norm);
@@ -113,7 +124,7 @@ impl<T: Transformer> Body for Decoder<T> {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<(), Error> {
-        let context = self.transformer.context(&batch.positions);
+        let context = self.context(batch)?;
         let x = self.embed(batch)?;
         let (blocks, norm) = self.sections(&context);
         let sections = chained(&blocks, &norm);
@@ -123,7 +134,7 @@ impl<T: Transformer> Body for Decoder<T> {
     }
 
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let context = self.transformer.context(&batch.positions);
+        let context = self.context(batch)?;
         let taps = TapRecorder::default();
         let mut x = Traced::constant(self.embed(batch)?);
         for block in &self.blocks {
@@ -272,6 +283,11 @@ impl Ends {
         self
     }
 
+    /// Whether the embedding's numbers stand under another name as well.
+    pub(super) fn are_under(&self, name: &str) -> Result<bool, LoadError> {
+        self.tokens.of_the_base().equals(&self.tokens.under(name))
+    }
+
     /// A number as the type that the embedding is stored in has it.
     pub(super) fn rounded_as_stored(&self, number: f64) -> f64 {
         self.tokens.rounded_as_stored(number)
@@ -360,15 +376,17 @@ impl<T: Transformer + 'static> Parts<T> {
             tracked_head,
         };
         let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
+        let transformer = transformer()?;
+        let starts = transformer.decoder_tokens();
         let decoder = Decoder::<T> {
             tokens,
-            transformer: transformer()?,
+            transformer,
             blocks: blocks.collect::<Result<_, _>>()?,
             tracked,
             norm: Held::new(self.norm, residence)?,
             head,
         };
-        let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions });
+        let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions, decoder: starts });
         Ok(Loaded { body: Box::new(decoder), layers, footprint, limits, labels })
     }
 }

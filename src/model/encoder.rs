@@ -79,8 +79,8 @@ impl Transformer for Encoder {
     type Norm = NoNorm;
     type Context = Positions;
 
-    fn context(&self, positions: &Positions) -> Positions {
-        positions.clone()
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Positions> {
+        Ok(positions.clone())
     }
 
     fn embed(&self, words: Tensor, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {

@@ -14,6 +14,7 @@ use super::rotary::{Partial, Rotary};
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -96,8 +97,8 @@ impl Transformer for GptNeoX {
     type Norm = StoredLayerNorm;
     type Context = Context;
 
-    fn context(&self, positions: &Positions) -> Context {
-        Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) }
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
+        Ok(Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) })
     }
 }
 

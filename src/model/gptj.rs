@@ -11,6 +11,7 @@ use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Positions, TapRecorder, Traced};
+use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm, Pairing, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -92,8 +93,8 @@ impl Transformer for GptJ {
     type Norm = StoredLayerNorm;
     type Context = Context;
 
-    fn context(&self, positions: &Positions) -> Context {
-        Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) }
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
+        Ok(Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) })
     }
 }
 

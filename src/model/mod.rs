@@ -26,6 +26,7 @@ mod relatives;
 mod resnet;
 mod roberta;
 mod rotary;
+mod t5;
 mod tracking;
 mod untracked;
 mod vit;
@@ -80,6 +81,8 @@ const ARCHITECTURES: &[&Architecture] = &[
     &roberta::ARCHITECTURE,
     &roberta::XLM,
     &modernbert::ARCHITECTURE,
+    &t5::ARCHITECTURE,
+    &t5::MULTILINGUAL,
     &vit::ARCHITECTURE,
     &resnet::ARCHITECTURE,
     &mlp::ARCHITECTURE,

@@ -89,9 +89,9 @@ impl Transformer for ModernBert {
     type Norm = StoredLayerNorm;
     type Context = Context;
 
-    fn context(&self, positions: &Positions) -> Context {
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
         let ropes = self.ropes.each_ref().map(|rope| RopeTables::new(rope, positions));
-        Context { positions: positions.clone(), ropes }
+        Ok(Context { positions: positions.clone(), ropes })
     }
 
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {

@@ -102,8 +102,8 @@ impl Transformer for Opt {
     type Norm = StoredLastNorm;
     type Context = Positions;
 
-    fn context(&self, positions: &Positions) -> Positions {
-        positions.clone()
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Positions> {
+        Ok(positions.clone())
     }
 
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {

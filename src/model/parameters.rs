@@ -463,6 +463,11 @@ impl StoredTensor {
         Self { adapter: Some((Arc::new(adapter), Layout::OutputsFirst)), ..self }
     }
 
+    /// The tensor of another name and this shape, whose numbers are counted already.
+    pub(super) fn under(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self.of_the_base() }
+    }
+
     /// Whether an adapter changes the numbers.
     pub(super) fn is_adapted(&self) -> bool {
         self.adapter.is_some()

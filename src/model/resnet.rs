@@ -24,7 +24,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "resnet",
     classes: &["ResNetForImageClassification"],
     load,
-    parameters: Parameters::Keys { of: place, is_buffer },
+    parameters: Parameters::Keys { of: place, is_buffer, ends: None },
     tied_by_default: false,
     without_effect: &["out_features", "out_indices", "stage_names"],
     blocks: None,

@@ -19,6 +19,7 @@ pub mod loss;
 pub mod norm;
 mod objective;
 pub mod pool;
+pub mod relative;
 pub mod rope;
 mod rotation;
 pub mod routing;
@@ -36,6 +37,7 @@ pub use hessian::{HeadProduct, language_model_product, multi_label_product, soft
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
 pub use pool::{trace_average_pooled, trace_max_pooled};
+pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_stacked};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;
 pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};

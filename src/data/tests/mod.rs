@@ -7,6 +7,7 @@ mod reading;
 mod recorded;
 mod reported;
 mod rows;
+mod split;
 mod tokenizers;
 
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use super::*;
 
 /// Limits of a model with the small tokenizer's vocabulary.
-const LIMITS: ModelLimits = ModelLimits { vocabulary: 12, max_positions: Some(8) };
+const LIMITS: ModelLimits = ModelLimits { vocabulary: 12, max_positions: Some(8), decoder: None };
 
 /// A byte-level BPE with eleven tokens, `<s>` (0) and `</s>` (1) among them, and a post-processor as JSON.
 fn write_tokenizer(folder: &Path, post_processor: &str) {

@@ -209,7 +209,7 @@ fn batches_follow_the_data() {
     assert!(split(4..4, 5).is_empty());
 
     let batch = batch(&dataset, 3..5);
-    assert_eq!(batch.inputs, Inputs::Tokens(TokenInputs { ids: vec![3; 4], types: None }));
+    assert_eq!(batch.inputs, Inputs::Tokens(TokenInputs { ids: vec![3; 4], types: None, encoder: None }));
     assert_eq!(batch.targets, Targets::Tokens(vec![Some(3), None, Some(3), None]));
     assert_eq!(batch.positions.example(1), 2..4);
     assert_eq!((batch.keys, batch.range), (vec![dataset.key(3), dataset.key(4)], 3..5));

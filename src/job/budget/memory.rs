@@ -192,6 +192,7 @@ mod tests {
             limits: crate::model::Limits::Tokens(crate::data::ModelLimits {
                 vocabulary: 50_257,
                 max_positions: Some(1024),
+                decoder: None,
             }),
             data: 1 << 20,
             number: 4,

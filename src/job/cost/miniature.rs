@@ -79,6 +79,9 @@ fn smaller(config: &Config, vocabulary: Option<usize>) -> Result<Map<String, Val
         // also where the usual number counts, because there is none
         keys.insert(key.to_owned(), 1.into());
     }
+    if let Some(decoder) = keys.get_mut("num_decoder_layers") {
+        *decoder = 1.into();
+    }
     if let (Some(vocabulary), Some(given)) = (vocabulary, keys.get_mut("vocab_size")) {
         *given = vocabulary.into();
     }

@@ -120,9 +120,9 @@ impl Transformer for Relative {
     type Norm = StoredNorm;
     type Context = Context;
 
-    fn context(&self, positions: &Positions) -> Context {
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
         let ropes = self.ropes.iter().map(|rope| RopeTables::new(rope, positions)).collect();
-        Context { positions: positions.clone(), ropes }
+        Ok(Context { positions: positions.clone(), ropes })
     }
 
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {

@@ -23,6 +23,13 @@ pub(super) fn explain(folder: &Path, base: Option<&Path>, detail: Detail) -> any
         Limits::Tokens(limits) => {
             let positions = limits.max_positions.map_or("any number of".to_owned(), |n| format!("up to {n}"));
             let _ = writeln!(text, "reads sequences of {positions} tokens, out of {}", count(limits.vocabulary as u64));
+            if let Some(decoder) = limits.decoder {
+                let _ = writeln!(
+                    text,
+                    "its encoder reads a prompt, its decoder writes the completion behind the token {}",
+                    decoder.start
+                );
+            }
             if let Some(labels) = model.labels() {
                 let what = match labels.task {
                     Some(Task::Classification) => "gives for each text the logits of",

@@ -146,19 +146,21 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
                 rows.sum(smoothing, |row| rows.is_target[row] && rows.tokens[row + 1] != end)
             };
             add("with labels at end tokens ignored (`--add-eos train:input`)", Box::new(sum));
-        } else {
+        } else if !tokens.is_split() {
             let sum = move |rows: &ExampleLosses| {
                 let (loss, count) = rows.sum(smoothing, |row| rows.is_target[row]);
-                (loss + f64::from(rows.end[rows.last_of_text(end)]), count + 1.0)
+                let last = rows.last_of_text(end).map(|row| f64::from(rows.end[row]));
+                (loss + last.unwrap_or(0.0), count + f64::from(u8::from(last.is_some())))
             };
             add("with an end token as the last target (`--add-eos train`)", Box::new(sum));
         }
     }
-    if examples.clone().any(|i| tokens.is_target(i).iter().skip(1).any(|&target| !target)) {
+    let has_prompt = |i: usize| tokens.is_target(i).iter().skip(1).any(|&target| !target);
+    if !tokens.is_split() && examples.clone().any(has_prompt) {
         add("with every token as a target, prompts too,", Box::new(move |rows| rows.sum(smoothing, |_| true)));
     }
-    let longest = examples.map(|i| tokens.tokens(i).len()).max().unwrap_or(0);
-    for length in LENGTHS.into_iter().filter(|&length| length < longest) {
+    let longest = examples.map(|i| tokens.written(i).len()).max().unwrap_or(0);
+    for length in LENGTHS.into_iter().filter(|&length| !tokens.is_split() && length < longest) {
         let sum = move |rows: &ExampleLosses| rows.sum(smoothing, |row| rows.is_target[row] && row + 1 < length);
         add(&format!("with examples cut to {length} tokens"), Box::new(sum));
     }
@@ -178,6 +180,10 @@ fn altered(
     most: Option<usize>,
 ) -> Vec<(String, Dataset)> {
     let mut list = vec![];
+    if tokens.is_split() {
+        // an encoder's and a decoder's tokens are not one sequence that could begin otherwise or be joined to others
+        return list;
+    }
     let begin = tokens.tokenizer().and_then(|tokenizer| tokenizer.begin_token(vocabulary)).or(stage.end);
     let n = stage.sample.len();
     if let Some(begin) = begin {
@@ -217,8 +223,10 @@ fn of_ends(stage: &OfStage<'_>, compared: &[Compared], end: u32) -> Option<Strin
     // mean of `-log p` of the end token where texts end, and at all other rows
     let of = |at: &Compared| {
         let whole = || at.rows.iter().filter(|rows| !rows.end.is_empty() && !is_cut(rows));
-        let ends: Vec<f64> = whole().map(|rows| f64::from(rows.end[rows.last_of_text(end)])).collect();
-        let others = whole().flat_map(|rows| rows.end[..rows.last_of_text(end)].iter().map(|&loss| f64::from(loss)));
+        let last = |rows: &ExampleLosses| rows.last_of_text(end);
+        let ends: Vec<f64> = whole().filter_map(|rows| Some(f64::from(rows.end[last(rows)?]))).collect();
+        let before = |rows: &'_ ExampleLosses| last(rows).map_or(vec![], |row| rows.end[..row].to_vec());
+        let others = whole().flat_map(before).map(f64::from);
         let (sum, count) = others.fold((0.0, 0.0), |(sum, count), loss| (sum + loss, count + 1.0));
         (!ends.is_empty() && count > 0.0).then(|| (ends.iter().sum::<f64>() / ends.len() as f64, sum / count))
     };

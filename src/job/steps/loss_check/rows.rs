@@ -86,10 +86,12 @@ impl ExampleLosses {
         sum
     }
 
-    /// The row at which the text ends: the one that has to predict an end token, or the last.
-    pub(super) fn last_of_text(&self, end: u32) -> usize {
+    /// The row at which the text ends: the one that has to predict an end token, or the one behind the last token. No row
+    /// of a decoder beside an encoder reads the last token.
+    pub(super) fn last_of_text(&self, end: u32) -> Option<usize> {
         let n = self.tokens.len();
-        if n > 1 && self.tokens[n - 1] == end { n - 2 } else { n.saturating_sub(1) }
+        let row = if n > 1 && self.tokens[n - 1] == end { n - 2 } else { n.saturating_sub(1) };
+        (row < self.end.len()).then_some(row)
     }
 }
 
@@ -148,7 +150,7 @@ fn of_logits(
     let (rows, width) = logits.dims2()?;
     // What each row has to predict, else the next token, which a last row does not have.
     let next = range.clone().flat_map(|i| {
-        let tokens = examples.tokens(i);
+        let tokens = examples.written(i);
         let or_next = move |(row, label): (usize, Option<u32>)| label.or_else(|| tokens.get(row + 1).copied());
         examples.predicted(i).enumerate().map(or_next)
     });
@@ -161,8 +163,8 @@ fn of_logits(
     let end = end.map(|end| loss(&logits.narrow(1, end as usize, 1)?)).transpose()?;
     let mut first = 0;
     let of_example = |i: usize| {
-        let tokens = examples.tokens(i).to_vec();
-        let (all, n) = (first..first + tokens.len(), tokens.len() - 1);
+        let tokens = examples.written(i).to_vec();
+        let (all, n) = (first..first + examples.predicted(i).len(), tokens.len() - 1);
         first = all.end;
         ExampleLosses {
             is_target: examples.predicted(i).take(n).map(|label| label.is_some()).collect(),
@@ -183,7 +185,7 @@ mod tests {
     #[test]
     fn rows_have_the_losses_of_the_definition() {
         let lines = "{\"input_ids\":[1,2,3],\"labels\":[1,2,3]}\n{\"input_ids\":[4,0,2,1],\"labels\":[-100,-100,2,1]}";
-        let limits = data::ModelLimits { vocabulary: 5, max_positions: None };
+        let limits = data::ModelLimits { vocabulary: 5, max_positions: None, decoder: None };
         let (format, options) = (data::Format::JsonLines, data::DataOptions::default());
         let file = std::path::Path::new("rows.jsonl");
         let read = data::read_tokens_from(lines.as_bytes(), file, format, data::Role::Train, None, limits, options);
