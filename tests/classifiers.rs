@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ascribe::curvature::{Network, Objective};
-use ascribe::data::{self, Batch, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
+use ascribe::data::{self, Batch, Columns, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
 use ascribe::model::{Limits, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
@@ -159,7 +159,7 @@ fn what_labels_mean_is_decided_as_transformers_does() {
     let labels = |outputs, task| Labels { outputs, task, names: vec![], token_types: None };
     let decided = |line: Value, of: Labels| {
         std::fs::write(&file, format!("\n{line}\n")).expect("written");
-        of.decided(&file).task
+        of.decided(&file, &Columns::default()).task
     };
     assert_eq!(decided(json!({"label": 1}), labels(3, None)), Some(Task::Classification));
     assert_eq!(decided(json!({"label": "no"}), labels(3, None)), Some(Task::Classification));

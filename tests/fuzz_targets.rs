@@ -67,7 +67,13 @@ fn valid(module: &str) -> Vec<Vec<u8>> {
     match module.rsplit("::").next().expect("a name") {
         "config" => [chosen(&[0x10], "gpt2-tiny/config.json"), chosen(&[1], "mlp-tiny/config.json")].concat(),
         "job" => vec![JOB.as_bytes().to_vec()],
-        "jsonl" => chosen(&[0, 2, 4, 8, 16], "gpt2-tiny/queries.jsonl"),
+        "jsonl" => [
+            chosen(&[0, 2, 4, 8, 0x10], "gpt2-tiny/queries.jsonl"),
+            chosen(&[0x20], "forms/train.json"),
+            chosen(&[0x30], "forms/train.csv"),
+            chosen(&[0x50], "forms/nested.parquet"),
+        ]
+        .concat(),
         "pickle" => {
             let mut archive = zip::ZipArchive::new(File::open(fixture(SCHEDULER)).expect("a fixture")).expect("a zip");
             let names = archive.file_names().map(|name| name.expect("a name").into_owned()).collect::<Vec<_>>();

@@ -174,7 +174,7 @@ fn no_files() {
     case("a device as tokenizer", TRAIN, &format!("--tokenizer {zero}"));
     fs::create_dir(folder.path("folder.jsonl")).unwrap();
     case("a folder", &folder.arg("folder.jsonl"), "");
-    fs::create_dir(folder.path("saved")).unwrap();
+    folder.write("saved/state.json", "{}");
     case("a folder that datasets saved", &folder.arg("saved"), "");
     let sparse = folder.write("sparse/tokenizer.json", "");
     fs::File::options().write(true).open(&sparse).unwrap().set_len(3 << 30).unwrap();

@@ -1,4 +1,4 @@
-//! JSON lines of text and tokens, with the fixtures' tokenizer: any bytes are a dataset or one error.
+//! Rows of text and tokens in every form of file, with the fixtures' tokenizer: any bytes are a dataset or one error.
 #![no_main]
 
 use std::path::Path;
@@ -21,7 +21,14 @@ fuzz_target!(|bytes: &[u8]| {
     let pack = (choice & 4 != 0).then_some(8);
     let options = DataOptions { max_length, pack, ..DataOptions::default() };
     let role = if choice & 8 == 0 { Role::Train } else { Role::Queries };
-    let format = if choice & 16 == 0 { Format::JsonLines } else { Format::Text };
+    let format = match (choice >> 4) % 6 {
+        0 => Format::JsonLines,
+        1 => Format::Text,
+        2 => Format::Json,
+        3 => Format::Csv,
+        4 => Format::Tsv,
+        _ => Format::Parquet,
+    };
     let read = read_tokens_from(lines, Path::new("fuzz.jsonl"), format, role, Some(&TOKENIZER), limits, options);
     if let Ok((dataset, report)) = read {
         assert_eq!(dataset.len(), report.examples);

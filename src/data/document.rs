@@ -35,6 +35,13 @@ pub(super) struct Split {
     pub(super) cut: usize,
 }
 
+impl Document {
+    /// A row without a text.
+    pub(super) fn empty(id: Option<String>, metadata: Map<String, Value>) -> Self {
+        Self { id, metadata, source: Source::text(""), tokens: vec![], labels: vec![], target: None, split: None }
+    }
+}
+
 /// What there is of a text that is classified or valued beside its tokens.
 #[derive(Debug)]
 pub(super) struct OfText {
@@ -211,6 +218,11 @@ impl<'a> Encoder<'a> {
             None => self.from_tokenizer != FromTokenizer::None && !tokenizer.adds().1.is_empty(),
         };
         added && tokenizer.pads_with_end()
+    }
+
+    /// Whether the tokenizer cuts the beginning of long texts, where examples lose their end here.
+    pub(super) fn cuts_the_beginning(&self) -> bool {
+        self.tokenizer.is_some_and(Tokenizer::cuts_the_beginning)
     }
 
     /// Refuses tokens as data where special tokens were asked for.

@@ -59,6 +59,40 @@ pub enum DataError {
         /// Whole rows before that.
         rows: usize,
     },
+    /// A table in columns that its library cannot read.
+    #[error("{}: broken {form} file{}: {message}", file.display(), if *rows > 0 { format!(", behind row {rows}") } else { String::new() })]
+    Table {
+        /// The file.
+        file: PathBuf,
+        /// The format.
+        form: &'static str,
+        /// Whole rows before that.
+        rows: usize,
+        /// What the library said.
+        message: String,
+    },
+    /// Two columns of a table have one name.
+    #[error("{}: two columns are called `{name}`", file.display())]
+    TwoColumns {
+        /// The file.
+        file: PathBuf,
+        /// The name.
+        name: String,
+    },
+    /// No file has a name that a pattern fits.
+    #[error("{}: no file has such a name", pattern.display())]
+    NoMatch {
+        /// The pattern.
+        pattern: PathBuf,
+    },
+    /// A pattern that cannot be understood.
+    #[error("{}: no pattern of names: {message}", pattern.display())]
+    Pattern {
+        /// The pattern.
+        pattern: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
     /// Something stands between or behind the elements of a JSON array.
     #[error("{}: behind row {rows} stands `{found}`, where a comma or the array's end is due", file.display())]
     BetweenElements {
@@ -246,30 +280,35 @@ fn conversion(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
-    let pandas = |read: &str| {
-        let read = format!("pandas.{read}.to_json({:?}, orient=\"records\", lines=True)", format!("{stem}.jsonl"));
-        format!("write it as JSON lines, in Python `{read}`")
-    };
     let unpack = |command: &str| format!("unpack it first: `{command} {name}`");
     match ending.as_str() {
-        "parquet" => pandas(&format!("read_parquet({name:?})")),
-        "csv" => pandas(&format!("read_csv({name:?})")),
-        "tsv" => pandas(&format!("read_csv({name:?}, sep=\"\\t\")")),
-        "arrow" => format!(
-            "write it as JSON lines, in Python `datasets.Dataset.from_file({name:?}).to_json({:?})`",
-            format!("{stem}.jsonl")
+        "arrow" | "feather" => format!(
+            "write it as Parquet, in Python `datasets.Dataset.from_file({name:?}).to_parquet({:?})`",
+            format!("{stem}.parquet")
         ),
-        "gz" => unpack("gunzip -k"),
-        "zst" => unpack("zstd -d"),
         "xz" => unpack("xz -dk"),
         "bz2" => unpack("bunzip2 -k"),
         "zip" => unpack("unzip"),
-        _ if file.is_dir() => format!(
-            "give a file; a folder that `datasets` saved becomes one by `datasets.load_from_disk({name:?}).to_json({:?})`",
-            format!("{name}.jsonl")
+        _ if file.join("dataset_dict.json").exists() => format!(
+            "a folder of several splits becomes files by `for name, split in datasets.load_from_disk({name:?}).items(): \
+             split.to_parquet(f\"{{name}}.parquet\")` in Python"
         ),
-        _ => "`.jsonl`, `.ndjson`, `.json` and `.txt` are read".into(),
+        _ if file.is_dir() && is_saved(file) => format!(
+            "a folder that `datasets` saved becomes a file by `datasets.load_from_disk({name:?}).to_parquet({:?})` in Python",
+            format!("{name}.parquet")
+        ),
+        _ if file.is_dir() => format!("give its files: `{name}/*.parquet`, or another pattern"),
+        _ => {
+            "`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` and `.txt` are read, also with `.gz` or `.zst` behind".into()
+        }
     }
+}
+
+/// Whether a folder is one that the library datasets saved.
+fn is_saved(folder: &Path) -> bool {
+    let is_arrow = |file: &Path| file.extension().is_some_and(|ending| ending == "arrow");
+    ["state.json", "dataset_info.json"].iter().any(|name| folder.join(name).exists())
+        || std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| is_arrow(&entry.path())))
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -288,6 +327,10 @@ impl DataError {
             Self::Format { file } => conversion(file),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
+            Self::Table { .. } => "was it copied or written to its end?".into(),
+            Self::TwoColumns { .. } => "give each column a name of its own".into(),
+            Self::NoMatch { .. } => "is the path right from here? `*` fits within one folder".into(),
+            Self::Pattern { .. } => "`*`, `?`, `[…]` and `{a,b}` are understood".into(),
             Self::CutShort { .. } => "was it copied or written to its end?".into(),
             Self::BetweenElements { .. } => "a `.json` file is one array of objects, or one object a line".into(),
             Self::PackedLabels { .. } | Self::PackedPairs { .. } => "leave `--pack` out".into(),

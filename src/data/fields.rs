@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
+use super::columns::Columns;
 use super::document::{Document, Encoder, OfText, Texts, joined};
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::read::{DecoderTokens, IdField};
+use super::specials::Role;
 
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
@@ -22,6 +24,8 @@ pub(super) fn parse(
     mut fields: Map<String, Value>,
     encoder: &Encoder<'_>,
     id_field: &IdField,
+    columns: &Columns,
+    role: Role,
 ) -> Result<Document, LineProblem> {
     let id = match id_field {
         IdField::Line => None,
@@ -33,13 +37,24 @@ pub(super) fn parse(
         }
     };
     if let Some(labels) = encoder.labels_of_texts() {
-        return labelled(id, fields, encoder, labels);
+        return labelled(id, fields, encoder, labels, columns);
     }
     if let Some(decoder) = encoder.decoder() {
-        return split(id, fields, encoder, decoder);
+        let columns = columns.are_of(&fields, role).then_some(columns);
+        return split(id, fields, encoder, decoder, columns);
     }
+    if columns.are_of(&fields, role) {
+        return chosen(id, fields, encoder, columns);
+    }
+    // a table says null where a text is missing
+    let has_text = fields.contains_key("text");
     let mut take = |field| fields.shift_remove(field).filter(|value| !value.is_null());
     let content = CONTENT.map(&mut take);
+    if let [None, None, None, None, None] = content
+        && has_text
+    {
+        return Ok(Document::empty(id, fields));
+    }
     if let [None, None, None, None, _] = content {
         let names = fields.keys().cloned().chain(content[4].is_some().then(|| "labels".to_owned())).collect();
         return Err(LineProblem::NoContent { fields: names });
@@ -71,13 +86,50 @@ pub(super) fn parse(
     Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None })
 }
 
+/// Reads a text, or a prompt and a completion, from columns that were chosen. All others are metadata.
+fn chosen(
+    id: Option<String>,
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+    columns: &Columns,
+) -> Result<Document, LineProblem> {
+    let (source, (tokens, labels)) = if let Some(text) = &columns.text {
+        let text = match Columns::take(&mut fields, Some(text), "text", "--text-field")? {
+            Value::Null => return Ok(Document::empty(id, fields)),
+            value => string(text, value)?,
+        };
+        (Source::text(&text), encoder.text(&text)?)
+    } else {
+        let (prompt, completion) = columns.take_pair(&mut fields)?;
+        (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
+    };
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None })
+}
+
 /// Reads a text, a pair of texts or tokens with one label for all.
 fn labelled(
     id: Option<String>,
     mut fields: Map<String, Value>,
     encoder: &Encoder<'_>,
     labels: &Labels,
+    columns: &Columns,
 ) -> Result<Document, LineProblem> {
+    let mut set_aside = Map::new();
+    if let Some(text) = &columns.text {
+        let value = Columns::take(&mut fields, Some(text), "text", "--text-field")?;
+        // A column that is not the text although it is called so is metadata.
+        for usual in ["text", "text_pair", "input_ids"] {
+            set_aside.extend(fields.shift_remove(usual).map(|value| (usual.to_owned(), value)));
+        }
+        fields.insert("text".to_owned(), value);
+    }
+    if let Some(label) = &columns.label {
+        let value = Columns::take(&mut fields, Some(label), "label", "--label-field")?;
+        for usual in ["label", "labels"] {
+            set_aside.extend(fields.shift_remove(usual).map(|value| (usual.to_owned(), value)));
+        }
+        fields.insert("label".to_owned(), value);
+    }
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
     let (source, Texts { tokens, types, cut }) = match (take("text"), take("text_pair"), take("input_ids")) {
         (Some(_), _, Some(_)) => return Err(LineProblem::TwoContents { first: "text", second: "input_ids" }),
@@ -109,16 +161,25 @@ fn labelled(
     };
     let types = labels.types(types)?;
     let target = Some(OfText { target: labels.take(&mut fields)?, types, cut });
+    fields.extend(set_aside);
     Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target, split: None })
 }
 
-/// Reads a text for an encoder and one for a decoder, or the tokens of both.
+/// Reads a text for an encoder and one for a decoder, from columns that were chosen if there are any, or the tokens of
+/// both.
 fn split(
     id: Option<String>,
     mut fields: Map<String, Value>,
     encoder: &Encoder<'_>,
     decoder: DecoderTokens,
+    columns: Option<&Columns>,
 ) -> Result<Document, LineProblem> {
+    if let Some(columns) = columns {
+        let (prompt, completion) = columns.take_pair(&mut fields)?;
+        let (tokens, labels, split) = encoder.split(&prompt, &completion, decoder)?;
+        let source = Source::prompted(&prompt, &completion);
+        return Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split) });
+    }
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
     let (source, (tokens, labels, split)) = match ["prompt", "completion", "input_ids", "labels"].map(&mut take) {
         [Some(_), _, Some(_), _] => return Err(LineProblem::TwoContents { first: "prompt", second: "input_ids" }),
@@ -223,7 +284,7 @@ fn attended(ids: Value, mask: Option<Value>, vocabulary: usize) -> Result<(Vec<u
     Ok((tokens, attended))
 }
 
-fn string(field: &str, value: Value) -> Result<String, LineProblem> {
+pub(super) fn string(field: &str, value: Value) -> Result<String, LineProblem> {
     match value {
         Value::String(text) => Ok(text),
         other => Err(LineProblem::FieldType { field: field.into(), found: kind(&other), expected: "a string" }),

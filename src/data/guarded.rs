@@ -1,4 +1,4 @@
-//! Calls of the tokenizers library that must not end the program.
+//! Calls of libraries that read foreign files and must not end the program.
 //!
 //! A `tokenizer.json` is foreign, and the library that reads it panics on some of what such a file can say: on a
 //! template that names a token which it does not define, on patterns that match nothing at all. What is known is
@@ -14,11 +14,11 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `call` returns; its panic as an error that says what the panic said.
+/// What `call` returns; its panic as an error that names the library and says what the panic said.
 ///
 /// A caught panic prints nothing: the first call puts a hook before the one that is installed, which passes on
 /// every panic of other code.
-pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
+pub(super) fn guarded<T>(library: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let installed = take_hook();
@@ -32,7 +32,7 @@ pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokeni
     // What `call` borrows is read alone, or thrown away with the error.
     let result = catch_unwind(AssertUnwindSafe(call));
     CAUGHT.set(before);
-    result.unwrap_or_else(|panic| Err(format!("the tokenizers library panics: {}", said(&*panic)).into()))
+    result.unwrap_or_else(|panic| Err(format!("the {library} library panics: {}", said(&*panic)).into()))
 }
 
 fn said(panic: &(dyn Any + Send)) -> &str {
@@ -47,9 +47,9 @@ mod tests {
 
     #[test]
     fn a_panic_is_an_error_and_other_results_pass() {
-        assert_eq!(guarded(|| Ok(3)).expect("no panic"), 3);
-        assert_eq!(guarded::<()>(|| Err("no".into())).expect_err("an error").to_string(), "no");
-        let caught = guarded::<()>(|| panic!("index {} of 3\nmore", 7)).expect_err("a panic");
+        assert_eq!(guarded("tokenizers", || Ok(3)).expect("no panic"), 3);
+        assert_eq!(guarded::<()>("tokenizers", || Err("no".into())).expect_err("an error").to_string(), "no");
+        let caught = guarded::<()>("tokenizers", || panic!("index {} of 3\nmore", 7)).expect_err("a panic");
         assert_eq!(caught.to_string(), "the tokenizers library panics: index 7 of 3");
         assert!(!CAUGHT.get(), "later panics are shown");
     }

@@ -1,14 +1,14 @@
 //! The field `label` of texts that are classified or valued: which labels a model knows, and what a line says of them.
 
-use std::io::{BufRead, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::columns::Columns;
 use super::fields::kind;
+use super::files::first_row;
 use super::line_problem::LineProblem;
 use super::targets::{Target, Task};
-use crate::foreign_file;
 
 /// The labels of a model that gives something for a whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +27,8 @@ impl Labels {
     /// What the labels are: what the configuration says, else what the first example of a file shows, as transformers
     /// decides. Integers and names are classes, lists are several labels. A file that shows nothing counts as one of
     /// classes; reading it says what is wrong.
-    pub fn decided(&self, file: &Path) -> Self {
-        let task = self.task.unwrap_or_else(|| match first_label(file) {
+    pub fn decided(&self, file: &Path, columns: &Columns) -> Self {
+        let task = self.task.unwrap_or_else(|| match first_label(file, columns) {
             Some(Value::Array(_)) => Task::MultiLabel,
             _ => Task::Classification,
         });
@@ -106,13 +106,12 @@ impl Labels {
     }
 }
 
-/// The label of a file's first line that is not blank.
-fn first_label(file: &Path) -> Option<Value> {
-    /// As much of a file as is looked at; a device has no end.
-    const FIRST_LINES: u64 = 64 << 20;
-    let lines = std::io::BufReader::new(foreign_file::open(file).ok()?.take(FIRST_LINES)).lines();
-    let first = lines.map_while(Result::ok).find(|line| !line.trim().is_empty())?;
-    let Value::Object(mut fields) = serde_json::from_str(&first).ok()? else { return None };
+/// The label of a file's first row.
+fn first_label(file: &Path, columns: &Columns) -> Option<Value> {
+    let mut fields = first_row(file, columns)?;
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
-    take("label").or_else(|| take("labels"))
+    match &columns.label {
+        Some(label) => take(label),
+        None => take("label").or_else(|| take("labels")),
+    }
 }

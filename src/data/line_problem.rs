@@ -14,6 +14,34 @@ pub enum LineProblem {
         /// The first wrong byte, counted from 1.
         byte: usize,
     },
+    /// Bytes of a cell that are no text.
+    #[error("`{column}` has invalid UTF-8 at its byte {byte}")]
+    Utf8Cell {
+        /// The column.
+        column: String,
+        /// The first wrong byte, counted from 1.
+        byte: usize,
+    },
+    /// A row of a table with more or fewer cells than the table has columns.
+    #[error("{found} cells, and the first line names {expected} columns")]
+    Cells {
+        /// Cells of the row.
+        found: usize,
+        /// Names of columns.
+        expected: usize,
+    },
+    /// A column that was chosen is not there.
+    #[error("no `{column}`, which `{flag}` names")]
+    NoColumn {
+        /// The column.
+        column: String,
+        /// The flag that chose it.
+        flag: &'static str,
+        /// A column with a similar name.
+        near: Option<String>,
+        /// The columns that there are.
+        fields: Vec<String>,
+    },
     /// A line that no example has.
     #[error("the line is longer than {}", size(*limit as u64))]
     TooLong {
@@ -262,8 +290,11 @@ impl LineProblem {
     /// What to do about it, in one sentence.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Utf8 { .. } => "save the file as UTF-8".into(),
-            Self::TooLong { .. } => "is the file one example a line?".into(),
+            Self::Utf8 { .. } | Self::Utf8Cell { .. } => "save the file as UTF-8".into(),
+            Self::Cells { .. } => "a cell with a separator or a line break in it stands between quotation marks".into(),
+            Self::NoColumn { flag, near: Some(near), .. } => format!("is it `{flag} {near}`?"),
+            Self::NoColumn { fields, .. } => format!("the row has `{}`", fields.join("`, `")),
+            Self::TooLong { .. } => "is the file one example a line? a larger `--memory` allows up to 64 MiB".into(),
             Self::Json { .. } => "each line must be one complete JSON object".into(),
             Self::NotObject { found } if found.starts_with("an array") => {
                 "an array of objects is read from a file whose name ends in `.json`".into()
@@ -278,7 +309,14 @@ impl LineProblem {
                      loss `labels` with -100 elsewhere"
                 )
             }
-            Self::NoContent { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::NoContent { fields } => {
+                let is_other = |field: &String| !["labels", "attention_mask", "id"].contains(&field.as_str());
+                let flag = match fields.iter().any(is_other) {
+                    true => "; `--text-field FIELD` says which of them is the text",
+                    false => "",
+                };
+                format!("the line has `{}`{flag}", fields.join("`, `"))
+            }
             Self::NoText { fields } | Self::NoLabel { fields } if fields.is_empty() => {
                 "write a JSON object a line, with `text` and `label`".into()
             }

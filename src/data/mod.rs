@@ -1,10 +1,10 @@
 //! Training and query examples: files in, validated and compact datasets out, and batches of them.
 //!
-//! - **JSON lines and JSON arrays** ([`read_tokens`]): each object has `text`; or `prompt` and `completion`, where only the
-//!   completion's tokens are targets; or `input_ids` with optional `labels` (-100 = no target) and
-//!   `attention_mask`. An `id` (string or integer) names the example, else its line number does; another
-//!   field can be chosen ([`IdField`]). All other fields are kept as metadata. Rows without a token are
-//!   skipped and counted.
+//! - **JSON lines, JSON arrays, CSV, TSV and Parquet** ([`read_tokens`]), also packed by gzip or zstd: each row has
+//!   `text`; or `prompt` and `completion`, where only the completion's tokens are targets; or `input_ids` with optional
+//!   `labels` (-100 = no target) and `attention_mask`. An `id` (string or integer) names the example, else its line
+//!   number does; another field can be chosen ([`IdField`]), and so can other names of the columns ([`Columns`]). All
+//!   other fields are kept as metadata. Rows without a token are skipped and counted.
 //! - **Labelled lines**, for models that give something for a whole text ([`Labels`]): `text`, with or without
 //!   `text_pair`, or `input_ids`, and `label`.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
@@ -17,6 +17,7 @@
 
 mod altered;
 mod batch;
+mod columns;
 mod dataset;
 mod document;
 mod error;
@@ -40,9 +41,10 @@ mod tokenizer_file;
 mod tokens;
 
 pub use batch::{Batch, Inputs, RowInputs, TokenInputs, batch, batches};
+pub use columns::Columns;
 pub use dataset::{Dataset, Kind};
 pub use error::DataError;
-pub use files::Format;
+pub use files::{Format, expand, first_row, for_each_row};
 pub use labels::Labels;
 pub use line_problem::LineProblem;
 pub use read::{DataOptions, DecoderTokens, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};

@@ -1,19 +1,20 @@
 //! Files of text or tokens, read into a [`Dataset`].
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::columns::Columns;
 use super::dataset::{Dataset, Kind};
 use super::document::{Document, Encoder, OfText, Split};
 use super::error::DataError;
 use super::excerpt::Source;
 use super::fields;
-use super::files::{Bounds, Format, Row, Rows};
+use super::files::{Bounds, Format, Row, Rows, expand};
 use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::packing::Packer;
@@ -21,7 +22,6 @@ use super::specials::{Role, Specials};
 use super::targets::Task;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
-use crate::foreign_file;
 
 /// How a file is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,6 +38,8 @@ pub struct DataOptions {
     pub specials: Specials,
     /// What names an example.
     pub id_field: IdField,
+    /// Names of the columns that hold it.
+    pub columns: Columns,
     /// Bytes that the job may use; none: no bound but the largest.
     pub memory: Option<u64>,
     /// Labels of texts, for a model that gives something for a whole text ([`crate::model::Model::labels`]). Without
@@ -45,15 +47,15 @@ pub struct DataOptions {
     pub labels: Option<Arc<Labels>>,
 }
 
-/// What names an example of a file of JSON lines.
+/// What names an example.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum IdField {
-    /// `id` where a line has it, else the line's number.
+    /// `id` where a row has it, else the number of its line or its own, counted from 1 through all files.
     #[default]
     Default,
-    /// The line's number; `id` is metadata.
+    /// The number; `id` is metadata.
     Line,
-    /// Another field, which every line must have. It stays metadata, and so does `id`.
+    /// Another field, which every row must have. It stays metadata, and so does `id`.
     Field(String),
 }
 
@@ -119,20 +121,25 @@ pub struct Packed {
     pub rows: Option<usize>,
 }
 
-/// Reads a file of text or tokens; its ending says which format it is.
+/// Reads a file of text or tokens, or several ([`expand`]) as if they stood in one; names and contents show their formats.
 ///
 /// # Errors
-/// [`DataError`] names the file and the first line that cannot be used.
+/// [`DataError`] names the file and the first row that cannot be used.
 pub fn read_tokens(
-    file: &Path,
+    path: &Path,
     role: Role,
     tokenizer: Option<&Arc<Tokenizer>>,
     limits: ModelLimits,
     options: DataOptions,
 ) -> Result<(Dataset, ReadReport), DataError> {
-    let format = Format::of(file)?;
-    let open = foreign_file::open(file).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
-    read_tokens_from(BufReader::new(open), file, format, role, tokenizer, limits, options)
+    let files = expand(path)?;
+    let bounds = Bounds::of(options.memory);
+    let mut reading = Reading::new(path, role, tokenizer, limits, &options, bounds)?;
+    for file in &files {
+        let (rows, format) = Rows::open(file, &options.columns, bounds)?;
+        reading.read(rows, format)?;
+    }
+    reading.finish()
 }
 
 /// As [`read_tokens`], from any stream; `file` is its name in messages.
@@ -148,65 +155,109 @@ pub fn read_tokens_from(
     limits: ModelLimits,
     options: DataOptions,
 ) -> Result<(Dataset, ReadReport), DataError> {
-    let pack = options.pack.filter(|_| role == Role::Train);
-    check_length("--max-length", options.max_length, None)?;
-    check_length("--pack", pack, limits.max_positions)?;
-    if options.labels.is_some() && options.pack.is_some() {
-        return Err(DataError::PackedLabels { file: file.to_owned() });
-    }
-    if limits.decoder.is_some() && options.pack.is_some() {
-        return Err(DataError::PackedPairs { file: file.to_owned() });
-    }
     let bounds = Bounds::of(options.memory);
-    let tokens_of = tokenizer.map(Arc::as_ref);
-    let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
-        .with_labels(options.labels.as_deref())
-        .with_decoder(limits.decoder)
-        .cut_to(options.max_length);
-    // lines of plain text have no names of their own
-    let id_field = if format == Format::Text { &IdField::Line } else { &options.id_field };
-    let mut collector = Collector {
-        file,
-        max_length: options.max_length,
-        max_positions: limits.max_positions,
-        packer: pack.map(Packer::new),
-        pack_rows: options.pack_rows,
-        rows: 0,
-        dataset: match &options.labels {
-            None => TokenDataset::new(tokenizer.cloned()),
-            Some(labels) => {
-                let task = labels.task.unwrap_or(Task::Classification);
-                TokenDataset::labelled(tokenizer.cloned(), task, labels.outputs)
+    let mut reading = Reading::new(file, role, tokenizer, limits, &options, bounds)?;
+    reading.read(Rows::of(reader, file, format, &options.columns, bounds)?, format)?;
+    reading.finish()
+}
+
+/// Reading of one file after another into one dataset.
+struct Reading<'a> {
+    encoder: Encoder<'a>,
+    options: &'a DataOptions,
+    role: Role,
+    collector: Collector<'a>,
+    pack: Option<usize>,
+    /// Whether a row had text, not tokens.
+    texts: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(
+        path: &'a Path,
+        role: Role,
+        tokenizer: Option<&'a Arc<Tokenizer>>,
+        limits: ModelLimits,
+        options: &'a DataOptions,
+        bounds: Bounds,
+    ) -> Result<Self, DataError> {
+        let pack = options.pack.filter(|_| role == Role::Train);
+        check_length("--max-length", options.max_length, None)?;
+        check_length("--pack", pack, limits.max_positions)?;
+        if options.labels.is_some() && options.pack.is_some() {
+            return Err(DataError::PackedLabels { file: path.to_owned() });
+        }
+        if limits.decoder.is_some() && options.pack.is_some() {
+            return Err(DataError::PackedPairs { file: path.to_owned() });
+        }
+        let tokens_of = tokenizer.map(Arc::as_ref);
+        let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
+            .with_labels(options.labels.as_deref())
+            .with_decoder(limits.decoder)
+            .cut_to(options.max_length);
+        let collector = Collector {
+            path,
+            max_length: options.max_length,
+            max_positions: limits.max_positions,
+            packer: pack.map(Packer::new),
+            pack_rows: options.pack_rows,
+            rows: 0,
+            dataset: match &options.labels {
+                None => TokenDataset::new(tokenizer.cloned()),
+                Some(labels) => {
+                    let task = labels.task.unwrap_or(Task::Classification);
+                    TokenDataset::labelled(tokenizer.cloned(), task, labels.outputs)
+                }
+            },
+            places: HashMap::new(),
+            before: 0,
+            report: ReadReport::default(),
+        };
+        Ok(Self { encoder, options, role, collector, pack, texts: false })
+    }
+
+    /// Reads the rows of one file.
+    fn read(&mut self, mut rows: Rows<'_>, format: Format) -> Result<(), DataError> {
+        // lines of plain text have no names of their own
+        let (no_columns, line) = (Columns::default(), IdField::Line);
+        let (columns, id_field) = match format {
+            Format::Text => (&no_columns, &line),
+            _ => (&self.options.columns, &self.options.id_field),
+        };
+        let mut last_number = 0;
+        loop {
+            let (chunk, end) = rows.chunk();
+            // Parsed in any order, taken in the file's: the first wrong row is the one reported.
+            let parse = |row: Row| {
+                row.fields().and_then(|fields| fields::parse(fields, &self.encoder, id_field, columns, self.role))
+            };
+            let documents: Vec<_> = chunk.into_par_iter().map(|row| (row.number, parse(row))).collect();
+            let last = documents.is_empty();
+            for (number, document) in documents {
+                last_number = number;
+                self.texts |= document.as_ref().is_ok_and(|document| document.source != Source::Tokens);
+                let taken = document.and_then(|document| self.collector.take(number, document));
+                taken.map_err(|problem| rows.fail(number, problem))?;
+                self.collector.take_blocks()?;
+                self.collector.end_row();
             }
-        },
-        lines: HashMap::new(),
-        report: ReadReport::default(),
-    };
-    let mut texts = false;
-    let mut rows = Rows::of(reader, file, format, bounds);
-    loop {
-        let (chunk, end) = rows.chunk();
-        // Parsed in any order, taken in the file's: the first wrong row is the one reported.
-        let parse = |row: Row| row.fields().and_then(|fields| fields::parse(fields, &encoder, id_field));
-        let documents: Vec<_> = chunk.into_par_iter().map(|row| (row.number, parse(row))).collect();
-        let last = documents.is_empty();
-        for (number, document) in documents {
-            texts |= document.as_ref().is_ok_and(|document| document.source != Source::Tokens);
-            let taken = document.and_then(|document| collector.take(number, document));
-            taken.map_err(|problem| rows.fail(number, problem))?;
-            collector.take_blocks()?;
-            collector.end_row();
+            end?;
+            if last {
+                self.collector.before += last_number;
+                return Ok(());
+            }
         }
-        end?;
-        if last {
-            collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
-            collector.report.cut_at_other_end = texts
-                && collector.report.cut > 0
-                && options.labels.is_none()
-                && limits.decoder.is_none()
-                && tokens_of.is_some_and(Tokenizer::cuts_the_beginning);
-            return collector.finish(pack);
-        }
+    }
+
+    fn finish(self) -> Result<(Dataset, ReadReport), DataError> {
+        let Self { encoder, options, mut collector, pack, texts, .. } = self;
+        collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
+        collector.report.cut_at_other_end = texts
+            && collector.report.cut > 0
+            && options.labels.is_none()
+            && encoder.decoder().is_none()
+            && encoder.cuts_the_beginning();
+        collector.finish(pack)
     }
 }
 
@@ -219,9 +270,9 @@ fn check_length(option: &'static str, length: Option<usize>, positions: Option<u
     }
 }
 
-/// Takes documents in the file's order and checks what concerns more than one line.
+/// Takes documents in the files' order and checks what concerns more than one row.
 struct Collector<'a> {
-    file: &'a Path,
+    path: &'a Path,
     max_length: Option<usize>,
     max_positions: Option<usize>,
     packer: Option<Packer>,
@@ -229,20 +280,24 @@ struct Collector<'a> {
     /// Rows read so far.
     rows: usize,
     dataset: TokenDataset,
-    /// Line of each id.
-    lines: HashMap<String, usize>,
+    /// Where each id stands: the number of its row through all files.
+    places: HashMap<String, usize>,
+    /// Rows, or lines, of the files before.
+    before: usize,
     report: ReadReport,
 }
 
 impl Collector<'_> {
-    fn take(&mut self, line: usize, document: Document) -> Result<(), LineProblem> {
+    /// Takes the document of the row with this number in its file.
+    fn take(&mut self, number: usize, document: Document) -> Result<(), LineProblem> {
         let Document { id, metadata, source, mut tokens, mut labels, mut target, split } = document;
         if tokens.is_empty() {
             self.report.empty += 1;
             return Ok(());
         }
-        let id = id.unwrap_or_else(|| line.to_string());
-        if let Some(first) = self.lines.insert(id.clone(), line) {
+        let number = self.before + number;
+        let id = id.unwrap_or_else(|| number.to_string());
+        if let Some(first) = self.places.insert(id.clone(), number) {
             return Err(LineProblem::DuplicateId { id, first });
         }
         if let Some(Split { encoder, cut }) = split {
@@ -296,7 +351,7 @@ impl Collector<'_> {
         while let Some(block) = packer.block() {
             let number = self.dataset.examples().len();
             if block.labels.iter().skip(1).all(Option::is_none) {
-                return Err(DataError::BlockWithoutTarget { file: self.file.to_owned(), block: number });
+                return Err(DataError::BlockWithoutTarget { file: self.path.to_owned(), block: number });
             }
             let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
             self.dataset.push(format!("block-{number}"), &metadata, Source::Tokens, block.tokens, block.labels);
@@ -305,16 +360,16 @@ impl Collector<'_> {
     }
 
     fn finish(self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
-        let Self { file, packer, pack_rows, dataset, lines, mut report, .. } = self;
-        if lines.is_empty() {
-            return Err(DataError::Empty { file: file.to_owned() });
+        let Self { path, packer, pack_rows, dataset, places, mut report, .. } = self;
+        if places.is_empty() {
+            return Err(DataError::Empty { file: path.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
-            report.packed = Some(Packed { documents: lines.len(), dropped_tokens: packer.rest(), rows: pack_rows });
+            report.packed = Some(Packed { documents: places.len(), dropped_tokens: packer.rest(), rows: pack_rows });
             if n == 0 {
                 let length = pack.unwrap_or_default();
-                return Err(DataError::NoBlock { file: file.to_owned(), tokens: packer.rest(), length });
+                return Err(DataError::NoBlock { file: path.to_owned(), tokens: packer.rest(), length });
             }
         }
         report.examples = n;

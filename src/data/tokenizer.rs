@@ -113,7 +113,7 @@ impl Tokenizer {
             .map_err(|source| DataError::Read { file: file.to_owned(), source })?;
         let broken = |source| DataError::BrokenTokenizer { file: file.to_owned(), source };
         let checked = tokenizer_file::check(&bytes).map_err(broken)?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
+        let mut inner = guarded("tokenizers", || tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
         let cuts = inner.get_truncation().map_or(TruncationDirection::Right, |truncation| truncation.direction);
         inner.with_truncation(None).map_err(broken)?;
         inner.with_padding(None);
@@ -159,7 +159,7 @@ impl Tokenizer {
 
     /// The text of tokens, special tokens included.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        guarded(|| self.inner.decode(tokens, false)).unwrap_or_default()
+        guarded("tokenizers", || self.inner.decode(tokens, false)).unwrap_or_default()
     }
 
     /// One token as a reader should see it: with its leading space, and in the vocabulary's own spelling
@@ -170,7 +170,7 @@ impl Tokenizer {
             // Decoding a single piece would drop the space that it begins with.
             return spelled.replace('▁', " ");
         }
-        match guarded(|| self.inner.decode(&[token], false)) {
+        match guarded("tokenizers", || self.inner.decode(&[token], false)) {
             Ok(text) if !text.is_empty() && !text.contains('\u{FFFD}') => text,
             _ => spelled,
         }
@@ -277,7 +277,7 @@ impl Tokenizer {
         max_length: Option<usize>,
         special: bool,
     ) -> tokenizers::Result<(Encoded, Vec<u32>, usize)> {
-        let (encoding, cut) = guarded(|| {
+        let (encoding, cut) = guarded("tokenizers", || {
             let encode = |text: &str| self.inner.encode_fast(text, false);
             let (mut text, mut pair) = (encode(text)?, pair.map(encode).transpose()?);
             let length = |text: &tokenizers::Encoding, pair: &Option<tokenizers::Encoding>| {
@@ -301,7 +301,7 @@ impl Tokenizer {
 
     /// Tokens of a text; with what the post-processor adds, if `special`.
     pub(super) fn encode(&self, text: &str, offsets: Offsets, special: bool) -> tokenizers::Result<Encoded> {
-        let encoding = guarded(|| match offsets {
+        let encoding = guarded("tokenizers", || match offsets {
             Offsets::Wanted => self.inner.encode(text, special),
             Offsets::Skipped => self.inner.encode_fast(text, special),
         })?;
@@ -356,7 +356,7 @@ fn normalized_length(normalizer: &NormalizerWrapper, text: &str, enough: usize) 
     while !rest.is_empty() && length <= enough {
         let (piece, behind) = rest.split_at(rest.floor_char_boundary(PIECE));
         let mut piece = NormalizedString::from(piece);
-        guarded(|| normalizer.normalize(&mut piece))?;
+        guarded("tokenizers", || normalizer.normalize(&mut piece))?;
         length += piece.get().len();
         rest = behind;
     }

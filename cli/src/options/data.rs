@@ -26,9 +26,11 @@ const SPECIAL_TOKENS: &[(&str, &str)] =
 pub(crate) struct DataOptions {
     /// Training examples
     ///
-    /// JSON lines with `text`, with `prompt` and `completion` (loss on the completion only), or with
-    /// `input_ids` and optional `labels`; plain text, one example a line; for an MLP a safetensors file with
-    /// `inputs` and `targets`. A field `id` names the example, else its line number does.
+    /// Rows with `text`, with `prompt` and `completion` (loss on the completion only), or with `input_ids` and
+    /// optional `labels`, from JSON lines, JSON, CSV, TSV or Parquet, also packed by gzip or zstd; plain text, one
+    /// example a line; for an MLP a safetensors file with `inputs` and `targets`. A field `id` names the example, else
+    /// its number does. Several files: a pattern in quotation marks, as `'part-*.parquet'` (sorted) or `'{b,a}.jsonl'`
+    /// (in this order).
     #[arg(long, value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
     /// Queries, in the same formats
@@ -55,6 +57,20 @@ pub(crate) struct DataOptions {
     /// For data whose `id` repeats. The field stays in the metadata.
     #[arg(long, value_name = "FIELD|line")]
     id_field: Option<String>,
+    /// The column of texts, all others are metadata [default: `text`]
+    ///
+    /// A query without this column is read by the usual names.
+    #[arg(long, value_name = "FIELD", conflicts_with_all = ["prompt_field", "completion_field"])]
+    text_field: Option<String>,
+    /// The column of prompts, all but it and the completion are metadata [default: `prompt`]
+    #[arg(long, value_name = "FIELD")]
+    prompt_field: Option<String>,
+    /// The column of completions [default: `completion`]
+    #[arg(long, value_name = "FIELD")]
+    completion_field: Option<String>,
+    /// The column of labels, for a model that classifies texts [default: `label`, or `labels`]
+    #[arg(long, value_name = "FIELD")]
+    label_field: Option<String>,
     /// What becomes of special tokens that the tokenizer adds by itself
     /// [default: add them, refuse a text that has one there already]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<SpecialTokens>(SPECIAL_TOKENS))]
@@ -102,6 +118,16 @@ impl DataOptions {
             (data.pack, data.pack_rows) = (Some(length), rows);
         }
         data.id_field = self.id_field.clone().or(data.id_field.take());
+        if self.text_field.is_some() {
+            (data.prompt_field, data.completion_field) = (None, None);
+        }
+        if self.prompt_field.is_some() || self.completion_field.is_some() {
+            data.text_field = None;
+        }
+        data.text_field = self.text_field.clone().or(data.text_field.take());
+        data.prompt_field = self.prompt_field.clone().or(data.prompt_field.take());
+        data.completion_field = self.completion_field.clone().or(data.completion_field.take());
+        data.label_field = self.label_field.clone().or(data.label_field.take());
         data.special_tokens = self.special_tokens.or(data.special_tokens);
         data.add_bos = self.add_bos.unwrap_or(data.add_bos);
         data.add_eos = self.add_eos.unwrap_or(data.add_eos);

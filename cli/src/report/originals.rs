@@ -6,10 +6,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use ascribe::data::{Columns, for_each_row};
 use ascribe::job::Job;
-use serde_json::Value;
-
-use super::folder::for_each_line;
+use serde_json::{Map, Value};
 
 /// An example's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,8 +18,18 @@ pub(super) struct Original {
 }
 
 impl Original {
-    fn of_line(fields: &Value) -> Option<Self> {
-        let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    fn of_row(fields: &Map<String, Value>, columns: &Columns) -> Option<Self> {
+        let value = |name: &str| fields.get(name).and_then(Value::as_str);
+        // columns that were chosen stand for the usual ones
+        let text = |usual: &str| match usual {
+            "text" => columns.text.as_deref().and_then(value).or_else(|| value(usual)),
+            "prompt" => columns.prompt.as_deref().and_then(value).or_else(|| value(usual)),
+            "completion" => columns.completion.as_deref().and_then(value).or_else(|| value(usual)),
+            _ => value(usual),
+        };
+        if let Some(body) = columns.text.as_deref().and_then(value) {
+            return Some(Self { prompt: String::new(), body: body.to_owned() });
+        }
         if let (Some(prompt), Some(body)) = (text("prompt"), text("completion")) {
             return Some(Self { prompt: prompt.to_owned(), body: body.to_owned() });
         }
@@ -50,42 +59,31 @@ impl Original {
 /// not there any more, or holds no texts.
 pub(super) fn find(job: &Job, file: &Path, wanted: &HashMap<&str, &str>) -> HashMap<String, Original> {
     let mut found = HashMap::new();
-    if !ascribe::presence::is_file(file) || wanted.is_empty() {
+    if wanted.is_empty() {
         return found;
     }
-    let extension = file.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    let is_plain = extension == "txt";
-    if !is_plain && !["jsonl", "ndjson", "json"].contains(&extension) {
-        return found;
-    }
-    let id_field = job.data.id_field.as_deref();
+    let data = &job.data;
+    let columns = Columns {
+        text: data.text_field.clone(),
+        prompt: data.prompt_field.clone(),
+        completion: data.completion_field.clone(),
+        label: data.label_field.clone(),
+    };
+    let id_field = data.id_field.as_deref();
     // a file that ends to be one of examples gives what it gave until then
-    let _partly = for_each_line(file, |number, line| {
-        let (id, original) = match is_plain {
-            true => {
-                let body = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
-                (number.to_string(), Some(Original { prompt: String::new(), body }))
-            }
-            false => {
-                let Ok(fields) = serde_json::from_slice::<Value>(line) else { return Ok(()) };
-                let id = match (id_field, fields.get(id_field.unwrap_or("id"))) {
-                    (Some("line"), _) => number.to_string(),
-                    (_, Some(Value::String(id))) => id.clone(),
-                    (_, Some(Value::Number(id))) => id.to_string(),
-                    _ => number.to_string(),
-                };
-                if !wanted.contains_key(id.as_str()) {
-                    return Ok(());
-                }
-                (id, Original::of_line(&fields))
-            }
+    let _partly = for_each_row(file, &columns, |number, fields| {
+        let id = match (id_field, fields.get(id_field.unwrap_or("id"))) {
+            (Some("line"), _) => number.to_string(),
+            (_, Some(Value::String(id))) => id.clone(),
+            (_, Some(Value::Number(id))) => id.to_string(),
+            _ => number.to_string(),
         };
-        if let (Some(original), Some(excerpt)) = (original, wanted.get(id.as_str()))
+        if let Some(excerpt) = wanted.get(id.as_str())
+            && let Some(original) = Original::of_row(&fields, &columns)
             && original.fits(excerpt)
         {
             found.insert(id, original);
         }
-        Ok(())
     });
     found
 }

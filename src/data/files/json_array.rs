@@ -6,6 +6,7 @@
 use std::io::BufRead;
 use std::path::Path;
 
+use super::form::UTF8_MARK;
 use super::lines::Lines;
 use super::{Bounds, Content, Row, Source};
 use crate::data::error::DataError;
@@ -20,8 +21,7 @@ pub(super) fn array_or_lines<'a>(
     let first = loop {
         let Ok(buffer) = reader.fill_buf() else { break None };
         // what stands before an array may be the mark of UTF-8 and white space
-        let skipped =
-            buffer.iter().take_while(|byte| byte.is_ascii_whitespace() || b"\xEF\xBB\xBF".contains(byte)).count();
+        let skipped = buffer.iter().take_while(|byte| byte.is_ascii_whitespace() || UTF8_MARK.contains(byte)).count();
         if buffer.is_empty() || skipped < buffer.len() {
             break buffer.get(skipped).copied().filter(|&byte| byte == b'[').map(|_| skipped);
         }
@@ -155,10 +155,13 @@ impl<R: BufRead> Source for Array<'_, R> {
 mod tests {
     use super::super::{Format, Rows};
     use super::*;
+    use crate::data::columns::Columns;
 
     fn rows(text: &str) -> Result<Vec<(usize, String)>, String> {
         let bounds = Bounds { row: 40, text: 1 << 10 };
-        let mut rows = Rows::of(text.as_bytes(), Path::new("x.json"), Format::Json, bounds);
+        let columns = Columns::default();
+        let mut rows =
+            Rows::of(text.as_bytes(), Path::new("x.json"), Format::Json, &columns, bounds).expect("a stream");
         let mut found = vec![];
         loop {
             let (chunk, end) = rows.chunk();

@@ -61,6 +61,7 @@ impl<R: BufRead> Source for Lines<'_, R> {
 mod tests {
     use super::super::{Format, Rows};
     use super::*;
+    use crate::data::columns::Columns;
 
     fn texts(rows: Vec<Row>) -> Vec<(usize, String)> {
         let text = |row: Row| match row.content {
@@ -73,7 +74,8 @@ mod tests {
     #[test]
     fn blank_lines_are_counted_and_skipped() {
         let text = "\u{FEFF}a\r\n\n  \nb".as_bytes();
-        let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, Bounds::of(None));
+        let columns = Columns::default();
+        let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, &columns, Bounds::of(None)).expect("a stream");
         let (found, end) = rows.chunk();
         assert!(end.is_ok());
         assert_eq!(texts(found), [(1, "a".to_owned()), (4, "b".to_owned())]);
@@ -83,12 +85,15 @@ mod tests {
     #[test]
     fn long_lines_and_wrong_bytes_are_named() {
         let bounds = Bounds { row: 1 << 20, text: 1 << 20 };
-        let mut rows = Rows::of(&b"ok\nab\xffc\n"[..], Path::new("x.txt"), Format::Text, bounds);
+        let columns = Columns::default();
+        let mut rows =
+            Rows::of(&b"ok\nab\xffc\n"[..], Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");
         let (found, end) = rows.chunk();
         assert_eq!(found.len(), 1);
         assert_eq!(end.expect_err("0xff is never UTF-8").to_string(), "x.txt:2: invalid UTF-8 at byte 3 of the line");
         let long = vec![b'a'; (1 << 20) + 1];
-        let mut rows = Rows::of(&long[..], Path::new("x.txt"), Format::Text, bounds);
+        let columns = Columns::default();
+        let mut rows = Rows::of(&long[..], Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");
         assert_eq!(rows.chunk().1.expect_err("too long").to_string(), "x.txt:1: the line is longer than 1 MiB");
     }
 }

@@ -1,30 +1,39 @@
 //! Files of rows, whatever their form: each reader gives the rows of one file in their order, and what a row means as an
 //! example is not asked here.
 //!
-//! A row is a JSON object: the line of a file of JSON lines, an element of a JSON array. A line of plain text is an object
-//! with the field `text` alone. Files are streamed: no more than a chunk of rows is in memory at a time, and no row is
+//! A row is a JSON object: the line of a file of JSON lines, an element of a JSON array, a row of a table by the names of
+//! its columns. A line of plain text is an object with the field `text` alone. Files are streamed: no more than a chunk of rows is in memory at a time, and no row is
 //! longer than [`Bounds`] allows, so that a file of any size, and a small one that unpacks to any size, is read within
 //! the memory of the job.
 
 mod form;
 mod json_array;
 mod lines;
+mod parquet;
+mod separated;
+mod several;
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 pub use form::Format;
+pub use several::expand;
 
+use super::columns::Columns;
 use super::error::DataError;
 use super::line_problem::LineProblem;
+use crate::foreign_file::{self, Refusal};
 
 /// The most rows of a chunk, which are parsed and tokenized in parallel.
 const CHUNK_ROWS: usize = 2048;
 
 /// The name of the field that a line of plain text is.
 const TEXT: &str = "text";
+
+/// The most bytes of a packed table that is unpacked into memory, since such a file is read from its end.
+const UNPACKED_LIMIT: u64 = 2 << 30;
 
 /// How much of a file is taken at once. A file without line breaks must not fill the memory, and neither may the
 /// texts that all threads tokenize at the same time.
@@ -66,12 +75,15 @@ enum Content {
     Text(String),
     /// JSON that should be an object.
     Json(String),
+    /// An object, and about as many bytes as it would have as JSON.
+    Fields(Map<String, Value>, usize),
 }
 
 impl Row {
     fn new(number: usize, content: Content) -> Self {
         let bytes = match &content {
             Content::Text(text) | Content::Json(text) => text.len(),
+            Content::Fields(_, bytes) => *bytes,
         };
         Self { number, content, bytes }
     }
@@ -80,6 +92,7 @@ impl Row {
     pub(super) fn fields(self) -> Result<Map<String, Value>, LineProblem> {
         match self.content {
             Content::Text(text) => Ok(Map::from_iter([(TEXT.to_owned(), Value::String(text))])),
+            Content::Fields(fields, _) => Ok(fields),
             Content::Json(text) => match serde_json::from_str(&text).map_err(|error| broken(&error))? {
                 Value::Object(fields) => Ok(fields),
                 other => Err(LineProblem::NotObject { found: super::fields::kind(&other) }),
@@ -93,6 +106,53 @@ fn broken(error: &serde_json::Error) -> LineProblem {
     let message = error.to_string();
     let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
     LineProblem::Json { line: error.line(), column: error.column(), message }
+}
+
+/// A number of 32 bits with no more digits than it needs; null if it is none.
+fn shortest(value: f32) -> Value {
+    // the shortest text of an f32 has fewer digits than that of the f64 with the same value
+    value.to_string().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number)
+}
+
+/// Gives the rows of one file or of several ([`expand`]) in their order, each with its number, counted from 1 through all
+/// files. A row that is no object is left out.
+///
+/// # Errors
+/// If a file cannot be read to its end.
+pub fn for_each_row(
+    path: &Path,
+    columns: &Columns,
+    mut give: impl FnMut(usize, Map<String, Value>),
+) -> Result<(), DataError> {
+    let mut before = 0;
+    for file in expand(path)? {
+        let (mut rows, _) = Rows::open(&file, columns, Bounds::of(None))?;
+        let mut last = 0;
+        loop {
+            let (chunk, end) = rows.chunk();
+            let ended = chunk.is_empty();
+            for row in chunk {
+                last = row.number;
+                let number = before + row.number;
+                if let Ok(fields) = row.fields() {
+                    give(number, fields);
+                }
+            }
+            end?;
+            if ended {
+                break;
+            }
+        }
+        before += last;
+    }
+    Ok(())
+}
+
+/// The fields of the first row of one file or of several; none if there is no such row.
+pub fn first_row(path: &Path, columns: &Columns) -> Option<Map<String, Value>> {
+    let file = expand(path).ok()?.into_iter().next()?;
+    let (mut rows, _) = Rows::open(&file, columns, Bounds::of(None)).ok()?;
+    rows.source.next_row().ok()??.fields().ok()
 }
 
 /// The rows of one file, one after the other.
@@ -113,14 +173,62 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// The rows of a file, whose name or content shows its format; also that format. `chosen` are the columns that were
+    /// chosen as an example's.
+    ///
+    /// # Errors
+    /// If the file cannot be opened, or its format is none that is read.
+    pub(super) fn open(file: &'a Path, chosen: &'a Columns, bounds: Bounds) -> Result<(Self, Format), DataError> {
+        let failed = |source| DataError::Read { file: file.to_owned(), source };
+        // another folder than one of data may stand in a file's place
+        if file.is_dir() && Format::of(file).is_err() {
+            return Err(DataError::Format { file: file.to_owned() });
+        }
+        let opened = foreign_file::open(file).map_err(failed)?;
+        let (mut reader, packed) = form::unpacked(BufReader::new(opened)).map_err(failed)?;
+        if packed.is_none() && form::says_packed(file) {
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidData, "it does not begin as gzip or zstd does");
+            return Err(failed(source));
+        }
+        let format = Format::find(file, &mut reader)?;
+        let rows = match (format, packed) {
+            (Format::Parquet, None) => {
+                let opened = foreign_file::open(file).map_err(failed)?;
+                Self { source: Box::new(parquet::Parquet::new(opened, file, bounds)?), bounds, pending: None }
+            }
+            _ => Self::of(reader, file, format, chosen, bounds)?,
+        };
+        Ok((rows, format))
+    }
+
     /// The rows of a stream of this format; `file` is its name in messages.
-    pub(super) fn of(reader: impl BufRead + 'a, file: &'a Path, format: Format, bounds: Bounds) -> Self {
-        let source: Box<dyn Source> = match format {
+    ///
+    /// # Errors
+    /// If the stream has to be read as a whole, and cannot be.
+    pub(super) fn of(
+        mut reader: impl BufRead + 'a,
+        file: &'a Path,
+        format: Format,
+        chosen: &'a Columns,
+        bounds: Bounds,
+    ) -> Result<Self, DataError> {
+        let source: Box<dyn Source + 'a> = match format {
             Format::JsonLines => Box::new(lines::Lines::new(reader, file, bounds, Content::Json)),
             Format::Text => Box::new(lines::Lines::new(reader, file, bounds, Content::Text)),
             Format::Json => json_array::array_or_lines(reader, file, bounds),
+            Format::Csv => Box::new(separated::Table::new(reader, file, b',', chosen, bounds)),
+            Format::Tsv => Box::new(separated::Table::new(reader, file, b'\t', chosen, bounds)),
+            Format::Parquet => {
+                let failed = |source| DataError::Read { file: file.to_owned(), source };
+                let mut bytes = vec![];
+                reader.by_ref().take(UNPACKED_LIMIT + 1).read_to_end(&mut bytes).map_err(failed)?;
+                if bytes.len() as u64 > UNPACKED_LIMIT {
+                    return Err(failed(Refusal::TooLong { limit: UNPACKED_LIMIT }.into()));
+                }
+                Box::new(parquet::Parquet::new(bytes::Bytes::from(bytes), file, bounds)?)
+            }
         };
-        Self { source, bounds, pending: None }
+        Ok(Self { source, bounds, pending: None })
     }
 
     /// What is wrong with a row, at its place.
@@ -162,7 +270,8 @@ mod tests {
     fn a_chunk_has_no_more_bytes_than_its_bound_unless_one_row_has() {
         let bounds = Bounds { row: 100, text: 6 };
         let text = &b"aaa\nbbb\ncc\nddddddd\ne"[..];
-        let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, bounds);
+        let columns = Columns::default();
+        let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");
         let mut chunks = Vec::new();
         loop {
             let (chunk, end) = rows.chunk();

@@ -49,7 +49,9 @@ const REFUSED: [(&str, &str, &str); 40] = [
         "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
         "the line has `labels`",
     ),
-    ("{\"text\": null}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`", "the object is empty"),
+    // a table says null where a text is missing: an empty row
+    ("{\"text\": null}", "x.jsonl: no examples", "a data file needs at least one example"),
+    ("{\"prompt\": null}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`", "the object is empty"),
     (
         "{\"text\": \"ab\", \"prompt\": \"a\"}",
         "x.jsonl:1: both `text` and `prompt`",
@@ -206,8 +208,11 @@ fn packing_must_fill_a_block() {
 
 #[test]
 fn unknown_endings_are_refused() {
-    let result = read_tokens(Path::new("x.jsonl.gz"), Role::Train, None, LIMITS, DataOptions::default());
-    assert_eq!(complaint(result), "x.jsonl.gz: not a known data format\nunpack it first: `gunzip -k x.jsonl.gz`");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("x.jsonl.xz");
+    std::fs::write(&file, b"\xFD7zXZ").expect("writable");
+    let said = complaint(read_tokens(&file, Role::Train, None, LIMITS, DataOptions::default()));
+    assert!(said.ends_with("x.jsonl.xz: not a known data format\nunpack it first: `xz -dk x.jsonl.xz`"), "{said}");
     let result = read_tokens(Path::new("absent.jsonl"), Role::Train, None, LIMITS, DataOptions::default());
     assert_eq!(complaint(result), "absent.jsonl: cannot be read\n");
 }

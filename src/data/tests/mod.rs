@@ -2,6 +2,7 @@
 
 mod broken;
 mod foreign;
+mod forms;
 mod labelled;
 mod reading;
 mod recorded;

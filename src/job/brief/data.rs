@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials, Task,
-    Tokenizer,
+    self, Batch, Columns, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials,
+    Task, Tokenizer,
 };
-use crate::foreign_file;
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::model::adapter::AdapterFolder;
@@ -94,24 +93,28 @@ pub(in crate::job) fn load_tokenizer(
     }
 }
 
-/// Whether the first line of every file holds token ids.
+/// Whether the first row of every file holds token ids.
 fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
-    use std::io::{BufRead, Read};
-    /// As much of a file as is looked at; a device has no end.
-    const FIRST_LINE: u64 = 64 << 20;
-    let has_ids = |file: &PathBuf| {
-        let Ok(file) = foreign_file::open(file) else { return false };
-        let mut first = vec![];
-        let read = std::io::BufReader::new(file).take(FIRST_LINE).read_until(b'\n', &mut first);
-        read.is_ok() && String::from_utf8_lossy(&first).contains("\"input_ids\"")
-    };
+    let columns = columns(job);
+    let has_ids = |file: &PathBuf| data::first_row(file, &columns).is_some_and(|row| row.contains_key("input_ids"));
     train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
+}
+
+/// The columns that the job names.
+fn columns(job: &Job) -> Columns {
+    let data = &job.data;
+    Columns {
+        text: data.text_field.clone(),
+        prompt: data.prompt_field.clone(),
+        completion: data.completion_field.clone(),
+        label: data.label_field.clone(),
+    }
 }
 
 /// What a model can be given and what it gives for a whole text, where the configuration leaves that to the data as this
 /// file of training examples shows it.
-pub(in crate::job) fn inputs_and_labels(model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
-    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file))))
+pub(in crate::job) fn inputs_and_labels(job: &Job, model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
+    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file, &columns(job)))))
 }
 
 /// How labels are understood, where the configuration does not say it.
@@ -193,6 +196,7 @@ pub(in crate::job) fn read(
                     Some("line") => IdField::Line,
                     Some(field) => IdField::Field(field.to_owned()),
                 },
+                columns: columns(job),
                 memory,
                 labels: labels.cloned(),
             };

@@ -91,7 +91,7 @@ impl Plan {
         let files = stage_files(&job, &readings)?;
         let (_, labels) = match files.last() {
             Some((_, file)) => {
-                let found = data::inputs_and_labels(&model, file);
+                let found = data::inputs_and_labels(&job, &model, file);
                 notes.extend(data::label_note(&model, found.1.as_ref(), file));
                 found
             }
@@ -111,7 +111,7 @@ impl Plan {
             // an earlier stage may have had another head
             let (limits, labels) = match readings.get(index).and_then(|reading| reading.checkpoints.last()) {
                 Some(checkpoint) if index + 1 < count => {
-                    data::inputs_and_labels(&Model::load(&checkpoint.folder, &options)?, &file)
+                    data::inputs_and_labels(&job, &Model::load(&checkpoint.folder, &options)?, &file)
                 }
                 _ => (limits, labels.clone()),
             };

@@ -135,7 +135,7 @@ impl Precision {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataRequest {
-    /// Training examples. Of a training run with several stages each has its own, and this is left out.
+    /// Training examples: a file, or several as a pattern. Of a training run with several stages each has its own, and this is left out.
     #[serde(default, skip_serializing_if = "is_empty")]
     pub train: PathBuf,
     /// Training examples of each stage, by the stage's name.
@@ -159,6 +159,18 @@ pub struct DataRequest {
     /// The field that names an example, or `line` for the line's number; none: `id`, else the line's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_field: Option<String>,
+    /// The column of texts; none: `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_field: Option<String>,
+    /// The column of prompts; none: `prompt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_field: Option<String>,
+    /// The column of completions; none: `completion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_field: Option<String>,
+    /// The column of labels of texts; none: `label`, or `labels`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_field: Option<String>,
     /// What becomes of special tokens that the tokenizer adds by itself; none: they are added, and a text that has
     /// one at that place already is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,0 +1,112 @@
+//! Several files given as one: braces with a choice, and patterns over names.
+
+use std::path::{Path, PathBuf};
+
+use globset::GlobBuilder;
+
+use crate::data::error::DataError;
+
+/// The files that a path stands for. A path that exists stands for itself, whatever characters it has. Otherwise
+/// `{a,b}` stands for its alternatives in the order in which they are written, and `*`, `?` and `[…]` for the names of
+/// files that they fit, sorted.
+///
+/// # Errors
+/// If a pattern is broken or fits no file.
+pub fn expand(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let Some(text) = path.to_str().filter(|_| !path.exists()) else { return Ok(vec![path.to_owned()]) };
+    let mut found = vec![];
+    for one in alternatives(text) {
+        let one = PathBuf::from(one);
+        if !one.exists() && is_pattern(&one.to_string_lossy()) {
+            found.extend(matching(&one)?);
+        } else {
+            found.push(one);
+        }
+    }
+    Ok(found)
+}
+
+fn is_pattern(text: &str) -> bool {
+    text.contains(['*', '?', '['])
+}
+
+/// What the braces of a text stand for, the first ones first. Braces that are not closed are characters.
+fn alternatives(text: &str) -> Vec<String> {
+    let Some(start) = text.find('{') else { return vec![text.to_owned()] };
+    let (mut depth, mut cuts, mut end) = (0_usize, vec![start], None);
+    for (at, c) in text[start..].char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => cuts.push(start + at),
+            _ => {}
+        }
+        if depth == 0 {
+            end = Some(start + at);
+            break;
+        }
+    }
+    let Some(end) = end else { return vec![text.to_owned()] };
+    cuts.push(end);
+    let parts = cuts.windows(2).map(|cut| &text[cut[0] + 1..cut[1]]);
+    parts.flat_map(|part| alternatives(&format!("{}{part}{}", &text[..start], &text[end + 1..]))).collect()
+}
+
+/// Files that a pattern fits, sorted by name, component by component.
+fn matching(pattern: &Path) -> Result<Vec<PathBuf>, DataError> {
+    let mut found = vec![PathBuf::new()];
+    for component in pattern.components() {
+        let name = component.as_os_str().to_string_lossy();
+        if !is_pattern(&name) {
+            found.iter_mut().for_each(|path| path.push(component));
+            continue;
+        }
+        let glob = GlobBuilder::new(&name).literal_separator(true).build();
+        let glob =
+            glob.map_err(|error| DataError::Pattern { pattern: pattern.to_owned(), message: error.to_string() })?;
+        let matcher = glob.compile_matcher();
+        let mut next = vec![];
+        for folder in &found {
+            let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder.as_path() };
+            let Ok(entries) = std::fs::read_dir(here) else { continue };
+            let names = entries.filter_map(Result::ok).map(|entry| entry.file_name());
+            // as in a shell, hidden files are only found by a pattern that begins with a dot
+            let fits = |name: &std::ffi::OsString| {
+                matcher.is_match(name) && !(name.to_string_lossy().starts_with('.') && !glob.glob().starts_with('.'))
+            };
+            next.extend(names.filter(fits).map(|name| folder.join(name)));
+        }
+        next.sort();
+        found = next;
+    }
+    found.retain(|path| path.exists());
+    if found.is_empty() {
+        return Err(DataError::NoMatch { pattern: pattern.to_owned() });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_keep_their_order_and_patterns_are_sorted() {
+        assert_eq!(alternatives("a{2,1}b{x,{y,z}}"), ["a2bx", "a2by", "a2bz", "a1bx", "a1by", "a1bz"]);
+        assert_eq!(alternatives("a{b"), ["a{b"]);
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("d")).expect("writable");
+        for name in ["b.jsonl", "a.jsonl", "d/c.jsonl", ".h.jsonl", "x[1].txt"] {
+            std::fs::write(at(name), "").expect("writable");
+        }
+        let found = |pattern: &str| expand(&at(pattern)).expect("there are files");
+        assert_eq!(found("*.jsonl"), [at("a.jsonl"), at("b.jsonl")]);
+        assert_eq!(found("{b,a}.jsonl"), [at("b.jsonl"), at("a.jsonl")]);
+        assert_eq!(found("{b.jsonl,*/c.jsonl}"), [at("b.jsonl"), at("d/c.jsonl")]);
+        assert_eq!(found("x[1].txt"), [at("x[1].txt")], "a file by that very name");
+        assert_eq!(found("absent.jsonl"), [at("absent.jsonl")], "reading says that it is not there");
+        let error = expand(&at("*.csv")).expect_err("none").to_string();
+        assert!(error.ends_with("*.csv: no file has such a name"), "{error}");
+    }
+}
