@@ -1,7 +1,10 @@
 //! Text turned into tokens and labels.
 
+use std::ops::Range;
+
 use serde_json::{Map, Value};
 
+use super::chat::{Chat, ChatProblem, LossOn};
 use super::error::DataError;
 use super::excerpt::Source;
 use super::labels::Labels;
@@ -103,6 +106,9 @@ pub(super) struct Encoder<'a> {
     decoder: Option<DecoderTokens>,
     /// To how many tokens texts are cut between their special tokens, if there are labels or a decoder.
     max_length: Option<usize>,
+    /// How conversations become texts.
+    chat: Option<&'a Chat>,
+    role: Role,
 }
 
 /// A special token that is added to every text.
@@ -145,6 +151,8 @@ impl<'a> Encoder<'a> {
             labels: None,
             decoder: None,
             max_length: None,
+            chat: None,
+            role,
         })
     }
 
@@ -166,6 +174,72 @@ impl<'a> Encoder<'a> {
     /// What a decoder beside an encoder reads.
     pub(super) fn decoder(&self) -> Option<DecoderTokens> {
         self.decoder
+    }
+
+    /// With what renders conversations.
+    pub(super) fn with_chat(self, chat: &'a Chat) -> Self {
+        Self { chat: Some(chat), ..self }
+    }
+
+    /// What renders conversations.
+    pub(super) fn chat(&self) -> Option<&'a Chat> {
+        self.chat
+    }
+
+    /// The most bytes of a text that is tokenized at once.
+    pub(super) fn text_limit(&self) -> usize {
+        self.text_limit
+    }
+
+    /// Refuses what is no conversation, where training examples have loss on turns of conversations.
+    pub(super) fn check_no_turns(&self, field: &'static str) -> Result<(), LineProblem> {
+        match self.chat.and_then(Chat::loss_on) {
+            Some(loss_on @ (LossOn::Assistant | LossOn::Last)) if self.role == Role::Train => {
+                Err(ChatProblem::NoTurns { field, loss_on: loss_on.name() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether every token has loss, of prompts too.
+    pub(super) fn has_loss_on_prompts(&self) -> bool {
+        self.chat.and_then(Chat::loss_on) == Some(LossOn::All)
+    }
+
+    /// Refuses a conversation where special tokens were asked for, or where there is no tokenizer.
+    pub(super) fn check_conversation(&self, field: &'static str) -> Result<(), LineProblem> {
+        if let Some(special) = self.asked {
+            return Err(ChatProblem::Added { which: special.name() }.into());
+        }
+        if self.tokenizer.is_none() { Err(LineProblem::NeedsTokenizer { field }) } else { Ok(()) }
+    }
+
+    /// Tokens of a rendered conversation, and where each stands in its text. The template has written the special
+    /// tokens, and the tokenizer adds its own only where a person said that training had both.
+    pub(super) fn rendered(
+        &self,
+        text: &str,
+        field: &'static str,
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), LineProblem> {
+        let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field })?;
+        tokenizer.check_length(text, self.text_limit)?;
+        let encoded = tokenizer
+            .encode(text, Offsets::Wanted, self.from_tokenizer == FromTokenizer::Keep)
+            .map_err(|error| LineProblem::Encode { file: tokenizer.file().to_owned(), message: error.to_string() })?;
+        self.check_embedding(tokenizer, &encoded.ids)?;
+        let places = encoded.starts.iter().zip(&encoded.ends).map(|(&start, &end)| start..end).collect();
+        Ok((encoded.ids, places))
+    }
+
+    /// Refuses a token for which the model has no embedding.
+    fn check_embedding(&self, tokenizer: &Tokenizer, tokens: &[u32]) -> Result<(), LineProblem> {
+        match tokens.iter().find(|&&id| id as usize >= self.vocabulary) {
+            None => Ok(()),
+            Some(&id) => {
+                let (token, vocabulary) = (tokenizer.token_text(id), self.vocabulary);
+                Err(LineProblem::NoEmbedding { token, id, vocabulary })
+            }
+        }
     }
 
     /// Labels of texts that are classified or valued.
@@ -304,10 +378,7 @@ impl<'a> Encoder<'a> {
         tokens.extend(bos);
         tokens.extend_from_slice(ids);
         tokens.extend(eos);
-        if let Some(&id) = tokens.iter().find(|&&id| id as usize >= self.vocabulary) {
-            let (token, vocabulary) = (tokenizer.token_text(id), self.vocabulary);
-            return Err(LineProblem::NoEmbedding { token, id, vocabulary });
-        }
+        self.check_embedding(tokenizer, &tokens)?;
         Ok((tokens, usize::from(bos.is_some())))
     }
 }

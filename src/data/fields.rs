@@ -43,6 +43,11 @@ pub(super) fn parse(
         let columns = columns.are_of(&fields, role).then_some(columns);
         return split(id, fields, encoder, decoder, columns);
     }
+    if let Some(chat) = encoder.chat()
+        && let Some(document) = chat.document(id.as_ref(), &mut fields, encoder)?
+    {
+        return Ok(document);
+    }
     if columns.are_of(&fields, role) {
         return chosen(id, fields, encoder, columns);
     }
@@ -63,12 +68,17 @@ pub(super) fn parse(
         CONTENT.into_iter().zip(&content).filter(|(_, value)| value.is_some()).map(|(field, _)| field).collect();
     let (source, (tokens, labels)) = match (present.as_slice(), content) {
         (["text"], [Some(text), ..]) => {
+            encoder.check_no_turns("text")?;
             let text = string("text", text)?;
             (Source::text(&text), encoder.text(&text)?)
         }
         (["prompt", "completion"], [_, Some(prompt), Some(completion), ..]) => {
             let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
-            (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
+            let tokens = match encoder.has_loss_on_prompts() {
+                true => encoder.text(&format!("{prompt}{completion}"))?,
+                false => encoder.prompted(&prompt, &completion)?,
+            };
+            (Source::prompted(&prompt, &completion), tokens)
         }
         (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
             encoder.check_ids()?;

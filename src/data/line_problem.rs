@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::chat::ChatProblem;
 use crate::foreign_file::size;
 
 /// What is wrong with one line of a data file.
@@ -65,7 +66,7 @@ pub enum LineProblem {
         found: &'static str,
     },
     /// No field that holds an example.
-    #[error("no `text`, no `prompt` and `completion`, no `input_ids`")]
+    #[error("no `text`, no `prompt` and `completion`, no `messages`, no `input_ids`")]
     NoContent {
         /// The fields that the line has.
         fields: Vec<String>,
@@ -276,6 +277,9 @@ pub enum LineProblem {
         /// The field.
         field: &'static str,
     },
+    /// A conversation that cannot be rendered, or whose targets cannot be told.
+    #[error(transparent)]
+    Chat(#[from] ChatProblem),
     /// The tokenizer refuses the text.
     #[error("the tokenizer {} fails: {message}", file.display())]
     Encode {
@@ -301,14 +305,6 @@ impl LineProblem {
             }
             Self::NotObject { .. } => "each line must be one JSON object".into(),
             Self::NoContent { fields } if fields.is_empty() => "the object is empty".into(),
-            Self::NoContent { fields } if fields.iter().any(|field| field == "messages" || field == "conversations") => {
-                let field = if fields.iter().any(|field| field == "messages") { "messages" } else { "conversations" };
-                format!(
-                    "the line has `{field}`: write the tokens of the conversation as `input_ids`, in Python \
-                     `tokenizer.apply_chat_template(row[\"{field}\"], return_dict=False)`, and where only some turns had \
-                     loss `labels` with -100 elsewhere"
-                )
-            }
             Self::NoContent { fields } => {
                 let is_other = |field: &String| !["labels", "attention_mask", "id"].contains(&field.as_str());
                 let flag = match fields.iter().any(is_other) {
@@ -342,10 +338,8 @@ impl LineProblem {
             Self::TokenType { .. } => "is the tokenizer that of another model?".into(),
             Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
             Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
-            Self::FieldType { field, found: "an array", .. } if field == "prompt" || field == "completion" => {
-                "write the conversation as text, in Python `tokenizer.apply_chat_template(row[\"prompt\"], tokenize=False, \
-                 add_generation_prompt=True)` for `prompt`; `completion` is what the template of both has behind it"
-                    .into()
+            Self::FieldType { field, found: "a string", .. } if field == "prompt" || field == "completion" => {
+                "write both as text, or both as an array of messages".into()
             }
             Self::FieldType { .. } => return None,
             Self::TokenRange { field: "labels", .. } => "a label is a token id, or -100 for no target".into(),
@@ -379,6 +373,7 @@ impl LineProblem {
             Self::NeedsTokenizer { .. } => {
                 "put `tokenizer.json` into the model's folder, or give it with `--tokenizer PATH`".into()
             }
+            Self::Chat(problem) => return problem.hint(),
             Self::Encode { .. } => return None,
         })
     }

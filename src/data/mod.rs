@@ -5,6 +5,8 @@
 //!   `labels` (-100 = no target) and `attention_mask`. An `id` (string or integer) names the example, else its line
 //!   number does; another field can be chosen ([`IdField`]), and so can other names of the columns ([`Columns`]). All
 //!   other fields are kept as metadata. Rows without a token are skipped and counted.
+//! - **Conversations**: `messages`, `conversations`, or a `prompt` and a `completion` of messages, rendered with the
+//!   model's chat template ([`ChatOptions`]).
 //! - **Labelled lines**, for models that give something for a whole text ([`Labels`]): `text`, with or without
 //!   `text_pair`, or `input_ids`, and `label`.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
@@ -17,6 +19,7 @@
 
 mod altered;
 mod batch;
+mod chat;
 mod columns;
 mod dataset;
 mod document;
@@ -41,6 +44,7 @@ mod tokenizer_file;
 mod tokens;
 
 pub use batch::{Batch, Inputs, RowInputs, TokenInputs, batch, batches};
+pub use chat::{ChatDate, ChatOptions, ChatProblem, ChatReport, LossOn};
 pub use columns::Columns;
 pub use dataset::{Dataset, Kind};
 pub use error::DataError;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
+use super::chat::{Chat, ChatOptions, ChatReport};
 use super::columns::Columns;
 use super::dataset::{Dataset, Kind};
 use super::document::{Document, Encoder, OfText, Split};
@@ -45,6 +46,8 @@ pub struct DataOptions {
     /// Labels of texts, for a model that gives something for a whole text ([`crate::model::Model::labels`]). Without
     /// them tokens are targets.
     pub labels: Option<Arc<Labels>>,
+    /// How conversations are read.
+    pub chat: ChatOptions,
 }
 
 /// What names an example.
@@ -106,6 +109,8 @@ pub struct ReadReport {
     pub packed: Option<Packed>,
     /// Whether examples are rows of numbers or images, not sequences of tokens.
     pub is_rows: bool,
+    /// What became of conversations, if there are any.
+    pub chat: Option<ChatReport>,
     /// The first example, token for token, and whether each is a target.
     pub first: Vec<(String, bool)>,
 }
@@ -134,7 +139,8 @@ pub fn read_tokens(
 ) -> Result<(Dataset, ReadReport), DataError> {
     let files = expand(path)?;
     let bounds = Bounds::of(options.memory);
-    let mut reading = Reading::new(path, role, tokenizer, limits, &options, bounds)?;
+    let chat = Chat::new(options.chat.clone(), tokenizer.map(Arc::as_ref));
+    let mut reading = Reading::new(path, role, tokenizer, limits, &options, &chat, bounds)?;
     for file in &files {
         let (rows, format) = Rows::open(file, &options.columns, bounds)?;
         reading.read(rows, format)?;
@@ -156,7 +162,8 @@ pub fn read_tokens_from(
     options: DataOptions,
 ) -> Result<(Dataset, ReadReport), DataError> {
     let bounds = Bounds::of(options.memory);
-    let mut reading = Reading::new(file, role, tokenizer, limits, &options, bounds)?;
+    let chat = Chat::new(options.chat.clone(), tokenizer.map(Arc::as_ref));
+    let mut reading = Reading::new(file, role, tokenizer, limits, &options, &chat, bounds)?;
     reading.read(Rows::of(reader, file, format, &options.columns, bounds)?, format)?;
     reading.finish()
 }
@@ -179,6 +186,7 @@ impl<'a> Reading<'a> {
         tokenizer: Option<&'a Arc<Tokenizer>>,
         limits: ModelLimits,
         options: &'a DataOptions,
+        chat: &'a Chat,
         bounds: Bounds,
     ) -> Result<Self, DataError> {
         let pack = options.pack.filter(|_| role == Role::Train);
@@ -194,7 +202,8 @@ impl<'a> Reading<'a> {
         let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
             .with_labels(options.labels.as_deref())
             .with_decoder(limits.decoder)
-            .cut_to(options.max_length);
+            .cut_to(options.max_length)
+            .with_chat(chat);
         let collector = Collector {
             path,
             max_length: options.max_length,
@@ -257,6 +266,7 @@ impl<'a> Reading<'a> {
             && options.labels.is_none()
             && encoder.decoder().is_none()
             && encoder.cuts_the_beginning();
+        collector.report.chat = encoder.chat().and_then(Chat::report);
         collector.finish(pack)
     }
 }

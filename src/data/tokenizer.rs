@@ -46,7 +46,9 @@ pub struct Tokenizer {
 pub(super) struct Encoded {
     /// The tokens, with those that the post-processor adds.
     pub(super) ids: Vec<u32>,
-    /// Where each token ends in the text, in bytes. Empty without [`Offsets::Wanted`].
+    /// Where each token begins in the text, in bytes. Empty without [`Offsets::Wanted`].
+    pub(super) starts: Vec<usize>,
+    /// Where each token ends in the text, likewise.
     pub(super) ends: Vec<usize>,
     /// How many tokens the post-processor put in front.
     pub(super) front: usize,
@@ -296,7 +298,8 @@ impl Tokenizer {
         })?;
         let (front, back) = added(&encoding);
         let types = if self.gives_types { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
-        Ok((Encoded { ids: encoding.get_ids().to_vec(), ends: vec![], front, back }, types, cut))
+        let ids = encoding.get_ids().to_vec();
+        Ok((Encoded { ids, starts: vec![], ends: vec![], front, back }, types, cut))
     }
 
     /// Tokens of a text; with what the post-processor adds, if `special`.
@@ -306,11 +309,11 @@ impl Tokenizer {
             Offsets::Skipped => self.inner.encode_fast(text, special),
         })?;
         let (front, back) = added(&encoding);
-        let ends = match offsets {
-            Offsets::Wanted => encoding.get_offsets().iter().map(|&(_, end)| end).collect(),
-            Offsets::Skipped => Vec::new(),
+        let (starts, ends) = match offsets {
+            Offsets::Wanted => encoding.get_offsets().iter().copied().unzip(),
+            Offsets::Skipped => (Vec::new(), Vec::new()),
         };
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), ends, front, back })
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), starts, ends, front, back })
     }
 }
 

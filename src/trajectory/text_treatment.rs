@@ -21,6 +21,8 @@ pub struct TextTreatment {
     pub assistant_only: bool,
     /// The end token, if another than the tokenizer's.
     pub end_token: Option<String>,
+    /// Where the trainer took its chat template from, if not from the tokenizer.
+    pub chat_template: Option<String>,
 }
 
 /// How examples were packed into rows of a batch.
@@ -57,6 +59,10 @@ pub struct TextData {
     pub pack: Option<usize>,
     /// Whether the job puts an end token behind each.
     pub adds_end: bool,
+    /// Whether all are conversations, to which nothing but their template adds an end token.
+    pub conversations: bool,
+    /// Whether the job names the chat template.
+    pub names_template: bool,
     /// Whether these are all examples of training: no `--train-size` says otherwise.
     pub is_whole: bool,
 }
@@ -141,7 +147,7 @@ impl TextTreatment {
             (Some(false), false, true) => refuse(
                 "had prompts and completions as targets (`completion_only_loss=False`)".into(),
                 format!("{} of {} tokens are targets", data.targets, data.tokens),
-                "write each prompt and completion as one `text`".into(),
+                "`--loss-on all`, or write each prompt and completion as one `text`".into(),
             ),
             (Some(true), _, false) => refuse(
                 "had completions alone as targets (`completion_only_loss=True`)".into(),
@@ -151,10 +157,15 @@ impl TextTreatment {
             (_, true, false) => refuse(
                 "had the assistant's turns alone as targets (`assistant_only_loss=True`)".into(),
                 "every token that was read is a target".into(),
-                "give each example as `prompt` and `completion`, or as `input_ids` and `labels`".into(),
+                "`--loss-on assistant` for `messages`; else give each example as `prompt` and `completion`, or as `input_ids` and `labels`".into(),
             ),
             _ => {
-                if !data.adds_end && !self.assistant_only {
+                if let Some(path) = self.chat_template.as_ref().filter(|_| data.conversations && !data.names_template) {
+                    notes.push(format!(
+                        "training took its chat template from `{path}`; that of the checkpoint's tokenizer is used, which a trainer saves with it (another: `--chat-template FILE`)"
+                    ));
+                }
+                if !data.adds_end && !self.assistant_only && !data.conversations {
                     let token =
                         self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
                     notes.push(format!(
@@ -216,6 +227,7 @@ mod tests {
             completion_only: None,
             assistant_only: false,
             end_token: None,
+            chat_template: None,
         }
     }
 
@@ -241,6 +253,11 @@ mod tests {
         assert_eq!(treatment().compare(&data()).unwrap(), Vec::<String>::new());
         let notes = treatment().compare(&TextData { adds_end: false, ..data() }).unwrap();
         assert!(notes.len() == 1 && notes[0].contains("--add-eos train"), "{notes:?}");
+        let chats = TextData { adds_end: false, conversations: true, ..data() };
+        assert_eq!(treatment().compare(&chats).unwrap(), Vec::<String>::new(), "a template has written the ends");
+        let taken = TextTreatment { chat_template: Some("chat.jinja".into()), ..treatment() };
+        assert!(taken.compare(&chats).unwrap()[0].contains("`chat.jinja`"));
+        assert!(taken.compare(&TextData { names_template: true, ..chats }).unwrap().is_empty());
         let notes = treatment().compare(&TextData { cut: 3, max_length: Some(32), longest: 32, ..data() }).unwrap();
         assert_eq!(notes, ["3 examples are cut to 32 tokens, where training cut them to 64"]);
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ascribe::job::{Job, Side, SpecialTokens};
+use ascribe::job::{Job, LossTokens, Side, SpecialTokens};
 use clap::Args;
 
 use super::values::{Pack, one_of, pack};
@@ -20,14 +20,20 @@ const SIDES: &[(&str, &str)] = &[
 const SPECIAL_TOKENS: &[(&str, &str)] =
     &[("keep", "also where a text has them already"), ("none", "leave the tokenizer's out")];
 
+const LOSS_ON: &[(&str, &str)] = &[
+    ("all", "every token, of prompts too"),
+    ("assistant", "what the assistant says"),
+    ("last", "the last turn, which has to be the assistant's"),
+];
+
 /// Training examples and queries.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Data")]
 pub(crate) struct DataOptions {
     /// Training examples
     ///
-    /// Rows with `text`, with `prompt` and `completion` (loss on the completion only), or with `input_ids` and
-    /// optional `labels`, from JSON lines, JSON, CSV, TSV or Parquet, also packed by gzip or zstd; plain text, one
+    /// Rows with `text`, with `prompt` and `completion` (loss on the completion only), with `messages`, or with
+    /// `input_ids` and optional `labels`, from JSON lines, JSON, CSV, TSV or Parquet, also packed by gzip or zstd; plain text, one
     /// example a line; for an MLP a safetensors file with `inputs` and `targets`. A field `id` names the example, else
     /// its number does. Several files: a pattern in quotation marks, as `'part-*.parquet'` (sorted) or `'{b,a}.jsonl'`
     /// (in this order).
@@ -71,6 +77,20 @@ pub(crate) struct DataOptions {
     /// The column of labels, for a model that classifies texts [default: `label`, or `labels`]
     #[arg(long, value_name = "FIELD")]
     label_field: Option<String>,
+    /// Which tokens of conversations are targets [default: all of `messages`, of a `prompt` and `completion` the latter]
+    ///
+    /// What the assistant says is what the chat template marks with `{% generation %}`, else what its turns add to
+    /// the turns before them.
+    #[arg(long, value_name = "WHAT", value_parser = one_of::<LossTokens>(LOSS_ON))]
+    loss_on: Option<LossTokens>,
+    /// The chat template of conversations [default: the tokenizer's, then the model's]
+    ///
+    /// A file with the template, or JSON with it as `chat_template`.
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// The day that a chat template is told if it asks, as 2024-07-26 [default: today]
+    #[arg(long, value_name = "DAY")]
+    chat_date: Option<String>,
     /// What becomes of special tokens that the tokenizer adds by itself
     /// [default: add them, refuse a text that has one there already]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<SpecialTokens>(SPECIAL_TOKENS))]
@@ -128,6 +148,9 @@ impl DataOptions {
         data.prompt_field = self.prompt_field.clone().or(data.prompt_field.take());
         data.completion_field = self.completion_field.clone().or(data.completion_field.take());
         data.label_field = self.label_field.clone().or(data.label_field.take());
+        data.loss_on = self.loss_on.or(data.loss_on);
+        data.chat_template = self.chat_template.clone().or(data.chat_template.take());
+        data.chat_date = self.chat_date.clone().or(data.chat_date.take());
         data.special_tokens = self.special_tokens.or(data.special_tokens);
         data.add_bos = self.add_bos.unwrap_or(data.add_bos);
         data.add_eos = self.add_eos.unwrap_or(data.add_eos);

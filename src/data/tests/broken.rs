@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A file, the first line of its complaint without the file's name, and the hint.
-const REFUSED: [(&str, &str, &str); 40] = [
+const REFUSED: [(&str, &str, &str); 39] = [
     ("", "x.jsonl: no examples", "a data file needs at least one example"),
     (" \n\n", "x.jsonl: no examples", "a data file needs at least one example"),
     (
@@ -29,29 +29,25 @@ const REFUSED: [(&str, &str, &str); 40] = [
         "an array of objects is read from a file whose name ends in `.json`",
     ),
     ("17", "x.jsonl:1: an integer, expected an object", "each line must be one JSON object"),
-    ("{}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`", "the object is empty"),
+    ("{}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `messages`, no `input_ids`", "the object is empty"),
     (
         "{\"messages\": [], \"id\": \"q\"}",
-        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
-        "the line has `messages`: write the tokens of the conversation as `input_ids`, in Python \
-         `tokenizer.apply_chat_template(row[\"messages\"], return_dict=False)`, and where only some turns had loss \
-         `labels` with -100 elsewhere",
+        "x.jsonl:1: `messages` is empty, expected at least one message",
+        "remove the row",
     ),
-    (
-        "{\"conversations\": []}",
-        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
-        "the line has `conversations`: write the tokens of the conversation as `input_ids`, in Python \
-         `tokenizer.apply_chat_template(row[\"conversations\"], return_dict=False)`, and where only some turns had loss \
-         `labels` with -100 elsewhere",
-    ),
+    ("{\"conversations\": []}", "x.jsonl:1: `conversations` is empty, expected at least one message", "remove the row"),
     (
         "{\"labels\": [1]}",
-        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`",
+        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `messages`, no `input_ids`",
         "the line has `labels`",
     ),
     // a table says null where a text is missing: an empty row
     ("{\"text\": null}", "x.jsonl: no examples", "a data file needs at least one example"),
-    ("{\"prompt\": null}", "x.jsonl:1: no `text`, no `prompt` and `completion`, no `input_ids`", "the object is empty"),
+    (
+        "{\"prompt\": null}",
+        "x.jsonl:1: no `text`, no `prompt` and `completion`, no `messages`, no `input_ids`",
+        "the object is empty",
+    ),
     (
         "{\"text\": \"ab\", \"prompt\": \"a\"}",
         "x.jsonl:1: both `text` and `prompt`",
@@ -77,9 +73,8 @@ const REFUSED: [(&str, &str, &str); 40] = [
     ("{\"text\": 3}", "x.jsonl:1: `text` is an integer, expected a string", ""),
     (
         "{\"prompt\": [], \"completion\": \"ab\"}",
-        "x.jsonl:1: `prompt` is an array, expected a string",
-        "write the conversation as text, in Python `tokenizer.apply_chat_template(row[\"prompt\"], tokenize=False, \
-         add_generation_prompt=True)` for `prompt`; `completion` is what the template of both has behind it",
+        "x.jsonl:1: `prompt` is empty, expected at least one message",
+        "remove the row",
     ),
     ("{\"input_ids\": \"1 2\"}", "x.jsonl:1: `input_ids` is a string, expected an array of integers", ""),
     ("{\"input_ids\": [1, 2.5]}", "x.jsonl:1: `input_ids[1]` is a number with a fraction, expected an integer", ""),

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, Columns, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels, ReadReport, Role, Specials,
-    Task, Tokenizer,
+    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels,
+    LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
-use crate::job::request::Job;
+use crate::job::request::{Job, LossTokens};
 use crate::model::adapter::AdapterFolder;
 use crate::model::{Limits, Model};
+use crate::trajectory::TextTreatment;
 
 /// A dataset in batches of a given number of positions.
 #[derive(Debug, Clone, Copy)]
@@ -136,9 +137,70 @@ pub(in crate::job) fn tokenizer_notes(model: &Model, tokenizer: &Tokenizer) -> V
     notes
 }
 
+/// The job with the targets that TRL's arguments name, where it chooses none; and a note if that is another choice
+/// than the default. Queries ask what the assistant says where training did; their prompts are never targets for it.
+pub(in crate::job) fn as_trained(job: &Job, treatment: Option<&TextTreatment>, role: Role) -> (Job, Option<String>) {
+    let mut job = job.clone();
+    let (Some(texts), None) = (treatment, job.data.loss_on) else { return (job, None) };
+    let (loss_on, field, flag) = match (texts.assistant_only, texts.completion_only, role) {
+        (true, _, _) => (LossTokens::Assistant, "assistant_only_loss=True", "assistant"),
+        (false, Some(false), Role::Train) => (LossTokens::All, "completion_only_loss=False", "all"),
+        _ => return (job, None),
+    };
+    job.data.loss_on = Some(loss_on);
+    let (what, file) = (if role == Role::Train { "training examples" } else { "queries" }, texts.file.display());
+    (job, Some(format!("targets of the {what} are those of `{field}` in {file} (as with `--loss-on {flag}`)")))
+}
+
+/// A `chat_date` that is no day.
+fn chat_date(problem: String) -> JobError {
+    JobError::Options { problem: format!("`chat_date`: {problem}"), hint: None }
+}
+
+/// What a person should know of how conversations were read.
+fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
+    let ChatReport { conversations, prompted, by_prefixes, parted, renamed, hash, .. } = chat;
+    let targets = match (chat.loss_on, prompted) {
+        (Some(LossOn::All), _) => "every token is a target".to_owned(),
+        (Some(LossOn::Assistant), _) => "what the assistant says is the target".to_owned(),
+        (Some(LossOn::Last), _) => "the last turn is the target".to_owned(),
+        (None, 0) => "every token is a target (`--loss-on assistant` or `last` for others)".to_owned(),
+        (None, n) if n == conversations => "completions are the targets (`--loss-on all` for every token)".to_owned(),
+        (None, n) => format!("completions are the targets of {n} rows, and every token of the others (`--loss-on`)"),
+    };
+    let template = chat.template.display();
+    let mut notes =
+        vec![format!("{conversations} conversations of the {what} are rendered with {template} ({hash}); {targets}")];
+    if *by_prefixes > 0 {
+        notes.push(format!(
+            "the chat template has no `{{% generation %}}` marks: in {by_prefixes} {what} the assistant's turns are what each \
+             adds to the turns before it, with whatever the template writes behind a turn"
+        ));
+    }
+    if *parted > 0 {
+        notes.push(format!(
+            "in {parted} {what} the prompt alone is rendered or tokenized in another way than as the beginning of the \
+             whole; targets begin where the two part, as TRL has them since its release 1.0"
+        ));
+    }
+    if *renamed > 0 {
+        notes.push(format!(
+            "in {renamed} {what} turns `from` a `human` or a `gpt` are read as those of `user` and `assistant`; a trainer \
+             that kept the names had another text: write them as `role` and `content` to keep them"
+        ));
+    }
+    if let Some(day) = chat.today {
+        notes.push(format!(
+            "the chat template writes the day into its text, and {day} is written; training had the day of its own run: \
+             `--chat-date YYYY-MM-DD`"
+        ));
+    }
+    notes
+}
+
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
-    let mut notes = vec![];
+    let mut notes: Vec<String> = report.chat.iter().flat_map(|chat| chat_notes(what, chat)).collect();
     if report.cut > 0 {
         notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
     }
@@ -199,6 +261,11 @@ pub(in crate::job) fn read(
                 columns: columns(job),
                 memory,
                 labels: labels.cloned(),
+                chat: ChatOptions {
+                    template: job.data.chat_template.clone(),
+                    loss_on: job.data.loss_on.map(Into::into),
+                    date: job.data.chat_date.as_deref().map(str::parse).transpose().map_err(chat_date)?,
+                },
             };
             data::read_tokens(file, role, tokenizer, limits, options)?
         }

@@ -115,15 +115,28 @@ impl Plan {
                 }
                 _ => (limits, labels.clone()),
             };
+            let treatment = readings.get(index).and_then(|reading| reading.texts.as_ref());
+            let (of_train, note) = data::as_trained(&job, treatment, Role::Train);
+            notes.extend(note);
             let (train, report) =
-                data::read(&job, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?;
+                data::read(&of_train, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?;
             notes.extend(data::notes("training examples", &report));
             stages.push(Stage::new(name, train));
             reports.push(report);
         }
         let queries = match &job.data.queries {
             Some(file) => {
-                Some(data::read(&job, file, Role::Queries, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?)
+                let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
+                let (of_queries, note) = data::as_trained(&job, treatment, Role::Queries);
+                notes.extend(note);
+                Some(data::read(
+                    &of_queries,
+                    file,
+                    Role::Queries,
+                    (limits, labels.as_ref()),
+                    tokenizer.as_ref(),
+                    memory,
+                )?)
             }
             None => None,
         };
@@ -315,6 +328,8 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         max_length: job.data.max_length,
         pack: job.data.pack,
         adds_end: matches!(job.data.add_eos, Side::Train | Side::Both),
+        conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),
+        names_template: job.data.chat_template.is_some(),
         is_whole: examples == stage.train.len(),
     };
     StageData {

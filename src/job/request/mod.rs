@@ -24,7 +24,7 @@ pub use self::method::*;
 pub use self::several::Several;
 pub use self::solve::Solve;
 pub use self::source::*;
-use crate::data::{FromTokenizer, Which};
+use crate::data::{FromTokenizer, LossOn, Which};
 use crate::model::AdapterMode;
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
@@ -171,6 +171,15 @@ pub struct DataRequest {
     /// The column of labels of texts; none: `label`, or `labels`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_field: Option<String>,
+    /// The chat template's file; none: that of the tokenizer's folder, or of the model's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<PathBuf>,
+    /// The day that a chat template is told, as `2024-07-26`; none: today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_date: Option<String>,
+    /// Which tokens of conversations are targets; none: all of `messages`, and completions where there are prompts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_on: Option<LossTokens>,
     /// What becomes of special tokens that the tokenizer adds by itself; none: they are added, and a text that has
     /// one at that place already is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,6 +251,28 @@ impl From<SpecialTokens> for FromTokenizer {
         match choice {
             SpecialTokens::Keep => Self::Keep,
             SpecialTokens::None => Self::None,
+        }
+    }
+}
+
+/// Which tokens of conversations are targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossTokens {
+    /// Every token, of prompts too.
+    All,
+    /// What the assistant says.
+    Assistant,
+    /// The last turn.
+    Last,
+}
+
+impl From<LossTokens> for LossOn {
+    fn from(choice: LossTokens) -> Self {
+        match choice {
+            LossTokens::All => Self::All,
+            LossTokens::Assistant => Self::Assistant,
+            LossTokens::Last => Self::Last,
         }
     }
 }

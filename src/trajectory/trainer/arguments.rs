@@ -172,6 +172,7 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
         completion_only: flag("completion_only_loss"),
         assistant_only: flag("assistant_only_loss").unwrap_or(false),
         end_token: name("eos_token").map(str::to_string),
+        chat_template: name("chat_template_path").map(str::to_string),
     })
 }
 
