@@ -3,8 +3,8 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::kernel::TASK;
-use super::{Implementation, elements};
 use crate::curvature::{TangentRule, Traced, fresh, with_slice};
+use crate::nn::implementation::{Implementation, elements};
 
 /// `factor · x`.
 ///

@@ -4,11 +4,11 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::check_soft_cap;
 use super::kernel::with_workspace;
 use super::objective::{self, Logit, Question};
 use crate::curvature::gemm::{Into, Products, Threads, View, ViewMut, matmul};
 use crate::curvature::{Error, Objective, Positions, with_slice};
+use crate::nn::implementation::check_soft_cap;
 
 /// Whether the gradient at the logits is wanted, which is as large as the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ pub mod batch_norm;
 pub mod elementwise;
 pub mod head;
 pub mod hessian;
+mod implementation;
 mod kernel;
 pub mod loss;
 pub mod norm;
@@ -34,6 +35,7 @@ pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 pub(crate) use hessian::TILE;
 pub use hessian::{HeadProduct, language_model_product, multi_label_product, softmax_product, squared_error_product};
+pub use implementation::Implementation;
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
 pub use pool::{trace_average_pooled, trace_max_pooled};
@@ -41,37 +43,3 @@ pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;
 pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};
-
-use candle_core::{CpuStorage, DType, Layout, Tensor};
-
-/// How a block is computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Implementation {
-    /// One custom op: `f32` on the CPU only.
-    Fused,
-    /// candle's ops, for every type and device.
-    Composed,
-}
-
-impl Implementation {
-    /// The one to use for `x`: fused for `f32` on the CPU, composed otherwise.
-    pub fn of(x: &Tensor) -> Self {
-        if x.dtype() == DType::F32 && x.device().is_cpu() { Self::Fused } else { Self::Composed }
-    }
-}
-
-/// Refuses a soft cap that is not a positive number.
-fn check_soft_cap(what: &str, cap: f64) -> candle_core::Result<()> {
-    if cap.is_finite() && cap > 0.0 {
-        return Ok(());
-    }
-    candle_core::bail!("{what} cannot be capped softly at {cap}, which is not a positive number")
-}
-
-/// The elements of a contiguous `f32` storage.
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),
-    }
-}

@@ -1,8 +1,8 @@
 //! Layer norm and root-mean-square norm over the last axis.
 
 use super::kernel::{LANES, Lanes, TASK, vectorised};
-use super::{Implementation, elements};
 use crate::curvature::{TangentRule, Traced, fresh, with_slice};
+use crate::nn::implementation::{Implementation, elements};
 use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
 /// `y = (x - mean(x)) / √(var(x) + ε) ⊙ weight + bias`, the variance divided by D.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use ascribe_attribution::trajectory::TrajectoryError;
 
-use super::optimizer_state::OptimizerStateError;
-use super::torch_zip::TorchFileError;
+use super::optimizer_state::error::OptimizerStateError;
+use super::torch_error::TorchFileError;
 use super::warning::first_few;
 use crate::model::LoadError;
 

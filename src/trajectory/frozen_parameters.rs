@@ -14,9 +14,11 @@ use ascribe_attribution::trajectory::TrainedLayers;
 
 use super::parameter_groups::Parameter;
 use super::torch_parameters::TorchParameters;
-use super::{ReadError, Reading, Warning};
 use crate::curvature::LayerSpec;
 use crate::model::Weights;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::Reading;
+use crate::trajectory::warning::Warning;
 
 /// What is known of parameters that a stage did not change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

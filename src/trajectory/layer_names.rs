@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use ascribe_attribution::trajectory::TrainedLayers;
 
-use super::{ReadError, Reading};
 use crate::curvature::LayerSpec;
 use crate::model::Weights;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::Reading;
 
 /// Names that a message proposes.
 const PROPOSED: usize = 3;
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
     use crate::curvature::Network;
     use crate::model::{LoadOptions, Model};
-    use crate::trajectory::TrajectoryRequest;
+    use crate::trajectory::request::TrajectoryRequest;
 
     fn refused(change: impl Fn(&mut Reading)) -> Option<(String, Option<String>)> {
         let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mlp-trajectory");

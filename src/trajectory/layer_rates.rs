@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::optimizer_state::group_members;
 use super::reading::GroupRates;
 use super::torch_parameters::TorchParameters;
-use super::{ReadError, Reading, Warning};
 use crate::curvature::LayerSpec;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::Reading;
+use crate::trajectory::warning::Warning;
 
 impl Reading {
     /// Finds the layers of parameter groups with rates of their own, if the run has such groups and it is not stated
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
     use crate::curvature::Network;
     use crate::model::{LoadOptions, Model};
-    use crate::trajectory::TrajectoryRequest;
+    use crate::trajectory::request::TrajectoryRequest;
 
     /// A Trainer run whose embeddings and first block had a tenth of the rate: rates of all groups as the optimizer
     /// used them, and which layer was in which group, as torch has them.

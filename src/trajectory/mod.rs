@@ -22,6 +22,7 @@ mod second_moments;
 mod tensor_place;
 mod text_treatment;
 pub mod toml_file;
+mod torch_error;
 pub mod torch_parameters;
 pub mod torch_zip;
 pub mod trainer;

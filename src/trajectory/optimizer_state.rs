@@ -5,12 +5,13 @@
 //! # Source
 //! `docs/method.md`, Source.
 
-mod error;
+pub(in crate::trajectory) mod error;
 mod groups;
 
 use std::path::{Path, PathBuf};
 
 pub use self::error::OptimizerStateError;
+use self::error::layout;
 pub use self::groups::ParameterGroup;
 use self::groups::groups;
 use super::frozen_parameters::FrozenParameters;
@@ -219,15 +220,6 @@ impl OptimizerState {
             return Err(OptimizerStateError::Value { file, parameter, what: "the second moment", value: bad.into() });
         }
         Ok((v, entry))
-    }
-}
-
-fn layout(file: &TorchFile, key: &str, found: &str, expected: &'static str) -> OptimizerStateError {
-    OptimizerStateError::Layout {
-        file: file.path().to_path_buf(),
-        key: key.to_string(),
-        found: found.to_string(),
-        expected,
     }
 }
 

@@ -9,91 +9,13 @@
 //! # Source
 //! torch's `serialization.py` and `_utils.py`, which write and read these files.
 
+mod error;
 mod machine;
+mod node;
 
+pub use self::error::PickleError;
 pub(super) use self::machine::MAX_BYTES;
-
-/// Why bytes are not a pickle that we read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PickleError {
-    /// The bytes end within an opcode.
-    #[error("the pickle ends within the opcode at byte {at}")]
-    Truncated {
-        /// Where the opcode starts.
-        at: usize,
-    },
-    /// An opcode outside the closed list.
-    #[error("the pickle has the opcode {opcode:#04x} at byte {at}, which is not one that torch writes")]
-    Opcode {
-        /// The opcode.
-        opcode: u8,
-        /// Where.
-        at: usize,
-    },
-    /// A protocol other than 2.
-    #[error("the pickle has protocol {protocol}, expected 2")]
-    Protocol {
-        /// The protocol.
-        protocol: u8,
-    },
-    /// A size beyond what we take.
-    #[error("the pickle has more than {limit} {what}")]
-    TooLarge {
-        /// Of what.
-        what: &'static str,
-        /// How many are allowed.
-        limit: usize,
-    },
-    /// An opcode does not fit the stack, the memo or the value that it changes.
-    #[error("the pickle is damaged: {what} at byte {at}")]
-    Damaged {
-        /// What does not fit.
-        what: &'static str,
-        /// Where the opcode starts.
-        at: usize,
-    },
-}
-
-/// Index of a value in its [`Pickle`].
-type Id = usize;
-
-/// One value.
-#[derive(Debug, Clone, PartialEq)]
-enum Node {
-    None,
-    Bool(bool),
-    /// Integers beyond 64 bits keep no value: seeds, which nobody asks for.
-    Integer(Option<i64>),
-    Float(f64),
-    Text(Box<str>),
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
-    Set,
-    Dict(Vec<(Id, Id)>),
-    Global(Box<Global>),
-    Object(Box<Object>),
-    Persistent(Id),
-}
-
-/// A class or function by name, never looked up.
-#[derive(Debug, Clone, PartialEq)]
-struct Global {
-    module: String,
-    name: String,
-}
-
-/// What a call would have made: never made.
-#[derive(Debug, Clone, PartialEq)]
-struct Object {
-    callable: Id,
-    arguments: Id,
-    state: Option<Id>,
-    /// Entries given after the call, as for an `OrderedDict`.
-    items: Vec<(Id, Id)>,
-    /// Elements appended after the call.
-    elements: Vec<Id>,
-}
+use self::node::{Id, Node};
 
 /// A pickle that was read: an arena of values and the one it stands for.
 #[derive(Debug, Clone, PartialEq)]
@@ -108,7 +30,8 @@ impl Pickle {
     /// # Errors
     /// An opcode outside the closed list, a size beyond the limits, or a program that does not fit its own stack.
     pub fn read(bytes: &[u8]) -> Result<Self, PickleError> {
-        machine::run(bytes)
+        let (nodes, root) = machine::run(bytes)?;
+        Ok(Self { nodes, root })
     }
 
     /// The value that the pickle stands for.
@@ -214,11 +137,6 @@ impl<'a> Value<'a> {
             _ => return None,
         };
         Some(Elements { pickle: self.pickle, ids })
-    }
-
-    /// Number of entries of a `dict`, or of those given to an object such as an `OrderedDict`.
-    pub fn n_entries(self) -> Option<usize> {
-        Some(self.entry_ids()?.len())
     }
 
     /// The entries of a `dict` or `OrderedDict`, in their order.

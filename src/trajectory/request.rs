@@ -6,7 +6,9 @@ use ascribe_attribution::trajectory::{CheckpointWeights, SegmentRule};
 use serde::{Deserialize, Serialize};
 
 use super::trainer::{self, Gaps, TrainerOptions};
-use super::{ClippingUse, ReadError, Reading, toml_file};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::{ClippingUse, Reading};
+use crate::trajectory::toml_file;
 
 /// The description of a run that a folder may hold; it is then read instead of the folder's own files.
 const DESCRIPTION: &str = "trajectory.toml";

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use super::request::{TrajectoryRequest, reads_trainer_folder};
-use super::{CheckpointFiles, ReadError, trainer};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::CheckpointFiles;
+use crate::trajectory::trainer;
 
 /// The checkpoints of the last stage of a training run.
 #[derive(Debug, Clone)]

@@ -9,8 +9,10 @@ use std::path::Path;
 use super::optimizer_state::{OptimizerState, OptimizerStateError};
 use super::parameter_groups::Parameter;
 use super::torch_parameters::{Layout, TorchParameters};
-use super::{FrozenParameters, ReadError, TransformersVersion};
 use crate::curvature::LayerSpec;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::frozen_parameters::FrozenParameters;
+use crate::trajectory::version::TransformersVersion;
 
 /// The bias-corrected second moments `v̂` of every layer, `None` for one that the optimizer never updated.
 ///

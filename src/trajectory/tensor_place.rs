@@ -6,7 +6,7 @@
 use half::{bf16, f16};
 
 use super::pickle::{Elements, Value};
-use super::torch_zip::TorchProblem;
+use super::torch_error::TorchProblem;
 
 const MAX_AXES: usize = 16;
 

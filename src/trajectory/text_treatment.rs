@@ -3,8 +3,7 @@
 //! TRL's trainer cuts texts, packs them and chooses which tokens are targets. A job says the same with flags of its
 //! own; where the two contradict each other, scores would explain another training run.
 
-use super::ReadError;
-use super::reading::Reading;
+use crate::trajectory::error::ReadError;
 
 /// The fields of TRL's `SFTConfig` that say what became of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,43 +174,6 @@ impl TextTreatment {
                 Ok(notes)
             }
         }
-    }
-}
-
-impl Reading {
-    /// `Err` if the tokens of the data cannot be those that the log counted.
-    ///
-    /// TRL counts input tokens from the start of training, or from where it was resumed. At the end of an epoch the
-    /// count is a multiple of the tokens of all examples; within one it lies between two multiples.
-    ///
-    /// # Errors
-    /// [`ReadError::TokensDisagree`].
-    pub(super) fn check_tokens(&self, data: &TextData, processes: usize) -> Result<(), ReadError> {
-        let Some(epochs) = self.epochs.as_ref().filter(|_| data.is_whole) else { return Ok(()) };
-        // with a last batch that is dropped or filled up, an epoch has other tokens than the examples
-        if epochs.drops_last != Some(false) || processes != 1 {
-            return Ok(());
-        }
-        // where training was resumed the count began again
-        let whole = self.logged_tokens.windows(2).position(|pair| pair[1].2 < pair[0].2);
-        let logged = &self.logged_tokens[..whole.map_or(self.logged_tokens.len(), |last| last + 1)];
-        // the end of an epoch says most plainly what an epoch has
-        let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) =
-            logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
-        for &(step, epoch, counted) in ends.into_iter().chain(others) {
-            let (least, most) = (epoch.floor() * data.tokens as f64, epoch.ceil() * data.tokens as f64);
-            if counted < least || counted > most {
-                return Err(ReadError::TokensDisagree {
-                    file: self.log.clone().unwrap_or_else(|| self.source.clone()),
-                    step,
-                    epoch,
-                    counted,
-                    per_epoch: (epoch.fract() == 0.0).then(|| counted / epoch),
-                    tokens: data.tokens,
-                });
-            }
-        }
-        Ok(())
     }
 }
 

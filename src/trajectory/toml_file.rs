@@ -48,7 +48,9 @@ use toml::Spanned;
 use super::reading::{Batch, Epochs};
 use super::schedule_arguments::{Argument, schedule_kind};
 use super::trainer::read_text;
-use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, optimizer_state};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::optimizer_state;
+use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
 
 /// Bytes of a description that are read at most: a million rates, written out, have 20 MB.
 const MAX_TOML: u64 = 64 << 20;

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use candle_core::DType;
 
 use super::parameter_groups::Parameter;
-use super::{ReadError, TransformersVersion};
 use crate::curvature::LayerSpec;
 use crate::model::adapter::{self, AdapterConfig, AdapterFolder};
 use crate::model::{
     Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, class_of_texts,
 };
+use crate::trajectory::error::ReadError;
+use crate::trajectory::version::TransformersVersion;
 
 pub use crate::model::Layout;
 

@@ -4,8 +4,10 @@ use ascribe_attribution::trajectory::{Clipping, LossScale, Segment, SegmentRule,
 use serde_json::Value;
 
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
-use super::{CheckpointFiles, ReadError, Reading, Stated, TextData};
 use crate::model::adapter::{self, AdapterFolder};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::{CheckpointFiles, Reading, Stated};
+use crate::trajectory::text_treatment::TextData;
 
 /// Segments of a stage where nobody says how many.
 const DEFAULT_SEGMENTS: usize = 3;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
 
-use super::torch_zip::TorchProblem;
+use super::torch_error::TorchProblem;
 
 const HEADER: &[u8] = b"PK\x01\x02";
 const END: &[u8] = b"PK\x05\x06";

@@ -1,7 +1,7 @@
 //! The functions and their derivatives, sixteen numbers at a time, and the loops over slices.
 
 use super::super::kernel::{self, LANES, Lanes, vectorised};
-use super::{Activation, GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
+use super::kind::{Activation, GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
 
 /// A function of sixteen numbers, and its value together with its derivative.
 trait Curve {

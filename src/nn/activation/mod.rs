@@ -1,40 +1,17 @@
 //! Activations, and products of an activated gate with a second tensor.
 
 mod curve;
+mod kind;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
+pub use self::kind::Activation;
+use self::kind::{GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
 use super::kernel::TASK;
-use super::{Implementation, elements};
 use crate::curvature::{TangentRule, Traced, fresh, with_slice};
+use crate::nn::implementation::{Implementation, elements};
 use curve::{gated_slopes, gated_values, slopes, values};
-
-/// A function applied to every element.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Activation {
-    /// `max(x, 0)`; its gradient at 0 is 0.
-    Relu,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// `x Φ(x)`, Φ the normal distribution.
-    Gelu,
-    /// `x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`.
-    GeluTanh,
-    /// `x / (1 + e^{-1.702 x})`.
-    QuickGelu,
-    /// `x / (1 + e⁻ˣ)`.
-    Silu,
-    /// `1 / (1 + e⁻ˣ)`.
-    Sigmoid,
-    /// `x`.
-    Identity,
-}
-
-const GELU_SLOPE: f64 = 0.797_884_560_802_865_4; // √(2/π)
-const GELU_CUBIC: f64 = 0.044715;
-const QUICK_GELU: f64 = 1.702;
 
 impl Activation {
     /// Names that [`Activation::from_name`] knows.

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::super::kernel::{self, Columns, with_workspace};
 use super::super::rotation::Direction;
-use super::op::Context;
-use super::{Attention, BLOCK};
+use super::context::Context;
+use super::shape::{Attention, BLOCK};
 use crate::curvature::gemm::{Into, Threads, View, ViewMut, matmul};
 
 /// Columns `offset..` of a row-major matrix with rows `stride` apart, in which each head begins `pitch` columns behind

@@ -1,69 +1,22 @@
 //! Self-attention within each example.
 
+mod context;
 mod fused;
 mod op;
+mod shape;
 mod tangent;
 
 use std::ops::Range;
 
 use candle_core::{D, Result, Tensor};
 
-use super::{Implementation, RopeTables, check_soft_cap};
+use self::context::Context;
+use self::shape::Packing;
+pub use self::shape::{Attention, Mask};
 use crate::curvature::gemm::Products;
 use crate::curvature::{Positions, TangentRule, Traced};
-
-/// Which positions a position may look at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mask {
-    /// Itself and those before it.
-    Causal,
-    /// All of its example.
-    Bidirectional,
-}
-
-/// How queries, keys and values stand in one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    /// Queries of all heads, then keys, then values.
-    ByKind,
-    /// Of each head queries, keys and values.
-    ByHead,
-}
-
-/// `softmax(scale · q kᵀ) v` within each example and head; rotary embeddings can be applied to `q` and
-/// `k` on the way.
-///
-/// Scores exist for one block of query positions at a time, and the backward pass computes them again.
-/// The gradient of a key-value head sums over the query heads that share it in their order, so results
-/// do not depend on the number of threads.
-///
-/// # Shapes
-/// `q: [R, heads · d]`, `k` and `v`: `[R, kv_heads · d]`, the output `[R, heads · d]`, with d the head
-/// dimension. Query head `h` uses key-value head `h / (heads / kv_heads)`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
-    /// Query heads, H.
-    pub heads: usize,
-    /// Key-value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Width of a head, d.
-    pub head_dimension: usize,
-    /// Factor of the scores, usually `1/√d`.
-    pub scale: f64,
-    /// Which positions are seen.
-    pub mask: Mask,
-    /// If given, only positions at a distance below it are seen: as many as the window says under a causal mask, the
-    /// own one among them, and one less than twice as many under a bidirectional one.
-    pub window: Option<usize>,
-    /// If given, c: scores become `c · tanh(score / c)` once they are scaled (Gemma 2; Gemma Team 2024, §2).
-    pub soft_cap: Option<f64>,
-    /// How the fused products run: of queries with keys, of probabilities with values, and backwards.
-    pub products: Products,
-}
-
-/// Block of query positions that are processed together. Half of the scores in a block on the diagonal
-/// are masked: smaller blocks waste less, larger ones multiply faster.
-const BLOCK: usize = 64;
+use crate::nn::implementation::{Implementation, check_soft_cap};
+use crate::nn::rotation::RopeTables;
 
 impl Attention {
     /// Causal attention with as many key-value heads as query heads and the scale `1/√d`.
@@ -111,7 +64,7 @@ impl Attention {
         self.check_separate(q, k, v, positions, rope)?;
         match implementation {
             Implementation::Fused => {
-                let op = op::Separate(op::Context::new(self, positions, rope));
+                let op = op::Separate(Context::new(self, positions, rope));
                 q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
             }
             Implementation::Composed => self.composed(q, k, v, positions, rope),
@@ -179,7 +132,7 @@ impl Attention {
         self.check_packed(qkv, packing, positions, rope)?;
         match implementation {
             Implementation::Fused => {
-                qkv.contiguous()?.apply_op1(op::Packed(op::Context::new(self, positions, rope), packing))
+                qkv.contiguous()?.apply_op1(op::Packed(Context::new(self, positions, rope), packing))
             }
             Implementation::Composed => {
                 let [q, k, v] = self.unpacked(qkv, packing)?;
@@ -222,7 +175,7 @@ impl Attention {
         match Implementation::of(q.value()) {
             Implementation::Fused => {
                 self.check_separate(q.value(), k.value(), v.value(), positions, rope)?;
-                q.op3_with(k, v, op::Separate(op::Context::new(self, positions, rope)), rule)
+                q.op3_with(k, v, op::Separate(Context::new(self, positions, rope)), rule)
             }
             composed => Traced::composed_with(
                 [q, k, v],
@@ -268,7 +221,7 @@ impl Attention {
         match Implementation::of(qkv.value()) {
             Implementation::Fused => {
                 self.check_packed(qkv.value(), packing, positions, rope)?;
-                qkv.op1_with(op::Packed(op::Context::new(self, positions, rope), packing), rule)
+                qkv.op1_with(op::Packed(Context::new(self, positions, rope), packing), rule)
             }
             composed => {
                 Traced::composed_with([qkv], |[qkv]| self.packed(qkv, packing, positions, rope, composed), rule)

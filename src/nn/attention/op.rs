@@ -3,23 +3,13 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::super::kernel::Columns;
-use super::super::{RopeTables, elements};
+use super::context::Context;
 use super::fused::{self, Inputs, Part, PartMut};
-use super::{Attention, Packing};
-use crate::curvature::{Positions, with_slice};
-
-/// What forward and backward pass need beside the tensors.
-pub(super) struct Context {
-    pub(super) attention: Attention,
-    pub(super) positions: Positions,
-    pub(super) rope: Option<RopeTables>,
-}
+use super::shape::{Attention, Packing};
+use crate::curvature::with_slice;
+use crate::nn::implementation::elements;
 
 impl Context {
-    pub(super) fn new(attention: &Attention, positions: &Positions, rope: Option<&RopeTables>) -> Self {
-        Self { attention: attention.clone(), positions: positions.clone(), rope: rope.cloned() }
-    }
-
     /// Columns of all query heads, and of all key-value heads.
     fn widths(&self) -> (usize, usize) {
         let Attention { heads, kv_heads, head_dimension, .. } = self.attention;

@@ -2,9 +2,9 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::Attention;
+use super::shape::Attention;
 use crate::curvature::Positions;
-use crate::nn::RopeTables;
+use crate::nn::rotation::RopeTables;
 
 impl Attention {
     /// The movement of the output for one movement of queries, keys and values.

@@ -2,7 +2,7 @@
 
 use super::elementary::{exp, tanh};
 use super::lanes::{LANES, Lanes};
-use super::vectorised;
+use super::vectorised::vectorised;
 
 vectorised!(
     /// `row ← cap · tanh(factor · row / cap)`.

@@ -2,7 +2,7 @@
 
 use super::elementary::exp;
 use super::lanes::{LANES, Lanes};
-use super::vectorised;
+use super::vectorised::vectorised;
 
 vectorised!(
     /// Largest element; infinity below zero for an empty row. NaN is not noticed here, but makes the sum

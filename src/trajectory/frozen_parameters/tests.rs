@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::curvature::Network;
 use crate::model::{LoadOptions, Model};
-use crate::trajectory::{TrajectoryRequest, second_moments};
+use crate::trajectory::request::TrajectoryRequest;
+use crate::trajectory::second_moments::second_moments;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::trajectory::torch_zip::TorchFileError;
+use crate::trajectory::torch_zip::{TorchFile, TorchFileError};
 
 /// Why second moments cannot be taken from a file.
 #[derive(Debug, thiserror::Error)]
@@ -108,5 +108,15 @@ impl OptimizerStateError {
             }
             Self::Layout { .. } => "the file is damaged, or not an optimizer's state as torch saves it".to_string(),
         })
+    }
+}
+
+/// The error of an entry that is not laid out as an optimizer writes it.
+pub(super) fn layout(file: &TorchFile, key: &str, found: &str, expected: &'static str) -> OptimizerStateError {
+    OptimizerStateError::Layout {
+        file: file.path().to_path_buf(),
+        key: key.to_string(),
+        found: found.to_string(),
+        expected,
     }
 }

@@ -1,6 +1,6 @@
 //! Parameter groups of an `optimizer.pt`.
 
-use super::{OptimizerStateError, layout};
+use super::error::{OptimizerStateError, layout};
 use crate::trajectory::pickle::Value;
 use crate::trajectory::torch_zip::TorchFile;
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Global, Id, Node, Object, Pickle, PickleError};
+use super::error::PickleError;
+use super::node::{Global, Id, Node, Object};
 
 /// What a hostile pickle may not exceed. A real `optimizer.pt` of 10,000 parameters has about 300,000 values.
 pub(in crate::trajectory) const MAX_BYTES: usize = 32 << 20;
@@ -11,8 +12,8 @@ const MAX_DEPTH: usize = 1 << 10;
 pub(super) const MAX_STACK: usize = 1 << 20;
 const MAX_TEXT: usize = 1 << 20;
 
-/// Runs a pickle's program up to its `STOP`.
-pub(super) fn run(bytes: &[u8]) -> Result<Pickle, PickleError> {
+/// Runs a pickle's program up to its `STOP`: all values that it made, and the one that the pickle stands for.
+pub(super) fn run(bytes: &[u8]) -> Result<(Vec<Node>, Id), PickleError> {
     if bytes.len() > MAX_BYTES {
         return Err(PickleError::TooLarge { what: "bytes", limit: MAX_BYTES });
     }
@@ -33,7 +34,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn run(mut self) -> Result<Pickle, PickleError> {
+    fn run(mut self) -> Result<(Vec<Node>, Id), PickleError> {
         loop {
             self.opcode_at = self.at;
             let opcode = self.byte()?;
@@ -44,7 +45,7 @@ impl Machine<'_> {
                 },
                 b'.' => {
                     let root = self.pop()?;
-                    return Ok(Pickle { nodes: self.nodes, root });
+                    return Ok((self.nodes, root));
                 }
                 b'(' if self.marks.len() == MAX_DEPTH => {
                     return Err(PickleError::TooLarge { what: "open containers", limit: MAX_DEPTH });

@@ -9,8 +9,8 @@ use serde_json::Value as Json;
 use super::*;
 use crate::curvature::Network;
 use crate::model::{LoadOptions, Model, Weights};
-use crate::trajectory::TrajectoryRequest;
 use crate::trajectory::optimizer_state::tests::{nothing, text, torch_file};
+use crate::trajectory::request::TrajectoryRequest;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name)

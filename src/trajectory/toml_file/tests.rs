@@ -2,8 +2,8 @@
 
 use ascribe_attribution::trajectory::{CheckpointWeights, ScheduleKind, SegmentRule, Trajectory, segments};
 
-use super::super::Stated;
 use super::*;
+use crate::trajectory::reading::Stated;
 
 const PLAIN: &str = r#"
 optimizer = "sgd"

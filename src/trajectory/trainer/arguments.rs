@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use ascribe_attribution::trajectory::Schedule;
 
-use super::super::ReadError;
 use super::super::pickle::Value;
 use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
-use super::super::{Packing, TextTreatment};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::text_treatment::{Packing, TextTreatment};
 
 /// What we take from the arguments, whatever class they are of.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::super::{ReadError, TransformersVersion};
 use super::state::read_json;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::version::TransformersVersion;
 
 /// A folder `checkpoint-N`.
 #[derive(Debug, Clone, PartialEq, Eq)]

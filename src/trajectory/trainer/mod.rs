@@ -20,6 +20,7 @@ use ascribe_attribution::trajectory::{MAX_STEPS, Schedule, StepRates, TrainedLay
 use self::arguments::TrainingArguments;
 use self::checkpoints::Folder;
 use self::parts::Parts;
+pub use self::replay::Gaps;
 use self::replay::{Convention, Record};
 use self::scheduler_file::SchedulerState;
 pub(super) use self::state::read_text;
@@ -27,17 +28,9 @@ use self::state::{LogEntry, TrainerState};
 pub use self::training_log::{Around, TrainingLog};
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs, GroupRates};
-use super::{CheckpointFiles, Fact, RatesOrigin, ReadError, Reading, Warning};
-
-/// What to do about steps whose rate nothing tells.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Gaps {
-    /// Refuse the run.
-    #[default]
-    Refuse,
-    /// Interpolate between recorded rates, with a warning.
-    Interpolate,
-}
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
+use crate::trajectory::warning::Warning;
 
 /// How a Trainer folder is read.
 #[derive(Debug, Clone, Default)]

@@ -2,9 +2,9 @@
 
 use ascribe_attribution::trajectory::Optimizer;
 
-use super::super::Warning;
 use super::super::optimizer_state::ParameterGroup;
 use super::arguments::TrainingArguments;
+use crate::trajectory::warning::Warning;
 
 /// The optimizer, and in which file it was found.
 pub(super) fn optimizer(

@@ -9,11 +9,12 @@ use std::path::Path;
 
 use ascribe_attribution::trajectory::Schedule;
 
-use super::super::{ReadError, Warning};
 use super::arguments::TrainingArguments;
 use super::checkpoints::Folder;
 use super::scheduler_file::SchedulerState;
 use super::state::TrainerState;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::warning::Warning;
 
 /// Schedules with the update from which each counts: the first from 0.
 #[derive(Debug, Clone, PartialEq)]

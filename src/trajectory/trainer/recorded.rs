@@ -6,8 +6,10 @@ use serde_json::Value as Json;
 
 use super::tests::{copy, edit, fixture};
 use super::*;
+use crate::trajectory::reading::Stated;
 use crate::trajectory::request::TrajectoryRequest;
-use crate::trajectory::{StageData, Stated, TextData};
+use crate::trajectory::text_treatment::TextData;
+use crate::trajectory::training_run::StageData;
 
 const RUNS: [&str; 8] =
     ["linear", "accumulation", "clip_small", "wsd", "stopped", "sft", "sft_wrapped", "custom_create"];
@@ -143,7 +145,7 @@ fn the_arguments_of_trl_say_what_became_of_texts() {
     let Some((folder, _)) = run("sft_wrapped") else { return };
     let reading = read(&folder, &TrainerOptions::default()).unwrap();
     let texts = reading.texts.clone().unwrap();
-    assert_eq!((texts.max_length, &texts.packing), (Some(64), &crate::trajectory::Packing::Blocks));
+    assert_eq!((texts.max_length, &texts.packing), (Some(64), &crate::trajectory::text_treatment::Packing::Blocks));
     assert_eq!((texts.completion_only, texts.assistant_only), (None, false));
     let request = TrajectoryRequest::new(folder);
     let error = request.resolve(vec![reading], &[whole(814, 28)]).unwrap_err();
@@ -275,7 +277,7 @@ fn norms_that_are_no_numbers_are_refused_where_clipping_counts() {
             error.to_string().ends_with(&format!("trainer_state.json: the gradient norm logged at step 3 is {shown}")),
             "{error}"
         );
-        let ignored = Stated { clipping: super::super::ClippingUse::Ignore, ..stated(37) };
+        let ignored = Stated { clipping: crate::trajectory::reading::ClippingUse::Ignore, ..stated(37) };
         assert!(reading.stage(&ignored).is_ok(), "{:?}", reading.stage(&ignored));
     }
 }

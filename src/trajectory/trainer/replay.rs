@@ -9,10 +9,23 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::super::{Gaps, RatesOrigin, ReadError, TransformersVersion, Warning};
 use super::parts::Parts;
 use super::scheduler_file::SchedulerState;
 use super::state::LogEntry;
+use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::RatesOrigin;
+use crate::trajectory::version::TransformersVersion;
+use crate::trajectory::warning::Warning;
+
+/// What to do about steps whose rate nothing tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gaps {
+    /// Refuse the run.
+    #[default]
+    Refuse,
+    /// Interpolate between recorded rates, with a warning.
+    Interpolate,
+}
 
 /// Which update's rate a log entry shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

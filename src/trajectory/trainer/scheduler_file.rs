@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::ReadError;
 use super::super::pickle::Value;
 use super::super::torch_zip::TorchFile;
+use crate::trajectory::error::ReadError;
 
 /// What we take from a scheduler's state.
 #[derive(Debug, Clone, PartialEq)]

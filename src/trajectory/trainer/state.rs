@@ -6,8 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::super::ReadError;
 use crate::foreign_file::{self, Refusal};
+use crate::trajectory::error::ReadError;
 
 /// Bytes of a JSON file that are read at most. A log of a million entries has about 150 MB.
 const MAX_JSON: u64 = 256 << 20;

@@ -3,8 +3,9 @@
 use ascribe_attribution::trajectory::{CheckpointWeights, LossScale, Optimizer, ScheduleKind, SegmentRule, segments};
 use serde_json::Value as Json;
 
-use super::super::{Stated, TransformersVersion};
 use super::*;
+use crate::trajectory::reading::Stated;
+use crate::trajectory::version::TransformersVersion;
 
 pub(super) fn fixture(run: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(run)

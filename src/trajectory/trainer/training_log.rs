@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::TrainingArguments;
 use super::state::TrainerState;
-use crate::trajectory::{ReadError, TextTreatment};
+use crate::trajectory::error::ReadError;
+use crate::trajectory::text_treatment::TextTreatment;
 
 /// The most windows of one side that are averaged.
 const MOST_WINDOWS: usize = 8;
