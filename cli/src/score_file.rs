@@ -57,7 +57,7 @@ impl ScoreFile {
     fn open(path: &Path) -> anyhow::Result<Self> {
         let scores = if path.is_dir() { path.join(SCORES) } else { path.to_owned() };
         if path.is_dir() && !ascribe::presence::is_file(&scores) {
-            let hint = match path.join(TOP).exists() {
+            let hint = match ascribe::presence::is_file(&path.join(TOP)) {
                 true => "the run kept only each query's best and worst; score again with `--store-scores full`",
                 false => "run `ascribe score` on this folder first",
             };
@@ -162,7 +162,7 @@ fn further(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// The folder's name; for a file in it, the folder's unless the file has a name of its own.
 pub(crate) fn name_of(path: &Path) -> String {
     let named = if path.file_name().is_some_and(|name| name == SCORES) { path.parent().unwrap_or(path) } else { path };
-    let name = if named.is_file() { named.file_stem() } else { named.file_name() };
+    let name = if ascribe::presence::is_file(named) { named.file_stem() } else { named.file_name() };
     match name.map(|name| name.to_string_lossy().into_owned()) {
         Some(name) => name,
         // `.` and `..` have no last part

@@ -98,11 +98,11 @@ impl Tokenizer {
             }
         }
         for folder in &folders {
-            if let Some(found) = SLOW_FILES.into_iter().find(|name| folder.join(name).is_file()) {
+            if let Some(found) = SLOW_FILES.into_iter().find(|name| !absent(&folder.join(name))) {
                 return Err(DataError::SlowTokenizer { folder: folder.clone(), found });
             }
         }
-        let nearby = folders.iter().map(|folder| folder.join("tokenizer")).find(|f| f.join("tokenizer.json").is_file());
+        let nearby = folders.iter().map(|folder| folder.join("tokenizer")).find(|f| !absent(&f.join("tokenizer.json")));
         Err(DataError::NoTokenizer { looked: folders, nearby })
     }
 

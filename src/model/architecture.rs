@@ -353,7 +353,7 @@ impl Architecture {
         if !tensors.is_empty() {
             notes.push(format!("tensors that have no place in the model were left out: {}", abridged(&tensors)));
         }
-        let beside = |name: &str| config.file().with_file_name(name).is_file();
+        let beside = |name: &str| crate::presence::is_file(&config.file().with_file_name(name));
         if beside("adapter_config.json") || beside("adapter_model.safetensors") {
             notes.push(
                 "the folder holds weights and an adapter: the weights were used and the adapter was not, because whole \

@@ -371,6 +371,7 @@ impl<T: Transformer + 'static> Parts<T> {
             sections: self.blocks.stored.len() as u64,
             width: width as u64,
             activations: self.blocks.activations,
+            heads: source.heads(),
             all_activations: self.blocks.stored.len() as u64 * self.blocks.activations,
             vocabulary: logits as u64,
             tracked_head,

@@ -17,6 +17,8 @@ pub struct Footprint {
     pub activations: u64,
     /// Numbers that all sections together keep of each position for their backward passes.
     pub all_activations: u64,
+    /// Heads of a block's attention; 0 without attention.
+    pub heads: u64,
     /// Logits of a position; 0 unless it is a language model.
     pub vocabulary: u64,
     /// Whether the head is tracked, so that the gradient at all logits of a batch is kept.

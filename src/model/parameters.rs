@@ -136,6 +136,12 @@ impl Source {
         }
     }
 
+    /// Heads of attention, under the name that the configuration has for them; 0 if it has none.
+    pub(super) fn heads(&self) -> u64 {
+        let names = ["num_attention_heads", "n_head", "num_heads"].into_iter();
+        names.filter_map(|name| self.config.optional_size(name).ok().flatten()).next().unwrap_or(0) as u64
+    }
+
     /// Sizes of everything that was asked for so far.
     pub(super) fn sizes(&self) -> Sizes {
         let Asked { parameters, activations, tracked } = &*self.asked;

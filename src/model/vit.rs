@@ -319,6 +319,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         sections: blocks.stored.len() as u64 + 1,
         width: (width as u64).max(patch),
         activations: blocks.activations,
+        heads: heads as u64,
         all_activations: blocks.stored.len() as u64 * blocks.activations + patch + width as u64,
         ..Footprint::default()
     };

@@ -171,7 +171,7 @@ impl Weights {
                 Some(&number) => number,
                 None => {
                     let path = folder.join(shard);
-                    if !path.is_file() {
+                    if !crate::presence::is_file(&path) {
                         return Err(LoadError::MissingShard { index: index_file, shard: shard.to_owned() });
                     }
                     files.push(WeightFile::open(path)?);
@@ -200,7 +200,7 @@ impl Weights {
 
     /// No safetensors in the folder: say what there is.
     fn absent(folder: &Path) -> LoadError {
-        let has = |name: &str| folder.join(name).exists();
+        let has = |name: &str| crate::presence::is_file(&folder.join(name));
         let instead = if has("pytorch_model.bin") || has("pytorch_model.bin.index.json") {
             Some("the weights are in `pytorch_model.bin`; save them with `model.save_pretrained(folder, safe_serialization=True)`".to_owned())
         } else if has("adapter_model.safetensors") || has("adapter_config.json") {

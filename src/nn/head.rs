@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::kernel::with_workspace;
+use super::kernel::{Workspace, with_workspace};
 use super::objective::{self, Logit, Question};
 use crate::curvature::gemm::{Into, Products, Threads, View, ViewMut, matmul};
 use crate::curvature::{Error, Objective, Positions, with_slice};
@@ -263,7 +263,7 @@ impl<T: Logit + Workspace> Block<'_, T> {
     fn run(self, hidden: &[T], weight: View<'_, T>, bias: Option<&[T]>, soft_cap: Option<f64>) -> Vec<f64> {
         let (m, (vocabulary, width)) = (self.labelled.len(), weight.shape());
         let capped = if soft_cap.is_some() { vocabulary } else { 0 };
-        T::with_workspace(m * (width + vocabulary) + capped, |space| {
+        with_workspace(m * (width + vocabulary) + capped, |space: &mut [T]| {
             let (states, space) = space.split_at_mut(m * width);
             let (logits, slopes) = space.split_at_mut(m * vocabulary);
             for (state, label) in states.chunks_exact_mut(width.max(1)).zip(self.labelled) {
@@ -305,23 +305,6 @@ fn differentiate<T: Logit>(row: &mut [T], slopes: &mut [T], label: Labelled, sof
     let value = objective::differentiate(row, label.question, label.factor);
     T::multiply(row, slopes);
     value
-}
-
-/// Where a type's scratch numbers come from.
-trait Workspace: Sized {
-    fn with_workspace<R>(n: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
-}
-
-impl Workspace for f32 {
-    fn with_workspace<R>(n: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
-        with_workspace(n, f)
-    }
-}
-
-impl Workspace for f64 {
-    fn with_workspace<R>(n: usize, f: impl FnOnce(&mut [Self]) -> R) -> R {
-        f(&mut vec![0.0; n]) // tests and small models: no need to keep it
-    }
 }
 
 /// The loss and its gradient with candle's products, on any device; one block of logits at a time visits the CPU.

@@ -44,7 +44,7 @@ pub fn find(checkpoint: &Path) -> Result<Option<PathBuf>, OptimizerStateError> {
     if checkpoint.join("optimizer_0").is_dir() {
         return kind("an FSDP run");
     }
-    if checkpoint.join("latest").is_file() && checkpoint.join("zero_to_fp32.py").is_file() {
+    if ["latest", "zero_to_fp32.py"].iter().all(|name| crate::presence::is_file(&checkpoint.join(name))) {
         return kind("a DeepSpeed run");
     }
     Ok(None)

@@ -241,7 +241,7 @@ impl Source<'_> {
             let path = folder.join(&checkpoint.path);
             let id = path.file_name().map_or(checkpoint.path.clone(), |name| name.to_string_lossy().into_owned());
             let stated = checkpoint.optimizer_state.as_ref().map(|state| folder.join(state));
-            if let Some(state) = stated.as_ref().filter(|state| !state.is_file()) {
+            if let Some(state) = stated.as_ref().filter(|state| !crate::presence::is_file(state)) {
                 return Err(ReadError::MissingFile { file: state.clone(), what: "the optimizer's second moments" });
             }
             // of a sharded run it has none that is read, which whatever needs it will say

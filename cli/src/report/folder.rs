@@ -204,7 +204,7 @@ impl RunFolder {
     /// If it is none, not finished, or its files do not belong together.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         if !path.is_dir() {
-            let problem = match path.exists() {
+            let problem = match is_file(path) {
                 true => format!("{}: a file, and a report is of a run folder", path.display()),
                 false => format!("{}: no such folder", path.display()),
             };

@@ -278,8 +278,8 @@ fn checkpoint(files: &CheckpointFiles, log: Option<&TrainingLog>) -> CheckpointR
         folder: files.folder.clone(),
         adapter: ["adapter_config.json", "adapter_model.safetensors"]
             .iter()
-            .any(|name| files.folder.join(name).is_file()),
-        weights: weights.iter().any(|name| files.folder.join(name).is_file()),
+            .any(|name| ascribe::presence::is_file(&files.folder.join(name))),
+        weights: weights.iter().any(|name| ascribe::presence::is_file(&files.folder.join(name))),
         optimizer_state: files.optimizer.clone(),
         logged_loss: log.and_then(|log| log.around(files.step, 0.0)).map(|around| around.middle),
         evaluation_loss: log.and_then(|log| log.evaluation(files.step)),

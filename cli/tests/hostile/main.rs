@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod adapters;
 mod data;
 mod evaluations;
 mod flags;
@@ -17,6 +18,7 @@ mod jobs;
 mod models;
 mod rows;
 mod runner;
+mod shapes;
 mod stores;
 mod tokenizers;
 mod trainings;
@@ -27,6 +29,8 @@ use runner::{Case, run_all};
 fn corpus() -> Vec<Case> {
     [
         models::cases(),
+        adapters::cases(),
+        shapes::cases(),
         weights::cases(),
         tokenizers::cases(),
         data::cases(),

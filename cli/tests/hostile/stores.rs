@@ -61,6 +61,24 @@ const RANK: &str = "rank --out RUN --quiet";
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
+        #[cfg(unix)]
+        run("a report of records that are a circle of links", "run.json", "report RUN", |run| {
+            fs::remove_file(run.join("run.json")).expect("there");
+            std::os::unix::fs::symlink("run.json", run.join("run.json")).expect("a link");
+        }),
+        #[cfg(unix)]
+        run("a report of a ranking without an end", "ranking.jsonl", "report RUN", |run| {
+            fs::remove_file(run.join("ranking.jsonl")).expect("there");
+            std::os::unix::fs::symlink("/dev/zero", run.join("ranking.jsonl")).expect("a link");
+        }),
+        #[cfg(unix)]
+        run("a report of a job without an end", "job.toml", "report RUN", |run| {
+            fs::remove_file(run.join("job.toml")).expect("there");
+            std::os::unix::fs::symlink("/dev/zero", run.join("job.toml")).expect("a link");
+        }),
+        run("a report of a ranking in 200,000 levels", "ranking.jsonl", "report RUN", |run| {
+            fs::write(run.join("ranking.jsonl"), "[".repeat(200_000)).expect("writable");
+        }),
         run("a description that is empty", "ascribe.json", AGAIN, |run| {
             fs::write(run.join("ascribe.json"), "").expect("writable")
         }),

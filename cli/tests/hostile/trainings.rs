@@ -85,6 +85,13 @@ fn toml(name: &str, from: &str, to: &str) -> Case {
 
 pub fn cases() -> Vec<Case> {
     let mut cases = vec![
+        #[cfg(unix)]
+        Case::refused("a checkpoint folder that is a circle of links is not absent", "checkpoint-200", |folder| {
+            let run = folder.copy_of("trainer-tiny");
+            std::os::unix::fs::symlink("checkpoint-200", folder.path("trainer-tiny/checkpoint-200")).expect("a link");
+            words(&format!("trajectory {run}"))
+        })
+        .and("cannot be read"),
         state("no history", |state| drop(state.as_object_mut().expect("an object").remove("log_history"))),
         state("a history that is text", |state| state["log_history"] = json!("\u{1b}[31m")),
         state("a step that is text", |state| state["global_step"] = json!("120")),

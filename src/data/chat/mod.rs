@@ -140,7 +140,15 @@ impl Chat {
         count(&self.parted, parted);
         count(&self.renamed, conversation.renamed);
         let source = Source::prompted(&excerpt.0, &excerpt.1);
-        Ok(Some(Document { id: id.cloned(), metadata: std::mem::take(fields), source, tokens, labels, target: None, split: None }))
+        Ok(Some(Document {
+            id: id.cloned(),
+            metadata: std::mem::take(fields),
+            source,
+            tokens,
+            labels,
+            target: None,
+            split: None,
+        }))
     }
 
     /// What became of the conversations; none if there were none.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A file, the first line of its complaint without the file's name, and the hint.
-const REFUSED: [(&str, &str, &str); 39] = [
+const REFUSED: [(&str, &str, &str); 41] = [
     ("", "x.jsonl: no examples", "a data file needs at least one example"),
     (" \n\n", "x.jsonl: no examples", "a data file needs at least one example"),
     (

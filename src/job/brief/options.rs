@@ -142,6 +142,9 @@ pub(in crate::job) fn check_solve_of(job: &Job, limits: Limits) -> Result<(), Jo
     Ok(())
 }
 
+/// Products of a joint solve at most: each is kept, and costs a pass over the data.
+const MOST_ITERATIONS: usize = 10_000;
+
 /// Joint solves, and what they are not defined for.
 fn check_solve(job: &Job) -> Result<(), JobError> {
     let options =
@@ -165,6 +168,12 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
     }
     if method.solve_iterations == Some(0) {
         return options("`solve_iterations` is 0, and nothing is solved", "leave it out, or give at least 1");
+    }
+    if let Some(n) = method.solve_iterations.filter(|&n| n > MOST_ITERATIONS) {
+        return options(
+            &format!("`solve_iterations` = {n} is more than the {MOST_ITERATIONS} that are done at most"),
+            "3 to 30 are enough for most systems; the residual in the results says what is left",
+        );
     }
     if method.solve_block == Some(0) {
         return options("`solve_block` is 0", "leave it out to solve for as many queries together as fit");

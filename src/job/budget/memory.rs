@@ -175,6 +175,7 @@ mod tests {
             sections: 12,
             width: 768,
             activations: 16 * 768,
+            heads: 12,
             all_activations: 12 * 16 * 768,
             vocabulary: 50_257,
             tracked_head: false,

@@ -53,19 +53,20 @@ impl Counts<'_> {
         let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
         let (products, dampings) = (solve.products as u64, solve.dampings as u64);
         // the space and its products; the queries, their gradients and residuals; a copy that moves, or solutions
-        let vectors = (2 * products + 6 + dampings) * block as u64 * tracked * number;
+        let vectors = ((2 * products + 6 + dampings) * block as u64).saturating_mul(tracked * number);
         let space = products * block as u64;
-        let small = 8 * (dampings + 3) * space * space;
+        let small = (8 * (dampings + 3)).saturating_mul(space.saturating_mul(space));
         let rows = self.rows(way.batch);
         let widest =
             layers.iter().map(|layer: &LayerSpec| layer.outputs.max(layer.columns()) as u64).max().unwrap_or(1);
         let together = (tangents as u64 / (rows * widest).max(1)).clamp(1, (block as u64).max(1));
         // tangents of a section on their way forwards, and gradients on their way back
-        let moving = 2 * together * rows * model.activations.max(2 * widest) * number;
+        let moving = 2 * together * rows * self.kept(model.activations, 1).max(2 * widest) * number;
         let vocabulary = model.vocabulary;
         let tile = (together * (head::ROWS as u64).min(rows) * vocabulary).min(crate::nn::TILE as u64 + vocabulary);
         let head = number * (4 * tile + if model.tracked_head { 2 * together * rows * vocabulary } else { 0 });
-        self.pass(way, way.batch) + vectors + small + moving + head + self.factors(mapped)
+        let beside = self.pass(way, way.batch) + moving + head + self.factors(mapped);
+        beside.saturating_add(vectors).saturating_add(small)
     }
 
     /// The most queries of a block, and the most tangents beside them, that fit; none if the least do not.

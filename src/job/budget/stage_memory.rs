@@ -5,7 +5,7 @@ use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
-use crate::model::Residence;
+use crate::model::{Footprint, Residence};
 use crate::nn::head;
 
 /// Bytes at the peak of each stage; 0 for a stage that the job does not have.
@@ -66,6 +66,11 @@ const TOKENIZER_ENTRY: u64 = 320;
 
 /// A piece of a weight file that is read, decoded, and added to its tensor.
 const READING: u64 = 48 << 20;
+
+/// Results that composed operations keep of a section, for each number that goes into or out of its linear layers, and
+/// for each score of its attention.
+const COMPOSED: u64 = 5;
+const COMPOSED_SCORES: u64 = 7;
 
 /// Counts everything.
 pub(in crate::job) struct Counts<'a>(pub &'a Sizes<'a>);
@@ -164,12 +169,8 @@ impl Counts<'_> {
     pub(super) fn pass(&self, way: Way, positions: usize) -> u64 {
         let model = &self.0.model;
         let rows = self.rows(positions);
-        let section = rows * model.activations;
-        let mut head = 0;
-        if model.vocabulary > 0 {
-            let blocks = self.0.threads * (head::ROWS as u64).min(rows);
-            head = 2 * rows * model.width + blocks * (model.width + model.vocabulary);
-        }
+        let section = rows * self.kept(model.activations, 1);
+        let mut head = if model.vocabulary > 0 { 2 * rows * model.width } else { 0 };
         if model.tracked_head {
             head += rows * model.vocabulary;
         }
@@ -182,7 +183,11 @@ impl Counts<'_> {
             // beside all activations the gradients of a section, and the section before that was freed: an allocator
             // gives memory back after 10 ms
             Graphs::Kept => {
-                rows * model.all_activations + 2 * section + read_section * model.sections + head + read_head
+                rows * self.kept(model.all_activations, model.sections)
+                    + 2 * section
+                    + read_section * model.sections
+                    + head
+                    + read_head
             }
             Graphs::Rebuilt => {
                 rows * model.width * (model.sections + 1) + (2 * section + read_section).max(head + read_head)
@@ -191,13 +196,31 @@ impl Counts<'_> {
         self.standing(way.residence) + self.number() * differentiation
     }
 
+    /// Numbers of a position that so many sections, with so many inputs and outputs of linear layers, keep for their
+    /// backward pass.
+    ///
+    /// In f32 norms, activations and attention are one operation each. In f64 each is composed of many, every one of
+    /// which keeps its result; among those of attention are scores of all heads.
+    pub(super) fn kept(&self, activations: u64, sections: u64) -> u64 {
+        let scores = sections * self.0.model.heads * self.0.longest as u64;
+        let is_composed = self.number() == 8;
+        if is_composed { COMPOSED * activations + COMPOSED_SCORES * scores } else { activations }
+    }
+
     /// What is there in every stage: the program, data, and the network that was used last.
     fn standing(&self, residence: Residence) -> u64 {
         let network = match residence {
             Residence::Kept => self.number() * self.0.model.parameters,
             Residence::BySection => READING,
         };
-        PROGRAM + TOKENIZER_ENTRY * self.0.model.vocabulary + self.0.data + network
+        PROGRAM + TOKENIZER_ENTRY * self.0.model.vocabulary + self.0.data + network + self.logits()
+    }
+
+    /// A block of logits on each thread, which keeps its memory for the next batch and through other stages.
+    fn logits(&self) -> u64 {
+        let Footprint { width, vocabulary, .. } = self.0.model;
+        let rows = (head::ROWS as u64).min(self.0.positions as u64);
+        if vocabulary > 0 { self.number() * self.0.threads * rows * (width + vocabulary) } else { 0 }
     }
 
     /// Rows of the largest batch of so many positions: an example that is longer is a batch by itself.
@@ -298,7 +321,7 @@ impl Counts<'_> {
         let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
         let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
         // a matrix, its eigenvectors in f64 and in the run's type, and scratch
-        (n, 4 * (whole * whole) as u64 + (8 * 4 + cut) * (n * n) as u64)
+        (n, 4 * (whole * whole) as u64 + (3 * 8 + 2 * self.number() + cut) * (n * n) as u64)
     }
 
     fn alone_from(&self, room: u64) -> usize {

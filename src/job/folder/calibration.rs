@@ -31,7 +31,7 @@ impl Amount {
 /// If the folder's calibration cannot be read, or is of none of this job's scores.
 pub(in crate::job) fn scale_of(brief: &Brief, answer: usize) -> Result<Option<Scale>, JobError> {
     let file = brief.job.output.path.join(CALIBRATION);
-    if !file.exists() || brief.answer_key(answer).is_none() {
+    if !crate::presence::is_file(&file) || brief.answer_key(answer).is_none() {
         return Ok(None);
     }
     let unreadable = |error: EvaluateError| {

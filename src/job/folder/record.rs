@@ -112,7 +112,13 @@ pub(in crate::job) fn write_report(
     summary: &Summary,
     report: &StepReport,
 ) -> Result<(), JobError> {
-    let before = RunRecord::of_run_folder(store.folder()).unwrap_or_default();
+    let file = store.folder().join(RECORD);
+    let before = match std::fs::read_to_string(&file) {
+        Ok(text) => serde_json::from_str::<RunRecord>(&text).unwrap_or_default(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => RunRecord::default(),
+        // the steps before this one are there and would be lost
+        Err(source) => return Err(JobError::Io { file, action: "cannot be read", source }),
+    };
     let mut stages = before.stages;
     stages.extend(report.stages.iter().filter(|stage| !stage.reused).cloned());
     let hash = |stage| blake3::Hash::from_bytes(brief.curvature_data(stage)).to_hex().to_string();
@@ -125,7 +131,7 @@ pub(in crate::job) fn write_report(
         stages,
     };
     let Value::Object(record) = json!(record) else { unreachable!("a struct is an object") };
-    write_file(&store.folder().join(RECORD), sealed_json(record).as_bytes())
+    write_file(&file, sealed_json(record).as_bytes())
 }
 
 #[cfg(test)]

@@ -228,7 +228,7 @@ impl Plan {
 
 /// Why the last checkpoint cannot be loaded, with the file that names it if it is a description's.
 fn of_description(error: LoadError, reading: Option<&Reading>) -> JobError {
-    let described = reading.filter(|reading| reading.source.is_file());
+    let described = reading.filter(|reading| crate::presence::is_file(&reading.source));
     match described.and_then(|reading| Some((reading, reading.checkpoints.last()?))) {
         Some((reading, files)) => of_checkpoint(error, reading, files),
         None => error.into(),
@@ -248,7 +248,7 @@ fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result
         return Err(ReadError::NothingTracked { source_path: reading.source.clone() }.into());
     }
     for reading in readings {
-        for files in reading.checkpoints.iter().filter(|_| reading.source.is_file()) {
+        for files in reading.checkpoints.iter().filter(|_| crate::presence::is_file(&reading.source)) {
             if let Err(error) = Weights::open_trained(&files.folder) {
                 return Err(of_checkpoint(error, reading, files));
             }

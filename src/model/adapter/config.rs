@@ -38,6 +38,9 @@ pub(crate) struct AdapterConfig {
 /// The largest rank that makes sense.
 const LARGEST_RANK: u64 = 1 << 20;
 
+/// Patterns of one key at most: each is compiled, and compared with the name of every module.
+const MOST_PATTERNS: usize = 4096;
+
 /// Keys that change no number, because they are about training's start, other files, or how a file came to be.
 const WITHOUT_EFFECT: &[&str] = &[
     "auto_mapping",
@@ -120,6 +123,10 @@ impl AdapterConfig {
                 None => Ok(vec![]),
                 Some(Value::String(one)) if one.is_empty() => Ok(vec![]),
                 Some(Value::String(one)) => Ok(vec![one.clone()]),
+                Some(Value::Array(list)) if list.len() > MOST_PATTERNS => Err(keys.problem(format!(
+                    "`{key}`: {} patterns, more than the {MOST_PATTERNS} that are read at most",
+                    list.len()
+                ))),
                 Some(Value::Array(list)) => {
                     let all: Option<Vec<String>> = list.iter().map(|text| text.as_str().map(str::to_owned)).collect();
                     all.ok_or_else(|| keys.problem(format!("`{key}`: expected a list of texts")))
@@ -154,6 +161,10 @@ impl AdapterConfig {
         let entries = |key: &str| -> Result<Vec<(String, Value)>, LoadError> {
             match keys.get(key) {
                 None => Ok(vec![]),
+                Some(Value::Object(map)) if map.len() > MOST_PATTERNS => Err(keys.problem(format!(
+                    "`{key}`: {} patterns, more than the {MOST_PATTERNS} that are read at most",
+                    map.len()
+                ))),
                 Some(Value::Object(map)) => Ok(map.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
                 Some(_) => Err(keys.problem(format!("`{key}`: expected an object of patterns"))),
             }
@@ -207,10 +218,24 @@ impl AdapterConfig {
     }
 
     /// The factor `s` of a module's adapter.
-    pub(super) fn scale(&self, module: &str) -> f64 {
-        let own = self.alpha_pattern.iter().find(|(pattern, _)| targets::matches(pattern, module));
-        let (alpha, rank) = (own.map_or(self.alpha, |(_, alpha)| *alpha), self.rank(module) as f64);
-        if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank }
+    ///
+    /// # Errors
+    /// An expression that is given up before it is known whether it matches. One of a rank or a target that is given up
+    /// contradicts a tensor's shape or place, but nothing contradicts a scale.
+    pub(super) fn scale(&self, module: &str) -> Result<f64, LoadError> {
+        let mut alpha = self.alpha;
+        for (pattern, own) in &self.alpha_pattern {
+            let matches = pattern.is_match(module).map_err(|error| LoadError::Config {
+                file: self.file.clone(),
+                problem: format!("`alpha_pattern`: whether an expression matches `{module}` is not known: {error}"),
+            })?;
+            if matches {
+                alpha = *own;
+                break;
+            }
+        }
+        let rank = self.rank(module) as f64;
+        Ok(if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank })
     }
 
     /// Whether a tensor of the adapter's file, [`PREFIX`](super::PREFIX) removed, was trained: one of the base that stands

@@ -181,7 +181,7 @@ impl Adapter {
             a: tensor(part_a, &[rank, inputs])?,
             b: tensor(part_b, &[outputs, rank])?,
             b_bias: expected.contains(&"lora_B.bias").then(|| tensor("lora_B.bias", &[outputs])).transpose()?,
-            scale: self.config.scale(&name),
+            scale: self.config.scale(&name)?,
             magnitude: magnitude.map(|(part, _)| tensor(part, &[outputs])).transpose()?,
             rank,
             name: format!("{PREFIX}{name}"),

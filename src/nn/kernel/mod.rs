@@ -20,7 +20,7 @@ pub(super) use lanes::{LANES, Lanes};
 pub(super) use soft_cap::{multiply, soft_cap, soft_cap_and_slopes};
 pub(super) use softmax::{exponentials, largest, scale, select, softmax, softmax_backward};
 pub(super) use vectorised::vectorised;
-pub(super) use workspace::{Columns, with_workspace};
+pub(super) use workspace::{Columns, Workspace, with_workspace};
 
 /// Elements that one task of an elementwise or row kernel takes: enough to hide the task's cost, little
 /// enough to stay in the second-level cache.

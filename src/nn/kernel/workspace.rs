@@ -3,21 +3,49 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::thread::LocalKey;
 
 thread_local! {
-    static KEPT: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SINGLE: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static DOUBLE: Cell<Vec<f64>> = const { Cell::new(Vec::new()) };
+}
+
+/// A type of numbers that a thread keeps memory of.
+pub(in crate::nn) trait Workspace: Copy + 'static {
+    /// Zero.
+    const ZERO: Self;
+
+    /// The memory that this thread keeps.
+    fn kept() -> &'static LocalKey<Cell<Vec<Self>>>;
+}
+
+impl Workspace for f32 {
+    const ZERO: Self = 0.0;
+
+    fn kept() -> &'static LocalKey<Cell<Vec<Self>>> {
+        &SINGLE
+    }
+}
+
+impl Workspace for f64 {
+    const ZERO: Self = 0.0;
+
+    fn kept() -> &'static LocalKey<Cell<Vec<Self>>> {
+        &DOUBLE
+    }
 }
 
 /// Lends `n` numbers of unspecified value that this thread keeps for the next task: fresh memory of this
-/// size costs more than most kernels.
-pub(in crate::nn) fn with_workspace<R>(n: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut memory = KEPT.take();
+/// size costs more than most kernels, and an allocator gives what was freed back only after a while.
+pub(in crate::nn) fn with_workspace<T: Workspace, R>(n: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let mut memory = T::kept().take();
     if memory.len() < n {
         // not `resize`: what the old block holds is not needed
-        memory = vec![0.0; n];
+        drop(memory);
+        memory = vec![T::ZERO; n];
     }
     let result = f(&mut memory[..n]);
-    KEPT.set(memory);
+    T::kept().set(memory);
     result
 }
 

@@ -23,9 +23,10 @@ pub(super) fn find(run: &Path) -> Result<Vec<Folder>, ReadError> {
         let path = entry.map_err(read)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
         let step = name.strip_prefix("checkpoint-").and_then(|number| number.parse().ok());
-        if let Some(step) = step
-            && path.is_dir()
-        {
+        let Some(step) = step else { continue };
+        // one that cannot be looked at is there, and a run without it would be another run
+        let found = std::fs::metadata(&path).map_err(|source| ReadError::Read { file: path.clone(), source })?;
+        if found.is_dir() {
             folders.push(Folder { step, path });
         }
     }
@@ -34,7 +35,8 @@ pub(super) fn find(run: &Path) -> Result<Vec<Folder>, ReadError> {
         return Err(ReadError::RepeatedStep { step: a.step, first: a.path.clone(), second: b.path.clone() });
     }
     if folders.is_empty() {
-        let is_checkpoint = run.join("config.json").is_file() && run.join("trainer_state.json").is_file();
+        let is_checkpoint =
+            ["config.json", "trainer_state.json"].iter().all(|name| crate::presence::is_file(&run.join(name)));
         return Err(ReadError::NoCheckpoints { folder: run.to_path_buf(), is_checkpoint });
     }
     Ok(folders)

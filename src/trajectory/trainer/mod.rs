@@ -287,11 +287,13 @@ fn missing_checkpoints(state: &TrainerState, folders: &[Folder]) -> Option<Warni
 
 /// Files that tell how training went and that some of the checkpoints lack.
 fn missing_files<'a>(run: &'a Path, folders: &'a [Folder]) -> impl Iterator<Item = Warning> + 'a {
-    let in_run = run.join("training_args.bin").is_file();
+    let in_run = crate::presence::is_file(&run.join("training_args.bin"));
     folders.iter().flat_map(move |folder| {
         let names = ["trainer_state.json", "training_args.bin"].into_iter();
         names
-            .filter(move |&name| !(folder.path.join(name).is_file() || in_run && name == "training_args.bin"))
+            .filter(move |&name| {
+                !(crate::presence::is_file(&folder.path.join(name)) || in_run && name == "training_args.bin")
+            })
             .map(|file| Warning::MissingInCheckpoint { checkpoint: format!("checkpoint-{}", folder.step), file })
     })
 }

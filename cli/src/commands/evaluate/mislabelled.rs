@@ -79,7 +79,7 @@ const SELF_INFLUENCE: &str = "self_influence.safetensors";
 /// Ids and self-influence of the training examples of a run.
 fn self_influence(path: &Path) -> anyhow::Result<(Vec<String>, Vec<f32>)> {
     let file = if path.is_dir() { path.join(SELF_INFLUENCE) } else { path.to_owned() };
-    if path.is_dir() && !file.exists() {
+    if path.is_dir() && !ascribe::presence::is_file(&file) {
         let message = format!("{}: no `{SELF_INFLUENCE}`", path.display());
         return Err(Problem::hinted(message, "score with `--self-influence`"));
     }

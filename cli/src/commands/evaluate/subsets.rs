@@ -77,7 +77,7 @@ Examples:
 impl Subsets {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         for file in std::iter::once(&self.out).chain(&self.lists) {
-            if file.exists() {
+            if file.is_dir() || ascribe::presence::is_file(file) {
                 return Err(Problem::hinted(
                     format!("{}: already exists", file.display()),
                     "delete it or choose another file",

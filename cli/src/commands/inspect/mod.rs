@@ -65,7 +65,7 @@ fn is_training_run(folder: &Path) -> bool {
         let mut entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         entries.any(|entry| entry.file_name().to_str().is_some_and(is_checkpoint))
     };
-    folder.join("trajectory.toml").is_file() || has_checkpoint()
+    presence::is_file(&folder.join("trajectory.toml")) || has_checkpoint()
 }
 
 fn explain(path: &Path, base: Option<&Path>, detail: Detail) -> anyhow::Result<String> {

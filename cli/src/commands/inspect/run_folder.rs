@@ -108,8 +108,12 @@ fn summary(job: &Job) -> String {
 fn artifacts(folder: &Path, detail: Detail) -> anyhow::Result<String> {
     let mut files: Vec<(String, u64)> = vec![];
     let reading = || format!("{}: cannot be read", folder.display());
-    if folder.exists() {
-        for entry in fs::read_dir(folder).with_context(reading)? {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        entries => Some(entries.with_context(reading)?),
+    };
+    if let Some(entries) = entries {
+        for entry in entries {
             let entry = entry.with_context(reading)?;
             // another process may have renamed it meanwhile
             let Ok(metadata) = entry.metadata() else { continue };
