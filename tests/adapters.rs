@@ -7,7 +7,7 @@ mod support;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, TapSink};
+use ascribe::curvature::{CurvatureKind, Measurement, Network};
 use ascribe::data::{self, Batch, DataOptions, Format, Role, Which, read_tokens_from};
 use ascribe::job::{Job, Plan, Side, SourceRequest};
 use ascribe::model::{AdapterMode, LayerSelection, Limits, LoadOptions, Model};
@@ -16,10 +16,10 @@ use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use support::figures::{assert_relative, relative};
-use support::passes::{BATCH, Batched, Gradients, Run};
+use support::agreement::{Agreement, Tolerances, folders_of, same_parameters};
+use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
-use support::{Outcome, Source, fixture, say, shared};
+use support::{Outcome, Source, fixture, shared};
 
 fn options(base: PathBuf, dtype: DType, mode: AdapterMode) -> LoadOptions {
     LoadOptions { dtype, base: Some(base), adapter: Some(mode), ..LoadOptions::default() }
@@ -61,37 +61,11 @@ fn metadata(folder: &Path, key: &str) -> Option<String> {
 
 /// Folders of fixtures/adapters, of which there is at least one.
 fn adapters() -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(fixture("adapters")).expect("fixtures/adapters");
-    let mut folders: Vec<PathBuf> = folders.map(|folder| folder.expect("readable").path()).collect();
-    folders.sort();
-    assert!(folders.len() > 8, "{folders:?}");
-    folders
+    folders_of("adapters").iter().map(|name| fixture("adapters").join(name)).collect()
 }
 
 fn base_of(folder: &Path) -> PathBuf {
     fixture(&metadata(folder, "base").expect("a base"))
-}
-
-/// Losses and logits against the recorded ones.
-fn check_outputs(what: &str, model: &Model, batch: &Batch, expected: &Recorded, tolerance: f64) {
-    let logits = model.logits(batch).expect("logits").to_dtype(DType::F64).expect("numbers");
-    let logits: Vec<Vec<f64>> = logits.to_vec2().expect("a matrix");
-    let want = expected.get("logits");
-    if expected.find("label").is_some() {
-        assert_relative(&logits.concat(), &want.values, tolerance, what);
-        let losses = model.differentiate(batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
-        assert_relative(&losses, &expected.values("loss_sum"), tolerance, &format!("{what}, losses"));
-        return;
-    }
-    let [length, vocabulary] = want.shape[1..] else { panic!("three axes") };
-    for (m, rows) in batch.positions().iter().enumerate() {
-        for (t, row) in rows.enumerate() {
-            let at = (m * length + t) * vocabulary;
-            assert_relative(&logits[row], &want.values[at..at + vocabulary], tolerance, &format!("{what}, [{m}, {t}]"));
-        }
-    }
-    let losses = model.differentiate(batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
-    assert_relative(&losses, &expected.values("loss_sum"), tolerance, &format!("{what}, losses"));
 }
 
 #[test]
@@ -100,30 +74,26 @@ fn every_adapter_gives_the_logits_losses_and_gradients_of_peft() {
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         let expected = Recorded::open(&folder.join("expected.safetensors"));
         for (dtype, tolerance) in [(DType::F64, 1e-5), (DType::F32, 1e-4)] {
-            let what = format!("{name}, {dtype:?}");
             let model = Model::load(&folder, &options(base_of(&folder), dtype, AdapterMode::Only)).expect(&name);
             let batch = sequences(&model, &expected);
-            check_outputs(&what, &model, &batch, &expected, tolerance);
-            let (mut wide, mut narrow) = (Gradients::<f64>::new(model.layers()), Gradients::<f32>::new(model.layers()));
-            let sink: &mut dyn TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
-            model.differentiate(&batch, Objective::TrainingLoss, sink).expect("differentiable");
-            let mut compared = vec![];
-            for (l, layer) in model.layers().iter().enumerate() {
-                for example in 0..2 {
-                    let tensor = format!("gradient.{}.{example}", layer.name);
-                    let want = expected.find(&tensor).unwrap_or_else(|| panic!("{name} has no {tensor}"));
-                    assert_eq!(want.shape, [layer.outputs, layer.columns()], "{name}, {tensor}");
-                    let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
-                    assert_relative(&found, &want.values, tolerance, &format!("{what}, {tensor}"));
-                    compared.push(tensor);
-                }
-            }
+            let mut agreement = Agreement::new("adapters", &name, dtype);
+            check_outputs(&mut agreement, &model, &batch, &expected, tolerance);
+            // the first two examples of every tracked layer, and no other
+            let mut compared = agreement.gradients(&model, &batch, &expected, tolerance);
+            assert_eq!(compared.len(), 2 * model.layers().len(), "{name}");
             let recorded: Vec<String> =
                 expected.names().into_iter().filter(|name| name.starts_with("gradient.")).collect();
             compared.sort();
             assert_eq!(compared, recorded, "{name}");
+            agreement.report();
         }
     }
+}
+
+/// Losses and logits against the recorded ones.
+fn check_outputs(agreement: &mut Agreement, model: &Model, batch: &Batch, expected: &Recorded, tolerance: f64) {
+    agreement.logits(model, batch, expected, tolerance);
+    agreement.losses(model, batch, &expected.values("loss_sum"), tolerance);
 }
 
 #[test]
@@ -139,7 +109,8 @@ fn a_merged_adapter_gives_the_same_outputs_and_tracks_the_base() {
         }
         let merged = merged.expect(&name);
         let batch = sequences(&merged, &expected);
-        check_outputs(&name, &merged, &batch, &expected, 1e-5);
+        let mut agreement = Agreement::new("merged adapters", &name, DType::F64);
+        check_outputs(&mut agreement, &merged, &batch, &expected, 1e-5);
         let base = Model::load(&base_of(&folder), &LoadOptions::default()).expect("a base");
         assert_eq!(merged.layers(), base.layers(), "{name}");
         assert_ne!(merged.content_hash(), base.content_hash());
@@ -149,7 +120,7 @@ fn a_merged_adapter_gives_the_same_outputs_and_tracks_the_base() {
             continue;
         }
         let both = both.expect(&name);
-        check_outputs(&name, &both, &batch, &expected, 1e-5);
+        check_outputs(&mut agreement, &both, &batch, &expected, 1e-5);
         let only = Model::load(&folder, &options(base_of(&folder), DType::F64, AdapterMode::Only)).expect(&name);
         for layer in base.layers() {
             assert!(both.layers().iter().any(|other| other.name == layer.name), "{name}, {}", layer.name);
@@ -174,20 +145,10 @@ fn adapters_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
             |file: &str, role| Source { add_eos: Which::Train, ..Source::new(folder.join(file), role, &checkpoint) };
         let train = source("train.jsonl", Role::Train).read(&model);
         let queries = source("queries.jsonl", Role::Queries).read(&model);
-        for (dataset, tensor) in [(&train, "train_loss"), (&queries, "query_loss")] {
-            let batch = data::batch(dataset, 0..dataset.len());
-            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
-            assert_relative(&losses, &expected.values(tensor), 1e-5, &format!("{name}, {tensor}"));
-        }
+        let tolerances = Tolerances { losses: 1e-5, products: 2e-5, ekfac: 1e-4 };
+        let mut agreement = Agreement::new("zoo", name, DType::F32);
+        agreement.losses_and_scores(&model, [&train, &queries], &expected, tolerances)?;
         let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
-        for (kind, tensor, tolerance) in
-            [(CurvatureKind::Identity, "identity.scores", 2e-5), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-4)]
-        {
-            let found = Run::empirical(kind, Measurement::Loss).scores::<_, f32>(&model, train, queries)?;
-            let error = relative(&found.wide(), &expected.values(tensor));
-            say(format_args!("{name}, {tensor}: {error:.1e}"));
-            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
-        }
         let layers: Vec<String> = serde_json::from_str(&metadata(&folder, "layers").expect("layers"))?;
         let mut names: Vec<&String> = model.layers().iter().map(|layer| &layer.name).collect();
         let mut recorded: Vec<&String> = layers.iter().collect();
@@ -201,7 +162,7 @@ fn adapters_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
             let one = load(LoadOptions { selection, ..options(base.clone(), DType::F32, AdapterMode::Only) });
             let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
             let found = run.scores::<_, f32>(&one, train, queries)?.wide();
-            assert_relative(&found, &by_layer.values[l * size..(l + 1) * size], 2e-5, &format!("{name}, {layer}"));
+            agreement.compare("products", &found, &by_layer.values[l * size..(l + 1) * size], 2e-5, layer);
         }
         let apart: Vec<String> = serde_json::from_str(&metadata(&folder, "apart").expect("apart"))?;
         for (k, tensor) in apart.iter().enumerate() {
@@ -212,8 +173,9 @@ fn adapters_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
             let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
             let found = run.scores::<_, f32>(&one, train, queries)?.wide();
             let want = expected.values("identity.apart");
-            assert_relative(&found, &want[k * size..(k + 1) * size], 2e-5, &format!("{name}, {tensor}"));
+            agreement.compare("products", &found, &want[k * size..(k + 1) * size], 2e-5, tensor);
         }
+        agreement.report();
         tested += 1;
     }
     if shared("zoo").is_some() {
@@ -225,11 +187,10 @@ fn adapters_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
 #[test]
 fn optimizers_number_an_adapters_parameters_as_named_parameters_does() {
     for folder in adapters() {
-        let recorded: Vec<String> =
-            serde_json::from_str(&metadata(&folder, "parameters").expect("recorded")).expect("names");
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         let found = TorchParameters::read_over(&folder, Some(&base_of(&folder))).expect("known");
         let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
-        assert_eq!(found, recorded, "{}", folder.display());
+        same_parameters("adapters", &name, &folder, &found);
     }
 }
 

@@ -7,15 +7,14 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use ascribe::curvature::{Network, Objective};
-use ascribe::data::{self, Batch, Columns, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
-use ascribe::model::{Limits, Model};
+use ascribe::curvature::Network;
+use ascribe::data::{self, Columns, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
+use ascribe::model::{Limits, LoadOptions, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
-use safetensors::SafeTensors;
 use serde_json::{Value, json};
+use support::agreement::{Agreement, folders_of, logits, same_parameters};
 use support::figures::assert_relative;
-use support::passes::Gradients;
 use support::recorded::Recorded;
 use support::{fixture, load, load_layers};
 
@@ -55,24 +54,9 @@ fn texts(model: &Model, expected: &Recorded, order: &[usize]) -> Dataset {
     read_tokens_from(text, name, Format::JsonLines, Role::Train, None, limits, options).expect("labelled tokens").0
 }
 
-/// Names of the folders, of which there is at least one.
-fn names() -> Vec<String> {
-    let folders = std::fs::read_dir(fixture("classifiers")).expect("fixtures/classifiers");
-    let mut names: Vec<String> =
-        folders.map(|folder| folder.expect("readable").file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    assert!(names.len() > 8, "{names:?}");
-    names
-}
-
-fn logits(model: &Model, batch: &Batch) -> Vec<f64> {
-    let logits = model.logits(batch).and_then(|logits| Ok(logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?));
-    logits.expect("logits")
-}
-
 #[test]
 fn every_classifier_gives_the_logits_losses_and_gradients_of_transformers() {
-    for name in names() {
+    for name in folders_of("classifiers") {
         let folder = fixture(&format!("classifiers/{name}"));
         let expected = Recorded::open(&folder.join("expected.safetensors"));
         for dtype in [DType::F32, DType::F64] {
@@ -81,17 +65,17 @@ fn every_classifier_gives_the_logits_losses_and_gradients_of_transformers() {
             assert_eq!(model.notes().iter().find(unknown), None, "{name}");
             let dataset = texts(&model, &expected, &[0, 1, 2]);
             let batch = data::batch(&dataset, 0..3);
-            let what = format!("{name}, {dtype:?}");
-            assert_relative(&logits(&model, &batch), &expected.values("logits"), TOLERANCE, &format!("{what}, logits"));
-            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
-            assert_relative(&losses, &expected.values("loss"), TOLERANCE, &format!("{what}, losses"));
-            check_gradients(&what, &model, &batch, &expected, dtype);
+            let mut agreement = Agreement::new("classifiers", &name, dtype);
+            agreement.logits(&model, &batch, &expected, TOLERANCE);
+            agreement.losses(&model, &batch, &expected.values("loss"), TOLERANCE);
+            assert!(agreement.gradients(&model, &batch, &expected, TOLERANCE).len() >= 3, "{name}");
             // every layer outside the blocks that the fixture has, tracked by its name
             let outside: Vec<String> = outer_layers(&expected);
             let patterns: Vec<&str> = outside.iter().map(String::as_str).collect();
             let whole = load_layers(&folder, dtype, &patterns);
             assert_eq!(whole.layers().len(), outside.len(), "{name}");
-            check_gradients(&what, &whole, &batch, &expected, dtype);
+            assert!(agreement.gradients(&whole, &batch, &expected, TOLERANCE).len() >= 3, "{name}");
+            agreement.report();
         }
     }
 }
@@ -104,29 +88,10 @@ fn outer_layers(expected: &Recorded) -> Vec<String> {
     names.iter().filter_map(layer).filter(|layer| !inside(layer)).collect()
 }
 
-fn check_gradients(what: &str, model: &Model, batch: &Batch, expected: &Recorded, dtype: DType) {
-    let mut wide = Gradients::<f64>::new(model.layers());
-    let mut narrow = Gradients::<f32>::new(model.layers());
-    let sink: &mut dyn ascribe::curvature::TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
-    model.differentiate(batch, Objective::TrainingLoss, sink).expect("differentiable");
-    let mut compared = 0;
-    for (l, layer) in model.layers().iter().enumerate() {
-        for example in 0..3 {
-            let tensor = format!("gradient.{}.{example}", layer.name);
-            let Some(want) = expected.find(&tensor) else { continue };
-            assert_eq!(want.shape, [layer.outputs, layer.columns()], "{what}, {tensor}");
-            let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
-            assert_relative(&found, &want.values, TOLERANCE, &format!("{what}, {tensor}"));
-            compared += 1;
-        }
-    }
-    assert!(compared >= 3, "{what}: {compared} gradients");
-}
-
 /// What stands beside a text in a batch changes nothing of it.
 #[test]
 fn texts_of_a_batch_give_what_each_gives_alone() {
-    for name in names() {
+    for name in folders_of("classifiers") {
         let folder = fixture(&format!("classifiers/{name}"));
         let expected = Recorded::open(&folder.join("expected.safetensors"));
         let model = load(&folder, DType::F64);
@@ -139,15 +104,11 @@ fn texts_of_a_batch_give_what_each_gives_alone() {
 
 #[test]
 fn optimizers_number_parameters_of_classifiers_as_named_parameters_does() {
-    for name in names() {
+    for name in folders_of("classifiers") {
         let folder = fixture(&format!("classifiers/{name}"));
-        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
-        let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
-        let recorded = header.metadata().as_ref().expect("metadata")["parameters"].clone();
-        let recorded: Vec<String> = serde_json::from_str(&recorded).expect("a list of names");
         let found = TorchParameters::read(&folder).expect("known");
         let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
-        assert_eq!(found, recorded, "{name}");
+        same_parameters("classifiers", &name, &folder, &found);
     }
 }
 
@@ -169,4 +130,20 @@ fn what_labels_mean_is_decided_as_transformers_does() {
     let model = load(&config, DType::F32);
     assert_eq!(model.labels().and_then(|labels| labels.task), Some(Task::Regression));
     assert!(model.notes().iter().any(|note| note.contains("a regression, as transformers decides")));
+}
+
+/// A head that fills in masked words is refused by the name of its class, with what can be attributed instead.
+#[test]
+fn masked_language_models_are_refused_by_class() {
+    let from = fixture("classifiers/bert");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(from.join("config.json")).expect("readable")).expect("JSON");
+    config["architectures"] = json!(["BertForMaskedLM"]);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+    std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).expect("copied");
+    let error = Model::load(folder.path(), &LoadOptions::default()).expect_err("not a classifier");
+    assert!(error.to_string().contains("BertForMaskedLM"), "{error}");
+    let hint = error.hint().unwrap_or_default().to_string();
+    assert!(hint.contains("masked") && hint.contains("BertForSequenceClassification"), "{hint}");
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use ascribe::curvature::{Graphs, Network, Objective};
+use ascribe::curvature::{Graphs, Network};
 use ascribe::data::{self, Batch, Role, read_rows_from};
 use ascribe::model::{Limits, LoadOptions, Model, Residence};
 use ascribe::trajectory::torch_parameters::TorchParameters;
@@ -13,8 +13,8 @@ use candle_core::DType;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use support::agreement::{Agreement, logits, same_parameters};
 use support::figures::assert_relative;
-use support::passes::Gradients;
 use support::recorded::Recorded;
 use support::{Source, fixture, load, load_layers};
 
@@ -27,28 +27,11 @@ fn images(name: &str, model: &Model) -> data::Dataset {
     Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(model)
 }
 
-fn logits(model: &Model, batch: &Batch) -> Vec<f64> {
-    let logits = model.logits(batch).and_then(|logits| Ok(logits.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?));
-    logits.expect("logits")
-}
-
-/// Gradients of every layer of a model, against those that are recorded.
-fn check_gradients(what: &str, model: &Model, batch: &Batch, expected: &Recorded, dtype: DType, tolerance: f64) {
-    let mut wide = Gradients::<f64>::new(model.layers());
-    let mut narrow = Gradients::<f32>::new(model.layers());
-    let sink: &mut dyn ascribe::curvature::TapSink = if dtype == DType::F64 { &mut wide } else { &mut narrow };
-    model.differentiate(batch, Objective::TrainingLoss, sink).expect("differentiable");
-    for (l, layer) in model.layers().iter().enumerate() {
-        for example in 0..batch.positions.examples() {
-            let tensor = format!("gradient.{}.{example}", layer.name);
-            let Some(want) = expected.find(&tensor) else {
-                assert!(example > 0, "{what}: no {tensor}");
-                continue;
-            };
-            assert_eq!(want.shape, [layer.outputs, layer.columns()], "{what}, {tensor}");
-            let found = if dtype == DType::F64 { wide.of(l, example) } else { narrow.of(l, example) };
-            assert_relative(&found, &want.values, tolerance, &format!("{what}, {tensor}"));
-        }
+/// Gradients of every layer of a model, against those that are recorded: at least of the first image.
+fn check_gradients(agreement: &mut Agreement, model: &Model, batch: &Batch, expected: &Recorded, tolerance: f64) {
+    let compared = agreement.gradients(model, batch, expected, tolerance);
+    for layer in model.layers() {
+        assert!(compared.contains(&format!("gradient.{}.0", layer.name)), "{}", layer.name);
     }
 }
 
@@ -64,15 +47,15 @@ fn every_classifier_of_images_gives_the_logits_losses_and_gradients_of_transform
             assert_eq!(model.notes().iter().find(unknown), None, "{name}");
             let dataset = images(name, &model);
             let batch = data::batch(&dataset, 0..dataset.len());
-            let what = format!("{name}, {dtype:?}");
-            assert_relative(&logits(&model, &batch), &expected.values("logits"), tolerance, &format!("{what}, logits"));
-            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ()).expect("differentiable");
-            assert_relative(&losses, &expected.values("loss"), tolerance, &format!("{what}, losses"));
-            check_gradients(&what, &model, &batch, &expected, dtype, tolerance);
+            let mut agreement = Agreement::new("images", name, dtype);
+            agreement.logits(&model, &batch, &expected, tolerance);
+            agreement.losses(&model, &batch, &expected.values("loss"), tolerance);
+            check_gradients(&mut agreement, &model, &batch, &expected, tolerance);
             // the layers outside the blocks are tracked by name alone
             let usual = load(&folder, dtype);
             assert_eq!(usual.layers().len() + 2, model.layers().len(), "{name}");
-            check_gradients(&what, &usual, &batch, &expected, dtype, tolerance);
+            check_gradients(&mut agreement, &usual, &batch, &expected, tolerance);
+            agreement.report();
         }
     }
 }
@@ -89,7 +72,8 @@ fn what_is_kept_changes_no_number() {
         model.check_weights().expect("finite numbers");
         let dataset = images(name, &model);
         let batch = data::batch(&dataset, 0..dataset.len());
-        check_gradients(name, &model, &batch, &expected, DType::F64, 1e-5);
+        let mut agreement = Agreement::new("images, read by section", name, DType::F64);
+        check_gradients(&mut agreement, &model, &batch, &expected, 1e-5);
         let kept = load(&folder, DType::F64);
         assert_eq!(logits(&model, &batch), logits(&kept, &batch), "{name}");
     }
@@ -112,13 +96,9 @@ fn images_of_a_batch_give_what_each_gives_alone() {
 fn optimizers_number_parameters_of_image_models_as_named_parameters_does() {
     for name in NAMES {
         let folder = fixture(&format!("images/{name}"));
-        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
-        let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
-        let recorded = header.metadata().as_ref().expect("metadata")["parameters"].clone();
-        let recorded: Vec<String> = serde_json::from_str(&recorded).expect("a list of names");
         let parameters = TorchParameters::read(&folder).expect("known");
         let found: Vec<&str> = parameters.list.iter().map(|parameter| parameter.name.as_str()).collect();
-        assert_eq!(found, recorded, "{name}");
+        same_parameters("images", name, &folder, &found);
         for layer in load_layers(&folder, DType::F32, &["*"]).layers() {
             let (weight, _) = parameters.weight(&layer.name).expect("its weight");
             assert_eq!(weight.shape[0] * weight.shape[1..].iter().product::<usize>(), layer.outputs * layer.inputs);

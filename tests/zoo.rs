@@ -3,15 +3,21 @@
 
 mod support;
 
+use std::path::Path;
+use support::figures::{assert_relative, relative};
+
 use ascribe::curvature::{CurvatureKind, Measurement, Network, Objective, Reduction};
-use ascribe::data::{self, Role, Which};
+use ascribe::data::{self, Dataset, Role, Which};
 use ascribe::model::{LayerSelection, LoadOptions, Model, supported};
 use candle_core::DType;
 use serde_json::Value;
-use support::figures::{assert_relative, relative};
+use support::agreement::{Agreement, Tolerances};
 use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
 use support::{Outcome, Source, load, load_layers, say, shared};
+
+/// What the zoo asks for.
+const TOLERANCES: Tolerances = Tolerances { losses: 1e-4, products: 1e-4, ekfac: 1e-3 };
 
 /// Language models of the zoo.
 const LANGUAGE_MODELS: [&str; 10] =
@@ -35,20 +41,9 @@ fn checkpoints_of_the_trainer_have_the_losses_and_scores_of_torch() -> Outcome {
             |file: &str, role| Source { add_eos: Which::Train, ..Source::new(folder.join(file), role, &checkpoint) };
         let train = source("train.jsonl", Role::Train).read(&model);
         let queries = source("queries.jsonl", Role::Queries).read(&model);
-        for (dataset, tensor) in [(&train, "train_loss"), (&queries, "query_loss")] {
-            let batch = data::batch(dataset, 0..dataset.len());
-            let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
-            assert_relative(&losses, &expected.values(tensor), 1e-4, &format!("{name}, {tensor}"));
-        }
-        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
-        for (kind, tensor, tolerance) in
-            [(CurvatureKind::Identity, "identity.scores", 1e-4), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-3)]
-        {
-            let found = Run::empirical(kind, Measurement::Loss).scores::<_, f32>(&model, train, queries)?;
-            let error = relative(&found.wide(), &expected.values(tensor));
-            say(format_args!("{name}, {tensor}: {error:.1e}"));
-            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
-        }
+        let mut agreement = Agreement::new("zoo", name, DType::F32);
+        agreement.losses_and_scores(&model, [&train, &queries], &expected, TOLERANCES)?;
+        agreement.report();
         tested += 1;
     }
     if shared("zoo").is_some() {
@@ -74,25 +69,16 @@ fn experts_have_the_losses_and_scores_of_torch() -> Outcome {
         |file: &str, role| Source { add_eos: Which::Train, ..Source::new(folder.join(file), role, &checkpoint) };
     let train = source("train.jsonl", Role::Train).read(&model);
     let queries = source("queries.jsonl", Role::Queries).read(&model);
-    for (dataset, tensor) in [(&train, "train_loss"), (&queries, "query_loss")] {
-        let batch = data::batch(dataset, 0..dataset.len());
-        let losses = model.differentiate(&batch, Objective::TrainingLoss, &mut ())?;
-        assert_relative(&losses, &expected.values(tensor), 1e-4, tensor);
-    }
+    let mut agreement = Agreement::new("zoo", "mixtral", DType::F32);
+    agreement.losses_and_scores(&model, [&train, &queries], &expected, TOLERANCES)?;
     let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
     let of = |model: &Model, kind| Run::empirical(kind, Measurement::Loss).scores::<_, f32>(model, train, queries);
-    for (kind, tensor, tolerance) in
-        [(CurvatureKind::Identity, "identity.scores", 1e-4), (CurvatureKind::Ekfac, "ekfac_empirical.scores", 1e-3)]
-    {
-        let error = relative(&of(&model, kind)?.wide(), &expected.values(tensor));
-        say(format_args!("mixtral, {tensor}: {error:.1e}"));
-        assert!(error < tolerance, "mixtral, {tensor}: {error:.1e}");
-    }
     let layers = expected.get("identity.layers");
     let size = layers.values.len() / layers.shape[0];
     for (l, layer) in model.layers().iter().enumerate() {
         let found = of(&tracked(&[&layer.name])?, CurvatureKind::Identity)?;
-        assert_relative(&found.wide(), &layers.values[l * size..(l + 1) * size], 1e-4, &layer.name);
+        let want = &layers.values[l * size..(l + 1) * size];
+        agreement.compare("products", &found.wide(), want, 1e-4, &layer.name);
     }
     let apart = expected.get("identity.apart");
     let tensors = ["0", "1"].map(|block| [("w[13]", block), ("w2", block)]).concat();
@@ -100,8 +86,9 @@ fn experts_have_the_losses_and_scores_of_torch() -> Outcome {
     for (k, (matrices, block)) in tensors.iter().enumerate() {
         let pattern = format!("model.layers.{block}.block_sparse_moe.experts.*.{matrices}");
         let found = of(&tracked(&[&pattern])?, CurvatureKind::Identity)?;
-        assert_relative(&found.wide(), &apart.values[k * size..(k + 1) * size], 1e-4, &pattern);
+        agreement.compare("products", &found.wide(), &apart.values[k * size..(k + 1) * size], 1e-4, &pattern);
     }
+    agreement.report();
     // all of it, experts that few tokens reach among them
     let everything = of(&tracked(&[])?, CurvatureKind::Ekfac)?;
     assert!(everything.wide().iter().all(|score| score.is_finite()));
@@ -120,42 +107,45 @@ fn classifiers_of_images_have_the_losses_margins_and_scores_of_torch() -> Outcom
         let model = load(&checkpoint, DType::F32);
         let read = |file: &str, role| Source::new(folder.join(file), role, &checkpoint).read(&model);
         let (train, queries) = (read("train.safetensors", Role::Train), read("queries.safetensors", Role::Queries));
-        for (dataset, tensor, objective) in [
-            (&train, "train_loss", Objective::TrainingLoss),
-            (&queries, "query_loss", Objective::TrainingLoss),
-            (&queries, "query_margin", Objective::Measurement(Measurement::Margin, Reduction::Mean)),
-        ] {
-            let batch = data::batch(dataset, 0..dataset.len());
-            let found = model.differentiate(&batch, objective, &mut ())?;
-            assert_relative(&found, &expected.values(tensor), 1e-4, &format!("{name}, {tensor}"));
-        }
-        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
-        for (kind, measurement, tensor, tolerance) in [
-            (CurvatureKind::Identity, Measurement::Loss, "identity.scores", 1e-4),
-            (CurvatureKind::Identity, Measurement::Margin, "identity.scores.margin", 1e-4),
-            (CurvatureKind::Ekfac, Measurement::Loss, "ekfac_empirical.scores", 1e-3),
-        ] {
-            let found = Run::empirical(kind, measurement).scores::<_, f32>(&model, train, queries)?;
-            let error = relative(&found.wide(), &expected.values(tensor));
-            say(format_args!("{name}, {tensor}: {error:.1e}"));
-            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
-        }
         // layers inside the blocks come in torch's order, the others have torch's names
         let inside: Vec<String> = model.layers().iter().map(|layer| layer.name.clone()).collect();
         let outside: Vec<String> = serde_json::from_str(&expected.metadata("apart"))?;
-        for (names, tensor) in [(inside, "identity.layers"), (outside, "identity.apart")] {
-            let want = expected.get(tensor);
-            assert_eq!(names.len(), want.shape[0], "{name}, {tensor}");
-            let size = want.shape[1] * want.shape[2];
-            for (layer, want) in names.iter().zip(want.values.chunks(size)) {
-                let model = load_layers(&checkpoint, DType::F32, &[layer.as_str()]);
-                let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
-                let found = run.scores::<_, f32>(&model, train, queries)?;
-                let error = relative(&found.wide(), want);
-                assert!(error < 1e-4, "{name}, {layer}: {error:.1e}");
-            }
+        let data = [&train, &queries];
+        margins_and_scores(name, &checkpoint, data, &expected, [inside, outside])?;
+    }
+    Ok(())
+}
+
+/// Losses, margins and scores of a classifier, and the gradient products of each layer inside and outside its blocks.
+fn margins_and_scores(
+    name: &str,
+    checkpoint: &Path,
+    [train, queries]: [&Dataset; 2],
+    expected: &Recorded,
+    layers: [Vec<String>; 2],
+) -> Outcome {
+    let model = load(checkpoint, DType::F32);
+    let mut agreement = Agreement::new("zoo", name, DType::F32);
+    agreement.losses_and_scores(&model, [train, queries], expected, TOLERANCES)?;
+    let batch = data::batch(queries, 0..queries.len());
+    let margins = model.differentiate(&batch, Objective::Measurement(Measurement::Margin, Reduction::Mean), &mut ())?;
+    agreement.compare("margin", &margins, &expected.values("query_margin"), 1e-4, "margins");
+    let (train, queries) = (&Batched(train, BATCH), &Batched(queries, BATCH));
+    let products = |model: &Model, measurement| {
+        Run::empirical(CurvatureKind::Identity, measurement).scores::<_, f32>(model, train, queries)
+    };
+    let found = products(&model, Measurement::Margin)?.wide();
+    agreement.compare("products", &found, &expected.values("identity.scores.margin"), 1e-4, "products with margins");
+    for (names, tensor) in layers.iter().zip(["identity.layers", "identity.apart"]) {
+        let want = expected.get(tensor);
+        assert_eq!(names.len(), want.shape[0], "{name}, {tensor}");
+        let size = want.shape[1] * want.shape[2];
+        for (layer, want) in names.iter().zip(want.values.chunks(size)) {
+            let model = load_layers(checkpoint, DType::F32, &[layer.as_str()]);
+            agreement.compare("products", &products(&model, Measurement::Loss)?.wide(), want, 1e-4, layer);
         }
     }
+    agreement.report();
     Ok(())
 }
 
@@ -181,38 +171,9 @@ fn classifiers_of_the_trainer_have_the_losses_margins_and_scores_of_torch() -> O
                 assert_eq!(tokens.tokens(i), row, "{name}, {tensor}[{i}]");
             }
         }
-        for (dataset, tensor, objective) in [
-            (&train, "train_loss", Objective::TrainingLoss),
-            (&queries, "query_loss", Objective::TrainingLoss),
-            (&queries, "query_margin", Objective::Measurement(Measurement::Margin, Reduction::Mean)),
-        ] {
-            let batch = data::batch(dataset, 0..dataset.len());
-            let found = model.differentiate(&batch, objective, &mut ())?;
-            assert_relative(&found, &expected.values(tensor), 1e-4, &format!("{name}, {tensor}"));
-        }
-        let (train, queries) = (&Batched(&train, BATCH), &Batched(&queries, BATCH));
-        for (kind, measurement, tensor, tolerance) in [
-            (CurvatureKind::Identity, Measurement::Loss, "identity.scores", 1e-4),
-            (CurvatureKind::Identity, Measurement::Margin, "identity.scores.margin", 1e-4),
-            (CurvatureKind::Ekfac, Measurement::Loss, "ekfac_empirical.scores", 1e-3),
-        ] {
-            let found = Run::empirical(kind, measurement).scores::<_, f32>(&model, train, queries)?;
-            let error = relative(&found.wide(), &expected.values(tensor));
-            say(format_args!("{name}, {tensor}: {error:.1e}"));
-            assert!(error < tolerance, "{name}, {tensor}: {error:.1e}");
-        }
-        for (layers, tensor) in [("layers", "identity.layers"), ("apart", "identity.apart")] {
-            let names: Vec<String> = serde_json::from_str(&expected.metadata(layers))?;
-            let want = expected.get(tensor);
-            let size = want.shape[1] * want.shape[2];
-            for (layer, want) in names.iter().zip(want.values.chunks(size)) {
-                let model = load_layers(&checkpoint, DType::F32, &[layer.as_str()]);
-                let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
-                let found = run.scores::<_, f32>(&model, train, queries)?;
-                let error = relative(&found.wide(), want);
-                assert!(error < 1e-4, "{name}, {layer}: {error:.1e}");
-            }
-        }
+        let layers = |key| serde_json::from_str::<Vec<String>>(&expected.metadata(key));
+        let layers = [layers("layers")?, layers("apart")?];
+        margins_and_scores(name, &checkpoint, [&train, &queries], &expected, layers)?;
     }
     Ok(())
 }

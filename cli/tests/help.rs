@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "influence",
     "source",
     "plan",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 21] = [
     "evaluate",
     "evaluate calibrate",
     "evaluate lds",
+    "evaluate likeness",
     "evaluate mislabelled",
     "evaluate qld",
     "evaluate retrieval",

@@ -128,13 +128,13 @@ fn accepted_budgets_are_kept(dtype: &str) {
 }
 
 #[test]
-#[ignore = "how soon freed memory is given back depends on what else the machine does: for a quiet one"]
+#[ignore = "not kept yet: EK-FAC at the least budget of this model peaks at 1.17 times it (docs/benchmarks.md)"]
 fn a_budget_is_kept_in_f32() {
     accepted_budgets_are_kept("f32");
 }
 
 #[test]
-#[ignore = "how soon freed memory is given back depends on what else the machine does: for a quiet one"]
+#[ignore = "not kept yet: EK-FAC at the least budget of this model peaks at 1.17 times it (docs/benchmarks.md)"]
 fn a_budget_is_kept_in_f64() {
     accepted_budgets_are_kept("f64");
 }

@@ -298,6 +298,11 @@ impl LoadError {
             Self::UnsupportedModel { .. } => {
                 format!("supported are {}", super::supported().collect::<Vec<_>>().join(", "))
             }
+            Self::UnsupportedClass { found, expected, .. } if found.contains("ForMaskedLM") => format!(
+                "the loss of a masked language model depends on which tokens were masked, and no file says which were; \
+                 attribute a classifier that was fine-tuned from it ({})",
+                classes(expected)
+            ),
             Self::UnsupportedClass { expected, .. } => format!(
                 "only {} is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`",
                 classes(expected)

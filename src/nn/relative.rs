@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 
-use super::Mask;
+use super::attention::Mask;
 use crate::curvature::{Positions, TangentRule, Traced};
 
 /// `softmax(q kᵀ + bias) v` within each example and head, with queries of one sequence and keys of another.

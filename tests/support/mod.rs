@@ -4,6 +4,7 @@
 // every test binary compiles this folder as a module of its own and uses its part of it
 #![allow(dead_code, unreachable_pub)]
 
+pub mod agreement;
 pub mod figures;
 pub mod passes;
 pub mod recorded;

@@ -49,7 +49,7 @@ fn rendered(template: &str, rows: &str, loss_on: Option<LossOn>) -> Result<(Data
 
 /// Message and hint of a refused row; the template's folder, which is another each time, is left out.
 fn refused(template: &str, row: &str, loss_on: Option<LossOn>) -> String {
-    let error = rendered(template, row, loss_on).err().expect("an error");
+    let error = rendered(template, row, loss_on).expect_err("an error");
     let text = format!("{error}\n{}", error.hint().unwrap_or_default());
     match (text.find("/"), text.find("t.jinja")) {
         (Some(start), Some(end)) if start < end => format!("{}{}", &text[..start], &text[end..]),

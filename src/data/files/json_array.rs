@@ -18,16 +18,12 @@ pub(super) fn array_or_lines<'a>(
     file: &'a Path,
     bounds: Bounds,
 ) -> Box<dyn Source + 'a> {
-    let first = loop {
-        let Ok(buffer) = reader.fill_buf() else { break None };
-        // what stands before an array may be the mark of UTF-8 and white space
+    // What stands before an array may be the mark of UTF-8 and white space. More white space than a buffer holds is
+    // counted as lines are; an error of reading is met again there, and reported.
+    let first = reader.fill_buf().ok().and_then(|buffer| {
         let skipped = buffer.iter().take_while(|byte| byte.is_ascii_whitespace() || UTF8_MARK.contains(byte)).count();
-        if buffer.is_empty() || skipped < buffer.len() {
-            break buffer.get(skipped).copied().filter(|&byte| byte == b'[').map(|_| skipped);
-        }
-        // more white space than a buffer holds: lines count it
-        break None;
-    };
+        (buffer.get(skipped) == Some(&b'[')).then_some(skipped)
+    });
     match first {
         Some(skipped) => {
             reader.consume(skipped + 1);

@@ -89,7 +89,7 @@ impl<R: Read> Table<'_, R> {
             // without the last line, a quotation mark has swallowed it
             return if end { Ok(None) } else { Err(self.cut_short()) };
         }
-        if record.iter().last().is_some_and(|cell| cell.ends_with(END)) {
+        if record.iter().next_back().is_some_and(|cell| cell.ends_with(END)) {
             return Err(self.cut_short());
         }
         Ok(Some(record))
@@ -162,7 +162,8 @@ fn value(cell: String, cells: Cells) -> Value {
             "True" | "true" => Value::Bool(true),
             "False" | "false" => Value::Bool(false),
             text => match serde_json::from_str::<Value>(text) {
-                Ok(number @ Value::Number(_)) if number.to_string() == text => number,
+                // written again it is the same, so nothing is lost by taking it as a number
+                Ok(Value::Number(number)) if number.to_string().as_str() == text => Value::Number(number),
                 _ => Value::String(cell),
             },
         },

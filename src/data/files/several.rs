@@ -1,5 +1,6 @@
 //! Several files given as one: braces with a choice, and patterns over names.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use globset::GlobBuilder;
@@ -68,18 +69,25 @@ fn matching(pattern: &Path) -> Result<Vec<PathBuf>, DataError> {
         let mut next = vec![];
         for folder in &found {
             let here = if folder.as_os_str().is_empty() { Path::new(".") } else { folder.as_path() };
-            let Ok(entries) = std::fs::read_dir(here) else { continue };
-            let names = entries.filter_map(Result::ok).map(|entry| entry.file_name());
+            // what is absent, or is a file, has no entries; a folder that cannot be read could hide some of the data
+            let unread = |source| DataError::Read { file: here.to_owned(), source };
+            let entries = match std::fs::read_dir(here) {
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                entries => entries.and_then(Iterator::collect::<std::io::Result<Vec<_>>>).map_err(unread)?,
+            };
+            let names = entries.into_iter().map(|entry| entry.file_name());
             // as in a shell, hidden files are only found by a pattern that begins with a dot
             let fits = |name: &std::ffi::OsString| {
-                matcher.is_match(name) && !(name.to_string_lossy().starts_with('.') && !glob.glob().starts_with('.'))
+                let is_hidden = name.to_string_lossy().starts_with('.');
+                matcher.is_match(name) && (!is_hidden || glob.glob().starts_with('.'))
             };
             next.extend(names.filter(fits).map(|name| folder.join(name)));
         }
         next.sort();
         found = next;
     }
-    found.retain(|path| path.exists());
+    // a link to nothing is named when it is opened
+    found.retain(|path| path.symlink_metadata().is_ok());
     if found.is_empty() {
         return Err(DataError::NoMatch { pattern: pattern.to_owned() });
     }

@@ -175,7 +175,7 @@ fn broken_files_are_named_with_their_row() {
     check(
         "names.csv",
         b"txt,n\nab,1\n",
-        "/names.csv, row 1: no `text`, no `prompt` and `completion`, no `input_ids`\nthe line has `txt`, `n`; \
+        "/names.csv, row 1: no `text`, no `prompt` and `completion`, no `messages`, no `input_ids`\nthe line has `txt`, `n`; \
          `--text-field FIELD` says which of them is the text",
     );
     check(
