@@ -1,10 +1,10 @@
 //! Files of rows, whatever their form: each reader gives the rows of one file in their order, and what a row means as an
 //! example is not asked here.
 //!
-//! A row is a JSON object: the line of a file of JSON lines, an element of a JSON array, a row of a table by the names of
-//! its columns. A line of plain text is an object with the field `text` alone. Files are streamed: no more than a chunk of rows is in memory at a time, and no row is
-//! longer than [`Bounds`] allows, so that a file of any size, and a small one that unpacks to any size, is read within
-//! the memory of the job.
+//! A row is a JSON object: the line of a file of JSON lines, an element of a JSON array, a row of a table by the names
+//! of its columns. A line of plain text is an object with the field `text` alone. Files are streamed: no more than a
+//! chunk of rows is in memory at a time, and no row is longer than [`Bounds`] allows, so that a file of any size, and a
+//! small one that unpacks to any size, is read within the memory of the job.
 
 mod form;
 mod json_array;
@@ -46,9 +46,9 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// The bounds of a job whose memory budget is this many bytes. Parsed JSON takes up to 32 times the bytes of its line. Tokenizing takes
-    /// up to 200 times the bytes of its texts (measured with byte-level BPE: 90 for prose in one line, 195 for one
-    /// word of 5 MB).
+    /// The bounds of a job whose memory budget is this many bytes. Parsed JSON takes up to 32 times the bytes of its
+    /// line. Tokenizing takes up to 200 times the bytes of its texts (measured with byte-level BPE: 90 for prose in one
+    /// line, 195 for one word of 5 MB).
     pub(super) fn of(memory: Option<u64>) -> Self {
         let share = |part: u64, least: usize, most: usize| match memory {
             None => most,
