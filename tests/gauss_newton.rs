@@ -138,7 +138,7 @@ fn sequences() -> Batch {
     }
 }
 
-/// The same targets, with texts of 2 and 3 tokens that an encoder reads.
+/// The batch of [`sequences`] as a decoder's, beside texts of 2 and 3 tokens that an encoder reads.
 fn pairs() -> Batch {
     let encoder = Some(Positions::from_lengths([2, 3]));
     let ids = vec![31, 8, 50, 2, 17, 0, 9, 14, 0, 22, 40, 7];

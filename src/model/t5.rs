@@ -130,7 +130,7 @@ enum Inner {
 pub(super) struct Context {
     encoder: Arc<Positions>,
     decoder: Arc<Positions>,
-    /// Of the encoder and the decoder, `[H, T, T]`.
+    /// What each distance adds to the scores of the encoder and of the decoder, `[H, T, T]` of the longest example.
     biases: [Tensor; 2],
 }
 
@@ -315,7 +315,7 @@ struct Settings {
     vocabulary: usize,
     /// Blocks of the encoder and of the decoder.
     blocks: [usize; 2],
-    /// Of the encoder and of the decoder.
+    /// Which distances share a bias, in the encoder and in the decoder.
     buckets: [RelativeBuckets; 2],
     epsilon: f64,
     activation: Activation,

@@ -1,6 +1,6 @@
 //! The choice between a fused and a composed block, and what fused blocks check of their input.
 
-use candle_core::{CpuStorage, DType, Layout, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Tensor, WithDType};
 
 /// How a block is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +26,10 @@ pub(super) fn check_soft_cap(what: &str, cap: f64) -> candle_core::Result<()> {
     candle_core::bail!("{what} cannot be capped softly at {cap}, which is not a positive number")
 }
 
-/// The elements of a contiguous `f32` storage.
-pub(super) fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+/// The elements of a contiguous storage of this type.
+pub(super) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),
     }
 }

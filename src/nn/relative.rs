@@ -1,14 +1,15 @@
 //! Attention of T5 (Raffel et al. 2020, section 2.1): from the positions of one sequence to those of the same or of another
 //! one, with a bias by distance in place of embeddings of positions.
 //!
-//! It is composed of candle's ops, an example at a time. On the CPU the backward pass forms scores again, so that nothing
-//! but queries, keys, values and outputs is kept; elsewhere candle differentiates.
+//! The attention is composed of candle's ops, an example at a time. On the CPU the backward pass forms scores again, so
+//! that nothing but queries, keys, values and outputs is kept; elsewhere candle differentiates.
 
 use std::ops::Range;
 
 use candle_core::{CpuStorage, CustomOp3, D, DType, Device, Layout, Result, Shape, Tensor};
 
 use super::attention::Mask;
+use super::implementation::elements;
 use crate::curvature::{Positions, TangentRule, Traced};
 
 /// `softmax(q kᵀ + bias) v` within each example and head, with queries of one sequence and keys of another.
@@ -206,13 +207,10 @@ impl CustomOp3 for Op {
 
 /// A copy of a contiguous storage.
 fn tensor(storage: &CpuStorage, layout: &Layout) -> Result<Tensor> {
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride());
-    };
     let shape = layout.shape().clone();
     match storage {
-        CpuStorage::F64(values) => Tensor::from_slice(&values[start..end], shape, &Device::Cpu),
-        other => Tensor::from_slice(&other.as_slice::<f32>()?[start..end], shape, &Device::Cpu),
+        CpuStorage::F64(_) => Tensor::from_slice(elements::<f64>(storage, layout)?, shape, &Device::Cpu),
+        _ => Tensor::from_slice(elements::<f32>(storage, layout)?, shape, &Device::Cpu),
     }
 }
 

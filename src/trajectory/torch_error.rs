@@ -19,7 +19,7 @@ pub struct TorchFileError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TorchProblem {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot be read")]
     Read(#[from] std::io::Error),
     /// The pickle-only format before torch 1.6, or `_use_new_zipfile_serialization=False`.

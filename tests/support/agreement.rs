@@ -25,7 +25,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Of the model `name` of a set of models: a folder of `fixtures/`, or the zoo.
+    /// Nothing compared yet of the model `name`, which is one of a set: a folder of `fixtures/`, or the zoo.
     pub fn new(set: &str, name: &str, dtype: DType) -> Self {
         Self { set: set.into(), name: name.into(), dtype, worst: BTreeMap::new() }
     }

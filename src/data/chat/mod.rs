@@ -68,7 +68,7 @@ impl LossOn {
 pub struct ChatReport {
     /// Rows that were conversations.
     pub conversations: usize,
-    /// Those of them that had a prompt and a completion.
+    /// Rows that were conversations with a prompt and a completion.
     pub prompted: usize,
     /// The template's file.
     pub template: PathBuf,

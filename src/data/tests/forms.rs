@@ -1,4 +1,5 @@
-//! The same rows in every form of file, as pandas, datasets and pyarrow wrote them (`fixtures/generators/forms.py`).
+//! Every form of file that is read gives the same rows, on files that pandas, datasets and pyarrow wrote
+//! (`fixtures/generators/forms.py`).
 
 use std::fs;
 use std::path::{Path, PathBuf};

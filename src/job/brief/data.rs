@@ -10,7 +10,7 @@ use crate::data::{
     LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
-use crate::job::request::{Job, LossTokens};
+use crate::job::request::{DataRequest, Job, LossTokens};
 use crate::model::adapter::AdapterFolder;
 use crate::model::{Limits, Model};
 use crate::trajectory::TextTreatment;
@@ -109,6 +109,37 @@ fn columns(job: &Job) -> Columns {
         prompt: data.prompt_field.clone(),
         completion: data.completion_field.clone(),
         label: data.label_field.clone(),
+    }
+}
+
+/// Refuses names of columns, and settings of conversations, that examples of the model do not have.
+fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>>) -> Result<(), JobError> {
+    let (model, read): (_, &[&str]) = match (limits, labels) {
+        (Limits::Rows(_), _) => ("reads rows of numbers", &[]),
+        (Limits::Tokens(_), Some(_)) => ("classifies or values texts", &["text_field", "label_field"]),
+        (Limits::Tokens(limits), None) if limits.decoder.is_some() => {
+            ("reads a prompt and writes a completion", &["prompt_field", "completion_field"])
+        }
+        (Limits::Tokens(_), None) => (
+            "predicts the next token",
+            &["text_field", "prompt_field", "completion_field", "loss_on", "chat_template", "chat_date"],
+        ),
+    };
+    let given = [
+        ("text_field", data.text_field.is_some()),
+        ("prompt_field", data.prompt_field.is_some()),
+        ("completion_field", data.completion_field.is_some()),
+        ("label_field", data.label_field.is_some()),
+        ("loss_on", data.loss_on.is_some()),
+        ("chat_template", data.chat_template.is_some()),
+        ("chat_date", data.chat_date.is_some()),
+    ];
+    match given.into_iter().find(|(key, is_given)| *is_given && !read.contains(key)) {
+        None => Ok(()),
+        Some((key, _)) => Err(JobError::Options {
+            problem: format!("`{key}` has no meaning for a model that {model}"),
+            hint: Some(format!("leave `{key}` out")),
+        }),
     }
 }
 
@@ -241,6 +272,7 @@ pub(in crate::job) fn read(
     tokenizer: Option<&Arc<Tokenizer>>,
     memory: Option<u64>,
 ) -> Result<(Dataset, ReadReport), JobError> {
+    check_fields(&job.data, &limits, labels)?;
     Ok(match limits {
         Limits::Tokens(limits) => {
             let specials = Specials {

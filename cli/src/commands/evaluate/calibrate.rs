@@ -32,7 +32,7 @@ pub(crate) struct Calibrate {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Resamples of queries for the interval
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = super::resamples())]
     resamples: usize,
     /// Seed of the resamples
     #[arg(long, value_name = "SEED", default_value_t = 0)]

@@ -5,17 +5,13 @@ use std::fmt::Write;
 use anyhow::Context;
 use ascribe::attribution::evaluate::{self, Bootstrap, Figure, LdsReport, Run};
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
 use super::retrained::{Retrained, Truth};
-use super::{FigureFormat, Figures, amount, cells, print, print_csv, print_json, range};
+use super::{FigureFormat, Figures, Resampling, amount, cells, print, print_csv, print_json, range};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;
-
-/// Intervals have long settled by then.
-pub(super) const MOST_RESAMPLES: u64 = 100_000;
 
 /// Linear datamodeling score: do summed scores predict what retraining on subsets gave?
 ///
@@ -31,12 +27,8 @@ pub(crate) struct Lds {
     figures: Figures,
     #[command(flatten)]
     retrained: Retrained,
-    /// Resamples for the 95 % intervals; 0 for none
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = RangedU64ValueParser::<usize>::new().range(..=MOST_RESAMPLES))]
-    resamples: usize,
-    /// Seed of the resamples; figures that are compared must share it
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    resampling: Resampling,
 }
 
 const EXAMPLES: &str = with_exit_codes!(
@@ -64,7 +56,7 @@ impl Lds {
             Run { name, predictions, amounts: *amounts }
         };
         let runs: Vec<_> = files.iter().zip(&predictions).map(run).collect();
-        let bootstrap = Bootstrap { resamples: self.resamples, seed: self.seed };
+        let bootstrap = Bootstrap::from(self.resampling);
         let report = match &truth {
             Truth::Subsets(_, outcomes) => evaluate::compare(&runs, outcomes, bootstrap),
             Truth::Removals(removals) => evaluate::compare_removals(&runs, removals, bootstrap),

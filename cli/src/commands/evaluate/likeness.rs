@@ -7,11 +7,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use ascribe::attribution::evaluate::{self, Bootstrap};
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use serde::Serialize;
 
-use super::lds::MOST_RESAMPLES;
-use super::{FigureFormat, Figures, cells, print, print_csv, print_json, range};
+use super::{FigureFormat, Figures, Resampling, cells, print, print_csv, print_json, range};
 use crate::failure::Problem;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
@@ -31,12 +29,8 @@ pub(crate) struct Likeness {
     /// The run folder or score file that the others are compared with; some of their queries are enough
     #[arg(long, value_name = "RUN")]
     reference: PathBuf,
-    /// Resamples of queries for the 95 % intervals; 0 for none
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = RangedU64ValueParser::<usize>::new().range(..=MOST_RESAMPLES))]
-    resamples: usize,
-    /// Seed of the resamples; figures that are compared must share it
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    resampling: Resampling,
 }
 
 const EXAMPLES: &str = with_exit_codes!(
@@ -71,9 +65,9 @@ impl Likeness {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         let files = ScoreFile::open_all(&self.figures.scores)?;
         let reference = self.reference()?;
-        let report = compare(&files, &reference, Bootstrap { resamples: self.resamples, seed: self.seed })?;
+        let report = compare(&files, &reference, self.resampling.into())?;
         match self.figures.format {
-            FigureFormat::Table => print(&table(&report, self.resamples))?,
+            FigureFormat::Table => print(&table(&report, self.resampling.resamples))?,
             FigureFormat::Json => print_json(&report)?,
             FigureFormat::Csv => print_csv(rows(&report))?,
         }

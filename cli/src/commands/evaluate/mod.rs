@@ -11,7 +11,8 @@ mod subsets;
 
 use std::path::PathBuf;
 
-use ascribe::attribution::evaluate::Interval;
+use ascribe::attribution::evaluate::{Bootstrap, Interval};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -65,6 +66,31 @@ impl Figures {
         let Some(least) = self.at_least else { return Status::Done };
         // a figure that is no number is not at least anything
         if figures.into_iter().all(|figure| figure >= least) { Status::Done } else { Status::CheckFailed }
+    }
+}
+
+/// Intervals have long settled by then.
+const MOST_RESAMPLES: u64 = 100_000;
+
+/// A number of resamples.
+fn resamples() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=MOST_RESAMPLES)
+}
+
+/// How intervals are resampled.
+#[derive(Debug, Clone, Copy, Args)]
+struct Resampling {
+    /// Resamples for the 95 % intervals; 0 for none
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = resamples())]
+    resamples: usize,
+    /// Seed of the resamples; figures that are compared must share it
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    seed: u64,
+}
+
+impl From<Resampling> for Bootstrap {
+    fn from(Resampling { resamples, seed }: Resampling) -> Self {
+        Self { resamples, seed }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use ascribe::attribution::evaluate::{self, Bootstrap, MeanFall, Orientation, Removals};
+use ascribe::attribution::evaluate::{self, MeanFall, Orientation, Removals};
 use clap::Args;
 
-use super::{FigureFormat, amount, cells, print, print_csv, print_json};
+use super::{FigureFormat, Resampling, amount, cells, print, print_csv, print_json};
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;
@@ -31,12 +31,8 @@ pub(crate) struct Qld {
     /// Whether higher values of the measurement are better [default: unless its name contains `loss`]
     #[arg(long, value_name = "BOOL")]
     higher_is_better: Option<bool>,
-    /// Resamples of queries for the 95 % intervals; 0 for none
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
-    resamples: usize,
-    /// Seed of the resamples
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    resampling: Resampling,
     /// How figures are printed on stdout
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, help_heading = "Output")]
     format: FigureFormat,
@@ -61,7 +57,7 @@ impl Qld {
         let outcomes = self.outcomes.as_ref().unwrap_or(&self.removals);
         let queries = evaluate::removal_queries(&self.removals)?;
         let removals = Removals::read(&self.removals, outcomes, &self.outcome, orientation, 0)?;
-        let report = evaluate::qld(&removals, &queries, Bootstrap { resamples: self.resamples, seed: self.seed })?;
+        let report = evaluate::qld(&removals, &queries, self.resampling.into())?;
         match self.format {
             FigureFormat::Table => print(&table(&report))?,
             FigureFormat::Json => print_json(&report)?,
