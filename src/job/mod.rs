@@ -13,7 +13,7 @@ mod training;
 
 pub use brief::Brief;
 pub use brief::example_groups::RankedGroup;
-pub use brief::loss_check::{Cause, CheckpointLoss, LossCheck};
+pub use brief::loss_check::{Cause, CheckpointLoss, EvaluationLoss, LossCheck};
 pub use brief::summary::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
 };

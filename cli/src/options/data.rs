@@ -42,6 +42,12 @@ pub(crate) struct DataOptions {
     /// Queries, in the same formats
     #[arg(long, value_name = "FILE")]
     pub(crate) queries: Option<PathBuf>,
+    /// The evaluation set of training, whose loss has to be the logged one
+    ///
+    /// Read as training examples are, and whole: at every checkpoint where the training log has an `eval_loss`, that of
+    /// the file has to have its first three digits. No score depends on it.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_loss_check")]
+    eval: Option<PathBuf>,
     /// A `tokenizer.json` or its folder [default: the model's, then its parent's]
     ///
     /// A trainer's `checkpoint-N` often has none, its parent does.
@@ -132,6 +138,7 @@ impl DataOptions {
             data.train.clone_from(train);
         }
         data.queries = self.queries.clone().or(data.queries.take());
+        data.eval = self.eval.clone().or(data.eval.take());
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
         if let Some(Pack { length, rows }) = self.pack {

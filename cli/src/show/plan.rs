@@ -84,6 +84,9 @@ pub(crate) fn losses(check: &LossCheck) -> String {
     for (index, checkpoint) in check.checkpoints.iter().enumerate() {
         line(if index == 0 { "loss" } else { "" }, &checkpoint.sentence());
     }
+    for (index, evaluation) in check.evaluations.iter().enumerate() {
+        line(if index == 0 { "eval" } else { "" }, &evaluation.sentence());
+    }
     check.notes.iter().for_each(|note| line("note", note));
     check.warnings.iter().for_each(|warning| line("warning", warning));
     text

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct LossCheck {
     /// The checkpoints that were compared, first trained first.
     pub checkpoints: Vec<CheckpointLoss>,
+    /// The loss on the evaluation set, if one was given, at the checkpoints where the log has it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evaluations: Vec<EvaluationLoss>,
     /// What the data would have to be for the log to agree, tried on the sample; empty where it agrees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<Cause>,
@@ -36,8 +39,44 @@ pub struct CheckpointLoss {
     pub logged: [f64; 2],
     /// What noise of batches and of the sample may add on either side.
     pub tolerance: f64,
+    /// Whether the log's means divide by the labels of first tokens too, which nothing predicts; then `loss` does so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_labels: bool,
     /// Whether the loss lies between the two with that tolerance.
     pub agrees: bool,
+}
+
+/// The loss on an evaluation set at one checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationLoss {
+    /// Its name.
+    pub checkpoint: String,
+    /// Updates done.
+    pub step: usize,
+    /// The mean over batches of each one's mean loss, as a Trainer takes it.
+    pub loss: f64,
+    /// Examples of the set.
+    pub examples: usize,
+    /// Examples of a batch.
+    pub batch: usize,
+    /// The loss that was logged.
+    pub logged: f64,
+    /// Whether that divides by the labels of first tokens too, which nothing predicts; then `loss` does so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_labels: bool,
+    /// Whether the two have three digits in common.
+    pub agrees: bool,
+}
+
+impl EvaluationLoss {
+    /// The comparison as a sentence.
+    pub fn sentence(&self) -> String {
+        let Self { checkpoint, step, loss, examples, batch, logged, agrees, first_labels } = self;
+        let verdict = verdict(*agrees, *first_labels);
+        format!(
+            "{checkpoint}: loss {loss:.3} of {examples} evaluation examples in batches of {batch}, the log has {logged:.3} at step {step}: {verdict}"
+        )
+    }
 }
 
 /// Another way to read the data, and the loss that they would have.
@@ -53,11 +92,20 @@ pub struct Cause {
     pub agrees: bool,
 }
 
+/// Whether losses agree, and over what they were divided for it.
+fn verdict(agrees: bool, first_labels: bool) -> &'static str {
+    match (agrees, first_labels) {
+        (true, false) => "agrees",
+        (true, true) => "agrees, both divided by the labels of first tokens too",
+        (false, _) => "DISAGREES",
+    }
+}
+
 impl CheckpointLoss {
     /// The comparison as a sentence.
     pub fn sentence(&self) -> String {
-        let Self { checkpoint, step, loss, examples, logged: [low, high], tolerance, agrees, .. } = self;
-        let verdict = if *agrees { "agrees" } else { "DISAGREES" };
+        let Self { checkpoint, step, loss, examples, logged: [low, high], tolerance, agrees, first_labels, .. } = self;
+        let verdict = verdict(*agrees, *first_labels);
         format!(
             "{checkpoint}: loss {loss:.3} of {examples} training examples, the log has {low:.3} to {high:.3} around step {step}, with noise of ±{tolerance:.3}: {verdict}"
         )

@@ -37,6 +37,8 @@ pub struct Brief {
     /// Groups of training examples whose scores are added up.
     pub(in crate::job) groups: Option<Groups>,
     pub(in crate::job) queries: Option<Dataset>,
+    /// The evaluation set whose loss is compared with the log. No number depends on it.
+    pub(in crate::job) evaluation: Option<Dataset>,
     /// Another run whose curvature and query vectors are used.
     pub(in crate::job) reused: Option<Reused>,
 }

@@ -24,6 +24,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         trajectory,
         job.method.factors.as_ref(),
         job.data.queries.as_ref(),
+        job.data.eval.as_ref(),
         job.data.tokenizer.as_ref(),
         Some(&job.output.path),
     ];
@@ -53,6 +54,12 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         return options(
             "`text_field` names whole texts, `prompt_field` and `completion_field` name their parts",
             "give the one or the others",
+        );
+    }
+    if job.data.eval.is_some() && job.data.skip_loss_check {
+        return options(
+            "`eval` is compared with the training log, and `skip_loss_check` leaves that out",
+            "give `--eval` or `--no-loss-check`",
         );
     }
     if job.output.top == 0 {

@@ -75,7 +75,7 @@ fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Brief {
     let layer_sets = LayerSet::all(&job, training.layers()).expect("layers");
     let answers = Answer::all(&job, &training).expect("answers");
     let queries = Some(rows("query.safetensors", limits));
-    Brief { job, training, answers, layer_sets, groups: None, queries, reused: None }
+    Brief { job, training, answers, layer_sets, groups: None, queries, evaluation: None, reused: None }
 }
 
 /// A key of each kind, of what comes first in training.

@@ -141,6 +141,25 @@ impl Plan {
             None => None,
         };
         notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
+        let evaluation = match &job.data.eval {
+            Some(file) => {
+                let Limits::Tokens(_) = limits else {
+                    return Err(JobError::Options {
+                        problem: "`eval` compares a loss that a Trainer logged, and this model reads rows of numbers"
+                            .into(),
+                        hint: Some("leave `--eval` out".into()),
+                    });
+                };
+                // what became of the texts is said of the training examples
+                let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
+                let (of_eval, _) = data::as_trained(&job, treatment, Role::Train);
+                let labels = (limits, labels.as_ref());
+                let (evaluation, report) = data::read(&of_eval, file, Role::Train, labels, tokenizer.as_ref(), memory)?;
+                notes.extend(data::notes("evaluation examples", &report));
+                Some((evaluation, report))
+            }
+            None => None,
+        };
 
         let reused = match &job.method.factors {
             Some(folder) => Some(open_reused(folder)?),
@@ -175,7 +194,7 @@ impl Plan {
             notes.extend(stage.take_solve_sample(job.method.solve_examples)?);
         }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
-        let all_reports = reports.iter().chain(queries.iter().map(|q| &q.1));
+        let all_reports = reports.iter().chain(queries.iter().chain(&evaluation).map(|of| &of.1));
         // ids, targets and places of tokens; the numbers of rows
         let data = match limits {
             Limits::Tokens(_) => all_reports.map(|report| 12 * report.tokens as u64).sum::<u64>(),
@@ -191,7 +210,8 @@ impl Plan {
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
         let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
-        let mut brief = Brief { job, training, answers, layer_sets, groups, queries, reused };
+        let evaluation = evaluation.map(|(examples, _)| examples);
+        let mut brief = Brief { job, training, answers, layer_sets, groups, queries, evaluation, reused };
         let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
         brief.job.resources.batch_tokens = Some(memory.batch);
         notes.extend(memory.take_solve_block(&mut brief));
@@ -209,7 +229,9 @@ impl Plan {
         summary.machine_notes = memory.notes(brief.job.resources.memory);
         let note = disk::check(&brief, &summary)?;
         summary.machine_notes.extend(note);
-        Ok(Self { brief, memory, summary })
+        let plan = Self { brief, memory, summary };
+        plan.check_evaluation()?;
+        Ok(plan)
     }
 
     /// Reads all weights once, for the sake of errors. Every step begins with it, unless it was called before.

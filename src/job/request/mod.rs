@@ -144,6 +144,10 @@ pub struct DataRequest {
     /// Queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queries: Option<PathBuf>,
+    /// The evaluation set of training, read as the training examples of the last stage are, whose loss is compared with
+    /// the log of a training run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<PathBuf>,
     /// A tokenizer's file or folder; none: the model's folder or its parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,

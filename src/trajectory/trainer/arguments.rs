@@ -34,6 +34,11 @@ pub(super) struct TrainingArguments {
     pub(super) max_grad_norm: f64,
     pub(super) drops_last: bool,
     pub(super) fp16: bool,
+    pub(super) bf16: bool,
+    /// Examples of a batch of evaluation on one device.
+    pub(super) evaluation_batch: Option<usize>,
+    /// Whether the weights of the best checkpoint were taken when training ended.
+    pub(super) loads_best: bool,
     /// What TRL did to the texts, if these are TRL's arguments.
     pub(super) texts: Option<TextTreatment>,
     /// Options that change training and not the loss that scores explain.
@@ -96,6 +101,9 @@ impl TrainingArguments {
             max_grad_norm: fields.optional_number("max_grad_norm")?.unwrap_or(0.0),
             drops_last: root.attribute("dataloader_drop_last").and_then(Value::as_bool).unwrap_or(false),
             fp16: root.attribute("fp16").and_then(Value::as_bool).unwrap_or(false),
+            bf16: root.attribute("bf16").and_then(Value::as_bool).unwrap_or(false),
+            evaluation_batch: root.attribute("per_device_eval_batch_size").and_then(Value::as_usize),
+            loads_best: root.attribute("load_best_model_at_end").and_then(Value::as_bool).unwrap_or(false),
             texts: text_treatment(file, root),
             training_only,
         })

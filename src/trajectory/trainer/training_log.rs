@@ -41,6 +41,15 @@ pub struct TrainingLog {
     pub counts_examples: bool,
     /// `label_smoothing_factor`.
     pub label_smoothing: f64,
+    /// Examples of a batch of evaluation, if the files say.
+    pub evaluation_batch: Option<usize>,
+    /// Whether a last batch of evaluation with fewer examples was left out.
+    pub evaluation_drops_last: bool,
+    /// The argument that had training compute in 16 bits, if one did.
+    pub half_precision: Option<&'static str>,
+    /// Whether the weights of the best checkpoint were taken at the end, so that a folder beside the checkpoints has
+    /// those and not the last update's.
+    pub loads_best: bool,
     /// The share by which noise of training may raise the logged loss above that of the same weights without noise:
     /// noise on embeddings here, and what a caller adds for dropout.
     pub noise: f64,
@@ -128,6 +137,14 @@ impl TrainingLog {
                 arguments.processes.is_some() && arguments.texts.as_ref().is_none_or(TextTreatment::rows_are_examples)
             }),
             label_smoothing,
+            evaluation_batch: arguments.as_ref().and_then(|arguments| arguments.evaluation_batch).filter(|&n| n > 0),
+            evaluation_drops_last: arguments.as_ref().is_some_and(|arguments| arguments.drops_last),
+            half_precision: arguments.as_ref().and_then(|arguments| match (arguments.bf16, arguments.fp16) {
+                (true, _) => Some("bf16=True"),
+                (_, true) => Some("fp16=True"),
+                _ => None,
+            }),
+            loads_best: arguments.as_ref().is_some_and(|arguments| arguments.loads_best),
             noise,
         }))
     }
@@ -223,6 +240,10 @@ mod tests {
             accumulation: 1,
             counts_examples: true,
             label_smoothing: 0.0,
+            evaluation_batch: None,
+            evaluation_drops_last: false,
+            half_precision: None,
+            loads_best: false,
             noise: 0.0,
         }
     }

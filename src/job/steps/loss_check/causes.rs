@@ -1,12 +1,15 @@
 //! Why a loss is not the logged one: other ways to read the data, each tried on the sample.
 
-use super::compared::{Compared, FAR, OfStage, excess, rounded};
-use super::rows::{ExampleLosses, MeanLoss, losses};
+use super::compared::{Compared, FAR, Judged, Logged, OfStage, rounded};
+use super::rows::{ExampleLosses, Share, losses};
 use crate::attribution::Observer;
+use crate::curvature::gemm::Products;
 use crate::data::{Dataset, Kind, TokenDataset};
 use crate::job::brief::loss_check::{Cause, LossCheck};
 use crate::job::error::JobError;
-use crate::model::Limits;
+use crate::job::plan::Plan;
+use crate::job::request::Precision;
+use crate::model::{Limits, LoadOptions, Model};
 
 /// Lengths to which trainers cut.
 const LENGTHS: [usize; 8] = [4096, 2048, 1024, 512, 256, 128, 64, 32];
@@ -17,13 +20,13 @@ const BLOCK: usize = 1024;
 /// How many nats more likely an end token is at ends of texts than elsewhere, if a model has learned where texts end.
 const KNOWS_ENDS: f64 = 2.0;
 
-/// Loss and number of targets of an example, as another way to read it has them.
-type SumOfLosses<'a> = Box<dyn Fn(&ExampleLosses) -> (f64, f64) + 'a>;
+/// What an example adds to the loss, as another way to read it has it.
+type SumOfLosses<'a> = Box<dyn Fn(&ExampleLosses) -> Share + 'a>;
 
 /// Another way to read the data, whose loss follows from rows that were computed.
 struct Reading<'a> {
     what: String,
-    /// Loss and number of targets of an example.
+    /// What an example adds to the loss.
     sum: SumOfLosses<'a>,
 }
 
@@ -34,12 +37,9 @@ pub(super) fn explain(
     check: &mut LossCheck,
     observer: &dyn Observer,
 ) -> Result<(), JobError> {
-    let distances: Vec<f64> = compared
-        .iter()
-        .map(|at| {
-            stage.as_read(&at.rows).map_or(0.0, |mean| excess(&mean, &at.around) / at.around.middle.abs().max(1e-9))
-        })
-        .collect();
+    let distance =
+        |at: &Compared| stage.judge(&stage.sums(&at.rows), 1.0, &at.logged).map_or(0.0, |found| found.beyond);
+    let distances: Vec<f64> = compared.iter().map(distance).collect();
     let beyond = distances.iter().filter(|&&distance| distance > 0.0).count();
     let disagrees = 3 * beyond > compared.len() || distances.iter().any(|&distance| distance > FAR);
     let ends = stage.end.and_then(|end| of_ends(stage, compared, end));
@@ -52,18 +52,22 @@ pub(super) fn explain(
     let place = (0..compared.len()).max_by(|&a, &b| distances[a].total_cmp(&distances[b])).expect("one disagrees");
     let worst = &compared[place];
     let found = try_all(stage, compared, worst, observer)?;
-    check.warnings.push(sentence(compared.len(), beyond, &worst.name, &found, ends));
-    check.causes.extend(found);
-    Ok(())
-}
-
-fn sentence(compared: usize, beyond: usize, worst: &str, found: &[Cause], ends: Option<String>) -> String {
     let mut text = format!(
-        "the training data are probably not what training saw: at {beyond} of {compared} checkpoints the loss of the examples is not the log's"
+        "the training data are probably not what training saw: at {beyond} of {} checkpoints the loss of the examples is not the log's",
+        compared.len()
     );
     if let Some(ends) = ends {
         text.push_str(&format!("; {ends}"));
     }
+    text.push_str(&tried(&worst.name, &found));
+    check.warnings.push(text);
+    check.causes.extend(found);
+    Ok(())
+}
+
+/// What was tried, as the end of a sentence: what gives the logged loss, else all of it.
+pub(super) fn tried(worst: &str, found: &[Cause]) -> String {
+    let mut text = String::new();
     let (right, wrong): (Vec<&Cause>, Vec<&Cause>) = found.iter().partition(|cause| cause.agrees);
     for cause in &right {
         text.push_str(&format!("; {} it would be {:.3} at {worst}, as logged", cause.what, cause.loss));
@@ -82,17 +86,18 @@ fn sentence(compared: usize, beyond: usize, worst: &str, found: &[Cause], ends: 
     text
 }
 
-/// Every other way to read the data that can be tried.
-fn try_all(
+/// Every other way to read the data that can be tried at `worst`, which is one of `compared`; nothing if the work was
+/// interrupted. What agrees comes first, and of that the nearest.
+pub(super) fn try_all(
     stage: &OfStage<'_>,
     compared: &[Compared],
     worst: &Compared,
     observer: &dyn Observer,
 ) -> Result<Vec<Cause>, JobError> {
     let mut found = vec![];
-    let middle = (worst.around.low + worst.around.high) / 2.0;
-    let mut add = |what: String, loss: f64, agrees: bool| {
-        found.push(Cause { what, checkpoint: worst.name.clone(), loss: rounded(loss), agrees });
+    let mut add = |what: String, judged: Judged, elsewhere: bool| {
+        let (loss, agrees) = (rounded(judged.loss), judged.agrees() && elsewhere);
+        found.push(Cause { what, checkpoint: worst.name.clone(), loss, agrees });
     };
     let network = stage.plan.training.networks.get(worst.site.network)?;
     let limits = network.model.limits();
@@ -100,33 +105,53 @@ fn try_all(
         && !tokens.is_labelled()
     {
         for reading in readings(stage, tokens) {
-            let mean = |at: &Compared| stage.mean(&at.rows.iter().map(|rows| (reading.sum)(rows)).collect::<Vec<_>>());
-            let agrees = |at: &Compared| mean(at).is_some_and(|mean| excess(&mean, &at.around) == 0.0);
-            let right = compared.iter().filter(|at| agrees(at)).count();
-            if let Some(mean) = mean(worst) {
-                add(reading.what, mean.loss, agrees(worst) && 3 * (compared.len() - right) <= compared.len());
+            let judge = |at: &Compared| {
+                stage.judge(&at.rows.iter().map(|rows| (reading.sum)(rows)).collect::<Vec<_>>(), 1.0, &at.logged)
+            };
+            let right = compared.iter().filter(|at| judge(at).is_some_and(|found| found.agrees())).count();
+            if let Some(judged) = judge(worst) {
+                add(reading.what, judged, 3 * (compared.len() - right) <= compared.len());
             }
         }
         for (what, data) in altered(stage, tokens, limits.vocabulary, limits.max_positions) {
             let Some(rows) = losses(&network.model, &data, None, observer)? else { return Ok(vec![]) };
-            if let Some(mean) = stage.as_read(&rows) {
-                add(what, mean.loss, excess(&mean, &worst.around) == 0.0);
+            if let Some(judged) = stage.judge(&stage.sums(&rows), 1.0, &worst.logged) {
+                add(what, judged, true);
             }
         }
     }
-    if let Some(mean) = stage.as_read(&worst.rows) {
-        let n = stage.log.accumulation as f64;
-        if n > 1.0 {
-            let sum = MeanLoss { loss: mean.loss * n, of_batches: mean.of_batches * n, ..mean };
-            let what =
-                format!("summed over the {n} micro-batches of an update, as some releases of transformers log it,");
-            add(what, sum.loss, excess(&sum, &worst.around) == 0.0);
+    if let Some(argument) = stage.log.half_precision
+        && let Some(model) = in_bf16(stage.plan, worst)?
+    {
+        let Some(rows) = losses(&model, &stage.sample, None, observer)? else { return Ok(vec![]) };
+        if let Some(judged) = stage.judge(&stage.sums(&rows), 1.0, &worst.logged) {
+            add(format!("in 16 bits (`--dtype bf16`), as training had `{argument}`,"), judged, true);
         }
     }
-    // what agrees is told first, and of that the nearest
+    let n = stage.log.accumulation as f64;
+    if let Logged::Training(_) = worst.logged
+        && n > 1.0
+        && let Some(judged) = stage.judge(&stage.sums(&worst.rows), n, &worst.logged)
+    {
+        let what = format!("summed over the {n} micro-batches of an update, as some releases of transformers log it,");
+        add(what, judged, true);
+    }
+    let middle = worst.logged.middle();
     let distance = |cause: &Cause| (cause.loss - middle).abs();
     found.sort_by(|a, b| b.agrees.cmp(&a.agrees).then(distance(a).total_cmp(&distance(b))));
     Ok(found)
+}
+
+/// The network of a checkpoint with products in bf16; none where they cannot run, or run already.
+fn in_bf16(plan: &Plan, at: &Compared) -> Result<Option<Model>, JobError> {
+    let networks = &plan.training.networks;
+    let options = networks.options();
+    let can_run = Products::Bf16.run_here() && plan.job.resources.device.is_cpu();
+    if !can_run || plan.job.model.dtype != Precision::F32 {
+        return Ok(None);
+    }
+    let options = LoadOptions { products: Products::Bf16, ..options.clone() };
+    Ok(Some(Model::load(&networks.parameters()[at.site.network].of[0].0, &options)?))
 }
 
 /// Other targets, of which the losses are known.
@@ -148,9 +173,11 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
             add("with labels at end tokens ignored (`--add-eos train:input`)", Box::new(sum));
         } else if !tokens.is_split() {
             let sum = move |rows: &ExampleLosses| {
-                let (loss, count) = rows.sum(smoothing, |row| rows.is_target[row]);
-                let last = rows.last_of_text(end).map(|row| f64::from(rows.end[row]));
-                (loss + last.unwrap_or(0.0), count + f64::from(u8::from(last.is_some())))
+                let share = rows.sum(smoothing, |row| rows.is_target[row]);
+                match rows.last_of_text(end).map(|row| f64::from(rows.end[row])) {
+                    Some(last) => Share { loss: share.loss + last, targets: share.targets + 1.0, ..share },
+                    None => share,
+                }
             };
             add("with an end token as the last target (`--add-eos train`)", Box::new(sum));
         }
@@ -165,8 +192,9 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
         add(&format!("with examples cut to {length} tokens"), Box::new(sum));
     }
     let mean = move |rows: &ExampleLosses| {
-        let (loss, count) = rows.sum(smoothing, |row| rows.is_target[row]);
-        if count > 0.0 { (loss / count, 1.0) } else { (0.0, 0.0) }
+        let Share { loss, targets, .. } = rows.sum(smoothing, |row| rows.is_target[row]);
+        let (loss, targets) = if targets > 0.0 { (loss / targets, 1.0) } else { (0.0, 0.0) };
+        Share { loss, targets, first: 0.0 }
     };
     add("as a mean over examples of each one's mean", Box::new(mean));
     list
@@ -189,6 +217,7 @@ fn altered(
     if let Some(begin) = begin {
         let with = tokens.with_front(begin, most);
         let already = (0..n).all(|i| tokens.tokens(i).first() == Some(&begin));
+        let twice = already && (0..n).all(|i| tokens.tokens(i).get(1) == Some(&begin));
         let what = if already {
             "with a second begin token in front"
         } else {
@@ -196,10 +225,12 @@ fn altered(
         };
         list.extend(with.map(|data| (what.to_owned(), data)));
         if already {
-            let without = tokens.without_front();
-            list.extend(
-                without.map(|data| ("without the begin token in front (`--special-tokens none`)".to_owned(), data)),
-            );
+            let what = if twice {
+                "with one begin token in front and not two (without `--add-bos`, or with `--special-tokens none`)"
+            } else {
+                "without the begin token in front (`--special-tokens none`)"
+            };
+            list.extend(tokens.without_front().map(|data| (what.to_owned(), data)));
         }
     }
     let is_packed = stage.plan.job.data.pack.is_some();

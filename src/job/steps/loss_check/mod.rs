@@ -6,6 +6,7 @@
 
 mod causes;
 mod compared;
+pub(in crate::job) mod evaluation;
 mod rows;
 
 use std::path::Path;
@@ -13,10 +14,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::compared::{Compared, OfStage, excess, rounded, tolerance};
+use self::compared::{Compared, Logged, OfStage, rounded, tolerance};
 use self::rows::losses;
 use crate::attribution::Observer;
-use crate::data::{Dataset, Kind};
+use crate::data::Dataset;
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
@@ -51,6 +52,9 @@ impl LossCheck {
 struct Stored {
     /// The run that it belongs to.
     key: String,
+    /// The evaluation set whose loss was compared, if one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evaluation: Option<String>,
     #[serde(flatten)]
     check: LossCheck,
 }
@@ -60,23 +64,28 @@ impl Stored {
         let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
         serde_json::from_str(&text).ok()
     }
+
+    /// Whether it is what this plan would find.
+    fn is_of(&self, plan: &Plan) -> bool {
+        let evaluation = plan.evaluation_key();
+        self.key == plan.run_key().to_string() && (evaluation.is_none() || self.evaluation == evaluation)
+    }
 }
 
 impl Plan {
-    /// The loss of a sample of the training examples at the checkpoints of a training run, beside its log. None for a
-    /// checkpoint alone, where it is not wanted, or if the work was interrupted.
+    /// The loss of a sample of the training examples at the checkpoints of a training run, beside its log. None where
+    /// it is not wanted, for a checkpoint alone without a log, or if the work was interrupted.
     ///
     /// # Errors
     /// [`JobError`] if a checkpoint cannot be read.
     pub fn loss_check(&self, observer: &dyn Observer) -> Result<Option<&LossCheck>, JobError> {
-        let is_run = self.job.source.is_some() || self.job.checkpoints.is_some();
-        if !is_run || self.job.data.skip_loss_check {
+        if !self.has_log() || self.job.data.skip_loss_check {
             return Ok(None);
         }
         if let Some(found) = self.summary().loss_check.get() {
             return Ok(Some(found));
         }
-        let stored = Stored::read(&self.job.output.path).filter(|stored| stored.key == self.run_key().to_string());
+        let stored = Stored::read(&self.job.output.path).filter(|stored| stored.is_of(self));
         let found = match stored {
             Some(stored) => Some(stored.check),
             None => self.compare_losses(observer)?,
@@ -84,13 +93,30 @@ impl Plan {
         Ok(found.map(|found| self.summary().loss_check.get_or_init(|| found)))
     }
 
-    /// Writes what was found into the run folder, where there is nothing yet.
+    /// Whether a log may be there: of a run always, of a checkpoint alone where its folder has a Trainer's state.
+    fn has_log(&self) -> bool {
+        if self.job.source.is_some() || self.job.checkpoints.is_some() {
+            return true;
+        }
+        let folder = &self.job.model.path;
+        // what the best checkpoint had is not what the log ends with
+        let is_state = |log: &TrainingLog| folder_name(folder).starts_with(TRAINERS) || !log.loads_best;
+        match TrainingLog::of_checkpoint(folder) {
+            Ok(log) => log.as_ref().is_some_and(is_state),
+            // the check says what is wrong with the file
+            Err(_) => true,
+        }
+    }
+
+    /// Writes what was found into the run folder, where it does not stand yet.
     pub(in crate::job) fn keep_loss_check(&self) -> Result<(), JobError> {
-        let file = self.job.output.path.join(FILE);
-        let Some(check) = self.summary().loss_check.get().filter(|_| !crate::presence::is_file(&file)) else {
+        let (folder, file) = (&self.job.output.path, self.job.output.path.join(FILE));
+        let is_there = |_: &&LossCheck| Stored::read(folder).is_some_and(|stored| stored.is_of(self));
+        let Some(check) = self.summary().loss_check.get().filter(|check| !is_there(check)) else {
             return Ok(());
         };
-        let stored = Stored { key: self.run_key().to_string(), check: check.clone() };
+        let (key, evaluation) = (self.run_key().to_string(), self.evaluation_key());
+        let stored = Stored { key, evaluation, check: check.clone() };
         let text = serde_json::to_string_pretty(&stored).expect("numbers and texts are JSON");
         crate::job::folder::whole_file::write_file(&file, format!("{text}\n").as_bytes())
     }
@@ -107,6 +133,9 @@ impl Plan {
             if !self.compare_stage(stage, &sites, &mut found, observer)? {
                 return Ok(None);
             }
+        }
+        if !self.compare_evaluation(&mut found, observer)? {
+            return Ok(None);
         }
         Ok(Some(found))
     }
@@ -141,12 +170,7 @@ impl Plan {
         let log = TrainingLog { noise: log.noise + sites.last().map_or(0.0, |last| self.dropout(folder(last))), ..log };
         check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
         let sample = sample(&of_stage.train);
-        let end = match (sample.kind(), self.training.networks.get(self.training.last_network())?.model.limits()) {
-            (Kind::Tokens(tokens), crate::model::Limits::Tokens(limits)) => {
-                tokens.tokenizer().and_then(|tokenizer| tokenizer.end_token(limits.vocabulary))
-            }
-            _ => None,
-        };
+        let end = self.end_token(&sample)?;
         let of_stage = OfStage { plan: self, log, sample, population: of_stage.train.len(), end };
         let mut compared = vec![];
         for &site in sites {
@@ -156,17 +180,20 @@ impl Plan {
             let Some(rows) = losses(&network.model, &of_stage.sample, end, observer)? else { return Ok(false) };
             let Some(mean) = of_stage.as_read(&rows) else { continue };
             let Some(around) = of_stage.log.around(step, mean.batch_noise) else { continue };
+            let logged = Logged::Training(around);
+            let Some(judged) = of_stage.judge(&of_stage.sums(&rows), 1.0, &logged) else { continue };
             check.checkpoints.push(CheckpointLoss {
                 checkpoint: parameters.name.clone(),
                 step,
-                loss: rounded(mean.loss),
+                loss: rounded(judged.loss),
                 examples: rows.len(),
                 targets: mean.targets,
                 logged: [rounded(around.low), rounded(around.high)],
                 tolerance: rounded(tolerance(&mean, &around)),
-                agrees: excess(&mean, &around) == 0.0,
+                first_labels: judged.first_labels,
+                agrees: judged.agrees(),
             });
-            compared.push(Compared { site, name: parameters.name.clone(), rows, around });
+            compared.push(Compared { site, name: parameters.name.clone(), rows, logged });
         }
         causes::explain(&of_stage, &compared, check, observer)?;
         Ok(true)

@@ -27,6 +27,27 @@ pub(super) struct ExampleLosses {
     pub end: Vec<f32>,
     /// The mean of `-log p` over the vocabulary at each row, which label smoothing mixes in.
     pub uniform: Vec<f32>,
+    /// Whether the first token may have had a label, though nothing predicts it.
+    pub labels_first: bool,
+}
+
+/// What an example adds to a mean loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Share {
+    /// The sum of its losses.
+    pub loss: f64,
+    /// Its targets.
+    pub targets: f64,
+    /// 1 if its first token probably had a label: nothing predicts it, and several releases of transformers divide by it
+    /// all the same (those that count the labels of a batch before they are shifted).
+    pub first: f64,
+}
+
+impl Share {
+    /// Loss and the number that it is divided by.
+    pub(super) fn of(self, with_first: bool) -> (f64, f64) {
+        (self.loss, self.targets + if with_first { self.first } else { 0.0 })
+    }
 }
 
 /// A mean loss with what is needed to compare it with a log.
@@ -75,13 +96,17 @@ impl MeanLoss {
 
 impl ExampleLosses {
     /// The loss and the number of targets over the rows that `counts`, with label smoothing.
-    pub(super) fn sum(&self, smoothing: f64, counts: impl Fn(usize) -> bool) -> (f64, f64) {
-        let mut sum = (0.0, 0.0);
+    pub(super) fn sum(&self, smoothing: f64, counts: impl Fn(usize) -> bool) -> Share {
+        let mut sum = Share { loss: 0.0, targets: 0.0, first: 0.0 };
+        // where the second token is a target, all labels are the tokens
+        if self.labels_first && !self.next.is_empty() && counts(0) {
+            sum.first = 1.0;
+        }
         for row in (0..self.next.len()).filter(|&row| counts(row)) {
             let uniform = self.uniform.get(row).map_or(0.0, |&uniform| f64::from(uniform));
             let smoothing = if self.uniform.is_empty() { 0.0 } else { smoothing };
-            sum.0 += (1.0 - smoothing) * f64::from(self.next[row]) + smoothing * uniform;
-            sum.1 += 1.0;
+            sum.loss += (1.0 - smoothing) * f64::from(self.next[row]) + smoothing * uniform;
+            sum.targets += 1.0;
         }
         sum
     }
@@ -130,6 +155,7 @@ pub(super) fn losses(
                 next: vec![value as f32],
                 end: vec![],
                 uniform: vec![],
+                labels_first: false,
             }));
             continue;
         };
@@ -171,6 +197,7 @@ fn of_logits(
             next: next[all.clone()][..n].to_vec(),
             end: end.as_ref().map_or(vec![], |end| end[all.clone()].to_vec()),
             uniform: uniform[all][..n].to_vec(),
+            labels_first: !examples.is_split(),
             tokens,
         }
     };
@@ -217,7 +244,10 @@ mod tests {
             .map(|(row, token)| 0.9 * loss(row, token) + 0.1 * (0..5).map(|token| loss(row, token)).sum::<f64>() / 5.0)
             .iter()
             .sum();
-        assert!((smoothed.0 - expected).abs() < 1e-5 && smoothed.1 == 2.0, "{smoothed:?}");
+        assert!((smoothed.loss - expected).abs() < 1e-5 && smoothed.targets == 2.0, "{smoothed:?}");
+        // the first token of a prompt is none of the labels, that of a text is one
+        let first = |example: &ExampleLosses| example.sum(0.0, |row| example.is_target[row]).first;
+        assert_eq!((first(&found[0]), first(&found[1])), (1.0, 0.0));
     }
 
     #[test]
