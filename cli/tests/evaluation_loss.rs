@@ -218,6 +218,58 @@ fn another_tokenizer_disagrees() {
 }
 
 #[test]
+fn another_chat_template_is_named() {
+    let folder = Folder::new();
+    let other = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}";
+    let wrong = folder.write("other.jinja", other);
+    let plan = chat(&format!("--chat-template {wrong}"));
+    assert_eq!(plan.matches("DISAGREES").count(), 4, "{plan}");
+    // the run's template is its own only in the order in which it says things
+    let cause = "with conversations in the style of Tulu (`--chat-template`)";
+    as_logged(&plan, cause);
+    assert!(warnings(&plan).len() == 2 && warnings(&plan)[0].contains(cause), "{plan}");
+    // the tokenizer's folder has the right one, which the flag overrules
+    folder.copy_of("trainer-chat");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        folder.write(&format!("trainer-chat/{file}"), fs::read(root().join(TINY).join(file)).expect("readable"));
+    }
+    let tokenizer = folder.arg("trainer-chat");
+    agrees(&chat(&format!("--tokenizer {tokenizer}")), 4);
+    let overruled = chat(&format!("--tokenizer {tokenizer} --chat-template {wrong}"));
+    as_logged(&overruled, "with the chat template of the tokenizer's folder (without `--chat-template`)");
+}
+
+/// Training in 16 bits: an evaluation loss that is off by less than that may round is said to be.
+#[test]
+fn the_precision_of_training_is_named() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-evaluated");
+    let arguments = fs::read(root().join(RUN).join("bf16_args.bin")).expect("arguments");
+    folder.write("trainer-evaluated/training_args.bin", arguments);
+    let command = command(&format!("--run {run}"), RUN, &eval(), AS_TRAINED);
+    agrees(&done(&command).out, 4);
+    let scaled = |factor: f64| {
+        for step in [40, 80] {
+            let from = root().join(RUN).join(format!("checkpoint-{step}/trainer_state.json"));
+            let mut state: Value = serde_json::from_slice(&fs::read(from).expect("a state")).expect("an object");
+            for entry in state["log_history"].as_array_mut().expect("entries") {
+                if let Some(loss) = entry.get("eval_loss").and_then(Value::as_f64) {
+                    entry["eval_loss"] = (loss * factor).into();
+                }
+            }
+            folder.write(&format!("trainer-evaluated/checkpoint-{step}/trainer_state.json"), state.to_string());
+        }
+        done(&command).out
+    };
+    let near = scaled(1.004);
+    assert!(
+        warnings(&near)[0].contains("training computed in 16 bits (`bf16=True`), which may change it so far"),
+        "{near}"
+    );
+    evaluation_warning(&scaled(1.02));
+}
+
+#[test]
 fn what_cannot_be_compared_is_refused() {
     let folder = Folder::new();
     let refused = |command: String| failed(&command);

@@ -23,7 +23,8 @@ fn results(train: &str, flags: &str) -> (Vec<u8>, String) {
 fn every_form_of_the_same_rows_gives_the_same_bytes() {
     let expected = results("fixtures/forms/train.jsonl", "");
     assert_eq!(expected.1.lines().count(), 8, "a ranking for each query");
-    for name in ["train.json", "train.csv", "train.jsonl.gz", "train.csv.zst", "train.parquet"] {
+    for name in ["train.json", "train.csv", "train.jsonl.gz", "train.csv.zst", "train.parquet", "train.arrow", "saved"]
+    {
         assert_eq!(results(&format!("fixtures/forms/{name}"), ""), expected, "{name}");
     }
     let (scores, _) = results("fixtures/forms/renamed.parquet", "--text-field content");

@@ -85,6 +85,16 @@ pub enum DataError {
         /// The pattern.
         pattern: PathBuf,
     },
+    /// A folder that `datasets` saved and that is not read.
+    #[error("{}: {message}", file.display())]
+    Saved {
+        /// The folder, or its file that says so.
+        file: PathBuf,
+        /// What is wrong with it.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// A pattern that cannot be understood.
     #[error("{}: no pattern of names: {message}", pattern.display())]
     Pattern {
@@ -278,37 +288,17 @@ pub enum DataError {
 /// What makes a file that is read of one that is not.
 fn conversion(file: &Path) -> String {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default().to_ascii_lowercase();
     let unpack = |command: &str| format!("unpack it first: `{command} {name}`");
     match ending.as_str() {
-        "arrow" | "feather" => format!(
-            "write it as Parquet, in Python `datasets.Dataset.from_file({name:?}).to_parquet({:?})`",
-            format!("{stem}.parquet")
-        ),
         "xz" => unpack("xz -dk"),
         "bz2" => unpack("bunzip2 -k"),
         "zip" => unpack("unzip"),
-        _ if file.join("dataset_dict.json").exists() => format!(
-            "a folder of several splits becomes files by `for name, split in datasets.load_from_disk({name:?}).items(): \
-             split.to_parquet(f\"{{name}}.parquet\")` in Python"
-        ),
-        _ if file.is_dir() && is_saved(file) => format!(
-            "a folder that `datasets` saved becomes a file by `datasets.load_from_disk({name:?}).to_parquet({:?})` in Python",
-            format!("{name}.parquet")
-        ),
         _ if file.is_dir() => format!("give its files: `{name}/*.parquet`, or another pattern"),
         _ => {
-            "`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` and `.txt` are read, also with `.gz` or `.zst` behind".into()
+            "`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.arrow` and `.txt` are read, also with `.gz` or `.zst` behind".into()
         }
     }
-}
-
-/// Whether a folder is one that the library datasets saved.
-fn is_saved(folder: &Path) -> bool {
-    let is_arrow = |file: &Path| file.extension().is_some_and(|ending| ending == "arrow");
-    ["state.json", "dataset_info.json"].iter().any(|name| folder.join(name).exists())
-        || std::fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| is_arrow(&entry.path())))
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -329,6 +319,7 @@ impl DataError {
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
             Self::Table { .. } => "was it copied or written to its end?".into(),
             Self::TwoColumns { .. } => "give each column a name of its own".into(),
+            Self::Saved { hint, .. } => (*hint).into(),
             Self::NoMatch { .. } => "is the path right from here? `*` fits within one folder".into(),
             Self::Pattern { .. } => "`*`, `?`, `[…]` and `{a,b}` are understood".into(),
             Self::CutShort { .. } => "was it copied or written to its end?".into(),

@@ -228,6 +228,11 @@ impl TokenDataset {
         self.tokenizer.as_deref()
     }
 
+    /// The tokenizer, as whoever reads further examples with it needs it.
+    pub(crate) fn shared_tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.tokenizer.as_ref()
+    }
+
     /// Text of each token of example `i`, and whether it is a target.
     ///
     /// Behind the tokens of a text that is classified or valued stands what it should give.

@@ -34,6 +34,8 @@ use super::tokenizer::Tokenizer;
 pub struct ChatOptions {
     /// File of the chat template; none: that of the tokenizer's folder, then that of the model's.
     pub template: Option<PathBuf>,
+    /// The text of a chat template in place of a file's, with its name in messages.
+    pub text: Option<(&'static str, &'static str)>,
     /// Which tokens are targets; none: all of `messages`, and completions where there are prompts.
     pub loss_on: Option<LossOn>,
     /// The day that a template is told if it asks for today's; none: today.

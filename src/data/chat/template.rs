@@ -85,7 +85,10 @@ impl std::error::Error for Raised {}
 impl Template {
     /// The template that a person gave, or that of the tokenizer's folder.
     pub(super) fn find(options: &ChatOptions, tokenizer: Option<&Tokenizer>) -> Result<Self, ChatProblem> {
-        let texts = template_file::find(options.template.as_deref(), tokenizer)?;
+        let texts = match options.text {
+            Some((name, text)) => Texts { file: name.into(), default: text.to_owned(), tool_use: None },
+            None => template_file::find(options.template.as_deref(), tokenizer)?,
+        };
         let date = options.date.unwrap_or_else(ChatDate::today);
         Self::new(texts, template_file::special_tokens(tokenizer), date)
     }

@@ -44,7 +44,7 @@ fn rendered(template: &str, rows: &str, loss_on: Option<LossOn>) -> Result<(Data
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("t.jinja");
     fs::write(&file, template).expect("writable");
-    read(rows, ChatOptions { template: Some(file), loss_on, date: None })
+    read(rows, ChatOptions { template: Some(file), loss_on, ..ChatOptions::default() })
 }
 
 /// Message and hint of a refused row; the template's folder, which is another each time, is left out.
@@ -104,6 +104,7 @@ fn tokens_and_labels_are_those_of_trl() {
         let rows = fs::read_to_string(fixture().join(format!("{}.jsonl", text("rows")))).expect("the fixture");
         let chat = ChatOptions {
             template: Some(fixture().join(format!("{template}.jinja"))),
+            text: None,
             loss_on,
             date: Some("2024-07-26".parse().expect("a day")),
         };

@@ -21,10 +21,12 @@ pub enum Format {
     Tsv,
     /// Columns in the format of Apache Parquet.
     Parquet,
+    /// Batches of columns in the stream or the file format of Apache Arrow.
+    Arrow,
 }
 
 impl Format {
-    /// By the file's ending: `.jsonl` and `.ndjson`, `.json`, `.txt`, `.csv`, `.tsv`, or `.parquet`, each with or without
+    /// By the file's ending: `.jsonl` and `.ndjson`, `.json`, `.txt`, `.csv`, `.tsv`, `.parquet`, `.arrow` or `.feather`, each with or without
     /// `.gz`, `.zst` or `.zstd` behind it.
     ///
     /// # Errors
@@ -43,6 +45,7 @@ impl Format {
             "csv" => Self::Csv,
             "tsv" => Self::Tsv,
             "parquet" => Self::Parquet,
+            "arrow" | "feather" => Self::Arrow,
             _ => return None,
         })
     }
@@ -51,6 +54,9 @@ impl Format {
     fn by_content(first: &[u8]) -> Option<Self> {
         if first.starts_with(PARQUET) {
             return Some(Self::Parquet);
+        }
+        if first.starts_with(super::arrow::MAGIC) || first.starts_with(super::arrow::CONTINUATION) {
+            return Some(Self::Arrow);
         }
         match first.iter().find(|byte| !byte.is_ascii_whitespace() && !UTF8_MARK.contains(byte))? {
             b'[' => Some(Self::Json),
@@ -141,6 +147,7 @@ mod tests {
             ("x.csv.zst", Some(Format::Csv)),
             ("x.tsv.zstd", Some(Format::Tsv)),
             ("x.parquet", Some(Format::Parquet)),
+            ("x.arrow", Some(Format::Arrow)),
             ("x.gz", None),
             ("x", None),
             ("x.xz", None),
@@ -151,6 +158,8 @@ mod tests {
             (&b" [1"[..], Some(Format::Json)),
             (b"\xEF\xBB\xBF{", Some(Format::JsonLines)),
             (b"PAR1\x15", Some(Format::Parquet)),
+            (b"ARROW1\0\0", Some(Format::Arrow)),
+            (b"\xff\xff\xff\xff\x10", Some(Format::Arrow)),
             (b"text", None),
             (b"", None),
         ] {

@@ -6,10 +6,13 @@
 //! chunk of rows is in memory at a time, and no row is longer than [`Bounds`] allows, so that a file of any size, and a
 //! small one that unpacks to any size, is read within the memory of the job.
 
+mod arrow;
 mod form;
 mod json_array;
 mod lines;
 mod parquet;
+mod parquet_pages;
+mod saved;
 mod separated;
 mod several;
 
@@ -43,6 +46,8 @@ pub(super) struct Bounds {
     pub(super) row: usize,
     /// The most bytes of a text that is tokenized at once, and of the rows of a chunk unless it is a single one.
     pub(super) text: usize,
+    /// The most bytes that a page, or a batch of rows, of a table unpacks to.
+    pub(super) page: usize,
 }
 
 impl Bounds {
@@ -54,7 +59,12 @@ impl Bounds {
             None => most,
             Some(bytes) => usize::try_from(bytes / part).unwrap_or(most).clamp(least, most),
         };
-        Self { row: share(32, 512 << 10, 64 << 20), text: share(256, 64 << 10, 8 << 20) }
+        Self {
+            row: share(32, 512 << 10, 64 << 20),
+            text: share(256, 64 << 10, 8 << 20),
+            // writers cut pages at 1 MiB; some have one page for a group of rows
+            page: share(8, 16 << 20, 1 << 30),
+        }
     }
 }
 
@@ -218,6 +228,7 @@ impl<'a> Rows<'a> {
             Format::Json => json_array::array_or_lines(reader, file, bounds),
             Format::Csv => Box::new(separated::Table::new(reader, file, b',', chosen, bounds)),
             Format::Tsv => Box::new(separated::Table::new(reader, file, b'\t', chosen, bounds)),
+            Format::Arrow => Box::new(arrow::Arrow::new(reader, file, bounds)),
             Format::Parquet => {
                 let failed = |source| DataError::Read { file: file.to_owned(), source };
                 let mut bytes = vec![];
@@ -268,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_chunk_has_no_more_bytes_than_its_bound_unless_one_row_has() {
-        let bounds = Bounds { row: 100, text: 6 };
+        let bounds = Bounds { row: 100, text: 6, page: 100 };
         let text = &b"aaa\nbbb\ncc\nddddddd\ne"[..];
         let columns = Columns::default();
         let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");
@@ -287,9 +298,9 @@ mod tests {
     #[test]
     fn bounds_follow_the_memory() {
         let of = |memory| Bounds::of(memory);
-        assert_eq!(of(None), Bounds { row: 64 << 20, text: 8 << 20 });
+        assert_eq!(of(None), Bounds { row: 64 << 20, text: 8 << 20, page: 1 << 30 });
         assert_eq!(of(Some(u64::MAX)), of(None));
-        assert_eq!(of(Some(1 << 30)), Bounds { row: 32 << 20, text: 4 << 20 });
-        assert_eq!(of(Some(1)), Bounds { row: 512 << 10, text: 64 << 10 });
+        assert_eq!(of(Some(1 << 30)), Bounds { row: 32 << 20, text: 4 << 20, page: 128 << 20 });
+        assert_eq!(of(Some(1)), Bounds { row: 512 << 10, text: 64 << 10, page: 16 << 20 });
     }
 }

@@ -11,7 +11,7 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as Record};
 use serde_json::{Map, Number, Value};
 
-use super::{Bounds, Content, Row, Source};
+use super::{Bounds, Content, Row, Source, parquet_pages};
 use crate::data::error::DataError;
 use crate::data::guarded::guarded;
 use crate::data::line_problem::LineProblem;
@@ -34,6 +34,7 @@ impl<'a> Parquet<'a> {
     /// If it is no sound Parquet file.
     pub(super) fn new(bytes: impl ChunkReader + 'static, file: &'a Path, bounds: Bounds) -> Result<Self, DataError> {
         let rows = guarded("parquet", || {
+            parquet_pages::check(&bytes, bounds)?;
             let reader = SerializedFileReader::new(bytes)?;
             Ok(RowIter::from_file_into(Box::new(reader)).with_batch_size(BATCH))
         });

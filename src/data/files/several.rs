@@ -5,18 +5,27 @@ use std::path::{Path, PathBuf};
 
 use globset::GlobBuilder;
 
+use super::saved;
 use crate::data::error::DataError;
+
+/// The most names that the braces of a path may stand for.
+const NAMES: usize = 10_000;
+
+/// The most braces of a path, each within another or behind it.
+const BRACES: usize = 64;
 
 /// The files that a path stands for. A path that exists stands for itself, whatever characters it has. Otherwise
 /// `{a,b}` stands for its alternatives in the order in which they are written, and `*`, `?` and `[…]` for the names of
-/// files that they fit, sorted.
+/// files that they fit, sorted. A folder that `datasets` saved stands for its files.
 ///
 /// # Errors
-/// If a pattern is broken or fits no file.
+/// If a pattern is broken, fits no file, or stands for more names than anybody writes.
 pub fn expand(path: &Path) -> Result<Vec<PathBuf>, DataError> {
-    let Some(text) = path.to_str().filter(|_| !path.exists()) else { return Ok(vec![path.to_owned()]) };
+    let Some(text) = path.to_str().filter(|_| !path.exists()) else {
+        return Ok(saved::files(path)?.unwrap_or_else(|| vec![path.to_owned()]));
+    };
     let mut found = vec![];
-    for one in alternatives(text) {
+    for one in names(text).map_err(|message| DataError::Pattern { pattern: path.to_owned(), message })? {
         let one = PathBuf::from(one);
         if !one.exists() && is_pattern(&one.to_string_lossy()) {
             found.extend(matching(&one)?);
@@ -24,16 +33,39 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>, DataError> {
             found.push(one);
         }
     }
-    Ok(found)
+    let mut files = Vec::with_capacity(found.len());
+    for one in found {
+        match saved::files(&one)? {
+            Some(of_folder) => files.extend(of_folder),
+            None => files.push(one),
+        }
+    }
+    Ok(files)
 }
 
 fn is_pattern(text: &str) -> bool {
     text.contains(['*', '?', '['])
 }
 
-/// What the braces of a text stand for, the first ones first. Braces that are not closed are characters.
-fn alternatives(text: &str) -> Vec<String> {
-    let Some(start) = text.find('{') else { return vec![text.to_owned()] };
+/// What the braces of a text stand for, the first ones first.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    if text.matches('{').count() > BRACES {
+        return Err(format!("it has more than {BRACES} braces"));
+    }
+    let mut found = vec![];
+    match alternatives(text, &mut found) {
+        true => Ok(found),
+        false => Err(format!("its braces stand for more than {NAMES} names")),
+    }
+}
+
+/// Adds what the braces of a text stand for; `false` if that is too much. Braces that are not closed are characters.
+fn alternatives(text: &str, found: &mut Vec<String>) -> bool {
+    let mut whole = || {
+        found.push(text.to_owned());
+        found.len() <= NAMES
+    };
+    let Some(start) = text.find('{') else { return whole() };
     let (mut depth, mut cuts, mut end) = (0_usize, vec![start], None);
     for (at, c) in text[start..].char_indices() {
         match c {
@@ -47,10 +79,10 @@ fn alternatives(text: &str) -> Vec<String> {
             break;
         }
     }
-    let Some(end) = end else { return vec![text.to_owned()] };
+    let Some(end) = end else { return whole() };
     cuts.push(end);
-    let parts = cuts.windows(2).map(|cut| &text[cut[0] + 1..cut[1]]);
-    parts.flat_map(|part| alternatives(&format!("{}{part}{}", &text[..start], &text[end + 1..]))).collect()
+    let mut parts = cuts.windows(2).map(|cut| &text[cut[0] + 1..cut[1]]);
+    parts.all(|part| alternatives(&format!("{}{part}{}", &text[..start], &text[end + 1..]), found))
 }
 
 /// Files that a pattern fits, sorted by name, component by component.
@@ -99,9 +131,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn braces_that_stand_for_too_many_names_are_refused() {
+        let pairs = |n: usize| PathBuf::from("{a,b}".repeat(n));
+        assert_eq!(expand(&pairs(10)).expect("as many as there are").len(), 1024);
+        for n in [14, 40] {
+            let error = expand(&pairs(n)).expect_err("too many").to_string();
+            assert!(error.contains("stand for more than 10000 names"), "{error}");
+        }
+        let nested = format!("{}{}", "{a,".repeat(2000), "}".repeat(2000));
+        let error = expand(Path::new(&nested)).expect_err("too deep").to_string();
+        assert!(error.contains("more than 64 braces"), "{error}");
+    }
+
+    #[test]
     fn braces_keep_their_order_and_patterns_are_sorted() {
-        assert_eq!(alternatives("a{2,1}b{x,{y,z}}"), ["a2bx", "a2by", "a2bz", "a1bx", "a1by", "a1bz"]);
-        assert_eq!(alternatives("a{b"), ["a{b"]);
+        let all = |text: &str| names(text).expect("few");
+        assert_eq!(all("a{2,1}b{x,{y,z}}"), ["a2bx", "a2by", "a2bz", "a1bx", "a1by", "a1bz"]);
+        assert_eq!(all("a{b"), ["a{b"]);
         let folder = tempfile::tempdir().expect("a temporary folder");
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("d")).expect("writable");

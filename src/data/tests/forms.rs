@@ -48,6 +48,12 @@ fn the_same_rows_are_the_same_examples_in_every_form() {
         "train-lz4.parquet",
         "train-none.parquet",
         "train-datasets.parquet",
+        "train.arrow",
+        "train-zstd.arrow",
+        "train-lz4.feather",
+        "train-types.arrow",
+        "saved",
+        "saved/data-*.arrow",
     ] {
         let (found, other) = texts(&fixture(name), DataOptions::default()).expect(name);
         assert_eq!(found.content_hash(), expected.content_hash(), "{name}");
@@ -66,13 +72,16 @@ fn the_same_rows_are_the_same_examples_in_every_form() {
 }
 
 #[test]
-fn lists_objects_and_nulls_of_parquet_are_those_of_json() {
+fn lists_objects_and_nulls_of_tables_are_those_of_json() {
     let read =
         |name| read_tokens(&fixture(name), Role::Train, None, limits(), DataOptions::default()).expect("sound").0;
-    let (lines, table) = (read("nested.jsonl"), read("nested.parquet"));
-    assert_eq!(table.content_hash(), lines.content_hash());
-    for i in 0..lines.len() {
-        assert_eq!(table.metadata(i), lines.metadata(i), "{i}");
+    let lines = read("nested.jsonl");
+    for name in ["nested.parquet", "nested.arrow", "nested-lz4.arrow"] {
+        let table = read(name);
+        assert_eq!(table.content_hash(), lines.content_hash(), "{name}");
+        for i in 0..lines.len() {
+            assert_eq!(table.metadata(i), lines.metadata(i), "{name}, {i}");
+        }
     }
 }
 
@@ -201,17 +210,48 @@ fn broken_files_are_named_with_their_row() {
 }
 
 #[test]
-fn folders_of_datasets_and_arrow_files_are_refused_with_code_that_helps() {
-    let saved = fixture("saved");
-    let error = complaint(&saved);
-    assert_eq!(
-        error,
-        "saved: not a known data format\na folder that `datasets` saved becomes a file by \
-         `datasets.load_from_disk(\"saved\").to_parquet(\"saved.parquet\")` in Python"
-    );
-    let error = complaint(&saved.join("data-00000-of-00001.arrow"));
-    let code = "datasets.Dataset.from_file(\"data-00000-of-00001.arrow\").to_parquet(\"data-00000-of-00001.parquet\")";
-    assert!(error.contains(code), "{error}");
+fn folders_of_datasets_that_are_not_read_are_named() {
+    let splits =
+        "splits: it has several splits (`train`, `test`), and one is read at a time\nname the folder of one split";
+    assert_eq!(complaint(&fixture("splits")), splits);
+    assert!(texts(&fixture("splits/train"), DataOptions::default()).is_ok());
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (state, expected) in [
+        ("{}", "no list `_data_files`"),
+        ("{\"_data_files\": []}", "`_data_files` is empty"),
+        ("{\"_data_files\": [{\"filename\": \"../x.arrow\"}]}", "has no `filename` in this folder"),
+        ("{\"_data_files\": [{\"filename\": \"x.arrow\"}], \"_indices_files\": [{}]}", "a file of indices"),
+        ("{", "EOF while parsing"),
+    ] {
+        fs::write(folder.path().join("state.json"), state).expect("writable");
+        let error = complaint(folder.path());
+        assert!(error.contains("state.json: ") && error.contains(expected), "{error}");
+    }
+    fs::write(folder.path().join("state.json"), "{\"_data_files\": [{\"filename\": \"x.arrow\"}]}").expect("writable");
+    assert!(complaint(folder.path()).contains("x.arrow: cannot be read"));
+    let cut = fs::read(fixture("train.arrow")).expect("a fixture");
+    fs::write(folder.path().join("x.arrow"), &cut[..cut.len() / 2]).expect("writable");
+    let error = complaint(folder.path());
+    assert!(error.contains("x.arrow: broken Arrow file") && error.contains("it ends before its end"), "{error}");
+}
+
+#[test]
+fn a_batch_of_arrow_that_claims_more_than_its_bound_is_refused() {
+    let options = |memory| DataOptions { memory: Some(memory), ..DataOptions::default() };
+    let read = |bytes: &[u8]| {
+        let file = Path::new("x.arrow");
+        let read = read_tokens_from(bytes, file, Format::Arrow, Role::Train, None, limits(), options(1 << 26));
+        read.map(drop).map_err(|error| error.to_string())
+    };
+    // a message of almost 2 GiB, in eight bytes
+    let error = read(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f]).expect_err("too long");
+    assert!(error.contains("a message has 2147483647 bytes, and at most 16777216 are taken"), "{error}");
+    // buffers that say they unpack to as much: the eight bytes in front of a zstd frame
+    let mut packed = fs::read(fixture("train-zstd.arrow")).expect("a fixture");
+    let frame = packed.windows(4).position(|bytes| bytes == [0x28, 0xb5, 0x2f, 0xfd]).expect("a packed buffer");
+    packed[frame - 8..frame].copy_from_slice(&(1_i64 << 40).to_le_bytes());
+    let error = read(&packed).expect_err("too much");
+    assert!(error.contains("a batch of rows has 1099511627776 bytes, and at most 16777216 are taken"), "{error}");
 }
 
 #[test]
@@ -239,24 +279,28 @@ fn what_unpacks_without_end_is_refused_at_a_bound() {
     }
 }
 
-/// Bytes of a Parquet file that were changed anywhere give an error or examples, and never end the program.
+/// Bytes of a table that were changed anywhere give an error or examples, and never end the program.
 #[test]
-fn no_change_of_a_parquet_file_panics() {
-    let bytes = fs::read(fixture("nested.parquet")).expect("a fixture");
-    let read = |bytes: &[u8]| {
-        let options = DataOptions { memory: Some(1 << 26), ..DataOptions::default() };
-        let file = Path::new("x.parquet");
-        read_tokens_from(bytes, file, Format::Parquet, Role::Train, None, limits(), options).map(drop)
-    };
-    read(&bytes).expect("sound");
-    let mut refused = 0;
-    for at in 0..bytes.len() {
-        let mut changed = bytes.clone();
-        changed[at] ^= 0xff;
-        refused += usize::from(read(&changed).is_err());
-        if at % 16 == 0 {
-            assert!(read(&bytes[..at]).is_err(), "cut at {at}");
+fn no_change_of_a_table_panics() {
+    for (name, format) in
+        [("nested.parquet", Format::Parquet), ("nested.arrow", Format::Arrow), ("nested-lz4.arrow", Format::Arrow)]
+    {
+        let bytes = fs::read(fixture(name)).expect("a fixture");
+        let read = |bytes: &[u8]| {
+            let options = DataOptions { memory: Some(1 << 26), ..DataOptions::default() };
+            let file = Path::new("x");
+            read_tokens_from(bytes, file, format, Role::Train, None, limits(), options).map(drop)
+        };
+        read(&bytes).expect("sound");
+        let mut refused = 0;
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0xff;
+            refused += usize::from(read(&changed).is_err());
+            if at % 16 == 0 && (format == Format::Parquet || at < bytes.len() / 2) {
+                assert!(read(&bytes[..at]).is_err(), "{name} cut at {at}");
+            }
         }
+        assert!(refused > bytes.len() / 10, "{name}: {refused} of {} changes were refused", bytes.len());
     }
-    assert!(refused > bytes.len() / 10, "{refused} of {} changes were refused", bytes.len());
 }

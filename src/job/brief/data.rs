@@ -274,33 +274,40 @@ pub(in crate::job) fn read(
 ) -> Result<(Dataset, ReadReport), JobError> {
     check_fields(&job.data, &limits, labels)?;
     Ok(match limits {
-        Limits::Tokens(limits) => {
-            let specials = Specials {
-                add_bos: job.data.add_bos.into(),
-                add_eos: job.data.add_eos.into(),
-                from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
-            };
-            let options = DataOptions {
-                max_length: job.data.max_length,
-                pack: job.data.pack,
-                pack_rows: job.data.pack_rows,
-                specials,
-                id_field: match job.data.id_field.as_deref() {
-                    None => IdField::Default,
-                    Some("line") => IdField::Line,
-                    Some(field) => IdField::Field(field.to_owned()),
-                },
-                columns: columns(job),
-                memory,
-                labels: labels.cloned(),
-                chat: ChatOptions {
-                    template: job.data.chat_template.clone(),
-                    loss_on: job.data.loss_on.map(Into::into),
-                    date: job.data.chat_date.as_deref().map(str::parse).transpose().map_err(chat_date)?,
-                },
-            };
-            data::read_tokens(file, role, tokenizer, limits, options)?
-        }
+        Limits::Tokens(limits) => data::read_tokens(file, role, tokenizer, limits, options(job, labels, memory)?)?,
         Limits::Rows(limits) => data::read_rows(file, limits)?,
+    })
+}
+
+/// How a job has files of text or tokens read.
+pub(in crate::job) fn options(
+    job: &Job,
+    labels: Option<&Arc<Labels>>,
+    memory: Option<u64>,
+) -> Result<DataOptions, JobError> {
+    let specials = Specials {
+        add_bos: job.data.add_bos.into(),
+        add_eos: job.data.add_eos.into(),
+        from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
+    };
+    Ok(DataOptions {
+        max_length: job.data.max_length,
+        pack: job.data.pack,
+        pack_rows: job.data.pack_rows,
+        specials,
+        id_field: match job.data.id_field.as_deref() {
+            None => IdField::Default,
+            Some("line") => IdField::Line,
+            Some(field) => IdField::Field(field.to_owned()),
+        },
+        columns: columns(job),
+        memory,
+        labels: labels.cloned(),
+        chat: ChatOptions {
+            template: job.data.chat_template.clone(),
+            text: None,
+            loss_on: job.data.loss_on.map(Into::into),
+            date: job.data.chat_date.as_deref().map(str::parse).transpose().map_err(chat_date)?,
+        },
     })
 }

@@ -2,6 +2,7 @@
 
 use super::compared::{Compared, FAR, Judged, Logged, OfStage, rounded};
 use super::rows::{ExampleLosses, Share, losses};
+use super::templates::rendered_otherwise;
 use crate::attribution::Observer;
 use crate::curvature::gemm::Products;
 use crate::data::{Dataset, Kind, TokenDataset};
@@ -113,7 +114,8 @@ pub(super) fn try_all(
                 add(reading.what, judged, 3 * (compared.len() - right) <= compared.len());
             }
         }
-        for (what, data) in altered(stage, tokens, limits.vocabulary, limits.max_positions) {
+        let altered = altered(stage, tokens, limits.vocabulary, limits.max_positions);
+        for (what, data) in altered.into_iter().chain(rendered_otherwise(stage)?) {
             let Some(rows) = losses(&network.model, &data, None, observer)? else { return Ok(vec![]) };
             if let Some(judged) = stage.judge(&stage.sums(&rows), 1.0, &worst.logged) {
                 add(what, judged, true);

@@ -1,6 +1,7 @@
 //! A checkpoint's losses beside the log: what was computed, and how far it may be from what was logged.
 
 use super::rows::{ExampleLosses, MeanLoss, Share};
+use super::templates::Conversations;
 use crate::data::Dataset;
 use crate::job::plan::Plan;
 use crate::job::training::Site;
@@ -73,6 +74,8 @@ pub(super) struct OfStage<'a> {
     pub(super) sample: Dataset,
     /// Examples of the stage.
     pub(super) population: usize,
+    /// Where the sample was taken, if its rows may be conversations.
+    pub(super) conversations: Option<Conversations>,
     /// The end token, if the tokenizer or the model names one.
     pub(super) end: Option<u32>,
 }

@@ -5,6 +5,7 @@ use super::causes;
 use super::compared::{Compared, EvaluationBatches, Judged, Logged, OfStage, rounded};
 use super::rows::losses;
 use super::step_of;
+use super::templates::Conversations;
 use crate::attribution::Observer;
 use crate::data::{Dataset, Kind};
 use crate::job::brief::loss_check::{EvaluationLoss, LossCheck};
@@ -104,7 +105,9 @@ impl Plan {
             ));
         }
         let sample = evaluation.sample(evaluation.len());
-        let mut of_set = OfStage { plan: self, log, sample, population: evaluation.len(), end: None };
+        let stage = self.training.stages.len() - 1;
+        let conversations = self.job.data.eval.clone().map(|file| Conversations { file, stage });
+        let mut of_set = OfStage { plan: self, log, sample, population: evaluation.len(), conversations, end: None };
         of_set.end = self.end_token(&of_set.sample)?;
         // of the losses of every position of a whole file those at one checkpoint are held
         let mut worst: Option<(Compared, Judged)> = None;

@@ -8,6 +8,7 @@ mod causes;
 mod compared;
 pub(in crate::job) mod evaluation;
 mod rows;
+mod templates;
 
 use std::path::Path;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 use self::compared::{Compared, Logged, OfStage, rounded, tolerance};
 use self::rows::losses;
+use self::templates::Conversations;
 use crate::attribution::Observer;
 use crate::data::Dataset;
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
@@ -171,7 +173,9 @@ impl Plan {
         check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
         let sample = sample(&of_stage.train);
         let end = self.end_token(&sample)?;
-        let of_stage = OfStage { plan: self, log, sample, population: of_stage.train.len(), end };
+        let file = self.job.data.stages.get(&of_stage.name).unwrap_or(&self.job.data.train).clone();
+        let conversations = Some(Conversations { file, stage });
+        let of_stage = OfStage { plan: self, log, sample, population: of_stage.train.len(), conversations, end };
         let mut compared = vec![];
         for &site in sites {
             let parameters = &self.training.networks.parameters()[site.network];
