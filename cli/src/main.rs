@@ -1,5 +1,6 @@
 //! The `ascribe` command: flags become a job, the library does it, results go to stdout and talk to stderr.
 
+mod allocator;
 mod cli;
 mod commands;
 mod failure;
@@ -14,9 +15,6 @@ mod terminal;
 mod words;
 
 use std::process::ExitCode;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let command = cli::parse().command;

@@ -45,6 +45,30 @@ fn with_header(folder: &Folder, fixture: &str, change: impl FnOnce(&mut Value)) 
     })
 }
 
+/// Weights that are numbers, whose products leave the range of f32.
+#[test]
+fn numbers_that_overflow_name_the_checkpoint_and_leave_no_run_folder() {
+    let folder = Folder::new();
+    let model = with_weights(&folder, "gpt2-tiny", |bytes| {
+        let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+        for (name, entry) in header.as_object().unwrap() {
+            if name.ends_with("mlp.c_fc.weight") || name.ends_with("mlp.c_proj.weight") {
+                let place = |k: usize| 8 + n + entry["data_offsets"][k].as_u64().unwrap() as usize;
+                for number in bytes[place(0)..place(1)].chunks_exact_mut(4) {
+                    let old = f32::from_le_bytes(number.try_into().unwrap());
+                    number.copy_from_slice(&(1e30 * old).to_le_bytes());
+                }
+            }
+        }
+    });
+    for curvature in ["identity", "ekfac"] {
+        let message = refused(&folder, &model, TRAIN, QUERIES, &format!("--curvature {curvature}"));
+        assert!(message.contains("error: TMP/gpt2-tiny: "), "{message}");
+        assert!(message.contains("NaN or infinity"), "{message}");
+    }
+}
+
 #[test]
 fn checkpoints() {
     let mut text = String::new();

@@ -49,6 +49,14 @@ pub enum JobError {
     /// A pass.
     #[error(transparent)]
     Pass(#[from] crate::attribution::Error),
+    /// A network that makes numbers which are none.
+    #[error("{}: {source}", folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(", "))]
+    NotFinite {
+        /// The checkpoint, or those whose mean the network is.
+        folders: Vec<PathBuf>,
+        /// Where in the network they are.
+        source: crate::attribution::Error,
+    },
     /// A measurement that the model does not define.
     #[error("`measure = {measure}` is not defined for a {task}")]
     Measure {
@@ -140,6 +148,10 @@ impl JobError {
                     .into(),
             ),
             Self::Pass(crate::attribution::Error::Source(error)) => error.hint(),
+            Self::NotFinite { .. } => Some(
+                "the checkpoint's weights are numbers, but what it computes of these inputs is not: did its training diverge? `--dtype f64` has a wider range"
+                    .into(),
+            ),
             Self::Data(error) => error.hint(),
             Self::Store(error) | Self::Pass(crate::attribution::Error::Store(error)) => error.hint(),
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some("check the path".into()),

@@ -7,6 +7,7 @@ use anyhow::Context;
 use ascribe::job::{Job, JobError, Plan, QueryRanking, Saturation, StepReport};
 use serde_json::json;
 
+use crate::allocator;
 use crate::interrupt;
 use crate::options::{ProgressMode, RankingFormat, TalkOptions};
 use crate::progress::Progress;
@@ -45,6 +46,9 @@ impl Session {
     /// # Errors
     /// As there.
     pub(super) fn resolve(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
+        if job.resources.memory.is_some() {
+            allocator::give_back_at_once();
+        }
         set_threads(job.resources.threads)?;
         let plan = Plan::resolve(job)?;
         plan.check_weights()?;

@@ -180,8 +180,7 @@ impl Counts<'_> {
             Residence::BySection => (model.section + model.section / 2, model.head),
         };
         let differentiation = match way.graphs {
-            // beside all activations the gradients of a section, and the section before that was freed: an allocator
-            // gives memory back after 10 ms
+            // beside all activations the gradients of a section and those of the one before
             Graphs::Kept => {
                 rows * self.kept(model.all_activations, model.sections)
                     + 2 * section

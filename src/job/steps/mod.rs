@@ -17,7 +17,8 @@ mod spread;
 #[cfg(test)]
 mod written;
 
-use std::path::PathBuf;
+use std::io::ErrorKind::NotFound;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::attribution::Observer;
@@ -33,9 +34,48 @@ use crate::job::number::{Number, with_number};
 use crate::job::plan::Plan;
 use crate::job::steps::context::{Clock, Run};
 
+/// Whether a run folder has no artifact that another start could use.
+fn nothing_is_finished(folder: &Path) -> bool {
+    std::fs::read_dir(folder.join("artifacts")).map_or(true, |mut files| files.next().is_none())
+}
+
 impl Plan {
-    /// Opens the run folder for writing and does `work` there.
+    /// Opens the run folder for writing and does `work` there. A run folder that was made for it and holds nothing
+    /// finished goes again if the network's numbers are none.
     fn in_run<R>(
+        &self,
+        shard: Option<Shard>,
+        observer: &dyn Observer,
+        work: impl FnOnce(&Run<'_>) -> Result<R, JobError>,
+    ) -> Result<(R, StepReport), JobError> {
+        let folder = &self.job.output.path;
+        let is_new = shard.is_none() && std::fs::symlink_metadata(folder).is_err_and(|e| e.kind() == NotFound);
+        let result = self.in_open_run(shard, observer, work).map_err(|error| self.with_checkpoint(error));
+        if is_new && matches!(result, Err(JobError::NotFinite { .. })) && nothing_is_finished(folder) {
+            // the error is what a person must see, whether or not this succeeds
+            let _ = std::fs::remove_dir_all(folder);
+        }
+        result
+    }
+
+    /// The error with the checkpoint whose network was in use, if its numbers are none.
+    fn with_checkpoint(&self, error: JobError) -> JobError {
+        use crate::attribution::Error;
+        match (error, self.training.networks.latest()) {
+            (
+                JobError::Pass(
+                    source @ (Error::Curvature(crate::curvature::Error::NonFinite { .. })
+                    | Error::NonFiniteScore(_)
+                    | Error::NonFiniteQuery { .. }),
+                ),
+                Some(network),
+            ) => JobError::NotFinite { folders: network.of.iter().map(|(folder, _)| folder.clone()).collect(), source },
+            (error, _) => error,
+        }
+    }
+
+    /// Does `work` in the run folder.
+    fn in_open_run<R>(
         &self,
         shard: Option<Shard>,
         observer: &dyn Observer,

@@ -124,6 +124,12 @@ impl Networks {
         Ok(())
     }
 
+    /// The network that was used last.
+    pub(in crate::job) fn latest(&self) -> Option<&Parameters> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.as_ref().map(|(index, _)| &self.parameters[*index])
+    }
+
     /// How they are read.
     pub(in crate::job) fn options(&self) -> &LoadOptions {
         &self.options

@@ -24,6 +24,20 @@ fn run(name: &str) -> Option<(PathBuf, Json)> {
     Some((folder.join("run"), serde_json::from_str(&text).unwrap()))
 }
 
+/// The list above is whole: a run that is added is compared with its truth too.
+#[test]
+fn every_recorded_run_is_compared() {
+    let Ok(entries) = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/runs")) else {
+        return;
+    };
+    let folders = entries.map(|entry| entry.unwrap()).filter(|entry| entry.path().is_dir());
+    let mut found: Vec<String> = folders.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let mut named = RUNS.map(str::to_owned).to_vec();
+    found.sort();
+    named.sort();
+    assert_eq!(found, named);
+}
+
 fn numbers(list: &Json) -> Vec<f64> {
     list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
