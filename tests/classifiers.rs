@@ -132,18 +132,24 @@ fn what_labels_mean_is_decided_as_transformers_does() {
     assert!(model.notes().iter().any(|note| note.contains("a regression, as transformers decides")));
 }
 
-/// A head that fills in masked words is refused by the name of its class, with what can be attributed instead.
+/// Another head is refused by the name of its class, with those that are read.
 #[test]
-fn masked_language_models_are_refused_by_class() {
+fn other_heads_are_refused_by_class() {
     let from = fixture("classifiers/bert");
     let folder = tempfile::tempdir().expect("a folder");
     let mut config: Value =
         serde_json::from_slice(&std::fs::read(from.join("config.json")).expect("readable")).expect("JSON");
-    config["architectures"] = json!(["BertForMaskedLM"]);
-    std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
     std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors")).expect("copied");
-    let error = Model::load(folder.path(), &LoadOptions::default()).expect_err("not a classifier");
-    assert!(error.to_string().contains("BertForMaskedLM"), "{error}");
-    let hint = error.hint().unwrap_or_default().to_string();
-    assert!(hint.contains("masked") && hint.contains("BertForSequenceClassification"), "{hint}");
+    let mut refused = |class: &str| {
+        config["architectures"] = json!([class]);
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+        Model::load(folder.path(), &LoadOptions::default()).expect_err("not a classifier")
+    };
+    let error = refused("BertForPreTraining");
+    assert!(error.to_string().contains("BertForPreTraining"), "{error}");
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains("`BertForSequenceClassification` or `BertForMaskedLM`"), "{hint}");
+    // a classifier's weights are none of a masked language model
+    let error = refused("BertForMaskedLM").to_string();
+    assert!(error.to_string().contains("`cls.predictions.transform.LayerNorm.bias`"), "{error}");
 }

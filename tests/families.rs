@@ -26,11 +26,16 @@ fn sequences(model: &Model, expected: &Recorded) -> Batch {
         Some(found.values.chunks(found.shape[1]).map(whole).collect::<Vec<_>>())
     };
     let [ids, mask] = ["input_ids", "attention_mask"].map(|tensor| rows(tensor).expect("recorded"));
-    // of an encoder and a decoder
-    let labels = rows("labels");
-    let line = |m: usize| match &labels {
-        None => json!({"input_ids": ids[m], "attention_mask": mask[m]}).to_string(),
-        Some(labels) => json!({"input_ids": ids[m], "attention_mask": mask[m], "labels": labels[m]}).to_string(),
+    // of an encoder and a decoder, and of masked tokens
+    let more = ["labels", "token_type_ids"].map(|field| (field, rows(field)));
+    let line = |m: usize| {
+        let mut line = json!({"input_ids": ids[m], "attention_mask": mask[m]});
+        for (field, rows) in &more {
+            if let Some(rows) = rows {
+                line[*field] = json!(rows[m]);
+            }
+        }
+        line.to_string()
     };
     let lines: Vec<String> = (0..ids.len()).map(line).collect();
     let Limits::Tokens(limits) = model.limits() else { panic!("a language model") };

@@ -189,6 +189,17 @@ fn products_of_encoder_decoders_are_their_definition() -> Outcome {
     )
 }
 
+/// The head's own layer moves as well, before logits that stay or move too.
+#[test]
+fn products_of_masked_language_models_are_their_definition() -> Outcome {
+    for name in ["bert-masked", "roberta-masked", "distilbert-masked", "modernbert-masked-plain"] {
+        let folder = fixture(&format!("families/{name}"));
+        check_decoder(&folder, &load(&folder, DType::F64))?;
+    }
+    let folder = fixture("families/bert-masked-untied");
+    check_decoder(&folder, &load_layers(&folder, DType::F64, &["cls.predictions.*", "*.0.intermediate.dense"]))
+}
+
 #[test]
 fn a_tracked_head_moves_too() -> Outcome {
     let folder = fixture("families/gpt-neox");

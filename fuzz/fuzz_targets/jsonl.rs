@@ -16,7 +16,7 @@ static TOKENIZER: LazyLock<Arc<Tokenizer>> = LazyLock::new(|| {
 // The first byte chooses the options.
 fuzz_target!(|bytes: &[u8]| {
     let Some((choice, lines)) = bytes.split_first() else { return };
-    let limits = ModelLimits { vocabulary: 512, max_positions: (choice & 1 == 0).then_some(64), decoder: None };
+    let limits = ModelLimits { vocabulary: 512, max_positions: (choice & 1 == 0).then_some(64), decoder: None, masked: None };
     let max_length = (choice & 2 != 0).then_some(16);
     let pack = (choice & 4 != 0).then_some(8);
     let options = DataOptions { max_length, pack, ..DataOptions::default() };

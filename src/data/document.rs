@@ -9,7 +9,7 @@ use super::error::DataError;
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
-use super::read::DecoderTokens;
+use super::read::{DecoderTokens, MaskedTokens};
 use super::specials::{FromTokenizer, Role, Special, Specials, Which, resolve};
 use super::targets::Target;
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
@@ -27,6 +27,8 @@ pub(super) struct Document {
     pub(super) target: Option<OfText>,
     /// Where the tokens are divided, if an encoder reads the first of them.
     pub(super) split: Option<Split>,
+    /// To which text of a pair each token belongs, of tokens that are masked; empty where all belong to the first.
+    pub(super) types: Vec<u32>,
 }
 
 /// Where tokens are divided into those of an encoder and those of a decoder: its first one, then its targets.
@@ -41,7 +43,16 @@ pub(super) struct Split {
 impl Document {
     /// A row without a text.
     pub(super) fn empty(id: Option<String>, metadata: Map<String, Value>) -> Self {
-        Self { id, metadata, source: Source::text(""), tokens: vec![], labels: vec![], target: None, split: None }
+        Self {
+            id,
+            metadata,
+            source: Source::text(""),
+            tokens: vec![],
+            labels: vec![],
+            target: None,
+            split: None,
+            types: vec![],
+        }
     }
 }
 
@@ -104,6 +115,7 @@ pub(super) struct Encoder<'a> {
     labels: Option<&'a Labels>,
     /// What a decoder beside an encoder reads.
     decoder: Option<DecoderTokens>,
+    masked: Option<MaskedTokens>,
     /// To how many tokens texts are cut between their special tokens, if there are labels or a decoder.
     max_length: Option<usize>,
     /// How conversations become texts.
@@ -150,6 +162,7 @@ impl<'a> Encoder<'a> {
             text_limit,
             labels: None,
             decoder: None,
+            masked: None,
             max_length: None,
             chat: None,
             role,
@@ -164,6 +177,16 @@ impl<'a> Encoder<'a> {
     /// For texts of which an encoder reads one and a decoder another.
     pub(super) fn with_decoder(self, decoder: Option<DecoderTokens>) -> Self {
         Self { decoder, ..self }
+    }
+
+    /// For tokens of which some are masked.
+    pub(super) fn with_masks(self, masked: Option<MaskedTokens>) -> Self {
+        Self { masked, ..self }
+    }
+
+    /// What a masked language model reads.
+    pub(super) fn masked(&self) -> Option<MaskedTokens> {
+        self.masked
     }
 
     /// For texts with labels or a decoder: cut to so many tokens, with special tokens among them.

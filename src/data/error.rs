@@ -135,6 +135,12 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
     },
+    /// Masked tokens are joined to nothing.
+    #[error("{}: examples of masked tokens cannot be packed", file.display())]
+    PackedMasks {
+        /// The file.
+        file: PathBuf,
+    },
     /// A packed block holds nothing to predict.
     #[error("{}: block {block} has no target token", file.display())]
     BlockWithoutTarget {
@@ -324,7 +330,7 @@ impl DataError {
             Self::Pattern { .. } => "`*`, `?`, `[…]` and `{a,b}` are understood".into(),
             Self::CutShort { .. } => "was it copied or written to its end?".into(),
             Self::BetweenElements { .. } => "a `.json` file is one array of objects, or one object a line".into(),
-            Self::PackedLabels { .. } | Self::PackedPairs { .. } => "leave `--pack` out".into(),
+            Self::PackedLabels { .. } | Self::PackedPairs { .. } | Self::PackedMasks { .. } => "leave `--pack` out".into(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
             Self::BlockWithoutTarget { .. } => {
                 "use longer blocks (`--pack N`), or do not pack prompts and completions".into()

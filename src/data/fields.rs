@@ -9,7 +9,7 @@ use super::document::{Document, Encoder, OfText, Texts, joined};
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
-use super::read::{DecoderTokens, IdField};
+use super::read::{DecoderTokens, IdField, MaskedTokens};
 use super::specials::Role;
 
 /// Fields that hold the example itself; all others are metadata.
@@ -42,6 +42,9 @@ pub(super) fn parse(
     if let Some(decoder) = encoder.decoder() {
         let columns = columns.are_of(&fields, role).then_some(columns);
         return split(id, fields, encoder, decoder, columns);
+    }
+    if let Some(masked) = encoder.masked() {
+        return filled(id, fields, encoder, masked);
     }
     if let Some(chat) = encoder.chat()
         && let Some(document) = chat.document(id.as_ref(), &mut fields, encoder)?
@@ -83,7 +86,8 @@ pub(super) fn parse(
         (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
             encoder.check_ids()?;
             let mask = take("attention_mask");
-            (Source::Tokens, tokenized(ids, labels, mask, encoder.vocabulary())?)
+            let (tokens, labels, _) = tokenized(ids, labels, mask, encoder.vocabulary())?;
+            (Source::Tokens, (tokens, labels))
         }
         (&["prompt"], _) => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
         (&["completion"], _) => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
@@ -93,7 +97,7 @@ pub(super) fn parse(
         // One field, not null, and none of the above: there is no such field.
         _ => return Err(LineProblem::NoContent { fields: present.into_iter().map(str::to_owned).collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None })
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None, types: vec![] })
 }
 
 /// Reads a text, or a prompt and a completion, from columns that were chosen. All others are metadata.
@@ -113,7 +117,7 @@ fn chosen(
         let (prompt, completion) = columns.take_pair(&mut fields)?;
         (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None })
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None, types: vec![] })
 }
 
 /// Reads a text, a pair of texts or tokens with one label for all.
@@ -154,25 +158,15 @@ fn labelled(
         (None, None, Some(ids)) => {
             encoder.check_ids()?;
             let (mask, types) = (take("attention_mask"), take("token_type_ids"));
-            let types = types.map(|types| integers("token_type_ids", types)).transpose()?;
             let (tokens, attended) = attended(ids, mask, encoder.vocabulary())?;
-            let kind = |&kind: &i64| u32::try_from(kind).ok().filter(|&kind| kind < TYPES);
-            let types = match types {
-                None => vec![],
-                Some(types) => {
-                    let part = types.get(attended).filter(|_| types.iter().all(|one| kind(one).is_some()));
-                    let expected = "one small number for each token";
-                    let wrong = || LineProblem::FieldType { field: "token_type_ids".into(), found: "a list", expected };
-                    part.ok_or_else(wrong)?.iter().filter_map(kind).collect()
-                }
-            };
+            let types = token_types(types, attended)?;
             (Source::Tokens, Texts { tokens, types, cut: 0 })
         }
     };
-    let types = labels.types(types)?;
+    let types = known_types(types, labels.token_types)?;
     let target = Some(OfText { target: labels.take(&mut fields)?, types, cut });
     fields.extend(set_aside);
-    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target, split: None })
+    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target, split: None, types: vec![] })
 }
 
 /// Reads a text for an encoder and one for a decoder, from columns that were chosen if there are any, or the tokens of
@@ -188,7 +182,16 @@ fn split(
         let (prompt, completion) = columns.take_pair(&mut fields)?;
         let (tokens, labels, split) = encoder.split(&prompt, &completion, decoder)?;
         let source = Source::prompted(&prompt, &completion);
-        return Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split) });
+        return Ok(Document {
+            id,
+            metadata: fields,
+            source,
+            tokens,
+            labels,
+            target: None,
+            split: Some(split),
+            types: vec![],
+        });
     }
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
     let (source, (tokens, labels, split)) = match ["prompt", "completion", "input_ids", "labels"].map(&mut take) {
@@ -215,7 +218,46 @@ fn split(
         [_, _, _, Some(_)] => return Err(LineProblem::Partner { has: "labels", lacks: "input_ids" }),
         [None, None, None, None] => return Err(LineProblem::NoPair { fields: fields.keys().cloned().collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split) })
+    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split), types: vec![] })
+}
+
+/// Reads tokens of which some are masked, each with what stood there: labels are not shifted. Which tokens training
+/// masked no text says, so a text alone is refused.
+fn filled(
+    id: Option<String>,
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+    masked: MaskedTokens,
+) -> Result<Document, LineProblem> {
+    let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
+    let (ids, labels) = match (take("input_ids"), take("labels")) {
+        (Some(ids), Some(labels)) => (ids, labels),
+        _ => return Err(LineProblem::NoMasks { fields: fields.keys().cloned().collect() }),
+    };
+    encoder.check_ids()?;
+    let (mask, types) = (take("attention_mask"), take("token_type_ids"));
+    let (tokens, labels, attended) = tokenized(ids, Some(labels), mask, encoder.vocabulary())?;
+    let types = known_types(token_types(types, attended)?, masked.token_types)?;
+    Ok(Document { id, metadata: fields, source: Source::Tokens, tokens, labels, target: None, split: None, types })
+}
+
+/// To which text of a pair each of the attended tokens belongs; empty where a row does not say it.
+fn token_types(types: Option<Value>, attended: Range<usize>) -> Result<Vec<u32>, LineProblem> {
+    let Some(types) = types.map(|types| integers("token_type_ids", types)).transpose()? else { return Ok(vec![]) };
+    let kind = |&kind: &i64| u32::try_from(kind).ok().filter(|&kind| kind < TYPES);
+    let part = types.get(attended).filter(|_| types.iter().all(|one| kind(one).is_some()));
+    let expected = "one small number for each token";
+    let wrong = || LineProblem::FieldType { field: "token_type_ids".into(), found: "a list", expected };
+    Ok(part.ok_or_else(wrong)?.iter().filter_map(kind).collect())
+}
+
+/// Types of tokens as a model reads them that tells so many texts apart: none where it tells none apart.
+pub(super) fn known_types(types: Vec<u32>, known: Option<usize>) -> Result<Vec<u32>, LineProblem> {
+    let Some(known) = known else { return Ok(vec![]) };
+    match types.iter().position(|&kind| kind as usize >= known) {
+        Some(index) => Err(LineProblem::TokenType { index, kind: types[index], types: known }),
+        None => Ok(types),
+    }
 }
 
 /// More than the most texts that any model tells apart by token types.
@@ -235,13 +277,13 @@ fn id(field: &str, value: Option<Value>) -> Result<Option<String>, LineProblem> 
     }
 }
 
-/// Tokens as they are, without the padding at either end. Without `labels` every token is its own.
+/// Tokens as they are, without the padding at either end, and where they stand. Without `labels` every token is its own.
 fn tokenized(
     ids: Value,
     labels: Option<Value>,
     mask: Option<Value>,
     vocabulary: usize,
-) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
+) -> Result<(Vec<u32>, Vec<Option<u32>>, Range<usize>), LineProblem> {
     let labels = labels.map(|labels| integers("labels", labels)).transpose()?;
     if let (Some(labels), Value::Array(ids)) = (&labels, &ids)
         && labels.len() != ids.len()
@@ -252,13 +294,14 @@ fn tokenized(
     let labels = match labels {
         None => tokens.iter().map(|&token| Some(token)).collect(),
         Some(labels) => attended
+            .clone()
             .map(|k| match labels[k] {
                 IGNORED => Ok(None),
                 label => token("labels", k, label, vocabulary).map(Some),
             })
             .collect::<Result<_, _>>()?,
     };
-    Ok((tokens, labels))
+    Ok((tokens, labels, attended))
 }
 
 fn token(field: &'static str, index: usize, id: i64, vocabulary: usize) -> Result<u32, LineProblem> {

@@ -35,15 +35,6 @@ impl Labels {
         Self { task: Some(task), ..self.clone() }
     }
 
-    /// Types of tokens as the model reads them: none where it does not tell texts apart.
-    pub(super) fn types(&self, types: Vec<u32>) -> Result<Vec<u32>, LineProblem> {
-        let Some(known) = self.token_types else { return Ok(vec![]) };
-        match types.iter().position(|&kind| kind as usize >= known) {
-            Some(index) => Err(LineProblem::TokenType { index, kind: types[index], types: known }),
-            None => Ok(types),
-        }
-    }
-
     /// Takes the target of an example from the fields of its line.
     pub(super) fn take(&self, fields: &mut Map<String, Value>) -> Result<Target, LineProblem> {
         let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());

@@ -85,6 +85,12 @@ pub enum LineProblem {
         /// The fields that the line has.
         fields: Vec<String>,
     },
+    /// No tokens with what stood in their places, and the model fills in masked tokens.
+    #[error("no `input_ids` with `labels`, and the model fills in masked tokens")]
+    NoMasks {
+        /// The other fields that the line has.
+        fields: Vec<String>,
+    },
     /// An empty text for an encoder.
     #[error("no token for the encoder to read")]
     NothingToRead,
@@ -321,6 +327,11 @@ impl LineProblem {
                 "write a JSON object a line, with `prompt` and `completion`".into()
             }
             Self::NoPair { fields } => format!("the line has `{}`", fields.join("`, `")),
+            Self::NoMasks { .. } => {
+                "which tokens were masked no text says: write rows of what the collator gave the model, \
+                 `input_ids` with the mask tokens in them and `labels`, -100 where there is no loss"
+                    .into()
+            }
             Self::NothingToRead => "remove the example, or give it a `prompt` (`input_ids`)".into(),
             Self::NothingToWrite => "remove the example, or give it a `completion` (`labels`)".into(),
             Self::LabelRange { classes, .. } => {

@@ -9,11 +9,14 @@
 //!   model's chat template ([`ChatOptions`]).
 //! - **Labelled lines**, for models that give something for a whole text ([`Labels`]): `text`, with or without
 //!   `text_pair`, or `input_ids`, and `label`.
+//! - **Masked tokens**, for models that fill them in ([`MaskedTokens`]): `input_ids` as the model reads them, with
+//!   `labels` that are not shifted: each stands at the row that predicts it.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
 //! - **safetensors** ([`read_rows`]), for networks that read rows of numbers or images: `inputs` and `targets`.
 //!
 //! Labels stand at the token they name, and nothing here shifts them: row `t` of an example predicts the
-//! token `t + 1`, which is what [`TokenDataset::predicted`] and [`Targets::Tokens`] hold. Padding is
+//! token `t + 1`, of a masked language model the token `t`, which is what [`TokenDataset::predicted`] and
+//! [`Targets::Tokens`] hold. Padding is
 //! removed on reading, so positions always count from the first attended token. Special tokens are never guessed:
 //! see [`Specials`].
 
@@ -51,7 +54,9 @@ pub use error::DataError;
 pub use files::{Format, expand, first_row, for_each_row};
 pub use labels::Labels;
 pub use line_problem::LineProblem;
-pub use read::{DataOptions, DecoderTokens, IdField, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from};
+pub use read::{
+    DataOptions, DecoderTokens, IdField, MaskedTokens, ModelLimits, Packed, ReadReport, read_tokens, read_tokens_from,
+};
 pub use row_shape::{ImageSize, RowShape};
 pub use rows::{RowDataset, RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};

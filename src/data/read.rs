@@ -71,6 +71,15 @@ pub struct ModelLimits {
     pub max_positions: Option<usize>,
     /// What the decoder reads beside an encoder; none for a model that reads one sequence.
     pub decoder: Option<DecoderTokens>,
+    /// What a model that fills in masked tokens reads; none for a model that predicts the next token.
+    pub masked: Option<MaskedTokens>,
+}
+
+/// The tokens that a masked language model reads: some of them masked, each of which its own row predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskedTokens {
+    /// Texts of a pair that the model tells apart by a type of each token; none: it does not.
+    pub token_types: Option<usize>,
 }
 
 /// The tokens that a decoder beside an encoder is given: its targets, shifted behind a first one.
@@ -198,10 +207,14 @@ impl<'a> Reading<'a> {
         if limits.decoder.is_some() && options.pack.is_some() {
             return Err(DataError::PackedPairs { file: path.to_owned() });
         }
+        if limits.masked.is_some() && options.pack.is_some() {
+            return Err(DataError::PackedMasks { file: path.to_owned() });
+        }
         let tokens_of = tokenizer.map(Arc::as_ref);
         let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
             .with_labels(options.labels.as_deref())
             .with_decoder(limits.decoder)
+            .with_masks(limits.masked)
             .cut_to(options.max_length)
             .with_chat(chat);
         let collector = Collector {
@@ -212,6 +225,7 @@ impl<'a> Reading<'a> {
             pack_rows: options.pack_rows,
             rows: 0,
             dataset: match &options.labels {
+                None if limits.masked.is_some() => TokenDataset::masked(tokenizer.cloned()),
                 None => TokenDataset::new(tokenizer.cloned()),
                 Some(labels) => {
                     let task = labels.task.unwrap_or(Task::Classification);
@@ -300,7 +314,7 @@ struct Collector<'a> {
 impl Collector<'_> {
     /// Takes the document of the row with this number in its file.
     fn take(&mut self, number: usize, document: Document) -> Result<(), LineProblem> {
-        let Document { id, metadata, source, mut tokens, mut labels, mut target, split } = document;
+        let Document { id, metadata, source, mut tokens, mut labels, mut target, split, mut types } = document;
         if tokens.is_empty() {
             self.report.empty += 1;
             return Ok(());
@@ -322,6 +336,7 @@ impl Collector<'_> {
         if let Some(length) = self.max_length.filter(|&length| length < whole) {
             tokens.truncate(length);
             labels.truncate(length);
+            types.truncate(length);
             if let Some(target) = &mut target {
                 target.types.truncate(length);
             }
@@ -339,10 +354,14 @@ impl Collector<'_> {
             self.dataset.push_labelled(id, &metadata, source, (&tokens, &types), &target);
             return Ok(());
         }
-        if labels.iter().skip(1).all(Option::is_none) {
+        if self.dataset.has_no_target(&labels) {
             return Err(no_target);
         }
-        self.dataset.push(id, &metadata, source, &tokens, &labels);
+        if self.dataset.is_masked() {
+            self.dataset.push_masked(id, &metadata, source, (&tokens, &types), &labels);
+        } else {
+            self.dataset.push(id, &metadata, source, &tokens, &labels);
+        }
         Ok(())
     }
 

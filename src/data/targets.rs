@@ -7,7 +7,7 @@ use std::ops::Range;
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Targets {
-    /// What each row predicts: the label of the token after it, or nothing. `[R]`.
+    /// What each row predicts: the label of the token after it, of a masked language model of its own, or nothing. `[R]`.
     Tokens(Vec<Option<u32>>),
     /// A class for each example, `[B]`.
     Classes(Vec<u32>),

@@ -20,8 +20,11 @@ pub struct TokenDataset {
     /// All examples' tokens, one after the other; example `i` owns `offsets[i]..offsets[i + 1]`.
     tokens: Vec<u32>,
     offsets: Vec<usize>,
-    /// Whether the token is predicted by the row before it. Never true for an example's first.
+    /// Whether the token is predicted: by the row before it, and then never true for an example's first, or where
+    /// tokens are masked by its own.
     target: Vec<bool>,
+    /// Whether each row predicts its own token, which is masked in what is read.
+    masked: bool,
     /// What is predicted where it is not the token itself; absent while no label differs from its token.
     labels: Option<Vec<u32>>,
     /// One target for each example, of texts that are classified or valued. Then no token is a target.
@@ -42,6 +45,7 @@ impl TokenDataset {
             tokens: Vec::new(),
             offsets: vec![0],
             target: Vec::new(),
+            masked: false,
             labels: None,
             of_examples: None,
             types: None,
@@ -56,6 +60,51 @@ impl TokenDataset {
         Self { of_examples: Some(Targets::none(task, width)), ..Self::new(tokenizer) }
     }
 
+    /// Of tokens some of which are masked, and predicted by their own rows.
+    pub(super) fn masked(tokenizer: Option<Arc<Tokenizer>>) -> Self {
+        Self { masked: true, ..Self::new(tokenizer) }
+    }
+
+    /// Whether each row predicts its own token, which is masked in what is read, and not the one after it.
+    pub fn is_masked(&self) -> bool {
+        self.masked
+    }
+
+    /// Whether labels at their tokens are a target for no row.
+    pub(super) fn has_no_target(&self, labels: &[Option<u32>]) -> bool {
+        labels.iter().skip(self.ahead()).all(Option::is_none)
+    }
+
+    /// How far behind a row the token stands that it predicts.
+    fn ahead(&self) -> usize {
+        usize::from(!self.masked)
+    }
+
+    /// Adds an example of masked tokens; `labels` stand at their tokens. `types` are empty where all tokens are of the
+    /// first text.
+    pub(super) fn push_masked(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        (tokens, types): (&[u32], &[u32]),
+        labels: &[Option<u32>],
+    ) {
+        self.add_types(types, tokens.len());
+        self.push_split(id, metadata, source, (tokens, labels), None);
+    }
+
+    /// Adds the types of the tokens that are added next; whether some are of another text than the first.
+    fn add_types(&mut self, types: &[u32], tokens: usize) -> bool {
+        let (start, several) = (self.tokens.len(), types.iter().any(|&kind| kind > 0));
+        if several || self.types.is_some() {
+            let all = self.types.get_or_insert_with(|| vec![0; start]);
+            all.extend_from_slice(types);
+            all.resize(start + tokens, 0);
+        }
+        several
+    }
+
     /// Adds an example with one target for all its tokens. `types` are empty where all tokens are of the first text.
     pub(super) fn push_labelled(
         &mut self,
@@ -65,15 +114,9 @@ impl TokenDataset {
         (tokens, types): (&[u32], &[u32]),
         target: &Target,
     ) {
-        let start = self.tokens.len();
+        let several = self.add_types(types, tokens.len());
         self.tokens.extend_from_slice(tokens);
         self.target.resize(self.tokens.len(), false);
-        let several = types.iter().any(|&kind| kind > 0);
-        if several || self.types.is_some() {
-            let all = self.types.get_or_insert_with(|| vec![0; start]);
-            all.extend_from_slice(types);
-            all.resize(self.tokens.len(), 0);
-        }
         self.offsets.push(self.tokens.len());
         self.sources.push(source);
         let i = self.sources.len() - 1;
@@ -133,6 +176,7 @@ impl TokenDataset {
             tokens: gather(&self.tokens, &rows),
             offsets: std::iter::once(0).chain(ends).collect(),
             target: gather(&self.target, &rows),
+            masked: self.masked,
             labels: self.labels.as_ref().map(|labels| gather(labels, &rows)),
             of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
             types: self.types.as_ref().map(|types| gather(types, &rows)),
@@ -175,7 +219,8 @@ impl TokenDataset {
         }
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
-        let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| k > 0));
+        let ahead = self.ahead();
+        let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| k >= ahead));
         self.target.extend(labels().map(|label| label.is_some()));
         let differs = labels().zip(tokens).any(|(label, &token)| label.is_some_and(|label| label != token));
         if differs || self.labels.is_some() {
@@ -191,6 +236,11 @@ impl TokenDataset {
         bytes.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
         // No vocabulary has 2³² tokens, so the largest number can stand for "no target".
         bytes.extend(labels().flat_map(|label| label.unwrap_or(u32::MAX).to_le_bytes()));
+        // of masked tokens alone there are types here
+        let types = self.types.iter().flat_map(|types| &types[start..]).copied().filter(|_| self.masked);
+        if types.clone().any(|kind| kind > 0) {
+            bytes.extend(types.flat_map(u32::to_le_bytes));
+        }
         bytes.extend(encoder.into_iter().flat_map(|encoder| (encoder as u64).to_le_bytes()));
         digest.update(&bytes);
         self.examples.push(id, metadata, digest.finalize());
@@ -205,17 +255,19 @@ impl TokenDataset {
         &self.tokens[self.range(i)]
     }
 
-    /// For each token of example `i`, whether it is a target: whether the row before it predicts it.
+    /// For each token of example `i`, whether it is a target: whether the row before it predicts it, or its own.
     pub fn is_target(&self, i: usize) -> &[bool] {
         &self.target[self.range(i)]
     }
 
-    /// For each row of example `i`, what it predicts: the label of the token after it. `None` for the
-    /// last row and where there is no target. Where there is an encoder, rows are the decoder's, and each has one.
+    /// For each row of example `i`, what it predicts: the label of the token after it, or where tokens are masked of its
+    /// own. `None` where there is no target, and for the last row that would predict a token behind it. Where there is an encoder, rows are the decoder's, and each has one.
     pub fn predicted(&self, i: usize) -> impl ExactSizeIterator<Item = Option<u32>> + '_ {
         let end = self.range(i).end;
         let labels = self.labels.as_ref().unwrap_or(&self.tokens);
-        self.rows(i).map(move |row| (row + 1 < end && self.target[row + 1]).then(|| labels[row + 1]))
+        let ahead = self.ahead();
+        let target = move |row: usize| row < end && self.target[row];
+        self.rows(i).map(move |row| target(row + ahead).then(|| labels[row + ahead]))
     }
 
     /// Number of tokens of example `i` that are targets.

@@ -49,6 +49,13 @@ pub(crate) enum Parameters {
         /// What its embedding and its head are called, if it has them.
         ends: Option<&'static BlockNames>,
     },
+    /// In the first of these orders a class that fills in masked tokens, and in the second the others.
+    OfMasked {
+        /// Of the class that fills in masked tokens.
+        masked: &'static Self,
+        /// Of the others.
+        others: &'static Self,
+    },
     /// In the first of these orders up to transformers 4, and in the second since transformers 5.
     Since5 {
         /// Up to transformers 4.
@@ -64,6 +71,7 @@ impl Parameters {
         match self {
             Self::Blocks(names) | Self::HeadFirst(names) => Some(names),
             Self::Since5 { before, .. } => before.names(),
+            Self::OfMasked { others, .. } => others.names(),
             Self::Keys { ends, .. } => *ends,
             Self::Numbers => None,
         }
@@ -77,8 +85,17 @@ impl Parameters {
         }
     }
 
-    /// The order of a version of transformers; the newest one's where none is known.
-    pub(crate) fn of_version(&self, major: Option<u32>) -> &Self {
+    /// The order of a configuration's class, and of a version of transformers; the newest one's where none is known.
+    pub(crate) fn of(&self, config: &Config, major: Option<u32>) -> Result<&Self, LoadError> {
+        let of_class = match self {
+            Self::OfMasked { masked, .. } if is_masked(config)? => masked,
+            Self::OfMasked { others, .. } => others,
+            _ => self,
+        };
+        Ok(of_class.of_version(major))
+    }
+
+    fn of_version(&self, major: Option<u32>) -> &Self {
         match self {
             Self::Since5 { before, .. } if major.is_some_and(|major| major < 5) => before,
             Self::Since5 { since, .. } => since,
@@ -100,6 +117,8 @@ pub(crate) struct BlockNames {
     pub(crate) modules: &'static [&'static str],
     /// The modules behind the blocks.
     pub(crate) after: &'static [&'static str],
+    /// The modules of a head before the layer whose outputs are the logits; no prefix precedes them.
+    pub(crate) before_head: &'static [&'static str],
     /// Names that the head may have; no prefix precedes them.
     pub(crate) heads: &'static [&'static str],
     /// Endings of tensors of old files that are no parameters.
@@ -237,6 +256,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// What the names of transformers' classes end in that give something for a whole text.
 const OF_TEXTS: &str = "ForSequenceClassification";
 
+/// What the names of transformers' classes end in that fill in masked tokens.
+const MASKED: &str = "ForMaskedLM";
+
 /// What the names of transformers' classes end in that predict the next token.
 const LANGUAGE_MODELS: [&str; 3] = ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"];
 
@@ -247,6 +269,12 @@ pub(crate) const SCORE: &str = "score";
 pub(crate) fn class_of_texts(config: &Config) -> Result<Option<&str>, LoadError> {
     let classes = config.list("architectures")?.unwrap_or_default();
     Ok(classes.iter().filter_map(serde_json::Value::as_str).find(|class| class.ends_with(OF_TEXTS)))
+}
+
+/// Whether a configuration is of a class that fills in masked tokens.
+pub(crate) fn is_masked(config: &Config) -> Result<bool, LoadError> {
+    let classes = config.list("architectures")?.unwrap_or_default();
+    Ok(classes.iter().filter_map(serde_json::Value::as_str).any(|class| class.ends_with(MASKED)))
 }
 
 /// Parts of names that PEFT gives to an adapter's tensors, and to the weights that it changes.

@@ -1,18 +1,19 @@
 //! BERT (Devlin et al. 2019) as `BertForSequenceClassification` stores it: the encoder, a pooler with tanh on the first
-//! token, and a classifier.
+//! token, and a classifier; and as `BertForMaskedLM` does, which fills in masked tokens.
 
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
-use super::encoder::Family;
+use super::encoder::{Family, Filling};
+use super::heads::MaskedNames;
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
-    classes: &["BertForSequenceClassification"],
+    classes: &["BertForSequenceClassification", "BertForMaskedLM"],
     load,
-    parameters: Parameters::Blocks(NAMES),
+    parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING.names), others: &Parameters::Blocks(NAMES) },
     tied_by_default: true,
     without_effect: WITHOUT_EFFECT,
     blocks: Some("num_hidden_layers"),
@@ -45,10 +46,29 @@ const NAMES: BlockNames = BlockNames {
     blocks: "encoder.layer",
     modules: &MODULES,
     after: &["pooler.dense"],
+    before_head: &[],
     heads: &["classifier"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
     experts: None,
+};
+
+/// What is other where masked tokens are filled in.
+const FILLING: Filling = Filling {
+    names: BlockNames {
+        after: &[],
+        before_head: &["cls.predictions", HEAD.dense, HEAD.norm],
+        heads: &[HEAD.decoder],
+        ..NAMES
+    },
+    head: HEAD,
+};
+
+const HEAD: MaskedNames = MaskedNames {
+    dense: "cls.predictions.transform.dense",
+    norm: "cls.predictions.transform.LayerNorm",
+    decoder: "cls.predictions.decoder",
+    bias: Some("cls.predictions.bias"),
 };
 
 /// The modules of a block in the order of registration.
@@ -66,5 +86,7 @@ pub(super) const MODULES: [&str; 8] = [
 /// Builds the model from its folder's configuration and weights.
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let pooler = ("bert.pooler.dense", Activation::Tanh);
-    Family::read(config, &NAMES, MODULES, pooler, "classifier")?.build(config, weights, options)
+    let mut family = Family::read(config, &NAMES, MODULES, pooler, "classifier")?;
+    family.filling = Some((&FILLING, family.activation));
+    family.build(config, weights, options)
 }

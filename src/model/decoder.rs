@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::adapter::AdapterMode;
 use super::architecture::{BlockNames, SCORE, class_of_texts};
-use super::heads::{self, Head, NextToken, Pooling, Step, StoredHeadAdapter, StoredNextToken, StoredSequence};
+use super::heads::{
+    self, Head, NextToken, Pooling, Step, StoredHeadAdapter, StoredMasked, StoredNextToken, StoredSequence,
+};
 use super::norms::Norm;
 use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
@@ -18,7 +20,7 @@ use crate::curvature::{
     Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
     backward_through, gauss_newton_through,
 };
-use crate::data::{Batch, DecoderTokens, Inputs, Labels, ModelLimits, TokenInputs};
+use crate::data::{Batch, DecoderTokens, Inputs, Labels, MaskedTokens, ModelLimits, TokenInputs};
 
 /// What one transformer has that another has not: its blocks, its norm and what it does with positions.
 pub(super) trait Transformer: Debug + Send + Sync {
@@ -192,6 +194,8 @@ pub(super) struct Ends {
     /// V and D, the shape of the embedding.
     sizes: [usize; 2],
     labels: Option<Labels>,
+    /// What is read, if the head fills in masked tokens, and the layers before its logits.
+    masked: Option<(MaskedTokens, StoredMasked)>,
 }
 
 /// A head on disk.
@@ -227,7 +231,7 @@ impl Ends {
         let stored = format!("{name}.weight");
         let ends = |tokens, weight| {
             let head = StoredNextToken { weight, bias: None, soft_cap: None, name };
-            Self { tokens, head: StoredHead::NextToken(Box::new(head)), sizes, labels: None }
+            Self { tokens, head: StoredHead::NextToken(Box::new(head)), sizes, labels: None, masked: None }
         };
         let stored_head = source.weights.contains(&stored);
         if tied && stored_head && !source.contains(&embedding) {
@@ -264,7 +268,29 @@ impl Ends {
         labels: Labels,
     ) -> Result<Self, LoadError> {
         let tokens = source.tensor(&format!("{}.weight", names.before[0]), &sizes)?;
-        Ok(Self { tokens, head: StoredHead::Sequence(head), sizes, labels: Some(labels) })
+        Ok(Self { tokens, head: StoredHead::Sequence(head), sizes, labels: Some(labels), masked: None })
+    }
+
+    /// The ends of a model that fills in masked tokens. Its logits are those of the embedding, or of a matrix of its own;
+    /// `bias` says whether they have one.
+    pub(super) fn of_masked(
+        source: &Source,
+        names: &BlockNames,
+        sizes: [usize; 2],
+        (reads, head, bias): (MaskedTokens, StoredMasked, bool),
+    ) -> Result<Self, LoadError> {
+        if source.weights.adapter().is_some() {
+            let problem = "adapters of masked language models are not read; save the merged model";
+            return Err(source.config().problem(problem));
+        }
+        let tied = source.config().flag("tie_word_embeddings", true)?;
+        let mut ends = Self::new(source, names, sizes, tied)?;
+        let bias = bias.then(|| head.names.bias(source, sizes[0])).transpose()?;
+        if let StoredHead::NextToken(head) = &mut ends.head {
+            head.bias = bias;
+        }
+        ends.masked = Some((reads, head));
+        Ok(ends)
     }
 
     /// Adds a language model's head's bias, which does not belong to the embedding where they are tied.
@@ -315,10 +341,15 @@ impl<T: Transformer + 'static> Parts<T> {
         // a block whose layers the source does not know all counts as one that has tracked layers
         let is_known = self.blocks.tracked.iter().sum::<u64>() == in_blocks;
         let tracked = self.blocks.tracked.iter().map(|&count| !is_known || count > 0).collect();
-        let Ends { tokens, head, sizes: [vocabulary, width], labels } = self.ends;
+        let Ends { tokens, head, sizes: [vocabulary, width], labels, masked } = self.ends;
+        let (reads_masked, before_logits) = masked.unzip();
         let ((head, tokens), sizes): ((Box<dyn Head>, _), _) = match head {
             StoredHead::NextToken(head) => {
                 let StoredNextToken { mut weight, bias, soft_cap, name } = *head;
+                let before = source.sizes().parameters;
+                let before_logits =
+                    before_logits.map(|layers| layers.load(source, &mut tracking, residence)).transpose()?;
+                let own_parameters = (source.sizes().parameters - before) as usize;
                 let mode = source.weights.adapter().map(|adapter| adapter.mode);
                 let is_saved = weight.as_ref().is_some_and(|weight| source.is_replaced(weight));
                 let layer = match mode {
@@ -353,7 +384,11 @@ impl<T: Transformer + 'static> Parts<T> {
                 let (tied, tokens) = (own.is_none(), Arc::new(Held::new(tokens, residence)?));
                 let weight = own.map_or_else(|| tokens.clone(), Arc::new);
                 let head = NextToken { weight, tied, bias, soft_cap, layer, products: source.products, adapter };
-                ((Box::new(head), tokens), (vocabulary * width, vocabulary, is_tracked))
+                let head: Box<dyn Head> = match before_logits {
+                    None => Box::new(head),
+                    Some(layers) => Box::new(layers.before(head)),
+                };
+                ((head, tokens), (vocabulary * width + own_parameters, vocabulary, is_tracked))
             }
             StoredHead::Sequence(head) => {
                 let before = source.sizes().parameters;
@@ -387,7 +422,12 @@ impl<T: Transformer + 'static> Parts<T> {
             norm: Held::new(self.norm, residence)?,
             head,
         };
-        let limits = Limits::Tokens(ModelLimits { vocabulary, max_positions: self.max_positions, decoder: starts });
+        let limits = Limits::Tokens(ModelLimits {
+            vocabulary,
+            max_positions: self.max_positions,
+            decoder: starts,
+            masked: reads_masked,
+        });
         Ok(Loaded { body: Box::new(decoder), layers, footprint, limits, labels })
     }
 }

@@ -1,18 +1,20 @@
 //! DistilBERT (Sanh et al. 2019) as `DistilBertForSequenceClassification` stores it: BERT's encoder without texts of a
-//! pair and without a pooler, and a head of two layers with ReLU between on the first token.
+//! pair and without a pooler, and a head of two layers with ReLU between on the first token; and as `DistilBertForMaskedLM`
+//! does, which fills in masked tokens.
 
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
-use super::encoder::{Family, Places};
+use super::encoder::{Family, Filling, Places};
+use super::heads::MaskedNames;
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "distilbert",
-    classes: &["DistilBertForSequenceClassification"],
+    classes: &["DistilBertForSequenceClassification", "DistilBertForMaskedLM"],
     load,
-    parameters: Parameters::Blocks(NAMES),
+    parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING.names), others: &Parameters::Blocks(NAMES) },
     tied_by_default: true,
     without_effect: &[
         "dropout",
@@ -34,11 +36,21 @@ const NAMES: BlockNames = BlockNames {
     blocks: "transformer.layer",
     modules: &MODULES,
     after: &[],
+    before_head: &[],
     heads: &["pre_classifier", "classifier"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
     experts: None,
 };
+
+/// What is other where masked tokens are filled in.
+const FILLING: Filling = Filling {
+    names: BlockNames { before_head: &[HEAD.dense, HEAD.norm], heads: &[HEAD.decoder], ..NAMES },
+    head: HEAD,
+};
+
+const HEAD: MaskedNames =
+    MaskedNames { dense: "vocab_transform", norm: "vocab_layer_norm", decoder: "vocab_projector", bias: None };
 
 /// The modules of a block in the order of registration.
 const MODULES: [&str; 8] = [
@@ -55,6 +67,7 @@ const MODULES: [&str; 8] = [
 /// Builds the model from its folder's configuration and weights.
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let activation = Activation::from_name(config.text("activation", "gelu")?);
+    let activation = activation.ok_or_else(|| config.unsupported("activation"))?;
     let family = Family {
         names: &NAMES,
         modules: MODULES,
@@ -66,11 +79,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         rows_of_positions: config.size("max_position_embeddings")?,
         places: Places::FromZero,
         token_types: None,
-        activation: activation.ok_or_else(|| config.unsupported("activation"))?,
+        activation,
         // the configuration has no key for it
         epsilon: 1e-12,
         dense: ("pre_classifier", Activation::Relu),
         classifier: "classifier",
+        filling: Some((&FILLING, activation)),
     };
     family.build(config, weights, options)
 }

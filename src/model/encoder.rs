@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::architecture::BlockNames;
+use super::architecture::{BlockNames, is_masked};
 use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
-use super::heads::{self, Pooling, Step, StoredSequence};
+use super::heads::{self, MaskedNames, Pooling, Step, StoredMasked, StoredSequence};
 use super::norms::{NoNorm, StoredLayerNorm};
 use super::parameters::{Held, Source, Stored, StoredLinear};
 use super::projection::Projection;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Positions, TapRecorder, Traced};
-use crate::data::TokenInputs;
+use crate::data::{MaskedTokens, TokenInputs};
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
 /// Embeddings and blocks `layer`; `x: [R, D]` throughout.
@@ -176,6 +176,14 @@ pub(super) struct Family {
     pub(super) dense: (&'static str, Activation),
     /// The layer whose outputs are the logits.
     pub(super) classifier: &'static str,
+    /// The head of the class that fills in masked tokens, and the function behind its linear layer.
+    pub(super) filling: Option<(&'static Filling, Activation)>,
+}
+
+/// What is other where masked tokens are filled in.
+pub(super) struct Filling {
+    pub(super) names: BlockNames,
+    pub(super) head: MaskedNames,
 }
 
 impl Family {
@@ -209,6 +217,7 @@ impl Family {
             epsilon: config.number("layer_norm_eps", 1e-12)?,
             dense,
             classifier,
+            filling: None,
         })
     }
 
@@ -223,21 +232,35 @@ impl Family {
         if width % heads != 0 {
             return Err(config.problem(format!("a width of {width} is not a multiple of {heads} attention heads")));
         }
-        let mut labels = heads::labels(config)?;
-        labels.token_types = self.token_types;
         let source = Source::new(weights, names.prefix_in(weights), config, options);
-        let outputs = labels.outputs;
-        let (dense, behind) = self.dense;
-        let head = StoredSequence {
-            pooling: Pooling::First,
-            steps: vec![
-                Step::Linear { name: dense, sizes: [width, width], bias: true },
-                Step::Activation(behind),
-                Step::Linear { name: self.classifier, sizes: [outputs, width], bias: true },
-            ],
-            outputs,
+        let filling = match self.filling {
+            Some(filling) if is_masked(config)? => Some(filling),
+            _ => None,
         };
-        let ends = Ends::of_texts(&source, names, [self.vocabulary, width], head, labels)?;
+        let ends = match filling {
+            Some((filling, activation)) => {
+                let norm = StoredLayerNorm::at(&source, filling.head.norm, width, epsilon, true)?;
+                let head = StoredMasked { names: filling.head, width, dense_bias: true, activation, norm };
+                let reads = MaskedTokens { token_types: self.token_types };
+                Ends::of_masked(&source, &filling.names, [self.vocabulary, width], (reads, head, true))?
+            }
+            None => {
+                let mut labels = heads::labels(config)?;
+                labels.token_types = self.token_types;
+                let outputs = labels.outputs;
+                let (dense, behind) = self.dense;
+                let head = StoredSequence {
+                    pooling: Pooling::First,
+                    steps: vec![
+                        Step::Linear { name: dense, sizes: [width, width], bias: true },
+                        Step::Activation(behind),
+                        Step::Linear { name: self.classifier, sizes: [outputs, width], bias: true },
+                    ],
+                    outputs,
+                };
+                Ends::of_texts(&source, names, [self.vocabulary, width], head, labels)?
+            }
+        };
         let table = |name: &str, rows: usize| source.tensor(&format!("embeddings.{name}.weight"), &[rows, width]);
         let position_embeddings = table("position_embeddings", self.rows_of_positions)?;
         let types = self.token_types.map(|rows| table("token_type_embeddings", rows)).transpose()?;

@@ -298,11 +298,6 @@ impl LoadError {
             Self::UnsupportedModel { .. } => {
                 format!("supported are {}", super::supported().collect::<Vec<_>>().join(", "))
             }
-            Self::UnsupportedClass { found, expected, .. } if found.contains("ForMaskedLM") => format!(
-                "the loss of a masked language model depends on which tokens were masked, and no file says which were; \
-                 attribute a classifier that was fine-tuned from it ({})",
-                classes(expected)
-            ),
             Self::UnsupportedClass { expected, .. } => format!(
                 "only {} is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`",
                 classes(expected)
@@ -350,10 +345,15 @@ impl LoadError {
     }
 }
 
-/// A class that is supported, and what gives something for a whole text instead.
+/// A class that is supported, and what gives something for a whole text or fills in masked tokens instead.
 fn classes(expected: &str) -> String {
-    let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|ending| expected.strip_suffix(ending));
-    stem.map_or_else(|| format!("`{expected}`"), |stem| format!("`{expected}` or `{stem}ForSequenceClassification`"))
+    let stem = |endings: &[&str]| endings.iter().find_map(|ending| expected.strip_suffix(ending));
+    let other = match (stem(&["ForCausalLM", "LMHeadModel"]), stem(&["ForSequenceClassification"])) {
+        (Some(stem), _) => format!("{stem}ForSequenceClassification"),
+        (None, Some(stem)) => format!("{stem}ForMaskedLM"),
+        (None, None) => return format!("`{expected}`"),
+    };
+    format!("`{expected}` or `{other}`")
 }
 
 /// A shape as an error quotes it, cut after a few dimensions.

@@ -45,6 +45,7 @@ const NAMES: BlockNames = BlockNames {
     blocks: "h",
     modules: &["ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"],
     after: &["ln_f"],
+    before_head: &[],
     heads: &["lm_head"],
     buffers: &[".attn.bias", ".attn.masked_bias"],
     layout: Layout::InputsFirst,

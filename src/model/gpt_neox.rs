@@ -42,6 +42,7 @@ const NAMES: BlockNames = BlockNames {
         "mlp.dense_4h_to_h",
     ],
     after: &["final_layer_norm"],
+    before_head: &[],
     heads: &["embed_out", "lm_head"],
     buffers: &[".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,

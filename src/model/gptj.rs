@@ -44,6 +44,7 @@ const NAMES: BlockNames = BlockNames {
     blocks: "h",
     modules: &["ln_1", "attn.k_proj", "attn.v_proj", "attn.q_proj", "attn.out_proj", "mlp.fc_in", "mlp.fc_out"],
     after: &["ln_f"],
+    before_head: &[],
     heads: &["lm_head"],
     buffers: &[".attn.bias", ".attn.masked_bias"],
     layout: Layout::OutputsFirst,

@@ -45,6 +45,7 @@ const NAMES: BlockNames = BlockNames {
         "post_attention_layernorm",
     ],
     after: &["norm"],
+    before_head: &[],
     heads: &["lm_head"],
     buffers: &["rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,

@@ -1,14 +1,15 @@
 //! ModernBERT (Warner et al. 2024, §2.1) as `ModernBertForSequenceClassification` stores it: rotary positions, norms before
-//! attention and a gated MLP, packed projections, and most layers with a window to both sides.
+//! attention and a gated MLP, packed projections, and most layers with a window to both sides; and as
+//! `ModernBertForMaskedLM` does, which fills in masked tokens.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::architecture::{Architecture, BlockNames, Parameters};
+use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
-use super::heads::{self, Pooling, Step, StoredSequence};
+use super::heads::{self, MaskedNames, Pooling, Step, StoredMasked, StoredSequence};
 use super::norms::StoredLayerNorm;
 use super::parameters::{Held, Source, Stored, StoredLinear};
 use super::projection::Projection;
@@ -16,18 +17,17 @@ use super::rotary::RotaryByLayer;
 use super::tracking::{SharedInput, Tracking};
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::curvature::{Positions, TapRecorder, Traced};
-use crate::data::TokenInputs;
+use crate::data::{MaskedTokens, TokenInputs};
 use crate::nn::{Activation, Attention, LayerNorm, Mask, RopeConfig, RopeTables, trace_gated_packed};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
-    classes: &["ModernBertForSequenceClassification"],
+    classes: &["ModernBertForSequenceClassification", "ModernBertForMaskedLM"],
     load,
-    parameters: Parameters::Blocks(NAMES),
+    parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING), others: &Parameters::Blocks(NAMES) },
     tied_by_default: true,
     without_effect: &[
         "compile",
-        "decoder_bias",
         "deterministic_flash_attn",
         "embedding_dropout",
         "gradient_checkpointing",
@@ -36,8 +36,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "position_embedding_type",
         "reference_compile",
         "repad_logits_with_grad",
-        "sparse_pred_ignore_index",
-        "sparse_prediction",
         "tie_word_embeddings",
     ],
     blocks: Some("num_hidden_layers"),
@@ -51,11 +49,17 @@ const NAMES: BlockNames = BlockNames {
     blocks: "layers",
     modules: &["attn_norm", "attn.Wqkv", "attn.Wo", "mlp_norm", "mlp.Wi", "mlp.Wo"],
     after: &["final_norm"],
+    before_head: &[],
     heads: &["head.dense", "head.norm", "classifier"],
     buffers: &["rotary_emb.inv_freq"],
     layout: Layout::OutputsFirst,
     experts: None,
 };
+
+/// The names where masked tokens are filled in.
+const FILLING: BlockNames = BlockNames { before_head: &[HEAD.dense, HEAD.norm], heads: &[HEAD.decoder], ..NAMES };
+
+const HEAD: MaskedNames = MaskedNames { dense: "head.dense", norm: "head.norm", decoder: "decoder", bias: None };
 
 /// `tok_embeddings` and their norm, blocks `layers`, `final_norm`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -192,20 +196,36 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         _ => return Err(config.unsupported("classifier_pooling")),
     };
 
-    let labels = heads::labels(config)?;
+    let decoder_bias = config.flag("decoder_bias", true)?;
+    // only rows with a target go through the head then, which changes no loss where -100 is none
+    let is_sparse = config.flag("sparse_prediction", false)?;
+    let ignored = config.get("sparse_pred_ignore_index").and_then(Value::as_i64).unwrap_or(-100);
+
     let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let outputs = labels.outputs;
-    let head = StoredSequence {
-        pooling,
-        steps: vec![
-            Step::Linear { name: "head.dense", sizes: [d, d], bias: classifier_bias },
-            Step::Activation(classifier_activation),
-            Step::Norm(Box::new(StoredLayerNorm::at(&source, "head.norm", d, epsilon, norm_bias)?)),
-            Step::Linear { name: "classifier", sizes: [outputs, d], bias: true },
-        ],
-        outputs,
+    let head_norm = StoredLayerNorm::at(&source, HEAD.norm, d, epsilon, norm_bias)?;
+    let ends = if is_masked(config)? {
+        if is_sparse && ignored != -100 {
+            return Err(config.unsupported("sparse_pred_ignore_index"));
+        }
+        let (activation, dense_bias) = (classifier_activation, classifier_bias);
+        let head = StoredMasked { names: HEAD, width: d, dense_bias, activation, norm: head_norm };
+        let reads = MaskedTokens { token_types: None };
+        Ends::of_masked(&source, &FILLING, [vocabulary, d], (reads, head, decoder_bias))?
+    } else {
+        let labels = heads::labels(config)?;
+        let outputs = labels.outputs;
+        let head = StoredSequence {
+            pooling,
+            steps: vec![
+                Step::Linear { name: HEAD.dense, sizes: [d, d], bias: classifier_bias },
+                Step::Activation(classifier_activation),
+                Step::Norm(Box::new(head_norm)),
+                Step::Linear { name: "classifier", sizes: [outputs, d], bias: true },
+            ],
+            outputs,
+        };
+        Ends::of_texts(&source, &NAMES, [vocabulary, d], head, labels)?
     };
-    let ends = Ends::of_texts(&source, &NAMES, [vocabulary, d], head, labels)?;
     let norm = |name: &str| StoredLayerNorm::at(&source, &source.full(name), d, epsilon, norm_bias);
     let mut tracking = Tracking::new(&options.selection);
     let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {

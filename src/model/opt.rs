@@ -50,6 +50,7 @@ const NAMES: BlockNames = BlockNames {
         "final_layer_norm",
     ],
     after: &[],
+    before_head: &[],
     heads: &["lm_head"],
     buffers: &[],
     layout: Layout::OutputsFirst,

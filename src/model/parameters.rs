@@ -479,14 +479,19 @@ impl StoredTensor {
         self.adapter.is_some()
     }
 
-    /// Whether another matrix of this shape holds the same numbers, read a few rows at a time.
+    /// Whether another matrix of this shape holds the same numbers, read a few rows at a time; or another vector.
     pub(super) fn equals(&self, other: &Self) -> Result<bool, LoadError> {
+        // `ne` gives u8, whose sum may wrap
+        let equal = |a: Tensor, b: &Tensor| -> candle_core::Result<bool> {
+            Ok(a.ne(b)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? == 0.0)
+        };
+        if self.shape.len() == 1 {
+            return Ok(equal(self.read()?, &other.read()?)?);
+        }
         let rows = |of: &Self, ids: &[u32]| of.stored_rows(ids);
         let all: Vec<u32> = (0..self.shape.first().copied().unwrap_or(0) as u32).collect();
         for ids in all.chunks(ROWS_COMPARED) {
-            // `ne` gives u8, whose sum may wrap
-            let differs = rows(self, ids)?.ne(&rows(other, ids)?)?.to_dtype(DType::F64)?.sum_all()?;
-            if differs.to_scalar::<f64>()? > 0.0 {
+            if !equal(rows(self, ids)?, &rows(other, ids)?)? {
                 return Ok(false);
             }
         }

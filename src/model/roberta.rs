@@ -1,20 +1,22 @@
 //! RoBERTa (Liu et al. 2019) and XLM-RoBERTa (Conneau et al. 2020) as `RobertaForSequenceClassification` and
 //! `XLMRobertaForSequenceClassification` store them: BERT's encoder with positions that count from behind the padding
-//! token's id, and a head of two layers on the first token.
+//! token's id, and a head of two layers on the first token; and as `RobertaForMaskedLM` and `XLMRobertaForMaskedLM` do,
+//! which fill in masked tokens.
 
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::bert::{MODULES, WITHOUT_EFFECT};
-use super::encoder::{Family, Places};
+use super::encoder::{Family, Filling, Places};
+use super::heads::MaskedNames;
 use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
 use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "roberta",
-    classes: &["RobertaForSequenceClassification"],
+    classes: &["RobertaForSequenceClassification", "RobertaForMaskedLM"],
     load,
-    parameters: Parameters::Blocks(NAMES),
+    parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING.names), others: &Parameters::Blocks(NAMES) },
     tied_by_default: true,
     without_effect: WITHOUT_EFFECT,
     blocks: Some("num_hidden_layers"),
@@ -22,11 +24,17 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     head_size: None,
 };
 
-/// XLM-RoBERTa: RoBERTa's network, which registers its head first.
+/// XLM-RoBERTa: RoBERTa's network, which registers its head first since transformers 5.
 pub(super) const XLM: Architecture = Architecture {
     model_type: "xlm-roberta",
-    classes: &["XLMRobertaForSequenceClassification"],
-    parameters: Parameters::HeadFirst(NAMES),
+    classes: &["XLMRobertaForSequenceClassification", "XLMRobertaForMaskedLM"],
+    parameters: Parameters::OfMasked {
+        masked: &Parameters::Since5 {
+            before: &Parameters::Blocks(FILLING.names),
+            since: &Parameters::HeadFirst(FILLING.names),
+        },
+        others: &Parameters::Since5 { before: &Parameters::Blocks(NAMES), since: &Parameters::HeadFirst(NAMES) },
+    },
     ..ARCHITECTURE
 };
 
@@ -41,10 +49,24 @@ const NAMES: BlockNames = BlockNames {
     blocks: "encoder.layer",
     modules: &MODULES,
     after: &["pooler.dense"],
+    before_head: &[],
     heads: &["classifier.dense", "classifier.out_proj"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
     experts: None,
+};
+
+/// What is other where masked tokens are filled in.
+const FILLING: Filling = Filling {
+    names: BlockNames { after: &[], before_head: &["lm_head", HEAD.dense, HEAD.norm], heads: &[HEAD.decoder], ..NAMES },
+    head: HEAD,
+};
+
+const HEAD: MaskedNames = MaskedNames {
+    dense: "lm_head.dense",
+    norm: "lm_head.layer_norm",
+    decoder: "lm_head.decoder",
+    bias: Some("lm_head.bias"),
 };
 
 /// Builds the model from its folder's configuration and weights.
@@ -59,5 +81,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         },
     };
     family.places = Places::BehindPadding(padding);
+    // whatever the blocks' function is
+    family.filling = Some((&FILLING, Activation::Gelu));
     family.build(config, weights, options)
 }

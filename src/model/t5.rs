@@ -53,6 +53,7 @@ const NAMES: BlockNames = BlockNames {
     blocks: "encoder.block",
     modules: &[],
     after: &[],
+    before_head: &[],
     heads: &["lm_head"],
     buffers: &[],
     layout: Layout::OutputsFirst,

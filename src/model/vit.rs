@@ -48,6 +48,7 @@ const NAMES: BlockNames = BlockNames {
     blocks: "encoder.layer",
     modules: &[MODULES[0], MODULES[1], MODULES[2], MODULES[3], MODULES[4], MODULES[5], MODULES[6], MODULES[7]],
     after: &["layernorm"],
+    before_head: &[],
     heads: &["classifier"],
     buffers: &[],
     layout: Layout::OutputsFirst,

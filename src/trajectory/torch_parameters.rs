@@ -31,6 +31,8 @@ pub struct TorchParameters {
     pub list: Vec<Parameter>,
     order: &'static Parameters,
     tied_head: Option<TiedHead>,
+    /// The bias of a tied head as its own, and the one parameter of another module that it is.
+    shared_bias: Option<(String, String)>,
     /// What stands in front of blocks' names.
     prefix: &'static str,
     is_adapter: bool,
@@ -73,13 +75,14 @@ impl TorchParameters {
             other => other.into(),
         })?;
         let version = TransformersVersion::parse(config.text("transformers_version", "")?);
-        let order = architecture.parameters.of_version(version.map(|version| version.major));
+        let order = architecture.parameters.of(&config, version.map(|version| version.major))?;
         let file = weights.files().next().unwrap_or(folder).to_path_buf();
         let tied_head = match order.names() {
             // what gives something for a whole text has a head of its own
             Some(names) if class_of_texts(&config)?.is_none() => {
                 let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
-                tied_head(names, &weights, tied)?
+                let head_first = matches!(order, Parameters::HeadFirst(_));
+                tied_head(names, &weights, tied, head_first)?
             }
             _ => None,
         };
@@ -87,6 +90,7 @@ impl TorchParameters {
             Parameters::Blocks(names) => (names.prefix_in(&weights), fused_experts(&config, names, &weights)?),
             _ => ("", BTreeMap::new()),
         };
+        let shared_bias = tied_head.as_ref().and_then(|tied| shared_bias(order.names()?, &tied.head, &weights));
         let mut places = Vec::new();
         for (name, shape) in &experts {
             let place = place(order, name);
@@ -95,7 +99,7 @@ impl TorchParameters {
         }
         for name in weights.names().filter(|name| experts.is_empty() || !is_of_one_expert(order, name)) {
             let other_name = tied_head.as_ref().is_some_and(|tied| tied.head == name && tied.embedding != name);
-            if order.is_buffer(name) || other_name {
+            if order.is_buffer(name) || other_name || shared_bias.as_ref().is_some_and(|(head, _)| name == head) {
                 continue;
             }
             // of tied weights that are stored under the head's name the place is the embedding's
@@ -106,7 +110,7 @@ impl TorchParameters {
         }
         places.sort_by(|(a, x), (b, y)| (a, &x.name).cmp(&(b, &y.name)));
         let list = places.into_iter().map(|(_, parameter)| parameter).collect();
-        Ok(Self { file, list, order, tied_head, prefix, is_adapter: false })
+        Ok(Self { file, list, order, tied_head, shared_bias, prefix, is_adapter: false })
     }
 
     /// The parameters of an adapter. PEFT registers those of a module behind the module's own, A before B.
@@ -116,7 +120,7 @@ impl TorchParameters {
             LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
             other => other.into(),
         })?;
-        let order = &architecture.parameters;
+        let order = architecture.parameters.of(&config, None)?;
         let weights = Weights::open_trained(&adapter.folder)?;
         let file = weights.files().next().unwrap_or(&adapter.folder).to_path_buf();
         let settings = AdapterConfig::read(&adapter.folder)?;
@@ -143,7 +147,7 @@ impl TorchParameters {
         }
         places.sort_by(|(a, x), (b, y)| (a, &x.name).cmp(&(b, &y.name)));
         let list = places.into_iter().map(|(_, parameter)| parameter).collect();
-        Ok(Self { file, list, order, tied_head: None, prefix: "", is_adapter: true })
+        Ok(Self { file, list, order, tied_head: None, shared_bias: None, prefix: "", is_adapter: true })
     }
 
     /// The parameter that holds the weight of a layer, and how it lies there; the embedding for a tied head.
@@ -173,7 +177,11 @@ impl TorchParameters {
 
     /// The parameter that holds the bias of a layer.
     pub fn bias(&self, layer: &str) -> Option<&Parameter> {
-        self.find(&format!("{layer}.bias"))
+        let name = format!("{layer}.bias");
+        match &self.shared_bias {
+            Some((own, shared)) if *own == name => self.find(shared),
+            _ => self.find(&name),
+        }
     }
 
     fn find(&self, name: &str) -> Option<&Parameter> {
@@ -187,7 +195,13 @@ impl TorchParameters {
 }
 
 /// The head and the embedding if they are one parameter: as [`crate::model`] decides it, so as transformers 5.
-fn tied_head(names: &BlockNames, weights: &Weights, tied: bool) -> Result<Option<TiedHead>, ReadError> {
+/// Where the head is registered first, the one parameter stands at its place.
+fn tied_head(
+    names: &BlockNames,
+    weights: &Weights,
+    tied: bool,
+    head_first: bool,
+) -> Result<Option<TiedHead>, ReadError> {
     let prefix = names.prefix_in(weights);
     let head = format!("{}.weight", names.head_in(weights));
     let registered = format!("{prefix}{}.weight", names.before[0]);
@@ -207,7 +221,16 @@ fn tied_head(names: &BlockNames, weights: &Weights, tied: bool) -> Result<Option
             return Ok(None);
         }
     }
+    let registered = if head_first { head.clone() } else { registered };
     Ok(Some(TiedHead { head, embedding, registered }))
+}
+
+/// The bias of a tied head under its own name and under that of the module around it, if the latter is in the file.
+fn shared_bias(names: &BlockNames, head: &str, weights: &Weights) -> Option<(String, String)> {
+    let head = head.strip_suffix(".weight")?;
+    let is_around = |module: &&&str| head.strip_prefix(**module).is_some_and(|rest| rest.starts_with('.'));
+    let shared = format!("{}.bias", names.before_head.iter().find(is_around)?);
+    weights.contains(&shared).then(|| (format!("{head}.bias"), shared))
 }
 
 /// The tensors of all experts of a block as transformers 5 registers them, with their shapes, of a checkpoint that it
@@ -264,7 +287,7 @@ fn place(order: &Parameters, name: &str) -> Option<Vec<u64>> {
         let digits = module.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok());
         return Some(digits.chain([leaf]).collect());
     };
-    if let Some(i) = names.heads.iter().chain([&SCORE]).position(|&one| one == module) {
+    if let Some(i) = names.before_head.iter().chain(names.heads).chain([&SCORE]).position(|&one| one == module) {
         let section = if matches!(order, Parameters::HeadFirst(_)) { 0 } else { 4 };
         return Some(vec![section, 0, i as u64, leaf]);
     }

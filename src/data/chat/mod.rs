@@ -150,6 +150,7 @@ impl Chat {
             labels,
             target: None,
             split: None,
+            types: vec![],
         }))
     }
 

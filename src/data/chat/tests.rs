@@ -12,7 +12,7 @@ use crate::data::{
     read_tokens_from,
 };
 
-const LIMITS: ModelLimits = ModelLimits { vocabulary: 400, max_positions: Some(512), decoder: None };
+const LIMITS: ModelLimits = ModelLimits { vocabulary: 400, max_positions: Some(512), decoder: None, masked: None };
 
 const CHATML: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}\
                       {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";

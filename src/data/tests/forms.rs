@@ -13,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn limits() -> ModelLimits {
-    ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None }
+    ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None, masked: None }
 }
 
 fn texts(path: &Path, options: DataOptions) -> Result<(Dataset, ReadReport), String> {

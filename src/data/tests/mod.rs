@@ -4,6 +4,7 @@ mod broken;
 mod foreign;
 mod forms;
 mod labelled;
+mod masked;
 mod reading;
 mod recorded;
 mod reported;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use super::*;
 
 /// Limits of a model with the small tokenizer's vocabulary.
-const LIMITS: ModelLimits = ModelLimits { vocabulary: 12, max_positions: Some(8), decoder: None };
+const LIMITS: ModelLimits = ModelLimits { vocabulary: 12, max_positions: Some(8), decoder: None, masked: None };
 
 /// A byte-level BPE with eleven tokens, `<s>` (0) and `</s>` (1) among them, and a post-processor as JSON.
 fn write_tokenizer(folder: &Path, post_processor: &str) {

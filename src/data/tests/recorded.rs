@@ -31,7 +31,7 @@ fn tokens_of_the_fixture_are_those_of_python() {
     let tokenizer = Arc::new(Tokenizer::find(&folder, None).expect("a tokenizer"));
     let record = std::fs::read(folder.join("tokens.json")).expect("readable");
     let record: Value = serde_json::from_slice(&record).expect("JSON");
-    let limits = ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None };
+    let limits = ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None, masked: None };
     let check = |dataset: &Dataset, i: usize, expected: &Value| {
         let tokens = tokens(dataset);
         assert_eq!(Value::from(tokens.tokens(i)), expected["input_ids"], "{expected}");
@@ -78,7 +78,7 @@ fn token_counts_of_gpt2_mini_are_those_of_python() {
     let model = folder.join("checkpoint-2520");
     assert!(matches!(Tokenizer::find(&model, None), Err(DataError::NoTokenizer { nearby: Some(_), .. })));
     let tokenizer = Arc::new(Tokenizer::find(&model, Some(&folder.join("tokenizer"))).expect("given"));
-    let limits = ModelLimits { vocabulary: 2048, max_positions: Some(128), decoder: None };
+    let limits = ModelLimits { vocabulary: 2048, max_positions: Some(128), decoder: None, masked: None };
     let read = |name: &str, role, add_eos, max_length| {
         let options = DataOptions { max_length, ..add(Which::None, add_eos) };
         read_tokens(&folder.join(name), role, Some(&tokenizer), limits, options)

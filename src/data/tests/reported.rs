@@ -81,7 +81,7 @@ fn padding_with_the_end_token_is_seen() {
 #[test]
 fn a_tokenizer_may_have_more_ids_than_the_embedding_has_rows() {
     let small = tokenizer(ADDS_NOTHING);
-    let limits = ModelLimits { vocabulary: 10, max_positions: None, decoder: None };
+    let limits = ModelLimits { vocabulary: 10, max_positions: None, decoder: None, masked: None };
     let read = |text: &str| {
         let (file, tokenizer) = (Path::new("x.txt"), Some(&small.tokenizer));
         read_tokens_from(text.as_bytes(), file, Format::Text, Role::Train, tokenizer, limits, DataOptions::default())
@@ -168,7 +168,7 @@ fn another_field_or_the_line_can_be_the_id() {
 fn blocks_begin_anew_with_every_batch_of_rows() {
     // 2,500 documents of 7 tokens in batches of 1,000 rows: 7,000 tokens are 54 blocks of 128, 3,500 are 27.
     let text: String = (0..2500).map(|_| "{\"input_ids\": [2, 3, 4, 5, 6, 7, 8]}\n").collect();
-    let limits = ModelLimits { vocabulary: 12, max_positions: None, decoder: None };
+    let limits = ModelLimits { vocabulary: 12, max_positions: None, decoder: None, masked: None };
     let blocks = |pack_rows| {
         let options = DataOptions { pack: Some(128), pack_rows, ..DataOptions::default() };
         read_tokens_from(text.as_bytes(), Path::new("x.jsonl"), Format::JsonLines, Role::Train, None, limits, options)

@@ -2,8 +2,12 @@
 
 use super::*;
 
-const PAIRS: ModelLimits =
-    ModelLimits { vocabulary: 12, max_positions: None, decoder: Some(DecoderTokens { start: 10, padding: 11 }) };
+const PAIRS: ModelLimits = ModelLimits {
+    vocabulary: 12,
+    max_positions: None,
+    decoder: Some(DecoderTokens { start: 10, padding: 11 }),
+    masked: None,
+};
 
 fn split(text: &str, options: DataOptions) -> Result<(Dataset, ReadReport), DataError> {
     split_with(ADDS_EOS, text, options)

@@ -76,7 +76,7 @@ pub(in crate::job) fn load_tokenizer(
     train: &[(String, PathBuf)],
     limits: Limits,
 ) -> Result<Option<Arc<Tokenizer>>, JobError> {
-    let Limits::Tokens(_) = limits else { return Ok(None) };
+    let Limits::Tokens(of_tokens) = limits else { return Ok(None) };
     let found = Tokenizer::find(model, job.data.tokenizer.as_deref());
     let adapter = AdapterFolder::find(model, job.model.base.as_deref(), job.model.adapter.is_some())?;
     let found = match (found, adapter) {
@@ -88,8 +88,9 @@ pub(in crate::job) fn load_tokenizer(
     };
     match found {
         Ok(tokenizer) => Ok(Some(Arc::new(tokenizer))),
-        // files of token ids need none; the reader says so if they hold text after all
-        Err(_) if job.data.tokenizer.is_none() && only_ids(job, train) => Ok(None),
+        // files of token ids need none; the reader says so if they hold text after all, which is never read where tokens
+        // are masked
+        Err(_) if job.data.tokenizer.is_none() && (of_tokens.masked.is_some() || only_ids(job, train)) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -120,6 +121,7 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         (Limits::Tokens(limits), None) if limits.decoder.is_some() => {
             ("reads a prompt and writes a completion", &["prompt_field", "completion_field"])
         }
+        (Limits::Tokens(limits), None) if limits.masked.is_some() => ("fills in masked tokens", &[]),
         (Limits::Tokens(_), None) => (
             "predicts the next token",
             &["text_field", "prompt_field", "completion_field", "loss_on", "chat_template", "chat_date"],

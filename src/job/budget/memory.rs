@@ -194,6 +194,7 @@ mod tests {
                 vocabulary: 50_257,
                 max_positions: Some(1024),
                 decoder: None,
+                masked: None,
             }),
             data: 1 << 20,
             number: 4,

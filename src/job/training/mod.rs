@@ -522,7 +522,7 @@ mod tests {
     fn stage(name: &str, lines: &[&str]) -> Stage {
         let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().expect("a file");
         file.write_all(lines.join("\n").as_bytes()).expect("writable");
-        let limits = ModelLimits { vocabulary: 9, max_positions: Some(9), decoder: None };
+        let limits = ModelLimits { vocabulary: 9, max_positions: Some(9), decoder: None, masked: None };
         let (train, _) =
             data::read_tokens(file.path(), Role::Train, None, limits, DataOptions::default()).expect("examples");
         Stage::new(name.into(), train)

@@ -1,10 +1,12 @@
 //! Heads: what stands between a trunk's last hidden states and the loss. A language model's predicts the next token at
-//! every position; a classifier's gives some numbers for a whole text.
+//! every position, a masked one's the token of the position itself; a classifier's gives some numbers for a whole text.
 
 mod adapter;
 mod labels;
+mod masked;
 mod next_token;
 mod sequence;
+mod steps;
 
 use std::fmt::Debug;
 
@@ -12,8 +14,10 @@ use candle_core::{DType, Tensor};
 
 pub(super) use self::adapter::StoredHeadAdapter;
 pub(super) use self::labels::labels;
+pub(super) use self::masked::{MaskedNames, StoredMasked};
 pub(super) use self::next_token::{NextToken, StoredNextToken};
-pub(super) use self::sequence::{Pooling, Sequence, Step, StoredSequence};
+pub(super) use self::sequence::{Pooling, Sequence, StoredSequence};
+pub(super) use self::steps::Step;
 use super::{LoadError, wrong_batch};
 use crate::curvature::{Directions, Error, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};

@@ -5,17 +5,16 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::steps::{Step, StoredSteps};
 use super::{Head, hessian_of_outputs, loss_of_outputs};
 use crate::curvature::{
     Directions, Error, Gradient, Moving, Objective, Positions, Section, TapRecorder, Taped, Traced,
 };
 use crate::data::{Batch, Inputs};
-use crate::model::norms::StoredLayerNorm;
-use crate::model::parameters::{Held, Residence, Source, Stored, StoredLinear};
-use crate::model::projection::Projection;
+use crate::model::parameters::{Held, Residence, Source};
 use crate::model::tracking::Tracking;
 use crate::model::{LoadError, wrong_batch};
-use crate::nn::{Activation, LayerNorm, SquaredError};
+use crate::nn::SquaredError;
 
 /// How one vector is made of a text's hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,24 +33,6 @@ pub(in crate::model) enum Pooling {
     Before,
 }
 
-/// One step from the pooled vector to the outputs.
-#[derive(Debug)]
-pub(in crate::model) enum Step {
-    /// A linear layer: its full name, its outputs and inputs, and whether it has a bias.
-    Linear {
-        /// The name in the checkpoint, without `.weight`.
-        name: &'static str,
-        /// Outputs and inputs.
-        sizes: [usize; 2],
-        /// Whether it has a bias.
-        bias: bool,
-    },
-    /// A function of every number.
-    Activation(Activation),
-    /// A layer norm.
-    Norm(Box<StoredLayerNorm>),
-}
-
 /// A head on disk.
 #[derive(Debug)]
 pub(in crate::model) struct StoredSequence {
@@ -59,54 +40,6 @@ pub(in crate::model) struct StoredSequence {
     pub(in crate::model) steps: Vec<Step>,
     /// Numbers that come out.
     pub(in crate::model) outputs: usize,
-}
-
-/// The steps of a head, whose linear layers are numbered.
-#[derive(Debug)]
-struct StoredSteps(Vec<StoredStep>);
-
-#[derive(Debug)]
-enum StoredStep {
-    Linear(Box<StoredLinear>),
-    Activation(Activation),
-    Norm(Box<StoredLayerNorm>),
-}
-
-#[derive(Debug)]
-enum StepInMemory {
-    Linear(Projection),
-    Activation(Activation),
-    Norm(LayerNorm),
-}
-
-impl Stored for StoredSteps {
-    type Value = Steps;
-
-    fn read(&self) -> Result<Steps, LoadError> {
-        let read = |step: &StoredStep| {
-            Ok(match step {
-                StoredStep::Linear(linear) => StepInMemory::Linear(linear.read()?),
-                StoredStep::Activation(activation) => StepInMemory::Activation(*activation),
-                StoredStep::Norm(norm) => StepInMemory::Norm(norm.read()?),
-            })
-        };
-        self.0.iter().map(read).collect::<Result<_, LoadError>>().map(Steps)
-    }
-}
-
-/// The steps in memory.
-#[derive(Debug)]
-struct Steps(Vec<StepInMemory>);
-
-impl Steps {
-    /// `[B, D]` to `[B, outputs]`.
-    fn trace(&self, pooled: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        self.0.iter().try_fold(pooled.clone(), |x, step| match step {
-            StepInMemory::Linear(linear) => linear.trace(&x, taps),
-            StepInMemory::Activation(activation) => activation.trace(&x),
-            StepInMemory::Norm(norm) => norm.trace(&x),
-        })
-    }
 }
 
 /// A head of one output row for each text.
@@ -126,17 +59,8 @@ impl StoredSequence {
         tracking: &mut Tracking<'_>,
         residence: Residence,
     ) -> Result<Sequence, LoadError> {
-        let stored = |step: Step| {
-            Ok(match step {
-                Step::Linear { name, sizes, bias } => {
-                    StoredStep::Linear(Box::new(source.outer_linear(tracking, name, sizes, bias)?))
-                }
-                Step::Activation(activation) => StoredStep::Activation(activation),
-                Step::Norm(norm) => StoredStep::Norm(norm),
-            })
-        };
-        let steps = self.steps.into_iter().map(stored).collect::<Result<_, LoadError>>()?;
-        let steps = Held::new(StoredSteps(steps), residence)?;
+        let steps = StoredSteps::new(self.steps, |name, sizes, bias| source.outer_linear(tracking, name, sizes, bias))?;
+        let steps = Held::new(steps, residence)?;
         let squared_error = SquaredError { a: 1.0 / self.outputs.max(1) as f64 };
         Ok(Sequence { pooling: self.pooling, steps, squared_error })
     }

@@ -207,6 +207,7 @@ pub(super) const fn names(modules: &'static [&'static str]) -> BlockNames {
         blocks: "layers",
         modules,
         after: &["norm"],
+        before_head: &[],
         heads: &["lm_head"],
         buffers: &["rotary_emb.inv_freq"],
         layout: Layout::OutputsFirst,

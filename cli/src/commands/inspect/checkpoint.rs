@@ -30,6 +30,9 @@ pub(super) fn explain(folder: &Path, base: Option<&Path>, detail: Detail) -> any
                     decoder.start
                 );
             }
+            if limits.masked.is_some() {
+                let _ = writeln!(text, "it fills in masked tokens: rows have `input_ids` and `labels`");
+            }
             if let Some(labels) = model.labels() {
                 let what = match labels.task {
                     Some(Task::Classification) => "gives for each text the logits of",

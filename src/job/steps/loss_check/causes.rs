@@ -104,6 +104,7 @@ pub(super) fn try_all(
     let limits = network.model.limits();
     if let (Kind::Tokens(tokens), Limits::Tokens(limits)) = (stage.sample.kind(), limits)
         && !tokens.is_labelled()
+        && !tokens.is_masked()
     {
         for reading in readings(stage, tokens) {
             let judge = |at: &Compared| {
@@ -248,7 +249,7 @@ fn altered(
 /// though they were read without end tokens, or does not, though these are targets.
 fn of_ends(stage: &OfStage<'_>, compared: &[Compared], end: u32) -> Option<String> {
     let Kind::Tokens(tokens) = stage.sample.kind() else { return None };
-    if tokens.is_labelled() || stage.plan.job.data.pack.is_some() {
+    if tokens.is_labelled() || tokens.is_masked() || stage.plan.job.data.pack.is_some() {
         return None;
     }
     let is_cut =

@@ -190,7 +190,9 @@ fn of_logits(
     let mut first = 0;
     let of_example = |i: usize| {
         let tokens = examples.written(i).to_vec();
-        let (all, n) = (first..first + examples.predicted(i).len(), tokens.len() - 1);
+        // the last row predicts nothing, but where each predicts its own token
+        let all = first..first + examples.predicted(i).len();
+        let n = tokens.len() - usize::from(!examples.is_masked());
         first = all.end;
         ExampleLosses {
             is_target: examples.predicted(i).take(n).map(|label| label.is_some()).collect(),
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn rows_have_the_losses_of_the_definition() {
         let lines = "{\"input_ids\":[1,2,3],\"labels\":[1,2,3]}\n{\"input_ids\":[4,0,2,1],\"labels\":[-100,-100,2,1]}";
-        let limits = data::ModelLimits { vocabulary: 5, max_positions: None, decoder: None };
+        let limits = data::ModelLimits { vocabulary: 5, max_positions: None, decoder: None, masked: None };
         let (format, options) = (data::Format::JsonLines, data::DataOptions::default());
         let file = std::path::Path::new("rows.jsonl");
         let read = data::read_tokens_from(lines.as_bytes(), file, format, data::Role::Train, None, limits, options);
