@@ -111,6 +111,7 @@ fn logits(model: &Model) -> Vec<f32> {
         targets: Targets::Tokens(vec![None; ids.len()]),
         keys: vec![0],
         positions: Positions::from_lengths([ids.len()]),
+        contrasts: None,
         range: 0..1,
         inputs: Inputs::Tokens(TokenInputs { ids, types: None, encoder: None }),
     };
@@ -465,6 +466,7 @@ fn pair_logits(model: &Model) -> Vec<f32> {
         targets: Targets::Tokens(vec![None; 3]),
         keys: vec![0],
         positions: Positions::from_lengths([3]),
+        contrasts: None,
         range: 0..1,
         inputs: Inputs::Tokens(TokenInputs { ids: vec![5, 9, 14, 3, 0, 22, 7], types: None, encoder }),
     };

@@ -134,6 +134,7 @@ fn sequences() -> Batch {
         positions: Positions::from_lengths([3, 4]),
         targets: Targets::Tokens(vec![Some(9), Some(14), None, Some(22), None, Some(7), None]),
         keys: vec![1, 2],
+        contrasts: None,
         range: 0..2,
     }
 }
@@ -250,6 +251,7 @@ fn one_text(batch: &Batch, text: usize) -> Batch {
         targets: batch.targets.clone(),
         positions: Positions::from_lengths([rows.len()]),
         keys: vec![batch.keys[text]],
+        contrasts: None,
         range: 0..1,
     }
 }

@@ -4,6 +4,7 @@
 //! This crate knows factors, walks, ids and its own artifacts on disk. It does not know tokenizers,
 //! configurations or terminals.
 
+mod by_place;
 mod error;
 pub mod evaluate;
 mod leg_product;
@@ -18,6 +19,7 @@ pub mod store;
 pub mod trajectory;
 mod walk;
 
+pub use by_place::{PlaceScores, score_by_place};
 pub use error::Error;
 pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};

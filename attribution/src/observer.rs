@@ -18,6 +18,8 @@ pub enum Pass {
     Scores,
     /// Every training example against itself.
     SelfInfluence,
+    /// Scores of the ranked training examples by token.
+    Tokens,
 }
 
 impl Pass {
@@ -31,6 +33,7 @@ impl Pass {
             Self::Products => "products",
             Self::Scores => "scores",
             Self::SelfInfluence => "self-influence",
+            Self::Tokens => "tokens",
         }
     }
 

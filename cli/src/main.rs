@@ -12,6 +12,7 @@ mod score_file;
 mod show;
 mod status;
 mod terminal;
+mod token_shares;
 mod words;
 
 use std::process::ExitCode;

@@ -53,6 +53,25 @@ impl<'a, T: Real> Vectors<'a, T> {
         }
     }
 
+    /// Those of one query.
+    ///
+    /// # Panics
+    /// If there is no such query.
+    #[must_use]
+    pub fn only(self, query: usize, layer: &LayerSpec) -> Self {
+        fn part<T>(all: &[T], query: usize, size: usize) -> &[T] {
+            &all[query * size..(query + 1) * size]
+        }
+        match self {
+            Self::Full(vectors) => Self::Full(part(vectors, query, layer.parameters())),
+            Self::LowRank(LowRank { rank, left, right }) => Self::LowRank(LowRank {
+                rank,
+                left: part(left, query, rank * layer.outputs),
+                right: part(right, query, rank * layer.columns()),
+            }),
+        }
+    }
+
     /// Q.
     pub(crate) fn count(self, layer: &LayerSpec) -> usize {
         match self {

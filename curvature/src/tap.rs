@@ -1,6 +1,7 @@
 //! What a tracked layer hands out for a batch: inputs, output gradients, and whose rows they are.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 
@@ -14,6 +15,7 @@ use crate::{Error, LayerId};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Positions {
     offsets: Vec<usize>,
+    places: Option<Arc<[usize]>>,
 }
 
 impl Positions {
@@ -25,12 +27,29 @@ impl Positions {
             end += length;
             offsets.push(end);
         }
-        Self { offsets }
+        Self { offsets, places: None }
     }
 
     /// `examples` examples of one position each.
     pub fn single(examples: usize) -> Self {
-        Self { offsets: (0..=examples).collect() }
+        Self { offsets: (0..=examples).collect(), places: None }
+    }
+
+    /// The same rows, each of which was made from one place of the batch's inputs, numbered over all examples: an expert
+    /// sees some of the rows, an encoder reads what stands in front of the others.
+    ///
+    /// # Panics
+    /// If there is not one place for each row.
+    #[must_use]
+    pub fn at_places(self, places: impl IntoIterator<Item = usize>) -> Self {
+        let places: Arc<[usize]> = places.into_iter().collect();
+        assert_eq!(places.len(), self.rows(), "places of rows");
+        Self { places: Some(places), ..self }
+    }
+
+    /// The places of the batch's inputs that the rows were made from, where they say so.
+    pub fn places(&self) -> Option<&[usize]> {
+        self.places.as_deref()
     }
 
     /// Number of examples, B.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ascribe_curvature::Positions;
 
+use super::contrast::Contrasts;
 use super::dataset::{Dataset, Kind};
 use super::targets::Targets;
 
@@ -18,6 +19,8 @@ pub struct Batch {
     pub positions: Positions,
     /// Key of each example ([`Dataset::key`]), `[B]`.
     pub keys: Vec<u64>,
+    /// The sequences that the examples consist of; absent where each example is one.
+    pub contrasts: Option<Contrasts>,
     /// The examples' numbers in the dataset.
     pub range: Range<usize>,
 }
@@ -121,5 +124,11 @@ pub fn batch(dataset: &Dataset, range: Range<usize>) -> Batch {
         }
     };
     let positions = Positions::from_lengths(range.clone().map(|i| dataset.target_positions(i)));
-    Batch { inputs, targets, positions, keys, range }
+    let contrasts = match dataset.kind() {
+        Kind::Tokens(tokens) => {
+            Contrasts::of(range.clone().map(|i| (tokens.positions(i), tokens.second(i).unwrap_or_default())))
+        }
+        Kind::Rows(_) => None,
+    };
+    Batch { inputs, targets, positions, keys, contrasts, range }
 }

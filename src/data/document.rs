@@ -29,6 +29,8 @@ pub(super) struct Document {
     pub(super) split: Option<Split>,
     /// To which text of a pair each token belongs, of tokens that are masked; empty where all belong to the first.
     pub(super) types: Vec<u32>,
+    /// Tokens and labels of a contrast's rejected completion behind its prompt.
+    pub(super) rejected: Option<(Vec<u32>, Vec<Option<u32>>)>,
 }
 
 /// Where tokens are divided into those of an encoder and those of a decoder: its first one, then its targets.
@@ -52,6 +54,7 @@ impl Document {
             target: None,
             split: None,
             types: vec![],
+            rejected: None,
         }
     }
 }
@@ -320,6 +323,15 @@ impl<'a> Encoder<'a> {
     /// Whether the tokenizer cuts the beginning of long texts, where examples lose their end here.
     pub(super) fn cuts_the_beginning(&self) -> bool {
         self.tokenizer.is_some_and(Tokenizer::cuts_the_beginning)
+    }
+
+    /// Refuses contrasts where they have no meaning.
+    pub(super) fn check_contrast(&self) -> Result<(), LineProblem> {
+        match (self.labels, self.decoder) {
+            (Some(_), _) => Err(LineProblem::ContrastOfClasses),
+            (None, Some(_)) => Err(LineProblem::ContrastOfPairs),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Refuses tokens as data where special tokens were asked for.

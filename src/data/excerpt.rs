@@ -3,6 +3,9 @@
 /// As much of a text as is kept for excerpts. The tokens are kept in full, so this is only for the eye.
 const KEPT_CHARS: usize = 2000;
 
+/// What stands between the chosen and the rejected completion of a contrast.
+pub(super) const BETWEEN_SEQUENCES: &str = " | rather than | ";
+
 /// Where an example's excerpt comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
@@ -10,6 +13,8 @@ pub(super) enum Source {
     Text(Box<str>),
     /// The end of the prompt, and the beginning of the completion.
     Prompted(Box<str>, Box<str>),
+    /// The end of the prompt, and the beginnings of the chosen and the rejected completion.
+    Contrast(Box<str>, Box<str>, Box<str>),
     /// Only the tokens: decoded when asked for.
     Tokens,
 }
@@ -21,6 +26,14 @@ impl Source {
 
     pub(super) fn prompted(prompt: &str, completion: &str) -> Self {
         Self::Prompted(tail(prompt, KEPT_CHARS).into(), head(completion, KEPT_CHARS).into())
+    }
+
+    /// What shows the contrast of two completions of one prompt; the first one's where there is no prompt.
+    pub(super) fn rather_than(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Prompted(prompt, chosen), Self::Prompted(_, rejected)) => Self::Contrast(prompt, chosen, rejected),
+            (first, _) => first,
+        }
     }
 }
 
@@ -47,6 +60,19 @@ pub(super) fn prompted(prompt: &str, completion: &str, max_chars: usize) -> Stri
         format!("{}{}", if prompt_room == 0 { "" } else { "…" }, tail(&prompt, prompt_room.saturating_sub(1)))
     };
     format!("{shown}|{}", shorten(&completion, room - prompt_room))
+}
+
+/// Prompt, chosen and rejected completion in one line. Each completion has a third of it at most, where there is not
+/// room for all.
+pub(super) fn contrast([prompt, chosen, rejected]: [&str; 3], max_chars: usize) -> String {
+    let (chosen, rejected) = (clean(chosen), clean(rejected));
+    let whole = prompted(prompt, &format!("{chosen}{BETWEEN_SEQUENCES}{rejected}"), usize::MAX);
+    if whole.chars().count() <= max_chars {
+        return whole;
+    }
+    let third = max_chars.saturating_sub(BETWEEN_SEQUENCES.len()) / 3;
+    let completions = format!("{}{BETWEEN_SEQUENCES}{}", shorten(&chosen, third), shorten(&rejected, third));
+    prompted(prompt, &completions, max_chars)
 }
 
 fn clean(text: &str) -> String {

@@ -15,6 +15,9 @@ use super::specials::Role;
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
 
+/// Fields of a contrast beside its `prompt`.
+const COMPLETIONS: [&str; 2] = ["chosen", "rejected"];
+
 /// The label of a token without loss (`ignore_index` of PyTorch's cross-entropy).
 const IGNORED: i64 = -100;
 
@@ -36,6 +39,9 @@ pub(super) fn parse(
             Some(id(field, value)?.ok_or_else(|| LineProblem::NoId { field: field.clone() })?)
         }
     };
+    if role == Role::Queries && is_contrast(&fields) {
+        return contrast(id, fields, encoder);
+    }
     if let Some(labels) = encoder.labels_of_texts() {
         return labelled(id, fields, encoder, labels, columns);
     }
@@ -86,8 +92,7 @@ pub(super) fn parse(
         (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
             encoder.check_ids()?;
             let mask = take("attention_mask");
-            let (tokens, labels, _) = tokenized(ids, labels, mask, encoder.vocabulary())?;
-            (Source::Tokens, (tokens, labels))
+            (Source::Tokens, tokenized(ids, labels, mask, encoder.vocabulary())?.0)
         }
         (&["prompt"], _) => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
         (&["completion"], _) => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
@@ -97,7 +102,17 @@ pub(super) fn parse(
         // One field, not null, and none of the above: there is no such field.
         _ => return Err(LineProblem::NoContent { fields: present.into_iter().map(str::to_owned).collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None, types: vec![] })
+    Ok(Document {
+        id,
+        metadata: fields,
+        source,
+        tokens,
+        labels,
+        target: None,
+        split: None,
+        types: vec![],
+        rejected: None,
+    })
 }
 
 /// Reads a text, or a prompt and a completion, from columns that were chosen. All others are metadata.
@@ -117,7 +132,73 @@ fn chosen(
         let (prompt, completion) = columns.take_pair(&mut fields)?;
         (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: None, types: vec![] })
+    Ok(Document {
+        id,
+        metadata: fields,
+        source,
+        tokens,
+        labels,
+        target: None,
+        split: None,
+        types: vec![],
+        rejected: None,
+    })
+}
+
+/// Whether a row has completions to choose between. Among training examples such a row is what training on good answers
+/// has seen of it, the chosen completion.
+fn is_contrast(fields: &Map<String, Value>) -> bool {
+    let has = |name: &&str| fields.get(*name).is_some_and(|value| !value.is_null());
+    has(&"prompt") && !has(&"completion") && COMPLETIONS.iter().any(has)
+}
+
+/// Reads a prompt with a chosen and a rejected completion: texts, or lists of messages.
+fn contrast(
+    id: Option<String>,
+    mut fields: Map<String, Value>,
+    encoder: &Encoder<'_>,
+) -> Result<Document, LineProblem> {
+    encoder.check_contrast()?;
+    let mut take = |field| fields.shift_remove(field).filter(|value: &Value| !value.is_null());
+    let prompt = take("prompt").unwrap_or_default();
+    let (chosen, rejected) = match COMPLETIONS.map(&mut take) {
+        [Some(chosen), Some(rejected)] => (chosen, rejected),
+        [Some(_), None] => return Err(LineProblem::Partner { has: "chosen", lacks: "rejected" }),
+        [None, _] => return Err(LineProblem::Partner { has: "rejected", lacks: "chosen" }),
+    };
+    if let Some(second) = ["text", "input_ids"].into_iter().find(|&field| take(field).is_some()) {
+        return Err(LineProblem::TwoContents { first: "prompt", second });
+    }
+    let of_completion = |name: &'static str, completion: Value| match (encoder.chat(), &prompt, completion) {
+        (Some(chat), Value::Array(_), completion @ Value::Array(_)) => {
+            let mut row = fields.clone();
+            row.extend([("prompt".to_owned(), prompt.clone()), ("completion".to_owned(), completion)]);
+            let document = chat.document(id.as_ref(), &mut row, encoder)?;
+            Ok::<_, LineProblem>(
+                document.map(|document| (document.source, (document.tokens, document.labels), document.metadata)),
+            )
+        }
+        (_, prompt, completion) => {
+            let (prompt, completion) = (string("prompt", prompt.clone())?, string(name, completion)?);
+            let source = Source::prompted(&prompt, &completion);
+            Ok(Some((source, encoder.prompted(&prompt, &completion)?, fields.clone())))
+        }
+    };
+    let no_content = || LineProblem::NoContent { fields: fields.keys().cloned().collect() };
+    let (first, (tokens, labels), metadata) = of_completion("chosen", chosen)?.ok_or_else(no_content)?;
+    let (second, rejected, _) = of_completion("rejected", rejected)?.ok_or_else(no_content)?;
+    let source = first.rather_than(second);
+    Ok(Document {
+        id,
+        metadata,
+        source,
+        tokens,
+        labels,
+        target: None,
+        split: None,
+        types: vec![],
+        rejected: Some(rejected),
+    })
 }
 
 /// Reads a text, a pair of texts or tokens with one label for all.
@@ -166,7 +247,17 @@ fn labelled(
     let types = known_types(types, labels.token_types)?;
     let target = Some(OfText { target: labels.take(&mut fields)?, types, cut });
     fields.extend(set_aside);
-    Ok(Document { id, metadata: fields, source, tokens, labels: vec![], target, split: None, types: vec![] })
+    Ok(Document {
+        id,
+        metadata: fields,
+        source,
+        tokens,
+        labels: vec![],
+        target,
+        split: None,
+        types: vec![],
+        rejected: None,
+    })
 }
 
 /// Reads a text for an encoder and one for a decoder, from columns that were chosen if there are any, or the tokens of
@@ -191,6 +282,7 @@ fn split(
             target: None,
             split: Some(split),
             types: vec![],
+            rejected: None,
         });
     }
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
@@ -218,7 +310,17 @@ fn split(
         [_, _, _, Some(_)] => return Err(LineProblem::Partner { has: "labels", lacks: "input_ids" }),
         [None, None, None, None] => return Err(LineProblem::NoPair { fields: fields.keys().cloned().collect() }),
     };
-    Ok(Document { id, metadata: fields, source, tokens, labels, target: None, split: Some(split), types: vec![] })
+    Ok(Document {
+        id,
+        metadata: fields,
+        source,
+        tokens,
+        labels,
+        target: None,
+        split: Some(split),
+        types: vec![],
+        rejected: None,
+    })
 }
 
 /// Reads tokens of which some are masked, each with what stood there: labels are not shifted. Which tokens training
@@ -236,9 +338,19 @@ fn filled(
     };
     encoder.check_ids()?;
     let (mask, types) = (take("attention_mask"), take("token_type_ids"));
-    let (tokens, labels, attended) = tokenized(ids, Some(labels), mask, encoder.vocabulary())?;
+    let ((tokens, labels), attended) = tokenized(ids, Some(labels), mask, encoder.vocabulary())?;
     let types = known_types(token_types(types, attended)?, masked.token_types)?;
-    Ok(Document { id, metadata: fields, source: Source::Tokens, tokens, labels, target: None, split: None, types })
+    Ok(Document {
+        id,
+        metadata: fields,
+        source: Source::Tokens,
+        tokens,
+        labels,
+        target: None,
+        split: None,
+        types,
+        rejected: None,
+    })
 }
 
 /// To which text of a pair each of the attended tokens belongs; empty where a row does not say it.
@@ -277,13 +389,16 @@ fn id(field: &str, value: Option<Value>) -> Result<Option<String>, LineProblem> 
     }
 }
 
+/// Tokens, and the label of each at the token.
+type Labelled = (Vec<u32>, Vec<Option<u32>>);
+
 /// Tokens as they are, without the padding at either end, and where they stand. Without `labels` every token is its own.
 fn tokenized(
     ids: Value,
     labels: Option<Value>,
     mask: Option<Value>,
     vocabulary: usize,
-) -> Result<(Vec<u32>, Vec<Option<u32>>, Range<usize>), LineProblem> {
+) -> Result<(Labelled, Range<usize>), LineProblem> {
     let labels = labels.map(|labels| integers("labels", labels)).transpose()?;
     if let (Some(labels), Value::Array(ids)) = (&labels, &ids)
         && labels.len() != ids.len()
@@ -301,7 +416,7 @@ fn tokenized(
             })
             .collect::<Result<_, _>>()?,
     };
-    Ok((tokens, labels, attended))
+    Ok(((tokens, labels), attended))
 }
 
 fn token(field: &'static str, index: usize, id: i64, vocabulary: usize) -> Result<u32, LineProblem> {

@@ -165,6 +165,18 @@ pub enum LineProblem {
         /// The field that it needs.
         lacks: &'static str,
     },
+    /// Two completions of one prompt for a model that gives something for a whole text.
+    #[error("`chosen` and `rejected`, but the model classifies texts")]
+    ContrastOfClasses,
+    /// Two completions of one prompt for a model whose encoder reads the prompt.
+    #[error("`chosen` and `rejected`, which a model with an encoder and a decoder is not asked about")]
+    ContrastOfPairs,
+    /// A contrast that is no difference.
+    #[error("`chosen` and `rejected` have the same tokens{}", if *cut { " after the cut" } else { "" })]
+    ContrastOfEquals {
+        /// Whether they were cut.
+        cut: bool,
+    },
     /// A field of another type.
     #[error("`{field}` is {found}, expected {expected}")]
     FieldType {
@@ -349,6 +361,16 @@ impl LineProblem {
             Self::TokenType { .. } => "is the tokenizer that of another model?".into(),
             Self::TwoContents { first, second } => format!("keep `{first}` or `{second}`, and rename the other"),
             Self::Partner { has, lacks } => format!("add `{lacks}` or rename `{has}`"),
+            Self::ContrastOfClasses => {
+                "write `text` and `label`; `--measure margin` compares a class with the others".into()
+            }
+            Self::ContrastOfPairs => {
+                "ask about each by itself, as `prompt` and `completion`: scores may be subtracted".into()
+            }
+            Self::ContrastOfEquals { cut: true } => "raise `--max-length`, or remove the query".into(),
+            Self::ContrastOfEquals { cut: false } => {
+                "their difference is 0 for every training example: remove the query, or let them differ".into()
+            }
             Self::FieldType { field, found: "a string", .. } if field == "prompt" || field == "completion" => {
                 "write both as text, or both as an array of messages".into()
             }

@@ -105,6 +105,8 @@ pub struct ReadReport {
     pub cut: usize,
     /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.
     pub cut_at_other_end: bool,
+    /// Examples that are contrasts of two completions.
+    pub contrasts: usize,
     /// Rows without a token, which were skipped.
     pub empty: usize,
     /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
@@ -314,7 +316,8 @@ struct Collector<'a> {
 impl Collector<'_> {
     /// Takes the document of the row with this number in its file.
     fn take(&mut self, number: usize, document: Document) -> Result<(), LineProblem> {
-        let Document { id, metadata, source, mut tokens, mut labels, mut target, split, mut types } = document;
+        let Document { id, metadata, source, mut tokens, mut labels, mut target, split, mut types, rejected } =
+            document;
         if tokens.is_empty() {
             self.report.empty += 1;
             return Ok(());
@@ -328,8 +331,11 @@ impl Collector<'_> {
             // the last token is read by no row
             self.report.longest_before_cut = self.report.longest_before_cut.max(tokens.len() - 1 + cut);
             self.report.cut += usize::from(cut > 0);
-            self.dataset.push_split(id, &metadata, source, (&tokens, &labels), Some(encoder));
+            self.dataset.push_split(id, &metadata, source, (&tokens, &labels), encoder);
             return Ok(());
+        }
+        if let Some(rejected) = rejected {
+            return self.take_contrast(id, &metadata, source, [(tokens, labels), rejected]);
         }
         let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
@@ -362,6 +368,41 @@ impl Collector<'_> {
         } else {
             self.dataset.push(id, &metadata, source, &tokens, &labels);
         }
+        Ok(())
+    }
+
+    /// Takes a contrast; each of its sequences is cut by itself.
+    fn take_contrast(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        mut sequences: [(Vec<u32>, Vec<Option<u32>>); 2],
+    ) -> Result<(), LineProblem> {
+        let mut was_cut = false;
+        for (tokens, labels) in &mut sequences {
+            let whole = tokens.len();
+            self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
+            if let Some(length) = self.max_length.filter(|&length| length < whole) {
+                tokens.truncate(length);
+                labels.truncate(length);
+            }
+            let cut = tokens.len() < whole;
+            was_cut |= cut;
+            if let Some(positions) = self.max_positions.filter(|&positions| positions < tokens.len()) {
+                return Err(LineProblem::TooManyTokens { tokens: tokens.len(), positions });
+            }
+            if labels.iter().skip(1).all(Option::is_none) {
+                return Err(LineProblem::NoTarget { tokens: tokens.len(), cut });
+            }
+        }
+        let [chosen, rejected] = sequences;
+        if chosen == rejected {
+            return Err(LineProblem::ContrastOfEquals { cut: was_cut });
+        }
+        self.report.cut += usize::from(was_cut);
+        self.report.contrasts += 1;
+        self.dataset.push_contrast(id, metadata, source, chosen, rejected);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use ascribe_curvature::Positions;
 
 use super::batch::TokenInputs;
 use super::example::Examples;
-use super::excerpt::{Source, one_line, prompted};
+use super::excerpt::{BETWEEN_SEQUENCES, Source, contrast, one_line, prompted};
 use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
 
@@ -34,8 +34,21 @@ pub struct TokenDataset {
     /// How many of each example's tokens an encoder reads; behind them stand the decoder's first token and its targets.
     /// Absent where all tokens are one sequence.
     encoders: Option<Vec<usize>>,
+    /// Where each example's second sequence begins, 0 where it has one alone.
+    seconds: Vec<usize>,
     sources: Vec<Source>,
     tokenizer: Option<Arc<Tokenizer>>,
+}
+
+/// Where the tokens of an example are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Divided {
+    /// They are one sequence.
+    Nowhere,
+    /// Behind those that an encoder reads.
+    Encoder(usize),
+    /// Where the rejected sequence of a contrast begins.
+    Second(usize),
 }
 
 impl TokenDataset {
@@ -50,6 +63,7 @@ impl TokenDataset {
             of_examples: None,
             types: None,
             encoders: None,
+            seconds: Vec::new(),
             sources: Vec::new(),
             tokenizer,
         }
@@ -91,7 +105,7 @@ impl TokenDataset {
         labels: &[Option<u32>],
     ) {
         self.add_types(types, tokens.len());
-        self.push_split(id, metadata, source, (tokens, labels), None);
+        self.push_divided(id, metadata, source, (tokens, labels), Divided::Nowhere);
     }
 
     /// Adds the types of the tokens that are added next; whether some are of another text than the first.
@@ -118,6 +132,7 @@ impl TokenDataset {
         self.tokens.extend_from_slice(tokens);
         self.target.resize(self.tokens.len(), false);
         self.offsets.push(self.tokens.len());
+        self.seconds.push(0);
         self.sources.push(source);
         let i = self.sources.len() - 1;
         let targets = self.of_examples.get_or_insert_with(|| match target {
@@ -181,6 +196,7 @@ impl TokenDataset {
             of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
             types: self.types.as_ref().map(|types| gather(types, &rows)),
             encoders: self.encoders.as_ref().map(|encoders| places.iter().map(|&i| encoders[i]).collect()),
+            seconds: places.iter().map(|&i| self.seconds[i]).collect(),
             sources: places.iter().map(|_| Source::Tokens).collect(),
             tokenizer: self.tokenizer.clone(),
         }
@@ -201,26 +217,58 @@ impl TokenDataset {
         tokens: &[u32],
         labels: &[Option<u32>],
     ) {
-        self.push_split(id, metadata, source, (tokens, labels), None);
+        self.push_divided(id, metadata, source, (tokens, labels), Divided::Nowhere);
     }
 
-    /// As [`TokenDataset::push`], an example of which an encoder reads this many tokens, and behind which stand the
-    /// decoder's first token and its targets. All examples are of the same kind.
+    /// Adds an example of which an encoder reads this many tokens, and behind which stand the decoder's first token and
+    /// its targets. All examples are of the same kind.
     pub(super) fn push_split(
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
         source: Source,
-        (tokens, labels): (&[u32], &[Option<u32>]),
-        encoder: Option<usize>,
+        tokens_and_labels: (&[u32], &[Option<u32>]),
+        encoder: usize,
     ) {
+        self.push_divided(id, metadata, source, tokens_and_labels, Divided::Encoder(encoder));
+    }
+
+    /// Adds a contrast: the chosen sequence and the rejected one.
+    pub(super) fn push_contrast(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        chosen: (Vec<u32>, Vec<Option<u32>>),
+        rejected: (Vec<u32>, Vec<Option<u32>>),
+    ) {
+        let second = chosen.0.len();
+        let (tokens, labels) = ([chosen.0, rejected.0].concat(), [chosen.1, rejected.1].concat());
+        self.push_divided(id, metadata, source, (&tokens, &labels), Divided::Second(second));
+    }
+
+    fn push_divided(
+        &mut self,
+        id: String,
+        metadata: &Map<String, Value>,
+        source: Source,
+        (tokens, labels): (&[u32], &[Option<u32>]),
+        divided: Divided,
+    ) {
+        let (encoder, second) = match divided {
+            Divided::Nowhere => (None, 0),
+            Divided::Encoder(encoder) => (Some(encoder), 0),
+            Divided::Second(second) => (None, second),
+        };
         if let Some(encoder) = encoder {
             self.encoders.get_or_insert_default().push(encoder);
         }
         let start = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
         let ahead = self.ahead();
-        let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| k >= ahead));
+        // the first token of a sequence has nothing before it, and so has that of a contrast's second one
+        let begins = |k: usize| k < ahead || (second > 0 && k == second);
+        let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| !begins(k)));
         self.target.extend(labels().map(|label| label.is_some()));
         let differs = labels().zip(tokens).any(|(label, &token)| label.is_some_and(|label| label != token));
         if differs || self.labels.is_some() {
@@ -228,6 +276,7 @@ impl TokenDataset {
             all.extend(labels().zip(tokens).map(|(label, &token)| label.unwrap_or(token)));
         }
         self.offsets.push(self.tokens.len());
+        self.seconds.push(second);
         self.sources.push(source);
 
         let mut digest = blake3::Hasher::new();
@@ -243,7 +292,16 @@ impl TokenDataset {
         }
         bytes.extend(encoder.into_iter().flat_map(|encoder| (encoder as u64).to_le_bytes()));
         digest.update(&bytes);
+        if second > 0 {
+            digest.update(b"contrast");
+            digest.update(&(second as u64).to_le_bytes());
+        }
         self.examples.push(id, metadata, digest.finalize());
+    }
+
+    /// Where the second sequence of example `i` begins, if it is a contrast.
+    pub fn second(&self, i: usize) -> Option<usize> {
+        Some(self.seconds[i]).filter(|&second| second > 0)
     }
 
     pub(super) fn examples(&self) -> &Examples {
@@ -293,15 +351,22 @@ impl TokenDataset {
             Some(tokenizer) => tokenizer.token_text(token),
             None => token.to_string(),
         };
-        let marked = self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target));
+        let mut marked: Vec<_> =
+            self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target)).collect();
+        if let Some(second) = self.second(i) {
+            marked.insert(second, (BETWEEN_SEQUENCES.to_owned(), false));
+        }
         let given = self.of_examples.as_ref().map(|targets| (format!(" → {}", targets.of(i..i + 1).text()), true));
-        marked.chain(given).collect()
+        marked.into_iter().chain(given).collect()
     }
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
         match (&self.sources[i], &self.tokenizer) {
             (Source::Text(text), _) => one_line(text, max_chars),
             (Source::Prompted(prompt, completion), _) => prompted(prompt, completion, max_chars),
+            (Source::Contrast(prompt, chosen, rejected), _) => {
+                contrast([prompt.as_ref(), chosen.as_ref(), rejected.as_ref()], max_chars)
+            }
             (Source::Tokens, tokenizer) => {
                 // A token has at least one character or is joined with others to one: 4 for each are enough.
                 let tokens = self.tokens(i);
@@ -324,6 +389,12 @@ impl TokenDataset {
     pub(super) fn rows(&self, i: usize) -> Range<usize> {
         let Range { start, end } = self.range(i);
         self.encoders.as_ref().map_or(start..end, |encoders| start + encoders[i]..end - 1)
+    }
+
+    /// Which of an example's tokens the rows of a batch are made from: all, or those of the decoder that it reads.
+    pub fn own_places(&self, i: usize) -> Range<usize> {
+        let (rows, start) = (self.rows(i), self.range(i).start);
+        rows.start - start..rows.end - start
     }
 
     /// The tokens that rows of the language model read and predict: all, or those of the decoder, the last of which is

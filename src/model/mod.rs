@@ -4,6 +4,7 @@ pub(crate) mod adapter;
 mod architecture;
 mod bert;
 mod config;
+mod contrasts;
 mod decoder;
 mod distilbert;
 mod encoder;
@@ -335,10 +336,19 @@ impl Network for Model {
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
-        self.body.differentiate(batch, objective, self.graphs, sink)
+        let Some(contrasts) = &batch.contrasts else {
+            return self.body.differentiate(batch, objective, self.graphs, sink);
+        };
+        let mut sink = contrasts::Joining { sink, contrasts };
+        let values = self.body.differentiate(&contrasts::apart(batch, contrasts), objective, self.graphs, &mut sink)?;
+        Ok(contrasts::joined(&values, contrasts))
     }
 
     fn gauss_newton(&self, batch: &Batch, directions: &Directions, sink: &mut dyn TapSink) -> Result<(), Error> {
+        if batch.contrasts.is_some() {
+            let network = "a contrast of two completions";
+            return Err(Error::Objective { objective: "a product with the Gauss-Newton matrix".into(), network });
+        }
         self.body.gauss_newton(batch, directions, self.graphs, sink)
     }
 }

@@ -146,7 +146,8 @@ impl Transformer for T5 {
             self.buckets[stack].bias(&*self.biases[stack].get()?, positions.longest())
         };
         let biases = [bias(0, encoder)?, bias(1, positions)?];
-        Ok(Context { encoder: Arc::new(encoder.clone()), decoder: Arc::new(positions.clone()), biases })
+        let encoder = encoder.clone().at_places(0..encoder.rows());
+        Ok(Context { encoder: Arc::new(encoder), decoder: Arc::new(positions.clone()), biases })
     }
 
     fn decoder_tokens(&self) -> Option<DecoderTokens> {

@@ -60,10 +60,10 @@ impl Routes {
                 Some(*start - length)
             })
             .collect();
-        let (mut rows, mut places) = (vec![0u32; count * k], vec![0u32; count * k]);
-        for (at, &expert) in chosen.iter().enumerate() {
+        let (mut rows, mut at) = (vec![0u32; count * k], vec![0u32; count * k]);
+        for (choice, &expert) in chosen.iter().enumerate() {
             let place = &mut next[expert as usize];
-            (rows[*place], places[at]) = ((at / k) as u32, *place as u32);
+            (rows[*place], at[choice]) = ((choice / k) as u32, *place as u32);
             *place += 1;
         }
         let mut seen = vec![vec![0; positions.examples()]; experts];
@@ -71,12 +71,24 @@ impl Routes {
             chosen[of.start * k..of.end * k].iter().for_each(|&expert| seen[expert as usize][example] += 1);
         }
         let device = logits.device();
+        let places: Vec<usize> = match positions.places() {
+            Some(places) => rows.iter().map(|&row| places[row as usize]).collect(),
+            None => rows.iter().map(|&row| row as usize).collect(),
+        };
+        let mut start = 0;
+        let of_experts = seen.into_iter().map(|lengths| {
+            let positions = Positions::from_lengths(lengths);
+            let own = start..start + positions.rows();
+            start = own.end;
+            Arc::new(positions.at_places(places[own].iter().copied()))
+        });
+        let of_experts = of_experts.collect();
         Ok(Self {
             chosen: Tensor::from_vec(chosen, (count, k), device)?,
             rows: Tensor::from_vec(rows, count * k, device)?,
-            places: Tensor::from_vec(places, count * k, device)?,
+            places: Tensor::from_vec(at, count * k, device)?,
             lengths,
-            positions: seen.into_iter().map(|lengths| Arc::new(Positions::from_lengths(lengths))).collect(),
+            positions: of_experts,
         })
     }
 
@@ -186,6 +198,7 @@ mod tests {
         assert_eq!(routes.lengths(), [2, 3, 3, 0]);
         let lengths = |e: usize| routes.positions(e).iter().map(|rows| rows.len()).collect::<Vec<_>>();
         assert_eq!([lengths(0), lengths(1), lengths(2), lengths(3)], [[0, 0, 2], [1, 0, 2], [1, 0, 2], [0, 0, 0]]);
+        assert_eq!(routes.positions(1).places(), Some(&[0, 2, 3][..]));
         assert!(Routes::new(&logits, 5, &Positions::single(4)).is_err());
         assert!(Routes::new(&logits, 2, &Positions::single(3)).is_err());
         Ok(())

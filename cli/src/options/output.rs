@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ascribe::job::{Job, ScoreScale, Several, StoreScores};
+use ascribe::job::{Job, ScoreScale, Several, StoreScores, TokensRequest};
 use clap::{Args, ValueEnum};
 
 use super::values::{layer_set, one_of};
@@ -26,6 +26,12 @@ pub(crate) struct OutputOptions {
         ("top", "the --top best and worst of each query alone"),
     ]))]
     store_scores: Option<StoreScores>,
+    /// Also divide scores over the tokens of the training examples: which words a score comes from [default: none]
+    #[arg(long, value_name = "WHICH", value_parser = one_of::<TokensRequest>(&[
+        ("none", "scores of whole examples alone"),
+        ("ranked", "those of the examples that are listed, from one more pass over these alone"),
+    ]))]
+    tokens: Option<TokensRequest>,
     /// Also write `ranking.csv`
     #[arg(long)]
     csv: bool,
@@ -72,6 +78,7 @@ impl OutputOptions {
         }
         output.top = self.top.unwrap_or(output.top);
         output.store_scores = self.store_scores.unwrap_or(output.store_scores);
+        output.tokens = self.tokens.unwrap_or(output.tokens);
         output.csv |= self.csv;
         if let Some(field) = &self.group_by {
             output.group_by = Some(field.clone());

@@ -13,6 +13,7 @@ use super::model::{
 };
 use super::originals::{self, Original};
 use super::plot::{Bar, Histogram};
+use super::shading::ShadedText;
 use super::text::{ShownText, name};
 use crate::words::{self, counted, name_of};
 
@@ -20,6 +21,9 @@ use crate::words::{self, counted, name_of};
 const MOST_QUERIES: usize = 1000;
 const MOST_CARDS: usize = 3000;
 const ROOM: usize = 1_500_000;
+
+/// Shaded tokens of all cards: each is an element of the page.
+const TOKENS: usize = 60_000;
 
 /// Characters of an id, and of a field's value.
 const NAME: usize = 120;
@@ -91,6 +95,8 @@ struct Bounds {
     query: usize,
     /// Other fields of a card.
     fields: usize,
+    /// Shaded tokens of a card.
+    tokens: usize,
 }
 
 impl Bounds {
@@ -110,7 +116,8 @@ impl Bounds {
         }
         let card = (ROOM / (2 * cards * queries.max(1))).clamp(240, 4000);
         let fields = FIELDS[usize::from(2 * cards * queries > MANY_CARDS)];
-        Self { queries, cards, card, query: (ROOM / 2 / queries.max(1)).clamp(240, 4000), fields }
+        let tokens = (TOKENS / (2 * cards * queries.max(1))).clamp(30, 1000);
+        Self { queries, cards, card, tokens, query: (ROOM / 2 / queries.max(1)).clamp(240, 4000), fields }
     }
 }
 
@@ -193,7 +200,7 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
     let sides = [&ranking.proponents, &ranking.opponents].map(|side| &side[..side.len().min(bounds.cards)]);
     let all = || sides.iter().flat_map(|side| side.iter());
     let largest = all().map(|example| example.score.abs()).fold(0.0, f32::max);
-    let [proponents, opponents] = sides.map(|side| cards(run, side, (largest, bounds.fields), texts));
+    let [proponents, opponents] = sides.map(|side| cards(run, side, largest, bounds, texts));
     let shown: Vec<f32> = all().map(|example| example.score).collect();
     let parts = [("Layers", &run.layer_sets), ("Stages of training", &run.stages)];
     let parts = parts.into_iter().filter(|(title, parts)| parts.len() > usize::from(*title != "Layers"));
@@ -226,7 +233,8 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
 }
 
 /// Cards of one side; copies of an example are folded into its first.
-fn cards(run: &RunFolder, side: &[StoredExample], (largest, room): (f32, usize), texts: &Texts) -> Vec<Card> {
+fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds, texts: &Texts) -> Vec<Card> {
+    let Bounds { fields: room, tokens: tokens_room, .. } = *bounds;
     let mut cards: Vec<Card> = vec![];
     let mut place_of = HashMap::new();
     for (index, example) in side.iter().enumerate() {
@@ -248,6 +256,7 @@ fn cards(run: &RunFolder, side: &[StoredExample], (largest, room): (f32, usize),
             score: example.score,
             bar: Bar::of(example.score, largest),
             text: texts.example(&example.id, &example.excerpt),
+            tokens: example.tokens.as_ref().map(|tokens| ShadedText::of(tokens, example.rest, tokens_room)),
             amount: example
                 .amount
                 .map(|amount| format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))),

@@ -47,7 +47,18 @@ pub(super) struct StoredExample {
     #[serde(default)]
     pub(super) amount: Option<StoredAmount>,
     #[serde(default)]
+    pub(super) tokens: Option<Vec<StoredToken>>,
+    #[serde(default)]
+    pub(super) rest: Option<f32>,
+    #[serde(default)]
     pub(super) metadata: Map<String, Value>,
+}
+
+/// A token of a training example, and what it adds to the score.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredToken {
+    pub(super) text: String,
+    pub(super) share: f32,
 }
 
 /// A calibrated amount.

@@ -70,6 +70,10 @@ fn table(out: &mut String, side: &Side<'_>) {
             n => format!(" (and {n} with the same text)"),
         };
         let line = plain(&card.text.line(LINE));
+        let line = match &card.tokens {
+            Some(shaded) => format!("{line} (tokens: {})", plain(&shaded.strongest)),
+            None => line,
+        };
         let _ = writeln!(out, "| {} | {} | {}{copies} | {line} |", card.rank, card.score_text(), plain(&card.id));
     }
 }

@@ -5,6 +5,7 @@
 //! originals.rs   the texts behind its excerpts
 //! text.rs        texts made visible and bounded
 //! plot.rs        bars and distributions as paths of SVG
+//! shading.rs     tokens shaded by what they add to a score
 //! cautions.rs    what to distrust in this run
 //! build.rs       all of it as a `model::Report`
 //! html.rs        the report as a page        (templates/report.html, .css, .js)
@@ -23,6 +24,7 @@ mod markdown;
 mod model;
 mod originals;
 mod plot;
+mod shading;
 mod text;
 
 use std::io::Write;

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::plot::{Bar, Histogram, shade};
+use super::plot::{Bar, Histogram, shade, shade_class};
+use super::shading::ShadedText;
 use super::text::ShownText;
 use crate::words;
 
@@ -31,6 +32,13 @@ pub(crate) struct Report {
     pub(crate) agreements: Vec<Agreement>,
     /// What does not stand in the report and why.
     pub(crate) left_out: Vec<String>,
+}
+
+impl Report {
+    /// Whether texts of cards are shaded by token.
+    pub(crate) fn is_shaded(&self) -> bool {
+        self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(|card| card.tokens.is_some()))
+    }
 }
 
 /// A name and what it is.
@@ -104,6 +112,9 @@ pub(crate) struct Card {
     pub(crate) score: f32,
     pub(crate) bar: Bar,
     pub(crate) text: ShownText,
+    /// The text by its tokens, where the run divided scores over them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tokens: Option<ShadedText>,
     /// The calibrated amount with its interval, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) amount: Option<String>,
@@ -185,11 +196,7 @@ pub(crate) struct PartRow {
 impl PartRow {
     /// Each part's number and shade.
     pub(crate) fn cells(&self, largest: f32) -> Vec<(String, String)> {
-        let class = |part: f32| match shade(part, largest) {
-            0 => "z".to_owned(),
-            step if step > 0 => format!("p{step}"),
-            step => format!("n{}", -step),
-        };
+        let class = |part: f32| shade_class(shade(part, largest));
         self.parts.iter().map(|part| (words::score(*part), class(*part))).collect()
     }
 

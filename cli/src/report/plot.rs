@@ -109,6 +109,15 @@ pub(crate) fn shade(score: f32, largest: f32) -> i8 {
     if largest > 0.0 { (score / largest * 4.0).round().clamp(-4.0, 4.0) as i8 } else { 0 }
 }
 
+/// The name of a shade in the page's style.
+pub(crate) fn shade_class(step: i8) -> String {
+    match step {
+        0 => "z".to_owned(),
+        step if step > 0 => format!("p{step}"),
+        step => format!("n{}", -step),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -87,6 +87,12 @@ pub(crate) fn name(text: &str, room: usize) -> String {
     shown.replace(['\n', '\t'], " ")
 }
 
+/// A token as it stands among others: breaks and spaces stay.
+pub(super) fn piece(text: &str) -> String {
+    const ROOM: usize = 200;
+    visible(text, ROOM).0
+}
+
 /// The text with hidden characters written out, up to a room, and how many of its characters that are. In a page of
 /// HTML it has at most twice as many bytes as there is room for characters, so that no text swells a report.
 fn visible(text: &str, room: usize) -> (String, usize) {

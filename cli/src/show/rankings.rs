@@ -7,6 +7,7 @@ use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
 use crate::terminal::{self, inline};
+use crate::token_shares::strongest;
 use crate::words;
 
 /// Columns of a table where stdout is no terminal.
@@ -59,6 +60,7 @@ fn visible(rankings: &[QueryRanking]) -> Vec<QueryRanking> {
         for example in ranking.proponents.iter_mut().chain(&mut ranking.opponents) {
             show(&mut example.id);
             show(&mut example.excerpt);
+            example.tokens.iter_mut().flatten().for_each(|token| show(&mut token.text));
         }
         for group in ranking.groups.iter_mut().flatten() {
             show(&mut group.group);
@@ -106,6 +108,11 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                 };
                 let line = format!("    {score:>score_width$}  {amount}{id}  {}", example.excerpt);
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
+                if let Some(tokens) = &example.tokens {
+                    let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
+                    let line = format!("    {:>score_width$}  {:amount_width$}tokens: {named}", "", "");
+                    writeln!(out, "{}", truncate_str(&line, width, "…"))?;
+                }
             }
         }
         if let Some(groups) = &ranking.groups {

@@ -151,6 +151,7 @@ impl Chat {
             target: None,
             split: None,
             types: vec![],
+            rejected: None,
         }))
     }
 

@@ -1,6 +1,7 @@
 //! Whole files through the readers.
 
 mod broken;
+mod contrasts;
 mod foreign;
 mod forms;
 mod labelled;

@@ -234,7 +234,9 @@ fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     let mut notes: Vec<String> = report.chat.iter().flat_map(|chat| chat_notes(what, chat)).collect();
-    if report.cut > 0 {
+    if report.cut > 0 && report.contrasts > 0 {
+        notes.push(format!("{} {what} were cut, in contrasts each completion with its prompt", report.cut));
+    } else if report.cut > 0 {
         notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
     }
     if report.cut_at_other_end {
@@ -251,6 +253,13 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
         notes.push(format!(
             "{} documents were packed; {} tokens {place} filled no block and are left out",
             packed.documents, packed.dropped_tokens
+        ));
+    }
+    if report.contrasts > 0 {
+        notes.push(format!(
+            "{} of {} {what} are contrasts: measured is the chosen completion less the rejected one; a positive score \
+             says that training on the example moved the model towards the chosen one",
+            report.contrasts, report.examples
         ));
     }
     if report.empty > 0 {

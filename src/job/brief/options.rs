@@ -7,7 +7,7 @@ use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{
     Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FitExamples, FormRequest, Measure, Normalize,
-    Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores,
+    Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores, TokensRequest,
 };
 use crate::model::Limits;
 
@@ -67,6 +67,15 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.output.group_by.is_some() && job.output.store_scores == StoreScores::Top {
         return options("`group_by` needs every score", "leave `store_scores = top` out");
+    }
+    if job.output.tokens != TokensRequest::None && job.method.normalize == Normalize::Cosine {
+        return options("cosines are not divided over tokens", "leave `tokens` or `normalize = cosine` out");
+    }
+    if job.output.tokens != TokensRequest::None && job.method.checkpoint_scores != CheckpointScores::Plain {
+        return options(
+            "scores that are divided by their spread are not divided over tokens",
+            "leave `tokens` or `checkpoint_scores = spread` out",
+        );
     }
     if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
         return options("cosines do not add up over a group", "leave `group_by` or `normalize = cosine` out");
@@ -147,6 +156,23 @@ pub(in crate::job) fn check_solve_of(job: &Job, limits: Limits) -> Result<(), Jo
         });
     }
     Ok(())
+}
+
+/// Refuses shares of tokens for models that read none.
+pub(in crate::job) fn check_tokens_of(job: &Job, limits: Limits) -> Result<(), JobError> {
+    match (job.output.tokens, limits) {
+        (TokensRequest::Ranked, Limits::Rows(_)) => Err(no_tokens()),
+        _ => Ok(()),
+    }
+}
+
+/// Why examples have no shares of tokens.
+pub(in crate::job) fn no_tokens() -> JobError {
+    JobError::Options {
+        problem: "`tokens` divides scores over the tokens of a text, and this model reads rows of numbers or images"
+            .into(),
+        hint: Some("leave `tokens` out".into()),
+    }
 }
 
 /// Products of a joint solve at most: each is kept, and costs a pass over the data.

@@ -11,7 +11,7 @@ use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::rankings::EXCERPT;
 use crate::job::folder::{metadata, output, places};
-use crate::job::request::StoreScores;
+use crate::job::request::{StoreScores, TokensRequest};
 
 /// Bytes of a run folder.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -130,6 +130,9 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
         };
         let files = 1 + places::stages_apart(brief, answer).len() as u64;
         bytes += files * file_size(&tensors, &metadata)?;
+        if answer == 0 && brief.job.output.tokens == TokensRequest::Ranked {
+            bytes += (rows * (2 * top).min(n) * tokens_of_example(brief) * size_of::<f32>()) as u64;
+        }
         if answer == 0 && brief.job.method.self_influence {
             let own = [TensorSpec::new("self_influence", Dtype::F32, [n])];
             bytes += file_size(&own, &metadata::self_influence_metadata(brief, summary, &key))?;
@@ -137,6 +140,15 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
     }
     Ok(bytes)
 }
+
+/// Tokens of a training example, on average.
+fn tokens_of_example(brief: &Brief) -> usize {
+    let train = brief.train();
+    (0..train.len()).map(|m| train.positions(m)).sum::<usize>().div_ceil(train.len().max(1))
+}
+
+/// Bytes of a token and its share in `ranking.jsonl`: `{"text":" word","share":-0.0012345678},`.
+const TOKEN_IN_RANKING: usize = 40;
 
 /// `ranking.jsonl` of every answer, from the length of some examples' lines.
 fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
@@ -155,5 +167,9 @@ fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
     let rows = brief.query_rows();
     let own: u64 = (0..rows.min(queries.len())).map(|q| line(queries, q) + 80).sum();
     let files = if brief.job.output.csv { 2 } else { 1 };
-    brief.answers.len() as u64 * (files * rows as u64 * listed * mean + own)
+    let tokens = match brief.job.output.tokens {
+        TokensRequest::None => 0,
+        TokensRequest::Ranked => (tokens_of_example(brief) * TOKEN_IN_RANKING) as u64 * rows as u64 * listed,
+    };
+    tokens + brief.answers.len() as u64 * (files * rows as u64 * listed * mean + own)
 }

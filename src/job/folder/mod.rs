@@ -8,4 +8,5 @@ pub(in crate::job) mod present;
 pub(in crate::job) mod rankings;
 pub(in crate::job) mod record;
 pub(in crate::job) mod report;
+pub(in crate::job) mod tokens;
 pub(in crate::job) mod whole_file;

@@ -38,6 +38,11 @@ pub(in crate::job) fn self_influence_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("self_influence.safetensors")
 }
 
+/// What each token of the ranked examples adds to the first answer's scores.
+pub(in crate::job) fn tokens_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("tokens.safetensors")
+}
+
 /// Stages whose contributions to an answer's scores are written apart.
 pub(in crate::job) fn stages_apart(brief: &Brief, answer: usize) -> std::ops::Range<usize> {
     let by_stage = brief.job.source.as_ref().is_some_and(|source| source.by_stage);

@@ -8,7 +8,8 @@ use crate::job::brief::Brief;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::scale_of;
 use crate::job::folder::metadata::KEY;
-use crate::job::folder::places::{scores_file, stage_file, stages_apart, top_file};
+use crate::job::folder::places::{scores_file, stage_file, stages_apart, tokens_file, top_file};
+use crate::job::folder::tokens::TOP;
 use crate::presence::is_file;
 
 /// Refuses a run folder whose results belong to another job, before any work.
@@ -34,6 +35,17 @@ pub(in crate::job) fn has_results(brief: &Brief, answer: usize, key: &Key) -> Re
         }
     }
     Ok(has_key(&scores_file(brief, answer), key)? || has_key(&top_file(brief, answer), key)?)
+}
+
+/// Whether the folder holds what the tokens of the ranked examples add to the scores with this key, of as many examples
+/// as are listed.
+pub(in crate::job) fn has_tokens(brief: &Brief, key: &Key) -> Result<bool, JobError> {
+    let file = tokens_file(brief);
+    if !has_key(&file, key)? {
+        return Ok(false);
+    }
+    let top = TensorFile::open_checked(&file)?.metadata(TOP).and_then(|top| top.parse::<usize>().ok());
+    Ok(top.is_some_and(|top| top >= brief.job.output.top))
 }
 
 /// Whether there is such a file and it was made from what the key says.

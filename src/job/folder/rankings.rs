@@ -62,9 +62,24 @@ pub struct RankedExample {
     pub amount: Option<Amount>,
     /// A readable line.
     pub excerpt: String,
+    /// What each of its tokens adds to the score, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<TokenShare>>,
+    /// What belongs to no token alone; with `tokens`, the rest of the score.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<f32>,
     /// Its other fields.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
+}
+
+/// A token of a training example.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenShare {
+    /// Its text, or its number where there is no tokenizer.
+    pub text: String,
+    /// What it adds to the example's score.
+    pub share: f32,
 }
 
 /// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of

@@ -26,7 +26,7 @@ use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::record::open_reused;
 use crate::job::request::Job;
-use crate::job::request::{Precision, Side};
+use crate::job::request::{Precision, Side, TokensRequest};
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
@@ -100,6 +100,7 @@ impl Plan {
         let task = labels.as_ref().and_then(|labels| labels.task);
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
         options::check_solve_of(&job, limits)?;
+        options::check_tokens_of(&job, limits)?;
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
@@ -225,6 +226,7 @@ impl Plan {
                 ));
             }
         }
+        notes.extend(tokens_note(&brief));
         let mut summary = Summary::of(&brief, &reports, query_report.as_ref(), notes);
         summary.machine_notes = memory.notes(brief.job.resources.memory);
         let note = disk::check(&brief, &summary)?;
@@ -246,6 +248,20 @@ impl Plan {
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
+}
+
+/// What dividing scores over tokens adds to the work.
+fn tokens_note(brief: &Brief) -> Option<String> {
+    if brief.job.output.tokens == TokensRequest::None {
+        return None;
+    }
+    let listed = (2 * brief.job.output.top).min(brief.training.columns.len());
+    let (rows, passes) = (brief.query_rows(), brief.score_passes(&[0]).len());
+    let passes = if passes == 1 { String::new() } else { format!(", in each of {passes} passes") };
+    Some(format!(
+        "scores of ranked examples are divided over their tokens: each ranked example is differentiated once more{passes}, \
+         at most {listed} for each of {rows} queries"
+    ))
 }
 
 /// Why the last checkpoint cannot be loaded, with the file that names it if it is a description's.

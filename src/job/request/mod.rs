@@ -70,6 +70,7 @@ impl Job {
                 group_by: None,
                 scale: ScoreScale::default(),
                 layer_sets: BTreeMap::new(),
+                tokens: TokensRequest::None,
             },
         }
     }
@@ -320,6 +321,9 @@ pub struct OutputRequest {
     /// Scores are also added up over the training examples with one value of this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_by: Option<String>,
+    /// For which training examples scores are also divided over their tokens.
+    #[serde(default, skip_serializing_if = "TokensRequest::is_none")]
+    pub tokens: TokensRequest,
     /// Unit of the scores.
     #[serde(default)]
     pub scale: ScoreScale,
@@ -331,6 +335,23 @@ pub struct OutputRequest {
 
 fn ten() -> usize {
     10
+}
+
+/// For which training examples scores are also divided over their tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokensRequest {
+    /// None.
+    #[default]
+    None,
+    /// The proponents and opponents of every query.
+    Ranked,
+}
+
+impl TokensRequest {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// What of the scores is kept on disk.

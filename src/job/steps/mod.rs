@@ -14,6 +14,7 @@ pub(in crate::job) mod sensitivity;
 #[cfg(test)]
 mod small_memory;
 mod spread;
+pub(in crate::job) mod tokens;
 #[cfg(test)]
 mod written;
 
@@ -150,7 +151,7 @@ impl Plan {
     /// [`JobError`]; [`JobError::MissingStep`] before `query` is done.
     pub fn score(&self, shard: Option<Shard>, observer: &dyn Observer) -> Result<StepReport, JobError> {
         let (next, mut report) =
-            self.in_run(shard, observer, |run| with_number!(self.job.model.dtype, T => run.score::<T>()))?;
+            self.in_run(shard, observer, |run| with_number!(self.job.model.dtype, T => run.score_step::<T>()))?;
         report.next = next;
         Ok(report)
     }
@@ -188,11 +189,19 @@ fn checks_stage(before: Checks) -> Option<StageReport> {
 }
 
 impl Run<'_> {
+    fn score_step<T: Number>(&self) -> Result<Option<String>, JobError> {
+        let next = self.score::<T>()?;
+        if self.shard.is_none() {
+            self.tokens::<T>()?;
+        }
+        Ok(next)
+    }
+
     fn whole<T: Number>(&self) -> Result<(), JobError> {
         let curvatures = self.fit::<T>()?;
         self.query(&self.plan.all_answers(), &curvatures)?;
         drop(curvatures);
         self.score::<T>()?;
-        Ok(())
+        self.tokens::<T>()
     }
 }

@@ -2,11 +2,13 @@
 
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
 use crate::attribution::store::{Store, TensorFile};
+use crate::data::{Dataset, Kind};
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
-use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExample, write_rankings};
+use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_rankings};
+use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
 use crate::job::request::AggregateRequest;
@@ -32,6 +34,7 @@ impl Plan {
     }
 
     fn rank_one(&self, answer: usize) -> Result<Vec<QueryRanking>, JobError> {
+        let shares = self.stored_shares(answer)?;
         let queries = self.queries.as_ref().ok_or(JobError::NoQueries)?;
         let (scores, top) = (places::scores_file(self, answer), places::top_file(self, answer));
         let captured = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
@@ -47,20 +50,17 @@ impl Plan {
             }
         };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
-        let (rankings, values, captured, residuals) = if is_file(&scores) {
+        let rankings = rankings_of(self, answer)?;
+        let (values, captured, residuals) = if is_file(&scores) {
             let file = TensorFile::open_checked(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
-            let rankings = rank(rows, self.job.output.top).map_err(output::ranking_error)?;
             in_groups =
                 self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
-            (rankings, file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
-        } else if is_file(&top) {
-            let file = TensorFile::open_checked(&top)?;
-            (stored_top(&file)?, file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
+            (file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
         } else {
-            let folder = self.job.output.path.clone();
-            return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
+            let file = TensorFile::open_checked(&top)?;
+            (file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
         };
         let ids = metadata::query_ids(self);
         let measurement = measure_name(self.measure());
@@ -73,15 +73,18 @@ impl Plan {
         };
         let columns = &self.training.columns;
         let scale = scale_of(self, answer)?;
-        let examples = |side: Vec<(usize, f32)>| {
+        let examples = |query: usize, side: Vec<(usize, f32)>| {
             let example = |(column, score): (usize, f32)| {
                 let (stage, m) = columns.example(column);
                 let train = &self.training.stages[stage].train;
+                let own = shares.as_ref().and_then(|shares| shares.of(query, column));
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: train.excerpt(m, EXCERPT),
+                    tokens: own.map(|(shares, _)| token_shares(train, m, shares)),
+                    rest: own.map(|(_, rest)| rest).filter(|rest| *rest != 0.0),
                     metadata: train.metadata(m),
                 }
             };
@@ -98,13 +101,52 @@ impl Plan {
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
                     residual: residuals.as_ref().map(|residuals| residuals[ranking.query]),
                 },
-                proponents: examples(ranking.proponents),
-                opponents: examples(ranking.opponents),
+                proponents: examples(ranking.query, ranking.proponents),
+                opponents: examples(ranking.query, ranking.opponents),
                 groups: in_groups.as_ref().map(|groups| groups[ranking.query].clone()),
             }
         };
-        Ok(rankings.into_iter().map(Ranking::signed).map(ranked).collect())
+        Ok(rankings.into_iter().map(ranked).collect())
     }
+
+    /// What the tokens of the ranked examples add to an answer's scores, if the folder has it.
+    fn stored_shares(&self, answer: usize) -> Result<Option<StoredShares>, JobError> {
+        let Some(key) = self.answer_key(answer).filter(|_| answer == 0) else { return Ok(None) };
+        let file = places::tokens_file(self);
+        match present::has_key(&file, &key)? {
+            true => Ok(Some(StoredShares::read(&TensorFile::open_checked(&file)?)?)),
+            false => Ok(None),
+        }
+    }
+}
+
+/// Each query's strongest proponents and opponents of a run folder's scores.
+///
+/// # Errors
+/// [`JobError::MissingStep`] if there are none.
+pub(in crate::job) fn rankings_of(plan: &Plan, answer: usize) -> Result<Vec<Ranking>, JobError> {
+    let (scores, top) = (places::scores_file(plan, answer), places::top_file(plan, answer));
+    let rankings = if is_file(&scores) {
+        let file = TensorFile::open_checked(&scores)?;
+        let shape = &file.spec("scores")?.shape;
+        let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
+        rank(rows, plan.job.output.top).map_err(output::ranking_error)?
+    } else if is_file(&top) {
+        stored_top(&TensorFile::open_checked(&top)?)?
+    } else {
+        let folder = plan.job.output.path.clone();
+        return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
+    };
+    Ok(rankings.into_iter().map(Ranking::signed).collect())
+}
+
+/// An example's tokens with what each adds.
+fn token_shares(train: &Dataset, m: usize, shares: &[f32]) -> Vec<TokenShare> {
+    let texts = match train.kind() {
+        Kind::Tokens(tokens) => tokens.marked_tokens(m),
+        Kind::Rows(_) => vec![],
+    };
+    texts.into_iter().zip(shares).map(|((text, _), &share)| TokenShare { text, share }).collect()
 }
 
 fn stored_top(file: &TensorFile) -> Result<Vec<Ranking>, JobError> {

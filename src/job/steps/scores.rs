@@ -89,6 +89,7 @@ impl Run<'_> {
             // joined before: by a merge that was killed before it tidied up, or asked for twice
             self.observer().event(Event::Reused { pass: Pass::Scores });
             self.remove_parts()?;
+            self.tokens::<T>()?;
             return Ok(Some(format!("the scores are joined; {next}")));
         }
         for set in self.plan.vector_sets(&self.plan.all_answers()) {
@@ -112,6 +113,7 @@ impl Run<'_> {
         if self.walks_to_itself() {
             self.join_self_influence(&folders)?;
         }
+        self.tokens::<T>()?;
         Ok(Some(format!("scores joined; {next}")))
     }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use super::steps::{Step, StoredSteps};
 use super::{Head, hessian_of_outputs, loss_of_outputs};
@@ -114,6 +114,18 @@ impl Pooling {
 }
 
 impl Pooled {
+    /// One row for each text, made from one of its tokens or from all.
+    fn positions(&self, texts: usize) -> candle_core::Result<Positions> {
+        let positions = Positions::single(texts);
+        match self {
+            Self::Rows(rows) => {
+                let rows = rows.to_device(&Device::Cpu)?.to_vec1::<u32>()?;
+                Ok(positions.at_places(rows.into_iter().map(|row| row as usize)))
+            }
+            Self::Weighted(_) => Ok(positions),
+        }
+    }
+
     /// `[R, D]` to `[B, D]`.
     fn forward(&self, hidden: &Tensor) -> candle_core::Result<Tensor> {
         match self {
@@ -142,7 +154,7 @@ impl Head for Sequence {
         let pooled = self.pooling.of(hidden, batch)?;
         let steps = self.steps.get()?;
         // the layers behind the pooling have one row for each text
-        let taps = taps.at(&Arc::new(Positions::single(batch.positions.examples())));
+        let taps = taps.at(&Arc::new(pooled.positions(batch.positions.examples())?));
         let x = pooled.forward(hidden)?;
         let section = Taped(|x: &Traced, taps: &TapRecorder| steps.trace(x, taps));
         let (outputs, back) = section.differentiable(&x, Gradient::Wanted, &taps)?;

@@ -1,0 +1,104 @@
+//! The tokens of a training example shaded by what each adds to its score.
+//!
+//! Shades are relative to the card's largest share. A token whose share has a shade says its number too, and neighbours
+//! without one are joined, so that a page stays small. Of a long text the tokens around the largest share are shown.
+
+use serde::Serialize;
+
+use super::folder::StoredToken;
+use super::plot::{shade, shade_class};
+use super::text::piece;
+use crate::token_shares::strongest;
+use crate::words;
+
+/// A text by its tokens.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShadedText {
+    pub(crate) pieces: Vec<Piece>,
+    /// The tokens that add most, with their numbers.
+    pub(crate) strongest: String,
+    /// What belongs to no token alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rest: Option<String>,
+    /// Tokens before and behind those that are shown.
+    pub(crate) hidden: usize,
+}
+
+/// Neighbouring tokens without a shade, or one with.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Piece {
+    pub(crate) text: String,
+    /// The shade, empty if there is none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) class: String,
+    /// What it adds.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) share: String,
+}
+
+impl ShadedText {
+    /// At most `room` tokens, those around the largest share.
+    pub(super) fn of(tokens: &[StoredToken], rest: Option<f32>, room: usize) -> Self {
+        let largest = tokens.iter().map(|token| token.share.abs()).fold(0.0, f32::max);
+        let place = tokens.iter().position(|token| token.share.abs() == largest).unwrap_or(0);
+        let start = place.saturating_sub(room / 2).min(tokens.len().saturating_sub(room));
+        let shown = &tokens[start..tokens.len().min(start + room)];
+        let mut pieces: Vec<Piece> = vec![];
+        let plain = |text: String| Piece { text, class: String::new(), share: String::new() };
+        if start > 0 {
+            pieces.push(plain("…".to_owned()));
+        }
+        for token in shown {
+            let text = piece(&token.text);
+            match (shade(token.share, largest), pieces.last_mut()) {
+                (0, Some(last)) if last.class.is_empty() => last.text.push_str(&text),
+                (0, _) => pieces.push(plain(text)),
+                (step, _) => pieces.push(Piece { text, class: shade_class(step), share: words::score(token.share) }),
+            }
+        }
+        if start + shown.len() < tokens.len() {
+            match pieces.last_mut().filter(|last| last.class.is_empty()) {
+                Some(last) => last.text.push('…'),
+                None => pieces.push(plain("…".to_owned())),
+            }
+        }
+        let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
+        Self {
+            pieces,
+            strongest: super::text::name(&named, 240),
+            rest: rest.map(words::score),
+            hidden: tokens.len() - shown.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(of: &[(&str, f32)]) -> Vec<StoredToken> {
+        of.iter().map(|(text, share)| StoredToken { text: (*text).to_owned(), share: *share }).collect()
+    }
+
+    #[test]
+    fn tokens_without_a_shade_are_joined_and_the_others_say_their_numbers() {
+        let of = tokens(&[("The", 0.001), (" river", -0.002), (" hides", 1.0), (" a", -0.9), ("\n\u{202e}", 0.0)]);
+        let shaded = ShadedText::of(&of, None, 10);
+        let found: Vec<_> =
+            shaded.pieces.iter().map(|p| (p.text.as_str(), p.class.as_str(), p.share.as_str())).collect();
+        let want =
+            [("The river", "", ""), (" hides", "p4", "+1.000"), (" a", "n4", "-0.9000"), ("\n\\u{202e}", "", "")];
+        assert_eq!(found, want);
+        assert_eq!(shaded.hidden, 0);
+    }
+
+    #[test]
+    fn of_a_long_text_the_tokens_around_the_largest_share_are_shown() {
+        let mut of = vec![(" x", 0.0); 100];
+        of[60] = (" here", 2.0);
+        let shaded = ShadedText::of(&tokens(&of), Some(0.5), 10);
+        let texts: Vec<_> = shaded.pieces.iter().map(|piece| piece.text.as_str()).collect();
+        assert_eq!(texts, ["… x x x x x", " here", " x x x x…"]);
+        assert_eq!((shaded.hidden, shaded.rest.as_deref()), (90, Some("+0.5000")));
+    }
+}

@@ -1,0 +1,100 @@
+//! Which tokens of the ranked training examples their scores come from: one more pass over these examples alone,
+//! written to `tokens.safetensors`.
+
+use std::collections::BTreeMap;
+
+use crate::attribution::{Error, Event, Examples, Pass, QueryRows, score_by_place};
+use crate::data::{Dataset, Kind, TokenDataset};
+use crate::job::brief::options::no_tokens;
+use crate::job::error::JobError;
+use crate::job::folder::present;
+use crate::job::folder::tokens::{Shares, write_tokens};
+use crate::job::number::Number;
+use crate::job::request::TokensRequest;
+use crate::job::steps::context::Run;
+use crate::job::steps::queries::StoredVectors;
+use crate::job::steps::rank::rankings_of;
+
+impl Run<'_> {
+    /// The shares of the tokens of all ranked examples, computed unless they are there.
+    pub(in crate::job) fn tokens<T: Number>(&self) -> Result<(), JobError> {
+        let plan = self.plan;
+        if plan.job.output.tokens == TokensRequest::None {
+            return Ok(());
+        }
+        let key = plan.answer_key(0).ok_or(JobError::NoQueries)?;
+        if present::has_tokens(plan, &key)? {
+            self.observer().event(Event::Reused { pass: Pass::Tokens });
+            return Ok(());
+        }
+        let columns = &plan.training.columns;
+        let mut shares: Vec<Shares> = vec![];
+        // by stage and example, which shares are its own
+        let mut wanted: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+        for ranking in rankings_of(plan, 0)? {
+            for &(column, _) in ranking.proponents.iter().chain(&ranking.opponents) {
+                let (stage, m) = columns.example(column);
+                let tokens = tokens_of(&plan.training.stages[stage].train)?.tokens(m).len();
+                wanted.entry((stage, m)).or_default().push(shares.len());
+                shares.push(Shares { query: ranking.query, column, places: vec![0.0; tokens], rest: 0.0 });
+            }
+        }
+        for pass in plan.score_passes(&[0]) {
+            let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
+            let room = plan.memory.mapped_room();
+            for contribution in &pass.contributions {
+                let vectors = self.find_vectors(contribution.set)?;
+                let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
+                    folder: self.store.folder().to_owned(),
+                    what: "the queries' vectors",
+                    step: "query",
+                })?;
+                vectors.take_room(contribution.leg, &room);
+                sources.push(vectors);
+            }
+            let rows: Vec<QueryRows<'_, T>> = pass
+                .contributions
+                .iter()
+                .zip(&sources)
+                .map(|(of, vectors)| QueryRows { vectors, leg: of.leg, weight: of.weight })
+                .collect();
+            let stage = pass.site.stage;
+            let train = &plan.training.stages[stage].train;
+            let tokens = tokens_of(train)?;
+            let examples = plan.in_batches(train);
+            let network = self.network(pass.site.network)?;
+            let total = wanted.range((stage, 0)..(stage + 1, 0)).count() as u64;
+            self.observer().event(Event::Started { pass: Pass::Tokens, done: 0, total });
+            for ((_, m), own) in wanted.range((stage, 0)..(stage + 1, 0)) {
+                if self.observer().interrupted() {
+                    return Err(Error::Interrupted.into());
+                }
+                let queries: Vec<usize> = own.iter().map(|&k| shares[k].query).collect();
+                let batch = examples.batch(*m..m + 1)?;
+                let count = tokens.tokens(*m).len();
+                let found = score_by_place(&*network, &batch, &rows, &queries, count, tokens.own_places(*m)).map_err(
+                    |error| match error {
+                        Error::NonFiniteScore(_) => Error::NonFiniteScore(*m..m + 1),
+                        other => other,
+                    },
+                )?;
+                for (q, &k) in own.iter().enumerate() {
+                    let of_query = found.places.iter().skip(q).step_by(queries.len());
+                    shares[k].places.iter_mut().zip(of_query).for_each(|(sum, share)| *sum += share);
+                    shares[k].rest += found.rest[q];
+                }
+                self.observer().event(Event::Advanced { pass: Pass::Tokens, units: 1 });
+            }
+            self.observer().event(Event::Finished { pass: Pass::Tokens });
+        }
+        write_tokens(plan, plan.summary(), &key, &shares)
+    }
+}
+
+/// The tokens of a dataset.
+fn tokens_of(data: &Dataset) -> Result<&TokenDataset, JobError> {
+    match data.kind() {
+        Kind::Tokens(tokens) => Ok(tokens),
+        Kind::Rows(_) => Err(no_tokens()),
+    }
+}
