@@ -1,6 +1,6 @@
 //! What a configuration says of the labels of a `...ForSequenceClassification`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -18,6 +18,9 @@ pub(in crate::model) fn labels(config: &Config) -> Result<Labels, LoadError> {
     let outputs = by_number.as_ref().map(BTreeMap::len).filter(|&n| n > 0).or(numbers).unwrap_or(USUAL);
     if let Some(numbers) = numbers.filter(|&numbers| numbers != outputs) {
         return Err(config.problem(format!("`num_labels` = {numbers}, but `id2label` has {outputs} entries")));
+    }
+    if let Some(by_number) = &by_number {
+        check_numbers(config, by_number, outputs)?;
     }
     let task = match config.get("problem_type").map(|kind| kind.as_str().unwrap_or_default()) {
         None if outputs == 1 => {
@@ -44,10 +47,75 @@ pub(in crate::model) fn labels(config: &Config) -> Result<Labels, LoadError> {
     Ok(Labels { outputs, task, names, token_types: None })
 }
 
+/// Refuses keys of `id2label` that are no whole numbers, as transformers does, and notes those that are no class.
+fn check_numbers(config: &Config, by_number: &BTreeMap<String, Value>, outputs: usize) -> Result<(), LoadError> {
+    let mut classes = BTreeSet::new();
+    let mut beyond = None;
+    for key in by_number.keys() {
+        match key.trim().parse::<i64>() {
+            Err(_) => {
+                let shown: String = key.chars().take(40).collect();
+                return Err(config.problem(format!("`id2label` has the key {shown:?}, expected whole numbers")));
+            }
+            Ok(class) => match usize::try_from(class).ok().filter(|&class| class < outputs) {
+                Some(class) => drop(classes.insert(class)),
+                None => beyond = beyond.or(Some(class)),
+            },
+        }
+    }
+    if let Some(beyond) = beyond {
+        let missing = (0..outputs).find(|class| !classes.contains(class));
+        let missing = missing.map_or_else(String::new, |class| format!(" and none for class {class}"));
+        config.note(format!(
+            "`id2label` has {outputs} entries, so that the model has {outputs} classes, but it has a name for class \
+             {beyond}{missing}: as in transformers the count decides, and that name is not used"
+        ));
+    }
+    Ok(())
+}
+
 fn dictionary(config: &Config, key: &str) -> Result<Option<BTreeMap<String, Value>>, LoadError> {
     match config.get(key) {
         None => Ok(None),
         Some(Value::Object(entries)) => Ok(Some(entries.iter().map(|(k, v)| (k.clone(), v.clone())).collect())),
         Some(_) => Err(config.problem(format!("`{key}` = {}, expected a dictionary", config.quoted(key)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is read from a configuration with this `id2label`, and its notes.
+    fn read(id2label: &Value) -> (Result<Labels, LoadError>, Vec<String>) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let content = json!({ "id2label": id2label, "problem_type": "single_label_classification" });
+        std::fs::write(folder.path().join("config.json"), content.to_string()).expect("writable");
+        let config = Config::read(folder.path()).expect("a configuration");
+        (labels(&config), config.take_notes())
+    }
+
+    #[test]
+    fn keys_of_labels_that_are_no_numbers_are_refused() {
+        for key in ["one", "1.5", "", "\u{1b}[31m"] {
+            let error = read(&json!({ "0": "a", key: "b" })).0.expect_err("no number").to_string();
+            assert!(error.contains(&format!("`id2label` has the key {key:?}, expected whole numbers")), "{error}");
+            assert!(error.contains("config.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn keys_of_labels_that_are_no_class_are_named() {
+        for (key, missing) in [("7", 2), ("-1", 2), ("3", 2)] {
+            let (labels, notes) = read(&json!({ "0": "a", "1": "b", key: "c" }));
+            let labels = labels.expect("readable");
+            assert_eq!((labels.outputs, labels.names), (3, vec![("a".to_owned(), 0), ("b".to_owned(), 1)]));
+            assert_eq!(notes.len(), 1, "{notes:?}");
+            assert!(notes[0].contains(&format!("a name for class {key} and none for class {missing}")), "{notes:?}");
+        }
+        let (labels, notes) = read(&json!({ "1": "b", "0": "a" }));
+        assert_eq!((labels.expect("readable").outputs, notes), (2, vec![]));
     }
 }
