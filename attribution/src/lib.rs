@@ -7,12 +7,12 @@
 mod by_place;
 mod error;
 pub mod evaluate;
+mod joint;
 mod leg_product;
 mod observer;
 mod pass;
 mod query;
 pub mod ranking;
-mod refine;
 mod scorer;
 pub mod source;
 pub mod store;
@@ -21,10 +21,10 @@ mod walk;
 
 pub use by_place::{PlaceScores, score_by_place};
 pub use error::Error;
+pub use joint::{Refined, Refinement, Subspace, SubspaceSolved, refine_queries, solve_in_subspace};
 pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};
 pub use pass::{CHUNK_POSITIONS, ChunkEnd, Examples, LabelMode, SAVE_INTERVAL, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
-pub use refine::{Refined, Refinement, refine_queries};
 pub use scorer::{QueryRows, ScoreColumns, quadratic_forms, score, score_in_sets};
 pub use walk::{Buffer, Leg, LegFn, Walk};

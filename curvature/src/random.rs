@@ -18,6 +18,8 @@ pub mod stream {
     pub const BOOTSTRAP: u32 = 4;
     /// Drawing subsets.
     pub const SUBSETS: u32 = 5;
+    /// Labels of the forms of joint systems, which must not be those that their spaces were made with.
+    pub const FORM: u32 = 6;
 }
 
 /// Ten rounds of Philox4x32.

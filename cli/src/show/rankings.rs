@@ -19,6 +19,9 @@ const CAPTURED: f64 = 0.99;
 /// Above this, more products would change scores.
 const RESIDUAL: f64 = 0.1;
 
+/// Above this, more draws of labels would change amounts.
+const DISAGREEMENT: f64 = 0.3;
+
 /// Prints every query with its proponents and opponents.
 ///
 /// # Errors
@@ -84,6 +87,14 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         if let Some(residual) = query.residual {
             let advice = if residual > RESIDUAL { ": raise --solve-iterations" } else { "" };
             writeln!(out, "  solved to a residual of {residual:.3}{advice}")?;
+        }
+        if let Some(disagreement) = query.disagreement {
+            let advice = if disagreement > DISAGREEMENT { ": raise --label-draws" } else { "" };
+            writeln!(
+                out,
+                "  solutions from two halves of the drawn labels differ by {:.0} %{advice}",
+                100.0 * disagreement
+            )?;
         }
         let sides = [("proponents", &ranking.proponents), ("opponents", &ranking.opponents)];
         let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());

@@ -11,7 +11,7 @@ use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::request::{
     AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
-    ReductionRequest, ScoreScale, SelfInfluenceForm, StoreScores,
+    ReductionRequest, SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
 };
 use crate::job::training::{Fit, Place, Site};
 
@@ -237,7 +237,12 @@ impl Brief {
         }
         let method = &self.job.method;
         let dampings: Vec<String> = method.damping.0.iter().map(|&damping| String::from(damping)).collect();
-        key.field("solve", "gauss-newton")
+        let spanning = match method.solve {
+            Solve::Subspace => SPANNING.map(|multiple| multiple.to_string()).to_vec(),
+            Solve::Ekfac | Solve::GaussNewton => vec![],
+        };
+        let key = if spanning.is_empty() { key } else { key.list("spanning", spanning.iter().map(String::as_str)) };
+        key.field("solve", method.solve.name())
             .field("products", method.products() as u64)
             .field("products' data", &self.training.last_stage().solve_data().content_hash()[..])
             .field("block", self.solve_block() as u64)

@@ -1,15 +1,27 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
+use crate::curvature::Damping;
 use crate::curvature::gemm::Products;
 use crate::data::{RowLimits, RowShape, Task};
 use crate::job::brief::layer_sets;
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{
-    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, FitExamples, FormRequest, Measure, Normalize,
-    Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores, TokensRequest,
+    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, FitExamples, FormRequest,
+    Measure, Normalize, Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores, TokensRequest,
 };
 use crate::model::Limits;
+
+/// What is added to the matrix of a joint system that is solved in a subspace, if nobody says: near `1 / Σ rates` of the
+/// runs that it was chosen on (`docs/choosing.md`).
+const SUBSPACE_DAMPING: f64 = 0.01;
+
+/// Writes the damping that a job leaves open.
+pub(in crate::job) fn take_damping(job: &mut Job) {
+    if job.method.solve == Solve::Subspace && job.method.damping == Several::default() {
+        job.method.damping = Several(vec![DampingRequest(Damping::Absolute(SUBSPACE_DAMPING))]);
+    }
+}
 
 /// Refuses what can be refused without reading a file.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
@@ -180,64 +192,80 @@ const MOST_ITERATIONS: usize = 10_000;
 
 /// Joint solves, and what they are not defined for.
 fn check_solve(job: &Job) -> Result<(), JobError> {
-    let options =
-        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
+    let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.into()) });
     let method = &job.method;
     if method.solve == Solve::Ekfac {
         let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
         if method.solve_iterations.is_some() || !is_default {
             return options(
-                "`solve_iterations`, `solve_examples` and `solve_block` belong to joint solves, and none is asked for",
+                "`solve_iterations`, `solve_examples` and `solve_block` belong to joint solves, and none is asked for"
+                    .into(),
                 "add `solve = gauss-newton`, or leave them out",
             );
         }
         return Ok(());
     }
+    let solve = format!("`solve = {}`", method.solve.name());
     if method.curvature == Curvature::Identity {
         return options(
-            "`solve = gauss-newton` starts from a curvature, and `curvature = identity` has none",
+            format!("{solve} starts from a curvature, and `curvature = identity` has none"),
             "leave `curvature` or `solve` out",
         );
     }
+    let is_relative = |damping: &DampingRequest| matches!(damping.0, Damping::MeanFraction(_));
+    if method.solve == Solve::Subspace && method.damping.0.iter().any(is_relative) {
+        return options(
+            format!("{solve} has one damping for all layers, and one with `x` is another for each"),
+            "write numbers without `x`, such as `0.01`, or leave `damping` out",
+        );
+    }
+    if method.solve == Solve::Subspace && method.solve_iterations.is_some() {
+        return options(
+            format!("{solve} makes no products with the Gauss-Newton matrix, and `solve_iterations` says how many"),
+            "leave `solve_iterations` out",
+        );
+    }
     if method.solve_iterations == Some(0) {
-        return options("`solve_iterations` is 0, and nothing is solved", "leave it out, or give at least 1");
+        return options("`solve_iterations` is 0, and nothing is solved".into(), "leave it out, or give at least 1");
     }
     if let Some(n) = method.solve_iterations.filter(|&n| n > MOST_ITERATIONS) {
         return options(
-            &format!("`solve_iterations` = {n} is more than the {MOST_ITERATIONS} that are done at most"),
+            format!("`solve_iterations` = {n} is more than the {MOST_ITERATIONS} that are done at most"),
             "3 to 30 are enough for most systems; the residual in the results says what is left",
         );
     }
     if method.solve_block == Some(0) {
-        return options("`solve_block` is 0", "leave it out to solve for as many queries together as fit");
+        return options("`solve_block` is 0".into(), "leave it out to solve for as many queries together as fit");
     }
     if method.solve_examples == FitExamples::Auto {
         return options(
-            "`solve_examples` has no `auto`",
+            "`solve_examples` has no `auto`".into(),
             "write `all`, a number such as `512`, or a share such as `0.25`",
         );
     }
     if method.normalize == Normalize::Cosine {
         return options(
-            "`normalize = cosine` divides by norms of the curvature of each layer, and `solve = gauss-newton` has none",
+            format!("`normalize = cosine` divides by norms of the curvature of each layer, and {solve} has none"),
             "leave one of the two out",
         );
     }
     if method.self_influence {
         return options(
-            "`self_influence` is taken with the curvature of each layer, and `solve = gauss-newton` has none",
+            format!("`self_influence` is taken with the curvature of each layer, and {solve} has none"),
             "leave one of the two out",
         );
     }
     if method.factors.is_some() {
         return options(
-            "`solve = gauss-newton` multiplies with the loss of the examples that the curvature was taken on, and `factors` takes a curvature of others",
+            format!(
+                "{solve} takes the loss of the examples that the curvature was taken on, and `factors` takes a curvature of others"
+            ),
             "leave one of the two out",
         );
     }
     if job.source.is_some() {
         return options(
-            "`solve = gauss-newton` is for influence, and Source is asked for",
+            format!("{solve} is for influence, and Source is asked for"),
             "leave `solve` out, or use `ascribe influence --run`, which averages over the same checkpoints",
         );
     }

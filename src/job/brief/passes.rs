@@ -56,7 +56,7 @@ impl Brief {
     /// Whether an answer's vectors are solutions of joint systems.
     pub(in crate::job) fn solves_jointly(&self, answer: usize) -> bool {
         let is_damped = matches!(self.answers[answer].method, Method::Influence { .. } | Method::InfluenceMean { .. });
-        is_damped && self.job.method.solve == Solve::GaussNewton
+        is_damped && self.job.method.solve != Solve::Ekfac
     }
 
     /// Queries that are solved for together.

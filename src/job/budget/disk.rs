@@ -112,11 +112,12 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
         let metadata = metadata::score_metadata(brief, summary, answer, &key);
         let measurements = TensorSpec::new("measurements", Dtype::F64, [queries.len()]);
-        let residuals = brief.solves_jointly(answer).then(|| TensorSpec::new(output::RESIDUALS, Dtype::F64, [rows]));
+        let solved =
+            brief.solves_jointly(answer).then(|| TensorSpec::new(output::solved_name(brief), Dtype::F64, [rows]));
         let top = brief.job.output.top.min(n);
         let tensors: Vec<TensorSpec> = match brief.job.output.store_scores {
             StoreScores::Full => {
-                [TensorSpec::new("scores", Dtype::F32, [rows, n]), measurements].into_iter().chain(residuals).collect()
+                [TensorSpec::new("scores", Dtype::F32, [rows, n]), measurements].into_iter().chain(solved).collect()
             }
             StoreScores::Top => ["proponents", "opponents"]
                 .into_iter()
@@ -125,7 +126,7 @@ fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, Jo
                         .map(|(what, dtype)| TensorSpec::new(format!("{side}.{what}"), dtype, [rows, top]))
                 })
                 .chain([measurements])
-                .chain(residuals)
+                .chain(solved)
                 .collect(),
         };
         let files = 1 + places::stages_apart(brief, answer).len() as u64;

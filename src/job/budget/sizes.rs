@@ -116,6 +116,8 @@ pub(in crate::job) enum OwnInfluence {
 /// What joint solves are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) struct SolveSize {
+    /// Which systems.
+    pub solve: Solve,
     /// Products with the Gauss-Newton matrix.
     pub products: usize,
     /// Dampings that one space serves.
@@ -130,7 +132,8 @@ impl SolveSize {
     /// The sizes of a job's joint solves; none if its layers are solved one by one.
     pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
         let (method, rows) = (&brief.job.method, brief.query_rows());
-        (method.solve == Solve::GaussNewton && rows > 0).then(|| Self {
+        (method.solve != Solve::Ekfac && rows > 0).then(|| Self {
+            solve: method.solve,
             products: method.products(),
             dampings: method.damping.0.len(),
             rows,

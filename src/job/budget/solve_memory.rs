@@ -1,29 +1,45 @@
 //! Memory of joint solves: a space of directions for each block of queries, and tangents of a few of them at a time.
 
+use crate::attribution::Subspace;
 use crate::curvature::{Damping, LayerSpec};
 use crate::job::brief::Brief;
 use crate::job::budget::limits::TANGENTS;
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::{Sizes, SolveSize};
 use crate::job::budget::stage_memory::{Counts, Way};
-use crate::job::request::Solve;
+use crate::job::request::{SPANNING, Solve};
 use crate::nn::head;
+
+/// Draws of labels for each direction of a subspace below which a person is told.
+const FEW_DRAWS: usize = 8;
 
 impl Memory {
     /// Writes the block that fits into the job, and returns what a person should know of joint solves.
     pub(in crate::job) fn take_solve_block(&self, brief: &mut Brief) -> Vec<String> {
-        if brief.job.method.solve != Solve::GaussNewton {
+        let solve = brief.job.method.solve;
+        if solve == Solve::Ekfac {
             return vec![];
         }
         let mut notes = vec![];
         let rows = brief.query_rows();
         if rows > 0 {
             brief.job.method.solve_block = Some(self.solve_block);
-            if self.solve_block < rows {
+            if self.solve_block < rows && solve == Solve::GaussNewton {
                 notes.push(format!(
                     "joint systems are solved for {} of {rows} queries at a time; more share a larger space and leave \
                      smaller residuals, if `--memory` allows",
                     self.solve_block
+                ));
+            }
+        }
+        if solve == Solve::Subspace {
+            let directions = Subspace::<f32>::directions(brief.training.layers().len(), SPANNING.len());
+            let draws = brief.training.last_stage().solve_data().len() * brief.job.method.label_draws as usize;
+            if draws < FEW_DRAWS * directions {
+                notes.push(format!(
+                    "joint systems of {directions} directions are known from {draws} draws of labels, which is few: \
+                     `--label-draws {}` lessens the noise",
+                    (FEW_DRAWS * directions).div_ceil(brief.training.last_stage().solve_data().len().max(1))
                 ));
             }
         }
@@ -40,6 +56,25 @@ impl Memory {
 }
 
 impl Counts<'_> {
+    /// Bytes of a block of so many queries that are solved for in subspaces, beside every pass's own.
+    fn subspace_solve(&self, way: Way, block: usize, mapped: u64) -> u64 {
+        let Sizes { layers, number, threads, positions, .. } = *self.0;
+        let spanning = SPANNING.len() as u64;
+        let block = block as u64;
+        let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
+        // what spans the spaces, the queries and their gradients; a layer's solutions and a copy on its way out
+        let vectors = ((spanning + 4) * block).saturating_mul(tracked * number);
+        let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len()) as u64;
+        let forms = 8 * (2 * block + 6 * threads) * directions * directions;
+        let squares = 8 * block * spanning * (spanning * layers.len() as u64 + directions);
+        // products of a batch's examples: of each group of layers, and of all
+        let length = (positions as u64 / self.0.queries.as_ref().map_or(1, |queries| queries.examples).max(1)).max(1);
+        let examples = (self.rows(way.batch) / length).max(1);
+        let products = 8 * examples * block * (directions + spanning);
+        let beside = self.pass(way, way.batch) + self.packed(way.batch) + self.factors(mapped);
+        beside.saturating_add(vectors).saturating_add(forms + squares + products)
+    }
+
     /// Bytes of a block of so many queries, beside every pass's own.
     pub(in crate::job) fn joint_solve(
         &self,
@@ -49,6 +84,9 @@ impl Counts<'_> {
         tangents: usize,
         mapped: u64,
     ) -> u64 {
+        if solve.solve == Solve::Subspace {
+            return self.subspace_solve(way, block, mapped);
+        }
         let Sizes { layers, model, number, .. } = self.0;
         let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
         let (products, dampings) = (solve.products as u64, solve.dampings as u64);

@@ -290,7 +290,7 @@ impl Counts<'_> {
     }
 
     /// A batch's inputs of the widest layer, packed for the products that form gradients block by block.
-    fn packed(&self, positions: usize) -> u64 {
+    pub(super) fn packed(&self, positions: usize) -> u64 {
         let rows = self.rows(positions);
         self.number() * rows * self.largest(&|l| self.0.layers[l].columns() as u64)
     }

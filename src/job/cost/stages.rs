@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use super::architecture::Architecture;
 use super::count::{StageCost, Work, WorkKind};
 use super::work::{self, BatchShape, Coordinates};
-use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass};
+use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass, Subspace};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
-use crate::job::request::{FormRequest, Normalize, SelfInfluenceForm};
+use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
 use crate::job::training::{Fit, Site, Training};
 
 /// Batches of equal shape are counted once.
@@ -338,6 +338,9 @@ impl Stages<'_> {
     /// Products with the Gauss-Newton matrix for all blocks of queries. Each direction goes forwards beside the values
     /// and back with weight gradients, about two passes; the values go both ways once for those that move together.
     fn products(&self, network: usize) -> StageCost {
+        if self.plan.job.method.solve == Solve::Subspace {
+            return self.forms_of_subspaces(network);
+        }
         let (plan, data) = (self.plan, self.plan.training.last_stage().solve_data());
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
         let widest = self.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
@@ -361,6 +364,33 @@ impl Stages<'_> {
                 Work { kind: WorkKind::Passes, flop: batches.iter().map(passes).sum() },
                 Work { kind: WorkKind::Vectors, flop: vectors },
             ],
+            ..self.named(Pass::Products)
+        }
+    }
+
+    /// Products of examples' gradients under drawn labels with all vectors that span the queries' spaces, in a pass for
+    /// each block of queries.
+    fn forms_of_subspaces(&self, network: usize) -> StageCost {
+        let (plan, layers) = (self.plan, self.layers());
+        let data = plan.training.last_stage().solve_data();
+        let rows = plan.query_rows().max(1);
+        let blocks = rows.div_ceil(plan.solve_block()) as u64;
+        let batches = batches(plan, data, usize::MAX);
+        let passes = blocks * self.draws();
+        let vectors = plan.solve_block() * SPANNING.len();
+        let products =
+            |batch: &BatchShape| layers.iter().map(|layer| work::scores(layer, batch, vectors, None)).sum::<u128>();
+        let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len()) as u128;
+        let mut work = self.work(&batches, passes, WorkKind::Scores, products);
+        let squares = 2 * directions * directions * (rows * data.len()) as u128 * u128::from(self.draws());
+        let rotations = layers.iter().map(|layer| work::rotation(layer, plan.block_width())).sum::<u128>();
+        let spanned = 2 * (rows * SPANNING.len()) as u128 * rotations;
+        work.push(Work { kind: WorkKind::Vectors, flop: squares + spanned });
+        StageCost {
+            of: plan.training.networks.parameters()[network].name.clone(),
+            units: data.len() as u64 * blocks,
+            positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
+            work,
             ..self.named(Pass::Products)
         }
     }

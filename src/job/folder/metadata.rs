@@ -9,7 +9,7 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
 use crate::job::brief::options::measure_name;
 use crate::job::brief::summary::Summary;
-use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale};
+use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale, Solve};
 
 /// The entry that holds the key of what the file was made from.
 pub(in crate::job) const KEY: &str = "ascribe_key";
@@ -101,8 +101,10 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         entries.insert("query_rank", rank.to_string());
     }
     if brief.solves_jointly(answer) {
-        entries.insert("solve", "gauss-newton".into());
-        entries.insert("solve_iterations", method.products().to_string());
+        entries.insert("solve", method.solve.name().into());
+        if method.solve == Solve::GaussNewton {
+            entries.insert("solve_iterations", method.products().to_string());
+        }
         entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
         entries.insert("solve_block", brief.solve_block().to_string());
     }

@@ -7,12 +7,19 @@ use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::metadata::{score_metadata, self_influence_metadata};
 use crate::job::folder::places::{self_influence_file, top_file};
+use crate::job::request::Solve;
 
 /// Each query's captured share of its squared norm, in files of scores.
 pub(in crate::job) const CAPTURED: &str = "captured";
 
-/// What joint solves left of each query's system, in files of scores.
-pub(in crate::job) const RESIDUALS: &str = "residuals";
+/// How well each query's joint system was solved, in files of scores: what products left of it, or how far the solutions
+/// of two halves of the draws differ.
+pub(in crate::job) fn solved_name(brief: &Brief) -> &'static str {
+    match brief.job.method.solve {
+        Solve::Subspace => "disagreements",
+        Solve::Ekfac | Solve::GaussNewton => "residuals",
+    }
+}
 
 /// What results say of each query.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +28,8 @@ pub(in crate::job) struct OfQueries<'a> {
     pub measurements: &'a [f64],
     /// For each row of scores, the share of its vectors' squared norm that low rank left.
     pub captured: Option<&'a [f64]>,
-    /// For each row of scores, what joint solves left of its system at the checkpoint where that is most.
-    pub residuals: Option<&'a [f64]>,
+    /// For each row of scores, how well its joint system was solved, at the checkpoint where that is worst.
+    pub solved: Option<&'a [f64]>,
 }
 
 /// `self_influence.safetensors`.
@@ -63,7 +70,7 @@ pub(in crate::job) fn write_top(
         TensorData::new("measurements", &queries, of_queries.measurements),
     ];
     tensors.extend(of_queries.captured.map(|captured| TensorData::new(CAPTURED, &shape[..1], captured)));
-    tensors.extend(of_queries.residuals.map(|residuals| TensorData::new(RESIDUALS, &shape[..1], residuals)));
+    tensors.extend(of_queries.solved.map(|solved| TensorData::new(solved_name(brief), &shape[..1], solved)));
     Ok(write_safetensors(&top_file(brief, answer), &tensors, &score_metadata(brief, summary, answer, key))?)
 }
 

@@ -44,10 +44,14 @@ pub struct QueryInfo {
     /// The share of the squared norm of the query's vectors that is left at the low rank that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub captured: Option<f64>,
-    /// What joint solves left of the query's system, relative to the query's gradient, at the checkpoint where that is
+    /// What products with the Gauss-Newton matrix left of the query's joint system, relative to the query's gradient, at the checkpoint where that is
     /// most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub residual: Option<f64>,
+    /// How far the solutions of the query's joint system from two halves of the drawn labels differ, relative to the
+    /// solution, at the checkpoint where that is most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<f64>,
 }
 
 /// A training example in a ranking.

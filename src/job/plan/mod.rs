@@ -58,6 +58,7 @@ impl Plan {
     /// # Errors
     /// [`JobError`], before any long work and before anything is written.
     pub fn resolve(mut job: Job) -> Result<Self, JobError> {
+        options::take_damping(&mut job);
         options::check(&job)?;
         let mut readings = match &job.source {
             Some(source) => source.trajectory.read()?,

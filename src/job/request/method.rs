@@ -106,7 +106,7 @@ impl MethodRequest {
     /// Products with the Gauss-Newton matrix; 0 if every layer is solved by itself.
     pub fn products(&self) -> usize {
         match self.solve {
-            Solve::Ekfac => 0,
+            Solve::Ekfac | Solve::Subspace => 0,
             Solve::GaussNewton => self.solve_iterations.unwrap_or(ITERATIONS),
         }
     }

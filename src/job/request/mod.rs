@@ -22,6 +22,7 @@ pub use self::fit_examples::FitExamples;
 pub(in crate::job) use self::fit_examples::POSITIONS_PER_ROW;
 pub use self::method::*;
 pub use self::several::Several;
+pub(in crate::job) use self::solve::SPANNING;
 pub use self::solve::Solve;
 pub use self::source::*;
 use crate::data::{FromTokenizer, LossOn, Which};

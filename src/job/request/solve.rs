@@ -12,7 +12,25 @@ pub enum Solve {
     /// One of all tracked layers jointly, with the Gauss-Newton matrix of the training loss; the approximate curvature
     /// is where the solver starts.
     GaussNewton,
+    /// One of all tracked layers jointly, solved in the span of what the approximate curvature gives with several
+    /// dampings; no product with the Gauss-Newton matrix is needed.
+    Subspace,
+}
+
+impl Solve {
+    /// The systems' name, as job files and files of scores have it.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::Ekfac => "ekfac",
+            Self::GaussNewton => "gauss-newton",
+            Self::Subspace => "subspace",
+        }
+    }
 }
 
 /// Products with the Gauss-Newton matrix if nobody says how many.
 pub(in crate::job) const ITERATIONS: usize = 3;
+
+/// What is added to the eigenvalues of the approximate curvature for the vectors that span a subspace, times each
+/// layer's mean eigenvalue: which of them is best differs between models by as much (`docs/validation.md`, Retraining).
+pub(in crate::job) const SPANNING: [f64; 5] = [1e-3, 1e-2, 0.1, 1.0, 10.0];

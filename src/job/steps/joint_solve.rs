@@ -1,13 +1,14 @@
-//! The queries' vectors as solutions of joint systems: products with the Gauss-Newton matrix of all tracked layers, for
-//! blocks of queries and all dampings together.
+//! The queries' vectors as solutions of joint systems of all tracked layers, for blocks of queries and all dampings
+//! together: by products with the Gauss-Newton matrix, or in the span of what the approximate curvature gives.
 
 use std::ops::Range;
 
 use crate::attribution::source::LegCurvature;
 use crate::attribution::{
-    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Sweep, VectorForm, VectorSink, Walk,
-    prepare_queries, refine_queries,
+    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Subspace, Sweep, VectorForm, VectorSink, Walk,
+    prepare_queries, refine_queries, solve_in_subspace,
 };
+use crate::curvature::random::stream;
 use crate::curvature::{Damping, Directions, Factors, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
 use crate::data;
 use crate::job::brief::Brief;
@@ -16,7 +17,7 @@ use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES};
 use crate::job::brief::data::Few;
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::request::Solve;
+use crate::job::request::{SPANNING, Solve};
 use crate::job::steps::context::Run;
 use crate::job::steps::queries::{Writing, queries_at_once};
 
@@ -83,6 +84,14 @@ impl Run<'_> {
             products: method.products(),
             tangents: plan.memory.solve_tangents,
         };
+        let objectives = plan.label_mode().objectives(stream::FORM);
+        let spanning = SPANNING.map(Damping::MeanFraction);
+        let subspace = Subspace {
+            factors: &curvatures[fit].factors,
+            spanning: &spanning,
+            dampings: &dampings,
+            objectives: &objectives,
+        };
         let identity = Factors::identity(layers.len());
         let walk = Walk::gradients(&identity);
         let measurement = Measurement::from(plan.measure());
@@ -111,12 +120,20 @@ impl Run<'_> {
                 &mut shifted,
             )?);
             let mut sink = Moved { sink: &mut writing, legs: &legs, from: 0, to: start, form };
-            let refined = refine_queries(&products, &refinement, &gradients, 0..block.len(), &mut sink);
-            let refined = refined.map_err(|error| match error {
+            let block = 0..block.len();
+            let found = match method.solve {
+                Solve::Subspace => solve_in_subspace(&products, &subspace, &gradients, block, &mut sink)
+                    .map(|solved| solved.disagreements),
+                Solve::Ekfac | Solve::GaussNewton => {
+                    refine_queries(&products, &refinement, &gradients, block, &mut sink)
+                        .map(|refined| refined.residuals)
+                }
+            };
+            let found = found.map_err(|error| match error {
                 Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
                 other => other,
             })?;
-            residuals.iter_mut().zip(refined.residuals).for_each(|(all, found)| all.extend(found));
+            residuals.iter_mut().zip(found).for_each(|(all, found)| all.extend(found));
         }
         let norms = std::mem::take(&mut writing.norms);
         drop(writing);
@@ -134,9 +151,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// For each row of an answer what joint solves left of its system, at the checkpoint where that is most; none if
+    /// For each row of an answer how well its joint system was solved, at the checkpoint where that is worst; none if
     /// its layers are solved one by one.
-    pub(super) fn residuals(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
+    pub(super) fn solved(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
         if !self.plan.solves_jointly(answer) {
             return Ok(None);
         }
@@ -144,7 +161,7 @@ impl Run<'_> {
         for set in self.plan.vector_sets(&[answer]) {
             let vectors = self.find_vectors(set)?.ok_or(JobError::NoQueries)?;
             largest.resize(vectors.rows(), 0.0);
-            largest.iter_mut().zip(vectors.residuals()?).for_each(|(all, own)| *all = all.max(*own));
+            largest.iter_mut().zip(vectors.solved()?).for_each(|(all, own)| *all = all.max(*own));
         }
         Ok(Some(largest))
     }

@@ -226,8 +226,8 @@ impl StoredVectors {
         Ok(self.artifact.f64(NORMS)?)
     }
 
-    /// What joint solves left of each query's system, relative to the query.
-    pub(super) fn residuals(&self) -> Result<&[f64], JobError> {
+    /// How well each query's joint system was solved.
+    pub(super) fn solved(&self) -> Result<&[f64], JobError> {
         Ok(self.artifact.f64(RESIDUALS)?)
     }
 

@@ -11,7 +11,7 @@ use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExamp
 use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
-use crate::job::request::AggregateRequest;
+use crate::job::request::{AggregateRequest, Solve};
 use crate::presence::is_file;
 
 impl Plan {
@@ -43,24 +43,24 @@ impl Plan {
                 Some(_) => Ok(Some(file.f64(output::CAPTURED)?.to_vec())),
             }
         };
-        let residuals = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
+        let solved = |file: &TensorFile| -> Result<Option<Vec<f64>>, JobError> {
             match self.solves_jointly(answer) {
                 false => Ok(None),
-                true => Ok(Some(file.f64(output::RESIDUALS)?.to_vec())),
+                true => Ok(Some(file.f64(output::solved_name(self))?.to_vec())),
             }
         };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
         let rankings = rankings_of(self, answer)?;
-        let (values, captured, residuals) = if is_file(&scores) {
+        let (values, captured, solved) = if is_file(&scores) {
             let file = TensorFile::open_checked(&scores)?;
             let shape = &file.spec("scores")?.shape;
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             in_groups =
                 self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
-            (file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
+            (file.f64("measurements")?.to_vec(), captured(&file)?, solved(&file)?)
         } else {
             let file = TensorFile::open_checked(&top)?;
-            (file.f64("measurements")?.to_vec(), captured(&file)?, residuals(&file)?)
+            (file.f64("measurements")?.to_vec(), captured(&file)?, solved(&file)?)
         };
         let ids = metadata::query_ids(self);
         let measurement = measure_name(self.measure());
@@ -92,6 +92,8 @@ impl Plan {
         };
         let ranked = |ranking: Ranking| {
             let (excerpt, value) = query(ranking.query);
+            let of_query = solved.as_ref().map(|solved| solved[ranking.query]);
+            let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
             QueryRanking {
                 query: QueryInfo {
                     id: ids[ranking.query].clone(),
@@ -99,7 +101,8 @@ impl Plan {
                     measurement,
                     value,
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
-                    residual: residuals.as_ref().map(|residuals| residuals[ranking.query]),
+                    residual: solved_by(Solve::GaussNewton),
+                    disagreement: solved_by(Solve::Subspace),
                 },
                 proponents: examples(ranking.query, ranking.proponents),
                 opponents: examples(ranking.query, ranking.opponents),

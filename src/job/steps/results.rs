@@ -10,7 +10,7 @@ use crate::job::brief::answers::{Answer, ScorePass};
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::metadata::score_metadata;
-use crate::job::folder::output::{CAPTURED, OfQueries, RESIDUALS, ranking_error, write_top};
+use crate::job::folder::output::{CAPTURED, OfQueries, ranking_error, solved_name, write_top};
 use crate::job::folder::places::{scores_file, stage_file};
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
@@ -115,7 +115,7 @@ pub(in crate::job) fn write_scores(
         TensorSpec::new("scores", Dtype::F32, [rows, n]),
         TensorSpec::new("measurements", Dtype::F64, [of_queries.measurements.len()]),
     ];
-    specs.extend(of_queries.residuals.map(|residuals| TensorSpec::new(RESIDUALS, Dtype::F64, [residuals.len()])));
+    specs.extend(of_queries.solved.map(|solved| TensorSpec::new(solved_name(brief), Dtype::F64, [solved.len()])));
     specs.extend(of_queries.captured.map(|captured| TensorSpec::new(CAPTURED, Dtype::F64, [captured.len()])));
     let mut metadata = score_metadata(brief, summary, answer, key);
     let file = match stage {
@@ -149,8 +149,8 @@ pub(in crate::job) fn write_scores(
             if let Some(captured) = of_queries.captured {
                 writer.write_values_at(CAPTURED, 0, captured)?;
             }
-            if let Some(residuals) = of_queries.residuals {
-                writer.write_values_at(RESIDUALS, 0, residuals)?;
+            if let Some(solved) = of_queries.solved {
+                writer.write_values_at(solved_name(brief), 0, solved)?;
             }
             writer.finish()?;
             Ok(())

@@ -235,9 +235,9 @@ impl Run<'_> {
         let at_last = sets.last().ok_or(JobError::NoQueries)?;
         let vectors = self.find_vectors(*at_last)?.ok_or(JobError::NoQueries)?;
         let captured = self.captured(answer)?;
-        let residuals = self.residuals(answer)?;
-        let (captured, residuals) = (captured.as_deref(), residuals.as_deref());
-        let values = output::OfQueries { measurements: vectors.values()?, captured, residuals };
+        let solved = self.solved(answer)?;
+        let (captured, solved) = (captured.as_deref(), solved.as_deref());
+        let values = output::OfQueries { measurements: vectors.values()?, captured, solved };
         let own = self.own_values(answer, passes, parts)?;
         if plan.job.method.self_influence && !own.is_empty() {
             output::write_self_influence(plan, plan.summary(), &key, &own)?;

@@ -56,7 +56,7 @@ impl Stage {
         self.solve_sample.as_ref().unwrap_or(&self.train)
     }
 
-    /// Takes products with the Gauss-Newton matrix on as many examples as are asked for, the same for all queries and
+    /// Takes the matrix of joint systems on as many examples as are asked for, the same for all queries, draws and
     /// products, and returns what a person should know of it.
     ///
     /// # Errors
@@ -66,9 +66,7 @@ impl Stage {
         let count = request.count(n, 0, 0);
         if count > n {
             return Err(JobError::Options {
-                problem: format!(
-                    "products with the Gauss-Newton matrix are to be taken on {count} examples, and there are {n}"
-                ),
+                problem: format!("joint systems are to be taken on {count} examples, and there are {n}"),
                 hint: Some(format!("`--solve-examples` of at most {n}, or leave it out to take all")),
             });
         }
@@ -76,7 +74,7 @@ impl Stage {
             return Ok(None);
         }
         self.solve_sample = Some(self.train.sample(count));
-        Ok(Some(format!("products with the Gauss-Newton matrix are taken on {count} of {n} examples")))
+        Ok(Some(format!("joint systems are taken on {count} of {n} examples")))
     }
 
     /// Takes the curvature on as many examples as are asked for, `widest` being the rows of the widest covariance, and

@@ -1,7 +1,8 @@
 //! A checkpoint's losses beside the log: what was computed, and how far it may be from what was logged.
 
+use std::path::PathBuf;
+
 use super::rows::{ExampleLosses, MeanLoss, Share};
-use super::templates::Conversations;
 use crate::data::Dataset;
 use crate::job::plan::Plan;
 use crate::job::training::Site;
@@ -65,6 +66,14 @@ impl Judged {
     pub(super) fn agrees(&self) -> bool {
         self.beyond == 0.0
     }
+}
+
+/// The conversations that a sample was taken of.
+pub(super) struct Conversations {
+    /// Their file.
+    pub(super) file: PathBuf,
+    /// The stage of training whose arguments say which tokens are targets.
+    pub(super) stage: usize,
 }
 
 /// A stage of training whose log there is.

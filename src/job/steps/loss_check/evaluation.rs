@@ -2,10 +2,9 @@
 //! that the Trainer logged. Neither dropout nor weights that changed while a window was logged blur it.
 
 use super::causes;
-use super::compared::{Compared, EvaluationBatches, Judged, Logged, OfStage, rounded};
+use super::compared::{Compared, Conversations, EvaluationBatches, Judged, Logged, OfStage, rounded};
 use super::rows::losses;
 use super::step_of;
-use super::templates::Conversations;
 use crate::attribution::Observer;
 use crate::data::{Dataset, Kind};
 use crate::job::brief::loss_check::{EvaluationLoss, LossCheck};

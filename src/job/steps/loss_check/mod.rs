@@ -15,9 +15,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use self::compared::{Compared, Logged, OfStage, rounded, tolerance};
+use self::compared::{Compared, Conversations, Logged, OfStage, rounded, tolerance};
 use self::rows::losses;
-use self::templates::Conversations;
 use crate::attribution::Observer;
 use crate::data::Dataset;
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};

@@ -2,8 +2,6 @@
 //!
 //! The templates are written here in the styles of well-known ones, and are tried on conversations alone.
 
-use std::path::PathBuf;
-
 use super::compared::OfStage;
 use crate::data::{self, Dataset, Kind, Role};
 use crate::job::brief::data as reading;
@@ -12,14 +10,6 @@ use crate::model::Limits;
 
 /// Rows that are read again at most: a template is tried on the sample, but a file is read whole.
 const ROWS: usize = 20_000;
-
-/// The conversations that a sample was taken of.
-pub(super) struct Conversations {
-    /// Their file.
-    pub(super) file: PathBuf,
-    /// The stage of training whose arguments say which tokens are targets.
-    pub(super) stage: usize,
-}
 
 /// Styles of chat templates by name.
 const STYLES: [(&str, &str); 8] = [

@@ -8,16 +8,14 @@
 
 use std::ops::Range;
 
-use ascribe_curvature::gemm::{self, Real, Threads, View, ViewMut};
-use ascribe_curvature::{Damping, Directions, Factors, LayerSpec, Network, ProductSum, SpectralFn, Vectors};
+use ascribe_curvature::gemm::Real;
+use ascribe_curvature::{Damping, Directions, Factors, LayerSpec, Network, ProductSum, SpectralFn};
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 
-use crate::leg_product::LegProduct;
-use crate::{Error, Sweep, VectorForm, VectorSink, VectorSource};
-
-/// Columns of a dot product in the vectors' own type; their sums are added in f64.
-const COLUMNS: usize = 1 << 14;
+use super::block::Block;
+use super::positive::cholesky_solve;
+use super::vectors::{layer_dampings, put_solution, unit_gradients};
+use crate::{Error, Sweep, VectorSink, VectorSource};
 
 /// Vectors that are made orthogonal to each other one by one.
 const PANEL: usize = 16;
@@ -44,102 +42,6 @@ pub struct Refined {
     pub directions: usize,
 }
 
-/// Vectors in the space of all tracked weights: for each layer `[count, O, columns]`.
-#[derive(Debug, Clone)]
-struct Block<T> {
-    count: usize,
-    layers: Vec<Vec<T>>,
-}
-
-impl<T: Real> Block<T> {
-    fn zeros(specs: &[LayerSpec], count: usize) -> Self {
-        Self { count, layers: specs.iter().map(|spec| vec![T::of(0.0); count * spec.parameters()]).collect() }
-    }
-
-    /// Squared norms.
-    fn squares(&self) -> Vec<f64> {
-        let mut sums = vec![0.0; self.count];
-        for layer in self.layers.iter().filter(|_| self.count > 0) {
-            let squares: Vec<f64> = layer
-                .par_chunks_exact(layer.len() / self.count)
-                .map(|vector| vector.iter().map(|x| x.wide() * x.wide()).sum())
-                .collect();
-            sums.iter_mut().zip(squares).for_each(|(sum, square)| *sum += square);
-        }
-        sums
-    }
-
-    /// Multiplies each vector.
-    fn scale(&mut self, factors: &[f64]) {
-        for layer in self.layers.iter_mut().filter(|_| self.count > 0) {
-            let size = layer.len() / self.count;
-            for (vector, factor) in layer.chunks_exact_mut(size).zip(factors) {
-                vector.iter_mut().for_each(|x| *x = T::of(x.wide() * factor));
-            }
-        }
-    }
-
-    /// `Σ_layers weight · <a_i, b_j>`, `[count, other's count]`.
-    fn products(&self, other: &Self, weights: impl Fn(usize) -> f64) -> Vec<f64> {
-        let (m, n) = (self.count, other.count);
-        let mut sum = vec![0.0; m * n];
-        let mut part = vec![T::of(0.0); m * n];
-        for (l, (a, b)) in self.layers.iter().zip(&other.layers).enumerate().filter(|_| m * n > 0) {
-            let (size, weight) = (a.len() / m, weights(l));
-            for start in (0..size).step_by(COLUMNS) {
-                let columns = COLUMNS.min(size - start);
-                let (a, b) = (View::new(&a[start..], m, columns, size), View::new(&b[start..], n, columns, size));
-                gemm::matmul(ViewMut::dense(&mut part, m, n), gemm::Into::Replace, T::of(1.0), a, b.t(), Threads::Pool);
-                sum.iter_mut().zip(&part).for_each(|(sum, part)| *sum += weight * part.wide());
-            }
-        }
-        sum
-    }
-
-    /// Adds `weight · coefficients · other`, `coefficients: [count, other's count]`, the weight that of each layer.
-    fn add(&mut self, coefficients: &[f64], other: &Self, weight: impl Fn(usize) -> f64) {
-        let (m, n) = (self.count, other.count);
-        let coefficients: Vec<T> = coefficients.iter().map(|&c| T::of(c)).collect();
-        for (l, (sum, vectors)) in self.layers.iter_mut().zip(&other.layers).enumerate().filter(|_| m * n > 0) {
-            let size = vectors.len() / n;
-            let (coefficients, vectors) = (View::dense(&coefficients, m, n), View::dense(vectors, n, size));
-            let sum = ViewMut::dense(sum, m, size);
-            gemm::matmul(sum, gemm::Into::Add, T::of(weight(l)), coefficients, vectors, Threads::Pool);
-        }
-    }
-
-    /// Divides each vector by its norm.
-    fn normalise(&mut self) {
-        let inverse = |square: f64| if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };
-        self.scale(&self.squares().into_iter().map(inverse).collect::<Vec<_>>());
-    }
-
-    /// Takes the part along a unit vector off one vector.
-    fn subtract_along(&mut self, unit: &Self) {
-        let dot = |(a, b): (&Vec<T>, &Vec<T>)| a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum::<f64>();
-        let along = T::of(self.layers.iter().zip(&unit.layers).map(dot).sum());
-        for (layer, unit) in self.layers.iter_mut().zip(&unit.layers) {
-            layer.iter_mut().zip(unit).for_each(|(x, u)| *x -= along * *u);
-        }
-    }
-
-    /// The vectors of several blocks, one after the other.
-    fn joined(specs: &[LayerSpec], blocks: Vec<Self>) -> Self {
-        let count = blocks.iter().map(|block| block.count).sum();
-        let of = |l: usize| blocks.iter().flat_map(|block| block.layers[l].iter().copied()).collect();
-        Self { count, layers: (0..specs.len()).map(of).collect() }
-    }
-
-    /// The vectors of these numbers.
-    fn chosen(&self, which: &[usize]) -> Self {
-        let of = |layer: &Vec<T>| {
-            let size = layer.len() / self.count.max(1);
-            which.iter().flat_map(|&k| layer[k * size..(k + 1) * size].iter().copied()).collect()
-        };
-        Self { count: which.len(), layers: self.layers.iter().map(of).collect() }
-    }
-}
-
 /// Solves `(H + δ) x = q` for queries whose gradients are `gradients`, and puts the solutions into `sink`: damping k as
 /// leg k, under the numbers `queries`.
 ///
@@ -156,25 +58,12 @@ pub fn refine_queries<N: Network, T: Real>(
     sink: &mut dyn VectorSink<T>,
 ) -> Result<Refined, Error> {
     let specs = sweep.network.layers();
-    let mut q = Block { count: queries.len(), layers: Vec::with_capacity(specs.len()) };
-    for (l, spec) in specs.iter().enumerate() {
-        match gradients.vectors(0, l)? {
-            Vectors::Full(all) => {
-                let size = spec.parameters();
-                q.layers.push(all[queries.start * size..queries.end * size].to_vec());
-            }
-            Vectors::LowRank(_) => return Err(Error::Refinement("the gradients are not whole".into())),
-        }
-    }
+    let (q, norms) = unit_gradients(specs, gradients, queries.clone())?;
     let (solutions, refined) = solve(sweep, refinement, q)?;
-    let form = sink.form();
-    for (leg, solution) in solutions.into_iter().enumerate() {
-        for (l, (vectors, spec)) in solution.layers.into_iter().zip(specs).enumerate() {
-            let product = match form {
-                VectorForm::Full => LegProduct { vectors, spec, place: None },
-                VectorForm::LowRank(_) => LegProduct::of_standard_basis(vectors, spec, &refinement.factors.layers[l]),
-            };
-            sink.put(leg, l, queries.clone(), &product.into_form(form)?)?;
+    for (leg, mut solution) in solutions.into_iter().enumerate() {
+        solution.scale(&norms);
+        for (l, vectors) in solution.layers.into_iter().enumerate() {
+            put_solution(sink, (leg, l), queries.clone(), vectors, specs, refinement.factors)?;
         }
     }
     Ok(refined)
@@ -184,24 +73,13 @@ pub fn refine_queries<N: Network, T: Real>(
 fn solve<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     refinement: &Refinement<'_, T>,
-    mut q: Block<T>,
+    q: Block<T>,
 ) -> Result<(Vec<Block<T>>, Refined), Error> {
     let specs = sweep.network.layers();
-    let layers = || refinement.factors.layers.iter();
     if refinement.products == 0 || refinement.dampings.is_empty() {
         return Err(Error::Refinement("no product or no damping is asked for".into()));
     }
-    let dampings: Vec<Vec<f64>> =
-        refinement.dampings.iter().map(|&damping| layers().map(|layer| layer.damping(damping)).collect()).collect();
-    if let Some(l) = dampings[0].iter().position(|&damping| damping <= 0.0 || !damping.is_finite()) {
-        return Err(Error::Refinement(format!("layer `{}`: nothing is added to its curvature", specs[l].name)));
-    }
-    // systems of one size: gradients of queries differ by orders of magnitude
-    let norms: Vec<f64> = q.squares().into_iter().map(f64::sqrt).collect();
-    if let Some(query) = norms.iter().position(|norm| !norm.is_finite()) {
-        return Err(Error::Refinement(format!("the gradient of query {query} of the block holds NaN or infinity")));
-    }
-    q.scale(&norms.iter().map(|&norm| if norm > 0.0 { 1.0 / norm } else { 0.0 }).collect::<Vec<_>>());
+    let dampings = layer_dampings(specs, refinement.factors, refinement.dampings)?;
     let mut space = Space::new(dampings.len());
     let mut residual = q.clone();
     // directions below rounding add nothing to the space
@@ -227,12 +105,7 @@ fn solve<N: Network, T: Real>(
         let coefficients = space.solve(k)?;
         let left = space.residual(&q, &coefficients, damping).squares();
         residuals.push(left.into_iter().map(f64::sqrt).collect());
-        let mut solution = space.combine(specs, &coefficients, q.count);
-        solution.scale(&norms);
-        if let Some(l) = solution.layers.iter().position(|layer| layer.iter().any(|x| !x.wide().is_finite())) {
-            return Err(Error::Refinement(format!("layer `{}`: the solution holds NaN or infinity", specs[l].name)));
-        }
-        solutions.push(solution);
+        solutions.push(space.combine(specs, &coefficients, q.count));
     }
     let directions = space.parts.iter().map(|(v, _)| v.count).sum();
     Ok((solutions, Refined { residuals, directions }))
@@ -437,38 +310,4 @@ impl<T: Real> Space<T> {
 /// Rows of `[s, Q]`, transposed and multiplied: `[Q, count]`.
 fn part(coefficients: &[f64], queries: usize, start: usize, count: usize, factor: f64) -> Vec<f64> {
     (0..queries).flat_map(|q| (start..start + count).map(move |i| factor * coefficients[i * queries + q])).collect()
-}
-
-/// `A⁻¹ B` for a positive matrix `[n, n]` and `[n, m]`; none if the matrix is not positive.
-fn cholesky_solve(mut a: Vec<f64>, n: usize, mut b: Vec<f64>) -> Option<Vec<f64>> {
-    let m = b.len() / n.max(1);
-    for j in 0..n {
-        let dot = |i: usize, a: &[f64]| (0..j).map(|k| a[i * n + k] * a[j * n + k]).sum::<f64>();
-        let pivot = a[j * n + j] - dot(j, &a);
-        if pivot.is_nan() || pivot <= 0.0 {
-            return None;
-        }
-        let root = pivot.sqrt();
-        a[j * n + j] = root;
-        for i in j + 1..n {
-            a[i * n + j] = (a[i * n + j] - dot(i, &a)) / root;
-        }
-    }
-    for i in 0..n {
-        for k in 0..i {
-            let factor = a[i * n + k];
-            let (solved, rest) = b.split_at_mut(i * m);
-            rest[..m].iter_mut().zip(&solved[k * m..]).for_each(|(x, y)| *x -= factor * y);
-        }
-        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
-    }
-    for i in (0..n).rev() {
-        for k in i + 1..n {
-            let factor = a[k * n + i];
-            let (rest, solved) = b.split_at_mut(k * m);
-            rest[i * m..(i + 1) * m].iter_mut().zip(&*solved).for_each(|(x, y)| *x -= factor * y);
-        }
-        b[i * m..(i + 1) * m].iter_mut().for_each(|x| *x /= a[i * n + i]);
-    }
-    Some(b)
 }

@@ -1,0 +1,12 @@
+//! Joint solves: the queries' vectors as solutions of systems `(H + δ) x = q`, H the Gauss-Newton matrix of all tracked
+//! layers together, in a space that is spanned either by products with H ([`refine_queries`]) or, with none, by what
+//! EK-FAC gives with several dampings ([`solve_in_subspace`]).
+
+mod block;
+mod positive;
+mod refine;
+mod subspace;
+mod vectors;
+
+pub use refine::{Refined, Refinement, refine_queries};
+pub use subspace::{Subspace, SubspaceSolved, solve_in_subspace};

@@ -1,0 +1,268 @@
+//! Joint systems that are solved in the span of what EK-FAC gives with several dampings, against their definition with
+//! dense matrices, and whole jobs against the library's pieces.
+
+mod support;
+
+use ascribe::attribution::store::TensorFile;
+use ascribe::attribution::{
+    Aggregate, LabelMode, MemoryVectors, Pass, Subspace, Sweep, VectorSource, Walk, prepare_queries, solve_in_subspace,
+};
+use ascribe::curvature::random::stream;
+use ascribe::curvature::{
+    CurvatureKind, Damping, Error, Factors, LayerSpec, Measurement, Network, Objective, Reduction, Tap, TapSink,
+    Vectors,
+};
+use ascribe::data::{self, Dataset};
+use ascribe::job::{CheckpointsRequest, DampingRequest, Job, Plan, Precision, Several, Solve};
+use ascribe::model::Model;
+use candle_core::DType;
+use support::passes::{self, BATCH, Batched, KfacScale};
+use support::{Outcome, fixture, load, open};
+
+/// What a job spans its spaces with.
+const SPANNING: [f64; 5] = [1e-3, 1e-2, 0.1, 1.0, 10.0];
+
+/// What the solver puts on a diagonal of 1.
+const RIDGE: f64 = 1e-6;
+
+/// The gradient of everything in a batch, by layer, one number at a time.
+struct Summed<'a> {
+    layers: &'a [LayerSpec],
+    sums: Vec<Vec<f64>>,
+}
+
+impl TapSink for Summed<'_> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        let spec = &self.layers[tap.layer.0];
+        let (a, s) = (tap.input.to_vec2::<f64>()?, tap.output_gradient.to_vec2::<f64>()?);
+        for (a, s) in a.iter().zip(&s) {
+            for o in 0..spec.outputs {
+                for i in 0..spec.columns() {
+                    self.sums[tap.layer.0][o * spec.columns() + i] += s[o] * a.get(i).copied().unwrap_or(1.0);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn gradient(model: &Model, data: &Dataset, example: usize, objective: Objective) -> Vec<Vec<f64>> {
+    let layers = model.layers();
+    let mut summed = Summed { layers, sums: layers.iter().map(|l| vec![0.0; l.parameters()]).collect() };
+    model.differentiate(&data::batch(data, example..example + 1), objective, &mut summed).expect("differentiable");
+    summed.sums
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Gaussian elimination with pivots.
+fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    for k in 0..n {
+        let pivot = (k..n).max_by(|&i, &j| a[i][k].abs().total_cmp(&a[j][k].abs())).expect("rows");
+        a.swap(k, pivot);
+        b.swap(k, pivot);
+        let row = a[k].clone();
+        for i in k + 1..n {
+            let factor = a[i][k] / row[k];
+            a[i][k..].iter_mut().zip(&row[k..]).for_each(|(a, r)| *a -= factor * r);
+            b[i] -= factor * b[k];
+        }
+    }
+    for k in (0..n).rev() {
+        let sum: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
+        b[k] = (b[k] - sum) / a[k][k];
+    }
+    b
+}
+
+/// `V (Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` with every matrix formed; one part of each vector for each layer.
+fn by_definition(
+    layers: &[LayerSpec],
+    factors: &Factors<f64>,
+    gradients: &[Vec<Vec<f64>>],
+    q: &[Vec<f64>],
+    damping: f64,
+) -> Vec<Vec<f64>> {
+    let mut space: Vec<(usize, Vec<f64>)> = vec![];
+    for (l, spec) in layers.iter().enumerate() {
+        for multiple in SPANNING {
+            let mut matrix = factors.layers[l].to_dense(spec).expect("small");
+            let added = factors.layers[l].damping(Damping::MeanFraction(multiple));
+            matrix.iter_mut().enumerate().for_each(|(k, row)| row[k] += added);
+            space.push((l, eliminate(matrix, q[l].clone())));
+        }
+    }
+    let n = space.len();
+    let mut matrix = vec![vec![0.0; n]; n];
+    for g in gradients {
+        let along: Vec<f64> = space.iter().map(|(l, v)| dot(v, &g[*l])).collect();
+        for i in 0..n {
+            for j in 0..n {
+                matrix[i][j] += along[i] * along[j] / gradients.len() as f64;
+            }
+        }
+    }
+    for (i, (l, v)) in space.iter().enumerate() {
+        for (j, (m, w)) in space.iter().enumerate() {
+            matrix[i][j] += if l == m { damping * dot(v, w) } else { 0.0 };
+        }
+    }
+    let scale: Vec<f64> = (0..n).map(|k| 1.0 / matrix[k][k].sqrt()).collect();
+    for i in 0..n {
+        for j in 0..n {
+            matrix[i][j] *= scale[i] * scale[j];
+        }
+        matrix[i][i] += RIDGE;
+    }
+    let right = space.iter().zip(&scale).map(|((l, v), scale)| scale * dot(v, &q[*l])).collect();
+    let coefficients = eliminate(matrix, right);
+    let mut x: Vec<Vec<f64>> = layers.iter().map(|spec| vec![0.0; spec.parameters()]).collect();
+    for (k, (l, v)) in space.iter().enumerate() {
+        x[*l].iter_mut().zip(v).for_each(|(x, v)| *x += coefficients[k] * scale[k] * v);
+    }
+    x
+}
+
+fn part(vectors: &MemoryVectors<f64>, leg: usize, layers: &[LayerSpec], query: usize) -> Vec<Vec<f64>> {
+    let of = |(l, spec): (usize, &LayerSpec)| {
+        let Vectors::Full(all) = vectors.vectors(leg, l).expect("in memory") else { panic!("whole vectors") };
+        all[query * spec.parameters()..(query + 1) * spec.parameters()].to_vec()
+    };
+    layers.iter().enumerate().map(of).collect()
+}
+
+/// A classifier's exact Fisher and a language model's drawn labels, each in f64 and with batches of several sizes.
+#[test]
+fn solutions_are_those_of_the_definition() -> Outcome {
+    let exact = LabelMode::Exact { classes: 4 };
+    for (name, labels, examples) in
+        [("mlp-tiny", exact, 40), ("mlp-tiny", LabelMode::Sampled { seed: 3, draws: 2 }, 60)]
+    {
+        let fixture = open(name, DType::F64);
+        let (model, layers) = (&fixture.model, fixture.model.layers());
+        let fitted = LabelMode::Sampled { seed: 0, draws: 1 };
+        let all = Batched(&fixture.train, BATCH);
+        let factors: Factors<f64> =
+            passes::fit(model, &all, CurvatureKind::Ekfac, fitted, KfacScale::PerExample)?.factors;
+        let queries = Batched(&fixture.queries, BATCH);
+        let sweep = passes::sweep(model, &queries, Pass::Queries);
+        let mut gradients = MemoryVectors::<f64>::new(layers, 1, queries.0.len());
+        let identity = Factors::identity(layers.len());
+        let walk = Walk::gradients(&identity);
+        prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut gradients)?;
+        let objectives = labels.objectives(stream::FORM);
+        let drawn: Vec<Vec<Vec<f64>>> = (0..examples)
+            .flat_map(|m| objectives.iter().map(move |objective| (m, *objective)))
+            .map(|(m, objective)| gradient(model, &fixture.train, m, objective))
+            .collect();
+        let (spanning, dampings) = (SPANNING.map(Damping::MeanFraction), [0.005, 0.1].map(Damping::Absolute));
+        let subspace =
+            Subspace { factors: &factors, spanning: &spanning, dampings: &dampings, objectives: &objectives };
+        for batch in [7, BATCH] {
+            let train = Batched(&fixture.train, batch);
+            let sweep = Sweep { range: 0..examples, ..passes::sweep(model, &train, Pass::Products) };
+            let mut found = MemoryVectors::<f64>::new(layers, dampings.len(), queries.0.len());
+            let solved = solve_in_subspace(&sweep, &subspace, &gradients, 1..4, &mut found)?;
+            for (leg, damping) in [0.005, 0.1].into_iter().enumerate() {
+                for query in 1..4 {
+                    let want = by_definition(layers, &factors, &drawn, &part(&gradients, 0, layers, query), damping);
+                    let (want, found) = (want.concat(), part(&found, leg, layers, query).concat());
+                    let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+                    for (found, want) in found.iter().zip(&want) {
+                        assert!((found - want).abs() <= 1e-7 * scale, "{name}, {damping}, {query}: {found} {want}");
+                    }
+                    let disagreement = solved.disagreements[leg][query - 1];
+                    assert!(disagreement > 0.0 && disagreement < 10.0, "{disagreement}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+const STEPS: [&str; 2] = ["checkpoint-336", "checkpoint-720"];
+
+fn job(out: &std::path::Path) -> Job {
+    let mut job = Job::new("", fixture("mlp-tiny").join("train.safetensors"), out);
+    job.data.queries = Some(fixture("mlp-tiny").join("query.safetensors"));
+    let folders = STEPS.map(|step| fixture("mlp-trajectory").join(step));
+    job.checkpoints = Some(CheckpointsRequest::of_folders(folders.to_vec()));
+    job.model.dtype = Precision::F64;
+    job.method.solve = Solve::Subspace;
+    job
+}
+
+/// Scores of a whole job over two checkpoints against `(1/N) Σ_a w_a <x_a, G_m>`, x by definition; the damping is the one
+/// that is documented; a run that lost its vectors makes the same bytes again.
+#[test]
+fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let run = folder.path().join("run");
+    let plan = Plan::resolve(job(&run))?;
+    let rankings = plan.run(&())?;
+    assert!(rankings.iter().all(|ranking| ranking.query.residual.is_none()));
+    assert!(rankings.iter().all(|ranking| ranking.query.disagreement.is_some_and(|found| found > 0.0)));
+    let (train, queries) = (plan.train(), plan.queries().expect("queries"));
+    let (n, rows) = (train.len(), queries.len());
+    let mut want = vec![0.0; rows * n];
+    for step in STEPS {
+        let model = load(&fixture("mlp-trajectory").join(step), DType::F64);
+        let labels = LabelMode::Sampled { seed: 0, draws: 1 };
+        let all = Batched(train, BATCH);
+        let factors: Factors<f64> =
+            passes::fit(&model, &all, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?.factors;
+        let objective = labels.objectives(stream::FORM)[0];
+        let drawn: Vec<_> = (0..n).map(|m| gradient(&model, train, m, objective)).collect();
+        let examples: Vec<_> = (0..n).map(|m| gradient(&model, train, m, Objective::TrainingLoss).concat()).collect();
+        let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
+        for q in 0..rows {
+            let x = by_definition(model.layers(), &factors, &drawn, &gradient(&model, queries, q, measured), 0.01);
+            let x = x.concat();
+            examples.iter().enumerate().for_each(|(m, g)| want[q * n + m] += dot(&x, g) / (2 * n) as f64);
+        }
+    }
+    let scores = run.join("scores.safetensors");
+    let file = TensorFile::open(&scores)?;
+    let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+    for (found, want) in file.f32("scores")?.iter().zip(&want) {
+        assert!((f64::from(*found) - want).abs() <= 1e-6 * scale, "{found} {want}");
+    }
+    assert_eq!(file.f64("disagreements")?.len(), rows);
+    let said = |name: &str| file.metadata(name).unwrap_or_default().to_owned();
+    assert_eq!(
+        (said("solve"), said("damping"), said("solve_iterations")),
+        ("subspace".into(), "1e-2".into(), "".into())
+    );
+    drop(file);
+    let before = std::fs::read(&scores)?;
+    for entry in std::fs::read_dir(run.join("artifacts"))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("queries")) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    std::fs::remove_file(&scores)?;
+    Plan::resolve(job(&run))?.run(&())?;
+    assert!(std::fs::read(&scores)? == before, "other bytes");
+    Ok(())
+}
+
+#[test]
+fn what_a_subspace_is_not_defined_for_is_refused() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let refused = |change: fn(&mut Job)| {
+        let mut job = job(&folder.path().join("run"));
+        change(&mut job);
+        Plan::resolve(job).expect_err("refused").to_string()
+    };
+    let relative = |job: &mut Job| {
+        job.method.damping = Several(vec![DampingRequest(Damping::MeanFraction(0.3))]);
+    };
+    assert!(refused(relative).contains("one damping for all layers"));
+    assert!(refused(|job| job.method.solve_iterations = Some(3)).contains("no products"));
+    assert!(refused(|job| job.method.self_influence = true).contains("`solve = subspace` has none"));
+    Ok(())
+}
