@@ -10,45 +10,18 @@ use ascribe::attribution::{Aggregate, prepare_queries, refine_queries};
 use ascribe::attribution::{LabelMode, MemoryVectors, Pass, Refinement, VectorForm, VectorSink, VectorSource, Walk};
 use ascribe::curvature::gemm::Products;
 use ascribe::curvature::{CurvatureKind, Damping, Factors, Measurement, Reduction, Vectors};
-use ascribe::curvature::{Directions, Error, LayerSpec, Network, Objective, Positions, ProductSum, Tap, TapSink};
+use ascribe::curvature::{Directions, Error, LayerSpec, Network, Objective, Positions, ProductSum};
 use ascribe::data::{self, Batch, Inputs, Targets, TokenInputs};
 use ascribe::job::{CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve};
 use ascribe::model::{LoadOptions, Model};
 use candle_core::{DType, Device, Tensor};
+use support::dense::{eliminate, gradient};
 use support::passes::{self, BATCH, Batched, KfacScale};
 use support::{Outcome, fixture, load, load_layers, open};
 
 /// Numbers without a pattern.
 fn wave(n: usize, phase: f64) -> Vec<f64> {
     (0..n).map(|k| (k as f64 * 0.7 + phase).sin() * (k as f64 * 1.3 + phase).cos()).collect()
-}
-
-/// The gradient of everything in a batch, by layer, one number at a time.
-struct Summed<'a> {
-    layers: &'a [LayerSpec],
-    sums: Vec<Vec<f64>>,
-}
-
-impl TapSink for Summed<'_> {
-    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
-        let spec = &self.layers[tap.layer.0];
-        let (a, s) = (tap.input.to_vec2::<f64>()?, tap.output_gradient.to_vec2::<f64>()?);
-        for (a, s) in a.iter().zip(&s) {
-            for o in 0..spec.outputs {
-                for i in 0..spec.columns() {
-                    self.sums[tap.layer.0][o * spec.columns() + i] += s[o] * a.get(i).copied().unwrap_or(1.0);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn gradient(model: &Model, batch: &Batch, objective: Objective) -> (Vec<f64>, Vec<Vec<f64>>) {
-    let layers = model.layers();
-    let mut summed = Summed { layers, sums: layers.iter().map(|l| vec![0.0; l.parameters()]).collect() };
-    let values = model.differentiate(batch, objective, &mut summed).expect("differentiable");
-    (values, summed.sums)
 }
 
 const DIRECTIONS: usize = 3;
@@ -343,27 +316,6 @@ fn dense(model: &Model, train: &ascribe::data::Dataset, examples: usize, classes
         }
     }
     matrix
-}
-
-/// Gaussian elimination with pivots.
-fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
-    let n = b.len();
-    for k in 0..n {
-        let pivot = (k..n).max_by(|&i, &j| a[i][k].abs().total_cmp(&a[j][k].abs())).expect("rows");
-        a.swap(k, pivot);
-        b.swap(k, pivot);
-        let row = a[k].clone();
-        for i in k + 1..n {
-            let factor = a[i][k] / row[k];
-            a[i][k..].iter_mut().zip(&row[k..]).for_each(|(a, r)| *a -= factor * r);
-            b[i] -= factor * b[k];
-        }
-    }
-    for k in (0..n).rev() {
-        let sum: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
-        b[k] = (b[k] - sum) / a[k][k];
-    }
-    b
 }
 
 const EXAMPLES: usize = 12;

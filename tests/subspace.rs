@@ -9,13 +9,13 @@ use ascribe::attribution::{
 };
 use ascribe::curvature::random::stream;
 use ascribe::curvature::{
-    CurvatureKind, Damping, Error, Factors, LayerSpec, Measurement, Network, Objective, Reduction, Tap, TapSink,
-    Vectors,
+    CurvatureKind, Damping, Factors, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
 use ascribe::data::{self, Dataset};
 use ascribe::job::{CheckpointsRequest, DampingRequest, Job, Plan, Precision, Several, Solve};
 use ascribe::model::Model;
 use candle_core::DType;
+use support::dense::{self, eliminate};
 use support::passes::{self, BATCH, Batched, KfacScale};
 use support::{Outcome, fixture, load, open};
 
@@ -25,57 +25,12 @@ const SPANNING: [f64; 5] = [1e-3, 1e-2, 0.1, 1.0, 10.0];
 /// What the solver puts on a diagonal of 1.
 const RIDGE: f64 = 1e-6;
 
-/// The gradient of everything in a batch, by layer, one number at a time.
-struct Summed<'a> {
-    layers: &'a [LayerSpec],
-    sums: Vec<Vec<f64>>,
-}
-
-impl TapSink for Summed<'_> {
-    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
-        let spec = &self.layers[tap.layer.0];
-        let (a, s) = (tap.input.to_vec2::<f64>()?, tap.output_gradient.to_vec2::<f64>()?);
-        for (a, s) in a.iter().zip(&s) {
-            for o in 0..spec.outputs {
-                for i in 0..spec.columns() {
-                    self.sums[tap.layer.0][o * spec.columns() + i] += s[o] * a.get(i).copied().unwrap_or(1.0);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
 fn gradient(model: &Model, data: &Dataset, example: usize, objective: Objective) -> Vec<Vec<f64>> {
-    let layers = model.layers();
-    let mut summed = Summed { layers, sums: layers.iter().map(|l| vec![0.0; l.parameters()]).collect() };
-    model.differentiate(&data::batch(data, example..example + 1), objective, &mut summed).expect("differentiable");
-    summed.sums
+    dense::gradient(model, &data::batch(data, example..example + 1), objective).1
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Gaussian elimination with pivots.
-fn eliminate(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
-    let n = b.len();
-    for k in 0..n {
-        let pivot = (k..n).max_by(|&i, &j| a[i][k].abs().total_cmp(&a[j][k].abs())).expect("rows");
-        a.swap(k, pivot);
-        b.swap(k, pivot);
-        let row = a[k].clone();
-        for i in k + 1..n {
-            let factor = a[i][k] / row[k];
-            a[i][k..].iter_mut().zip(&row[k..]).for_each(|(a, r)| *a -= factor * r);
-            b[i] -= factor * b[k];
-        }
-    }
-    for k in (0..n).rev() {
-        let sum: f64 = (k + 1..n).map(|j| a[k][j] * b[j]).sum();
-        b[k] = (b[k] - sum) / a[k][k];
-    }
-    b
 }
 
 /// `V (Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` with every matrix formed; one part of each vector for each layer.

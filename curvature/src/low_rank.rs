@@ -53,7 +53,7 @@ impl<'a, T: Real> Vectors<'a, T> {
         }
     }
 
-    /// Those of one query.
+    /// The vectors of one query among these.
     ///
     /// # Panics
     /// If there is no such query.

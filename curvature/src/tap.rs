@@ -35,8 +35,8 @@ impl Positions {
         Self { offsets: (0..=examples).collect(), places: None }
     }
 
-    /// The same rows, each of which was made from one place of the batch's inputs, numbered over all examples: an expert
-    /// sees some of the rows, an encoder reads what stands in front of the others.
+    /// These positions, each row with the place of the batch's inputs that it was made from. Places are numbered over all
+    /// examples. An expert sees some rows of a batch alone, and an encoder reads other tokens than its decoder.
     ///
     /// # Panics
     /// If there is not one place for each row.

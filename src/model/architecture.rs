@@ -51,9 +51,9 @@ pub(crate) enum Parameters {
     },
     /// In the first of these orders a class that fills in masked tokens, and in the second the others.
     OfMasked {
-        /// Of the class that fills in masked tokens.
+        /// The order of parameters in the class that fills in masked tokens.
         masked: &'static Self,
-        /// Of the others.
+        /// The order of parameters in every class that does not fill in masked tokens.
         others: &'static Self,
     },
     /// In the first of these orders up to transformers 4, and in the second since transformers 5.

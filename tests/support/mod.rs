@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod agreement;
+pub mod dense;
 pub mod figures;
 pub mod passes;
 pub mod recorded;

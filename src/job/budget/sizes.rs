@@ -116,7 +116,7 @@ pub(in crate::job) enum OwnInfluence {
 /// What joint solves are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) struct SolveSize {
-    /// Which systems.
+    /// Which systems are solved for the queries' vectors.
     pub solve: Solve,
     /// Products with the Gauss-Newton matrix.
     pub products: usize,
