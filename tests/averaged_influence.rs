@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ascribe::attribution::store::Shard;
 use ascribe::attribution::{Event, Observer, Pass};
 use ascribe::job::{
-    Beside, CheckpointScores, CheckpointsRequest, Curvature, Job, MeanWeights, Plan, Precision, Several, Side,
+    Beside, CheckpointScores, CheckpointsRequest, Curvature, Job, MeanWeights, Plan, Precision, Several, Side, Solve,
     SourceRequest, StoreScores,
 };
 use ascribe::trajectory::TrajectoryRequest;
@@ -42,6 +42,7 @@ fn job(run: &str, out: &Path) -> Job {
     }
     job.model.dtype = Precision::F64;
     job.resources.batch_tokens = Some(64);
+    job.method.solve = Solve::Ekfac;
     job
 }
 
@@ -108,6 +109,33 @@ fn the_mean_is_that_of_one_job_for_each_checkpoint() {
             assert_eq!(of_run.scores("scores.safetensors"), done.scores("scores.safetensors"), "{what}");
         }
     }
+}
+
+/// What a job over several checkpoints leaves open is solved jointly, unless an option speaks against it, which is said.
+#[test]
+fn averaged_influence_is_solved_jointly_by_default() {
+    let folders = folders("mlp-trajectory", &["504", "720"]);
+    let plan = |change: fn(&mut Job)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut job = job("mlp-trajectory", &folder.path().join("run"));
+        (job.checkpoints, job.method.solve) = (averaged(&folders), Solve::Auto);
+        change(&mut job);
+        let plan = Plan::resolve(job).expect("sound inputs");
+        let said = plan.summary().notes.iter().any(|note| note.contains("layers are solved one by one, because"));
+        (plan.job.method.solve, String::from(plan.job.method.damping.0[0]), said)
+    };
+    assert_eq!(plan(|_| ()), (Solve::Subspace, "1e-2".into(), false));
+    assert_eq!(plan(|job| job.method.curvature = Curvature::Kfac), (Solve::Subspace, "1e-2".into(), false));
+    let single = |damping: &str, said| (Solve::Ekfac, damping.to_owned(), said);
+    assert_eq!(plan(|job| job.method.solve = Solve::Ekfac), single("0.1x", false));
+    assert_eq!(plan(|job| job.method.curvature = Curvature::Identity), single("0.1x", false));
+    assert_eq!(plan(|job| job.method.self_influence = true), single("0.1x", true));
+    let named = |job: &mut Job| job.method.damping = Several(vec!["0.1x".parse().expect("a damping")]);
+    assert_eq!(plan(named), single("0.1x", true));
+    let one = |job: &mut Job| {
+        job.model.path = job.checkpoints.take().expect("averaged").folders.remove(0);
+    };
+    assert_eq!(plan(one), single("0.1x", false));
 }
 
 #[test]

@@ -403,7 +403,7 @@ fn joint_job(out: &Path, change: impl FnOnce(&mut Job)) -> Plan {
     job.method.solve = Solve::GaussNewton;
     job.method.solve_iterations = Some(40);
     job.method.solve_examples = FitExamples::Count(EXAMPLES);
-    job.method.damping = Several(DAMPINGS.map(|damping| DampingRequest(Damping::Absolute(damping))).to_vec());
+    job.method.damping = Several(DAMPINGS.map(|damping| DampingRequest::Value(Damping::Absolute(damping))).to_vec());
     change(&mut job);
     Plan::resolve(job).expect("sound inputs")
 }
@@ -528,7 +528,7 @@ fn what_joint_solves_are_not_defined_for_is_refused_before_work() -> Outcome {
     assert!(refused(&|job| job.method.curvature = ascribe::job::Curvature::Identity).contains("has none"));
     assert!(refused(&|job| job.method.normalize = ascribe::job::Normalize::Cosine).contains("cosine"));
     assert!(refused(&|job| job.method.self_influence = true).contains("`self_influence`"));
-    assert!(refused(&|job| job.method.solve_examples = FitExamples::Auto).contains("no `auto`"));
+    assert!(refused(&|job| job.method.solve_examples = FitExamples::Auto).contains("has no `solve_examples = auto`"));
     let error = refused(&|job| job.method.solve_examples = FitExamples::Count(100_000));
     assert!(error.contains("on 100000 examples, and there are "), "{error}");
     let error = refused(&|job| {

@@ -12,7 +12,7 @@ use ascribe::curvature::{
     CurvatureKind, Damping, Factors, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
 use ascribe::data::{self, Dataset};
-use ascribe::job::{CheckpointsRequest, DampingRequest, Job, Plan, Precision, Several, Solve};
+use ascribe::job::{CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve};
 use ascribe::model::Model;
 use candle_core::DType;
 use support::dense::{self, eliminate};
@@ -169,8 +169,13 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
         let all = Batched(train, BATCH);
         let factors: Factors<f64> =
             passes::fit(&model, &all, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?.factors;
-        let objective = labels.objectives(stream::FORM)[0];
-        let drawn: Vec<_> = (0..n).map(|m| gradient(&model, train, m, objective)).collect();
+        // 8 draws for each direction: more than one an example, of which there are few
+        let draws = (8 * SPANNING.len() * model.layers().len()).div_ceil(n) as u32;
+        assert!(draws > 1, "the examples are many");
+        let objectives = LabelMode::Sampled { seed: 0, draws }.objectives(stream::FORM);
+        let of_example = |m| objectives.iter().map(move |objective| (m, *objective));
+        let each = (0..n).flat_map(of_example);
+        let drawn: Vec<_> = each.map(|(m, objective)| gradient(&model, train, m, objective)).collect();
         let examples: Vec<_> = (0..n).map(|m| gradient(&model, train, m, Objective::TrainingLoss).concat()).collect();
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         for q in 0..rows {
@@ -205,6 +210,29 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
     Ok(())
 }
 
+/// With few examples labels are drawn more often, so that noise does not decide, and the plan says it; of many examples a
+/// default takes as many as forms need.
+#[test]
+fn few_examples_have_more_labels_drawn() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut few = job(&folder.path().join("run"));
+    few.method.solve_examples = FitExamples::Count(10);
+    let plan = Plan::resolve(few)?;
+    let directions = SPANNING.len() * load(&fixture("mlp-trajectory").join(STEPS[0]), DType::F64).layers().len();
+    let draws = (8 * directions).div_ceil(10);
+    let note =
+        format!("joint systems of {directions} directions are many for 10 examples: {draws} labels are drawn for each");
+    assert!(plan.summary().notes.contains(&note), "{:?}", plan.summary().notes);
+    plan.run(&())?;
+    let file = TensorFile::open(&folder.path().join("run/scores.safetensors"))?;
+    assert_eq!(file.metadata("solve_label_draws"), Some(draws.to_string().as_str()));
+    let mut automatic = job(&folder.path().join("other"));
+    automatic.method.solve_examples = FitExamples::Auto;
+    let plan = Plan::resolve(automatic)?;
+    assert!(!plan.summary().notes.iter().any(|note| note.contains("joint systems are taken on")));
+    Ok(())
+}
+
 #[test]
 fn what_a_subspace_is_not_defined_for_is_refused() -> Outcome {
     let folder = tempfile::tempdir()?;
@@ -214,7 +242,7 @@ fn what_a_subspace_is_not_defined_for_is_refused() -> Outcome {
         Plan::resolve(job).expect_err("refused").to_string()
     };
     let relative = |job: &mut Job| {
-        job.method.damping = Several(vec![DampingRequest(Damping::MeanFraction(0.3))]);
+        job.method.damping = Several(vec![DampingRequest::Value(Damping::MeanFraction(0.3))]);
     };
     assert!(refused(relative).contains("one damping for all layers"));
     assert!(refused(|job| job.method.solve_iterations = Some(3)).contains("no products"));

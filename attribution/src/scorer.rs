@@ -134,14 +134,14 @@ pub fn quadratic_forms<N: Network, T: Real>(
 
 /// Adds up the scores of one batch over its layers; a failure of a source is kept aside, because sinks speak the
 /// curvature's errors.
-pub(crate) struct ScoreTaps<'a, T> {
-    pub layers: &'a [LayerSpec],
-    pub products: &'a mut GradientProducts<T>,
-    pub rows: &'a [QueryRows<'a, T>],
-    pub sets: &'a [&'a [usize]],
+struct ScoreTaps<'a, T> {
+    layers: &'a [LayerSpec],
+    products: &'a mut GradientProducts<T>,
+    rows: &'a [QueryRows<'a, T>],
+    sets: &'a [&'a [usize]],
     /// Over all layers, then over those of each set: `[examples, rows]`, not weighted.
-    pub sums: Vec<Vec<f64>>,
-    pub failure: Option<Error>,
+    sums: Vec<Vec<f64>>,
+    failure: Option<Error>,
 }
 
 impl<T: Real> TapSink for ScoreTaps<'_, T> {

@@ -97,6 +97,40 @@ impl<T: Real> GradientProducts<T> {
         })
     }
 
+    /// As [`add_scores`](Self::add_scores), with vectors in the coordinates of an eigenbasis: `<Z_q, U_Sᵀ G_m U_A>`. The
+    /// batch's rows are rotated, and no vector is.
+    ///
+    /// # Shapes
+    /// `vectors: [Q, O, columns]`, `scores: [B, Q]`.
+    /// # Errors
+    /// If the tap is not of this layer's shape or type.
+    /// # Source
+    /// `docs/method.md`, Subspace solves.
+    pub fn add_scores_in_basis(
+        &mut self,
+        tap: Tap<'_>,
+        layer: &LayerSpec,
+        basis: Option<&Eigenbasis<T>>,
+        vectors: &[T],
+        scores: &mut [f64],
+    ) -> Result<(), Error> {
+        let queries = vectors.len() / layer.parameters();
+        if queries == 0 || tap.positions.examples() == 0 {
+            return Ok(());
+        }
+        let rows = LayerRows {
+            input: tap.input,
+            output_gradient: tap.output_gradient,
+            positions: tap.positions,
+            bias: layer.bias,
+            basis,
+            conditioner: None,
+        };
+        let rows = self.buffers.rotated_rows(rows)?;
+        rows.by_cheapest(&[vectors], queries, &mut [scores], &mut self.packed);
+        Ok(())
+    }
+
     /// The gradient of every example of the batch, `[B, O, columns]`.
     ///
     /// # Errors

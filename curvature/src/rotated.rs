@@ -143,6 +143,14 @@ impl<T: Real> RowBuffers<T> {
         Ok((&self.inputs, &self.outputs))
     }
 
+    /// A layer's rows with both sides rotated, and the column of ones among the inputs.
+    pub(crate) fn rotated_rows<'s>(&'s mut self, layer: LayerRows<'s, T>) -> Result<Rows<'s, T>, Error> {
+        let shape = layer.shape()?;
+        let rotate = if layer.basis.is_some() { Rotate::Rows } else { Rotate::Never };
+        self.prepare(layer, RotationRoute { input: rotate, output: rotate })?;
+        Ok(self.rows(layer.positions, shape.outputs, shape.columns))
+    }
+
     /// Fills `inputs` and `outputs`: the rows with their column of ones, rotated where the route says so.
     fn prepare(&mut self, layer: LayerRows<'_, T>, route: RotationRoute) -> Result<(), Error> {
         let vectors = layer.basis.filter(|_| route.input == Rotate::Rows).map(|basis| &basis.input.vectors);

@@ -14,14 +14,15 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Factors, GradientProducts, LayerSpec, Network, Objective, SpectralFn, Vectors};
+use ascribe_curvature::{
+    Damping, Factors, GradientProducts, LayerFactors, LayerSpec, Network, Objective, SpectralFn, Spectrum, Tap, TapSink,
+};
 use rayon::prelude::*;
 
 use super::block::Block;
 use super::positive::cholesky_solve;
 use super::vectors::{layer_dampings, put_solution, unit_gradients};
-use crate::scorer::ScoreTaps;
-use crate::{Error, QueryRows, Sweep, VectorSink, VectorSource};
+use crate::{Error, Sweep, VectorSink, VectorSource};
 
 /// What is added to a matrix whose diagonal is 1, so that vectors that are nearly the same do no harm. Far above
 /// rounding in f64, far below what draws leave open.
@@ -74,34 +75,125 @@ pub fn solve_in_subspace<N: Network, T: Real>(
     sink: &mut dyn VectorSink<T>,
 ) -> Result<SubspaceSolved, Error> {
     let specs = sweep.network.layers();
-    let (q, norms) = unit_gradients(specs, gradients, queries.clone())?;
+    let (mut q, norms) = unit_gradients(specs, gradients, queries.clone())?;
     let dampings = layer_dampings(specs, subspace.factors, subspace.dampings)?;
-    let basis: Vec<Block<T>> =
-        subspace.spanning.iter().map(|&damping| damped(&q, subspace.factors, damping, specs)).collect();
-    let groups = groups(specs.len(), basis.len());
-    let forms = forms(sweep, subspace.objectives, &basis, &groups)?;
-    let systems = Systems::new(&q, &basis, &groups);
+    let layers = subspace.factors.layers.iter();
+    for ((layer, spec), vectors) in layers.clone().zip(specs).zip(&mut q.layers) {
+        layer.rotate(vectors, spec);
+    }
+    let inverse = |layer: &LayerFactors<T>, damping: &Damping| {
+        layer.spectrum(&SpectralFn::Inverse { damping: layer.damping(*damping) })
+    };
+    let spectra = layers.map(|layer| subspace.spanning.iter().map(|damping| inverse(layer, damping)).collect());
+    let space = Space {
+        factors: subspace.factors,
+        q,
+        spectra: spectra.collect(),
+        spanning: subspace.spanning.len(),
+        groups: groups(specs.len(), subspace.spanning.len()),
+    };
+    let forms = forms(sweep, subspace.objectives, &space)?;
+    let systems = Systems::new(&space);
     let mut disagreements = Vec::with_capacity(dampings.len());
     for (leg, added) in dampings.iter().enumerate() {
         let solved: Vec<Solved> =
-            (0..q.count).into_par_iter().map(|query| systems.solve(query, &forms[query], added)).collect();
+            (0..space.q.count).into_par_iter().map(|query| systems.solve(query, &forms[query], added)).collect();
         disagreements.push(solved.iter().map(|solved| solved.disagreement).collect());
-        for (group, layers) in groups.iter().enumerate() {
+        for (group, layers) in space.groups.iter().enumerate() {
             for &l in layers {
-                let mut sum = vec![T::of(0.0); q.count * specs[l].parameters()];
-                for (j, block) in basis.iter().enumerate() {
-                    let size = specs[l].parameters();
-                    let each = sum.par_chunks_exact_mut(size).zip(block.layers[l].par_chunks_exact(size)).enumerate();
-                    each.for_each(|(query, (sum, vector))| {
-                        let along = T::of(solved[query].coefficients[group * basis.len() + j] * norms[query]);
-                        sum.iter_mut().zip(vector).for_each(|(sum, x)| *sum += along * *x);
-                    });
-                }
-                put_solution(sink, (leg, l), queries.clone(), sum, specs, subspace.factors)?;
+                let combined = |query: usize, j: usize| {
+                    T::of(solved[query].coefficients[group * space.spanning + j] * norms[query])
+                };
+                let mut solution = space.combined(l, specs[l].parameters(), combined);
+                space.factors.layers[l].rotate_back(&mut solution, &specs[l]);
+                put_solution(sink, (leg, l), queries.clone(), solution, specs, subspace.factors)?;
             }
         }
     }
     Ok(SubspaceSolved { disagreements })
+}
+
+/// The spaces of a block of queries. In the eigenbasis every vector of a query is its gradient times the values of a
+/// function of the eigenvalues, so that gradients and functions are all that is kept.
+#[derive(Debug)]
+struct Space<'a, T> {
+    factors: &'a Factors<T>,
+    /// The queries' gradients, in the eigenbasis of each layer.
+    q: Block<T>,
+    /// For each layer `1 / (λ + c_j)`, with as many dampings `c_j` as span the space.
+    spectra: Vec<Vec<Spectrum<T>>>,
+    /// How many dampings span the space.
+    spanning: usize,
+    /// Layers that share their coefficients.
+    groups: Vec<Vec<usize>>,
+}
+
+impl<T: Real> Space<'_, T> {
+    /// Vectors that span one query's space.
+    fn directions(&self) -> usize {
+        self.groups.len() * self.spanning
+    }
+
+    /// Makes `into` one layer of the vectors that span all queries' spaces, `[spanning, queries, O, columns]`.
+    fn span(&self, l: usize, into: &mut Vec<T>) {
+        let gradients = &self.q.layers[l];
+        into.resize(self.spanning * gradients.len(), T::of(0.0));
+        for (vectors, spectrum) in into.chunks_exact_mut(gradients.len().max(1)).zip(&self.spectra[l]) {
+            match spectrum {
+                Spectrum::Each(values) => {
+                    let each = vectors.par_chunks_exact_mut(values.len()).zip(gradients.par_chunks_exact(values.len()));
+                    each.for_each(|(vector, gradient)| {
+                        let numbers = vector.iter_mut().zip(gradient).zip(values);
+                        numbers.for_each(|((x, g), value)| *x = *g * *value);
+                    });
+                }
+                Spectrum::All(value) => vectors.iter_mut().zip(gradients).for_each(|(x, g)| *x = *g * *value),
+            }
+        }
+    }
+
+    /// What the vectors of one layer and query have in common with the gradient, `<v_j, q>`, and with each other,
+    /// `<v_i, v_j>`, `[spanning, spanning]`: bases are orthogonal, so that both are what they are outside of them.
+    fn own_products(&self, l: usize, query: usize) -> (Vec<f64>, Vec<f64>) {
+        let (s, layer) = (self.spanning, &self.q.layers[l]);
+        let size = layer.len() / self.q.count;
+        let (mut along, mut squares) = (vec![0.0; s], vec![0.0; s * s]);
+        let mut vector = vec![0.0; s];
+        for (k, g) in layer[query * size..(query + 1) * size].iter().enumerate() {
+            for (x, spectrum) in vector.iter_mut().zip(&self.spectra[l]) {
+                let value = match spectrum {
+                    Spectrum::Each(values) => values[k],
+                    Spectrum::All(value) => *value,
+                };
+                *x = (*g * value).wide();
+            }
+            let g = g.wide();
+            for (i, x) in vector.iter().enumerate() {
+                along[i] += x * g;
+                vector.iter().zip(&mut squares[i * s..]).for_each(|(y, square)| *square += x * y);
+            }
+        }
+        (along, squares)
+    }
+
+    /// One layer of `Σ_j coefficient(query, j) v_j` for all queries, `[queries, O, columns]` in the eigenbasis.
+    fn combined(&self, l: usize, size: usize, coefficient: impl Fn(usize, usize) -> T + Sync) -> Vec<T> {
+        let mut sums = self.q.layers[l].clone();
+        sums.par_chunks_exact_mut(size).enumerate().for_each(|(query, sum)| {
+            let mut function = vec![T::of(0.0); size];
+            for (j, spectrum) in self.spectra[l].iter().enumerate() {
+                let along = coefficient(query, j);
+                match spectrum {
+                    Spectrum::Each(values) => {
+                        function.iter_mut().zip(values).for_each(|(f, value)| *f += along * *value);
+                    }
+                    Spectrum::All(value) => function.iter_mut().for_each(|f| *f += along * *value),
+                }
+            }
+            sum.iter_mut().zip(&function).for_each(|(x, f)| *x *= *f);
+        });
+        sums
+    }
 }
 
 /// Layers in as many groups of neighbours as a space of [`MOST_DIRECTIONS`] allows: one for each, if there are few.
@@ -111,16 +203,6 @@ fn groups(layers: usize, spanning: usize) -> Vec<Vec<usize>> {
     (0..count).map(|k| (k * layers / count..(k + 1) * layers / count).collect()).collect()
 }
 
-/// `(EK-FAC + damping)⁻¹ q` for every query.
-fn damped<T: Real>(q: &Block<T>, factors: &Factors<T>, damping: Damping, specs: &[LayerSpec]) -> Block<T> {
-    let mut vectors = q.clone();
-    for (l, layer) in vectors.layers.iter_mut().enumerate() {
-        let factors = &factors.layers[l];
-        factors.apply(&SpectralFn::Inverse { damping: factors.damping(damping) }, layer, &specs[l]);
-    }
-    vectors
-}
-
 /// `Vᵀ H V` of one query by half: from the examples of even and of odd places, sums of squares and their number.
 #[derive(Debug, Clone)]
 struct Form {
@@ -128,43 +210,35 @@ struct Form {
     counts: [usize; 2],
 }
 
-/// The forms of all queries' spaces, directions counted through the groups and, in each, through the basis.
+/// The forms of all queries' spaces, directions counted through the groups and, in each, through the dampings.
 fn forms<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     objectives: &[Objective],
-    basis: &[Block<T>],
-    groups: &[Vec<usize>],
+    space: &Space<'_, T>,
 ) -> Result<Vec<Form>, Error> {
-    let layers = sweep.network.layers();
-    let queries = basis.first().map_or(0, |block| block.count);
-    let directions = groups.len() * basis.len();
+    let specs = sweep.network.layers();
+    let (queries, spanning, directions) = (space.q.count, space.spanning, space.directions());
+    let mut group_of = vec![0; specs.len()];
+    space.groups.iter().enumerate().for_each(|(group, layers)| layers.iter().for_each(|&l| group_of[l] = group));
     let empty = || vec![0.0; directions * directions];
     let mut forms = vec![Form { halves: [empty(), empty()], counts: [0; 2] }; queries];
-    let source = Blocks(basis);
-    let rows: Vec<QueryRows<'_, T>> =
-        (0..basis.len()).map(|leg| QueryRows { vectors: &source, leg, weight: 1.0 }).collect();
-    let sets: Vec<&[usize]> = groups.iter().map(Vec::as_slice).collect();
-    let width = basis.len() * queries;
-    let mut products = GradientProducts::<T>::default().with_products(sweep.network.products());
+    let width = spanning * queries;
+    let products = GradientProducts::<T>::default().with_products(sweep.network.products());
+    let mut taps = FormTaps { specs, space, group_of: &group_of, products, vectors: vec![], sums: vec![] };
     let batch = |forms: &mut Vec<Form>, range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
         for &objective in objectives {
-            let sums = vec![vec![0.0; range.len() * width]; 1 + sets.len()];
-            let mut taps = ScoreTaps { layers, products: &mut products, rows: &rows, sets: &sets, sums, failure: None };
-            let found = sweep.network.differentiate(batch, objective, &mut taps);
-            if let Some(failure) = taps.failure {
-                return Err(failure);
-            }
-            found?;
+            taps.sums = vec![vec![0.0; range.len() * width]; space.groups.len()];
+            sweep.network.differentiate(batch, objective, &mut taps)?;
             if !taps.sums.iter().flatten().all(|product| product.is_finite()) {
                 return Err(Error::NonFiniteScore(range));
             }
-            let of_groups = &taps.sums[1..];
+            let sums = &taps.sums;
             forms.par_iter_mut().enumerate().for_each(|(query, form)| {
                 let mut along = vec![0.0; directions];
                 for (place, example) in range.clone().enumerate() {
-                    for (group, sum) in of_groups.iter().enumerate() {
-                        for j in 0..basis.len() {
-                            along[group * basis.len() + j] = sum[place * width + j * queries + query];
+                    for (group, sum) in sums.iter().enumerate() {
+                        for j in 0..spanning {
+                            along[group * spanning + j] = sum[place * width + j * queries + query];
                         }
                     }
                     let half = example % 2;
@@ -180,6 +254,28 @@ fn forms<N: Network, T: Real>(
     sweep.run(sweep.range.start, &mut forms, batch, |_, _| Ok(()))?;
     // a mean over draws, a sum over classes that are weighted for their mean: both are divided by their number
     Ok(forms)
+}
+
+/// Multiplies a batch's gradients with the vectors that span all queries' spaces, summed over the layers of each group.
+struct FormTaps<'a, T> {
+    specs: &'a [LayerSpec],
+    space: &'a Space<'a, T>,
+    group_of: &'a [usize],
+    products: GradientProducts<T>,
+    /// One layer of the vectors, made anew at each tap.
+    vectors: Vec<T>,
+    /// For each group `[examples, spanning, queries]`.
+    sums: Vec<Vec<f64>>,
+}
+
+impl<T: Real> TapSink for FormTaps<'_, T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
+        let l = tap.layer.0;
+        self.space.span(l, &mut self.vectors);
+        let basis = self.space.factors.layers[l].basis.as_ref();
+        let sums = &mut self.sums[self.group_of[l]];
+        self.products.add_scores_in_basis(tap, &self.specs[l], basis, &self.vectors, sums)
+    }
 }
 
 /// What the systems of all queries have beside the form: `Vᵀ q`, and `Vᵀ V` layer by layer.
@@ -203,32 +299,25 @@ struct Solved {
 }
 
 impl<'a> Systems<'a> {
-    fn new<T: Real>(q: &Block<T>, basis: &[Block<T>], groups: &'a [Vec<usize>]) -> Self {
-        let (spanning, queries) = (basis.len(), q.count);
-        let dot = |a: &[T], b: &[T]| a.iter().zip(b).map(|(a, b)| a.wide() * b.wide()).sum::<f64>();
-        let dots = |a: &[T], b: &[T]| -> Vec<f64> {
-            let size = (a.len() / queries.max(1)).max(1);
-            a.par_chunks_exact(size).zip(b.par_chunks_exact(size)).map(|(a, b)| dot(a, b)).collect()
-        };
-        let mut right = Vec::with_capacity(groups.len() * spanning * queries);
-        for layers in groups {
-            for block in basis {
-                let mut sum = vec![0.0; queries];
-                for &l in layers {
-                    sum.iter_mut().zip(dots(&block.layers[l], &q.layers[l])).for_each(|(sum, dot)| *sum += dot);
-                }
-                right.extend(sum);
-            }
-        }
-        let mut squares = Vec::with_capacity(q.layers.len() * spanning * spanning * queries);
-        for l in 0..q.layers.len() {
-            for a in basis {
-                for b in basis {
-                    squares.extend(dots(&a.layers[l], &b.layers[l]));
+    fn new<T: Real>(space: &'a Space<'_, T>) -> Self {
+        let (spanning, queries) = (space.spanning, space.q.count);
+        let mut right = vec![0.0; space.directions() * queries];
+        let mut squares = vec![0.0; space.q.layers.len() * spanning * spanning * queries];
+        for (group, layers) in space.groups.iter().enumerate() {
+            for &l in layers {
+                let of_query = |query: usize| space.own_products(l, query);
+                let found: Vec<(Vec<f64>, Vec<f64>)> = (0..queries).into_par_iter().map(of_query).collect();
+                for (query, (along, square)) in found.into_iter().enumerate() {
+                    for (j, along) in along.into_iter().enumerate() {
+                        right[(group * spanning + j) * queries + query] += along;
+                    }
+                    for (pair, square) in square.into_iter().enumerate() {
+                        squares[(l * spanning * spanning + pair) * queries + query] = square;
+                    }
                 }
             }
         }
-        Self { groups, spanning, queries, right, squares }
+        Self { groups: &space.groups, spanning, queries, right, squares }
     }
 
     /// The solution of one query's system, `added` to H in each layer.
@@ -291,19 +380,5 @@ fn solve_scaled(matrix: &[f64], right: &[f64]) -> Vec<f64> {
         }
         // a Gram matrix is not positive by rounding alone
         ridge *= 10.0;
-    }
-}
-
-/// Blocks of vectors as legs.
-#[derive(Debug)]
-struct Blocks<'a, T>(&'a [Block<T>]);
-
-impl<T: Real> VectorSource<T> for Blocks<'_, T> {
-    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
-        Ok(Vectors::Full(&self.0[leg].layers[layer]))
-    }
-
-    fn queries(&self) -> usize {
-        self.0.first().map_or(0, |block| block.count)
     }
 }

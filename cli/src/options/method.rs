@@ -45,16 +45,17 @@ pub(crate) struct MethodOptions {
     fit_examples: Option<FitExamples>,
     /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8` [default: auto]
     ///
-    /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x,
-    /// as in Grosse et al. 2023; kronfluence's default is 1e-8. With `--solve subspace` it is 0.01.
+    /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.01
+    /// for `--solve subspace` and else 0.1x, as in Grosse et al. 2023; kronfluence's default is 1e-8.
     #[arg(long, value_name = "DAMPING", value_delimiter = ',', allow_negative_numbers = true)]
     damping: Vec<DampingRequest>,
-    /// Which systems are solved for the queries' vectors [default: ekfac]
+    /// Which systems are solved for the queries' vectors [default: auto]
     ///
     /// Joint solves predict the size of effects, not only their order. `subspace` costs about as much as scoring five
     /// times as many queries; `gauss-newton` some passes for each query: for small models, few queries, or few
     /// `--solve-examples`. How well each query's system was solved is in the results.
     #[arg(long, value_name = "SYSTEMS", value_parser = one_of::<Solve>(&[
+        ("auto", "`subspace` where influence is averaged over checkpoints and no option speaks against it, else `ekfac`"),
         ("ekfac", "one for each layer, with the curvature that --curvature names"),
         ("subspace", "one of all tracked layers, in the span of what the curvature gives with several dampings"),
         ("gauss-newton", "one of all tracked layers, with the Gauss-Newton matrix; the curvature is the start"),
@@ -63,10 +64,12 @@ pub(crate) struct MethodOptions {
     /// Products with the Gauss-Newton matrix, with `--solve gauss-newton` [default: 3]
     #[arg(long, value_name = "N")]
     solve_iterations: Option<usize>,
-    /// Take joint systems on a part of the training examples: `512`, `0.25` [default: all]
+    /// Take joint systems on a part of the training examples: `512`, `0.25`, `auto` [default: all]
     ///
+    /// `auto`, for subspaces alone, takes 200 examples for each direction of a space; it is the default where the solve
+    /// is chosen by default.
     /// Examples at equal distances in the file, the same for all queries, draws and products.
-    #[arg(long, value_name = "N|SHARE|all")]
+    #[arg(long, value_name = "N|SHARE|auto|all")]
     solve_examples: Option<FitExamples>,
     /// Scale of K-FAC's eigenvalues [default: per-example]
     ///

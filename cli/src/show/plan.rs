@@ -252,7 +252,7 @@ fn method(job: &Job) -> String {
     }
     let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
     let joint = match method.solve {
-        Solve::Ekfac => String::new(),
+        Solve::Auto | Solve::Ekfac => String::new(),
         Solve::Subspace => ", solved jointly for all layers in the span of several dampings".into(),
         Solve::GaussNewton => {
             let products = counted(method.products() as u64, "products");

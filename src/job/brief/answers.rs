@@ -193,7 +193,7 @@ impl Answer {
     fn damped(job: &Job, name: &str, method: impl Fn(Damping) -> Method) -> Vec<Self> {
         let dampings = &job.method.damping.0;
         let answer = |damping: &DampingRequest| {
-            Self::new(named(name, "damping", dampings.len(), &String::from(*damping)), method(damping.0))
+            Self::new(named(name, "damping", dampings.len(), &String::from(*damping)), method(damping.value()))
         };
         dampings.iter().map(answer).collect()
     }

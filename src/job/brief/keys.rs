@@ -239,9 +239,15 @@ impl Brief {
         let dampings: Vec<String> = method.damping.0.iter().map(|&damping| String::from(damping)).collect();
         let spanning = match method.solve {
             Solve::Subspace => SPANNING.map(|multiple| multiple.to_string()).to_vec(),
-            Solve::Ekfac | Solve::GaussNewton => vec![],
+            Solve::Auto | Solve::Ekfac | Solve::GaussNewton => vec![],
         };
-        let key = if spanning.is_empty() { key } else { key.list("spanning", spanning.iter().map(String::as_str)) };
+        let key = match spanning.is_empty() {
+            true => key,
+            false => {
+                let key = key.list("spanning", spanning.iter().map(String::as_str));
+                key.field("draws of the form", u64::from(self.form_draws()))
+            }
+        };
         key.field("solve", method.solve.name())
             .field("products", method.products() as u64)
             .field("products' data", &self.training.last_stage().solve_data().content_hash()[..])

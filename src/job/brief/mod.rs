@@ -15,15 +15,19 @@ pub(in crate::job) mod summary;
 #[cfg(test)]
 mod tests;
 
-use crate::attribution::LabelMode;
+use crate::attribution::{LabelMode, Subspace};
 use crate::data::Dataset;
 use crate::job::brief::answers::Answer;
 use crate::job::brief::data::InBatches;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::options::MOST_DRAWS;
 use crate::job::brief::reuse::Reused;
-use crate::job::request::{Fisher, Job, Measure};
+use crate::job::request::{Fisher, Job, Measure, SPANNING};
 use crate::job::training::Training;
+
+/// Draws of labels for each direction of a subspace that its form is known well from: with fewer, noise decides.
+pub(in crate::job) const DRAWS_OF_DIRECTION: usize = 8;
 
 /// What a job's numbers depend on: what was asked, with every default resolved, and what was read of its inputs. No
 /// field is about the machine but the size of batches, which rounds sums another way.
@@ -59,6 +63,23 @@ impl Brief {
         match self.job.method.fisher {
             Fisher::Empirical => LabelMode::Empirical,
             Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
+        }
+    }
+
+    /// Labels that are drawn for each example for the forms of joint systems in a subspace: what the curvature takes,
+    /// and more if the examples are few beside the directions of a space.
+    pub(in crate::job) fn form_draws(&self) -> u32 {
+        let examples = self.training.last_stage().solve_data().len().max(1);
+        let directions = Subspace::<f32>::directions(self.training.layers().len(), SPANNING.len());
+        let enough = (DRAWS_OF_DIRECTION * directions).div_ceil(examples).min(MOST_DRAWS) as u32;
+        self.job.method.label_draws.max(enough)
+    }
+
+    /// Labels for the forms of joint systems in a subspace.
+    pub(in crate::job) fn form_label_mode(&self) -> LabelMode {
+        match self.label_mode() {
+            LabelMode::Sampled { seed, .. } => LabelMode::Sampled { seed, draws: self.form_draws() },
+            other => other,
         }
     }
 

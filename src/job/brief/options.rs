@@ -12,15 +12,57 @@ use crate::job::request::{
 };
 use crate::model::Limits;
 
+/// Labels that are drawn for one position in one pass at most.
+pub(in crate::job) const MOST_DRAWS: usize = (1 << 12) - 1;
+
 /// What is added to the matrix of a joint system that is solved in a subspace, if nobody says: near `1 / Σ rates` of the
 /// runs that it was chosen on (`docs/choosing.md`).
 const SUBSPACE_DAMPING: f64 = 0.01;
 
-/// Writes the damping that a job leaves open.
-pub(in crate::job) fn take_damping(job: &mut Job) {
-    if job.method.solve == Solve::Subspace && job.method.damping == Several::default() {
-        job.method.damping = Several(vec![DampingRequest(Damping::Absolute(SUBSPACE_DAMPING))]);
+/// Writes which systems are solved and with which damping where a job leaves that open, and returns what a person
+/// should know of the choice.
+///
+/// Averaged over checkpoints, joint systems in a subspace predict retraining better than systems of single layers on
+/// every set that was tried, and amounts in their right size (`docs/choosing.md`). Whoever names a damping means that of
+/// single layers, where it has been named before.
+pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
+    let method = &mut job.method;
+    let is_open = method.damping == Several::default();
+    let mut note = None;
+    if method.solve == Solve::Auto {
+        let prevents = [
+            (method.self_influence, "self-influence is asked for"),
+            (method.normalize == Normalize::Cosine, "cosines are asked for"),
+            (method.factors.is_some(), "the curvature is that of another run"),
+            (!is_open, "a damping is named"),
+        ];
+        let has_factors = matches!(method.curvature, Curvature::Ekfac | Curvature::Kfac);
+        let is_averaged = job.checkpoints.is_some() && job.source.is_none();
+        let prevented = prevents.iter().find(|(is_so, _)| *is_so);
+        method.solve = match prevented {
+            None if is_averaged && has_factors => {
+                if method.solve_examples == FitExamples::All {
+                    method.solve_examples = FitExamples::Auto;
+                }
+                Solve::Subspace
+            }
+            _ => Solve::Ekfac,
+        };
+        note = prevented.filter(|_| is_averaged && has_factors).map(|(_, why)| {
+            format!(
+                "layers are solved one by one, because {why}: amounts are many times too large; by default averaged \
+                 influence is solved jointly (`--solve subspace`)"
+            )
+        });
     }
+    let auto = match method.solve {
+        Solve::Subspace => Damping::Absolute(SUBSPACE_DAMPING),
+        Solve::Auto | Solve::Ekfac | Solve::GaussNewton => Damping::default(),
+    };
+    for damping in method.damping.0.iter_mut().filter(|damping| **damping == DampingRequest::Auto) {
+        *damping = DampingRequest::Value(auto);
+    }
+    note
 }
 
 /// Refuses what can be refused without reading a file.
@@ -92,7 +134,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
         return options("cosines do not add up over a group", "leave `group_by` or `normalize = cosine` out");
     }
-    if job.method.label_draws == 0 || job.method.label_draws >= 1 << 12 {
+    if job.method.label_draws == 0 || job.method.label_draws as usize > MOST_DRAWS {
         return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
     }
     if job.method.query_rank == Some(0) {
@@ -212,7 +254,7 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
             "leave `curvature` or `solve` out",
         );
     }
-    let is_relative = |damping: &DampingRequest| matches!(damping.0, Damping::MeanFraction(_));
+    let is_relative = |damping: &DampingRequest| matches!(damping.value(), Damping::MeanFraction(_));
     if method.solve == Solve::Subspace && method.damping.0.iter().any(is_relative) {
         return options(
             format!("{solve} has one damping for all layers, and one with `x` is another for each"),
@@ -237,9 +279,9 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
     if method.solve_block == Some(0) {
         return options("`solve_block` is 0".into(), "leave it out to solve for as many queries together as fit");
     }
-    if method.solve_examples == FitExamples::Auto {
+    if method.solve == Solve::GaussNewton && method.solve_examples == FitExamples::Auto {
         return options(
-            "`solve_examples` has no `auto`".into(),
+            format!("{solve} has no `solve_examples = auto`"),
             "write `all`, a number such as `512`, or a share such as `0.25`",
         );
     }
@@ -333,7 +375,8 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
         );
     }
     let is_damped = |beside: &Beside| matches!(beside, Beside::Influence | Beside::InfluenceMean);
-    if job.method.damping != Several::default() && !source.with.iter().any(is_damped) {
+    let is_named = job.method.damping.0.iter().any(|damping| damping.value() != Damping::default());
+    if is_named && !source.with.iter().any(is_damped) {
         return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
     }
     Ok(())

@@ -139,10 +139,14 @@ fn a_choice_of_influence_changes_the_keys_of_what_depends_on_it_alone() {
             ("K-FAC", |job| job.method.curvature = Curvature::Kfac, FROM_FACTORS),
             ("no curvature", |job| job.method.curvature = Curvature::Identity, FROM_FACTORS),
             ("a scale of K-FAC that is not asked for", |job| job.method.kfac_scale = KfacScale::PerPosition, &[]),
-            ("damping", |job| job.method.damping = Several(vec![DampingRequest(Damping::Absolute(0.5))]), FROM_WALKS),
+            (
+                "damping",
+                |job| job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.5))]),
+                FROM_WALKS,
+            ),
             (
                 "a damping of the same number",
-                |job| job.method.damping = Several(vec![DampingRequest(Damping::Absolute(0.1))]),
+                |job| job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.1))]),
                 FROM_WALKS,
             ),
             ("measure", |job| job.method.measure = Some(Measure::Loss), FROM_VECTORS),
@@ -196,7 +200,7 @@ fn a_choice_of_kfac_or_of_labels_counts_where_it_is_used() {
     };
     assert_changes(
         undamped,
-        &[("damping", |job| job.method.damping = Several(vec![DampingRequest(Damping::Absolute(0.5))]), &[])],
+        &[("damping", |job| job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.5))]), &[])],
     );
     let top = || {
         let mut job = job();

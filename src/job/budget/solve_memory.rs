@@ -2,16 +2,13 @@
 
 use crate::attribution::Subspace;
 use crate::curvature::{Damping, LayerSpec};
-use crate::job::brief::Brief;
+use crate::job::brief::{Brief, DRAWS_OF_DIRECTION};
 use crate::job::budget::limits::TANGENTS;
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::{Sizes, SolveSize};
 use crate::job::budget::stage_memory::{Counts, Way};
-use crate::job::request::{SPANNING, Solve};
+use crate::job::request::{Fisher, SPANNING, Solve};
 use crate::nn::head;
-
-/// Draws of labels for each direction of a subspace below which a person is told.
-const FEW_DRAWS: usize = 8;
 
 impl Memory {
     /// Writes the block that fits into the job, and returns what a person should know of joint solves.
@@ -34,17 +31,22 @@ impl Memory {
         }
         if solve == Solve::Subspace {
             let directions = Subspace::<f32>::directions(brief.training.layers().len(), SPANNING.len());
-            let draws = brief.training.last_stage().solve_data().len() * brief.job.method.label_draws as usize;
-            if draws < FEW_DRAWS * directions {
+            let examples = brief.training.last_stage().solve_data().len();
+            let draws = brief.form_draws();
+            if brief.job.method.fisher == Fisher::Empirical && examples < DRAWS_OF_DIRECTION * directions {
                 notes.push(format!(
-                    "joint systems of {directions} directions are known from {draws} draws of labels, which is few: \
-                     `--label-draws {}` lessens the noise",
-                    (FEW_DRAWS * directions).div_ceil(brief.training.last_stage().solve_data().len().max(1))
+                    "joint systems of {directions} directions are known from the gradients of {examples} examples, which \
+                     is few: with `--fisher true` labels are drawn as often as it takes"
+                ));
+            } else if brief.job.method.fisher == Fisher::True && draws > brief.job.method.label_draws {
+                notes.push(format!(
+                    "joint systems of {directions} directions are many for {examples} examples: {draws} labels are drawn \
+                     for each"
                 ));
             }
         }
         let is_relative = |damping: &Damping| matches!(damping, Damping::MeanFraction(_));
-        if brief.job.method.damping.0.iter().any(|damping| is_relative(&damping.0)) {
+        if brief.job.method.damping.0.iter().any(|damping| is_relative(&damping.value())) {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
                  they were validated with; a number with `x` adds another amount to every layer"
@@ -62,8 +64,11 @@ impl Counts<'_> {
         let spanning = SPANNING.len() as u64;
         let block = block as u64;
         let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
-        // what spans the spaces, the queries and their gradients; a layer's solutions and a copy on its way out
-        let vectors = ((spanning + 4) * block).saturating_mul(tracked * number);
+        // gradients as they are prepared and in the eigenbasis, functions of the eigenvalues, and one layer of what spans
+        // the spaces or of solutions on their way out
+        let largest = layers.iter().map(|layer| layer.parameters() as u64).max().unwrap_or(0);
+        let vectors = block.saturating_mul(2 * tracked + (spanning + 2) * largest).saturating_mul(number)
+            + spanning * tracked * number;
         let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len()) as u64;
         let forms = 8 * (2 * block + 6 * threads) * directions * directions;
         let squares = 8 * block * spanning * (spanning * layers.len() as u64 + directions);
@@ -71,7 +76,10 @@ impl Counts<'_> {
         let length = (positions as u64 / self.0.queries.as_ref().map_or(1, |queries| queries.examples).max(1)).max(1);
         let examples = (self.rows(way.batch) / length).max(1);
         let products = 8 * examples * block * (directions + spanning);
-        let beside = self.pass(way, way.batch) + self.packed(way.batch) + self.factors(mapped);
+        // a batch's rows, rotated
+        let turned = |layer: &LayerSpec| (layer.outputs + layer.columns()) as u64;
+        let turned = number * self.rows(way.batch) * layers.iter().map(turned).max().unwrap_or(0);
+        let beside = self.pass(way, way.batch) + self.packed(way.batch) + turned + self.factors(mapped);
         beside.saturating_add(vectors).saturating_add(forms + squares + products)
     }
 

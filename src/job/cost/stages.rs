@@ -376,15 +376,24 @@ impl Stages<'_> {
         let rows = plan.query_rows().max(1);
         let blocks = rows.div_ceil(plan.solve_block()) as u64;
         let batches = batches(plan, data, usize::MAX);
-        let passes = blocks * self.draws();
+        let draws = match plan.form_label_mode() {
+            LabelMode::Sampled { draws, .. } => draws.into(),
+            LabelMode::Empirical | LabelMode::Exact { .. } => self.draws(),
+        };
+        let passes = blocks * draws;
         let vectors = plan.solve_block() * SPANNING.len();
         let products =
             |batch: &BatchShape| layers.iter().map(|layer| work::scores(layer, batch, vectors, None)).sum::<u128>();
         let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len()) as u128;
-        let mut work = self.work(&batches, passes, WorkKind::Scores, products);
-        let squares = 2 * directions * directions * (rows * data.len()) as u128 * u128::from(self.draws());
+        let turned = |batch: &BatchShape| {
+            let of_layer = |layer| work::rows_into_basis(layer, batch, plan.block_width());
+            products(batch) + layers.iter().map(of_layer).sum::<u128>()
+        };
+        let mut work = self.work(&batches, passes, WorkKind::Scores, turned);
+        let squares = 2 * directions * directions * (rows * data.len()) as u128 * u128::from(draws);
+        // a query's gradient into the eigenbasis, and each of its solutions back
         let rotations = layers.iter().map(|layer| work::rotation(layer, plan.block_width())).sum::<u128>();
-        let spanned = 2 * (rows * SPANNING.len()) as u128 * rotations;
+        let spanned = (rows * (1 + plan.job.method.damping.0.len())) as u128 * rotations;
         work.push(Work { kind: WorkKind::Vectors, flop: squares + spanned });
         StageCost {
             of: plan.training.networks.parameters()[network].name.clone(),

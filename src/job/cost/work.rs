@@ -150,6 +150,12 @@ pub(super) fn rotation(layer: &LayerSpec, width: BlockWidth) -> u128 {
     2 * (o as u128 * basis.input as u128 + i as u128 * basis.output as u128)
 }
 
+/// Rotations of a batch's inputs and gradients at outputs into a layer's eigenbasis.
+pub(super) fn rows_into_basis(layer: &LayerSpec, batch: &BatchShape, width: BlockWidth) -> u128 {
+    let basis = basis(layer, width);
+    2 * batch.at(layer).rows as u128 * (basis.output + basis.input) as u128
+}
+
 /// Rotations of the factors of a vector of this rank.
 pub(super) fn factor_rotations(layer: &LayerSpec, rank: usize, width: BlockWidth) -> u128 {
     let basis = basis(layer, width);

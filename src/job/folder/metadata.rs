@@ -52,9 +52,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
         Method::InfluenceMean { .. } if no_curvature => ("gradient dot product, mean over checkpoints", String::new()),
         Method::InfluenceMean { damping } => {
-            ("influence, mean over checkpoints", String::from(DampingRequest(damping)))
+            ("influence, mean over checkpoints", String::from(DampingRequest::Value(damping)))
         }
-        Method::Influence { damping, .. } => ("influence", String::from(DampingRequest(damping))),
+        Method::Influence { damping, .. } => ("influence", String::from(DampingRequest::Value(damping))),
         Method::Source { time_scale } => ("source", time_scale.to_string()),
         Method::Tracin => ("tracin", String::new()),
         Method::Gradients => ("gradient dot product", String::new()),
@@ -104,6 +104,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         entries.insert("solve", method.solve.name().into());
         if method.solve == Solve::GaussNewton {
             entries.insert("solve_iterations", method.products().to_string());
+        }
+        if method.solve == Solve::Subspace && method.fisher == Fisher::True {
+            entries.insert("solve_label_draws", brief.form_draws().to_string());
         }
         entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
         entries.insert("solve_block", brief.solve_block().to_string());

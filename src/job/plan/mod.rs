@@ -16,6 +16,7 @@ use crate::job::budget::machine::default_budget;
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::Sizes;
 
+use crate::attribution::Subspace;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Kind, ReadReport, Role};
@@ -26,7 +27,7 @@ use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::record::open_reused;
 use crate::job::request::Job;
-use crate::job::request::{Precision, Side, TokensRequest};
+use crate::job::request::{Precision, SPANNING, Side, TokensRequest};
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
@@ -58,7 +59,7 @@ impl Plan {
     /// # Errors
     /// [`JobError`], before any long work and before anything is written.
     pub fn resolve(mut job: Job) -> Result<Self, JobError> {
-        options::take_damping(&mut job);
+        let solve_note = options::take_solve(&mut job);
         options::check(&job)?;
         let mut readings = match &job.source {
             Some(source) => source.trajectory.read()?,
@@ -81,6 +82,7 @@ impl Plan {
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
+        notes.extend(solve_note);
         notes.extend(checkpoints.notes.iter().cloned());
         notes.extend(checkpoints.untrained_note(model.layers().iter().map(|layer| layer.name.as_str())));
         if !job.resources.device.is_cpu() {
@@ -191,9 +193,10 @@ impl Plan {
         };
         let mut training = training;
         let widest = training.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
+        let directions = Subspace::<f32>::directions(training.layers().len(), SPANNING.len());
         for stage in &mut training.stages {
             notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
-            notes.extend(stage.take_solve_sample(job.method.solve_examples)?);
+            notes.extend(stage.take_solve_sample(job.method.solve_examples, directions)?);
         }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let all_reports = reports.iter().chain(queries.iter().chain(&evaluation).map(|of| &of.1));

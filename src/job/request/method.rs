@@ -78,7 +78,7 @@ impl Default for MethodRequest {
             label_draws: 1,
             fit_examples: FitExamples::All,
             damping: Several::default(),
-            solve: Solve::Ekfac,
+            solve: Solve::Auto,
             solve_iterations: None,
             solve_examples: FitExamples::All,
             solve_block: None,
@@ -106,7 +106,7 @@ impl MethodRequest {
     /// Products with the Gauss-Newton matrix; 0 if every layer is solved by itself.
     pub fn products(&self) -> usize {
         match self.solve {
-            Solve::Ekfac | Solve::Subspace => 0,
+            Solve::Auto | Solve::Ekfac | Solve::Subspace => 0,
             Solve::GaussNewton => self.solve_iterations.unwrap_or(ITERATIONS),
         }
     }

@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Solve {
-    /// One for each layer, with its approximate curvature.
+    /// `Subspace` for influence averaged over checkpoints of whose options none says otherwise, else `Ekfac`; a plan
+    /// has one of the two.
     #[default]
+    Auto,
+    /// One for each layer, with its approximate curvature.
     Ekfac,
     /// One of all tracked layers jointly, with the Gauss-Newton matrix of the training loss; the approximate curvature
     /// is where the solver starts.
@@ -21,6 +24,7 @@ impl Solve {
     /// The systems' name, as job files and files of scores have it.
     pub(in crate::job) fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::Ekfac => "ekfac",
             Self::GaussNewton => "gauss-newton",
             Self::Subspace => "subspace",

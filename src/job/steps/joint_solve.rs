@@ -59,7 +59,7 @@ impl Run<'_> {
             Method::Influence { fit, .. } => fit,
             _ => plan.averaged_fit(sets[0].network),
         };
-        let dampings: Vec<Damping> = method.damping.0.iter().map(|damping| damping.0).collect();
+        let dampings: Vec<Damping> = method.damping.0.iter().map(|damping| damping.value()).collect();
         let mut writers = Vec::with_capacity(sets.len());
         for set in sets {
             writers.push(self.writer::<T>(*set, rows, queries.len())?);
@@ -84,7 +84,7 @@ impl Run<'_> {
             products: method.products(),
             tangents: plan.memory.solve_tangents,
         };
-        let objectives = plan.label_mode().objectives(stream::FORM);
+        let objectives = plan.form_label_mode().objectives(stream::FORM);
         let spanning = SPANNING.map(Damping::MeanFraction);
         let subspace = Subspace {
             factors: &curvatures[fit].factors,
@@ -124,7 +124,7 @@ impl Run<'_> {
             let found = match method.solve {
                 Solve::Subspace => solve_in_subspace(&products, &subspace, &gradients, block, &mut sink)
                     .map(|solved| solved.disagreements),
-                Solve::Ekfac | Solve::GaussNewton => {
+                Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {
                     refine_queries(&products, &refinement, &gradients, block, &mut sink)
                         .map(|refined| refined.residuals)
                 }

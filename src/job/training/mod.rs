@@ -25,6 +25,10 @@ use crate::model::{LoadOptions, Model};
 use crate::trajectory::request::WeightsRequest;
 use crate::trajectory::{ReadError, TrainingRun};
 
+/// Examples for each direction of a subspace that [`FitExamples::Auto`] takes for joint systems: far more than their
+/// forms need to be known well, so that a pass over millions of examples is spared.
+const EXAMPLES_OF_DIRECTION: usize = 200;
+
 /// A part of training with its own data.
 #[derive(Debug)]
 pub(in crate::job) struct Stage {
@@ -61,9 +65,16 @@ impl Stage {
     ///
     /// # Errors
     /// If more are asked for than there are.
-    pub(in crate::job) fn take_solve_sample(&mut self, request: FitExamples) -> Result<Option<String>, JobError> {
+    pub(in crate::job) fn take_solve_sample(
+        &mut self,
+        request: FitExamples,
+        directions: usize,
+    ) -> Result<Option<String>, JobError> {
         let n = self.train.len();
-        let count = request.count(n, 0, 0);
+        let count = match request {
+            FitExamples::Auto => n.min(EXAMPLES_OF_DIRECTION * directions),
+            FitExamples::All | FitExamples::Count(_) | FitExamples::Share(_) => request.count(n, 0, 0),
+        };
         if count > n {
             return Err(JobError::Options {
                 problem: format!("joint systems are to be taken on {count} examples, and there are {n}"),
