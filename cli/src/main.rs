@@ -3,6 +3,8 @@
 mod allocator;
 mod cli;
 mod commands;
+#[cfg(test)]
+mod documented;
 mod failure;
 mod interrupt;
 mod options;

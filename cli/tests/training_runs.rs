@@ -4,8 +4,9 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 
-use support::{Ended, Folder, TRAINER, ascribe, done, ended, root};
+use support::{Ended, Folder, ascribe, done, ended, root};
 
 /// The flags of a job on a recorded run; `None` if the data are not there.
 fn run(name: &str) -> Option<String> {
@@ -87,7 +88,7 @@ fn description(folder: &Folder, added: &str, checkpoint: &str) -> String {
         format!(
             "optimizer = \"sgd\"\nmomentum = 0.0\nweight_decay = 0.0\nbatch_size = 10\nloss_reduction = \"mean\"\n\
              train_examples = 200\n{added}\n\
-             checkpoint = [{{ path = \"mlp-trajectory/checkpoint-504\", step = 504 }}, {{ path = \"{checkpoint}\", step = 720 }}]\n"
+             checkpoint = [\n  {{ path = \"mlp-trajectory/checkpoint-504\", step = 504 }},\n  {{ path = \"{checkpoint}\", step = 720 }},\n]\n"
         ),
     )
 }
@@ -128,18 +129,107 @@ fn a_segment_that_ends_beyond_the_run_is_refused() {
     done(&format!("trajectory {file} --segments ends:504,720"));
 }
 
+/// How an error begins that is about the checkpoint of this step in a description.
+fn of_step(file: &str, step: usize) -> String {
+    let text = fs::read_to_string(file).expect("a description");
+    let line = 1 + text.lines().position(|line| line.contains(&format!("step = {step}"))).expect("a line of its own");
+    format!("error: {file}:{line}: its checkpoint of step {step}, ")
+}
+
+/// Whatever is wrong with a checkpoint and whenever it is found: by its headers, its numbers, or what it computes.
 #[test]
-fn an_error_in_a_checkpoint_names_the_description() {
-    let folder = Folder::new();
-    let file = description(&folder, RATES, "mlp-trajectory/gone");
-    let said = refused(&format!("source --trajectory {file} {MLP_DATA}"));
-    assert!(said.starts_with(&format!("error: {file}: its checkpoint of step 720, ")), "{said}");
+fn an_error_in_a_checkpoint_names_the_line_of_the_description() {
+    let multiply = |file: &Path, factor: f32| {
+        let mut bytes = fs::read(file).expect("a copy");
+        let start = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("8")) as usize;
+        for number in bytes[start..].chunks_exact_mut(4) {
+            let product = factor * f32::from_le_bytes(number.try_into().expect("4"));
+            number.copy_from_slice(&product.to_le_bytes());
+        }
+        fs::write(file, bytes).expect("writable");
+    };
+    type Damage<'a> = &'a dyn Fn(&Folder, &Path);
+    let cases: [(&str, Damage<'_>); 7] = [
+        ("no configuration", &|_, at| fs::remove_file(at.join("config.json")).expect("there")),
+        ("a broken configuration", &|_, at| fs::write(at.join("config.json"), "{").expect("writable")),
+        ("a cut file", &|_, at| {
+            let bytes = fs::read(at.join("model.safetensors")).expect("a copy");
+            fs::write(at.join("model.safetensors"), &bytes[..bytes.len() / 2]).expect("writable");
+        }),
+        ("another model", &|_, at| {
+            for file in ["config.json", "model.safetensors"] {
+                fs::copy(root().join("fixtures/mlp-regression").join(file), at.join(file)).expect("writable");
+            }
+        }),
+        ("a copy of another", &|folder, at| {
+            let other = if at.ends_with("checkpoint-504") { "720" } else { "504" };
+            let from = folder.path(&format!("mlp-trajectory/checkpoint-{other}/model.safetensors"));
+            fs::copy(from, at.join("model.safetensors")).expect("writable");
+        }),
+        ("weights that are no numbers", &|_, at| multiply(&at.join("model.safetensors"), f32::NAN)),
+        ("weights whose products overflow", &|_, at| multiply(&at.join("model.safetensors"), 1e30)),
+    ];
+    for (what, damage) in cases {
+        for step in [504, 720] {
+            let folder = Folder::new();
+            let file = description(&folder, RATES, LAST);
+            damage(&folder, &folder.path(&format!("mlp-trajectory/checkpoint-{step}")));
+            let data =
+                MLP_DATA.replace("--dry-run --out target/never-written", &format!("--out {}", folder.arg("run")));
+            for command in ["source", "influence"] {
+                let arguments = format!("{command} --trajectory {file} {data} --quiet");
+                // influence functions can do without training between checkpoints
+                if what == "a copy of another" && command == "influence" {
+                    done(&arguments);
+                    continue;
+                }
+                let said = refused(&arguments);
+                // of two copies either may be the wrong one
+                let names_it = said.starts_with(&of_step(&file, step))
+                    || what == "a copy of another" && said.starts_with(&of_step(&file, 504))
+                    || what == "another model" && said.contains("checkpoint-504");
+                assert!(names_it, "{what}, {command}, step {step}: {said}");
+                assert!(said.contains("\ncaused by: ") || said.contains("\nerror: "), "{said}");
+            }
+        }
+    }
 }
 
 #[test]
+fn an_error_in_an_optimizer_state_names_the_line_of_the_description() {
+    let folder = Folder::new();
+    folder.copy_of("trainer-tiny");
+    let stage = |state: &str| {
+        format!(
+            "optimizer = \"adamw\"\nbetas = [0.9, 0.999]\nepsilon = 1e-8\nweight_decay = 0.0\ntrain_examples = 48\n\
+             batch_size = 8\nloss_scale = 0.03\n{RATES}\n\
+             checkpoint = [\n  {{ path = \"trainer-tiny/checkpoint-120\", step = 120, optimizer_state = \"{state}\" }},\n  \
+             {{ path = \"trainer-tiny/checkpoint-240\", step = 240 }},\n]\n"
+        )
+    };
+    let data = "--train fixtures/trainer-tiny/train.jsonl --queries fixtures/trainer-tiny/queries.jsonl";
+    let tokenizer = format!("--tokenizer {} --add-eos train --dry-run", folder.arg("trainer-tiny"));
+    let out = folder.arg("run");
+    let said = |state: &str| {
+        let file = folder.write("run.toml", stage(state));
+        (refused(&format!("source --trajectory {file} {data} {tokenizer} --out {out}")), file)
+    };
+    let (missing, file) = said("nowhere.pt");
+    assert!(missing.starts_with(&format!("error: {file}:10: `optimizer_state` of step 120 is ")), "{missing}");
+    folder.write("elsewhere/state.pt", "PK");
+    let (broken, file) = said("elsewhere/state.pt");
+    assert!(broken.starts_with(&of_step(&file, 120)) && broken.contains("state.pt: is a damaged zip"), "{broken}");
+}
+
+/// 38 examples are no whole number of batches of 8.
+#[test]
 fn the_note_on_few_batches_is_said_once() {
-    let plan = planned(&format!("source {TRAINER} --dry-run --out target/never-written"));
-    assert!(plan.matches("fewer than 20 batches").count() <= 1, "{plan}");
+    let run = "fixtures/trainer-evaluated";
+    let plan = planned(&format!(
+        "source --run {run} --train {run}/train.jsonl --queries fixtures/trainer-tiny/queries.jsonl --tokenizer fixtures/trainer-tiny \
+         --add-bos train --add-eos train --no-loss-check --dry-run --out target/never-written"
+    ));
+    assert_eq!(plan.matches("fewer than 20 batches").count(), 1, "{plan}");
 }
 
 /// As `inspect` says it of the folder.

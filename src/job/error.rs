@@ -40,6 +40,21 @@ pub enum JobError {
         /// The checkpoint.
         folder: PathBuf,
     },
+    /// A checkpoint of a description of a training run that cannot be used.
+    #[error("{}:{line}: its checkpoint of step {step}, {}, cannot be used", file.display(), folder.display())]
+    Listed {
+        /// The description.
+        file: PathBuf,
+        /// Its line that lists the checkpoint.
+        line: usize,
+        /// The checkpoint's step.
+        step: usize,
+        /// Its folder.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<JobError>,
+    },
     /// Training examples or queries.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -139,6 +154,7 @@ impl JobError {
         match self {
             Self::Load(error) => error.hint(),
             Self::Trajectory(error) => error.hint(),
+            Self::Listed { source, .. } => source.hint(),
             Self::Changed { .. } => Some("start again; what is finished is kept".into()),
             Self::OtherArchitecture { .. } | Self::OtherInputs { .. } => {
                 Some("checkpoints of one run have one architecture, vocabulary and number of inputs".into())

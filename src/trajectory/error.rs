@@ -308,19 +308,6 @@ pub enum ReadError {
         /// The folder or file.
         source_path: PathBuf,
     },
-    /// A checkpoint of a description that cannot be loaded.
-    #[error("{}: its checkpoint of step {step}, {}, cannot be read", file.display(), folder.display())]
-    Checkpoint {
-        /// The description.
-        file: PathBuf,
-        /// The checkpoint's step.
-        step: usize,
-        /// Its folder.
-        folder: PathBuf,
-        /// Why.
-        #[source]
-        source: Box<LoadError>,
-    },
     /// Border steps that several stages could mean.
     #[error("{}: has {stages} stages, so the steps at which segments end are not clear", source_path.display())]
     EndsOfWhichStage {
@@ -522,7 +509,6 @@ impl ReadError {
             Self::NothingTracked { .. } => {
                 "with nothing trained every score is zero: track these layers (`--layers`), or name others".to_string()
             }
-            Self::Checkpoint { source, .. } => return source.hint(),
             Self::MeanRate { .. } => "remove one of the two, or correct it".to_string(),
             Self::Numbers { problem, .. } => return problem.hint(),
             _ => return None,

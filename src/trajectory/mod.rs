@@ -34,7 +34,7 @@ mod zip_directory;
 pub use error::ReadError;
 pub use frozen_parameters::FrozenParameters;
 pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, GroupRates, RatesOrigin, Reading, Stated};
-pub use request::TrajectoryRequest;
+pub use request::{TrajectoryRequest, read_description};
 pub use run_checkpoints::{RunCheckpoints, nearest_shares};
 pub use second_moments::second_moments;
 pub use text_treatment::{Packing, TextData, TextTreatment};

@@ -57,6 +57,8 @@ pub struct CheckpointFiles {
     pub folder: PathBuf,
     /// Its `optimizer.pt`, if there is one of a kind that is read.
     pub optimizer: Option<PathBuf>,
+    /// The line of the description that lists it; none of a Trainer's folder.
+    pub line: Option<usize>,
 }
 
 /// Examples in one update.

@@ -62,10 +62,22 @@ impl TrajectoryRequest {
             let gaps = if self.interpolate_rates { Gaps::Interpolate } else { Gaps::Refuse };
             return Ok(vec![trainer::read(&self.path, &TrainerOptions { schedule: None, gaps })?]);
         }
-        match is_folder(&self.path)? {
-            true => toml_file::read(&self.path.join(DESCRIPTION)),
-            false => toml_file::read(&self.path),
-        }
+        read_description(&self.path)
+    }
+}
+
+/// Reads a run that a TOML file describes, given as the file or as a folder that holds it: one [`Reading`] for each
+/// stage, first trained first, and none of a Trainer's folder.
+///
+/// # Errors
+/// Nothing at the path; a description that cannot be read.
+pub fn read_description(path: &Path) -> Result<Vec<Reading>, ReadError> {
+    if reads_trainer_folder(path)? {
+        return Ok(vec![]);
+    }
+    match is_folder(path)? {
+        true => toml_file::read(&path.join(DESCRIPTION)),
+        false => toml_file::read(path),
     }
 }
 

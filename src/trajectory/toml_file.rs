@@ -162,8 +162,12 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn at(&self, offset: usize, message: String) -> ReadError {
-        let line = 1 + self.text.bytes().take(offset).filter(|&byte| byte == b'\n').count();
-        ReadError::Toml { file: self.file.to_path_buf(), line, message }
+        ReadError::Toml { file: self.file.to_path_buf(), line: self.line(offset), message }
+    }
+
+    /// The line, from 1, of a place in the text.
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
     }
 
     fn syntax(&self, error: &toml::de::Error) -> ReadError {
@@ -242,11 +246,17 @@ impl Source<'_> {
             let id = path.file_name().map_or(checkpoint.path.clone(), |name| name.to_string_lossy().into_owned());
             let stated = checkpoint.optimizer_state.as_ref().map(|state| folder.join(state));
             if let Some(state) = stated.as_ref().filter(|state| !crate::presence::is_file(state)) {
-                return Err(ReadError::MissingFile { file: state.clone(), what: "the optimizer's second moments" });
+                let message = format!(
+                    "`optimizer_state` of step {} is {}, which is missing; it holds the optimizer's second moments",
+                    checkpoint.step,
+                    state.display()
+                );
+                return Err(self.at(at, message));
             }
             // of a sharded run it has none that is read, which whatever needs it will say
             let own = optimizer_state::find(&path).unwrap_or(None);
-            checkpoints.push(CheckpointFiles { step: checkpoint.step, id, folder: path, optimizer: stated.or(own) });
+            let (optimizer, line) = (stated.or(own), Some(self.line(at)));
+            checkpoints.push(CheckpointFiles { step: checkpoint.step, id, folder: path, optimizer, line });
             previous = checkpoint.step;
         }
         Ok(checkpoints)

@@ -1,6 +1,7 @@
 //! From what was asked to what will be done: files read and checked, every default resolved.
 
 mod adapters;
+mod described;
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -26,11 +27,12 @@ use crate::job::brief::layer_sets::LayerSet;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::record::open_reused;
+use crate::job::plan::described::Described;
 use crate::job::request::Job;
 use crate::job::request::{Precision, SPANNING, Side, TokensRequest};
 use crate::job::training::{Stage, Training};
-use crate::model::{LayerSelection, Limits, LoadError, LoadOptions, Model, Residence, Weights};
-use crate::trajectory::{CheckpointFiles, ReadError, Reading, StageData, TextData};
+use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
+use crate::trajectory::{ReadError, Reading, StageData, TextData};
 
 /// A job whose inputs were read and checked and whose every choice is made: what its numbers depend on, which is read
 /// through the plan itself, and what this machine gives it.
@@ -39,6 +41,7 @@ pub struct Plan {
     pub(in crate::job) brief: Brief,
     pub(in crate::job) memory: Memory,
     summary: Summary,
+    described: Described,
 }
 
 impl Deref for Plan {
@@ -58,7 +61,12 @@ impl Plan {
     ///
     /// # Errors
     /// [`JobError`], before any long work and before anything is written.
-    pub fn resolve(mut job: Job) -> Result<Self, JobError> {
+    pub fn resolve(job: Job) -> Result<Self, JobError> {
+        let described = Described::of(&job);
+        Self::resolve_inputs(job, described.clone()).map_err(|error| described.name(error))
+    }
+
+    fn resolve_inputs(mut job: Job, described: Described) -> Result<Self, JobError> {
         let solve_note = options::take_solve(&mut job);
         options::check(&job)?;
         let mut readings = match &job.source {
@@ -78,7 +86,7 @@ impl Plan {
         let (graphs, residence) = (Graphs::Kept, Residence::BySection);
         let (base, adapter) = (job.model.base.clone(), job.model.adapter);
         let options = LoadOptions { selection, dtype, products, device, graphs, residence, base, adapter };
-        let model = Model::load(&last, &options).map_err(|error| of_description(error, readings.last()))?;
+        let model = Model::load(&last, &options)?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
         let mut notes = model.notes().to_vec();
@@ -235,7 +243,7 @@ impl Plan {
         summary.machine_notes = memory.notes(brief.job.resources.memory);
         let note = disk::check(&brief, &summary)?;
         summary.machine_notes.extend(note);
-        let plan = Self { brief, memory, summary };
+        let plan = Self { brief, memory, summary, described };
         plan.check_evaluation()?;
         Ok(plan)
     }
@@ -245,7 +253,12 @@ impl Plan {
     /// # Errors
     /// [`LoadError::NonFinite`](crate::model::LoadError), as [`JobError::Load`].
     pub fn check_weights(&self) -> Result<(), JobError> {
-        self.training.networks.check_weights()
+        self.training.networks.check_weights().map_err(|error| self.name_checkpoint(error))
+    }
+
+    /// The error with the line of a description that lists its checkpoint, if it names one.
+    pub(in crate::job) fn name_checkpoint(&self, error: JobError) -> JobError {
+        self.described.name(error)
     }
 
     /// What a person should see before the work begins.
@@ -268,20 +281,6 @@ fn tokens_note(brief: &Brief) -> Option<String> {
     ))
 }
 
-/// Why the last checkpoint cannot be loaded, with the file that names it if it is a description's.
-fn of_description(error: LoadError, reading: Option<&Reading>) -> JobError {
-    let described = reading.filter(|reading| crate::presence::is_file(&reading.source));
-    match described.and_then(|reading| Some((reading, reading.checkpoints.last()?))) {
-        Some((reading, files)) => of_checkpoint(error, reading, files),
-        None => error.into(),
-    }
-}
-
-fn of_checkpoint(error: LoadError, reading: &Reading, files: &CheckpointFiles) -> JobError {
-    let (file, folder) = (reading.source.clone(), files.folder.clone());
-    ReadError::Checkpoint { file, step: files.step, folder, source: Box::new(error) }.into()
-}
-
 /// What each stage did not train, as far as its checkpoints show it, and layers that it trained at other rates.
 fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result<(), JobError> {
     let mut before: Option<PathBuf> = None;
@@ -291,9 +290,7 @@ fn compare_checkpoints(readings: &mut [Reading], layers: &[LayerSpec]) -> Result
     }
     for reading in readings {
         for files in reading.checkpoints.iter().filter(|_| crate::presence::is_file(&reading.source)) {
-            if let Err(error) = Weights::open_trained(&files.folder) {
-                return Err(of_checkpoint(error, reading, files));
-            }
+            Weights::open_trained(&files.folder)?;
         }
         reading.check_layer_names(layers)?;
         reading.find_frozen_layers(before.as_deref(), layers)?;

@@ -56,7 +56,7 @@ impl Plan {
             // the error is what a person must see, whether or not this succeeds
             let _ = std::fs::remove_dir_all(folder);
         }
-        result
+        result.map_err(|error| self.name_checkpoint(error))
     }
 
     /// The error with the checkpoint whose network was in use, if its numbers are none.

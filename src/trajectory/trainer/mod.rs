@@ -175,6 +175,7 @@ pub fn checkpoints(run: &Path) -> Result<Vec<CheckpointFiles>, ReadError> {
         id: format!("checkpoint-{}", folder.step),
         folder: folder.path,
         optimizer: None,
+        line: None,
     };
     Ok(folders.into_iter().map(files).collect())
 }
@@ -213,7 +214,7 @@ fn checkpoint_files(
             }
             Err(error) => return Err(error.into()),
         };
-        checkpoints.push(CheckpointFiles { step: folder.step, id, folder: folder.path.clone(), optimizer });
+        checkpoints.push(CheckpointFiles { step: folder.step, id, folder: folder.path.clone(), optimizer, line: None });
     }
     Ok((checkpoints, groups))
 }

@@ -106,6 +106,16 @@ fn training_sets_of_another_number_of_batches_are_refused() {
     assert!(error.hint().unwrap().contains("25 to 28 examples"), "{:?}", error.hint());
 }
 
+/// 37 examples in micro-batches of 4 are 10 batches, and 5 updates of two: what the last batch holds is open.
+#[test]
+fn a_log_tells_the_size_of_its_training_set_up_to_the_last_batch() {
+    let reading = read(&fixture("linear-10"), &TrainerOptions::default()).unwrap();
+    for n in 1..100 {
+        let stage = reading.stage(&stated(n));
+        assert_eq!(stage.is_ok(), (37..=40).contains(&n), "{n}: {:?}", stage.err());
+    }
+}
+
 fn whole(tokens: usize, examples: usize) -> StageData {
     let texts = TextData {
         examples,
@@ -134,6 +144,43 @@ fn tokens_that_the_log_did_not_count_are_refused() {
     let mut part = whole(400, 28);
     part.texts.as_mut().unwrap().is_whole = false;
     request.resolve(request.read().unwrap(), &[part]).unwrap();
+}
+
+/// A log that counts 300 tokens an epoch, as TRL's does, of 37 texts.
+#[test]
+fn tokens_of_an_epoch_are_compared_with_the_counted_ones() {
+    let run = copy("linear-10");
+    for step in [18, 36] {
+        let state = run.path().join(format!("checkpoint-{step}/trainer_state.json"));
+        let mut json: Json = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+        for entry in json["log_history"].as_array_mut().unwrap() {
+            if entry.get("learning_rate").is_some() {
+                entry["num_tokens"] = (300.0 * entry["epoch"].as_f64().unwrap()).round().into();
+            }
+        }
+        std::fs::write(&state, json.to_string()).unwrap();
+    }
+    let request = TrajectoryRequest::new(run.path().to_path_buf());
+    request.resolve(request.read().unwrap(), &[whole(300, 37)]).unwrap();
+    for wrong in [263, 337, 150] {
+        let error = request.resolve(request.read().unwrap(), &[whole(wrong, 37)]).unwrap_err();
+        assert!(matches!(error, ReadError::TokensDisagree { .. }), "{wrong}: {error}");
+    }
+}
+
+/// A vocabulary of 12: a mean over tokens is below 2 ln 12 = 4.97, and the sum over an example's is not.
+#[test]
+fn a_loss_that_no_mean_over_tokens_gives_is_a_contradiction() {
+    let mut request = TrajectoryRequest::new(fixture("linear-10"));
+    let outline = |request: &TrajectoryRequest, factor: f64| {
+        let mut readings = request.read().unwrap();
+        readings[0].losses.iter_mut().for_each(|(_, loss)| *loss *= factor);
+        request.outline(readings, &[whole(300, 37)])
+    };
+    outline(&request, 1.0).unwrap();
+    assert!(matches!(outline(&request, 8.0).unwrap_err(), ReadError::LossDisagrees { vocabulary: 12, .. }));
+    request.loss_scale = Some("mean".parse().unwrap());
+    outline(&request, 8.0).unwrap();
 }
 
 /// The same log as a run that divides by examples alone would write: 28 times the loss of a token.
@@ -176,6 +223,47 @@ fn an_optimizer_of_another_rate_is_read() {
     let expected = Warning::OtherBaseRate { arguments: 0.005, scheduler: 0.001 };
     assert!(reading.warnings.contains(&expected), "{:?}", reading.warnings);
     assert!(reading.group_rates.is_none());
+}
+
+/// The arguments say five times the rate that every scheduler file and the log have.
+#[test]
+fn a_base_rate_that_only_the_scheduler_has_is_read() {
+    let applied: Vec<f64> = read(&fixture("linear-1"), &TrainerOptions::default()).unwrap().rates.iter().collect();
+    let run = copy("linear-1");
+    let file = run.path().join("checkpoint-24/training_args.bin");
+    let rate = TrainingArguments::read(&file).unwrap().learning_rate;
+    let number = |rate: f64| [&b"G"[..], &rate.to_be_bytes()].concat();
+    let files = checkpoints::find(run.path()).unwrap();
+    for folder in &files {
+        edit_archive(&folder.path.join("training_args.bin"), &number(rate), &number(5.0 * rate));
+    }
+    let reading = read(run.path(), &TrainerOptions::default()).unwrap();
+    assert_eq!(reading.rates.iter().collect::<Vec<f64>>(), applied);
+    let expected = Warning::OtherBaseRate { arguments: 5.0 * rate, scheduler: rate };
+    assert!(reading.warnings.contains(&expected), "{:?}", reading.warnings);
+}
+
+/// Replaces the first such bytes of a torch archive's pickle.
+fn edit_archive(file: &Path, from: &[u8], to: &[u8]) {
+    use std::io::{Read, Write};
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(file).unwrap()).unwrap();
+    let mut entries = vec![];
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).unwrap();
+        let mut bytes = vec![];
+        entry.read_to_end(&mut bytes).unwrap();
+        entries.push((entry.name().unwrap().into_owned(), bytes));
+    }
+    let pickle = &mut entries.iter_mut().find(|(name, _)| name.ends_with("data.pkl")).unwrap().1;
+    let at = pickle.windows(from.len()).position(|bytes| bytes == from).unwrap();
+    pickle.splice(at..at + from.len(), to.iter().copied());
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(file).unwrap());
+    for (name, bytes) in entries {
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file(name, stored).unwrap();
+        zip.write_all(&bytes).unwrap();
+    }
+    zip.finish().unwrap();
 }
 
 /// Every step's rate is logged, and the schedule was another than the arguments say.
