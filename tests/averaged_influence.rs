@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use ascribe::attribution::store::Shard;
 use ascribe::attribution::{Event, Observer, Pass};
 use ascribe::job::{
-    Beside, CheckpointScores, CheckpointsRequest, Curvature, Job, MeanWeights, Plan, Precision, Several, Side, Solve,
-    SourceRequest, StoreScores,
+    Beside, CheckpointScores, CheckpointsRequest, Curvature, IntervalsRequest, Job, MeanWeights, Plan, Precision,
+    Several, Side, Solve, SourceRequest, StoreScores,
 };
 use ascribe::trajectory::TrajectoryRequest;
 use support::figures::assert_relative;
@@ -155,6 +155,42 @@ fn checkpoints_count_what_they_are_told_to() {
     let all: f64 = sums.iter().sum();
     let want = mean(&scores, &sums.map(|sum| sum / all));
     assert_relative(&weighted(MeanWeights::Nearest), &want, EXACT, "nearest");
+}
+
+/// Halves of the data and dampings at each checkpoint, averaged as the scores are; means over every other checkpoint.
+#[test]
+fn variants_of_a_mean_are_means() {
+    let run = "mlp-trajectory";
+    let folders = folders(run, &MLP[..3]);
+    let given = [1.0, 2.0, 5.0];
+    let weights = given.map(|weight| weight / 8.0);
+    let all = |job: &mut Job| job.output.intervals = IntervalsRequest::All;
+    let done = Done::of(run, |job| {
+        all(job);
+        job.checkpoints = Some(CheckpointsRequest {
+            weights: MeanWeights::Given(given.into()),
+            ..averaged(&folders).expect("three")
+        });
+    });
+    let alone: Vec<Done> = folders
+        .iter()
+        .map(|folder| {
+            Done::of(run, |job| {
+                all(job);
+                job.model.path.clone_from(folder);
+            })
+        })
+        .collect();
+    let at_each = |name: &str| alone.iter().map(|of| of.scores(name)).collect::<Vec<_>>();
+    for variant in ["half-1", "half-2", "damping-0.3", "damping-3"] {
+        let name = format!("scores.variant-{variant}.safetensors");
+        assert_relative(&done.scores(&name), &mean(&at_each(&name), &weights), EXACT, variant);
+    }
+    let scores = at_each("scores.safetensors");
+    for (variant, weights) in [("checkpoints-1", [1.0 / 6.0, 0.0, 5.0 / 6.0]), ("checkpoints-2", [0.0, 1.0, 0.0])] {
+        let found = done.scores(&format!("scores.variant-{variant}.safetensors"));
+        assert_relative(&found, &mean(&scores, &weights), EXACT, variant);
+    }
 }
 
 /// Each checkpoint's row of scores divided by its standard deviation over the training examples, times the mean

@@ -5,11 +5,16 @@ mod support;
 
 use std::path::Path;
 
+use ascribe::attribution::LabelMode;
 use ascribe::attribution::store::Shard;
-use ascribe::job::{Curvature, Fisher, FitExamples, Job, JobError, Plan, Precision};
+use ascribe::curvature::{CurvatureKind, Damping, Measurement};
+use ascribe::data::{Role, Which};
+use ascribe::job::{Curvature, Fisher, FitExamples, IntervalsRequest, Job, JobError, Plan, Precision};
+use candle_core::DType;
 use support::figures::assert_relative;
-use support::fixture;
+use support::passes::{BATCH, Batched, KfacScale, fit, score_and, vectors};
 use support::recorded::Recorded;
+use support::{Source, fixture, load};
 
 fn job(train: &Path, out: &Path) -> Job {
     let mut job = Job::new(fixture("gpt2-tiny"), train, out);
@@ -102,4 +107,75 @@ fn a_sample_is_shown_and_may_not_be_larger_than_the_data() {
     assert!(!notes(FitExamples::All).contains("the curvature is taken"));
     let error = with(FitExamples::Count(100_000)).expect_err("too many");
     assert!(matches!(&error, JobError::Options { hint: Some(hint), .. } if hint.contains("--fit-examples")), "{error}");
+}
+
+/// `intervals = all`: curvatures of every other line of the file, each fitted from the library's pieces on a file of
+/// these lines alone, and 0.3 and 3 times the damping; all of them score every example.
+#[test]
+fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let first = |file: &str, count: usize| {
+        let text = std::fs::read_to_string(fixture("gpt2-tiny").join(file)).expect("readable");
+        text.lines().take(count).map(|line| format!("{line}\n")).collect::<Vec<_>>()
+    };
+    // an odd number, so that the halves are not of one size
+    let (lines, queries) = (first("train.jsonl", 31), first("queries.jsonl", 3));
+    let every_other = |from: usize| lines.iter().skip(from).step_by(2).cloned().collect::<String>();
+    for (name, text) in [
+        ("all.jsonl", lines.concat()),
+        ("half-1.jsonl", every_other(0)),
+        ("half-2.jsonl", every_other(1)),
+        ("queries.jsonl", queries.concat()),
+    ] {
+        std::fs::write(path(name), text).expect("writable");
+    }
+    let out = path("run");
+    let mut job = job(&path("all.jsonl"), &out);
+    job.data.queries = Some(path("queries.jsonl"));
+    (job.output.intervals, job.output.top) = (IntervalsRequest::All, 4);
+    let rankings = Plan::resolve(job).expect("sound").run(&()).expect("a whole run");
+
+    let model = load(&fixture("gpt2-tiny"), DType::F64);
+    let tokenizer = fixture("gpt2-tiny");
+    let read = |name: &str, role: Role| {
+        Source { add_eos: Which::None, ..Source::new(path(name), role, &tokenizer) }.read(&model)
+    };
+    let (train, queries) = (read("all.jsonl", Role::Train), read("queries.jsonl", Role::Queries));
+    let labels = LabelMode::Sampled { seed: 0, draws: 1 };
+    let scores_with = |data: &str, damping: f64| {
+        let data = read(data, Role::Train);
+        let of = Batched(&data, BATCH);
+        let factors = fit::<_, f64>(&model, &of, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?.factors;
+        let damping = Damping::MeanFraction(damping);
+        let (found, _) = vectors(&model, &Batched(&queries, BATCH), &factors, damping, Measurement::Loss)?;
+        score_and(&model, &Batched(&train, BATCH), &found, 1.0 / 31.0, None)
+    };
+    let stored = |file: &str| Recorded::open(&out.join(file)).values("scores");
+    let first = stored("scores.safetensors");
+    let (mut low, mut high) = (first.clone(), first.clone());
+    for (file, data, damping) in [
+        ("scores.safetensors", "all.jsonl", 0.1),
+        ("scores.variant-half-1.safetensors", "half-1.jsonl", 0.1),
+        ("scores.variant-half-2.safetensors", "half-2.jsonl", 0.1),
+        ("scores.variant-damping-0.3.safetensors", "all.jsonl", 0.03),
+        ("scores.variant-damping-3.safetensors", "all.jsonl", 0.3),
+    ] {
+        let (found, want) = (stored(file), scores_with(data, damping).expect("scores").wide());
+        assert_relative(&found, &want, 1e-6, file);
+        let largest = first.iter().fold(0.0f64, |most, score| most.max(score.abs()));
+        let apart = found.iter().zip(&first).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(file == "scores.safetensors" || apart > 1e-2 * largest, "{file}: {apart} of {largest}");
+        for (k, score) in found.into_iter().enumerate() {
+            (low[k], high[k]) = (low[k].min(score), high[k].max(score));
+        }
+    }
+    for (q, ranking) in rankings.iter().enumerate() {
+        for example in ranking.proponents.iter().chain(&ranking.opponents) {
+            let k = q * 31 + (0..31).find(|&m| train.id(m) == example.id).expect("a training example");
+            assert_eq!(example.interval.map(|ends| ends.map(f64::from)), Some([low[k], high[k]]), "{}", example.id);
+        }
+        let of_variants = ranking.stability.as_ref().expect("a verdict").proponents.kept.len();
+        assert_eq!(of_variants, 4);
+    }
 }

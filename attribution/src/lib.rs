@@ -15,6 +15,7 @@ mod query;
 pub mod ranking;
 mod scorer;
 pub mod source;
+pub mod stability;
 pub mod store;
 pub mod trajectory;
 mod walk;

@@ -144,14 +144,15 @@ fn has_further(scores: &Path) -> bool {
     scores.parent().is_some_and(|folder| further(folder).is_ok_and(|files| !files.is_empty()))
 }
 
-/// `scores.NAME.safetensors` of a folder.
+/// `scores.NAME.safetensors` of a folder. Variants, which say how sure its scores are, are no methods.
 fn further(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let mut files = vec![];
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name != SCORES && name.starts_with("scores.") && name.ends_with(".safetensors") {
+        let is_variant = name.starts_with("scores.variant-");
+        if name != SCORES && !is_variant && name.starts_with("scores.") && name.ends_with(".safetensors") {
             files.push(path);
         }
     }

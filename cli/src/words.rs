@@ -34,6 +34,15 @@ pub(crate) fn counted(n: u64, unit: &str) -> String {
     }
 }
 
+/// `all 10`, `the first 6 of 10`, `none of 10`.
+pub(crate) fn stable(stable: usize, listed: usize) -> String {
+    match stable {
+        0 => format!("none of {listed}"),
+        n if n == listed => format!("all {listed}"),
+        n => format!("the first {n} of {listed}"),
+    }
+}
+
 /// `1.5 MiB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

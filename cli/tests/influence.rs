@@ -166,3 +166,108 @@ fn other_queries_in_the_same_folder_are_refused() {
     assert!(refused.err.contains("error: ") && refused.err.contains("hint: "), "{}", refused.err);
     support::assert_untouched(&before, &folder.files("run"));
 }
+
+/// `--intervals`: the lowest and highest of a score and its variants, and how much of a ranking they share.
+#[test]
+fn rankings_say_how_sure_they_are() {
+    let folder = Folder::new();
+    let run = folder.arg("sure");
+    // in f64, so that sums in another order are the same numbers in the files
+    let flags = format!("influence {MLP} --dtype f64 --intervals all --csv --top 4");
+    let shown = done(&format!("{flags} --report --out {run}"));
+    assert!(shown.err.contains("intervals are the lowest and the highest of 4 variants"), "{}", shown.err);
+    assert!(shown.out.contains("  stable: ") && shown.out.contains("In brackets:"), "{}", shown.out);
+    let file = |name: &str| fs::read(folder.path("sure").join(name)).expect("written");
+    let scores = |name: &str| support::scores(&folder.path("sure").join(name));
+    let variants = ["half-1", "half-2", "damping-0.3", "damping-3"];
+    let variants = variants.map(|name| scores(&format!("scores.variant-{name}.safetensors")));
+    let first = scores("scores.safetensors");
+    let rankings = json_lines(&String::from_utf8(file("ranking.jsonl")).expect("text"));
+    let n = first.len() / rankings.len();
+    let place = |id: &Value| id.as_str().expect("an id").parse::<usize>().expect("a row's number");
+    for (q, ranking) in rankings.iter().enumerate() {
+        let side = ranking["proponents"].as_array().expect("a list");
+        for example in side {
+            let k = q * n + place(&example["id"]);
+            let all = || variants.iter().chain([&first]).map(|of| of[k]);
+            let ends = [all().fold(f32::MAX, f32::min), all().fold(f32::MIN, f32::max)];
+            let found = [0, 1].map(|end| example["interval"][end].as_f64().map(|value| value as f32));
+            assert_eq!(found, ends.map(Some), "{example}");
+        }
+        let stability = &ranking["stability"]["proponents"];
+        let mut stable = side.len();
+        for (of, variant) in variants.iter().zip(stability["kept"].as_array().expect("shares")) {
+            let mut order: Vec<usize> = (0..n).filter(|m| of[q * n + m] > 0.0).collect();
+            order.sort_by(|&a, &b| of[q * n + b].total_cmp(&of[q * n + a]).then(a.cmp(&b)));
+            order.truncate(side.len());
+            let is_in = |example: &&Value| order.contains(&place(&example["id"]));
+            let kept = side.iter().filter(is_in).count() as f64 / side.len().max(1) as f64;
+            assert_eq!(variant["share"], if side.is_empty() { 1.0 } else { kept }, "{variant}");
+            stable = stable.min(side.iter().take_while(is_in).count());
+        }
+        assert_eq!(stability["stable"], stable);
+    }
+    let csv = String::from_utf8(file("ranking.csv")).expect("text");
+    assert!(csv.lines().next().is_some_and(|header| header.ends_with(",score_low,score_high")), "{csv}");
+    let page = String::from_utf8(file("report.html")).expect("text");
+    assert!(page.contains("class=\"span\"") && page.contains("class=\"verdict\">Stable: "), "no intervals");
+    assert!(page.contains("<dt>between</dt>"), "no numbers");
+    done(&format!("report {run} --format markdown"));
+    let markdown = fs::read_to_string(folder.path("sure").join("report.md")).expect("a report");
+    assert!(markdown.contains("\nStable: "), "{markdown}");
+
+    // again: the same bytes; without: the same scores
+    let before = folder.files("sure");
+    done(&format!("{flags} --quiet --out {run}"));
+    let results = |files: &[(String, Vec<u8>)]| {
+        let of = |name: &str| name.contains("scores") || name.contains("ranking");
+        files.iter().filter(|(name, _)| of(name)).cloned().collect::<Vec<_>>()
+    };
+    support::assert_untouched(&results(&before), &results(&folder.files("sure")));
+    let without = folder.arg("without");
+    done(&format!("{} --quiet --out {without}", flags.replace("--intervals all ", "")));
+    let scores_of = |run: &str| support::scores_of(&folder, run);
+    support::assert_near(&scores_of("sure"), &scores_of("without"), 1e-6, "without intervals");
+
+    // step by step, in shards: the same rankings but for rounding
+    let steps = folder.arg("steps");
+    let fit = "--model fixtures/mlp-tiny --train fixtures/mlp-tiny/train.safetensors --dtype f64 --intervals all";
+    for _ in 0..2 {
+        for shard in ["1/2", "2/2"] {
+            done(&format!("fit {fit} --quiet --shard {shard} --out {steps}"));
+        }
+        done(&format!("merge --quiet --out {steps}"));
+    }
+    done(&format!("query --queries fixtures/mlp-tiny/query.safetensors --quiet --out {steps}"));
+    for shard in ["1/2", "2/2"] {
+        done(&format!("score --top 4 --quiet --shard {shard} --out {steps}"));
+    }
+    done(&format!("merge --quiet --out {steps}"));
+    done(&format!("rank --top 4 --quiet --out {steps}"));
+    let rows = |run: &str| support::scores(&folder.path(run).join("scores.variant-half-2.safetensors"));
+    support::assert_near(&rows("steps"), &rows("sure"), 1e-6, "half 2 in shards");
+    let verdicts = |run: &str| {
+        let lines = json_lines(&fs::read_to_string(folder.path(run).join("ranking.jsonl")).expect("a ranking"));
+        lines.into_iter().map(|line| line["stability"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(verdicts("steps"), verdicts("sure"));
+}
+
+#[test]
+fn what_has_no_intervals_is_refused() {
+    let folder = Folder::new();
+    let source = "source --trajectory fixtures/mlp-trajectory/trajectory.toml \
+                  --train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors";
+    for (command, problem) in [
+        (format!("influence {MLP} --curvature identity"), "vary the curvature and its damping"),
+        (format!("influence {MLP} --normalize cosine"), "cosines have no `--intervals`"),
+        (format!("influence {MLP} --store-scores top"), "need every score of every variant"),
+        (format!("influence {MLP} --solve subspace"), "`--solve subspace` solves for all jointly"),
+        (source.to_owned(), "Source is asked for"),
+    ] {
+        let refused = ended(ascribe(&format!("{command} --intervals all --out {}", folder.arg("refused"))));
+        assert_eq!(refused.code, Some(2), "{command}: {}", refused.err);
+        assert!(refused.err.contains(problem), "{command}: {}", refused.err);
+        assert!(!folder.path("refused").exists());
+    }
+}

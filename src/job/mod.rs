@@ -21,7 +21,9 @@ pub use budget::disk::{DiskCost, FileCost};
 pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use folder::calibration::Amount;
-pub use folder::rankings::{QueryInfo, QueryRanking, RankedExample, TokenShare, write_csv};
+pub use folder::rankings::{
+    QueryInfo, QueryRanking, RankedExample, SideStability, Stability, TokenShare, VariantShare, write_csv,
+};
 pub use folder::record::RunRecord;
 pub use folder::report::{LayerSaturation, Saturation, StageReport, StepReport};
 pub use plan::Plan;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ascribe::job::{Job, ScoreScale, Several, StoreScores, TokensRequest};
+use ascribe::job::{IntervalsRequest, Job, ScoreScale, Several, StoreScores, TokensRequest};
 use clap::{Args, ValueEnum};
 
 use super::values::{layer_set, one_of};
@@ -32,6 +32,16 @@ pub(crate) struct OutputOptions {
         ("ranked", "those of the examples that are listed, from one more pass over these alone"),
     ]))]
     tokens: Option<TokensRequest>,
+    /// Also say how sure each score and each ranking is, from variants of the scores [default: none]
+    ///
+    /// An interval for every listed example, and how many of the first stay listed whichever variant is taken. The plan
+    /// says what the variants cost; for influence functions.
+    #[arg(long, value_name = "VARIANTS", value_parser = one_of::<IntervalsRequest>(&[
+        ("none", "no variants"),
+        ("damping", "0.3 and 3 times the damping, and halves of the checkpoints where there are several"),
+        ("all", "these, and curvatures of two halves of the training examples"),
+    ]))]
+    intervals: Option<IntervalsRequest>,
     /// Also write `ranking.csv`
     #[arg(long)]
     csv: bool,
@@ -79,6 +89,7 @@ impl OutputOptions {
         output.top = self.top.unwrap_or(output.top);
         output.store_scores = self.store_scores.unwrap_or(output.store_scores);
         output.tokens = self.tokens.unwrap_or(output.tokens);
+        output.intervals = self.intervals.unwrap_or(output.intervals);
         output.csv |= self.csv;
         if let Some(field) = &self.group_by {
             output.group_by = Some(field.clone());

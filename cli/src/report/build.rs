@@ -7,12 +7,12 @@ use ascribe::job::{AggregateRequest, Job, Normalize, ScoreScale};
 use serde_json::Value;
 
 use super::cautions;
-use super::folder::{Part, RunFolder, StoredExample, StoredRanking};
+use super::folder::{Part, RunFolder, StoredExample, StoredRanking, StoredStability};
 use super::model::{
     Agreement, Card, Fact, GroupRow, GroupTable, Leader, PartRow, PartTable, QueryView, Report, SegmentRow,
 };
 use super::originals::{self, Original};
-use super::plot::{Bar, Histogram};
+use super::plot::{Bar, Histogram, Span};
 use super::shading::ShadedText;
 use super::text::{ShownText, name};
 use crate::words::{self, counted, name_of};
@@ -199,7 +199,8 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
     let row = run.scores.as_ref().map(|scores| scores.row(index));
     let sides = [&ranking.proponents, &ranking.opponents].map(|side| &side[..side.len().min(bounds.cards)]);
     let all = || sides.iter().flat_map(|side| side.iter());
-    let largest = all().map(|example| example.score.abs()).fold(0.0, f32::max);
+    let ends = all().flat_map(|example| example.interval.unwrap_or([example.score; 2]));
+    let largest = ends.map(f32::abs).fold(0.0, f32::max);
     let [proponents, opponents] = sides.map(|side| cards(run, side, largest, bounds, texts));
     let shown: Vec<f32> = all().map(|example| example.score).collect();
     let parts = [("Layers", &run.layer_sets), ("Stages of training", &run.stages)];
@@ -224,6 +225,7 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
         measured: name(&ranking.query.measurement, NAME),
         value: ranking.query.value,
         sentence: sentence(&run.job, ranking),
+        verdict: ranking.stability.as_ref().and_then(verdict),
         proponents,
         opponents,
         histogram: row.and_then(|row| Histogram::of(row, &shown)),
@@ -255,6 +257,10 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
             id,
             score: example.score,
             bar: Bar::of(example.score, largest),
+            interval: example.interval.map(|of| {
+                let [low, high] = of.map(words::score);
+                (format!("{low} to {high}"), Span::of(of, largest))
+            }),
             text: texts.example(&example.id, &example.excerpt),
             tokens: example.tokens.as_ref().map(|tokens| ShadedText::of(tokens, example.rest, tokens_room)),
             amount: example
@@ -298,6 +304,23 @@ fn part_table(
         .collect();
     let largest = rows.iter().flat_map(|row| &row.parts).map(|part| part.abs()).fold(0.0, f32::max);
     PartTable { title, columns: parts.iter().map(|part| name(&part.name, NAME)).collect(), rows, largest }
+}
+
+/// How sure a ranking is, for somebody who has not heard of influence; none if nothing is listed.
+fn verdict(stability: &StoredStability) -> Option<String> {
+    let sides = [("that helped", &stability.proponents), ("that hurt", &stability.opponents)];
+    let sides: Vec<_> = sides.into_iter().filter(|(_, side)| side.listed > 0).collect();
+    let of_side = sides.iter().map(|(name, side)| format!("{} {name}", words::stable(side.stable, side.listed)));
+    let of_side = of_side.collect::<Vec<_>>().join(" and ");
+    let shares = sides.iter().flat_map(|(_, side)| &side.kept).map(|of| of.share);
+    let least = shares.fold(1.0, f64::min);
+    (!sides.is_empty()).then(|| {
+        format!(
+            "Stable: {of_side}. They are listed whichever way the scores are computed; the way that agrees least lists \
+             {:.0} % of the examples shown for its side.",
+            100.0 * least
+        )
+    })
 }
 
 /// What the strongest example did, for somebody who has not heard of influence.

@@ -78,6 +78,17 @@ pub(super) fn of(run: &RunFolder, agreements: &[Agreement]) -> Vec<Caution> {
             "Scores there are approximate; --query-rank raises the rank.",
         );
     }
+    let unstable = run.rankings.iter().filter(|ranking| {
+        let side = ranking.stability.as_ref().map(|stability| &stability.proponents);
+        side.is_some_and(|side| 2 * side.stable < side.listed)
+    });
+    let unstable = unstable.count();
+    if unstable > 0 {
+        add(
+            format!("In {} fewer than half of the helping examples are stable.", some(unstable)),
+            "Behind the first of them the order depends on choices of the method that are as good as each other.",
+        );
+    }
     let certain = queries.iter().filter(|query| query.measurement == "loss" && query.value < CERTAIN).count();
     if certain > 0 && run.job.method.aggregate == AggregateRequest::Each {
         add(

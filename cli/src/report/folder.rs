@@ -21,6 +21,8 @@ const LONGEST: u64 = 64 << 20;
 #[derive(Debug, Deserialize)]
 pub(super) struct StoredRanking {
     pub(super) query: StoredQuery,
+    #[serde(default)]
+    pub(super) stability: Option<StoredStability>,
     pub(super) proponents: Vec<StoredExample>,
     pub(super) opponents: Vec<StoredExample>,
     #[serde(default)]
@@ -43,6 +45,8 @@ pub(super) struct StoredQuery {
 pub(super) struct StoredExample {
     pub(super) id: String,
     pub(super) score: f32,
+    #[serde(default)]
+    pub(super) interval: Option<[f32; 2]>,
     pub(super) excerpt: String,
     #[serde(default)]
     pub(super) amount: Option<StoredAmount>,
@@ -52,6 +56,27 @@ pub(super) struct StoredExample {
     pub(super) rest: Option<f32>,
     #[serde(default)]
     pub(super) metadata: Map<String, Value>,
+}
+
+/// How much of a ranking stays in its variants.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredStability {
+    pub(super) proponents: StoredSide,
+    pub(super) opponents: StoredSide,
+}
+
+/// How much of one side stays.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredSide {
+    pub(super) listed: usize,
+    pub(super) stable: usize,
+    pub(super) kept: Vec<StoredShare>,
+}
+
+/// What a variant keeps of a side.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredShare {
+    pub(super) share: f64,
 }
 
 /// A token of a training example, and what it adds to the score.

@@ -23,6 +23,9 @@ pub(super) fn text(report: &Report) -> String {
     for query in &report.queries {
         let _ = writeln!(out, "\n## {}. {}\n\n> {}\n", query.number, plain(&query.id), quoted(&query.text));
         let _ = writeln!(out, "{} now: {:.4}. {}", plain(&query.measured), query.value, plain(&query.sentence));
+        if let Some(verdict) = &query.verdict {
+            let _ = writeln!(out, "\n{}", plain(verdict));
+        }
         for side in query.sides() {
             table(&mut out, &side);
         }
@@ -74,7 +77,9 @@ fn table(out: &mut String, side: &Side<'_>) {
             Some(shaded) => format!("{line} (tokens: {})", plain(&shaded.strongest)),
             None => line,
         };
-        let _ = writeln!(out, "| {} | {} | {}{copies} | {line} |", card.rank, card.score_text(), plain(&card.id));
+        let interval = card.interval.as_ref().map_or_else(String::new, |(words, _)| format!(" ({words})"));
+        let (score, id) = (card.score_text(), plain(&card.id));
+        let _ = writeln!(out, "| {} | {score}{interval} | {id}{copies} | {line} |", card.rank);
     }
 }
 

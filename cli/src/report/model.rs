@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::plot::{Bar, Histogram, shade, shade_class};
+use super::plot::{Bar, Histogram, Span, shade, shade_class};
 use super::shading::ShadedText;
 use super::text::ShownText;
 use crate::words;
@@ -35,6 +35,11 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// Whether scores have intervals.
+    pub(crate) fn has_intervals(&self) -> bool {
+        self.queries.iter().any(|query| query.verdict.is_some())
+    }
+
     /// Whether texts of cards are shaded by token.
     pub(crate) fn is_shaded(&self) -> bool {
         self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(|card| card.tokens.is_some()))
@@ -70,6 +75,9 @@ pub(crate) struct QueryView {
     pub(crate) value: f64,
     /// The ranking in a sentence.
     pub(crate) sentence: String,
+    /// How sure it is, where the run has variants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verdict: Option<String>,
     pub(crate) proponents: Vec<Card>,
     pub(crate) opponents: Vec<Card>,
     pub(crate) histogram: Option<Histogram>,
@@ -111,6 +119,9 @@ pub(crate) struct Card {
     pub(crate) id: String,
     pub(crate) score: f32,
     pub(crate) bar: Bar,
+    /// The lowest and the highest of the score and its variants, in words and as a line on the bar's axis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) interval: Option<(String, Span)>,
     pub(crate) text: ShownText,
     /// The text by its tokens, where the run divided scores over them.
     #[serde(skip_serializing_if = "Option::is_none")]

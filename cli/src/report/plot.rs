@@ -28,6 +28,26 @@ impl Bar {
     }
 }
 
+/// An interval of scores as a line on the axis of bars.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Span {
+    /// Its left end, from the left.
+    pub(crate) x: f64,
+    /// How long it is; at least visible.
+    pub(crate) width: f64,
+}
+
+impl Span {
+    /// From the lowest to the highest, where the longest bar is `largest`.
+    pub(crate) fn of([low, high]: [f32; 2], largest: f32) -> Self {
+        let place = |score: f32| {
+            let share = if largest > 0.0 { f64::from(score / largest).clamp(-1.0, 1.0) } else { 0.0 };
+            BAR / 2.0 * (1.0 + share)
+        };
+        Self { x: tenth(place(low)), width: tenth((place(high) - place(low)).max(1.0)) }
+    }
+}
+
 fn tenth(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
@@ -127,6 +147,13 @@ mod tests {
         assert_eq!(Bar::of(2.0, 4.0), Bar { x: 100.0, width: 50.0 });
         assert_eq!(Bar::of(-4.0, 4.0), Bar { x: 0.0, width: 100.0 });
         assert_eq!(Bar::of(0.0, 0.0), Bar { x: 100.0, width: 1.0 });
+    }
+
+    #[test]
+    fn intervals_lie_on_the_axis_of_bars() {
+        assert_eq!(Span::of([-1.0, 2.0], 4.0), Span { x: 75.0, width: 75.0 });
+        assert_eq!(Span::of([3.0, 3.0], 4.0), Span { x: 175.0, width: 1.0 });
+        assert_eq!(Span::of([0.0, 0.0], 0.0), Span { x: 100.0, width: 1.0 });
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, write_csv};
+use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, Stability, write_csv};
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
@@ -96,10 +96,14 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                 100.0 * disagreement
             )?;
         }
+        if let Some(stability) = &ranking.stability {
+            writeln!(out, "  {}", verdict(stability))?;
+        }
         let sides = [("proponents", &ranking.proponents), ("opponents", &ranking.opponents)];
         let examples = || sides.iter().flat_map(|(_, examples)| examples.iter());
         let widest = |cell: fn(&RankedExample) -> usize| examples().map(cell).max().unwrap_or(0);
         let score_width = widest(|example| words::score(example.score).len());
+        let interval_width = widest(|example| interval(example).len());
         let amount_width = widest(|example| measure_text_width(&amount(example)));
         let id_width = widest(|example| measure_text_width(&example.id)).min(width / 3);
         for (name, examples) in sides {
@@ -117,11 +121,16 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                     amount if amount_width > 0 => format!("{amount:<amount_width$}  "),
                     none => none,
                 };
-                let line = format!("    {score:>score_width$}  {amount}{id}  {}", example.excerpt);
+                let interval = match interval(example) {
+                    interval if interval_width > 0 => format!("{interval:<interval_width$}  "),
+                    none => none,
+                };
+                let line = format!("    {score:>score_width$}  {interval}{amount}{id}  {}", example.excerpt);
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
                 if let Some(tokens) = &example.tokens {
                     let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
-                    let line = format!("    {:>score_width$}  {:amount_width$}tokens: {named}", "", "");
+                    let indent = score_width + interval_width + amount_width;
+                    let line = format!("    {:>indent$}  tokens: {named}", "");
                     writeln!(out, "{}", truncate_str(&line, width, "…"))?;
                 }
             }
@@ -137,12 +146,37 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     if examples.any(|example| example.amount.is_some()) {
         writeln!(out, "{AMOUNTS}")?;
     }
+    if rankings.iter().any(|ranking| ranking.stability.is_some()) {
+        writeln!(out, "{INTERVALS}")?;
+    }
     Ok(())
 }
 
 /// What the amounts beside the scores say.
 const AMOUNTS: &str =
     "Behind each score: its amount by `calibration.json`, from retrained subsets, with the 95 % interval of the scale.";
+
+/// What the intervals beside the scores say.
+const INTERVALS: &str = "In brackets: the lowest and the highest of the score and its variants. Stable: the first examples \
+                         that are among as many strongest in every variant.";
+
+/// How much of a ranking stays in its variants, as a person reads it.
+fn verdict(stability: &Stability) -> String {
+    let sides = [("proponents", &stability.proponents), ("opponents", &stability.opponents)];
+    let sides = sides.into_iter().filter(|(_, side)| side.listed > 0);
+    let of_side = sides.map(|(name, side)| format!("{} {name}", words::stable(side.stable, side.listed)));
+    let least = stability.proponents.least_kept().min(stability.opponents.least_kept());
+    let of_side = of_side.collect::<Vec<_>>().join(", ");
+    match of_side.is_empty() {
+        true => "stable: nothing is listed".to_owned(),
+        false => format!("stable: {of_side}; every variant lists at least {:.0} % of these examples", 100.0 * least),
+    }
+}
+
+/// `[+0.0009, +0.0016]`, or nothing without intervals.
+fn interval(example: &RankedExample) -> String {
+    example.interval.map_or_else(String::new, |[low, high]| format!("[{}, {}]", words::score(low), words::score(high)))
+}
 
 /// `≈ +0.0012 [+0.0009, +0.0016]`, or nothing without a calibration.
 fn amount(example: &RankedExample) -> String {

@@ -4,8 +4,8 @@ use crate::curvature::Damping;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{Beside, Curvature, DampingRequest};
-use crate::job::training::{Site, Training};
+use crate::job::request::{Beside, Curvature, DampingRequest, IntervalsRequest};
+use crate::job::training::{Sample, Site, Training};
 
 /// One way to score every training example for every query.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,9 +16,48 @@ pub(in crate::job) struct Answer {
     pub method: Method,
     /// The set of layers that it is summed over; none: all tracked layers.
     pub layer_set: Option<usize>,
-    /// The answer whose queries' vectors it reads: its own, unless it is over a set of layers.
+    /// The answer whose queries' vectors it reads: its own, unless it is over a set of layers or a part of the
+    /// checkpoints.
     pub vectors: usize,
+    /// What is other than in the first answer, if it is there to say how sure that one is.
+    pub variant: Option<Variant>,
 }
+
+/// How an answer that says how sure the first one is differs from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::job) enum Variant {
+    /// Its curvature is taken on every other training example, from the first or from the second.
+    Half(usize),
+    /// Its damping is so many times as large.
+    Damping(f64),
+    /// It is the mean over every other checkpoint, from the first or from the second.
+    Checkpoints(usize),
+}
+
+impl Variant {
+    /// Its name, in files and reports.
+    fn name(self) -> String {
+        match self {
+            Self::Half(k) => format!("variant-half-{}", k + 1),
+            Self::Damping(times) => format!("variant-damping-{times}"),
+            Self::Checkpoints(k) => format!("variant-checkpoints-{}", k + 1),
+        }
+    }
+
+    /// What it is, for a person.
+    pub(in crate::job) fn words(self) -> String {
+        let from = |k: usize| if k == 0 { "first" } else { "second" };
+        match self {
+            Self::Half(k) => format!("curvature of every other training example from the {} on", from(k)),
+            Self::Damping(times) => format!("{times} times the damping"),
+            Self::Checkpoints(k) => format!("mean over every other checkpoint from the {} on", from(k)),
+        }
+    }
+}
+
+/// What the damping is multiplied with in the variants of a ranking: the chosen damping and those of other studies
+/// lie within these (`docs/questions.md`).
+const DAMPINGS: [f64; 2] = [0.3, 3.0];
 
 /// How scores are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +73,8 @@ pub(in crate::job) enum Method {
     InfluenceMean {
         /// What is added to the eigenvalues of each checkpoint.
         damping: Damping,
+        /// Which training examples the curvatures are taken on.
+        sample: Sample,
     },
     /// Source over all segments.
     Source {
@@ -123,7 +164,9 @@ impl Answer {
                 let damping = Damping::default();
                 vec![match training.averaged.is_empty() {
                     true => Self::new("gradients".into(), Method::Influence { fit: 0, damping }),
-                    false => Self::new("gradients-mean".into(), Method::InfluenceMean { damping }),
+                    false => {
+                        Self::new("gradients-mean".into(), Method::InfluenceMean { damping, sample: Sample::Whole })
+                    }
                 }]
             }
             None if training.averaged.is_empty() => Self::influence(job, 0),
@@ -171,14 +214,55 @@ impl Answer {
             let names: Vec<String> = job.output.layer_sets.keys().map(|set| LayerSet::answer(set, of)).collect();
             let method = answers[vectors].method;
             let over_sets = names.into_iter().enumerate();
-            answers.extend(over_sets.map(|(set, name)| Self { name, method, layer_set: Some(set), vectors }));
+            answers.extend(over_sets.map(|(set, name)| Self {
+                name,
+                method,
+                layer_set: Some(set),
+                vectors,
+                variant: None,
+            }));
         }
+        answers.extend(Self::variants(job, training, &answers[0], answers.len()));
         Ok(answers)
     }
 
     /// Over all layers.
     fn new(name: String, method: Method) -> Self {
-        Self { name, method, layer_set: None, vectors: 0 }
+        Self { name, method, layer_set: None, vectors: 0, variant: None }
+    }
+
+    /// The variants of the first answer that its intervals are made of, as answers from number `start` on.
+    fn variants(job: &Job, training: &Training, first: &Self, start: usize) -> Vec<Self> {
+        let of = |damping: Damping, sample: Sample| match first.method {
+            Method::Influence { fit, .. } => Some(Method::Influence { fit: training.fit_on(fit, sample), damping }),
+            Method::InfluenceMean { .. } => Some(Method::InfluenceMean { damping, sample }),
+            _ => None,
+        };
+        let damping = match first.method {
+            Method::Influence { damping, .. } | Method::InfluenceMean { damping, .. } => damping,
+            _ => return vec![],
+        };
+        let mut found: Vec<(Variant, Option<Method>, bool)> = vec![];
+        if job.output.intervals == IntervalsRequest::All {
+            found.extend([0, 1].map(|k| (Variant::Half(k), of(damping, Sample::Half(k)), true)));
+        }
+        if job.output.intervals != IntervalsRequest::None {
+            found.extend(DAMPINGS.map(|times| {
+                let damping = match damping {
+                    Damping::Absolute(x) => Damping::Absolute(times * x),
+                    Damping::MeanFraction(x) => Damping::MeanFraction(times * x),
+                };
+                (Variant::Damping(times), of(damping, Sample::Whole), true)
+            }));
+            if !training.averaged.is_empty() {
+                found.extend([0, 1].map(|k| (Variant::Checkpoints(k), Some(first.method), false)));
+            }
+        }
+        let answer = |(place, (variant, method, has_vectors)): (usize, (Variant, Option<Method>, bool))| {
+            let vectors = if has_vectors { start + place } else { 0 };
+            Some(Self { name: variant.name(), method: method?, layer_set: None, vectors, variant: Some(variant) })
+        };
+        found.into_iter().enumerate().filter_map(answer).collect()
     }
 
     fn influence(job: &Job, fit: usize) -> Vec<Self> {
@@ -186,7 +270,7 @@ impl Answer {
     }
 
     fn influence_mean(job: &Job) -> Vec<Self> {
-        Self::damped(job, "influence-mean", |damping| Method::InfluenceMean { damping })
+        Self::damped(job, "influence-mean", |damping| Method::InfluenceMean { damping, sample: Sample::Whole })
     }
 
     /// An answer for each damping that is asked for.

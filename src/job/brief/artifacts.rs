@@ -66,7 +66,9 @@ impl Brief {
         let needed = move |&(index, _): &(usize, &Fit)| {
             self.answers.iter().any(|answer| match answer.method {
                 Method::Influence { fit, .. } => fit == index,
-                Method::InfluenceMean { .. } => self.training.averaged.iter().any(|averaged| averaged.fit == index),
+                Method::InfluenceMean { sample, .. } => {
+                    self.training.averaged.iter().any(|averaged| self.training.fit_on(averaged.fit, sample) == index)
+                }
                 Method::Source { .. } => index < segments,
                 Method::Tracin | Method::Gradients => false,
             })

@@ -6,14 +6,14 @@ use crate::attribution::store::{Key, KeyBuilder};
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::{CurvatureKind, Damping};
 use crate::job::brief::Brief;
-use crate::job::brief::answers::{Method, ScorePass, VectorSet};
+use crate::job::brief::answers::{Method, ScorePass, Variant, VectorSet};
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::request::{
     AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
     ReductionRequest, SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
 };
-use crate::job::training::{Fit, Place, Site};
+use crate::job::training::{Fit, Place, Sample, Site};
 
 /// The version of the arithmetic. Raising it whenever the arithmetic changes keeps older artifacts from being mixed in.
 const ARITHMETIC: u32 = 2;
@@ -60,7 +60,7 @@ impl Brief {
     pub(in crate::job) fn covariance_key(&self, site: Site) -> Key {
         let builder = KeyBuilder::new("covariance", COVARIANCE_ARITHMETIC)
             .field("network", self.network_key(site.network))
-            .field("data", &self.curvature_data(site.stage)[..]);
+            .field("data", &self.curvature_data_of(site.stage, site.sample)[..]);
         self.labels(builder).finish()
     }
 
@@ -97,7 +97,7 @@ impl Brief {
         };
         let builder = builder
             .field("network", self.network_key(place.network))
-            .field("data", &self.curvature_data(fit.stage)[..]);
+            .field("data", &self.curvature_data_of(fit.stage, fit.sample)[..]);
         self.labels(self.conditioning(builder, fit)).finish()
     }
 
@@ -163,7 +163,9 @@ impl Brief {
         let fits = &self.training.fits;
         match self.answers[set.answer].method {
             Method::Influence { fit, damping } => self.influence_walk(builder, fit, damping),
-            Method::InfluenceMean { damping } => self.influence_walk(builder, self.averaged_fit(set.network), damping),
+            Method::InfluenceMean { damping, sample } => {
+                self.influence_walk(builder, self.averaged_fit(set.network, sample), damping)
+            }
             Method::Gradients => builder.field("method", "gradients"),
             Method::Tracin => self.layer_rates(builder.field("method", "gradients"), 0),
             Method::Source { time_scale } => {
@@ -289,6 +291,10 @@ impl Brief {
             true => builder.field("checkpoint scores", "spread"),
             false => builder,
         };
+        let builder = match self.answers[answer].variant {
+            Some(Variant::Checkpoints(first)) => builder.field("every other checkpoint from", first as u64),
+            _ => builder,
+        };
         Some(builder.finish())
     }
 
@@ -326,6 +332,14 @@ impl Brief {
         }
     }
 
+    /// Hash of the examples that a curvature is taken on.
+    fn curvature_data_of(&self, stage: usize, sample: Sample) -> [u8; 32] {
+        match sample {
+            Sample::Whole => self.curvature_data(stage),
+            Sample::Half(_) => self.training.stages[stage].data_of(sample).content_hash(),
+        }
+    }
+
     /// `Err` if a curvature would have to be taken on data that are not at hand: those of the reused run.
     pub(in crate::job) fn check_own_data(&self, stage: usize, what: &str) -> Result<(), JobError> {
         if self.curvature_data(stage) == self.training.stages[stage].fit_data().content_hash() {
@@ -344,7 +358,7 @@ impl Brief {
 
 /// Where a part of a fit is taken.
 pub(in crate::job) fn site(fit: &Fit, place: &Place) -> Site {
-    Site { network: place.network, stage: fit.stage }
+    Site { network: place.network, stage: fit.stage, sample: fit.sample }
 }
 
 /// A form of Source as keys have it.

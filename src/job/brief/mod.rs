@@ -5,6 +5,7 @@ pub(in crate::job) mod artifacts;
 pub(in crate::job) mod checkpoints;
 pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
+pub(in crate::job) mod intervals;
 pub(in crate::job) mod keys;
 pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod loss_check;

@@ -3,12 +3,13 @@
 use crate::curvature::Damping;
 use crate::curvature::gemm::Products;
 use crate::data::{RowLimits, RowShape, Task};
-use crate::job::brief::layer_sets;
+use crate::job::brief::{intervals, layer_sets};
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{
     Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, FitExamples, FormRequest,
-    Measure, Normalize, Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores, TokensRequest,
+    IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores,
+    TokensRequest,
 };
 use crate::model::Limits;
 
@@ -34,6 +35,7 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
             (method.self_influence, "self-influence is asked for"),
             (method.normalize == Normalize::Cosine, "cosines are asked for"),
             (method.factors.is_some(), "the curvature is that of another run"),
+            (job.output.intervals != IntervalsRequest::None, "intervals are asked for"),
             (!is_open, "a damping is named"),
         ];
         let has_factors = matches!(method.curvature, Curvature::Ekfac | Curvature::Kfac);
@@ -150,6 +152,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         return options("`normalize = cosine` takes one damping", "name one");
     }
     check_solve(job)?;
+    intervals::check(job)?;
     layer_sets::check(job)?;
     if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
         return options(

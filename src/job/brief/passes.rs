@@ -5,11 +5,11 @@ use crate::attribution::source::{LegCurvature, SourceOptions};
 use crate::attribution::{Aggregate, Error, Walk};
 use crate::curvature::Factors;
 use crate::job::brief::Brief;
-use crate::job::brief::answers::{Contribution, Method, OwnForm, ScorePass, VectorSet};
+use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::request::{CheckpointScores, Normalize, ScoreScale, Solve};
-use crate::job::training::{Averaged, Site};
+use crate::job::training::{Averaged, Sample, Site};
 
 impl Brief {
     /// The tracked layers that an answer is summed over.
@@ -104,7 +104,8 @@ impl Brief {
             }
         };
         let training = &self.training;
-        let last = Site { network: training.last_network(), stage: training.stages.len() - 1 };
+        let scored = |network: usize, stage: usize| Site { network, stage, sample: Sample::Whole };
+        let last = scored(training.last_network(), training.stages.len() - 1);
         for answer in with_vectors {
             let at_last = VectorSet { answer, network: last.network };
             match self.answers[answer].method {
@@ -115,14 +116,14 @@ impl Brief {
                     let stage = last.stage;
                     for &Averaged { network, weight, .. } in &training.averaged {
                         let (set, weight) = (VectorSet { answer, network }, weight * self.example_weight());
-                        add(Site { network, stage }, Contribution { set, leg: 0, weight });
+                        add(scored(network, stage), Contribution { set, leg: 0, weight });
                     }
                 }
                 Method::Source { .. } => {
                     for (leg, fit) in training.fits[..training.segments().len()].iter().enumerate() {
                         for place in &fit.places {
                             let weight = place.weight / training.stages[fit.stage].n_examples as f64;
-                            let site = Site { network: place.network, stage: fit.stage };
+                            let site = scored(place.network, fit.stage);
                             add(site, Contribution { set: at_last, leg, weight });
                         }
                     }
@@ -134,7 +135,7 @@ impl Brief {
                             // its share of the segment's rates, `docs/method.md`, Source
                             let weight = place.weight * segment.tau / n;
                             let set = VectorSet { answer, network: place.network };
-                            add(Site { network: place.network, stage: *stage }, Contribution { set, leg: 0, weight });
+                            add(scored(place.network, *stage), Contribution { set, leg: 0, weight });
                         }
                     }
                 }
@@ -160,13 +161,25 @@ impl Brief {
         }
     }
 
-    /// The curvature that averaged influence has at a network.
+    /// What scores at a network are multiplied with in an answer: 1, but where it is over every other checkpoint, so that
+    /// the weights of these sum to 1; 0 where the answer leaves the checkpoint out.
+    pub(in crate::job) fn share_at(&self, answer: &Answer, network: usize) -> f64 {
+        let Some(Variant::Checkpoints(first)) = answer.variant else { return 1.0 };
+        let taken = || self.training.averaged.iter().skip(first).step_by(2);
+        match taken().any(|at| at.network == network) {
+            true => 1.0 / taken().map(|at| at.weight).sum::<f64>(),
+            false => 0.0,
+        }
+    }
+
+    /// The curvature that averaged influence has at a network, on a sample of the training examples.
     ///
     /// # Panics
     /// If influence is not averaged over that network: only its vector sets ask for it.
-    pub(in crate::job) fn averaged_fit(&self, network: usize) -> usize {
+    pub(in crate::job) fn averaged_fit(&self, network: usize, sample: Sample) -> usize {
         let found = self.training.averaged.iter().find(|averaged| averaged.network == network);
-        found.expect("vector sets of averaged influence are at averaged networks").fit
+        let whole = found.expect("vector sets of averaged influence are at averaged networks").fit;
+        self.training.fit_on(whole, sample)
     }
 
     /// The walk of a set of vectors over fitted curvatures, one for each fit of the training; `identity` is for methods
@@ -179,8 +192,8 @@ impl Brief {
     ) -> Result<Walk<'a, T>, JobError> {
         Ok(match self.answers[set.answer].method {
             Method::Influence { fit, damping } => Walk::influence(&curvatures[fit].factors, damping),
-            Method::InfluenceMean { damping } => {
-                Walk::influence(&curvatures[self.averaged_fit(set.network)].factors, damping)
+            Method::InfluenceMean { damping, sample } => {
+                Walk::influence(&curvatures[self.averaged_fit(set.network, sample)].factors, damping)
             }
             Method::Tracin => {
                 let mut walk = Walk::gradients(identity);
@@ -208,7 +221,7 @@ impl Brief {
         let first = pass.contributions.iter().find(|contribution| contribution.set.answer == 0)?;
         let (fit, damping) = match self.answers[first.set.answer].method {
             Method::Influence { fit, damping } => (fit, damping),
-            Method::InfluenceMean { damping } => (self.averaged_fit(first.set.network), damping),
+            Method::InfluenceMean { damping, sample } => (self.averaged_fit(first.set.network, sample), damping),
             _ => return None,
         };
         Some(OwnForm { fit, damping, weight: first.weight })

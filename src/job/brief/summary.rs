@@ -37,6 +37,9 @@ pub struct Summary {
     pub legs: Vec<LegSummary>,
     /// Names of what is scored; rankings are made of the first.
     pub answers: Vec<String>,
+    /// Names of the variants of the first of them that its intervals are made of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<String>,
     /// Sets of layers that scores are also summed over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layer_sets: Vec<LayerSetSummary>,
@@ -222,6 +225,7 @@ impl Summary {
             parameters: set.layers.iter().map(|&l| layers[l].parameters()).sum(),
         };
         let stages = training.stages.iter().zip(train);
+        let of_variants = |is: bool| brief.answers.iter().filter(move |answer| answer.variant.is_some() == is);
         Self {
             architecture: training.networks.kind().to_owned(),
             layers: layers.iter().map(layer).collect(),
@@ -236,7 +240,8 @@ impl Summary {
             queries: queries.map(Into::into),
             checkpoints: checkpoints_of(brief),
             legs: legs_of(brief),
-            answers: brief.answers.iter().map(|answer| answer.name.clone()).collect(),
+            answers: of_variants(false).map(|answer| answer.name.clone()).collect(),
+            variants: of_variants(true).map(|answer| answer.name.clone()).collect(),
             layer_sets: brief.layer_sets.iter().map(set).collect(),
             factor_bytes: CurvatureFiles::of(brief).bytes(),
             query_bytes: legs as u64 * rows * kept as u64 * width,
@@ -244,7 +249,8 @@ impl Summary {
             differentiations: {
                 let scored = passes.iter().map(|pass| training.stages[pass.site.stage].train.len());
                 let fitted = covariance_sites.iter().chain(&lambda_sites);
-                scored.chain(fitted.map(|site| training.stages[site.stage].fit_data().len())).sum::<usize>() as u64
+                scored.chain(fitted.map(|site| training.stages[site.stage].data_of(site.sample).len())).sum::<usize>()
+                    as u64
             },
             notes,
             machine_notes: vec![],

@@ -17,7 +17,7 @@ use crate::job::request::{
     KfacScale, Normalize, Precision, ReductionRequest, ScoreScale, SelfInfluenceForm, Several, SourceRequest,
     StoreScores,
 };
-use crate::job::training::{Site, Stage};
+use crate::job::training::{Sample, Site, Stage};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model};
 use crate::trajectory::{StageData, TrajectoryRequest};
 
@@ -279,7 +279,7 @@ fn influence_needs_one_pass_and_the_curvature_that_its_kind_has() {
         let brief = brief(job, |_| ());
         assert_eq!((brief.has_eigenbasis(), brief.needed_fits().count()), (has_basis, needed), "{curvature:?}");
         let [pass] = brief.score_passes(&brief.all_answers()).try_into().expect("one pass");
-        assert_eq!(pass.site, Site { network: 0, stage: 0 });
+        assert_eq!(pass.site, Site { network: 0, stage: 0, sample: Sample::Whole });
         let set = VectorSet { answer: 0, network: 0 };
         assert_eq!(pass.contributions, [Contribution { set, leg: 0, weight: 1.0 / n as f64 }]);
         assert_eq!(brief.stored_vector_sets(&brief.all_answers()), [set]);

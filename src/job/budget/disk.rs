@@ -172,5 +172,6 @@ fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
         TokensRequest::None => 0,
         TokensRequest::Ranked => (tokens_of_example(brief) * TOKEN_IN_RANKING) as u64 * rows as u64 * listed,
     };
-    tokens + brief.answers.len() as u64 * (files * rows as u64 * listed * mean + own)
+    let ranked = brief.answers.iter().filter(|answer| answer.variant.is_none()).count() as u64;
+    tokens + ranked * (files * rows as u64 * listed * mean + own)
 }

@@ -222,7 +222,7 @@ fn preconditioner(training: &Training, fit: &Fit) -> Preconditioner {
 fn lambdas(brief: &Brief) -> u64 {
     let fits: Vec<&Fit> = brief.needed_fits().map(|(_, fit)| fit).filter(|fit| fit.kind.has_lambda_pass()).collect();
     let shared = Training::sites(fits.iter().copied()).into_iter().map(|site| {
-        let takes = |fit: &&&Fit| fit.stage == site.stage && fit.places.iter().any(|p| p.network == site.network);
+        let takes = |fit: &&&Fit| fit.is_taken_at(site);
         fits.iter().filter(takes).count() as u64
     });
     shared.max().unwrap_or(0)

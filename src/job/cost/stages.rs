@@ -13,7 +13,7 @@ use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
-use crate::job::training::{Fit, Site, Training};
+use crate::job::training::{Fit, Sample, Site, Stage, Training};
 
 /// Batches of equal shape are counted once.
 type Batches = BTreeMap<BatchShape, u64>;
@@ -25,8 +25,8 @@ pub(super) struct Stages<'a> {
     pub graphs: Graphs,
     /// Batches of the examples of each stage of training.
     train: Vec<Batches>,
-    /// Batches of those that each stage's curvature is taken on.
-    fit: Vec<Batches>,
+    /// Batches of those that each stage's curvature is taken on: of all, and of either half if there are halves.
+    fit: Vec<[Batches; 3]>,
 }
 
 /// Every stage of a plan.
@@ -34,7 +34,12 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
     let training = &plan.training;
     let folder = &training.networks.parameters()[training.last_network()].of[0].0;
     let train = training.stages.iter().map(|stage| batches(plan, &stage.train, usize::MAX)).collect();
-    let fit = training.stages.iter().map(|stage| batches(plan, stage.fit_data(), usize::MAX)).collect();
+    let of_sample = |stage: &Stage, sample: Sample| match (sample, &stage.halves) {
+        (Sample::Half(_), None) => Batches::new(),
+        _ => batches(plan, stage.data_of(sample), usize::MAX),
+    };
+    let samples = [Sample::Whole, Sample::Half(0), Sample::Half(1)];
+    let fit = training.stages.iter().map(|stage| samples.map(|sample| of_sample(stage, sample))).collect();
     // an adapter's own matrices are a small part of the work over its base
     let network = Architecture::read(folder, training.networks.options())?;
     let stages = Stages { plan, network, graphs: training.networks.options().graphs, train, fit };
@@ -48,7 +53,7 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
         let mut sites = Training::sites(with_lambda());
         sites.sort_by_key(|site| (site.stage, site.network));
         for site in sites {
-            let taken = |fit: &&Fit| fit.stage == site.stage && fit.places.iter().any(|p| p.network == site.network);
+            let taken = |fit: &&Fit| fit.is_taken_at(site);
             all.push(stages.lambda(site, &with_lambda().filter(taken).collect::<Vec<_>>()));
         }
     }
@@ -111,7 +116,7 @@ fn carried(plan: &Plan, set: VectorSet, l: usize) -> Carried {
     };
     match plan.answers[set.answer].method {
         Method::Influence { fit, .. } => of_influence(fit),
-        Method::InfluenceMean { .. } => of_influence(plan.averaged_fit(set.network)),
+        Method::InfluenceMean { sample, .. } => of_influence(plan.averaged_fit(set.network, sample)),
         Method::Tracin | Method::Gradients => Carried { rotations: 0, products: vec![None] },
         Method::Source { .. } => {
             // parameters alone, or they and the momentum buffer
@@ -190,7 +195,13 @@ impl Stages<'_> {
     ) -> StageCost {
         let stage = &self.plan.training.stages[site.stage];
         let (batches, examples) = match pass {
-            Pass::Covariance | Pass::Lambda => (&self.fit[site.stage], stage.fit_data()),
+            Pass::Covariance | Pass::Lambda => {
+                let place = match site.sample {
+                    Sample::Whole => 0,
+                    Sample::Half(k) => 1 + k,
+                };
+                (&self.fit[site.stage][place], stage.data_of(site.sample))
+            }
             _ => (&self.train[site.stage], &stage.train),
         };
         let positions: u64 = batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum();
@@ -456,7 +467,7 @@ impl Stages<'_> {
             };
             layers.iter().enumerate().map(of_layer).sum()
         };
-        let site = Site { network: plan.training.last_network(), stage };
+        let site = Site { network: plan.training.last_network(), stage, sample: Sample::Whole };
         let mut cost = self.pass(Pass::SelfInfluence, site, 1, WorkKind::Vectors, rotated);
         cost.work[0].flop *= u128::from(passes);
         cost

@@ -51,7 +51,7 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     let (method_name, detail) = match answered.method {
         Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
         Method::InfluenceMean { .. } if no_curvature => ("gradient dot product, mean over checkpoints", String::new()),
-        Method::InfluenceMean { damping } => {
+        Method::InfluenceMean { damping, .. } => {
             ("influence, mean over checkpoints", String::from(DampingRequest::Value(damping)))
         }
         Method::Influence { damping, .. } => ("influence", String::from(DampingRequest::Value(damping))),
@@ -110,6 +110,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         }
         entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
         entries.insert("solve_block", brief.solve_block().to_string());
+    }
+    if let Some(variant) = answered.variant {
+        entries.insert("variant", variant.words());
     }
     if let Some(set) = answered.layer_set {
         entries.insert("layer_set", brief.layer_sets[set].name.clone());

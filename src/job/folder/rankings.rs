@@ -21,6 +21,9 @@ pub(in crate::job) const EXCERPT: usize = 160;
 pub struct QueryRanking {
     /// The query.
     pub query: QueryInfo,
+    /// How much of the ranking stays in its variants, if the run has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stability: Option<Stability>,
     /// Examples that help it, the strongest first; none has a score of 0 or less.
     pub proponents: Vec<RankedExample>,
     /// Examples that hurt it, the strongest first; none has a score of 0 or more.
@@ -54,6 +57,42 @@ pub struct QueryInfo {
     pub disagreement: Option<f64>,
 }
 
+/// How much of a query's ranking stays in its variants.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stability {
+    /// Of its proponents.
+    pub proponents: SideStability,
+    /// Of its opponents.
+    pub opponents: SideStability,
+}
+
+/// How much of one side of a ranking stays in its variants.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SideStability {
+    /// Examples that are listed.
+    pub listed: usize,
+    /// The first so many are among as many strongest as are listed in every variant too; the next one is not.
+    pub stable: usize,
+    /// For each variant the share of the listed examples that it lists among as many too.
+    pub kept: Vec<VariantShare>,
+}
+
+impl SideStability {
+    /// The share of the listed examples that stays in the variant that keeps fewest; 1 if nothing is listed.
+    pub fn least_kept(&self) -> f64 {
+        self.kept.iter().map(|of| of.share).fold(1.0, f64::min)
+    }
+}
+
+/// What a variant of a ranking keeps of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VariantShare {
+    /// The variant's name.
+    pub variant: String,
+    /// The share.
+    pub share: f64,
+}
+
 /// A training example in a ranking.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RankedExample {
@@ -61,6 +100,9 @@ pub struct RankedExample {
     pub id: String,
     /// Its score for the query.
     pub score: f32,
+    /// The lowest and the highest of the score and its variants, if the run has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<[f32; 2]>,
     /// What the score says if the run's amounts are calibrated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub amount: Option<Amount>,
@@ -86,8 +128,8 @@ pub struct TokenShare {
     pub share: f32,
 }
 
-/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts have columns of
-/// their own after the others.
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts and intervals have
+/// columns of their own after the others.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -102,6 +144,8 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
     let calibrated = rankings.iter().any(examples);
     let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
     header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
+    let has_intervals = rankings.iter().any(|ranking| ranking.stability.is_some());
+    header.extend(["score_low", "score_high"].iter().filter(|_| has_intervals));
     writer.write_record(header).map_err(failed)?;
     for ranking in rankings {
         for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
@@ -111,7 +155,9 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
                     example.amount.map(|Amount { value, low, high }| [value, low, high].map(|v| v.to_string()));
                 let amount = amount.into_iter().flatten().collect::<Vec<_>>();
                 let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
-                writer.write_record(record.into_iter().chain(amount.iter().map(String::as_str))).map_err(failed)?;
+                let interval: Vec<String> = example.interval.iter().flatten().map(f32::to_string).collect();
+                let further = amount.iter().chain(&interval).map(String::as_str);
+                writer.write_record(record.into_iter().chain(further)).map_err(failed)?;
             }
         }
     }

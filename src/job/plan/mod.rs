@@ -11,6 +11,7 @@ use candle_core::DType;
 use crate::job::brief::Brief;
 use crate::job::brief::checkpoints::Checkpoints;
 use crate::job::brief::data;
+use crate::job::brief::intervals;
 use crate::job::brief::options;
 use crate::job::budget::disk;
 use crate::job::budget::machine::default_budget;
@@ -29,7 +30,7 @@ use crate::job::error::JobError;
 use crate::job::folder::record::open_reused;
 use crate::job::plan::described::Described;
 use crate::job::request::Job;
-use crate::job::request::{Precision, SPANNING, Side, TokensRequest};
+use crate::job::request::{IntervalsRequest, Precision, SPANNING, Side, TokensRequest};
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{ReadError, Reading, StageData, TextData};
@@ -205,6 +206,9 @@ impl Plan {
         for stage in &mut training.stages {
             notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
             notes.extend(stage.take_solve_sample(job.method.solve_examples, directions)?);
+            if job.output.intervals == IntervalsRequest::All {
+                stage.take_halves()?;
+            }
         }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let all_reports = reports.iter().chain(queries.iter().chain(&evaluation).map(|of| &of.1));
@@ -239,6 +243,7 @@ impl Plan {
             }
         }
         notes.extend(tokens_note(&brief));
+        notes.extend(intervals::note(&brief));
         let mut summary = Summary::of(&brief, &reports, query_report.as_ref(), notes);
         summary.machine_notes = memory.notes(brief.job.resources.memory);
         let note = disk::check(&brief, &summary)?;

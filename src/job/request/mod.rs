@@ -72,6 +72,7 @@ impl Job {
                 scale: ScoreScale::default(),
                 layer_sets: BTreeMap::new(),
                 tokens: TokensRequest::None,
+                intervals: IntervalsRequest::None,
             },
         }
     }
@@ -325,6 +326,9 @@ pub struct OutputRequest {
     /// For which training examples scores are also divided over their tokens.
     #[serde(default, skip_serializing_if = "TokensRequest::is_none")]
     pub tokens: TokensRequest,
+    /// What says how sure rankings are.
+    #[serde(default, skip_serializing_if = "IntervalsRequest::is_none")]
+    pub intervals: IntervalsRequest,
     /// Unit of the scores.
     #[serde(default)]
     pub scale: ScoreScale,
@@ -350,6 +354,26 @@ pub enum TokensRequest {
 }
 
 impl TokensRequest {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// Which variants of the scores say how sure rankings are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntervalsRequest {
+    /// None.
+    #[default]
+    None,
+    /// Those that need no further pass over the training examples: smaller and larger damping, and halves of the
+    /// checkpoints where there are several.
+    Damping,
+    /// Also curvatures that are taken on halves of the training examples.
+    All,
+}
+
+impl IntervalsRequest {
     fn is_none(&self) -> bool {
         *self == Self::None
     }

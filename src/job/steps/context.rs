@@ -12,6 +12,7 @@ use crate::job::brief::data::InBatches;
 use crate::job::error::JobError;
 use crate::job::folder::report::StageReport;
 use crate::job::plan::Plan;
+use crate::job::training::Site;
 use crate::job::training::networks::TrackedNetwork;
 
 /// An open run folder, and the clock of its stages.
@@ -53,9 +54,9 @@ impl Run<'_> {
         self.part_of(self.plan.training.stages[stage].train.len())
     }
 
-    /// The examples that a stage's curvature is taken on and that this process adds up.
-    pub(super) fn fit_range(&self, stage: usize) -> Range<usize> {
-        self.part_of(self.plan.training.stages[stage].fit_data().len())
+    /// The examples that a curvature is taken on and that this process adds up.
+    pub(super) fn fit_range(&self, site: Site) -> Range<usize> {
+        self.part_of(self.plan.training.stages[site.stage].data_of(site.sample).len())
     }
 
     /// This process's part of `total` examples.

@@ -20,6 +20,7 @@ use crate::job::number::Number;
 use crate::job::request::{SPANNING, Solve};
 use crate::job::steps::context::Run;
 use crate::job::steps::queries::{Writing, queries_at_once};
+use crate::job::training::Sample;
 
 impl Run<'_> {
     /// Refuses, before any work, a network whose ops or head have no products with the Gauss-Newton matrix.
@@ -57,7 +58,7 @@ impl Run<'_> {
         let (aggregate, rows) = (Aggregate::from(method.aggregate), plan.query_rows());
         let fit = match plan.answers[sets[0].answer].method {
             Method::Influence { fit, .. } => fit,
-            _ => plan.averaged_fit(sets[0].network),
+            _ => plan.averaged_fit(sets[0].network, Sample::Whole),
         };
         let dampings: Vec<Damping> = method.damping.0.iter().map(|damping| damping.value()).collect();
         let mut writers = Vec::with_capacity(sets.len());
@@ -170,7 +171,7 @@ impl Run<'_> {
 /// What is added to the systems of a set.
 fn damping_of(brief: &Brief, set: VectorSet) -> Option<Damping> {
     match brief.answers[set.answer].method {
-        Method::Influence { damping, .. } | Method::InfluenceMean { damping } => Some(damping),
+        Method::Influence { damping, .. } | Method::InfluenceMean { damping, .. } => Some(damping),
         _ => None,
     }
 }

@@ -15,6 +15,7 @@ pub(in crate::job) mod sensitivity;
 mod small_memory;
 mod spread;
 pub(in crate::job) mod tokens;
+mod variants;
 #[cfg(test)]
 mod written;
 

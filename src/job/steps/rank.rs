@@ -12,6 +12,7 @@ use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
 use crate::job::request::{AggregateRequest, Solve};
+use crate::job::steps::variants::Variants;
 use crate::presence::is_file;
 
 impl Plan {
@@ -25,7 +26,7 @@ impl Plan {
         // rankings that a killed process was writing are cleared away
         let _tidied = Store::tidy(&self.job.output.path)?;
         let mut first = None;
-        for answer in 0..self.answers.len() {
+        for answer in (0..self.answers.len()).filter(|&answer| self.answers[answer].variant.is_none()) {
             let rankings = self.rank_one(answer)?;
             write_rankings(self, answer, &rankings)?;
             first.get_or_insert(rankings);
@@ -73,6 +74,7 @@ impl Plan {
         };
         let columns = &self.training.columns;
         let scale = scale_of(self, answer)?;
+        let variants = Variants::of(self, answer)?;
         let examples = |query: usize, side: Vec<(usize, f32)>| {
             let example = |(column, score): (usize, f32)| {
                 let (stage, m) = columns.example(column);
@@ -81,6 +83,7 @@ impl Plan {
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
+                    interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: train.excerpt(m, EXCERPT),
                     tokens: own.map(|(shares, _)| token_shares(train, m, shares)),
@@ -95,6 +98,7 @@ impl Plan {
             let of_query = solved.as_ref().map(|solved| solved[ranking.query]);
             let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
             QueryRanking {
+                stability: variants.as_ref().map(|variants| variants.stability(&ranking)),
                 query: QueryInfo {
                     id: ids[ranking.query].clone(),
                     excerpt,

@@ -43,30 +43,36 @@ impl Sums<'_> {
             let whole = &plan.answers[answer.vectors];
             let mut mean = SpreadMean::new(rows.len());
             for (pass, parts) in self.passes.iter().zip(self.parts) {
+                let share = plan.share_at(answer, pass.site.network);
+                if share == 0.0 {
+                    continue;
+                }
                 let mut of_pass = vec![0.0; sums.len()];
-                self.add((pass, parts), whole, &rows, &mut of_pass)?;
+                self.add((pass, parts), whole, share, &rows, &mut of_pass)?;
                 let weight = plan.training.averaged.iter().find(|at| at.network == pass.site.network);
-                let spreads = mean.add(&of_pass, weight.map_or(0.0, |at| at.weight));
+                let spreads = mean.add(&of_pass, weight.map_or(0.0, |at| share * at.weight));
                 if answer.layer_set.is_some() {
                     of_pass.fill(0.0);
-                    self.add((pass, parts), answer, &rows, &mut of_pass)?;
+                    self.add((pass, parts), answer, share, &rows, &mut of_pass)?;
                 }
                 spreads.add_divided(&of_pass, &mut sums);
             }
             mean.scale(&mut sums);
         } else {
             for (pass, parts) in self.passes.iter().zip(self.parts) {
-                self.add((pass, parts), answer, &rows, &mut sums)?;
+                let share = plan.share_at(answer, pass.site.network);
+                self.add((pass, parts), answer, share, &rows, &mut sums)?;
             }
         }
         Ok(sums.into_iter().map(|sum| sum as f32).collect())
     }
 
-    /// Adds what a pass contributes to rows of an answer.
+    /// Adds what a pass contributes to rows of an answer, times `share`.
     fn add(
         &self,
         (pass, parts): (&ScorePass, &[Part]),
         answer: &Answer,
+        share: f64,
         rows: &Range<usize>,
         sums: &mut [f64],
     ) -> Result<(), JobError> {
@@ -75,7 +81,7 @@ impl Sums<'_> {
         // every contribution has as many rows
         let width = pass.width(self.rows);
         let places = pass.places(answer, self.rows);
-        if places.is_empty() || self.stage.is_some_and(|stage| stage != pass.site.stage) {
+        if places.is_empty() || share == 0.0 || self.stage.is_some_and(|stage| stage != pass.site.stage) {
             return Ok(());
         }
         for part in parts {
@@ -85,7 +91,7 @@ impl Sums<'_> {
                 let to = columns.column(pass.site.stage, m as usize);
                 for &place in &places {
                     for (k, q) in rows.clone().enumerate() {
-                        sums[k * n + to] += f64::from(column[place + q]);
+                        sums[k * n + to] += share * f64::from(column[place + q]);
                     }
                 }
             }

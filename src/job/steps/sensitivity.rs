@@ -27,7 +27,8 @@ impl Plan {
     /// If score files cannot be read.
     pub fn sensitivity(&self) -> Result<Vec<Sensitivity>, JobError> {
         let first = places::scores_file(self, 0);
-        if self.answers.len() < 2 || !crate::presence::is_file(&first) {
+        let others: Vec<usize> = (1..self.answers.len()).filter(|&k| self.answers[k].variant.is_none()).collect();
+        if others.is_empty() || !crate::presence::is_file(&first) {
             return Ok(vec![]);
         }
         let first = TensorFile::open_checked(&first)?;
@@ -36,8 +37,8 @@ impl Plan {
         if scores.len() > AT_MOST {
             return Ok(vec![]);
         }
-        let mut found = Vec::with_capacity(self.answers.len() - 1);
-        for answer in 1..self.answers.len() {
+        let mut found = Vec::with_capacity(others.len());
+        for answer in others {
             let file = TensorFile::open_checked(&places::scores_file(self, answer))?;
             let other = file.f32("scores")?;
             let wide = |row: &[f32]| row.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();

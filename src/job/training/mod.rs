@@ -18,7 +18,9 @@ use crate::data::Dataset;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::request::Job;
-use crate::job::request::{AdamRequest, Average, Beside, FitExamples, POSITIONS_PER_ROW, SourceRequest};
+use crate::job::request::{
+    AdamRequest, Average, Beside, FitExamples, IntervalsRequest, POSITIONS_PER_ROW, SourceRequest,
+};
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
 use crate::model::{LoadOptions, Model};
@@ -28,6 +30,16 @@ use crate::trajectory::{ReadError, TrainingRun};
 /// Examples for each direction of a subspace that [`FitExamples::Auto`] takes for joint systems: far more than their
 /// forms need to be known well, so that a pass over millions of examples is spared.
 const EXAMPLES_OF_DIRECTION: usize = 200;
+
+/// Which of a stage's examples a curvature is taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::job) enum Sample {
+    /// All that the stage takes its curvature on.
+    #[default]
+    Whole,
+    /// Every other one of them: from the first, or from the second.
+    Half(usize),
+}
 
 /// A part of training with its own data.
 #[derive(Debug)]
@@ -40,6 +52,9 @@ pub(in crate::job) struct Stage {
     pub train: Dataset,
     /// The part of them that the curvature is taken on; none if that is all.
     pub sample: Option<Dataset>,
+    /// Every other example that the curvature is taken on, from the first and from the second; none unless halves of
+    /// the data have curvatures of their own.
+    pub halves: Option<[Dataset; 2]>,
     /// The part of them that joint solves multiply with the Gauss-Newton matrix of; none if that is all.
     pub solve_sample: Option<Dataset>,
 }
@@ -47,12 +62,37 @@ pub(in crate::job) struct Stage {
 impl Stage {
     /// A stage whose curvature is taken on all of its examples.
     pub(in crate::job) fn new(name: String, train: Dataset) -> Self {
-        Self { name, n_examples: train.len(), train, sample: None, solve_sample: None }
+        Self { name, n_examples: train.len(), train, sample: None, halves: None, solve_sample: None }
     }
 
     /// The examples that the curvature is taken on.
     pub(in crate::job) fn fit_data(&self) -> &Dataset {
         self.sample.as_ref().unwrap_or(&self.train)
+    }
+
+    /// The examples that a curvature is taken on.
+    pub(in crate::job) fn data_of(&self, sample: Sample) -> &Dataset {
+        match (sample, &self.halves) {
+            (Sample::Half(k), Some(halves)) => &halves[k],
+            _ => self.fit_data(),
+        }
+    }
+
+    /// Divides the examples that the curvature is taken on into two halves.
+    ///
+    /// # Errors
+    /// If there is one example alone.
+    pub(in crate::job) fn take_halves(&mut self) -> Result<(), JobError> {
+        let data = self.fit_data();
+        if data.len() < 2 {
+            return Err(JobError::Options {
+                problem: "`intervals = all` takes curvatures on halves of the training examples, and there is one"
+                    .into(),
+                hint: Some("write `intervals = damping`, or leave it out".into()),
+            });
+        }
+        self.halves = Some([0, 1].map(|first| data.every_other(first)));
+        Ok(())
     }
 
     /// The examples whose Gauss-Newton matrix joint solves multiply with.
@@ -144,6 +184,8 @@ pub(in crate::job) struct Fit {
     pub kind: CurvatureKind,
     /// The stage whose data it is taken on.
     pub stage: usize,
+    /// Which of them.
+    pub sample: Sample,
     /// The networks that it is taken at.
     pub places: Vec<Place>,
     /// Layers without a curvature here: the stage did not train them.
@@ -153,6 +195,12 @@ pub(in crate::job) struct Fit {
 }
 
 impl Fit {
+    /// Whether a pass there serves it.
+    pub(in crate::job) fn is_taken_at(&self, site: Site) -> bool {
+        let is_here = self.stage == site.stage && self.sample == site.sample;
+        is_here && self.places.iter().any(|place| place.network == site.network)
+    }
+
     /// Whether layers that read the same input have its eigenvectors in common: each conditioner turns a shared
     /// covariance into another one.
     pub(in crate::job) fn shared_inputs(&self) -> SharedInputs {
@@ -226,7 +274,17 @@ impl Training {
             }
         }
         let fit = |network: usize| Self::influence_fit(job, networks.parameters()[network].name.clone(), network, 0);
-        let fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
+        let mut fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
+        if job.output.intervals == IntervalsRequest::All {
+            for half in [0, 1] {
+                let of_half = |fit: Fit| Fit {
+                    name: format!("{}, half {}", fit.name, half + 1),
+                    sample: Sample::Half(half),
+                    ..fit
+                };
+                fits.extend((0..weights.len()).map(fit).map(of_half));
+            }
+        }
         let averaged: Vec<Averaged> = match weights.as_slice() {
             [_] => vec![],
             weights => {
@@ -243,6 +301,7 @@ impl Training {
             name,
             kind: job.method.curvature.into(),
             stage,
+            sample: Sample::Whole,
             places: vec![Place { network, weight: 1.0 }],
             frozen: vec![],
             moments: None,
@@ -295,6 +354,7 @@ impl Training {
                 name: format!("segment {}", index + 1),
                 kind: CurvatureKind::Ekfac,
                 stage: *stage,
+                sample: Sample::Whole,
                 places,
                 frozen: vec![],
                 moments: None,
@@ -383,12 +443,27 @@ impl Training {
         if rates.iter().all(|&rate| rate == 1.0) { vec![] } else { rates }
     }
 
+    /// Curvatures that are not taken on halves of the data.
+    pub(in crate::job) fn whole_fits(&self) -> impl Iterator<Item = &Fit> {
+        self.fits.iter().filter(|fit| fit.sample == Sample::Whole)
+    }
+
+    /// The curvature that is taken where another is, on other examples of its stage.
+    ///
+    /// # Panics
+    /// If none is: answers ask for those alone that a job has.
+    pub(in crate::job) fn fit_on(&self, whole: usize, sample: Sample) -> usize {
+        let of = &self.fits[whole];
+        let is_it = |fit: &Fit| fit.sample == sample && fit.stage == of.stage && fit.places == of.places;
+        if of.sample == sample { whole } else { self.fits.iter().position(is_it).expect("the job has halves") }
+    }
+
     /// Every network with the stage that it is taken in, as `fits` need them, each once, in the order of training.
     pub(in crate::job) fn sites<'f>(fits: impl IntoIterator<Item = &'f Fit>) -> Vec<Site> {
         let mut sites: Vec<Site> = vec![];
         for fit in fits {
             for place in &fit.places {
-                let site = Site { network: place.network, stage: fit.stage };
+                let site = Site { network: place.network, stage: fit.stage, sample: fit.sample };
                 if !sites.contains(&site) {
                     sites.push(site);
                 }
@@ -432,6 +507,8 @@ pub(in crate::job) struct Site {
     pub network: usize,
     /// The stage.
     pub stage: usize,
+    /// Which of the stage's examples, where a curvature is taken; all of them where they are scored.
+    pub sample: Sample,
 }
 
 /// `Err` if a stage trained a layer that its checkpoint does not have.

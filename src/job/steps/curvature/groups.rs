@@ -148,7 +148,7 @@ impl Run<'_> {
 
     /// Sums of one network's covariances over this process's examples, group by group, on disk.
     pub(super) fn covariance_groups<T: Number>(&self, site: Site) -> Result<Vec<(Group, Key)>, JobError> {
-        let (whole, range) = (self.plan.covariance_key(site), self.fit_range(site.stage));
+        let (whole, range) = (self.plan.covariance_key(site), self.fit_range(site));
         let mut done = vec![];
         for group in self.groups() {
             let key = group.key(&whole, &range);
@@ -283,7 +283,7 @@ impl Run<'_> {
         fits: &[usize],
         bases: &[Bases<T>],
     ) -> Result<Vec<Vec<(Group, Key)>>, JobError> {
-        let range = self.fit_range(site.stage);
+        let range = self.fit_range(site);
         let mut done: Vec<Vec<(Group, Key)>> = vec![vec![]; fits.len()];
         for group in self.groups() {
             let keys: Vec<Key> = fits.iter().map(|&fit| group.key(&self.lambda_key_at(fit, site), &range)).collect();

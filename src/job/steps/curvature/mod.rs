@@ -240,7 +240,7 @@ impl Run<'_> {
                         continue;
                     }
                     let key = self.plan.covariance_key(site);
-                    let parts = self.complete_parts(&folders, COVARIANCE, &key, site.stage)?;
+                    let parts = self.complete_parts(&folders, COVARIANCE, &key, site)?;
                     let writer = self.covariance_writer(site, &merged_counts(&parts, layers.len())?)?;
                     for group in self.groups() {
                         let mut sum = CovarianceSum::<T>::new(&group.specs);
@@ -264,7 +264,7 @@ impl Run<'_> {
                 for (site, fits) in self.lambda_sites()? {
                     for index in fits {
                         let key = self.lambda_key_at(index, site);
-                        let parts = self.complete_parts(&folders, LAMBDA, &key, site.stage)?;
+                        let parts = self.complete_parts(&folders, LAMBDA, &key, site)?;
                         let mut writer = None;
                         for group in self.groups() {
                             let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);

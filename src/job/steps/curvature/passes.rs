@@ -67,7 +67,7 @@ impl Run<'_> {
         key: &Key,
     ) -> Result<CovarianceSum<T>, JobError> {
         self.plan.check_own_data(site.stage, "covariances")?;
-        let range = self.fit_range(site.stage);
+        let range = self.fit_range(site);
         let network = GroupNetwork::new(self.network(site.network)?, group);
         let mut sum = CovarianceSum::<T>::new(&group.specs).with_products(network.products());
         let mut start = range.start;
@@ -77,7 +77,7 @@ impl Run<'_> {
             start = partial.progress().next_example as usize;
         }
         let objectives = self.plan.label_mode().objectives(stream::COVARIANCE);
-        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].fit_data());
+        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].data_of(site.sample));
         let sweep = self.sweep(&network, &examples, range.clone(), Pass::Covariance);
         sweep.differentiate(start, &objectives, &mut sum, |sum, chunk| {
             sum.flush(chunk.examples.clone(), objectives.len())?;
@@ -99,7 +99,7 @@ impl Run<'_> {
         bases: &'b [Bases<T>],
     ) -> Result<LambdaSums<'b, T>, JobError> {
         self.plan.check_own_data(site.stage, "eigenvalues")?;
-        let range = self.fit_range(site.stage);
+        let range = self.fit_range(site);
         let network = GroupNetwork::new(self.network(site.network)?, group);
         let mut sums = LambdaSums::new(&group.specs, bases, network.products());
         let mut start = range.start;
@@ -118,7 +118,7 @@ impl Run<'_> {
         }
         // never the covariances' labels: a basis and its eigenvalues must not share their noise
         let objectives = self.plan.label_mode().objectives(stream::LAMBDA);
-        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].fit_data());
+        let examples = self.plan.in_batches(self.plan.training.stages[site.stage].data_of(site.sample));
         let sweep = self.sweep(&network, &examples, range.clone(), Pass::Lambda);
         sweep.differentiate(start, &objectives, &mut sums, |sums, chunk| {
             sums.flush(chunk.examples.clone(), objectives.len())?;
@@ -135,7 +135,7 @@ impl Run<'_> {
 
     /// A shard's sums for the covariances of one network, unless they are there.
     pub(super) fn covariance_part<T: Number>(&self, site: Site) -> Result<(), JobError> {
-        let (key, range) = (self.plan.covariance_key(site), self.fit_range(site.stage));
+        let (key, range) = (self.plan.covariance_key(site), self.fit_range(site));
         if self.has_part(COVARIANCE, &key, &range)? {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Run<'_> {
 
     /// A shard's sums for Λ of one network, for those fits that lack them.
     pub(super) fn lambda_part<T: Number>(&self, site: Site, fits: &[usize]) -> Result<(), JobError> {
-        let range = self.fit_range(site.stage);
+        let range = self.fit_range(site);
         let mut missing = vec![];
         for &fit in fits {
             if !self.has_part(LAMBDA, &self.lambda_key_at(fit, site), &range)? {
@@ -199,7 +199,7 @@ impl Run<'_> {
         folders: &[PathBuf],
         kind: &'static str,
         key: &Key,
-        stage: usize,
+        site: Site,
     ) -> Result<Vec<Part>, JobError> {
         let found = list_parts(folders, kind)?;
         let (mut parts, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|part| part.key == *key);
@@ -207,7 +207,7 @@ impl Run<'_> {
         let known = self.known_part_keys()?;
         parts.extend(others.into_iter().filter(|part| !known.contains(&part.key)));
         parts.sort_by_key(|part| part.range.start);
-        check_cover(&parts, kind, key, self.plan.training.stages[stage].fit_data().len() as u64)?;
+        check_cover(&parts, kind, key, self.plan.training.stages[site.stage].data_of(site.sample).len() as u64)?;
         Ok(parts)
     }
 

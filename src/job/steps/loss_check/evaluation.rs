@@ -45,7 +45,7 @@ impl Plan {
         let folder = |site: &Site| &self.training.networks.parameters()[site.network].of[0].0;
         let is_state =
             |site: &Site| site.stage == last && self.training.networks.parameters()[site.network].of.len() == 1;
-        let sites: Vec<Site> = Training::sites(&self.training.fits).into_iter().filter(is_state).collect();
+        let sites: Vec<Site> = Training::sites(self.training.whole_fits()).into_iter().filter(is_state).collect();
         let Some(at) = sites.last().map(folder) else {
             return refuse(
                 "`eval` compares a loss at checkpoints, and means of several checkpoints' weights are none".into(),

@@ -124,7 +124,7 @@ impl Plan {
 
     fn compare_losses(&self, observer: &dyn Observer) -> Result<Option<LossCheck>, JobError> {
         let mut found = LossCheck::default();
-        let sites = Training::sites(&self.training.fits);
+        let sites = Training::sites(self.training.whole_fits());
         for stage in 0..self.training.stages.len() {
             // the mean of several checkpoints' weights is no state of training
             let is_state = |site: &&Site| {

@@ -1,0 +1,67 @@
+//! How sure a ranking is: the variants of its scores, read beside them.
+
+use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::stability;
+use crate::attribution::store::TensorFile;
+use crate::job::error::JobError;
+use crate::job::folder::rankings::{SideStability, Stability, VariantShare};
+use crate::job::folder::{output, places};
+use crate::job::plan::Plan;
+
+/// Score matrices of the first answer's variants.
+pub(in crate::job) struct Variants(Vec<Scores>);
+
+/// Those of one variant.
+struct Scores {
+    name: String,
+    file: TensorFile,
+    examples: usize,
+    /// The best and the worst of every query.
+    rankings: Vec<Ranking>,
+}
+
+impl Variants {
+    /// Those that a job has; none for answers other than the first.
+    ///
+    /// # Errors
+    /// [`JobError::MissingStep`] if scores of one are not there.
+    pub(in crate::job) fn of(plan: &Plan, answer: usize) -> Result<Option<Self>, JobError> {
+        let mut found = vec![];
+        for (variant, of) in plan.answers.iter().enumerate().filter(|(_, of)| answer == 0 && of.variant.is_some()) {
+            let file = places::scores_file(plan, variant);
+            if !crate::presence::is_file(&file) {
+                let folder = plan.job.output.path.clone();
+                return Err(JobError::MissingStep { folder, what: "the scores of the variants", step: "score" });
+            }
+            let file = TensorFile::open_checked(&file)?;
+            let shape = &file.spec("scores")?.shape;
+            let (queries, examples) = (shape[0], shape[1]);
+            let rows = ScoreRows::new(file.f32("scores")?, queries, examples).map_err(output::ranking_error)?;
+            let rankings = rank(rows, plan.job.output.top).map_err(output::ranking_error)?;
+            let rankings = rankings.into_iter().map(Ranking::signed).collect();
+            found.push(Scores { name: of.name.clone(), file, examples, rankings });
+        }
+        Ok(Some(Self(found)).filter(|variants| !variants.0.is_empty()))
+    }
+
+    /// The lowest and the highest of an example's score and its variants.
+    pub(in crate::job) fn interval(&self, query: usize, column: usize, score: f32) -> [f32; 2] {
+        let of_variant = |scores: &Scores| {
+            let values = scores.file.f32("scores").expect("`of` looked it up");
+            values[query * scores.examples + column]
+        };
+        stability::interval(score, self.0.iter().map(of_variant))
+    }
+
+    /// How much of a ranking its variants have too.
+    pub(in crate::job) fn stability(&self, ranking: &Ranking) -> Stability {
+        let side = |of: fn(&Ranking) -> &[(usize, f32)]| {
+            let variants = self.0.iter().map(|scores| of(&scores.rankings[ranking.query]));
+            let found = stability::of_side(of(ranking), &variants.collect::<Vec<_>>());
+            let names = self.0.iter().map(|scores| scores.name.clone());
+            let kept = names.zip(found.kept).map(|(variant, share)| VariantShare { variant, share }).collect();
+            SideStability { listed: of(ranking).len(), stable: found.stable, kept }
+        };
+        Stability { proponents: side(|ranking| &ranking.proponents), opponents: side(|ranking| &ranking.opponents) }
+    }
+}
