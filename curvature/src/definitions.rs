@@ -4,11 +4,21 @@ use std::num::NonZeroUsize;
 
 use candle_core::{Device, Tensor};
 
-use crate::gemm::Real;
-use crate::{
-    BlockWidth, Counts, Covariance, CovarianceSum, Damping, Eigenbasis, Error, Factors, GradientProducts, LambdaSum,
-    LayerId, LayerSpec, Matrix, Positions, QuadraticForm, SpectralFn, SymmetricMatrix, Tap, TapSink, Vectors,
-};
+use crate::contraction::low_rank::Vectors;
+use crate::contraction::product::GradientProducts;
+use crate::contraction::quadratic::QuadraticForm;
+use crate::error::Error;
+use crate::estimate::covariance::{Counts, Covariance, CovarianceSum};
+use crate::estimate::eigenbasis::Eigenbasis;
+use crate::estimate::factors::{Damping, Factors};
+use crate::estimate::lambda::LambdaSum;
+use crate::estimate::spectral::SpectralFn;
+use crate::linalg::block_diagonal::BlockWidth;
+use crate::linalg::gemm::Real;
+use crate::linalg::matrix::Matrix;
+use crate::linalg::symmetric::SymmetricMatrix;
+use crate::network::layer::{LayerId, LayerSpec};
+use crate::network::tap::{Positions, Tap, TapSink};
 
 /// One layer with 5 outputs, 3 inputs and a bias; examples of the given lengths.
 struct Case {
@@ -265,7 +275,7 @@ fn gradients_in_the_eigenbasis_are_the_rotated_ones() -> Result<(), Error> {
             let mut both = Both(&case.layer, basis, Default::default());
             case.push::<f64>(&mut both)?;
             let [mut want, found] = both.2;
-            let factors = crate::LayerFactors::new(Some(basis.clone()), None);
+            let factors = crate::estimate::factors::LayerFactors::new(Some(basis.clone()), None);
             factors.rotate(&mut want, &case.layer);
             assert!(relative_error(&found, &want) < 1e-12, "{o} x {i}, {lengths:?}, {width:?}");
         }

@@ -1,0 +1,330 @@
+//! Uncentred covariances of inputs and of output gradients of linear layers, the two sides of a Kronecker factorisation
+//! (Martens and Grosse 2015).
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::error::Error;
+use crate::estimate::side::{LayerSide, SharedInputs, Side};
+use crate::linalg::gemm::{self, Products, Real, Threads, View};
+use crate::linalg::symmetric::SymmetricMatrix;
+use crate::network::layer::{LayerSpec, is_first_of_group};
+use crate::network::slices::with_slice;
+use crate::network::tap::{Tap, TapSink};
+
+/// Columns that one task sums.
+const COLUMNS: usize = 64;
+
+/// Running sums of `a aᵀ` and `s sᵀ` over positions, in `f64`: lower triangles, and no other memory.
+///
+/// Products run in the taps' type, a few hundred positions at a time.
+///
+/// # Source
+/// `docs/method.md`, Curvature and Numerics.
+#[derive(Debug)]
+pub struct CovarianceSum<T> {
+    layers: Vec<LayerSpec>,
+    /// By input group; `None` where no layer has the number.
+    inputs: Vec<Option<GramSum>>,
+    outputs: Vec<GramSum>,
+    examples: u64,
+    products: Products,
+    taps: PhantomData<fn(T)>,
+}
+
+/// Means over positions: input covariances by input group, output covariances by layer.
+#[derive(Debug, Clone)]
+pub struct Covariance {
+    /// `A = (1/n) Σ a aᵀ`, `[columns, columns]`, by input group; `None` where no layer has the number.
+    pub inputs: Vec<Option<SymmetricMatrix>>,
+    /// `S = (1/n) Σ s sᵀ`, `[O, O]`, by layer.
+    pub outputs: Vec<SymmetricMatrix>,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+/// What covariances are means over. Layers of one model may have seen different numbers of positions: an expert those
+/// that were routed to it, a convolution those of its output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Positions, n, by layer.
+    pub positions: Vec<u64>,
+    /// Examples, each as often as labels were drawn for it.
+    pub examples: u64,
+}
+
+impl Counts {
+    /// T̄, the mean number of positions of an example at a layer.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn mean_positions(&self, layer: usize) -> f64 {
+        self.positions[layer] as f64 / self.examples as f64
+    }
+}
+
+impl Covariance {
+    /// The covariance of one side of a layer, of layers in the order in which they were summed.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn of(&self, layers: &[LayerSpec], of: LayerSide) -> &SymmetricMatrix {
+        match of.side {
+            Side::Input => {
+                let input = self.inputs[layers[of.layer].input_group].as_ref();
+                input.expect("every layer's input group has a covariance")
+            }
+            Side::Output => &self.outputs[of.layer],
+        }
+    }
+
+    /// All that are summed: the input's of each group once, the output's of each layer.
+    pub fn sides(layers: &[LayerSpec]) -> Vec<LayerSide> {
+        LayerSide::all(layers, SharedInputs::Shared, &[])
+    }
+
+    /// Numbers that a layer's covariances take, the input's only if it is the first of its group.
+    ///
+    /// # Panics
+    /// If there is no layer `l`.
+    pub fn numbers_of_layer(layers: &[LayerSpec], l: usize) -> usize {
+        let input = if is_first_of_group(layers, l) { SymmetricMatrix::numbers(layers[l].columns()) } else { 0 };
+        input + SymmetricMatrix::numbers(layers[l].outputs)
+    }
+}
+
+/// `Σ x xᵀ` with an optional trailing 1 in `x`.
+#[derive(Debug)]
+struct GramSum {
+    /// Columns of x, without the 1.
+    n: usize,
+    ones: bool,
+    /// Lower triangle, the trailing 1 in its last row.
+    sum: Vec<f64>,
+    /// None if nothing came, which is not the same as something without rows.
+    rows: Option<u64>,
+}
+
+impl GramSum {
+    fn new(n: usize, ones: bool) -> Self {
+        let sum = vec![0.0; SymmetricMatrix::numbers(n + usize::from(ones))];
+        Self { n, ones, sum, rows: None }
+    }
+
+    fn add<T: Real>(&mut self, x: &[T], products: Products) {
+        let (n, rows) = (self.n, x.len() / self.n);
+        let (sum, last_row) = self.sum.split_at_mut(SymmetricMatrix::numbers(n));
+        gemm::add_gram(sum, View::dense(x, rows, n).to(products), Threads::Pool);
+        if self.ones {
+            let (sums, count) = last_row.split_at_mut(n);
+            sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
+                for row in x.chunks_exact(n) {
+                    for (sum, x) in sums.iter_mut().zip(&row[task * COLUMNS..]) {
+                        *sum += x.wide();
+                    }
+                }
+            });
+            count[0] += rows as f64;
+        }
+        self.count(rows as u64);
+    }
+
+    fn count(&mut self, rows: u64) {
+        *self.rows.get_or_insert(0) += rows;
+    }
+
+    fn is_finite(&self) -> bool {
+        self.sum.par_chunks(1 << 16).all(|sums| sums.iter().all(|x| x.is_finite()))
+    }
+
+    /// The mean, in the sum's own memory; 0 if there were no rows.
+    fn into_mean(mut self) -> SymmetricMatrix {
+        let rows = self.rows.unwrap_or(0).max(1) as f64;
+        self.sum.iter_mut().for_each(|x| *x /= rows);
+        SymmetricMatrix::new(self.sum, self.n + usize::from(self.ones))
+    }
+}
+
+impl<T: Real> CovarianceSum<T> {
+    /// Sums for these layers, empty.
+    pub fn new(layers: &[LayerSpec]) -> Self {
+        let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
+        let mut inputs: Vec<Option<GramSum>> = (0..groups).map(|_| None).collect();
+        for layer in layers {
+            inputs[layer.input_group].get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
+        }
+        let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
+        let (layers, taps) = (layers.to_vec(), PhantomData);
+        Self { layers, inputs, outputs, examples: 0, products: Products::Exact, taps }
+    }
+
+    /// The same with products in this arithmetic; sums over batches stay in `f64`.
+    #[must_use]
+    pub fn with_products(self, products: Products) -> Self {
+        Self { products, ..self }
+    }
+
+    /// Counts the examples that were added since the last call, each with `draws` labels, and looks at the sums.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`], naming the first layer whose sum is not finite.
+    pub fn flush(&mut self, examples: Range<usize>, draws: usize) -> Result<(), Error> {
+        self.examples += (examples.len() * draws) as u64;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let input = self.inputs[layer.input_group].as_ref().is_none_or(GramSum::is_finite);
+            let what = match (input, self.outputs[index].is_finite()) {
+                (true, true) => continue,
+                (false, _) => "the input",
+                (true, false) => "the output gradient",
+            };
+            return Err(Error::NonFinite { layer: layer.name.clone(), what, examples });
+        }
+        Ok(())
+    }
+
+    /// The sums by name, for storage: lower triangles as in [`SymmetricMatrix`].
+    pub fn state(&self) -> Vec<(String, &[f64])> {
+        let inputs = self.inputs.iter().enumerate().filter_map(|(group, sum)| {
+            let sum = sum.as_ref()?;
+            Some((format!("input.{group}"), sum.sum.as_slice()))
+        });
+        let outputs = self.outputs.iter().enumerate().map(|(l, sum)| (format!("output.{l}"), sum.sum.as_slice()));
+        inputs.chain(outputs).collect()
+    }
+
+    /// Positions and examples counted so far.
+    pub fn counts(&self) -> Counts {
+        let most = self.outputs.iter().filter_map(|sum| sum.rows).max().unwrap_or(0);
+        // a layer that this network lacks has left no tap, which says nothing about positions
+        let positions = self.outputs.iter().map(|sum| sum.rows.unwrap_or(most)).collect();
+        Counts { positions, examples: self.examples }
+    }
+
+    /// Adds stored sums, those of another shard or of the interrupted pass that goes on.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if a sum is missing or has another size.
+    pub fn add_state<'a>(
+        &mut self,
+        mut find: impl FnMut(&str) -> Option<&'a [f64]>,
+        counts: &Counts,
+    ) -> Result<(), Error> {
+        let positions = &counts.positions;
+        if positions.len() != self.layers.len() {
+            let (layer, what) = ("every layer".to_owned(), "the numbers of positions of stored covariances");
+            return Err(Error::Shape { layer, what, found: vec![positions.len()], expected: vec![self.layers.len()] });
+        }
+        let of_group = |group| {
+            let first = self.layers.iter().position(|layer| layer.input_group == group);
+            first.map_or(0, |first| positions[first])
+        };
+        let groups = self.inputs.iter_mut().enumerate();
+        let groups = groups.filter_map(|(g, sum)| Some((format!("input.{g}"), sum.as_mut()?, of_group(g))));
+        let layers = self.outputs.iter_mut().zip(positions).enumerate();
+        let layers = layers.map(|(l, (sum, &rows))| (format!("output.{l}"), sum, rows));
+        for (name, sum, rows) in groups.chain(layers) {
+            let found = find(&name).unwrap_or(&[]);
+            if found.len() != sum.sum.len() {
+                let (found, expected) = (vec![found.len()], vec![sum.sum.len()]);
+                return Err(Error::Shape { layer: name, what: "a stored covariance sum", found, expected });
+            }
+            sum.sum.iter_mut().zip(found).for_each(|(sum, x)| *sum += x);
+            sum.count(rows);
+        }
+        self.examples += counts.examples;
+        Ok(())
+    }
+
+    /// The means.
+    ///
+    /// # Errors
+    /// [`Error::NoExamples`] if nothing was added.
+    pub fn finish(self) -> Result<Covariance, Error> {
+        let counts = self.counts();
+        if counts.examples == 0 || counts.positions.iter().all(|&positions| positions == 0) {
+            let layer = self.layers.first().map_or_else(String::new, |layer| layer.name.clone());
+            return Err(Error::NoExamples { layer, what: "its covariance" });
+        }
+        let inputs = self.inputs.into_iter().map(|sum| sum.map(GramSum::into_mean)).collect();
+        let outputs = self.outputs.into_iter().map(GramSum::into_mean).collect();
+        Ok(Covariance { inputs, outputs, counts })
+    }
+}
+
+impl<T: Real> TapSink for CovarianceSum<T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        let group = self.layers[tap.layer.0].input_group;
+        if let (true, Some(sum)) = (is_first_of_group(&self.layers, tap.layer.0), &mut self.inputs[group]) {
+            with_slice(tap.input, |a: &[T]| sum.add(a, self.products))?;
+        }
+        with_slice(tap.output_gradient, |s: &[T]| self.outputs[tap.layer.0].add(s, self.products))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::network::layer::LayerId;
+    use crate::network::tap::Positions;
+
+    fn layer(name: &str, outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
+        LayerSpec { name: name.into(), outputs, inputs, bias, input_group }
+    }
+
+    #[test]
+    fn means_over_positions_with_ones_and_shared_inputs() -> Result<(), Error> {
+        let layers = [layer("q", 2, 3, true, 0), layer("k", 1, 3, true, 0)];
+        let a: Vec<f64> = (0..12).map(|i| (i as f64 * 0.7).sin()).collect();
+        let s: Vec<f64> = (0..8).map(|i| (i as f64 * 1.3).cos()).collect();
+        let mut sum = CovarianceSum::<f64>::new(&layers);
+        let positions = Positions::from_lengths([3, 1]);
+        let input = Tensor::from_slice(&a, (4, 3), &Device::Cpu)?;
+        let gradients =
+            [Tensor::from_slice(&s, (4, 2), &Device::Cpu)?, Tensor::from_slice(&s[..4], (4, 1), &Device::Cpu)?];
+        for (l, output_gradient) in gradients.iter().enumerate() {
+            sum.tap(Tap { layer: LayerId(l), input: &input, output_gradient, positions: &positions })?;
+        }
+        sum.flush(0..2, 1)?;
+        let found = sum.counts();
+        let mean = sum.finish()?;
+        let counts = Counts { positions: vec![4, 4], examples: 2 };
+        assert_eq!((&found, mean.counts.mean_positions(1), mean.inputs.len()), (&counts, 2.0, 1));
+        let rows = mean.inputs[0].as_ref().expect("the group has layers").to_dense().to_rows();
+        let with_one = |t: usize, i: usize| if i < 3 { a[t * 3 + i] } else { 1.0 };
+        for i in 0..4 {
+            for j in 0..4 {
+                let want = (0..4).map(|t| with_one(t, i) * with_one(t, j)).sum::<f64>() / 4.0;
+                assert!((rows[i][j] - want).abs() < 1e-15, "A[{i}, {j}]");
+            }
+        }
+        let rows = mean.outputs[0].to_dense().to_rows();
+        for i in 0..2 {
+            for j in 0..2 {
+                let want = (0..4).map(|t| s[t * 2 + i] * s[t * 2 + j]).sum::<f64>() / 4.0;
+                assert!((rows[i][j] - want).abs() < 1e-15, "S[{i}, {j}]");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn infinity_names_the_layer_and_what_held_it() -> Result<(), Error> {
+        let mut sum = CovarianceSum::<f32>::new(&[layer("fc", 1, 1, false, 0)]);
+        let (input, output_gradient) =
+            (Tensor::new(&[[1f32]], &Device::Cpu)?, Tensor::new(&[[f32::INFINITY]], &Device::Cpu)?);
+        sum.tap(Tap {
+            layer: LayerId(0),
+            input: &input,
+            output_gradient: &output_gradient,
+            positions: &Positions::single(1),
+        })?;
+        let message = sum.flush(5..6, 1).expect_err("infinity must not pass").to_string();
+        assert_eq!(message, "layer `fc`: the output gradient holds NaN or infinity (examples 5..6 of the batch)");
+        Ok(())
+    }
+}
