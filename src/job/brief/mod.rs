@@ -22,10 +22,12 @@ use crate::job::brief::answers::Answer;
 use crate::job::brief::data::InBatches;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
-use crate::job::brief::options::MOST_DRAWS;
 use crate::job::brief::reuse::Reused;
 use crate::job::request::{Fisher, Job, Measure, SPANNING};
 use crate::job::training::Training;
+
+/// Labels that are drawn for one position in one pass at most.
+pub(in crate::job) const MOST_DRAWS: usize = (1 << 12) - 1;
 
 /// Draws of labels for each direction of a subspace that its form is known well from: with fewer, noise decides.
 pub(in crate::job) const DRAWS_OF_DIRECTION: usize = 8;

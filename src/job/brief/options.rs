@@ -3,7 +3,7 @@
 use crate::curvature::Damping;
 use crate::curvature::gemm::Products;
 use crate::data::{RowLimits, RowShape, Task};
-use crate::job::brief::{intervals, layer_sets};
+use crate::job::brief::{MOST_DRAWS, intervals, layer_sets};
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{
@@ -12,9 +12,6 @@ use crate::job::request::{
     TokensRequest,
 };
 use crate::model::Limits;
-
-/// Labels that are drawn for one position in one pass at most.
-pub(in crate::job) const MOST_DRAWS: usize = (1 << 12) - 1;
 
 /// What is added to the matrix of a joint system that is solved in a subspace, if nobody says: near `1 / Σ rates` of the
 /// runs that it was chosen on (`docs/choosing.md`).
