@@ -16,17 +16,35 @@ const PATCHES: usize = 1 << 22;
 /// `z = W a + b` at every position of a window, `a` being what the window sees: a layer of `channels · height · width`
 /// inputs, with as many positions of an image as its output has places.
 ///
+/// A grouped convolution is several such layers: each sees its own channels alone and writes its own outputs, so that
+/// the weights of two groups meet in no covariance, and every group has its taps.
+///
 /// Patches are formed a few images at a time, and all of a batch only while a tracked layer leaves its tap.
 #[derive(Debug, Clone)]
 pub struct Convolution {
-    linear: Linear,
+    /// One layer for each group of channels, in the order of the channels.
+    groups: Vec<Linear>,
     window: Window,
 }
 
 impl Convolution {
     /// A layer whose weight is `[outputs, channels · height · width]`.
     pub fn new(linear: Linear, window: Window) -> Self {
-        Self { linear, window }
+        Self { groups: vec![linear], window }
+    }
+
+    /// A convolution of channels in equal groups: the weight of each is
+    /// `[outputs / groups, channels / groups · height · width]`.
+    ///
+    /// # Errors
+    /// If there is no group, or their weights differ in shape.
+    pub fn grouped(groups: Vec<Linear>, window: Window) -> Result<Self> {
+        let Some(first) = groups.first() else { candle_core::bail!("a convolution of no group") };
+        let shape = first.weight().dims2()?;
+        if let Some(other) = groups.iter().find(|group| group.weight().dims() != first.weight().dims()) {
+            candle_core::bail!("groups of a convolution with weights {shape:?} and {:?}", other.weight().dims());
+        }
+        Ok(Self { groups, window })
     }
 
     /// What moves over the images.
@@ -47,28 +65,52 @@ impl Convolution {
         let output = self.window.output(plane)?;
         let images = x.value().dim(0)? / plane.places().max(1);
         let taps = taps.at(&Arc::new(Positions::from_lengths(vec![output.places(); images])));
-        if self.window.is_trivial() {
-            return Ok((self.linear.trace(x, &taps)?, output));
+        if let ([linear], true) = (self.groups.as_slice(), self.window.is_trivial()) {
+            return Ok((linear.trace(x, &taps)?, output));
         }
         let input = x.value().contiguous()?;
-        let outputs =
-            self.by_images(&input, plane, plane, |images| self.linear.product(&self.window.unfold(images, plane)?.0))?;
+        let outputs = self.by_images(&input, plane, plane, |images| {
+            self.by_groups(images, |linear, channels| linear.product(&self.window.unfold(channels, plane)?.0))
+        })?;
         let own = self.clone();
         let back = move |s: Tensor, wanted| {
             let s = s.contiguous()?;
             let gradient = match wanted {
                 Gradient::Unwanted => None,
-                Gradient::Wanted => {
-                    Some(own.by_images(&s, output, plane, |s| own.window.fold(&own.linear.input_gradient(s)?, plane))?)
-                }
+                Gradient::Wanted => Some(own.by_images(&s, output, plane, |s| {
+                    own.by_groups(s, |linear, s| own.window.fold(&linear.input_gradient(s)?, plane))
+                })?),
             };
-            if let Some(layer) = own.linear.layer() {
-                taps.record(layer, own.window.unfold(&input, plane)?.0, s);
+            for (k, linear) in own.groups.iter().enumerate() {
+                if let Some(layer) = linear.layer() {
+                    let channels = own.columns_of(&input, k)?;
+                    taps.record(layer, own.window.unfold(&channels, plane)?.0, own.columns_of(&s, k)?);
+                }
             }
             Ok(gradient)
         };
-        let always = if self.linear.layer().is_some() { Gradient::Wanted } else { Gradient::Unwanted };
+        let is_tracked = self.groups.iter().any(|linear| linear.layer().is_some());
+        let always = if is_tracked { Gradient::Wanted } else { Gradient::Unwanted };
         Ok((x.then(outputs, back, always), output))
+    }
+
+    /// The columns of `x` that belong to a group, if they are divided among the groups.
+    fn columns_of(&self, x: &Tensor, group: usize) -> Result<Tensor> {
+        let (_, columns) = x.dims2()?;
+        let width = columns / self.groups.len();
+        if width * self.groups.len() != columns {
+            candle_core::bail!("{columns} channels in {} groups", self.groups.len());
+        }
+        x.narrow(1, group * width, width)?.contiguous()
+    }
+
+    /// What `f` makes of each group's columns of `x`, side by side.
+    fn by_groups(&self, x: &Tensor, f: impl Fn(&Linear, &Tensor) -> Result<Tensor>) -> Result<Tensor> {
+        if let [linear] = self.groups.as_slice() {
+            return f(linear, x);
+        }
+        let parts = self.groups.iter().enumerate().map(|(k, linear)| f(linear, &self.columns_of(x, k)?));
+        Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?.contiguous()
     }
 
     /// What `f` makes of some images after the other, one under the other; `rows` is what an image has of `x`.
@@ -80,7 +122,7 @@ impl Convolution {
         f: impl Fn(&Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let images = x.dim(0)? / rows.places().max(1);
-        let (_, columns) = self.linear.weight().dims2()?;
+        let columns = self.groups.iter().map(|linear| Ok(linear.weight().dims2()?.1)).sum::<Result<usize>>()?;
         let of_image = columns * self.window.output(plane)?.places();
         let at_once = (PATCHES / of_image.max(1)).max(1);
         let mut parts = vec![];
@@ -112,34 +154,47 @@ mod tests {
     /// with a seed.
     #[test]
     fn outputs_input_gradients_and_taps_are_those_of_a_convolution() -> Result<()> {
-        let (plane, channels, outputs, images) = (Plane { height: 5, width: 6 }, 2, 3, 2);
-        for (kernel, stride, padding, dilation) in
-            [(3, 2, 1, 1), (2, 1, 0, 2), (1, 1, 0, 1), (1, 2, 0, 1), (3, 1, 2, 2)]
-        {
+        let (plane, images) = (Plane { height: 5, width: 6 }, 2);
+        // groups, channels and outputs of a group; kernel, stride, padding and dilation
+        for ([groups, channels, outputs], [kernel, stride, padding, dilation]) in [
+            ([1, 2, 3], [3, 2, 1, 1]),
+            ([1, 2, 3], [2, 1, 0, 2]),
+            ([1, 2, 3], [1, 1, 0, 1]),
+            ([1, 2, 3], [1, 2, 0, 1]),
+            ([1, 2, 3], [3, 1, 2, 2]),
+            ([2, 2, 3], [3, 2, 1, 1]),
+            ([3, 1, 2], [2, 1, 0, 2]),
+            ([2, 3, 1], [1, 1, 0, 1]),
+        ] {
             let window =
                 Window { size: [kernel; 2], stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2] };
             let columns = channels * kernel * kernel;
-            let (weight, bias) = (wave(outputs, columns, 3), wave(1, outputs, 9).flatten_all()?);
-            let x = wave(images * plane.places(), channels, 0);
+            let (weight, bias) = (wave(groups * outputs, columns, 3), wave(1, groups * outputs, 9).flatten_all()?);
+            let x = wave(images * plane.places(), groups * channels, 0);
             let layer = |weight: &Tensor| -> Result<Convolution> {
-                let linear = Linear::new(weight.clone(), Some(bias.clone()), Some(LayerId(7)));
-                Ok(Convolution::new(linear.map_err(candle_core::Error::wrap)?, window))
+                let of_group = |k: usize| {
+                    let [weight, bias] = [weight, &bias].map(|x| x.narrow(0, k * outputs, outputs));
+                    Linear::new(weight?, Some(bias?), Some(LayerId(7 + k))).map_err(candle_core::Error::wrap)
+                };
+                Convolution::grouped((0..groups).map(of_group).collect::<Result<_>>()?, window)
             };
             let run = |weight: &Tensor, x: &Tensor| -> Result<(Tensor, Plane)> {
                 let (y, output) = layer(weight)?.trace(&Traced::constant(x.clone()), plane, &TapRecorder::default())?;
                 Ok((y.value().clone(), output))
             };
             let (y, output) = run(&weight, &x)?;
+            let kernels = weight.reshape((groups * outputs, channels, kernel, kernel))?;
             let of_candle = x
-                .reshape((images, plane.places(), channels))?
+                .reshape((images, plane.places(), groups * channels))?
                 .transpose(1, 2)?
-                .reshape((images, channels, plane.height, plane.width))?
-                .conv2d(&weight.reshape((outputs, channels, kernel, kernel))?, padding, stride, dilation, 1)?;
-            assert_eq!(of_candle.dims(), [images, outputs, output.height, output.width]);
-            let of_candle = of_candle.flatten_from(2)?.transpose(1, 2)?.reshape(((), outputs))?.broadcast_add(&bias)?;
+                .reshape((images, groups * channels, plane.height, plane.width))?
+                .conv2d(&kernels, padding, stride, dilation, groups)?;
+            assert_eq!(of_candle.dims(), [images, groups * outputs, output.height, output.width]);
+            let of_candle = of_candle.flatten_from(2)?.transpose(1, 2)?.reshape(((), groups * outputs))?;
+            let of_candle = of_candle.broadcast_add(&bias)?;
             assert!((&of_candle - &y)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()? < 1e-13);
 
-            let seed = wave(y.dim(0)?, outputs, 21);
+            let seed = wave(y.dim(0)?, groups * outputs, 21);
             let value = |weight: &Tensor, x: &Tensor| -> Result<f64> {
                 (run(weight, x)?.0 * &seed)?.sum_all()?.to_scalar::<f64>()
             };
@@ -165,16 +220,38 @@ mod tests {
                         assert!((found - want).abs() < 1e-12, "{window:?}: {found} {want}");
                     }
                 }
+                // every group's weights are rows of the whole
+                let mut found = vec![];
                 let recorded = taps.take();
-                let [(LayerId(7), a, s)] = recorded.as_slice() else { panic!("one tap") };
-                assert_eq!((a.dims(), s.dims()), (&[images * output.places(), columns][..], seed.dims()));
+                assert_eq!(recorded.len(), groups);
+                for (k, (layer, a, s)) in recorded.iter().enumerate() {
+                    assert_eq!(*layer, LayerId(7 + k));
+                    let rows = images * output.places();
+                    assert_eq!((a.dims(), s.dims()), (&[rows, columns][..], &[rows, outputs][..]));
+                    found.extend(s.t()?.matmul(a)?.flatten_all()?.to_vec1::<f64>()?);
+                }
                 let want = differences(&weight, &|weight| value(weight, &x))?;
-                let found = s.t()?.matmul(a)?.flatten_all()?.to_vec1::<f64>()?;
+                assert_eq!(found.len(), want.len());
                 for (found, want) in found.iter().zip(want) {
                     assert!((found - want).abs() < 1e-12, "{window:?}: {found} {want}");
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn groups_that_do_not_fit_are_refused() -> Result<()> {
+        let group =
+            |outputs, columns| Linear::new(wave(outputs, columns, 1), None, None).map_err(candle_core::Error::wrap);
+        let window = Window::square(2, 1, 0);
+        assert!(Convolution::grouped(vec![], window).is_err());
+        assert!(Convolution::grouped(vec![group(2, 4)?, group(3, 4)?], window).is_err());
+        let two = Convolution::grouped(vec![group(2, 4)?, group(2, 4)?], window)?;
+        let plane = Plane { height: 3, width: 3 };
+        let run = |channels| two.trace(&Traced::constant(wave(9, channels, 0)), plane, &TapRecorder::default());
+        assert_eq!(run(2)?.0.value().dims(), [4, 4]);
+        assert!(run(3).is_err());
         Ok(())
     }
 }
