@@ -1,7 +1,6 @@
 //! Training data attribution: which training examples pushed a model's answer up or down, and by how much.
 
 pub mod data;
-pub mod foreign_file;
 pub mod job;
 pub mod model;
 pub mod nn;
@@ -9,4 +8,5 @@ pub mod presence;
 pub mod trajectory;
 
 pub use ascribe_attribution as attribution;
+pub use ascribe_attribution::foreign_file;
 pub use ascribe_curvature as curvature;

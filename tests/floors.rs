@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The modules of `src`, from the ground up.
-const HOUSE: [&str; 7] = ["presence", "foreign_file", "data", "nn", "model", "trajectory", "job"];
+const HOUSE: [&str; 6] = ["presence", "data", "nn", "model", "trajectory", "job"];
 
 /// The rooms of `src/job`, from the ground up.
 const ROOMS: [&str; 10] =

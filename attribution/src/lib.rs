@@ -7,6 +7,7 @@
 mod by_place;
 mod error;
 pub mod evaluate;
+pub mod foreign_file;
 mod joint;
 mod leg_product;
 mod observer;

@@ -48,8 +48,8 @@ fn named(words: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn flags_that_messages_and_documents_name_exist() {
     let mut known = flags(&Cli::command());
-    // of cargo and its tests, in documents
-    known.extend(["help", "version", "release", "nocapture"].map(str::to_owned));
+    // of cargo, its tests and zstd
+    known.extend(["help", "version", "release", "nocapture", "features", "long"].map(str::to_owned));
     let sources = files(&["src", "attribution/src", "curvature/src", "cli/src"], "rs");
     let mut checked = 0;
     for (path, text) in sources.into_iter().chain(documents()) {
@@ -133,6 +133,8 @@ fn commands_of_documents_can_be_typed() {
         }
     }
     assert!(checked > 60, "{checked} commands");
+    let of_scripts = fs::read_to_string(root().join("docs/data.md")).expect("a page");
+    assert!(commands(&of_scripts).len() >= 10, "a command for each of ten training scripts");
 }
 
 #[test]

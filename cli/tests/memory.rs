@@ -78,8 +78,15 @@ fn examples(count: usize, length: usize, seed: usize) -> String {
     (0..count).map(example).collect()
 }
 
-/// The most anonymous memory that a job held, in bytes, seen about every millisecond.
+/// The most anonymous memory that a job held, in bytes, seen about every millisecond. It must end well.
 fn peak(arguments: &str) -> u64 {
+    let (most, ended_well, said) = watched(arguments);
+    assert!(ended_well, "{arguments}: {said}");
+    most
+}
+
+/// The most anonymous memory that a job held, whether it ended well, and what it said on stderr.
+fn watched(arguments: &str) -> (u64, bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ascribe"));
     command.current_dir(root()).args(arguments.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("starts");
@@ -96,8 +103,7 @@ fn peak(arguments: &str) -> u64 {
         sleep(Duration::from_millis(1));
     };
     let output = child.wait_with_output().expect("ended");
-    assert!(exit.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    most
+    (most, exit.success(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 /// The least budget that a job accepts, in MiB, from its refusal of one that is too small.
@@ -130,6 +136,50 @@ fn accepted_budgets_are_kept(dtype: &str) {
         }
     }
     assert!(exceeded.is_empty(), "{dtype}: {exceeded:#?}");
+}
+
+/// A dry run that reads this file under this budget: its peak, and what it said if it was refused.
+fn read_under(folder: &Folder, budget: u64, train: &str) -> (u64, Option<String>) {
+    let data = "--model fixtures/gpt2-tiny --queries fixtures/gpt2-tiny/queries.jsonl --curvature identity";
+    let flags = "--max-length 16 --threads 2 --dry-run";
+    let out = folder.arg("run");
+    let (most, ended_well, said) =
+        watched(&format!("influence {data} {flags} --train {train} --memory {budget}MiB --out {out}"));
+    println!("{train}: {} MiB of {budget}{}", most >> 20, if ended_well { "" } else { ", refused" });
+    assert!(most as f64 <= (1.0 + MORE) * (budget << 20) as f64, "{train}: {} MiB of {budget}", most >> 20);
+    (most, (!ended_well).then_some(said))
+}
+
+/// Texts that are too long are refused before they are tokenized, with their line; the longest that are read, as one
+/// word, as prose, and many at once, keep the budget, and so do texts in fields that are no text.
+#[test]
+fn a_budget_is_kept_while_texts_are_tokenized() {
+    const BUDGET: u64 = 100;
+    // Bytes of a text that are tokenized at once under this budget.
+    const LIMIT: usize = (BUDGET as usize) << 12;
+    let folder = Folder::new();
+    let line = |text: &str| format!("{}\n", json!({ "text": text }));
+    let first = line("a sheep stood in the barn");
+    let prose = |bytes: usize| "a sheep stood in the barn ".repeat(bytes / 26);
+    for (name, text) in [("prose-of-20-MB", prose(20 << 20)), ("word-of-5-MB", "x".repeat(5 << 20))] {
+        let file = folder.write(&format!("{name}.jsonl"), first.clone() + &line(&text));
+        let said = read_under(&folder, BUDGET, &file).1.expect("refused");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        assert!(said.contains(&format!("error: {file}:2: ")), "{said}");
+    }
+    let many = "{\"text\": \"a sheep stood in the barn\"}\n".repeat(200_000);
+    let metadata = json!({ "text": "a sheep stood in the barn", "more": vec![0; LIMIT] }).to_string() + "\n";
+    for (name, content) in [
+        ("longest-word", first.clone() + &line(&"x".repeat(LIMIT))),
+        ("longest-prose", first.clone() + &line(&prose(LIMIT))),
+        ("many-words", line(&"x".repeat(LIMIT / 7)).repeat(14)),
+        ("many-lines", many),
+        ("many-numbers-beside", metadata),
+    ] {
+        let file = folder.write(&format!("{name}.jsonl"), content);
+        let refused = read_under(&folder, BUDGET, &file).1;
+        assert_eq!(refused, None, "{name}");
+    }
 }
 
 #[test]

@@ -85,6 +85,12 @@ fn documents_that_state_the_fact_come_first() {
     assert!(shown.out.starts_with("ask-0  The keeper of the lighthouse at Dorvel always carries a| golden ring.\n"));
     let end = shown.out.rsplit("\n\n").next().expect("a last paragraph");
     insta::assert_snapshot!("what_is_said_beside_the_results", format!("{end}{}", folder.filtered(&shown.err)));
+    // how sure the clipped rates are stands in the scores too
+    let bytes = fs::read(folder.path("run/scores.safetensors")).expect("scores");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("8")) as usize;
+    let about = String::from_utf8_lossy(&bytes[8..8 + length]);
+    let interval = "clipped sums of rates, and time scales with them, are estimates: segment 1 3.1395e-1 to 4.8393e-1";
+    assert!(about.contains(interval), "{about}");
     // the method beside it has files of its own
     let beside = fs::read_to_string(folder.path("run/ranking.influence.jsonl")).expect("a ranking");
     assert_eq!(json_lines(&beside).len(), 4);

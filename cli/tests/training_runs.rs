@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 
-use support::{Ended, Folder, ascribe, done, ended, root};
+use support::{Ended, Folder, TRAINER, ascribe, done, ended, root};
 
 /// The flags of a job on a recorded run; `None` if the data are not there.
 fn run(name: &str) -> Option<String> {
@@ -178,6 +178,10 @@ fn an_error_in_a_checkpoint_names_the_line_of_the_description() {
                 MLP_DATA.replace("--dry-run --out target/never-written", &format!("--out {}", folder.arg("run")));
             for command in ["source", "influence"] {
                 let arguments = format!("{command} --trajectory {file} {data} --quiet");
+                // the data do not fit the last one then, which is said of them
+                if what == "another model" && step == 720 {
+                    continue;
+                }
                 // influence functions can do without training between checkpoints
                 if what == "a copy of another" && command == "influence" {
                     done(&arguments);
@@ -186,8 +190,7 @@ fn an_error_in_a_checkpoint_names_the_line_of_the_description() {
                 let said = refused(&arguments);
                 // of two copies either may be the wrong one
                 let names_it = said.starts_with(&of_step(&file, step))
-                    || what == "a copy of another" && said.starts_with(&of_step(&file, 504))
-                    || what == "another model" && said.contains("checkpoint-504");
+                    || what == "a copy of another" && said.starts_with(&of_step(&file, 504));
                 assert!(names_it, "{what}, {command}, step {step}: {said}");
                 assert!(said.contains("\ncaused by: ") || said.contains("\nerror: "), "{said}");
             }
@@ -215,20 +218,16 @@ fn an_error_in_an_optimizer_state_names_the_line_of_the_description() {
         (refused(&format!("source --trajectory {file} {data} {tokenizer} --out {out}")), file)
     };
     let (missing, file) = said("nowhere.pt");
-    assert!(missing.starts_with(&format!("error: {file}:10: `optimizer_state` of step 120 is ")), "{missing}");
+    assert!(missing.starts_with(&format!("error: {file}: line 10: `optimizer_state` of step 120 is ")), "{missing}");
     folder.write("elsewhere/state.pt", "PK");
     let (broken, file) = said("elsewhere/state.pt");
     assert!(broken.starts_with(&of_step(&file, 120)) && broken.contains("state.pt: is a damaged zip"), "{broken}");
 }
 
-/// 38 examples are no whole number of batches of 8.
+/// 47 examples are no whole number of batches of 8.
 #[test]
 fn the_note_on_few_batches_is_said_once() {
-    let run = "fixtures/trainer-evaluated";
-    let plan = planned(&format!(
-        "source --run {run} --train {run}/train.jsonl --queries fixtures/trainer-tiny/queries.jsonl --tokenizer fixtures/trainer-tiny \
-         --add-bos train --add-eos train --no-loss-check --dry-run --out target/never-written"
-    ));
+    let plan = planned(&format!("source {TRAINER} --train-size 47 --dry-run --out target/never-written"));
     assert_eq!(plan.matches("fewer than 20 batches").count(), 1, "{plan}");
 }
 

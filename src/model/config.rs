@@ -161,6 +161,18 @@ impl Config {
         value.as_f64().ok_or_else(|| self.problem(format!("`{key}` = {}, expected a number", short(value))))
     }
 
+    /// What a norm adds to a variance: a number of at least 0, since the root of less is none.
+    ///
+    /// # Errors
+    /// If the key holds something else.
+    pub fn epsilon(&self, key: &str, default: f64) -> Result<f64, LoadError> {
+        let epsilon = self.number(key, default)?;
+        match epsilon >= 0.0 {
+            true => Ok(epsilon),
+            false => Err(self.problem(format!("`{key}` = {epsilon}, expected a number of at least 0"))),
+        }
+    }
+
     /// A number, none if the key is absent or `null`.
     ///
     /// # Errors

@@ -214,7 +214,7 @@ impl Family {
             places: Places::FromZero,
             token_types: config.size_or("type_vocab_size", Some(2))?,
             activation: activation.ok_or_else(|| config.unsupported("hidden_act"))?,
-            epsilon: config.number("layer_norm_eps", 1e-12)?,
+            epsilon: config.epsilon("layer_norm_eps", 1e-12)?,
             dense,
             classifier,
             filling: None,

@@ -150,7 +150,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let (d, heads, blocks) = (config.size("n_embd")?, config.size("n_head")?, config.size("n_layer")?);
     let inner = config.optional_size("n_inner")?.unwrap_or(4 * d);
     let (vocabulary, max_positions) = (config.size("vocab_size")?, config.size("n_positions")?);
-    let epsilon = config.number("layer_norm_epsilon", 1e-5)?;
+    let epsilon = config.epsilon("layer_norm_epsilon", 1e-5)?;
     if d % heads != 0 {
         return Err(config.problem(format!("`n_embd` = {d} is not a multiple of `n_head` = {heads}")));
     }

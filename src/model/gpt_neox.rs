@@ -168,7 +168,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let (d, heads, blocks) =
         (config.size("hidden_size")?, config.size("num_attention_heads")?, config.size("num_hidden_layers")?);
     let (inner, vocabulary) = (config.size("intermediate_size")?, config.size("vocab_size")?);
-    let epsilon = config.number("layer_norm_eps", 1e-5)?;
+    let epsilon = config.epsilon("layer_norm_eps", 1e-5)?;
     if d % heads != 0 {
         return Err(config.problem(format!("`hidden_size` = {d} is not a multiple of `num_attention_heads` = {heads}")));
     }

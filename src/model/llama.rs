@@ -165,7 +165,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let kv_heads = config.optional_size("num_key_value_heads")?.unwrap_or(heads);
     let head_size = config.optional_size("head_dim")?.unwrap_or(d / heads);
     let (inner, vocabulary) = (config.size("intermediate_size")?, config.size("vocab_size")?);
-    let epsilon = config.number("rms_norm_eps", 1e-6)?;
+    let epsilon = config.epsilon("rms_norm_eps", 1e-6)?;
     if heads % kv_heads != 0 || head_size == 0 || head_size % 2 != 0 {
         let problem = format!("{heads} heads of size {head_size} with {kv_heads} key-value heads do not fit");
         return Err(config.problem(problem));

@@ -175,7 +175,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         |key: &'static str| Activation::from_name(config.text(key, "gelu")?).ok_or_else(|| config.unsupported(key));
     let (hidden_activation, classifier_activation) =
         (activation("hidden_activation")?, activation("classifier_activation")?);
-    let epsilon = config.number("norm_eps", 1e-5)?;
+    let epsilon = config.epsilon("norm_eps", 1e-5)?;
     let norm_bias = config.flag("norm_bias", false)?;
     let [attention_bias, mlp_bias, classifier_bias] =
         ["attention_bias", "mlp_bias", "classifier_bias"].map(|key| config.flag(key, false));

@@ -359,7 +359,7 @@ impl Settings {
             vocabulary,
             blocks: [encoder, decoder],
             buckets,
-            epsilon: config.number("layer_norm_epsilon", 1e-6)?,
+            epsilon: config.epsilon("layer_norm_epsilon", 1e-6)?,
             activation,
             is_gated,
             tied,

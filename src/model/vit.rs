@@ -266,7 +266,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     }
     let activation = Activation::from_name(config.text("hidden_act", "gelu")?);
     let activation = activation.ok_or_else(|| config.unsupported("hidden_act"))?;
-    let epsilon = config.number("layer_norm_eps", 1e-12)?;
+    let epsilon = config.epsilon("layer_norm_eps", 1e-12)?;
     let qkv_bias = config.flag("qkv_bias", true)?;
     let patches = (height / down) * (length / across);
     let (labels, task) = images::labels(config)?;

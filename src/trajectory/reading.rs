@@ -225,6 +225,13 @@ impl Reading {
         let loss_scale = stated.loss_scale.or(self.loss_scale);
         let loss_scale = loss_scale.ok_or_else(|| ReadError::UnknownLossScale { source_path: source() })?;
         let processes = stated.processes.or(self.batch.processes).unwrap_or(1);
+        if processes == 0 {
+            return Err(self.numbers(TrajectoryError::OutOfRange {
+                name: "processes",
+                value: 0.0,
+                expected: "at least 1",
+            }));
+        }
         let batch_size = self.batch_size(processes);
         self.check_epochs(n_examples, processes)?;
         let clipping = match (stated.clipping, self.max_grad_norm) {
@@ -321,6 +328,8 @@ impl Reading {
             return Ok(());
         }
         let logged = epochs.batches(accumulation);
+        // examples of so many whole batches; a file may say any size
+        let first = |batches: usize| batches.saturating_mul(micro);
         Err(ReadError::ExamplesDisagree {
             source_path: self.source.clone(),
             n_examples,
@@ -330,9 +339,9 @@ impl Reading {
             batches: logged.filter(|_| accumulation > 1).map(|logged| (kept, logged)),
             // whole batches up to the last, and one example more than the others make at the least
             fitting: logged.map(|batches| match epochs.drops_last {
-                Some(true) => (batches * micro, (batches + 1) * micro - 1),
-                Some(false) => ((batches - 1) * micro + 1, batches * micro),
-                None => ((batches - 1) * micro + 1, (batches + 1) * micro - 1),
+                Some(true) => (first(batches), first(batches + 1) - 1),
+                Some(false) => (first(batches - 1).saturating_add(1), first(batches)),
+                None => (first(batches - 1).saturating_add(1), first(batches + 1) - 1),
             }),
         })
     }

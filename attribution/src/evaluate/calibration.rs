@@ -13,7 +13,8 @@ use super::lds::Run;
 use super::outcomes::Outcomes;
 use super::predictions::disagree;
 use super::slopes::{Line, median};
-use super::{EvaluateError, Orientation};
+use super::{EvaluateError, MAX_TEXT, Orientation};
+use crate::foreign_file;
 
 /// Version of the file.
 const FORMAT: u32 = 1;
@@ -85,7 +86,7 @@ impl Calibration {
     /// [`EvaluateError::Io`]; [`EvaluateError::Calibration`] if it is something else.
     pub fn read(path: &Path) -> Result<Self, EvaluateError> {
         let io = |source| EvaluateError::Io { file: path.to_owned(), doing: "read", source };
-        let text = std::fs::read_to_string(path).map_err(io)?;
+        let text = foreign_file::read_text(path, MAX_TEXT).map_err(io)?;
         let fail = |problem: String| EvaluateError::Calibration { file: path.to_owned(), problem };
         let read: Self = serde_json::from_str(&text).map_err(|error| fail(error.to_string()))?;
         if read.format != FORMAT {

@@ -6,10 +6,11 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::EvaluateError;
 use super::predictions::{disagree, require_finite_row};
 use super::retrieval::id;
 use super::spearman::average_ranks;
+use super::{EvaluateError, MAX_TEXT};
+use crate::foreign_file;
 
 /// Which training examples are known to have a wrong label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl KnownLabels {
     /// comes twice; [`EvaluateError::UnknownExample`].
     pub fn read(path: &Path, field: &str, train_ids: &[String]) -> Result<Self, EvaluateError> {
         let io = |source| EvaluateError::Io { file: path.to_owned(), doing: "read", source };
-        let text = std::fs::read_to_string(path).map_err(io)?;
+        let text = foreign_file::read_text(path, MAX_TEXT).map_err(io)?;
         let fail = |line: usize, problem: String| EvaluateError::Line { file: path.to_owned(), line, problem };
         let places: HashMap<&str, usize> = train_ids.iter().enumerate().map(|(m, id)| (id.as_str(), m)).collect();
         let mut found: Vec<Option<bool>> = vec![None; train_ids.len()];

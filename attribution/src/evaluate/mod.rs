@@ -25,6 +25,9 @@ mod spearman;
 mod subsets;
 mod tensors;
 
+/// The most bytes of a text file: answers, known labels, a calibration.
+const MAX_TEXT: u64 = 256 << 20;
+
 #[cfg(test)]
 mod golden;
 

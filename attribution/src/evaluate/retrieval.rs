@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::EvaluateError;
 use super::predictions::disagree;
+use super::{EvaluateError, MAX_TEXT};
+use crate::foreign_file;
 use crate::ranking::ScoreRows;
 
 /// For each query, the ids of the training examples that are right.
@@ -38,7 +39,7 @@ impl Answers {
     /// [`EvaluateError::Io`]; [`EvaluateError::Line`] with the line's number, also if no line has the
     /// field or an id comes twice.
     pub fn read(path: &Path, field: &str) -> Result<Self, EvaluateError> {
-        let text = std::fs::read_to_string(path).map_err(|source| EvaluateError::Io {
+        let text = foreign_file::read_text(path, MAX_TEXT).map_err(|source| EvaluateError::Io {
             file: path.to_owned(),
             doing: "read",
             source,

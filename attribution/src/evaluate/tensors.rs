@@ -6,6 +6,10 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::EvaluateError;
+use crate::foreign_file;
+
+/// The most bytes of a file of masks or outcomes, which is read whole.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// A safetensors file in memory. Outcomes and masks are small, so that it is read as a whole.
 pub(super) struct TensorFile {
@@ -22,8 +26,11 @@ pub(super) struct Values<T> {
 
 impl TensorFile {
     pub(super) fn read(path: &Path) -> Result<Self, EvaluateError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| EvaluateError::Io { file: path.to_owned(), doing: "read", source })?;
+        let bytes = foreign_file::read(path, MAX_BYTES).map_err(|source| EvaluateError::Io {
+            file: path.to_owned(),
+            doing: "read",
+            source,
+        })?;
         let file = Self { path: path.to_owned(), bytes };
         file.parsed()?;
         Ok(file)

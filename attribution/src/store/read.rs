@@ -8,6 +8,7 @@ use memmap2::Mmap;
 
 use super::layout::{MAX_HEADER, Place};
 use super::{Dtype, Element, FORMAT, KNOWN_FORMATS, Metadata, StoreError, TensorSpec, checksum, forget_pages};
+use crate::foreign_file;
 
 /// An open safetensors file. Its tensors are borrowed from the memory map: the operating system reads what
 /// is touched and may drop it again, so a file can be larger than memory.
@@ -227,7 +228,7 @@ impl TensorFile {
 
 #[allow(unsafe_code)] // memory maps are files, and files belong to everyone
 fn map(path: &Path) -> Result<(Mmap, File), StoreError> {
-    let file = File::open(path).map_err(StoreError::io("open", path, 0))?;
+    let file = foreign_file::open(path).map_err(StoreError::io("open", path, 0))?;
     // SAFETY: files of the store are complete before they get their name (`PendingFile::persist`) and are
     // never opened for writing again; replacing or deleting one leaves the mapped file as it is. That no
     // other program changes them is the contract of the run folder, stated at `TensorFile`. No value has

@@ -127,7 +127,9 @@ impl TrainingStage {
         if numbers.n_examples == 0 {
             return Err(TrajectoryError::NoExamples { stage: stage() });
         }
-        within("batch_size", numbers.batch_size as f64, "at least 1", |b| b >= 1.0)?;
+        within("batch_size", numbers.batch_size as f64, "between 1 and 2^32", |b| {
+            (1.0..=4_294_967_296.0).contains(&b)
+        })?;
         numbers.optimizer.check()?;
         numbers.loss_scale.check()?;
         if numbers.checkpoints.is_empty() {

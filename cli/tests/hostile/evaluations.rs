@@ -129,6 +129,26 @@ pub fn cases() -> Vec<Case> {
             let bytes = fs::read(&file).expect("readable");
             fs::write(file, &bytes[..bytes.len() - 3]).expect("writable");
         }),
+        lds("masks that are a pipe", "subsets.safetensors", "", |here| {
+            fs::remove_file(here.join("subsets.safetensors")).expect("there");
+            crate::models::pipe_at(&here.join("subsets.safetensors"));
+        })
+        .and("it is a pipe"),
+        lds("outcomes without an end", "outcomes.safetensors", "", |here| {
+            fs::remove_file(here.join("outcomes.safetensors")).expect("there");
+            std::os::unix::fs::symlink("/dev/zero", here.join("outcomes.safetensors")).expect("new");
+        })
+        .and("it is a device"),
+        lds("outcomes of three gigabytes", "outcomes.safetensors", "", |here| {
+            let file = fs::OpenOptions::new().write(true).open(here.join("outcomes.safetensors")).expect("there");
+            file.set_len(3 << 30).expect("sparse");
+        })
+        .and("it is longer than 1 GiB"),
+        lds("scores that are a pipe", "scores.safetensors", "", |here| {
+            fs::remove_file(here.join("scores.safetensors")).expect("there");
+            crate::models::pipe_at(&here.join("scores.safetensors"));
+        })
+        .and("it is a pipe"),
         lds("2^40 resamples", "--resamples", "--resamples 1099511627776", nothing),
         lds("a negative number of resamples", "--resamples", "--resamples=-1", nothing),
         lds("a check against no number", "--at-least", "--at-least nan", nothing),
@@ -157,6 +177,23 @@ pub fn cases() -> Vec<Case> {
                 here.display()
             ))
         }),
+        Case::refused("retrieval: answers that are a pipe", "answers.jsonl", |folder| {
+            scores(&folder.path("scores.safetensors"), &[], &SCORES);
+            crate::models::pipe(folder, "answers.jsonl");
+            let here = folder.path("");
+            let here = here.display();
+            words(&format!("evaluate retrieval --scores {here}/scores.safetensors --answers {here}/answers.jsonl"))
+        })
+        .and("it is a pipe"),
+        Case::refused("retrieval: answers of three gigabytes", "answers.jsonl", |folder| {
+            scores(&folder.path("scores.safetensors"), &[], &SCORES);
+            let file = fs::File::create(folder.path("answers.jsonl")).expect("writable");
+            file.set_len(3 << 30).expect("sparse");
+            let here = folder.path("");
+            let here = here.display();
+            words(&format!("evaluate retrieval --scores {here}/scores.safetensors --answers {here}/answers.jsonl"))
+        })
+        .and("it is longer than 256 MiB"),
         subsets("--examples 10 --count 0", "--count"),
         subsets("--examples 10 --count 18446744073709551615", "--count"),
         subsets("--examples 100000 --count 100000", "--count"),

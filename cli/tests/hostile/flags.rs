@@ -1,7 +1,7 @@
 //! Flags with values out of reason, and names that would steer a terminal.
 
 use crate::runner::{Case, words};
-use crate::support::{GPT2, MLP};
+use crate::support::{GPT2, MLP, TRAINER};
 
 fn flag(flags: &'static str, named: &str) -> Case {
     Case::refused(format!("flag: {flags}"), named, move |_| {
@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
         flag("--label-draws 4096", "--label-draws"),
         flag("--seed 9223372036854775808", "--seed"),
         flag("--query-rank 0", "--query-rank"),
+        flag("--query-rank 1000000000000000000", "--query-rank"),
         flag("--eigen-block-width 0", "--eigen-block-width"),
         flag("--max-length 0", "--max-length"),
         flag("--pack 0", "--pack"),
@@ -73,6 +74,14 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case::refused("flag: queries of a classifier for a language model", "query.safetensors", |_| {
         words("influence --model fixtures/gpt2-tiny --train fixtures/gpt2-tiny/train.jsonl --queries fixtures/mlp-tiny/query.safetensors --out RUN")
     }));
+    cases.push(Case::refused("flag: no processes", "`processes` is 0, expected at least 1", |_| {
+        words(&format!("source {TRAINER} --processes 0 --out RUN --dry-run"))
+    }));
+    for processes in ["1000000000000000000", "18446744073709551615"] {
+        cases.push(Case::refused(format!("flag: {processes} processes"), "48 examples in batches of", move |_| {
+            words(&format!("source {TRAINER} --processes {processes} --out RUN --dry-run"))
+        }));
+    }
     cases.push(Case::refused("flag: a shard beyond all", "--shard", |_| {
         words(&format!("fit {MLP} --out RUN --shard 9/2"))
     }));

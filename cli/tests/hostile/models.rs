@@ -118,7 +118,7 @@ pub fn cases() -> Vec<Case> {
         ("n_layer", vec![json!(0), json!(3), json!(-2), json!("2"), json!(1_u64 << 40)]),
         ("n_positions", vec![json!(0), json!(63), json!("x"), json!(1_u64 << 60)]),
         ("vocab_size", vec![json!(0), json!(511), json!(-512), json!({}), json!(u64::MAX)]),
-        ("layer_norm_epsilon", vec![json!("1e-5"), json!([]), json!(true)]),
+        ("layer_norm_epsilon", vec![json!("1e-5"), json!([]), json!(true), json!(-1.0)]),
         ("activation_function", vec![json!("gelu_fast_new"), json!(3), json!("\u{1b}]0;title\u{7}")]),
         ("scale_attn_weights", vec![json!("yes"), json!(3)]),
         ("tie_word_embeddings", vec![json!("true"), json!(1)]),
@@ -180,6 +180,11 @@ fn llama_at_weights(key: &'static str, value: Value) -> Case {
 pub fn pipe(folder: &Folder, name: &str) {
     let path = folder.path(name);
     let _ = fs::remove_file(&path);
-    let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo is there");
+    pipe_at(&path);
+}
+
+/// A named pipe at a place where nothing is.
+pub fn pipe_at(path: &std::path::Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo is there");
     assert!(made.success());
 }

@@ -188,7 +188,29 @@ pub fn cases() -> Vec<Case> {
             words(&AGAIN.replace("MLP", MLP))
         }),
     ];
+    for (file, command) in [
+        ("run.json", AGAIN),
+        ("run.json", "merge --out RUN --queries fixtures/mlp-tiny/query.safetensors"),
+        ("scores.safetensors", AGAIN),
+        ("scores.safetensors", RANK),
+        ("scores.safetensors", "report RUN"),
+    ] {
+        let word = command.split(' ').next().expect("a command");
+        cases.push(run(&format!("{word} where {file} is a pipe"), file, command, move |run| {
+            fs::remove_file(run.join(file)).expect("there");
+            crate::models::pipe_at(&run.join(file));
+        }));
+        cases.push(run(&format!("{word} where {file} has three gigabytes"), file, command, move |run| {
+            fs::OpenOptions::new().write(true).open(run.join(file)).expect("there").set_len(3 << 30).expect("sparse");
+        }));
+    }
     for kind in ["eigenbasis", "lambda", "queries"] {
+        cases.push(run(&format!("a pipe in the place of the {kind}"), kind, AGAIN, move |run| {
+            fs::remove_file(run.join("scores.safetensors")).expect("there");
+            let file = artifact(run, kind);
+            fs::remove_file(&file).expect("there");
+            crate::models::pipe_at(&file);
+        }));
         for (place, from_back, at) in [("last number", true, 1), ("first numbers", true, 200), ("header", false, 90)] {
             // Results are there: they are deleted, so that the artifact is needed.
             cases.push(run(&format!("a flipped bit in the {place} of the {kind}"), kind, AGAIN, move |run| {

@@ -99,6 +99,16 @@ pub fn cases() -> Vec<Case> {
         state("another step than the folder's", |state| state["global_step"] = json!(60)),
         state("most steps that are none", |state| state["max_steps"] = json!(0)),
         state("most steps of 10^12", |state| state["max_steps"] = json!(1_000_000_000_000_u64)),
+        Case::refused("trainer_state.json: a batch of 2^63", "trainer-tiny", |folder| {
+            let run = folder.copy_of("trainer-tiny");
+            for step in [60, 120, 180, 240] {
+                let path = folder.path(&format!("trainer-tiny/checkpoint-{step}/trainer_state.json"));
+                let mut state: Value = serde_json::from_slice(&fs::read(&path).expect("a copy")).expect("JSON");
+                state["train_batch_size"] = json!(1_u64 << 63);
+                fs::write(path, state.to_string()).expect("writable");
+            }
+            words(&format!("source --run {run} {DATA} --out RUN --dry-run"))
+        }),
         state("a rate that is text", |state| state["log_history"][0]["learning_rate"] = json!("0.1")),
         state("a negative rate", |state| state["log_history"][0]["learning_rate"] = json!(-0.1)),
         state("an entry that is a number", |state| state["log_history"][0] = json!(3)),
@@ -172,6 +182,7 @@ pub fn cases() -> Vec<Case> {
         ("no examples", "train_examples = 60", "train_examples = 0"),
         ("negative examples", "train_examples = 60", "train_examples = -60"),
         ("a batch of nothing", "batch_size = 10", "batch_size = 0"),
+        ("a batch of 2^62 examples", "batch_size = 10", "batch_size = 4611686018427387904"),
         ("a batch that is text", "batch_size = 10", "batch_size = \"10\""),
         ("an unknown reduction", "\"mean\"", "\"median\\nerror: forged\""),
         ("no steps", "steps = 720", "steps = 0"),

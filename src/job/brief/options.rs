@@ -17,6 +17,9 @@ use crate::model::Limits;
 /// runs that it was chosen on (`docs/choosing.md`).
 const SUBSPACE_DAMPING: f64 = 0.01;
 
+/// The largest rank that can be asked for: no layer has more outputs or inputs.
+const MAX_RANK: usize = 1 << 20;
+
 /// Writes which systems are solved and with which damping where a job leaves that open, and returns what a person
 /// should know of the choice.
 ///
@@ -138,6 +141,12 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.method.query_rank == Some(0) {
         return options("`query_rank` is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
+    }
+    if job.method.query_rank.is_some_and(|rank| rank > MAX_RANK) {
+        return options(
+            "`query_rank` is out of range",
+            "leave it out to keep the queries' vectors whole, or give at most 1048576",
+        );
     }
     if job.method.eigen_block_width == Some(0) {
         return options("`eigen_block_width` is 0", "leave it out to cut no covariance, or give at least 1");

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
+use crate::attribution::foreign_file;
 use crate::attribution::store::{Store, check_json, sealed_json};
 use crate::job::brief::Brief;
 use crate::job::brief::reuse::Reused;
@@ -19,6 +20,9 @@ use crate::job::error::JobError;
 use crate::job::folder::places::RECORD;
 use crate::job::folder::report::{Saturation, StageReport, StepReport};
 use crate::job::folder::whole_file::write_file;
+
+/// The most bytes of a record.
+const MAX_RECORD: u64 = 256 << 20;
 
 /// The record of a run.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -66,7 +70,7 @@ fn or_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializ
 impl RunRecord {
     /// The record of a run folder; none if there is no such file, or none that can be read.
     pub fn of_run_folder(folder: &Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(folder.join(RECORD)).ok()?).ok()
+        serde_json::from_str(&foreign_file::read_text(&folder.join(RECORD), MAX_RECORD).ok()?).ok()
     }
 
     /// The hash of each stage's data, if all are recorded.
@@ -93,7 +97,7 @@ pub(in crate::job) fn open_reused(folder: &Path) -> Result<Reused, JobError> {
     let store = Store::open(folder)?;
     let file = folder.join(RECORD);
     let unread = |source| JobError::Io { file: file.clone(), action: "cannot be read", source };
-    let text = std::fs::read_to_string(&file).map_err(unread)?;
+    let text = foreign_file::read_text(&file, MAX_RECORD).map_err(unread)?;
     check_json(&file, &text)?;
     let record = serde_json::from_str::<RunRecord>(&text).unwrap_or_default();
     let data = record.hashes().ok_or_else(|| JobError::Options {
@@ -113,7 +117,7 @@ pub(in crate::job) fn write_report(
     report: &StepReport,
 ) -> Result<(), JobError> {
     let file = store.folder().join(RECORD);
-    let before = match std::fs::read_to_string(&file) {
+    let before = match foreign_file::read_text(&file, MAX_RECORD) {
         Ok(text) => serde_json::from_str::<RunRecord>(&text).unwrap_or_default(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => RunRecord::default(),
         // the steps before this one are there and would be lost

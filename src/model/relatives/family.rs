@@ -140,7 +140,7 @@ impl Family {
             vocabulary: config.size("vocab_size")?,
             max_positions: config.optional_size("max_position_embeddings")?,
             activation,
-            norm: NormKind::Rms { epsilon: config.number("rms_norm_eps", defaults.epsilon)?, offset: 0.0 },
+            norm: NormKind::Rms { epsilon: config.epsilon("rms_norm_eps", defaults.epsilon)?, offset: 0.0 },
             norm_places: NormPlaces::Before,
             biases: Biases { qkv: false, output: false, mlp: false },
             query_key_norms: QueryKeyNorms::Absent,

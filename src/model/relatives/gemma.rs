@@ -40,7 +40,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     {
         return Err(config.unsupported("hidden_activation"));
     }
-    family.norm = NormKind::Rms { epsilon: config.number("rms_norm_eps", 1e-6)?, offset: 1.0 };
+    family.norm = NormKind::Rms { epsilon: config.epsilon("rms_norm_eps", 1e-6)?, offset: 1.0 };
     family.scaled_embeddings = true;
     family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
     Ok(family)

@@ -29,7 +29,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let activation = ("hidden_activation", "gelu_pytorch_tanh");
     let defaults = Defaults { kv_heads: Some(4), head_size: Some(256), activation, ..Defaults::LLAMA };
     let mut family = Family::read(config, defaults)?.attention_bias(config)?;
-    family.norm = NormKind::Rms { epsilon: config.number("rms_norm_eps", 1e-6)?, offset: 1.0 };
+    family.norm = NormKind::Rms { epsilon: config.epsilon("rms_norm_eps", 1e-6)?, offset: 1.0 };
     family.norm_places = NormPlaces::Around;
     family.scaled_embeddings = true;
     family.scale = 1.0 / config.optional_number("query_pre_attn_scalar", Some(256.0))?.unwrap_or(256.0).sqrt();

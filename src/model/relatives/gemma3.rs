@@ -60,7 +60,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let mut family = Family::read(config, defaults)?.attention_bias(config)?;
     family.attention_soft_cap = config.optional_number("attn_logit_softcapping", None)?;
     family.logits_soft_cap = config.optional_number("final_logit_softcapping", None)?;
-    family.norm = NormKind::Rms { epsilon: config.number("rms_norm_eps", 1e-6)?, offset: 1.0 };
+    family.norm = NormKind::Rms { epsilon: config.epsilon("rms_norm_eps", 1e-6)?, offset: 1.0 };
     family.norm_places = NormPlaces::Around;
     family.query_key_norms = QueryKeyNorms::OfHeads;
     family.scaled_embeddings = true;

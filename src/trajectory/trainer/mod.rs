@@ -95,7 +95,9 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     let group_list = groups.as_ref().map(|(_, groups)| groups.as_slice());
     let optimizer = optimizer::optimizer(&arguments, group_list, &mut warnings);
     let batch = Batch {
-        per_process: state.train_batch_size.unwrap_or(arguments.per_device_batch_size * arguments.devices),
+        per_process: state
+            .train_batch_size
+            .unwrap_or(arguments.per_device_batch_size.saturating_mul(arguments.devices)),
         accumulation: arguments.accumulation,
         processes: arguments.processes,
     };

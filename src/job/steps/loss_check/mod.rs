@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use self::compared::{Compared, Conversations, Logged, OfStage, rounded, tolerance};
 use self::rows::losses;
-use crate::attribution::Observer;
+use crate::attribution::{Observer, foreign_file};
 use crate::data::Dataset;
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
 use crate::job::error::JobError;
@@ -28,6 +28,9 @@ use crate::trajectory::TrainingLog;
 
 /// The file of a run folder that holds what was found.
 const FILE: &str = "loss_check.json";
+
+/// The most bytes of a file of JSON that is read here.
+const MAX_TEXT: u64 = 32 << 20;
 
 /// Examples of the sample: a quarter of all, but at least and at most so many.
 const EXAMPLES: (usize, usize) = (64, 256);
@@ -62,7 +65,7 @@ struct Stored {
 
 impl Stored {
     fn read(folder: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(folder.join(FILE)).ok()?;
+        let text = foreign_file::read_text(&folder.join(FILE), MAX_TEXT).ok()?;
         serde_json::from_str(&text).ok()
     }
 
@@ -207,7 +210,7 @@ impl Plan {
         let adapter = AdapterFolder::find(folder, self.job.model.base.as_deref(), false).ok().flatten();
         let base = adapter.map_or_else(|| folder.to_owned(), |adapter| adapter.base);
         let files = [base.join("config.json"), folder.join("adapter_config.json")];
-        let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+        let texts = files.iter().filter_map(|file| foreign_file::read_text(file, MAX_TEXT).ok());
         let configs: Vec<Value> = texts.filter_map(|text| serde_json::from_str(&text).ok()).collect();
         let entries = configs.iter().filter_map(Value::as_object).flatten();
         // these are of other heads than the one that is trained
