@@ -55,7 +55,7 @@ impl<T> Subspace<'_, T> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubspaceSolved {
     /// For each damping and query `|x₁ - x₂| / |x|` in the norm of `H + δ`, `x₁` and `x₂` the solutions with every other
-    /// example's draws: how much of the answer is the luck of the draw.
+    /// draw of labels, or with every other example's where each has one: how much of the answer is the luck of the draw.
     pub disagreements: Vec<Vec<f64>>,
 }
 
@@ -203,7 +203,8 @@ fn groups(layers: usize, spanning: usize) -> Vec<Vec<usize>> {
     (0..count).map(|k| (k * layers / count..(k + 1) * layers / count).collect()).collect()
 }
 
-/// `Vᵀ H V` of one query by half: from the examples of even and of odd places, sums of squares and their number.
+/// `Vᵀ H V` of one query by half: from even and odd draws of every example, or from the examples of even and of odd places
+/// if there is one draw or none; sums of squares and their number.
 #[derive(Debug, Clone)]
 struct Form {
     halves: [Vec<f64>; 2],
@@ -220,13 +221,15 @@ fn forms<N: Network, T: Real>(
     let (queries, spanning, directions) = (space.q.count, space.spanning, space.directions());
     let mut group_of = vec![0; specs.len()];
     space.groups.iter().enumerate().for_each(|(group, layers)| layers.iter().for_each(|&l| group_of[l] = group));
+    let is_draw = |objective: &Objective| matches!(objective, Objective::SampledLoss(_));
+    let is_by_draw = objectives.len() > 1 && objectives.iter().all(is_draw);
     let empty = || vec![0.0; directions * directions];
     let mut forms = vec![Form { halves: [empty(), empty()], counts: [0; 2] }; queries];
     let width = spanning * queries;
     let products = GradientProducts::<T>::default().with_products(sweep.network.products());
     let mut taps = FormTaps { specs, space, group_of: &group_of, products, vectors: vec![], sums: vec![] };
     let batch = |forms: &mut Vec<Form>, range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
-        for &objective in objectives {
+        for (draw, &objective) in objectives.iter().enumerate() {
             taps.sums = vec![vec![0.0; range.len() * width]; space.groups.len()];
             sweep.network.differentiate(batch, objective, &mut taps)?;
             if !taps.sums.iter().flatten().all(|product| product.is_finite()) {
@@ -241,7 +244,7 @@ fn forms<N: Network, T: Real>(
                             along[group * spanning + j] = sum[place * width + j * queries + query];
                         }
                     }
-                    let half = example % 2;
+                    let half = if is_by_draw { draw % 2 } else { example % 2 };
                     form.counts[half] += 1;
                     for (row, a) in form.halves[half].chunks_exact_mut(directions).zip(&along) {
                         row.iter_mut().zip(&along).for_each(|(sum, b)| *sum += a * b);
