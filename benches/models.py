@@ -6,6 +6,7 @@ script runs them, keeps the largest number of each model and figure, and writes 
 
     python3 benches/models.py                          # cargo test, then docs/models.md
     python3 benches/models.py --log lines.txt          # lines of a run that was made before, and no other run
+    python3 benches/models.py --log lines.txt --keep   # of some tests: tables of the other sets stay as they are
     python3 benches/models.py --check                  # writes nothing; fails if a model in the table is gone
 
 Rows of `zoo` exist where the folder ../shared/data/zoo does; without it the table has the rows of fixtures/ alone.
@@ -71,7 +72,9 @@ def number(value):
     return "" if value is None else f"{value:.0e}".replace("e-0", "e-")
 
 
-def page(found):
+def page(found, before=""):
+    """The page; tables of sets of which nothing was measured are those of the page `before`."""
+    kept = {part.split("\n", 1)[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
     out = [
         "# Models and how far they agree",
         "",
@@ -92,6 +95,7 @@ def page(found):
     for name, title in SETS.items():
         rows = found.get(name)
         if not rows:
+            out += ["", f"## {kept[title]}"] if title in kept else []
             continue
         columns = [(dtype, figure) for dtype in ("F32", "F64") for figure in FIGURES]
         columns = [column for column in columns if any(column in row for row in rows.values())]
@@ -164,6 +168,7 @@ def speed(binary, models, tokens_of_batch):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--log", type=Path, help="lines that the tests printed")
+    arguments.add_argument("--keep", action="store_true", help="keep tables of sets that the log has no line of")
     arguments.add_argument("--check", action="store_true", help="compare with docs/models.md in place of writing it")
     arguments.add_argument("--speed", action="store_true", help="measure speeds in place of agreement")
     arguments.add_argument("--binary", help="an optimised `ascribe`, for --speed")
@@ -180,7 +185,7 @@ def main():
     found = measured(given.log.read_text() if given.log else lines_of_tests())
     if not found:
         sys.exit("no line `measured {...}`: were the tests run with `-- --nocapture`?")
-    text = page(found)
+    text = page(found, PAGE.read_text() if given.keep else "")
     if given.check:
         names = lambda text: set(re.findall(r"^\| ([^|]+?) \|", text, re.M))
         gone = names(PAGE.read_text()) - names(text)

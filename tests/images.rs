@@ -5,21 +5,28 @@ mod support;
 
 use std::path::Path;
 
-use ascribe::curvature::{Graphs, Network};
+use ascribe::curvature::{CurvatureKind, Graphs, Measurement, Network};
 use ascribe::data::{self, Batch, Role, read_rows_from};
 use ascribe::model::{Limits, LoadOptions, Model, Residence};
 use ascribe::trajectory::torch_parameters::TorchParameters;
+use ascribe::trajectory::{FrozenParameters, second_moments};
 use candle_core::DType;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use support::agreement::{Agreement, logits, same_parameters};
 use support::figures::assert_relative;
+use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
 use support::{Source, fixture, load, load_layers};
 
 /// Folders of fixtures/images.
-const NAMES: [&str; 4] = ["vit", "vit-multi-label", "resnet", "resnet-bottleneck"];
+const NAMES: [&str; 6] = ["vit", "vit-multi-label", "resnet", "resnet-bottleneck", "cnn", "cnn-grouped"];
+
+/// Those that are networks of plain PyTorch, all of whose layers are tracked.
+fn is_plain(name: &str) -> bool {
+    name.starts_with("cnn")
+}
 
 /// Training images of a fixture.
 fn images(name: &str, model: &Model) -> data::Dataset {
@@ -53,10 +60,42 @@ fn every_classifier_of_images_gives_the_logits_losses_and_gradients_of_transform
             check_gradients(&mut agreement, &model, &batch, &expected, tolerance);
             // the layers outside the blocks are tracked by name alone
             let usual = load(&folder, dtype);
-            assert_eq!(usual.layers().len() + 2, model.layers().len(), "{name}");
+            let outside = if is_plain(name) { 0 } else { 2 };
+            assert_eq!(usual.layers().len() + outside, model.layers().len(), "{name}");
             check_gradients(&mut agreement, &usual, &batch, &expected, tolerance);
             agreement.report();
         }
+    }
+}
+
+/// Networks of plain PyTorch, groups of channels among their layers: gradient products of all pairs of images within
+/// 1e-5, and every layer's gradient within 1e-5 also in f32.
+#[test]
+fn networks_of_plain_pytorch_have_its_gradient_products() {
+    for name in NAMES.into_iter().filter(|name| is_plain(name)) {
+        let folder = fixture(&format!("images/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        for dtype in [DType::F32, DType::F64] {
+            let model = load(&folder, dtype);
+            let dataset = images(name, &model);
+            let batch = data::batch(&dataset, 0..dataset.len());
+            let mut agreement = Agreement::new("images", name, dtype);
+            agreement.losses(&model, &batch, &expected.values("loss"), 1e-5);
+            check_gradients(&mut agreement, &model, &batch, &expected, 1e-5);
+            let batched = &Batched(&dataset, BATCH);
+            let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+            let found = match dtype {
+                DType::F64 => run.scores::<_, f64>(&model, batched, batched).expect("scores").wide(),
+                _ => run.scores::<_, f32>(&model, batched, batched).expect("scores").wide(),
+            };
+            // scores are per example of the training set
+            let want: Vec<f64> = expected.values("products").iter().map(|p| p / dataset.len() as f64).collect();
+            agreement.compare("products", &found, &want, 1e-5, "products");
+            agreement.report();
+        }
+        let layers = load(&folder, DType::F32);
+        let groups = layers.layers().iter().filter(|layer| layer.name.contains(".group.")).count();
+        assert_eq!(groups, if name == "cnn" { 0 } else { 3 + 9 }, "{name}");
     }
 }
 
@@ -101,9 +140,33 @@ fn optimizers_number_parameters_of_image_models_as_named_parameters_does() {
         same_parameters("images", name, &folder, &found);
         for layer in load_layers(&folder, DType::F32, &["*"]).layers() {
             let (weight, _) = parameters.weight(&layer.name).expect("its weight");
-            assert_eq!(weight.shape[0] * weight.shape[1..].iter().product::<usize>(), layer.outputs * layer.inputs);
+            // a group of channels has some of the rows
+            let (rows, first) = match parameters.channel_group(layer) {
+                Some((_, first)) => (layer.outputs, first),
+                None => (weight.shape[0], 0),
+            };
+            assert!(first + rows <= weight.shape[0], "{}", layer.name);
+            assert_eq!(rows * weight.shape[1..].iter().product::<usize>(), layer.outputs * layer.inputs);
             assert_eq!(parameters.bias(&layer.name).is_some(), layer.bias, "{}", layer.name);
         }
+    }
+}
+
+/// Adam's second moments after one step are the squares of its gradient: those of every group of channels are rows of
+/// the parameter of all, which PyTorch registered in another order than the modules run in.
+#[test]
+fn second_moments_of_groups_of_channels_are_their_own() {
+    let folder = fixture("images/cnn-grouped");
+    let expected = Recorded::open(&folder.join("expected.safetensors"));
+    let model = load(&folder, DType::F32);
+    let file = folder.join("optimizer.pt");
+    let moments = second_moments(&folder, &file, model.layers(), None, &FrozenParameters::default()).expect("readable");
+    assert_eq!(moments.len(), model.layers().len());
+    for (layer, moments) in model.layers().iter().zip(moments) {
+        let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
+        let gradient = expected.values(&format!("gradient.{}.0", layer.name));
+        let want: Vec<f64> = gradient.iter().map(|g| g * g).collect();
+        assert_relative(&found, &want, 1e-5, &layer.name);
     }
 }
 
@@ -246,10 +309,102 @@ fn checkpoints_that_do_not_fit_are_refused_by_key_or_tensor() {
     }
 }
 
+/// Descriptions of networks that are not understood, or do not fit their tensors: one message each that says where.
+#[test]
+fn descriptions_that_do_not_fit_are_refused_by_module() {
+    let whole = |_: &mut Tensors| ();
+    // without the order of parameters, which names the modules that are replaced here
+    let with = |change: &dyn Fn(&mut Value)| {
+        refused(
+            "cnn",
+            |config| {
+                config.as_object_mut().expect("an object").remove("parameter_order");
+                change(config);
+            },
+            whole,
+        )
+    };
+    let key = |key: &'static str, value: Value| with(&|config| config[key] = value.clone());
+    let module = |k: usize, value: Value| with(&|config| config["modules"][k] = value.clone());
+    let argument = |k: usize, key: &'static str, value: Value| {
+        refused("cnn-grouped", move |config| config["modules"][k][key] = value.clone(), whole)
+    };
+    let tensor = |name: &'static str, shape: Vec<usize>| {
+        let change = move |all: &mut Tensors| {
+            let found = all.iter_mut().find(|(one, _, _)| one == name).expect("one");
+            *found = (name.to_owned(), shape.clone(), vec![0.5; shape.iter().product()]);
+        };
+        refused("cnn-grouped", |_| (), change)
+    };
+    let deep = (0..12).fold(json!({"type": "relu"}), |inner, _| json!({"type": "residual", "modules": [inner]}));
+    let without = |name: &'static str| refused("cnn", |_| (), move |all| all.retain(|(one, _, _)| one != name));
+    for (found, wanted) in [
+        (key("modules", Value::Null), "no key `modules`"),
+        (key("modules", json!([])), "`modules` is empty"),
+        (key("modules", json!({"type": "relu"})), "expected a list"),
+        (key("modules", Value::Array(vec![json!({"type": "relu"}); 10_001])), "more than 10000 modules"),
+        (key("num_channels", json!(2)), "`modules[0]`: `0.0.weight` has the shape [4, 3, 3, 3], which does not fit 2"),
+        (key("image_size", Value::Null), "no key `image_size`"),
+        (key("image_size", json!([1_000_000, 2])), "`image_size` = [1000000,2]"),
+        (key("image_size", json!([5, 3])), "its window does not fit"),
+        (key("num_labels", json!(4)), "`modules` give 3 numbers, but the labels are 4"),
+        (key("parameter_order", json!(["0.0"])), "`parameter_order` does not list"),
+        (key("problem_type", json!("ranking")), "problem_type"),
+        (module(0, json!("relu")), "`modules[0]` is no dictionary with a `type`"),
+        (module(2, json!({"type": "mish"})), "`modules[2]`: the type \"mish\" is not known; known are conv2d,"),
+        (
+            module(2, json!({"type": "relu", "inplace": true})),
+            "\"inplace\" is no argument of a module of type \"relu\"",
+        ),
+        (
+            module(1, json!({"type": "batch_norm", "name": "0.1", "momentum": 0.1})),
+            "its arguments are name, eps, affine",
+        ),
+        (module(1, json!({"type": "batch_norm", "name": "0.1", "eps": -1})), "`eps` is negative"),
+        (module(1, json!({"type": "batch_norm", "name": "0.0"})), "the name \"0.0\" stands there twice"),
+        (module(6, deep), "more than 8 deep"),
+        (module(6, json!({"type": "residual", "modules": []})), "`modules[6]`: `modules` is empty"),
+        (
+            module(6, json!({"type": "residual", "modules": [{"type": "flatten"}]})),
+            "`modules[6]`: the modules give 210 numbers, but the shortcut gives 6 channels of 7 x 5 places",
+        ),
+        (module(15, json!({"type": "relu"})), "`modules[17]`: `8.weight` has the shape [3, 5], which does not fit"),
+        (module(18, json!({"type": "scale"})), "no key `factor`"),
+        (
+            key("modules", json!([{"type": "conv2d", "name": "0.0"}, {"type": "linear", "name": "8"}])),
+            "`modules[1]`: a linear layer gets 4 channels of 11 x 8 places; `flatten` them before it",
+        ),
+        (key("modules", json!([{"type": "conv2d", "name": "0.0"}])), "`modules` end with 11 x 8 places of 4 channels"),
+        (
+            key("modules", json!([{"type": "flatten"}, {"type": "conv2d", "name": "0.0"}])),
+            "`modules[1]`: a convolution behind a flattened image",
+        ),
+        (argument(0, "padding", json!("same")), "`padding` = \"same\", expected a whole number, or one for each axis"),
+        (argument(0, "padding_mode", json!("reflect")), "`padding_mode` other than \"zeros\""),
+        (argument(0, "stride", json!(0)), "`stride` = 0, expected a whole number, or one for each axis from 1"),
+        (argument(0, "dilation", json!([1, 2, 3])), "`dilation` = [1,2,3]"),
+        (argument(3, "groups", json!(2)), "does not fit 6 channels in 2 groups"),
+        (argument(3, "groups", json!([3, 3])), "`groups` = [3,3], expected a whole number from"),
+        (argument(2, "ceil_mode", json!(true)), "\"ceil_mode\" is no argument of a module of type \"max_pool\""),
+        (argument(2, "padding", json!(2)), "`padding` is more than half of `kernel_size`"),
+        (argument(8, "output_size", Value::Null), "no key `output_size`"),
+        (tensor("3.weight", vec![8, 2, 3, 3]), "does not fit 6 channels in 3 groups"),
+        (tensor("3.weight", vec![9, 18]), "expected [outputs, channels / groups, height, width]"),
+        (tensor("3.bias", vec![8]), "3.bias"),
+        (tensor("10.weight", vec![5, 23]), "`10.weight` has the shape [5, 23], which does not fit 24 numbers"),
+        (tensor("4.running_var", vec![9, 1]), "4.running_var"),
+        (without("8.weight"), "8.weight"),
+        (without("0.1.running_mean"), "0.1.running_mean"),
+        (without("0.1.weight"), "0.1.weight"),
+    ] {
+        assert!(found.contains(wanted) && !found.contains('\n'), "{wanted}: {found}");
+    }
+}
+
 /// Tensors and keys without a place are named.
 #[test]
 fn what_is_left_out_is_named() {
-    for name in ["vit", "resnet"] {
+    for name in ["vit", "resnet", "cnn"] {
         let config = |config: &mut Value| config["stochastic_depth"] = json!(0.5);
         let folder = copy(name, config, |all| all.push(("extra.weight".into(), vec![1, 2], vec![1.0, 2.0])));
         let model = load(folder.path(), DType::F32);

@@ -14,7 +14,7 @@ fn job(name: &str, run: &str) -> String {
 
 #[test]
 fn images_are_ranked() {
-    for name in ["vit", "vit-multi-label", "resnet", "resnet-bottleneck"] {
+    for name in ["vit", "vit-multi-label", "resnet", "resnet-bottleneck", "cnn", "cnn-grouped"] {
         let folder = Folder::new();
         let shown = done(&format!("{} --format jsonl --progress never", job(name, &folder.arg("run"))));
         let rankings = json_lines(&shown.out);
@@ -35,7 +35,7 @@ fn images_are_ranked() {
 /// Positions are patches and the class token, or pixels.
 #[test]
 fn the_plan_knows_models_of_images() {
-    for (name, positions) in [("vit", 9), ("resnet", 17 * 14)] {
+    for (name, positions) in [("vit", 9), ("resnet", 17 * 14), ("cnn", 13 * 10)] {
         let folder = Folder::new();
         let plan = done(&format!("{} --dry-run --format jsonl", job(name, &folder.arg("run"))));
         let plan: serde_json::Value = serde_json::from_str(&plan.out).expect("one object");
@@ -53,6 +53,9 @@ fn a_checkpoint_says_which_images_it_reads() {
     assert!(vit.contains("vit.encoder.layer.0.attention.attention.query"), "{vit}");
     let resnet = done("inspect fixtures/images/resnet-bottleneck").out;
     assert!(resnet.contains("reads images of 2 channels and any size, gives 2 values"), "{resnet}");
+    let plain = done("inspect fixtures/images/cnn-grouped").out;
+    assert!(plain.contains("reads images of 2 channels and 11 x 14 pixels, gives 2 values"), "{plain}");
+    assert!(plain.contains("6.main.0.group.8"), "{plain}");
 }
 
 #[test]

@@ -49,6 +49,13 @@ pub(crate) enum Parameters {
         /// What its embedding and its head are called, if it has them.
         ends: Option<&'static BlockNames>,
     },
+    /// Module by module as the configuration lists them.
+    Listed {
+        /// The names of the modules with parameters.
+        of: fn(&Config) -> Result<Vec<String>, LoadError>,
+        /// Whether a tensor is no parameter, though files hold it.
+        is_buffer: fn(&str) -> bool,
+    },
     /// In the first of these orders a class that fills in masked tokens, and in the second the others.
     OfMasked {
         /// The order of parameters in the class that fills in masked tokens.
@@ -73,14 +80,14 @@ impl Parameters {
             Self::Since5 { before, .. } => before.names(),
             Self::OfMasked { others, .. } => others.names(),
             Self::Keys { ends, .. } => *ends,
-            Self::Numbers => None,
+            Self::Numbers | Self::Listed { .. } => None,
         }
     }
 
     /// Whether a tensor is no parameter, though files hold it.
     pub(crate) fn is_buffer(&self, name: &str) -> bool {
         match self {
-            Self::Keys { is_buffer, .. } => is_buffer(name),
+            Self::Keys { is_buffer, .. } | Self::Listed { is_buffer, .. } => is_buffer(name),
             _ => self.names().is_some_and(|names| names.is_buffer(name)),
         }
     }

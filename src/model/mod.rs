@@ -3,6 +3,7 @@
 pub(crate) mod adapter;
 mod architecture;
 mod bert;
+mod cnn;
 mod config;
 mod contrasts;
 mod decoder;
@@ -86,6 +87,7 @@ const ARCHITECTURES: &[&Architecture] = &[
     &t5::MULTILINGUAL,
     &vit::ARCHITECTURE,
     &resnet::ARCHITECTURE,
+    &cnn::ARCHITECTURE,
     &mlp::ARCHITECTURE,
 ];
 

@@ -377,7 +377,8 @@ impl Source {
         Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
     }
 
-    fn kernels(
+    /// The kernels of a convolution, and its bias, by their full name.
+    pub(super) fn kernels(
         &self,
         name: &str,
         outputs: usize,

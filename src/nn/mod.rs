@@ -38,7 +38,7 @@ pub use hessian::{HeadProduct, language_model_product, multi_label_product, soft
 pub use implementation::Implementation;
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
 pub use norm::{LayerNorm, RmsNorm};
-pub use pool::{trace_average_pooled, trace_max_pooled};
+pub use pool::{Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled};
 pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_stacked};
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
 pub use rotation::RopeTables;

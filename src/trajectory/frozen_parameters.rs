@@ -144,7 +144,9 @@ impl Reading {
             let tied =
                 parameters.as_ref().and_then(|all| all.weight(&layer.name)).map(|(weight, _)| weight.name.clone());
             let weight = self.unchanged.contains(&tied.unwrap_or_else(|| format!("{}.weight", layer.name)));
-            let bias = layer.bias.then(|| self.unchanged.contains(&format!("{}.bias", layer.name)));
+            let group = parameters.as_ref().and_then(|all| all.channel_group(layer));
+            let module = group.map_or(layer.name.as_str(), |(module, _)| module);
+            let bias = layer.bias.then(|| self.unchanged.contains(&format!("{module}.bias")));
             (weight, bias)
         };
         let (mut frozen, mut partly) = (vec![], vec![]);

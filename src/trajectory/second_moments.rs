@@ -53,6 +53,8 @@ fn of_layer(
     }
     let (weight, layout) = parameters.weight(&layer.name).ok_or_else(|| missing("weight"))?;
     let (o, i) = (layer.outputs, layer.inputs);
+    let group = parameters.channel_group(layer);
+    let first = group.map_or(0, |(_, first)| first);
     let expected = match layout {
         Layout::OutputsFirst => [o, i],
         Layout::InputsFirst => [i, o],
@@ -61,7 +63,12 @@ fn of_layer(
         // the kernels of a convolution are rows of its layer's matrix
         let is_kernels = layout == Layout::OutputsFirst && expected.len() == 2 && parameter.shape.len() > 2;
         let is_rows = || parameter.shape[0] == o && parameter.shape[1..].iter().product::<usize>() == i;
-        if parameter.shape == expected || is_kernels && is_rows() {
+        // a group of channels has some of the rows
+        let is_group = || match parameter.shape.split_first() {
+            Some((_, columns)) => columns.iter().product::<usize>() == expected[1..].iter().product::<usize>(),
+            None => false,
+        };
+        if parameter.shape == expected || is_kernels && is_rows() || group.is_some() && is_group() {
             return Ok(());
         }
         Err(ReadError::LayerShape {
@@ -96,11 +103,11 @@ fn of_layer(
     let mut moments = vec![0.0; o * columns];
     for (r, row) in moments.chunks_exact_mut(columns).enumerate() {
         match layout {
-            Layout::OutputsFirst => row[..i].copy_from_slice(&weight[r * i..(r + 1) * i]),
+            Layout::OutputsFirst => row[..i].copy_from_slice(&weight[(first + r) * i..(first + r + 1) * i]),
             Layout::InputsFirst => row[..i].iter_mut().enumerate().for_each(|(c, v)| *v = weight[c * o + r]),
         }
         if let Some(bias) = &bias {
-            row[i] = bias[r];
+            row[i] = bias[first + r];
         }
     }
     Ok(Some(moments))

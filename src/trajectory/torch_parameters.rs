@@ -91,6 +91,14 @@ impl TorchParameters {
             _ => ("", BTreeMap::new()),
         };
         let shared_bias = tied_head.as_ref().and_then(|tied| shared_bias(order.names()?, &tied.head, &weights));
+        let modules = match order {
+            Parameters::Listed { of, .. } => Some(of(&config)?),
+            _ => None,
+        };
+        let place = |order: &Parameters, name: &str| match &modules {
+            Some(modules) => listed_place(modules, name),
+            None => place(order, name),
+        };
         let mut places = Vec::new();
         for (name, shape) in &experts {
             let place = place(order, name);
@@ -158,7 +166,18 @@ impl TorchParameters {
             _ => &name,
         };
         let layout = if layer.starts_with(adapter::PREFIX) { Layout::OutputsFirst } else { layout(self.order, layer) };
-        Some((self.find(name)?, layout))
+        Some((self.find(name).or_else(|| self.of_all_groups(layer, "weight"))?, layout))
+    }
+
+    /// The parameter's name and the first row of a layer that is one group of a convolution's channels: rows of the
+    /// parameter of all groups.
+    pub fn channel_group(&self, layer: &LayerSpec) -> Option<(&str, usize)> {
+        let (module, group) =
+            layer.name.rsplit_once(GROUP).filter(|_| matches!(self.order, Parameters::Listed { .. }))?;
+        let (group, all) = (group.parse::<usize>().ok()?, self.find(&format!("{module}.weight"))?);
+        let module = all.name.strip_suffix(".weight")?;
+        let first = group.checked_mul(layer.outputs)?;
+        (first.checked_add(layer.outputs)? <= *all.shape.first()?).then_some((module, first))
     }
 
     /// The parameter that holds the weights of all experts of a block, and the layer's own numbers there, if the layer
@@ -180,8 +199,15 @@ impl TorchParameters {
         let name = format!("{layer}.bias");
         match &self.shared_bias {
             Some((own, shared)) if *own == name => self.find(shared),
-            _ => self.find(&name),
+            _ => self.find(&name).or_else(|| self.of_all_groups(layer, "bias")),
         }
+    }
+
+    /// A parameter of the convolution whose layer is a group of its channels.
+    fn of_all_groups(&self, layer: &str, part: &str) -> Option<&Parameter> {
+        let (module, group) = layer.rsplit_once(GROUP).filter(|_| matches!(self.order, Parameters::Listed { .. }))?;
+        group.parse::<usize>().ok()?;
+        self.find(&format!("{module}.{part}"))
     }
 
     fn find(&self, name: &str) -> Option<&Parameter> {
@@ -269,6 +295,19 @@ fn is_single(order: &Parameters, name: &str) -> bool {
 fn is_of_one_expert(order: &Parameters, name: &str) -> bool {
     let Parameters::Blocks(BlockNames { experts: Some(experts), .. }) = order else { return false };
     name.strip_suffix(".weight").is_some_and(|layer| experts.expert_of(layer).is_some())
+}
+
+/// Between the name of a convolution and the number of a group of its channels in the name of that group's layer.
+const GROUP: &str = ".group.";
+
+/// A tensor's key in an order that lists modules.
+fn listed_place(modules: &[String], name: &str) -> Option<Vec<u64>> {
+    let (module, leaf) = match name.rsplit_once('.')? {
+        (module, "weight") => (module, 0),
+        (module, "bias") => (module, 1),
+        _ => return None,
+    };
+    Some(vec![modules.iter().position(|one| one == module)? as u64, leaf])
 }
 
 /// A tensor's key in the order, `None` if it has no place: section, block, module, weight before bias.
