@@ -1,5 +1,6 @@
 //! A layer that was made after a stage: the stage has no leg for it, and the others score as if it were not there.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use ascribe::job::{Job, Plan, Precision, SourceRequest};
@@ -95,7 +96,8 @@ fn a_stage_has_to_say_that_it_lacked_a_layer() -> Outcome {
     with_another_head(&fixture("mlp-trajectory/checkpoint-336"), &folder.path().join("before"))?;
     let trajectory = description(folder.path(), "")?;
     let error = Plan::resolve(job(&folder.path().join("run"), trajectory, &[])).expect_err("another head");
-    assert!(error.to_string().contains("has no layer `layers.2` of the shape"), "{error}");
+    let why = error.source().expect("what is wrong with the checkpoint").to_string();
+    assert!(why.contains("has no layer `layers.2` of the shape"), "{error}: {why}");
     assert!(error.hint().is_some_and(|hint| hint.contains("trained_layers")));
     Ok(())
 }

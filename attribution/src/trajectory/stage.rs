@@ -277,7 +277,7 @@ pub(super) mod tests {
     fn bad_numbers_are_refused_one_by_one() {
         let at = |step: usize, id: &str| CheckpointAt { step, id: id.to_string() };
         assert_eq!(error(|n| n.n_examples = 0), "stage `training` has no training examples");
-        assert_eq!(error(|n| n.batch_size = 0), "`batch_size` is 0, expected at least 1");
+        assert_eq!(error(|n| n.batch_size = 0), "`batch_size` is 0, expected between 1 and 2^32");
         assert_eq!(error(|n| n.checkpoints.clear()), "stage `training` has no checkpoint");
         assert_eq!(
             error(|n| n.checkpoints.swap(0, 1)),

@@ -245,7 +245,7 @@ const MOST_ITERATIONS: usize = 10_000;
 fn check_solve(job: &Job) -> Result<(), JobError> {
     let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.into()) });
     let method = &job.method;
-    if method.solve == Solve::Ekfac {
+    if !method.solve.is_joint() {
         let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
         if method.solve_iterations.is_some() || !is_default {
             return options(

@@ -8,7 +8,7 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::request::{CheckpointScores, Normalize, ScoreScale, Solve};
+use crate::job::request::{CheckpointScores, Normalize, ScoreScale};
 use crate::job::training::{Averaged, Sample, Site};
 
 impl Brief {
@@ -56,7 +56,7 @@ impl Brief {
     /// Whether an answer's vectors are solutions of joint systems.
     pub(in crate::job) fn solves_jointly(&self, answer: usize) -> bool {
         let is_damped = matches!(self.answers[answer].method, Method::Influence { .. } | Method::InfluenceMean { .. });
-        is_damped && self.job.method.solve != Solve::Ekfac
+        is_damped && self.job.method.solve.is_joint()
     }
 
     /// Queries that are solved for together.

@@ -132,7 +132,7 @@ impl SolveSize {
     /// The sizes of a job's joint solves; none if its layers are solved one by one.
     pub(in crate::job) fn of(brief: &Brief) -> Option<Self> {
         let (method, rows) = (&brief.job.method, brief.query_rows());
-        (method.solve != Solve::Ekfac && rows > 0).then(|| Self {
+        (method.solve.is_joint() && rows > 0).then(|| Self {
             solve: method.solve,
             products: method.products(),
             dampings: method.damping.0.len(),

@@ -14,7 +14,7 @@ impl Memory {
     /// Writes the block that fits into the job, and returns what a person should know of joint solves.
     pub(in crate::job) fn take_solve_block(&self, brief: &mut Brief) -> Vec<String> {
         let solve = brief.job.method.solve;
-        if solve == Solve::Ekfac {
+        if !solve.is_joint() {
             return vec![];
         }
         let mut notes = vec![];

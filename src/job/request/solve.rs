@@ -21,6 +21,11 @@ pub enum Solve {
 }
 
 impl Solve {
+    /// Whether one system is solved for all layers. What is left open is none: a plan has chosen.
+    pub(in crate::job) fn is_joint(self) -> bool {
+        matches!(self, Self::GaussNewton | Self::Subspace)
+    }
+
     /// The systems' name, as job files and files of scores have it.
     pub(in crate::job) fn name(self) -> &'static str {
         match self {
