@@ -21,7 +21,7 @@ pub enum Error {
     },
     /// A covariance has an eigenvalue that rounding cannot explain.
     #[error(
-        "layer `{layer}`: the {side} covariance has the eigenvalue {value:e}, below -1e-6 of its largest, {largest:e}"
+        "layer `{layer}`: the {side} covariance has the eigenvalue {value:e}, below -1e-4 of its largest, {largest:e}"
     )]
     NegativeEigenvalue {
         /// The layer's name.

@@ -58,7 +58,7 @@ pub fn decomposed_alone(sizes: impl Iterator<Item = usize>, alone_from: usize, t
 /// once, and blocks come in no particular order.
 ///
 /// # Errors
-/// [`Error::NegativeEigenvalue`] below `-1e-6` of the largest, [`Error::NoConvergence`], [`Error::NonFinite`]; those of
+/// [`Error::NegativeEigenvalue`] below `-1e-4` of the largest, [`Error::NoConvergence`], [`Error::NonFinite`]; those of
 /// `keep`.
 /// # Source
 /// `docs/method.md`, Curvature.
@@ -98,7 +98,7 @@ impl<T: Real> Eigenbasis<T> {
     /// Decomposes every covariance, in `f64`, and gives each layer its basis.
     ///
     /// # Errors
-    /// [`Error::NegativeEigenvalue`] below `-1e-6` of the largest, [`Error::NoConvergence`],
+    /// [`Error::NegativeEigenvalue`] below `-1e-4` of the largest, [`Error::NoConvergence`],
     /// [`Error::NonFinite`].
     /// # Source
     /// `docs/method.md`, Curvature.
