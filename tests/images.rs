@@ -23,7 +23,7 @@ use support::{Source, fixture, load, load_layers};
 /// Folders of fixtures/images.
 const NAMES: [&str; 6] = ["vit", "vit-multi-label", "resnet", "resnet-bottleneck", "cnn", "cnn-grouped"];
 
-/// Those that are networks of plain PyTorch, all of whose layers are tracked.
+/// Whether a fixture is a network of plain PyTorch; all of its layers are tracked.
 fn is_plain(name: &str) -> bool {
     name.starts_with("cnn")
 }

@@ -17,7 +17,7 @@ pub fn interval(score: f32, variants: impl IntoIterator<Item = f32>) -> [f32; 2]
 }
 
 /// Compares `listed`, the strongest examples of one sign with their scores, strongest first, with those of each variant.
-/// Of a variant the first `listed.len()` count, or all if it has fewer of that sign.
+/// Of each variant its strongest `listed.len()` examples count, or all if it has fewer of that sign.
 pub fn of_side(listed: &[(usize, f32)], variants: &[&[(usize, f32)]]) -> Side {
     let k = listed.len();
     let is_in = |example: usize, variant: &[(usize, f32)]| variant.iter().take(k).any(|&(other, _)| other == example);

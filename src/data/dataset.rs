@@ -121,7 +121,7 @@ impl Dataset {
         self.of(&(first..self.len()).step_by(2).collect::<Vec<_>>())
     }
 
-    /// Some examples, without texts and metadata.
+    /// The examples at these places as a dataset, without their texts and metadata.
     fn of(&self, places: &[usize]) -> Self {
         let kind = match &self.kind {
             Kind::Tokens(tokens) => Kind::Tokens(tokens.sample(places)),

@@ -123,14 +123,7 @@ impl<T: Real> GradientProducts<T> {
         if queries == 0 || tap.positions.examples() == 0 {
             return Ok(());
         }
-        let rows = LayerRows {
-            input: tap.input,
-            output_gradient: tap.output_gradient,
-            positions: tap.positions,
-            bias: layer.bias,
-            basis,
-            conditioner: None,
-        };
+        let rows = LayerRows::of(tap, layer, basis, None);
         let rows = self.buffers.rotated_rows(rows)?;
         rows.by_cheapest(&[vectors], queries, &mut [scores], &mut self.packed);
         Ok(())
@@ -173,14 +166,7 @@ impl<T: Real> GradientProducts<T> {
         for gradient in gradients.chunks_exact_mut(size) {
             blocks.iter_mut().zip(gradient.chunks_mut(TILE_ROWS * i)).for_each(|(block, rows)| block.push(rows));
         }
-        let rows = LayerRows {
-            input: tap.input,
-            output_gradient: tap.output_gradient,
-            positions: tap.positions,
-            bias: layer.bias,
-            basis: Some(basis),
-            conditioner: None,
-        };
+        let rows = LayerRows::of(tap, layer, Some(basis), None);
         self.buffers.for_each_tile(rows, &mut blocks, |block, m, tile| block[m].copy_from_slice(tile))?;
         Ok(gradients)
     }

@@ -43,14 +43,7 @@ impl<T: Real> TapSink for QuadraticForm<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let l = tap.layer.0;
         let layer = &self.layers[l];
-        let rows = LayerRows {
-            input: tap.input,
-            output_gradient: tap.output_gradient,
-            positions: tap.positions,
-            bias: layer.bias,
-            basis: self.factors.layers[l].basis.as_ref(),
-            conditioner: None,
-        };
+        let rows = LayerRows::of(tap, layer, self.factors.layers[l].basis.as_ref(), None);
         let (o, i, b) = (layer.outputs, layer.columns(), tap.positions.examples());
         self.values.resize(b, 0.0);
         let spectrum = &self.spectra[l];

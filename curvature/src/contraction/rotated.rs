@@ -13,8 +13,9 @@ use crate::estimate::eigenbasis::Eigenbasis;
 use crate::linalg::block_diagonal::{BlockDiagonal, Turn};
 use crate::linalg::dot::dot;
 use crate::linalg::gemm::{self, Packed, Products, Real, Threads, View, ViewMut};
+use crate::network::layer::LayerSpec;
 use crate::network::slices::with_slice;
-use crate::network::tap::Positions;
+use crate::network::tap::{Positions, Tap};
 
 /// Output rows of one tile.
 pub(crate) const TILE_ROWS: usize = 64;
@@ -65,7 +66,18 @@ pub(crate) struct LayerRows<'a, T> {
     pub conditioner: Option<&'a [T]>,
 }
 
-impl<T: Real> LayerRows<'_, T> {
+impl<'a, T: Real> LayerRows<'a, T> {
+    /// The part of a batch that a tap shows of a layer.
+    pub(crate) fn of(
+        tap: Tap<'a>,
+        layer: &LayerSpec,
+        basis: Option<&'a Eigenbasis<T>>,
+        conditioner: Option<&'a [T]>,
+    ) -> Self {
+        let Tap { input, output_gradient, positions, .. } = tap;
+        Self { input, output_gradient, positions, bias: layer.bias, basis, conditioner }
+    }
+
     fn shape(&self) -> Result<Shape, Error> {
         let (inputs, outputs) = (self.input.dim(1)?, self.output_gradient.dim(1)?);
         Ok(Shape::of(self.positions, outputs, inputs + usize::from(self.bias)))

@@ -160,14 +160,7 @@ impl<T: Real> LambdaSum<'_, T> {
     fn add(&mut self, tap: Tap<'_>) -> Result<(), Error> {
         let l = tap.layer.0;
         let layer = &self.layers[l];
-        let rows = LayerRows {
-            input: tap.input,
-            output_gradient: tap.output_gradient,
-            positions: tap.positions,
-            bias: layer.bias,
-            basis: self.bases[l],
-            conditioner: self.conditioners[l],
-        };
+        let rows = LayerRows::of(tap, layer, self.bases[l], self.conditioners[l]);
         let (o, i) = (layer.outputs, layer.columns());
         if tap.positions.all_single() && rows.conditioner.is_none() {
             // A gradient of one row is an outer product, so its square is one: Λ += (S̃²)ᵀ Ã².

@@ -30,7 +30,7 @@ pub(in crate::job) enum Variant {
     Half(usize),
     /// Its damping is so many times as large.
     Damping(f64),
-    /// It is the mean over every other checkpoint, from the first or from the second.
+    /// The mean is taken over every other checkpoint, from the first (0) or from the second (1).
     Checkpoints(usize),
 }
 

@@ -366,8 +366,8 @@ pub enum IntervalsRequest {
     /// None.
     #[default]
     None,
-    /// Those that need no further pass over the training examples: smaller and larger damping, and halves of the
-    /// checkpoints where there are several.
+    /// Intervals over variants that need no further pass over the training examples: smaller and larger damping, and
+    /// halves of the checkpoints where there are several.
     Damping,
     /// Also curvatures that are taken on halves of the training examples.
     All,

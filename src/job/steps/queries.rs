@@ -10,7 +10,7 @@ use crate::attribution::{
     quadratic_forms,
 };
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
-use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::answers::{Contribution, Method, ScorePass, VectorSet};
 use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES, vectors_name, vectors_sides};
 use crate::job::brief::data::Few;
 use crate::job::budget::limits::GRADIENT_BYTES;
@@ -134,6 +134,25 @@ impl Run<'_> {
             ),
         ]);
         Ok(self.store.writer(QUERIES, &key, &specs, &metadata)?)
+    }
+
+    /// The queries' vectors that a pass of scores multiplies gradients with, one for each of its contributions.
+    ///
+    /// # Errors
+    /// [`JobError::MissingStep`] if some are not there.
+    pub(in crate::job) fn vectors_of(&self, pass: &ScorePass) -> Result<Vec<StoredVectors>, JobError> {
+        let room = self.plan.memory.mapped_room();
+        let of = |contribution: &Contribution| {
+            let vectors = self.find_vectors(contribution.set)?;
+            let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
+                folder: self.store.folder().to_owned(),
+                what: "the queries' vectors",
+                step: "query",
+            })?;
+            vectors.take_room(contribution.leg, &room);
+            Ok(vectors)
+        };
+        pass.contributions.iter().map(of).collect()
     }
 
     /// The vectors of an earlier `query`.

@@ -128,18 +128,7 @@ impl Run<'_> {
 
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
-        let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
-        let room = plan.memory.mapped_room();
-        for contribution in &pass.contributions {
-            let vectors = self.find_vectors(contribution.set)?;
-            let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
-                folder: self.store.folder().to_owned(),
-                what: "the queries' vectors",
-                step: "query",
-            })?;
-            vectors.take_room(contribution.leg, &room);
-            sources.push(vectors);
-        }
+        let sources = self.vectors_of(pass)?;
         let rows: Vec<QueryRows<'_, T>> = pass
             .contributions
             .iter()

@@ -12,7 +12,6 @@ use crate::job::folder::tokens::{Shares, write_tokens};
 use crate::job::number::Number;
 use crate::job::request::TokensRequest;
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::StoredVectors;
 use crate::job::steps::rank::rankings_of;
 
 impl Run<'_> {
@@ -40,18 +39,7 @@ impl Run<'_> {
             }
         }
         for pass in plan.score_passes(&[0]) {
-            let mut sources: Vec<StoredVectors> = Vec::with_capacity(pass.contributions.len());
-            let room = plan.memory.mapped_room();
-            for contribution in &pass.contributions {
-                let vectors = self.find_vectors(contribution.set)?;
-                let mut vectors = vectors.ok_or_else(|| JobError::MissingStep {
-                    folder: self.store.folder().to_owned(),
-                    what: "the queries' vectors",
-                    step: "query",
-                })?;
-                vectors.take_room(contribution.leg, &room);
-                sources.push(vectors);
-            }
+            let sources = self.vectors_of(&pass)?;
             let rows: Vec<QueryRows<'_, T>> = pass
                 .contributions
                 .iter()

@@ -11,7 +11,7 @@ use crate::job::plan::Plan;
 /// Score matrices of the first answer's variants.
 pub(in crate::job) struct Variants(Vec<Scores>);
 
-/// Those of one variant.
+/// The score matrix of one variant.
 struct Scores {
     name: String,
     file: TensorFile,
@@ -21,7 +21,7 @@ struct Scores {
 }
 
 impl Variants {
-    /// Those that a job has; none for answers other than the first.
+    /// The variants of an answer; none for answers other than the first, and where a job asks for no intervals.
     ///
     /// # Errors
     /// [`JobError::MissingStep`] if scores of one are not there.
