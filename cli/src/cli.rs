@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::commands::Command;
 use crate::status::{exit_codes, with_exit_codes};
@@ -31,6 +31,11 @@ Examples:
   ascribe evaluate retrieval --scores run --answers queries.jsonl"
 );
 
+/// The command line's definition, which help, completions and manual pages are made of.
+pub(crate) fn definition() -> clap::Command {
+    Cli::command()
+}
+
 /// The command line as it was given. Where it makes no sense, the process ends with a message, which quotes it.
 pub(crate) fn parse() -> Cli {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -43,12 +48,10 @@ pub(crate) fn parse() -> Cli {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn the_definition_is_sound() {
-        Cli::command().debug_assert();
+        definition().debug_assert();
     }
 }

@@ -7,6 +7,7 @@ mod commands;
 mod documented;
 mod failure;
 mod interrupt;
+mod message;
 mod options;
 mod progress;
 mod report;
@@ -22,12 +23,12 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let command = cli::parse().command;
     let (style, wording) = (command.message_style(), command.wording());
-    match command.run() {
+    match command.run(cli::definition) {
         Ok(status) => status.into(),
-        Err(error) if failure::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if message::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            failure::report(&error, style, wording);
-            failure::exit_status(&error).into()
+            message::report(&error, style, wording);
+            message::exit_status(&error).into()
         }
     }
 }

@@ -4,7 +4,8 @@ use serde_json::Map;
 
 use super::dataset::{Dataset, Kind};
 use super::excerpt::Source;
-use super::specials::{Special, resolve};
+use super::special_tokens::resolve;
+use super::specials::Special;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
 

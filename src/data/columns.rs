@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::string;
 use super::line_problem::LineProblem;
 use super::specials::Role;
+use super::value::string;
 
 /// Names of the columns that hold an example; none: the usual name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::example::Examples;
-use super::rows::RowDataset;
+use super::row_dataset::RowDataset;
 use super::tokens::TokenDataset;
 
 /// Validated examples in memory, numbered from 0 in the file's order.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::LineProblem;
+use super::line_problem::LineProblem;
 use crate::foreign_file::Refusal;
 
 /// Why data or a tokenizer cannot be used.

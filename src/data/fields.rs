@@ -4,13 +4,16 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
+use super::chat::Chat;
 use super::columns::Columns;
-use super::document::{Document, Encoder, OfText, Texts, joined};
+use super::document::{Document, OfText, Texts, joined};
+use super::encoder::Encoder;
 use super::excerpt::Source;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
-use super::read::{DecoderTokens, IdField, MaskedTokens};
+use super::reading_options::{DecoderTokens, IdField, MaskedTokens};
 use super::specials::Role;
+use super::value::{kind, string};
 
 /// Fields that hold the example itself; all others are metadata.
 const CONTENT: [&str; 5] = ["text", "prompt", "completion", "input_ids", "labels"];
@@ -26,6 +29,7 @@ const IGNORED: i64 = -100;
 pub(super) fn parse(
     mut fields: Map<String, Value>,
     encoder: &Encoder<'_>,
+    chat: &Chat,
     id_field: &IdField,
     columns: &Columns,
     role: Role,
@@ -40,7 +44,7 @@ pub(super) fn parse(
         }
     };
     if role == Role::Queries && is_contrast(&fields) {
-        return contrast(id, fields, encoder);
+        return contrast(id, fields, encoder, chat);
     }
     if let Some(labels) = encoder.labels_of_texts() {
         return labelled(id, fields, encoder, labels, columns);
@@ -52,9 +56,7 @@ pub(super) fn parse(
     if let Some(masked) = encoder.masked() {
         return filled(id, fields, encoder, masked);
     }
-    if let Some(chat) = encoder.chat()
-        && let Some(document) = chat.document(id.as_ref(), &mut fields, encoder)?
-    {
+    if let Some(document) = chat.document(id.as_ref(), &mut fields, encoder)? {
         return Ok(document);
     }
     if columns.are_of(&fields, role) {
@@ -157,6 +159,7 @@ fn contrast(
     id: Option<String>,
     mut fields: Map<String, Value>,
     encoder: &Encoder<'_>,
+    chat: &Chat,
 ) -> Result<Document, LineProblem> {
     encoder.check_contrast()?;
     let mut take = |field| fields.shift_remove(field).filter(|value: &Value| !value.is_null());
@@ -169,8 +172,8 @@ fn contrast(
     if let Some(second) = ["text", "input_ids"].into_iter().find(|&field| take(field).is_some()) {
         return Err(LineProblem::TwoContents { first: "prompt", second });
     }
-    let of_completion = |name: &'static str, completion: Value| match (encoder.chat(), &prompt, completion) {
-        (Some(chat), Value::Array(_), completion @ Value::Array(_)) => {
+    let of_completion = |name: &'static str, completion: Value| match (&prompt, completion) {
+        (Value::Array(_), completion @ Value::Array(_)) => {
             let mut row = fields.clone();
             row.extend([("prompt".to_owned(), prompt.clone()), ("completion".to_owned(), completion)]);
             let document = chat.document(id.as_ref(), &mut row, encoder)?;
@@ -178,7 +181,7 @@ fn contrast(
                 document.map(|document| (document.source, (document.tokens, document.labels), document.metadata)),
             )
         }
-        (_, prompt, completion) => {
+        (prompt, completion) => {
             let (prompt, completion) = (string("prompt", prompt.clone())?, string(name, completion)?);
             let source = Source::prompted(&prompt, &completion);
             Ok(Some((source, encoder.prompted(&prompt, &completion)?, fields.clone())))
@@ -452,13 +455,6 @@ fn attended(ids: Value, mask: Option<Value>, vocabulary: usize) -> Result<(Vec<u
     Ok((tokens, attended))
 }
 
-pub(super) fn string(field: &str, value: Value) -> Result<String, LineProblem> {
-    match value {
-        Value::String(text) => Ok(text),
-        other => Err(LineProblem::FieldType { field: field.into(), found: kind(&other), expected: "a string" }),
-    }
-}
-
 fn integers(field: &str, value: Value) -> Result<Vec<i64>, LineProblem> {
     let Value::Array(list) = value else {
         return Err(LineProblem::FieldType {
@@ -476,16 +472,4 @@ fn integers(field: &str, value: Value) -> Result<Vec<i64>, LineProblem> {
         })
     };
     list.iter().enumerate().map(integer).collect()
-}
-
-pub(super) fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(number) if number.is_f64() => "a number with a fraction",
-        Value::Number(_) => "an integer",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::columns::Columns;
-use super::fields::kind;
 use super::files::first_row;
 use super::line_problem::LineProblem;
 use super::targets::{Target, Task};
+use super::value::kind;
 
 /// The labels of a model that gives something for a whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]

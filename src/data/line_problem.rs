@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::chat::ChatProblem;
+use super::chat::problem::ChatProblem;
 use crate::foreign_file::size;
 
 /// What is wrong with one line of a data file.

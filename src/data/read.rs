@@ -8,134 +8,23 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::chat::{Chat, ChatOptions, ChatReport};
+use super::chat::Chat;
 use super::columns::Columns;
 use super::dataset::{Dataset, Kind};
-use super::document::{Document, Encoder, OfText, Split};
+use super::document::{Document, OfText, Split};
+use super::encoder::Encoder;
 use super::error::DataError;
 use super::excerpt::Source;
 use super::fields;
 use super::files::{Bounds, Format, Row, Rows, expand};
-use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::packing::Packer;
-use super::specials::{Role, Specials};
+use super::read_report::{Packed, ReadReport};
+use super::reading_options::{DataOptions, IdField, ModelLimits};
+use super::specials::Role;
 use super::targets::Task;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
-
-/// How a file is read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DataOptions {
-    /// Longer examples are cut to this many tokens, special tokens included. Without it an example that
-    /// is longer than the model's positions is an error.
-    pub max_length: Option<usize>,
-    /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
-    pub pack: Option<usize>,
-    /// After every so many rows of the file packing begins anew, and what filled no block is left out; a script that
-    /// packs each batch of a mapped data set does so. None: one stream.
-    pub pack_rows: Option<usize>,
-    /// Special tokens added to text.
-    pub specials: Specials,
-    /// What names an example.
-    pub id_field: IdField,
-    /// Names of the columns that hold it.
-    pub columns: Columns,
-    /// Bytes that the job may use; none: no bound but the largest.
-    pub memory: Option<u64>,
-    /// Labels of texts, for a model that gives something for a whole text ([`crate::model::Model::labels`]). Without
-    /// them tokens are targets.
-    pub labels: Option<Arc<Labels>>,
-    /// How conversations are read.
-    pub chat: ChatOptions,
-}
-
-/// What names an example.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum IdField {
-    /// `id` where a row has it, else the number of its line or its own, counted from 1 through all files.
-    #[default]
-    Default,
-    /// The number; `id` is metadata.
-    Line,
-    /// Another field, which every row must have. It stays metadata, and so does `id`.
-    Field(String),
-}
-
-/// What the model can take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ModelLimits {
-    /// Rows of the embedding.
-    pub vocabulary: usize,
-    /// Positions, if their number is limited.
-    pub max_positions: Option<usize>,
-    /// What the decoder reads beside an encoder; none for a model that reads one sequence.
-    pub decoder: Option<DecoderTokens>,
-    /// What a model that fills in masked tokens reads; none for a model that predicts the next token.
-    pub masked: Option<MaskedTokens>,
-}
-
-/// The tokens that a masked language model reads: some of them masked, each of which its own row predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MaskedTokens {
-    /// Texts of a pair that the model tells apart by a type of each token; none: it does not.
-    pub token_types: Option<usize>,
-}
-
-/// The tokens that a decoder beside an encoder is given: its targets, shifted behind a first one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecoderTokens {
-    /// The first.
-    pub start: u32,
-    /// What it reads in place of a token that is no target.
-    pub padding: u32,
-}
-
-/// What reading found, for the plan.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct ReadReport {
-    /// Examples of the dataset (blocks, if packed).
-    pub examples: usize,
-    /// Positions of all examples.
-    pub tokens: usize,
-    /// Targets of all examples: tokens that are predicted, rows, or labelled texts.
-    pub targets: usize,
-    /// Examples (before packing) that `max_length` cut.
-    pub cut: usize,
-    /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.
-    pub cut_at_other_end: bool,
-    /// Examples that are contrasts of two completions.
-    pub contrasts: usize,
-    /// Rows without a token, which were skipped.
-    pub empty: usize,
-    /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
-    /// leave out of the loss.
-    pub end_may_be_padding: bool,
-    /// Positions of the longest example.
-    pub longest: usize,
-    /// Tokens of the longest example before it was cut or packed.
-    pub longest_before_cut: usize,
-    /// What packing did.
-    pub packed: Option<Packed>,
-    /// Whether examples are rows of numbers or images, not sequences of tokens.
-    pub is_rows: bool,
-    /// What became of conversations, if there are any.
-    pub chat: Option<ChatReport>,
-    /// The first example, token for token, and whether each is a target.
-    pub first: Vec<(String, bool)>,
-}
-
-/// What packing did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packed {
-    /// Documents read.
-    pub documents: usize,
-    /// Tokens at the end, or at ends of groups of rows, that filled no block and were left out.
-    pub dropped_tokens: usize,
-    /// Rows after which packing began anew.
-    pub rows: Option<usize>,
-}
 
 /// Reads a file of text or tokens, or several ([`expand`]) as if they stood in one; names and contents show their formats.
 ///
@@ -182,6 +71,7 @@ pub fn read_tokens_from(
 /// Reading of one file after another into one dataset.
 struct Reading<'a> {
     encoder: Encoder<'a>,
+    chat: &'a Chat,
     options: &'a DataOptions,
     role: Role,
     collector: Collector<'a>,
@@ -218,7 +108,7 @@ impl<'a> Reading<'a> {
             .with_decoder(limits.decoder)
             .with_masks(limits.masked)
             .cut_to(options.max_length)
-            .with_chat(chat);
+            .with_loss_on(chat.loss_on());
         let collector = Collector {
             path,
             max_length: options.max_length,
@@ -238,7 +128,7 @@ impl<'a> Reading<'a> {
             before: 0,
             report: ReadReport::default(),
         };
-        Ok(Self { encoder, options, role, collector, pack, texts: false })
+        Ok(Self { encoder, chat, options, role, collector, pack, texts: false })
     }
 
     /// Reads the rows of one file.
@@ -254,7 +144,8 @@ impl<'a> Reading<'a> {
             let (chunk, end) = rows.chunk();
             // Parsed in any order, taken in the file's: the first wrong row is the one reported.
             let parse = |row: Row| {
-                row.fields().and_then(|fields| fields::parse(fields, &self.encoder, id_field, columns, self.role))
+                row.fields()
+                    .and_then(|fields| fields::parse(fields, &self.encoder, self.chat, id_field, columns, self.role))
             };
             let documents: Vec<_> = chunk.into_par_iter().map(|row| (row.number, parse(row))).collect();
             let last = documents.is_empty();
@@ -275,14 +166,14 @@ impl<'a> Reading<'a> {
     }
 
     fn finish(self) -> Result<(Dataset, ReadReport), DataError> {
-        let Self { encoder, options, mut collector, pack, texts, .. } = self;
+        let Self { encoder, chat, options, mut collector, pack, texts, .. } = self;
         collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
         collector.report.cut_at_other_end = texts
             && collector.report.cut > 0
             && options.labels.is_none()
             && encoder.decoder().is_none()
             && encoder.cuts_the_beginning();
-        collector.report.chat = encoder.chat().and_then(Chat::report);
+        collector.report.chat = chat.report();
         collector.finish(pack)
     }
 }

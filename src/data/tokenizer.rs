@@ -11,9 +11,10 @@ use tokenizers::{
 };
 
 use super::error::DataError;
+use super::foreign_json::{named, read_json};
 use super::guarded::guarded;
 use super::line_problem::LineProblem;
-use super::specials::{Special, named, read_json};
+use super::specials::Special;
 use super::tokenizer_file::{self, Checked};
 use crate::foreign_file;
 

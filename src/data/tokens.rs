@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use ascribe_curvature::Positions;
 
-use super::batch::TokenInputs;
 use super::example::Examples;
 use super::excerpt::{BETWEEN_SEQUENCES, Source, contrast, one_line, prompted};
+use super::inputs::TokenInputs;
 use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
 

@@ -13,6 +13,7 @@ use super::heads::{
     self, Head, NextToken, Pooling, Step, StoredHeadAdapter, StoredMasked, StoredNextToken, StoredSequence,
 };
 use super::norms::Norm;
+pub(super) use super::parameters::Embedding;
 use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::{Body, Footprint, Limits, LoadError, Loaded, wrong_batch};
@@ -56,9 +57,6 @@ pub(super) trait Block<Context> {
     /// `[R, D]` to `[R, D]`.
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced>;
 }
-
-/// A table of rows by number, of which a batch needs a few.
-pub(super) type Embedding = Held<StoredTensor>;
 
 /// From token ids to what the head gives.
 #[derive(Debug)]

@@ -16,6 +16,9 @@ use super::tracking::{SharedInput, Tracking};
 use super::{Config, LoadError, LoadOptions, Weights};
 use crate::curvature::gemm::Products;
 
+/// A table of rows by number, of which a batch needs a few.
+pub(super) type Embedding = Held<StoredTensor>;
+
 /// When a checkpoint's weights are read, and how long they stay in memory. MLPs are always kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Residence {

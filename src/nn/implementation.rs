@@ -1,6 +1,8 @@
 //! The choice between a fused and a composed block, and what fused blocks check of their input.
 
-use candle_core::{CpuStorage, DType, Layout, Tensor, WithDType};
+use candle_core::{DType, Tensor};
+
+pub(super) use crate::curvature::contiguous as elements;
 
 /// How a block is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +26,4 @@ pub(super) fn check_soft_cap(what: &str, cap: f64) -> candle_core::Result<()> {
         return Ok(());
     }
     candle_core::bail!("{what} cannot be capped softly at {cap}, which is not a positive number")
-}
-
-/// The elements of a contiguous storage of this type.
-pub(super) fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
-        None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),
-    }
 }

@@ -1,9 +1,8 @@
 //! `ascribe completions`: what a shell needs to complete flags.
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::status::Status;
 use crate::terminal;
 
@@ -22,9 +21,9 @@ Examples:
   ascribe completions fish > ~/.config/fish/completions/ascribe.fish";
 
 impl Completions {
-    pub(super) fn run(self) -> anyhow::Result<Status> {
+    pub(super) fn run(self, definition: fn() -> Command) -> anyhow::Result<Status> {
         let mut script = vec![];
-        clap_complete::generate(self.shell, &mut Cli::command(), "ascribe", &mut script);
+        clap_complete::generate(self.shell, &mut definition(), "ascribe", &mut script);
         terminal::print_prepared(&script, "the completions")?;
         Ok(Status::Done)
     }

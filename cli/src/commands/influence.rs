@@ -87,7 +87,7 @@ pub(super) fn whole(job: Job, options: &JobOptions, printing: Printing) -> anyho
     let rankings = session.plan.run(&*session.progress)?;
     session.print(&rankings, printing.format)?;
     session.tell_sensitivity()?;
-    session.tell_saturation();
+    session.tell_saturation()?;
     if let Some(file) = printing.report {
         session.report(file)?;
     }

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 
-use crate::cli::Cli;
 use crate::status::Status;
 
 /// Write a man page for every command
@@ -22,9 +21,9 @@ Examples:
   ascribe man --out ~/.local/share/man/man1";
 
 impl Man {
-    pub(super) fn run(self) -> anyhow::Result<Status> {
+    pub(super) fn run(self, definition: fn() -> Command) -> anyhow::Result<Status> {
         std::fs::create_dir_all(&self.out).with_context(|| format!("{}: cannot be made", self.out.display()))?;
-        clap_mangen::generate_to(Cli::command(), &self.out)
+        clap_mangen::generate_to(definition(), &self.out)
             .with_context(|| format!("{}: man pages cannot be written", self.out.display()))?;
         Ok(Status::Done)
     }

@@ -19,7 +19,7 @@ mod trajectory;
 
 use clap::Subcommand;
 
-use crate::failure::MessageStyle;
+use crate::message::MessageStyle;
 use crate::options::Wording;
 use crate::status::Status;
 
@@ -54,8 +54,8 @@ impl Command {
         }
     }
 
-    /// Does it.
-    pub(crate) fn run(self) -> anyhow::Result<Status> {
+    /// Does it; `definition` is that of the whole command line.
+    pub(crate) fn run(self, definition: fn() -> clap::Command) -> anyhow::Result<Status> {
         match self {
             Self::Influence(command) => command.run(),
             Self::Source(command) => command.run(),
@@ -70,8 +70,8 @@ impl Command {
             Self::Inspect(command) => command.run(),
             Self::Trajectory(command) => command.run(),
             Self::Evaluate(command) => command.run(),
-            Self::Completions(command) => command.run(),
-            Self::Man(command) => command.run(),
+            Self::Completions(command) => command.run(definition),
+            Self::Man(command) => command.run(definition),
         }
     }
 

@@ -133,10 +133,13 @@ impl Session {
     }
 
     /// Says on stderr how far each segment of a training run went, and what follows if none went far.
-    pub(super) fn tell_saturation(&self) {
-        let found = Saturation::of_run_folder(&self.plan.job.output.path);
+    ///
+    /// # Errors
+    /// If the run's record cannot be read.
+    pub(super) fn tell_saturation(&self) -> anyhow::Result<()> {
+        let found = Saturation::of_run_folder(&self.plan.job.output.path)?;
         if found.is_empty() {
-            return;
+            return Ok(());
         }
         let shares = found.iter().map(|segment| format!("{} {:.0} %", segment.segment, 100.0 * segment.forgotten));
         self.say(&format!(
@@ -151,6 +154,7 @@ impl Session {
                 far.join(", ")
             ));
         }
+        Ok(())
     }
 
     fn say(&self, text: &str) {

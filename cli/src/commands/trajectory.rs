@@ -54,7 +54,7 @@ enum TrajectoryFormat {
 }
 
 /// What a run folder's plan counted in the data of each stage.
-fn recorded_data(folder: &Path) -> Vec<StageData> {
+fn recorded_data(folder: &Path) -> anyhow::Result<Vec<StageData>> {
     let of_stage = |stage: StageSummary| {
         let is_text = stage.train.longest > 1;
         let per_example = stage.train.targets as f64 / stage.train.examples as f64;
@@ -64,8 +64,8 @@ fn recorded_data(folder: &Path) -> Vec<StageData> {
             texts: None,
         }
     };
-    let stages = RunRecord::of_run_folder(folder).map(|record| record.summary.stages).unwrap_or_default();
-    stages.into_iter().map(of_stage).collect()
+    let stages = RunRecord::of_run_folder(folder)?.map(|record| record.summary.stages).unwrap_or_default();
+    Ok(stages.into_iter().map(of_stage).collect())
 }
 
 impl Trajectory {
@@ -86,9 +86,9 @@ impl Trajectory {
                 let mut request = source.trajectory;
                 self.options.apply(&mut request);
                 if data.is_empty() {
-                    data = recorded_data(&self.path);
+                    data = recorded_data(&self.path)?;
                 }
-                (request, Saturation::of_run_folder(&self.path))
+                (request, Saturation::of_run_folder(&self.path)?)
             }
             false => (self.options.request(self.path), vec![]),
         };

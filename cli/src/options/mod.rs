@@ -14,14 +14,10 @@ mod trajectory;
 mod values;
 mod wording;
 
-pub(crate) use data::DataOptions;
-pub(crate) use method::MethodOptions;
-pub(crate) use model::ModelOptions;
-pub(crate) use output::{OutputOptions, RankingFormat};
-pub(crate) use resources::ResourceOptions;
+pub(crate) use output::RankingFormat;
 pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};
-pub(crate) use training::{RunMethod, TrainingOptions};
+pub(crate) use training::RunMethod;
 pub(crate) use trajectory::TrajectoryOptions;
 pub(crate) use values::shard;
 pub(crate) use wording::Wording;

@@ -5,7 +5,13 @@ use std::path::Path;
 use ascribe::job::Job;
 use clap::Args;
 
-use super::{DataOptions, MethodOptions, ModelOptions, OutputOptions, ResourceOptions, TalkOptions, TrainingOptions};
+use super::data::DataOptions;
+use super::method::MethodOptions;
+use super::model::ModelOptions;
+use super::output::OutputOptions;
+use super::resources::ResourceOptions;
+use super::talk::TalkOptions;
+use super::training::TrainingOptions;
 use crate::failure::Problem;
 
 /// The job that a run folder repeats.

@@ -8,7 +8,7 @@ use ascribe::job::{
 use ascribe::trajectory::TrajectoryRequest;
 use clap::{Args, ValueEnum};
 
-use super::TrajectoryOptions;
+use super::trajectory::TrajectoryOptions;
 use super::values::{one_of, stage_file, time_scale};
 use crate::failure::Problem;
 

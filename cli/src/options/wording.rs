@@ -3,7 +3,7 @@
 use ascribe::job::JobError;
 use clap::{Args, Command};
 
-use super::JobOptions;
+use super::source::JobOptions;
 
 /// How a person gave the options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -310,7 +310,7 @@ impl RunFolder {
                 others.push((answer.clone(), read_rankings(&file)?));
             }
         }
-        let saturation = Saturation::of_run_folder(path);
+        let saturation = Saturation::of_run_folder(path)?;
         let path = path.to_owned();
         Ok(Self {
             path,

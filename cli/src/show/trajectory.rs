@@ -8,7 +8,7 @@ use ascribe::job::Saturation;
 use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrainingLog, TrajectoryRequest, Unknown};
 use serde::Serialize;
 
-use super::Columns;
+use super::columns::Columns;
 use crate::terminal::inline;
 use crate::words::count;
 

@@ -137,7 +137,7 @@ pub enum Graphs {
 /// Runs `x` through `sections`, asks `head` for the gradient at the last output, and goes back from the
 /// last section to the first, pushing each section's taps as soon as they exist.
 ///
-/// `head` gets the last output as a variable, and the recorder for taps of its own; it returns its
+/// `head` gets the last output, which is part of no graph, and the recorder for taps of its own; it returns its
 /// value and the gradient `∂objective/∂output`.
 ///
 /// # Errors

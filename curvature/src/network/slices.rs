@@ -3,7 +3,10 @@
 use candle_core::{CpuStorage, Device, Layout, Tensor, WithDType};
 
 /// The elements of a contiguous CPU storage.
-pub(crate) fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
+///
+/// # Errors
+/// If the storage is not contiguous or of another type.
+pub fn contiguous<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
         None => candle_core::bail!("expected a contiguous tensor, found strides {:?}", layout.stride()),

@@ -125,6 +125,24 @@ impl<A: TapSink + ?Sized, B: TapSink + ?Sized> TapSink for Tee<'_, A, B> {
     }
 }
 
+/// Passes taps on under other numbers, without those of layers that have none.
+#[derive(Debug)]
+pub struct Renumbered<'a, S: ?Sized> {
+    /// For each layer that is differentiated, its number behind; none drops its taps.
+    pub places: &'a [Option<usize>],
+    /// Takes what is passed on.
+    pub sink: &'a mut S,
+}
+
+impl<S: TapSink + ?Sized> TapSink for Renumbered<'_, S> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        match self.places[tap.layer.0] {
+            Some(place) => self.sink.tap(Tap { layer: LayerId(place), ..tap }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Drops every tap: a pass for its values alone.
 impl TapSink for () {
     fn tap(&mut self, _: Tap<'_>) -> Result<(), Error> {

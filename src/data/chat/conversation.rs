@@ -3,8 +3,8 @@
 use serde_json::{Map, Value};
 
 use super::problem::ChatProblem;
-use crate::data::fields::kind;
 use crate::data::line_problem::LineProblem;
+use crate::data::value::kind;
 
 /// The names of what a model thought before it answered. transformers gives a template the first that a message has
 /// as `reasoning_content`, and as `thinking` unless the message has that.

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use super::LossOn;
 use super::conversation::Conversation;
+use super::options::LossOn;
 use super::problem::ChatProblem;
 use super::template::{Given, Rendered, Template};
-use crate::data::document::Encoder;
+use crate::data::encoder::Encoder;
 use crate::data::line_problem::LineProblem;
 
 /// What was found while the targets of a row were chosen.

@@ -8,85 +8,30 @@ mod conversation;
 mod date;
 mod generation;
 mod mask;
-mod problem;
+pub(super) mod options;
+pub(super) mod problem;
 mod python;
+pub(super) mod report;
 mod template;
 mod template_file;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
 pub use self::date::ChatDate;
 use self::mask::Found;
+pub use self::options::{ChatOptions, LossOn};
 pub use self::problem::ChatProblem;
+pub use self::report::ChatReport;
 use self::template::Template;
-use super::document::{Document, Encoder};
+use super::document::Document;
+use super::encoder::Encoder;
 use super::excerpt::Source;
 use super::line_problem::LineProblem;
 use super::tokenizer::Tokenizer;
-
-/// How conversations are read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ChatOptions {
-    /// File of the chat template; none: that of the tokenizer's folder, then that of the model's.
-    pub template: Option<PathBuf>,
-    /// The text of a chat template in place of a file's, with its name in messages.
-    pub text: Option<(&'static str, &'static str)>,
-    /// Which tokens are targets; none: all of `messages`, and completions where there are prompts.
-    pub loss_on: Option<LossOn>,
-    /// The day that a template is told if it asks for today's; none: today.
-    pub date: Option<ChatDate>,
-}
-
-/// Which tokens of a conversation are targets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossOn {
-    /// Every token, of prompts too.
-    All,
-    /// What the assistant says.
-    Assistant,
-    /// The last turn, which has to be the assistant's.
-    Last,
-}
-
-impl LossOn {
-    /// As the flag names it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Assistant => "assistant",
-            Self::Last => "last",
-        }
-    }
-}
-
-/// What became of the conversations of a file, for the plan.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct ChatReport {
-    /// Rows that were conversations.
-    pub conversations: usize,
-    /// Rows that were conversations with a prompt and a completion.
-    pub prompted: usize,
-    /// The template's file.
-    pub template: PathBuf,
-    /// The first digits of the BLAKE3 hash of the template's text.
-    pub hash: String,
-    /// Which tokens were chosen as targets; none: by what each row is.
-    pub loss_on: Option<LossOn>,
-    /// Rows whose assistant's turns were found by rendering the turns before them, since the template has no marks.
-    pub by_prefixes: usize,
-    /// Rows whose rendered prompt is not how the whole begins, so that targets begin where the two part.
-    pub parted: usize,
-    /// Rows whose turns are `from` a `human` or a `gpt`, which were read as `user` and `assistant`.
-    pub renamed: usize,
-    /// The day that the template was told, if it asked and nobody chose one.
-    pub today: Option<ChatDate>,
-}
 
 /// The chat template of a file's examples with what is counted while they are read, from several threads.
 #[derive(Debug)]

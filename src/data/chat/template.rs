@@ -16,11 +16,12 @@ use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 
+use super::date::ChatDate;
 use super::generation::{self, Marks};
+use super::options::ChatOptions;
 use super::problem::{ChatProblem, escaped};
 use super::python;
 use super::template_file::{self, Texts};
-use super::{ChatDate, ChatOptions};
 use crate::data::tokenizer::Tokenizer;
 
 /// Steps that the rendering of one conversation may take: a step is an instruction, or 64 bytes of a text. Templates in

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::problem::ChatProblem;
-use crate::data::specials::{named, read_json};
+use crate::data::foreign_json::{named, read_json};
 use crate::data::tokenizer::Tokenizer;
 use crate::foreign_file;
 

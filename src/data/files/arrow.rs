@@ -22,7 +22,7 @@ use arrow_ipc::{Message, RecordBatch as BatchMessage, root_as_message};
 use arrow_schema::{ArrowError, DataType, Schema, TimeUnit};
 use serde_json::{Map, Number, Value};
 
-use super::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, Source, shortest};
 use crate::data::error::DataError;
 use crate::data::guarded::guarded;
 use crate::data::line_problem::LineProblem;
@@ -291,8 +291,8 @@ impl Values {
             DataType::UInt16 => number!(UInt16Type),
             DataType::UInt32 => number!(UInt32Type),
             DataType::UInt64 => number!(UInt64Type),
-            DataType::Float16 => super::shortest(array.as_primitive::<Float16Type>().value(row).to_f32()),
-            DataType::Float32 => super::shortest(array.as_primitive::<Float32Type>().value(row)),
+            DataType::Float16 => shortest(array.as_primitive::<Float16Type>().value(row).to_f32()),
+            DataType::Float32 => shortest(array.as_primitive::<Float32Type>().value(row)),
             DataType::Float64 => {
                 Number::from_f64(array.as_primitive::<Float64Type>().value(row)).map_or(Value::Null, Value::Number)
             }

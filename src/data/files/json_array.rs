@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::form::UTF8_MARK;
 use super::lines::Lines;
-use super::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, Source};
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use super::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, Source};
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
 

@@ -12,6 +12,7 @@ mod json_array;
 mod lines;
 mod parquet;
 mod parquet_pages;
+mod row;
 mod saved;
 mod separated;
 mod several;
@@ -22,8 +23,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 pub use form::Format;
+pub(super) use row::{Bounds, Row};
 pub use several::expand;
 
+use self::row::{Content, Source};
 use super::columns::Columns;
 use super::error::DataError;
 use super::line_problem::LineProblem;
@@ -32,97 +35,8 @@ use crate::foreign_file::{self, Refusal};
 /// The most rows of a chunk, which are parsed and tokenized in parallel.
 const CHUNK_ROWS: usize = 2048;
 
-/// The name of the field that a line of plain text is.
-const TEXT: &str = "text";
-
 /// The most bytes of a packed table that is unpacked into memory, since such a file is read from its end.
 const UNPACKED_LIMIT: u64 = 2 << 30;
-
-/// How much of a file is taken at once. A file without line breaks must not fill the memory, and neither may the
-/// texts that all threads tokenize at the same time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Bounds {
-    /// The most bytes of a row.
-    pub(super) row: usize,
-    /// The most bytes of a text that is tokenized at once, and of the rows of a chunk unless it is a single one.
-    pub(super) text: usize,
-    /// The most bytes that a page, or a batch of rows, of a table unpacks to.
-    pub(super) page: usize,
-}
-
-impl Bounds {
-    /// The bounds of a job whose memory budget is this many bytes. Parsed JSON takes up to 32 times the bytes of its
-    /// line. Tokenizing takes up to 200 times the bytes of its texts (measured with byte-level BPE: 90 for prose in one
-    /// line, 195 for one word of 5 MB).
-    pub(super) fn of(memory: Option<u64>) -> Self {
-        let share = |part: u64, least: usize, most: usize| match memory {
-            None => most,
-            Some(bytes) => usize::try_from(bytes / part).unwrap_or(most).clamp(least, most),
-        };
-        Self {
-            row: share(32, 512 << 10, 64 << 20),
-            text: share(256, 64 << 10, 8 << 20),
-            // writers cut pages at 1 MiB; some have one page for a group of rows
-            page: share(8, 16 << 20, 1 << 30),
-        }
-    }
-}
-
-/// A row of a file.
-#[derive(Debug)]
-pub(super) struct Row {
-    /// The number of its line, or its own, counted from 1.
-    pub(super) number: usize,
-    content: Content,
-    /// Bytes that it has in the file, or about as many as it would have as JSON.
-    bytes: usize,
-}
-
-/// A row as its reader found it. JSON is parsed later, in parallel.
-#[derive(Debug)]
-enum Content {
-    /// A text alone.
-    Text(String),
-    /// JSON that should be an object.
-    Json(String),
-    /// An object, and about as many bytes as it would have as JSON.
-    Fields(Map<String, Value>, usize),
-}
-
-impl Row {
-    fn new(number: usize, content: Content) -> Self {
-        let bytes = match &content {
-            Content::Text(text) | Content::Json(text) => text.len(),
-            Content::Fields(_, bytes) => *bytes,
-        };
-        Self { number, content, bytes }
-    }
-
-    /// The fields of the row with their values.
-    pub(super) fn fields(self) -> Result<Map<String, Value>, LineProblem> {
-        match self.content {
-            Content::Text(text) => Ok(Map::from_iter([(TEXT.to_owned(), Value::String(text))])),
-            Content::Fields(fields, _) => Ok(fields),
-            Content::Json(text) => match serde_json::from_str(&text).map_err(|error| broken(&error))? {
-                Value::Object(fields) => Ok(fields),
-                other => Err(LineProblem::NotObject { found: super::fields::kind(&other) }),
-            },
-        }
-    }
-}
-
-fn broken(error: &serde_json::Error) -> LineProblem {
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let message = error.to_string();
-    let message = message.strip_suffix(&place).unwrap_or(&message).to_owned();
-    LineProblem::Json { line: error.line(), column: error.column(), message }
-}
-
-/// A number of 32 bits with no more digits than it needs; null if it is none.
-fn shortest(value: f32) -> Value {
-    // the shortest text of an f32 has fewer digits than that of the f64 with the same value
-    value.to_string().parse::<f64>().ok().and_then(serde_json::Number::from_f64).map_or(Value::Null, Value::Number)
-}
 
 /// Gives the rows of one file or of several ([`expand`]) in their order, each with its number, counted from 1 through all
 /// files. A row that is no object is left out.
@@ -163,15 +77,6 @@ pub fn first_row(path: &Path, columns: &Columns) -> Option<Map<String, Value>> {
     let file = expand(path).ok()?.into_iter().next()?;
     let (mut rows, _) = Rows::open(&file, columns, Bounds::of(None)).ok()?;
     rows.source.next_row().ok()??.fields().ok()
-}
-
-/// The rows of one file, one after the other.
-trait Source {
-    /// What is wrong with a row, at its place.
-    fn fail(&self, number: usize, problem: LineProblem) -> DataError;
-
-    /// The next row; none at the end.
-    fn next_row(&mut self) -> Result<Option<Row>, DataError>;
 }
 
 /// The rows of a file, a chunk at a time.

@@ -11,7 +11,8 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row as Record};
 use serde_json::{Map, Number, Value};
 
-use super::{Bounds, Content, Row, Source, parquet_pages};
+use super::parquet_pages;
+use super::row::{Bounds, Content, Row, Source, shortest};
 use crate::data::error::DataError;
 use crate::data::guarded::guarded;
 use crate::data::line_problem::LineProblem;
@@ -91,8 +92,8 @@ fn value(field: &Field, bytes: &mut usize) -> Value {
         Field::UShort(value) => Value::from(*value),
         Field::UInt(value) => Value::from(*value),
         Field::ULong(value) => Value::from(*value),
-        Field::Float16(value) => super::shortest(f32::from(*value)),
-        Field::Float(value) => super::shortest(*value),
+        Field::Float16(value) => shortest(f32::from(*value)),
+        Field::Float(value) => shortest(*value),
         Field::Double(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),
         Field::Decimal(_) => Value::String(field.to_string()),
         Field::Str(text) => {

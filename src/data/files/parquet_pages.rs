@@ -10,7 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader};
 use parquet::file::reader::ChunkReader;
 
-use super::Bounds;
+use super::row::Bounds;
 
 /// The most bytes of a page's header. Its statistics may hold a least and a greatest text.
 const HEADER: u64 = 16 << 20;

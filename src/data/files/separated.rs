@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, Source};
 use crate::data::columns::Columns;
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;

@@ -68,9 +68,28 @@ fn or_empty<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(deserializ
 }
 
 impl RunRecord {
-    /// The record of a run folder; none if there is no such file, or none that can be read.
-    pub fn of_run_folder(folder: &Path) -> Option<Self> {
-        serde_json::from_str(&foreign_file::read_text(&folder.join(RECORD), MAX_RECORD).ok()?).ok()
+    /// The record of a run folder; none before a step has ended there.
+    ///
+    /// # Errors
+    /// [`JobError::Io`] if the file cannot be read, [`StoreError::Damaged`](crate::attribution::store::StoreError) if it is
+    /// not as it was written.
+    pub fn of_run_folder(folder: &Path) -> Result<Option<Self>, JobError> {
+        match Self::read(folder) {
+            Err(JobError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    /// The record of a run folder that must have one. A text that is no JSON is an empty record.
+    fn read(folder: &Path) -> Result<Self, JobError> {
+        let file = folder.join(RECORD);
+        let text = foreign_file::read_text(&file, MAX_RECORD).map_err(|source| JobError::Io {
+            file: file.clone(),
+            action: "cannot be read",
+            source,
+        })?;
+        check_json(&file, &text)?;
+        Ok(serde_json::from_str(&text).unwrap_or_default())
     }
 
     /// The hash of each stage's data, if all are recorded.
@@ -84,8 +103,11 @@ impl RunRecord {
 impl Saturation {
     /// How far each segment went, as a run folder tells it; empty before the curvature is fitted, and for influence
     /// functions.
-    pub fn of_run_folder(folder: &Path) -> Vec<Self> {
-        RunRecord::of_run_folder(folder).and_then(|record| record.saturation).unwrap_or_default()
+    ///
+    /// # Errors
+    /// Those of [`RunRecord::of_run_folder`].
+    pub fn of_run_folder(folder: &Path) -> Result<Vec<Self>, JobError> {
+        Ok(RunRecord::of_run_folder(folder)?.and_then(|record| record.saturation).unwrap_or_default())
     }
 }
 
@@ -96,10 +118,7 @@ impl Saturation {
 pub(in crate::job) fn open_reused(folder: &Path) -> Result<Reused, JobError> {
     let store = Store::open(folder)?;
     let file = folder.join(RECORD);
-    let unread = |source| JobError::Io { file: file.clone(), action: "cannot be read", source };
-    let text = foreign_file::read_text(&file, MAX_RECORD).map_err(unread)?;
-    check_json(&file, &text)?;
-    let record = serde_json::from_str::<RunRecord>(&text).unwrap_or_default();
+    let record = RunRecord::read(folder)?;
     let data = record.hashes().ok_or_else(|| JobError::Options {
         problem: format!("{}: does not say which data the curvature was taken on", file.display()),
         hint: Some("give the folder of a run that this version of ascribe fitted".into()),
@@ -117,12 +136,8 @@ pub(in crate::job) fn write_report(
     report: &StepReport,
 ) -> Result<(), JobError> {
     let file = store.folder().join(RECORD);
-    let before = match foreign_file::read_text(&file, MAX_RECORD) {
-        Ok(text) => serde_json::from_str::<RunRecord>(&text).unwrap_or_default(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => RunRecord::default(),
-        // the steps before this one are there and would be lost
-        Err(source) => return Err(JobError::Io { file, action: "cannot be read", source }),
-    };
+    // of a file that cannot be read the steps before this one would be lost
+    let before = RunRecord::of_run_folder(store.folder())?.unwrap_or_default();
     let mut stages = before.stages;
     stages.extend(report.stages.iter().filter(|stage| !stage.reused).cloned());
     let hash = |stage| blake3::Hash::from_bytes(brief.curvature_data(stage)).to_hex().to_string();
@@ -145,7 +160,7 @@ mod tests {
     fn read(text: &str) -> RunRecord {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join(RECORD), text).expect("written");
-        RunRecord::of_run_folder(folder.path()).expect("JSON")
+        RunRecord::of_run_folder(folder.path()).expect("readable").expect("there")
     }
 
     #[test]

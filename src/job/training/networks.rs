@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::curvature::gemm::Products;
-use crate::curvature::{Directions, Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink};
+use crate::curvature::{
+    Directions, Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Renumbered, TapSink,
+};
 use crate::data::Batch;
 use crate::job::error::JobError;
 use crate::model::{Footprint, Identity, LoadOptions, Model, Residence};
@@ -224,20 +226,5 @@ impl Network for TrackedNetwork {
         }
         let own = Directions::new(self.model.layers(), own)?;
         self.model.gauss_newton(batch, &own, &mut Renumbered { places, sink })
-    }
-}
-
-/// Passes taps on under the run's numbers, without those of layers that the run does not track.
-struct Renumbered<'a> {
-    places: &'a [Option<usize>],
-    sink: &'a mut dyn TapSink,
-}
-
-impl TapSink for Renumbered<'_> {
-    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
-        match self.places[tap.layer.0] {
-            Some(place) => self.sink.tap(Tap { layer: LayerId(place), ..tap }),
-            None => Ok(()),
-        }
     }
 }

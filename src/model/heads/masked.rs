@@ -3,8 +3,9 @@
 
 use candle_core::Tensor;
 
+use super::head::Head;
+use super::next_token::NextToken;
 use super::steps::{Step, StoredSteps};
-use super::{Head, NextToken};
 use crate::curvature::{Directions, Error, Gradient, Moving, Objective, Section, TapRecorder, Taped, Traced};
 use crate::data::Batch;
 use crate::model::norms::StoredLayerNorm;

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::Head;
 use super::adapter::StoredHeadAdapter;
+use super::head::Head;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Directions, Error, LayerId, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
-use crate::model::decoder::Embedding;
-use crate::model::parameters::{Held, InUse, StoredTensor};
+use crate::model::parameters::{Embedding, Held, InUse, StoredTensor};
 use crate::model::{LoadError, wrong_batch};
 use crate::nn::{
     LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss, language_model_product,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 
+use super::head::{Head, hessian_of_outputs, loss_of_outputs};
 use super::steps::{Step, StoredSteps};
-use super::{Head, hessian_of_outputs, loss_of_outputs};
 use crate::curvature::{
     Directions, Error, Gradient, Moving, Objective, Positions, Section, TapRecorder, Taped, Traced,
 };

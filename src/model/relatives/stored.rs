@@ -4,18 +4,19 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::experts::StoredSparseMlp;
-use super::{
-    AnyNorm, Block, Family, FeedForward, GateUp, Layer, Mlp, NormKind, NormPlaces, Packing, Projections, QueryKeyNorms,
-    Relative, SelfAttention,
-};
+use super::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms};
+use super::figure::{AnyNorm, Block, Context, FeedForward, Projections, Relative, SelfAttention};
+use super::mlp::{StoredMlp, dense, read_all};
+use super::sparse_mlp::StoredSparseMlp;
+use crate::curvature::Positions;
+use crate::data::TokenInputs;
 use crate::model::architecture::{Architecture, Parameters};
-use crate::model::decoder::{Blocks, Ends, Parts};
+use crate::model::decoder::{Blocks, Ends, Parts, Transformer};
 use crate::model::parameters::{Source, Stored, StoredLinear, StoredTensor};
 use crate::model::projection::Projection;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
-use crate::nn::{Activation, Attention, LayerNorm, Mask, RmsNorm};
+use crate::nn::{Attention, LayerNorm, Mask, RmsNorm, RopeTables};
 
 /// A norm of either kind.
 #[derive(Debug)]
@@ -94,60 +95,6 @@ enum StoredFeedForward {
     Sparse(Box<StoredSparseMlp>),
 }
 
-/// An MLP's parameters.
-#[derive(Debug)]
-pub(super) struct StoredMlp {
-    /// Gate and up, or both in one.
-    gate_up: Vec<StoredLinear>,
-    down_proj: StoredLinear,
-    activation: Activation,
-}
-
-impl StoredMlp {
-    /// An MLP of its stored layers: gate and up, or both in one, then down.
-    pub(super) fn new(gate_up: Vec<StoredLinear>, down_proj: StoredLinear, activation: Activation) -> Self {
-        Self { gate_up, down_proj, activation }
-    }
-}
-
-impl Stored for StoredMlp {
-    type Value = Mlp;
-
-    fn read(&self) -> Result<Mlp, LoadError> {
-        let gate_up = match <[Projection; 2]>::try_from(read_all(&self.gate_up)?) {
-            Ok([gate_proj, up_proj]) => GateUp::Separate { gate_proj, up_proj },
-            Err(mut one) => GateUp::Packed(one.remove(0)),
-        };
-        Ok(Mlp { gate_up, down_proj: self.down_proj.read()?, activation: self.activation })
-    }
-}
-
-/// The MLP of this name, `inner` wide inside, as the family stores it.
-pub(super) fn dense(
-    source: &Source,
-    tracking: &mut Tracking<'_>,
-    name: &str,
-    family: &Family,
-    inner: usize,
-    input: &mut SharedInput,
-) -> Result<StoredMlp, LoadError> {
-    let (width, bias, layout) = (family.width, family.biases.mlp, Layout::OutputsFirst);
-    let packed = [("gate_up_proj", 2 * inner)];
-    let separate = [("gate_proj", inner), ("up_proj", inner)];
-    let parts: &[(&str, usize)] = if family.packing == Packing::Packed { &packed } else { &separate };
-    let mut gate_up = vec![];
-    for &(part, outputs) in parts {
-        gate_up.push(source.linear(tracking, &format!("{name}.{part}"), [outputs, width], bias, layout, input)?);
-    }
-    let (name, mut input) = (format!("{name}.down_proj"), SharedInput::default());
-    let down_proj = source.linear(tracking, &name, [width, inner], bias, layout, &mut input)?;
-    Ok(StoredMlp::new(gate_up, down_proj, family.activation))
-}
-
-fn read_all(layers: &[StoredLinear]) -> Result<Vec<Projection>, LoadError> {
-    layers.iter().map(Stored::read).collect()
-}
-
 impl Stored for StoredBlock {
     type Value = Block;
 
@@ -181,6 +128,21 @@ impl Stored for StoredBlock {
             mlp,
             behind_mlp: norm(&self.behind_mlp)?,
         })
+    }
+}
+
+impl Transformer for Relative {
+    type Block = StoredBlock;
+    type Norm = StoredNorm;
+    type Context = Context;
+
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
+        let ropes = self.ropes.iter().map(|rope| RopeTables::new(rope, positions)).collect();
+        Ok(Context { positions: positions.clone(), ropes })
+    }
+
+    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
+        self.embedding_scale.map_or(Ok(tokens.clone()), |scale| tokens.affine(scale, 0.0))
     }
 }
 

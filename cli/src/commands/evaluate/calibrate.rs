@@ -6,8 +6,8 @@ use anyhow::Context;
 use ascribe::attribution::evaluate::{Bootstrap, CALIBRATION, Calibration, Interval, Run, Scale, find_slope};
 use clap::Args;
 
+use super::figures::{FigureFormat, amount, cells, print, print_csv, print_json};
 use super::retrained::{Retrained, Truth};
-use super::{FigureFormat, amount, cells, print, print_csv, print_json};
 use crate::failure::Problem;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
@@ -32,7 +32,7 @@ pub(crate) struct Calibrate {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Resamples of queries for the interval
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = super::resamples())]
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples, value_parser = super::figures::resamples())]
     resamples: usize,
     /// Seed of the resamples
     #[arg(long, value_name = "SEED", default_value_t = 0)]

@@ -6,8 +6,8 @@ use anyhow::Context;
 use ascribe::attribution::evaluate::{self, Bootstrap, Figure, LdsReport, Run};
 use clap::Args;
 
+use super::figures::{FigureFormat, Figures, Resampling, amount, cells, print, print_csv, print_json, range};
 use super::retrained::{Retrained, Truth};
-use super::{FigureFormat, Figures, Resampling, amount, cells, print, print_csv, print_json, range};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};

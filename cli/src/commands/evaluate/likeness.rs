@@ -9,7 +9,7 @@ use ascribe::attribution::evaluate::{self, Bootstrap};
 use clap::Args;
 use serde::Serialize;
 
-use super::{FigureFormat, Figures, Resampling, cells, print, print_csv, print_json, range};
+use super::figures::{FigureFormat, Figures, Resampling, cells, print, print_csv, print_json, range};
 use crate::failure::Problem;
 use crate::score_file::ScoreFile;
 use crate::show::Columns;

@@ -7,7 +7,7 @@ use ascribe::attribution::store::TensorFile;
 use clap::Args;
 use serde::Serialize;
 
-use super::{FigureFormat, Figures, print, print_csv, print_json};
+use super::figures::{FigureFormat, Figures, print, print_csv, print_json};
 use crate::failure::Problem;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};

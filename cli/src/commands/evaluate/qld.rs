@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ascribe::attribution::evaluate::{self, MeanFall, Orientation, Removals};
 use clap::Args;
 
-use super::{FigureFormat, Resampling, amount, cells, print, print_csv, print_json};
+use super::figures::{FigureFormat, Resampling, amount, cells, print, print_csv, print_json};
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::words::counted;

@@ -8,7 +8,7 @@ use ascribe::attribution::evaluate::{self, Answers};
 use clap::Args;
 use serde::Serialize;
 
-use super::{FigureFormat, Figures, print, print_csv, print_json};
+use super::figures::{FigureFormat, Figures, print, print_csv, print_json};
 use crate::score_file::ScoreFile;
 use crate::show::Columns;
 use crate::status::{Status, exit_codes, with_exit_codes};

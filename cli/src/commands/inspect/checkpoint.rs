@@ -7,7 +7,7 @@ use ascribe::curvature::{LayerSpec, Network};
 use ascribe::data::{ImageSize, RowShape, Task, Tokenizer};
 use ascribe::model::{Limits, LoadOptions, Model};
 
-use super::Detail;
+use super::detail::Detail;
 use crate::show::Columns;
 use crate::terminal::inline;
 use crate::words::{count, counted};

@@ -7,7 +7,7 @@ use anyhow::Context;
 use ascribe::foreign_file;
 use serde_json::{Map, Value};
 
-use super::Detail;
+use super::detail::Detail;
 use crate::failure::Problem;
 use crate::terminal::inline;
 use crate::words::{bytes, counted};

@@ -1,6 +1,7 @@
 //! `ascribe inspect`: what a file or folder is. Reading never writes.
 
 mod checkpoint;
+mod detail;
 mod lines;
 mod run_folder;
 mod tensors;
@@ -11,6 +12,7 @@ use anyhow::Context;
 use ascribe::{foreign_file, presence};
 use clap::Args;
 
+use self::detail::Detail;
 use crate::failure::Problem;
 use crate::status::{Status, exit_codes, with_exit_codes};
 use crate::terminal;
@@ -39,15 +41,6 @@ Examples:
   ascribe inspect run/scores.safetensors
   ascribe inspect run/artifacts/lambda-0123456789abcdef.safetensors --verbose"
 );
-
-/// How much is said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Detail {
-    /// What fits a screen.
-    Short,
-    /// Everything.
-    Full,
-}
 
 impl Inspect {
     pub(super) fn run(self) -> anyhow::Result<Status> {

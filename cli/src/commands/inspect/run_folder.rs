@@ -8,7 +8,7 @@ use anyhow::Context;
 use ascribe::attribution::store::Store;
 use ascribe::job::{Job, RunRecord};
 
-use super::Detail;
+use super::detail::Detail;
 use crate::show::Columns;
 use crate::terminal::inline;
 use crate::words::{bytes, count, duration, name_of};
@@ -34,7 +34,7 @@ pub(super) fn explain(folder: &Path, detail: Detail) -> anyhow::Result<String> {
     if ascribe::presence::is_file(&job) {
         let _ = write!(text, "\n{}", summary(&Job::read(&job)?));
     }
-    if let Some(record) = RunRecord::of_run_folder(folder) {
+    if let Some(record) = RunRecord::of_run_folder(folder)? {
         let mut columns = Columns::titled(["stage", "done", "in"]);
         for stage in record.stages {
             columns.row([stage.stage, format!("{} {}", count(stage.units), stage.unit), duration(stage.seconds)]);

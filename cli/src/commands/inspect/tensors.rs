@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ascribe::attribution::store::TensorFile;
 
-use super::Detail;
+use super::detail::Detail;
 use crate::show::Columns;
 use crate::terminal::inline;
 use crate::words::{bytes, counted};

@@ -11,7 +11,7 @@ use crate::attribution::source::Conditioner;
 use crate::attribution::store::{Artifact, Dtype, Key, KeyBuilder, Metadata, TensorSpec};
 use crate::curvature::gemm::Products;
 use crate::curvature::{
-    Counts, CovarianceSum, Error, LambdaSum, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink,
+    Counts, CovarianceSum, Error, LambdaSum, LayerSpec, Network, Objective, Positions, Renumbered, TapSink,
 };
 use crate::data::Batch;
 use crate::job::error::JobError;
@@ -115,22 +115,7 @@ impl Network for GroupNetwork<'_> {
     }
 
     fn differentiate(&self, batch: &Batch, objective: Objective, sink: &mut dyn TapSink) -> Result<Vec<f64>, Error> {
-        self.network.differentiate(batch, objective, &mut OfGroup { places: &self.group.places, sink })
-    }
-}
-
-/// Passes on the group's taps under its own numbers.
-struct OfGroup<'a> {
-    places: &'a [Option<usize>],
-    sink: &'a mut dyn TapSink,
-}
-
-impl TapSink for OfGroup<'_> {
-    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
-        match self.places[tap.layer.0] {
-            Some(place) => self.sink.tap(Tap { layer: LayerId(place), ..tap }),
-            None => Ok(()),
-        }
+        self.network.differentiate(batch, objective, &mut Renumbered { places: &self.group.places, sink })
     }
 }
 

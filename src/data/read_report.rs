@@ -1,0 +1,49 @@
+//! What reading a file found, for the plan.
+
+use super::chat::report::ChatReport;
+
+/// What reading found, for the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ReadReport {
+    /// Examples of the dataset (blocks, if packed).
+    pub examples: usize,
+    /// Positions of all examples.
+    pub tokens: usize,
+    /// Targets of all examples: tokens that are predicted, rows, or labelled texts.
+    pub targets: usize,
+    /// Examples (before packing) that `max_length` cut.
+    pub cut: usize,
+    /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.
+    pub cut_at_other_end: bool,
+    /// Examples that are contrasts of two completions.
+    pub contrasts: usize,
+    /// Rows without a token, which were skipped.
+    pub empty: usize,
+    /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
+    /// leave out of the loss.
+    pub end_may_be_padding: bool,
+    /// Positions of the longest example.
+    pub longest: usize,
+    /// Tokens of the longest example before it was cut or packed.
+    pub longest_before_cut: usize,
+    /// What packing did.
+    pub packed: Option<Packed>,
+    /// Whether examples are rows of numbers or images, not sequences of tokens.
+    pub is_rows: bool,
+    /// What became of conversations, if there are any.
+    pub chat: Option<ChatReport>,
+    /// The first example, token for token, and whether each is a target.
+    pub first: Vec<(String, bool)>,
+}
+
+/// What packing did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packed {
+    /// Documents read.
+    pub documents: usize,
+    /// Tokens at the end, or at ends of groups of rows, that filled no block and were left out.
+    pub dropped_tokens: usize,
+    /// Rows after which packing began anew.
+    pub rows: Option<usize>,
+}

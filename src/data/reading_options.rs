@@ -1,0 +1,75 @@
+//! What is asked of the reading of a file: how, and what the model can take.
+
+use std::sync::Arc;
+
+use super::chat::options::ChatOptions;
+use super::columns::Columns;
+use super::labels::Labels;
+use super::specials::Specials;
+
+/// How a file is read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DataOptions {
+    /// Longer examples are cut to this many tokens, special tokens included. Without it an example that
+    /// is longer than the model's positions is an error.
+    pub max_length: Option<usize>,
+    /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
+    pub pack: Option<usize>,
+    /// After every so many rows of the file packing begins anew, and what filled no block is left out; a script that
+    /// packs each batch of a mapped data set does so. None: one stream.
+    pub pack_rows: Option<usize>,
+    /// Special tokens added to text.
+    pub specials: Specials,
+    /// What names an example.
+    pub id_field: IdField,
+    /// Names of the columns that hold it.
+    pub columns: Columns,
+    /// Bytes that the job may use; none: no bound but the largest.
+    pub memory: Option<u64>,
+    /// Labels of texts, for a model that gives something for a whole text ([`crate::model::Model::labels`]). Without
+    /// them tokens are targets.
+    pub labels: Option<Arc<Labels>>,
+    /// How conversations are read.
+    pub chat: ChatOptions,
+}
+
+/// What names an example.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum IdField {
+    /// `id` where a row has it, else the number of its line or its own, counted from 1 through all files.
+    #[default]
+    Default,
+    /// The number; `id` is metadata.
+    Line,
+    /// Another field, which every row must have. It stays metadata, and so does `id`.
+    Field(String),
+}
+
+/// What the model can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelLimits {
+    /// Rows of the embedding.
+    pub vocabulary: usize,
+    /// Positions, if their number is limited.
+    pub max_positions: Option<usize>,
+    /// What the decoder reads beside an encoder; none for a model that reads one sequence.
+    pub decoder: Option<DecoderTokens>,
+    /// What a model that fills in masked tokens reads; none for a model that predicts the next token.
+    pub masked: Option<MaskedTokens>,
+}
+
+/// The tokens that a masked language model reads: some of them masked, each of which its own row predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaskedTokens {
+    /// Texts of a pair that the model tells apart by a type of each token; none: it does not.
+    pub token_types: Option<usize>,
+}
+
+/// The tokens that a decoder beside an encoder is given: its targets, shifted behind a first one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderTokens {
+    /// The first.
+    pub start: u32,
+    /// What it reads in place of a token that is no target.
+    pub padding: u32,
+}
