@@ -11,21 +11,21 @@ use ascribe::job::{Job, Plan, Side};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-tiny");
     let out = tempfile::tempdir()?;
-    let job = |queries: &str, run: PathBuf| {
-        let mut job = Job::new(&fixture, fixture.join("train.jsonl"), run);
+    let mut fitted: Option<PathBuf> = None;
+    for queries in ["queries.jsonl", "documents.jsonl"] {
+        let run = out.path().join(queries);
+        let mut job = Job::new(&fixture, fixture.join("train.jsonl"), &run);
         job.data.queries = Some(fixture.join(queries));
         job.data.add_eos = Side::Train;
         job.output.top = 3;
-        job
-    };
-    for queries in ["queries.jsonl", "documents.jsonl"] {
-        let plan = Plan::resolve(job(queries, out.path().join(queries)))?;
-        for ranking in plan.run(&())? {
+        job.method.factors = fitted.clone(); // the first run fits the curvature, the second reads it there
+        for ranking in Plan::resolve(job)?.run(&())? {
             println!("{}: {}", ranking.query.id, ranking.query.excerpt);
             for example in &ranking.proponents {
                 println!("    {:+.5}  {}  {}", example.score, example.id, example.excerpt);
             }
         }
+        fitted.get_or_insert(run);
     }
     Ok(())
 }

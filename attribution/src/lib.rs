@@ -18,6 +18,7 @@ mod scorer;
 pub mod source;
 pub mod stability;
 pub mod store;
+pub mod stored_numbers;
 pub mod trajectory;
 mod walk;
 

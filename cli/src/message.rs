@@ -49,8 +49,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 /// Prints an error, its causes and its hint on stderr.
 pub(crate) fn report(error: &anyhow::Error, message_style: MessageStyle, wording: Wording) {
-    let hint = hint(error).map(|hint| wording.apply(hint, error));
-    let message = wording.apply(error.to_string(), error);
+    let hint = wording.hint(error).or_else(|| hint(error));
+    let message = wording.message(error);
     let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
     let mut text = String::new();
     match message_style {

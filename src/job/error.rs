@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::attribution::source::SourceError;
 use crate::attribution::store::StoreError;
 use crate::data::DataError;
+use crate::job::option_text::OptionText;
 use crate::model::LoadError;
 
 /// Why a job cannot be planned or did not finish.
@@ -86,9 +87,9 @@ pub enum JobError {
     #[error("{problem}")]
     Options {
         /// What is wrong.
-        problem: String,
+        problem: OptionText,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<OptionText>,
     },
     /// The step needs queries and the job names none.
     #[error("this step needs queries, and the job names none")]
@@ -149,6 +150,11 @@ pub enum JobError {
 }
 
 impl JobError {
+    /// Options that exclude each other, or a value out of range, with what to do.
+    pub(in crate::job) fn options(problem: impl Into<OptionText>, hint: impl Into<OptionText>) -> Self {
+        Self::Options { problem: problem.into(), hint: Some(hint.into()) }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -173,7 +179,7 @@ impl JobError {
             Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Some("check the path".into()),
             Self::Pass(_) | Self::Io { .. } => None,
             Self::Measure { possible, .. } => Some(format!("write {possible}")),
-            Self::Options { hint, .. } => hint.clone(),
+            Self::Options { hint, .. } => hint.as_ref().map(ToString::to_string),
             Self::NoQueries => Some("give a file of queries".into()),
             Self::MissingStep { step, .. } => Some(format!("run `ascribe {step}` on this folder first")),
             Self::OtherResults { .. } => Some("choose another run folder; nothing was written".into()),

@@ -6,6 +6,7 @@ mod cost;
 mod error;
 mod folder;
 mod number;
+mod option_text;
 mod plan;
 mod request;
 mod steps;
@@ -26,6 +27,7 @@ pub use folder::rankings::{
 };
 pub use folder::record::RunRecord;
 pub use folder::report::{LayerSaturation, Saturation, StageReport, StepReport};
+pub use option_text::OptionText;
 pub use plan::Plan;
 pub use request::*;
 pub use steps::sensitivity::Sensitivity;

@@ -1,11 +1,15 @@
 //! What the program asks of an architecture beside its figure: which checkpoints are its own, how they are built, and
 //! how training code names and numbers their parameters. Each architecture's file holds one such description, and
-//! `mod.rs` lists them; everything else that depends on the architecture follows from it.
+//! `supported.rs` lists them; everything else that depends on the architecture follows from it.
 
 use std::sync::Arc;
 
-use super::error::abridged;
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::body::Loaded;
+use super::config::Config;
+use super::error::{LoadError, abridged};
+use super::layout::Layout;
+use super::load_options::LoadOptions;
+use super::weights::Weights;
 
 /// One architecture.
 #[derive(Debug)]
@@ -288,19 +292,6 @@ pub(crate) fn is_masked(config: &Config) -> Result<bool, LoadError> {
 const ADAPTER: [&str; 5] = ["lora_A.", "lora_B.", "lora_embedding_", "lora_magnitude_vector", ".base_layer."];
 
 impl Architecture {
-    /// The architecture that a configuration names.
-    ///
-    /// # Errors
-    /// [`LoadError::UnsupportedModel`] if it names none of ours; [`LoadError::Config`] if it names none.
-    pub(crate) fn of(config: &Config) -> Result<&'static Self, LoadError> {
-        let kind = config.text("model_type", "")?;
-        match super::ARCHITECTURES.iter().find(|architecture| architecture.model_type == kind) {
-            Some(architecture) => Ok(architecture),
-            None if kind.is_empty() => Err(config.problem("no key `model_type`")),
-            None => Err(LoadError::UnsupportedModel { file: config.file().to_owned(), found: kind.to_owned() }),
-        }
-    }
-
     /// Refuses what would be run as something else than it is: another class, and settings that make a language model
     /// another function than the one that it is built as.
     pub(super) fn check(&self, config: &Config, weights: &Weights) -> Result<(), LoadError> {

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
 
-use super::LoadError;
-use super::weights::read;
+use super::checkpoint::{Checkpoint, read};
+use super::error::LoadError;
 
 /// A checkpoint's configuration.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl Config {
         let file = folder.join("config.json");
         if !crate::presence::is_file(&file) {
             // let the weights say what the folder is, if they can
-            let hint = super::Weights::open(folder).err().and_then(|error| error.hint());
+            let hint = Checkpoint::open(folder).err().and_then(|error| error.hint());
             return Err(LoadError::NotACheckpoint { folder: folder.to_owned(), missing: "config.json", instead: hint });
         }
         let config = Self::read_file(file)?;

@@ -7,16 +7,25 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::adapter::AdapterMode;
+use super::adapter::mode::AdapterMode;
+use super::adapter::module::Merged;
 use super::architecture::{BlockNames, SCORE, class_of_texts};
-use super::heads::{
-    self, Head, NextToken, Pooling, Step, StoredHeadAdapter, StoredMasked, StoredNextToken, StoredSequence,
-};
+use super::body::{Body, Loaded, wrong_batch};
+use super::error::LoadError;
+use super::footprint::Footprint;
+use super::heads::adapter::StoredHeadAdapter;
+use super::heads::head::Head;
+use super::heads::labels;
+use super::heads::masked::StoredMasked;
+use super::heads::next_token::{NextToken, StoredNextToken};
+use super::heads::sequence::{Pooling, StoredSequence};
+use super::heads::steps::Step;
+use super::layout::Layout;
+use super::limits::Limits;
 use super::norms::Norm;
-pub(super) use super::parameters::Embedding;
-use super::parameters::{Held, Residence, Source, Stored, StoredTensor};
+use super::residence::{Held, Residence, Stored};
+use super::source::{Embedding, Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
-use super::{Body, Footprint, Limits, LoadError, Loaded, wrong_batch};
 use crate::curvature::{
     Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
     backward_through, gauss_newton_through,
@@ -212,7 +221,7 @@ impl Ends {
     pub(super) fn new(source: &Source, names: &BlockNames, sizes: [usize; 2], tied: bool) -> Result<Self, LoadError> {
         let embedding = format!("{}.weight", names.before[0]);
         if class_of_texts(source.config())?.is_some() {
-            let labels = heads::labels(source.config())?;
+            let labels = labels::labels(source.config())?;
             let padding = source.config().get("pad_token_id").and_then(Value::as_u64);
             let padding = padding.and_then(|id| u32::try_from(id).ok());
             if padding.is_none() {
@@ -373,7 +382,7 @@ impl<T: Transformer + 'static> Parts<T> {
                                 Some(StoredHeadAdapter { low_rank: low_rank.clone(), weight: own.clone(), layers });
                         }
                     }
-                    weight = Some(own.adapted(low_rank));
+                    weight = Some(own.adapted(Merged { adapter: low_rank, layout: Layout::OutputsFirst }));
                 }
                 let is_tracked = layer.is_some() || adapter.is_some();
                 let own = weight.map(|own| Held::new(own, residence)).transpose()?;

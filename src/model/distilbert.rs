@@ -5,9 +5,14 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::body::Loaded;
+use super::config::Config;
 use super::encoder::{Family, Filling, Places};
-use super::heads::MaskedNames;
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::error::LoadError;
+use super::heads::masked::MaskedNames;
+use super::layout::Layout;
+use super::load_options::LoadOptions;
+use super::weights::Weights;
 use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {

@@ -7,13 +7,22 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architecture::{BlockNames, is_masked};
-use super::decoder::{self, Blocks, Embedding, Ends, Parts, Transformer};
-use super::heads::{self, MaskedNames, Pooling, Step, StoredMasked, StoredSequence};
+use super::body::Loaded;
+use super::config::Config;
+use super::decoder::{self, Blocks, Ends, Parts, Transformer};
+use super::error::LoadError;
+use super::heads::labels;
+use super::heads::masked::{MaskedNames, StoredMasked};
+use super::heads::sequence::{Pooling, StoredSequence};
+use super::heads::steps::Step;
+use super::layout::Layout;
+use super::load_options::LoadOptions;
 use super::norms::{NoNorm, StoredLayerNorm};
-use super::parameters::{Held, Source, Stored, StoredLinear};
-use super::projection::Projection;
+use super::projection::{Projection, StoredLinear};
+use super::residence::{Held, Stored};
+use super::source::{Embedding, Source};
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{MaskedTokens, TokenInputs};
 use crate::nn::{Activation, Attention, LayerNorm, Mask};
@@ -245,7 +254,7 @@ impl Family {
                 Ends::of_masked(&source, &filling.names, [self.vocabulary, width], (reads, head, true))?
             }
             None => {
-                let mut labels = heads::labels(config)?;
+                let mut labels = labels::labels(config)?;
                 labels.token_types = self.token_types;
                 let outputs = labels.outputs;
                 let (dense, behind) = self.dense;

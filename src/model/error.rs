@@ -40,6 +40,8 @@ pub enum LoadError {
         file: PathBuf,
         /// What it says.
         found: String,
+        /// What is supported.
+        supported: Vec<&'static str>,
     },
     /// The configuration asks for something that would change the numbers and is not implemented.
     #[error("{}: `{key}` = {value} is not supported", file.display())]
@@ -295,9 +297,7 @@ impl LoadError {
             Self::Unreadable { .. } => "check the path and its permissions".into(),
             Self::NotACheckpoint { instead: Some(instead), .. } => instead.clone(),
             Self::NotACheckpoint { .. } => "give the folder that holds `config.json` and `model.safetensors`".into(),
-            Self::UnsupportedModel { .. } => {
-                format!("supported are {}", super::supported().collect::<Vec<_>>().join(", "))
-            }
+            Self::UnsupportedModel { supported, .. } => format!("supported are {}", supported.join(", ")),
             Self::UnsupportedClass { expected, .. } => format!(
                 "only {} is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`",
                 classes(expected)

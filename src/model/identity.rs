@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Config, Weights};
+use super::config::Config;
+use super::weights::Weights;
 
 /// What tells a checkpoint from others: its weights and its configuration, whatever its name.
 #[derive(Debug)]

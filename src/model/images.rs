@@ -3,7 +3,10 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Config, LoadError, heads, wrong_batch};
+use super::body::wrong_batch;
+use super::config::Config;
+use super::error::LoadError;
+use super::heads::labels;
 use crate::curvature::{Error, Plane};
 use crate::data::{Batch, Inputs, Labels, RowInputs, Task};
 
@@ -53,7 +56,7 @@ pub(super) fn pair(config: &Config, key: &str, default: usize) -> Result<[usize;
 
 /// The labels of an image classifier. Where the configuration does not say what they are, they are classes.
 pub(super) fn labels(config: &Config) -> Result<(Labels, Task), LoadError> {
-    let labels = heads::labels(config)?;
+    let labels = labels::labels(config)?;
     let task = labels.task.unwrap_or_else(|| {
         config.note("`config.json` has no `problem_type`: targets are classes");
         Task::Classification

@@ -4,13 +4,19 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::body::Loaded;
+use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
+use super::error::LoadError;
+use super::layout::Layout;
+use super::load_options::LoadOptions;
 use super::norms::StoredRmsNorm;
-use super::parameters::{Source, Stored, StoredLinear};
-use super::projection::Projection;
+use super::projection::{Projection, StoredLinear};
+use super::residence::Stored;
 use super::rotary::Rotary;
+use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};

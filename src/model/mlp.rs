@@ -6,10 +6,15 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::architecture::{Architecture, Parameters};
-use super::error::abridged_shape;
-use super::heads::{hessian_of_outputs, loss_of_outputs};
+use super::body::{Body, Loaded, wrong_batch};
+use super::config::Config;
+use super::error::{LoadError, abridged_shape};
+use super::footprint::Footprint;
+use super::heads::head::{hessian_of_outputs, loss_of_outputs};
+use super::limits::Limits;
+use super::load_options::LoadOptions;
 use super::tracking::{SharedInput, Tracking};
-use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights, wrong_batch};
+use super::weights::Weights;
 use crate::curvature::{
     Directions, Error, Graphs, Linear, Objective, Section, TapRecorder, TapSink, Taped, Traced, backward_through,
     gauss_newton_through,

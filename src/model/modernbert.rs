@@ -8,14 +8,23 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
+use super::body::Loaded;
+use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
-use super::heads::{self, MaskedNames, Pooling, Step, StoredMasked, StoredSequence};
+use super::error::LoadError;
+use super::heads::labels;
+use super::heads::masked::{MaskedNames, StoredMasked};
+use super::heads::sequence::{Pooling, StoredSequence};
+use super::heads::steps::Step;
+use super::layout::Layout;
+use super::load_options::LoadOptions;
 use super::norms::StoredLayerNorm;
-use super::parameters::{Held, Source, Stored, StoredLinear};
-use super::projection::Projection;
+use super::projection::{Projection, StoredLinear};
+use super::residence::{Held, Stored};
 use super::rotary::RotaryByLayer;
+use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{MaskedTokens, TokenInputs};
 use crate::nn::{Activation, Attention, LayerNorm, Mask, RopeConfig, RopeTables, trace_gated_packed};
@@ -212,7 +221,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         let reads = MaskedTokens { token_types: None };
         Ends::of_masked(&source, &FILLING, [vocabulary, d], (reads, head, decoder_bias))?
     } else {
-        let labels = heads::labels(config)?;
+        let labels = labels::labels(config)?;
         let outputs = labels.outputs;
         let head = StoredSequence {
             pooling,

@@ -1,7 +1,8 @@
 //! Norms of transformers, on disk and in memory.
 
-use super::LoadError;
-use super::parameters::{Source, Stored, StoredTensor};
+use super::error::LoadError;
+use super::residence::Stored;
+use super::source::{Source, StoredTensor};
 use crate::curvature::Traced;
 use crate::nn::{LayerNorm, RmsNorm};
 

@@ -2,9 +2,11 @@
 
 use candle_core::Tensor;
 
-use super::LoadError;
-use super::adapter::LowRank;
-use super::parameters::{Layout, Stored, StoredTensor};
+use super::adapter::module::LowRank;
+use super::error::LoadError;
+use super::layout::Layout;
+use super::residence::Stored;
+use super::source::StoredTensor;
 use crate::curvature::gemm::Products;
 use crate::curvature::{LayerId, Linear, TapRecorder, Traced};
 

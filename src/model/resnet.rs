@@ -8,11 +8,21 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::architecture::{Architecture, Parameters};
-use super::heads::{Head, Pooling, Sequence, Step, StoredSequence};
+use super::body::{Body, Loaded};
+use super::config::Config;
+use super::error::LoadError;
+use super::footprint::Footprint;
+use super::heads::head::Head;
+use super::heads::sequence::{Pooling, Sequence, StoredSequence};
+use super::heads::steps::Step;
 use super::images::{self, ImageBatch};
-use super::parameters::{Held, Source, Stored, StoredLinear, StoredTensor};
+use super::limits::Limits;
+use super::load_options::LoadOptions;
+use super::projection::StoredLinear;
+use super::residence::{Held, Stored};
+use super::source::{Source, StoredTensor};
 use super::tracking::Tracking;
-use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights};
+use super::weights::Weights;
 use crate::curvature::{
     Convolution, Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
     Window, backward_through,

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Config, LoadError};
+use super::config::Config;
+use super::error::LoadError;
 use crate::nn::RopeConfig;
 
 /// What one class does with rotary settings that others do not.

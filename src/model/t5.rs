@@ -9,12 +9,18 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::body::Loaded;
+use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
+use super::error::LoadError;
+use super::layout::Layout;
+use super::load_options::LoadOptions;
 use super::norms::{Norm, StoredRmsNorm};
-use super::parameters::{Held, Source, Stored, StoredLinear, StoredTensor};
-use super::projection::Projection;
+use super::projection::{Projection, StoredLinear};
+use super::residence::{Held, Stored};
+use super::source::{Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
-use super::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{DecoderTokens, TokenInputs};
 use crate::nn::{

@@ -2,7 +2,7 @@
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use super::LoadError;
+use super::error::LoadError;
 use crate::curvature::{LayerId, LayerSpec};
 
 /// Layers by name: what `--layers` and `--skip-layers` say.

@@ -35,6 +35,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::super::{LayerSelection, LoadOptions, Model};
+    use crate::curvature::Network;
 
     fn fixtures() -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
@@ -43,7 +44,7 @@ mod tests {
     /// Parameters of tracked layers and of the rest, and the names of the rest.
     fn counts(folder: &Path, selection: LayerSelection) -> (u64, u64, Vec<String>) {
         let model = Model::load(folder, &LoadOptions { selection, ..LoadOptions::default() }).expect("a fixture");
-        let tracked = model.layers.iter().map(|layer| layer.parameters() as u64).sum();
+        let tracked = model.layers().iter().map(|layer| layer.parameters() as u64).sum();
         let rest = model.untracked().iter().map(|kind| kind.parameters).sum();
         (tracked, rest, model.untracked().iter().map(|kind| kind.name.clone()).collect())
     }

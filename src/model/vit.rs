@@ -7,15 +7,25 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::body::{Body, Loaded};
 use super::config::Config;
+use super::decoder;
 use super::decoder::{Block as _, Blocks};
-use super::heads::{Head, Pooling, Sequence, Step, StoredSequence};
+use super::error::LoadError;
+use super::footprint::Footprint;
+use super::heads::head::Head;
+use super::heads::sequence::{Pooling, Sequence, StoredSequence};
+use super::heads::steps::Step;
 use super::images::{self, ImageBatch, pair};
+use super::layout::Layout;
+use super::limits::Limits;
+use super::load_options::LoadOptions;
 use super::norms::StoredLayerNorm;
-use super::parameters::{Held, Source, Stored, StoredLinear, StoredTensor};
-use super::projection::Projection;
+use super::projection::{Projection, StoredLinear};
+use super::residence::{Held, Stored};
+use super::source::{Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
-use super::{Body, Footprint, Layout, Limits, LoadError, LoadOptions, Loaded, Weights, decoder};
+use super::weights::Weights;
 use crate::curvature::{
     Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked, Window,
     backward_through,

@@ -3,10 +3,9 @@
 //! # Source
 //! torch's `serialization.py` and `_utils.py`, which write and read these files.
 
-use half::{bf16, f16};
-
 use super::pickle::{Elements, Value};
 use super::torch_error::TorchProblem;
+use crate::attribution::stored_numbers::FloatType;
 
 const MAX_AXES: usize = 16;
 
@@ -83,10 +82,10 @@ impl NumberType {
             bytes.try_into().expect("the caller cuts numbers of this type's size")
         }
         match self {
-            Self::F64 => f64::from_le_bytes(array(bytes)),
-            Self::F32 => f32::from_le_bytes(array(bytes)).into(),
-            Self::F16 => f16::from_le_bytes(array(bytes)).into(),
-            Self::Bf16 => bf16::from_le_bytes(array(bytes)).into(),
+            Self::F64 => FloatType::F64.number(bytes),
+            Self::F32 => FloatType::F32.number(bytes),
+            Self::F16 => FloatType::F16.number(bytes),
+            Self::Bf16 => FloatType::Bf16.number(bytes),
             Self::I64 => i64::from_le_bytes(array(bytes)) as f64,
             Self::I32 => i32::from_le_bytes(array(bytes)).into(),
             Self::I16 => i16::from_le_bytes(array(bytes)).into(),
@@ -234,6 +233,8 @@ pub(super) fn gather<T>(tensor: &TensorPlace, at: impl Fn(usize) -> T) -> Vec<T>
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     fn place_of(shape: &[usize], strides: &[usize], offset: usize, elements: usize) -> TensorPlace {

@@ -12,9 +12,11 @@ use candle_core::DType;
 
 use super::parameter_groups::Parameter;
 use crate::curvature::LayerSpec;
-use crate::model::adapter::{self, AdapterConfig, AdapterFolder};
+use crate::model::adapter::config::AdapterConfig;
+use crate::model::adapter::folder::AdapterFolder;
+use crate::model::adapter::parts::{self, PREFIX};
 use crate::model::{
-    Architecture, BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, class_of_texts,
+    BlockNames, Config, ExpertNames, LoadError, Parameters, SCORE, Weights, architecture_of, class_of_texts,
 };
 use crate::trajectory::error::ReadError;
 use crate::trajectory::version::TransformersVersion;
@@ -70,8 +72,8 @@ impl TorchParameters {
         }
         let config = Config::read(folder)?;
         let weights = Weights::open(folder)?;
-        let architecture = Architecture::of(&config).map_err(|error| match error {
-            LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
+        let architecture = architecture_of(&config).map_err(|error| match error {
+            LoadError::UnsupportedModel { file, found, .. } => ReadError::UnknownOrder { file, kind: found },
             other => other.into(),
         })?;
         let version = TransformersVersion::parse(config.text("transformers_version", "")?);
@@ -124,8 +126,8 @@ impl TorchParameters {
     /// The parameters of an adapter. PEFT registers those of a module behind the module's own, A before B.
     fn of_adapter(adapter: &AdapterFolder) -> Result<Self, ReadError> {
         let config = Config::read(&adapter.base)?;
-        let architecture = Architecture::of(&config).map_err(|error| match error {
-            LoadError::UnsupportedModel { file, found } => ReadError::UnknownOrder { file, kind: found },
+        let architecture = architecture_of(&config).map_err(|error| match error {
+            LoadError::UnsupportedModel { file, found, .. } => ReadError::UnknownOrder { file, kind: found },
             other => other.into(),
         })?;
         let order = architecture.parameters.of(&config, None)?;
@@ -135,12 +137,12 @@ impl TorchParameters {
         let mut places = Vec::new();
         for name in weights.names() {
             let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
-            let own = name.strip_prefix(adapter::PREFIX).ok_or_else(unknown)?;
+            let own = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
             if !settings.trains(own) {
                 // embeddings are saved with an adapter that trains nothing but A and B of theirs
                 continue;
             }
-            let place = match adapter::parts(own) {
+            let place = match parts::parts(own) {
                 Some((module, part)) => {
                     let place = place(order, &format!("{module}.weight"));
                     place.map(|mut place| {
@@ -165,7 +167,7 @@ impl TorchParameters {
             Some(tied) if tied.head == name => &tied.embedding,
             _ => &name,
         };
-        let layout = if layer.starts_with(adapter::PREFIX) { Layout::OutputsFirst } else { layout(self.order, layer) };
+        let layout = if layer.starts_with(PREFIX) { Layout::OutputsFirst } else { layout(self.order, layer) };
         Some((self.find(name).or_else(|| self.of_all_groups(layer, "weight"))?, layout))
     }
 
@@ -213,7 +215,7 @@ impl TorchParameters {
     fn find(&self, name: &str) -> Option<&Parameter> {
         let is_it = |parameter: &&Parameter| {
             // a whole layer that was saved with an adapter has the base's name
-            let own = parameter.name.strip_prefix(adapter::PREFIX).filter(|_| self.is_adapter);
+            let own = parameter.name.strip_prefix(PREFIX).filter(|_| self.is_adapter);
             parameter.name == name || own == Some(name)
         };
         self.list.iter().find(is_it)
@@ -376,7 +378,7 @@ mod tests {
     #[test]
     fn the_order_is_that_of_named_parameters() {
         for (run, kind, more) in [("adamw-gpt2", "gpt2-tiny", 12), ("adamw-llama", "llama-tiny", 12)] {
-            let order = &Architecture::of(&Config::read(&fixture(kind)).unwrap()).unwrap().parameters;
+            let order = &architecture_of(&Config::read(&fixture(kind)).unwrap()).unwrap().parameters;
             let Parameters::Blocks(names) = order else { panic!("a decoder") };
             let torch = recorded(run);
             let mut sorted = torch.clone();

@@ -4,7 +4,8 @@ use ascribe_attribution::trajectory::{Clipping, LossScale, Segment, SegmentRule,
 use serde_json::Value;
 
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
-use crate::model::adapter::{self, AdapterFolder};
+use crate::model;
+use crate::model::adapter::folder::AdapterFolder;
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{CheckpointFiles, Reading, Stated};
 use crate::trajectory::text_treatment::TextData;
@@ -285,7 +286,7 @@ fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError>
     if !is_adapter && !crate::presence::is_file(&last.folder.join("config.json")) {
         return Ok(None);
     }
-    let config = match adapter::configuration(&last.folder, reading.base.as_deref().filter(|_| is_adapter)) {
+    let config = match model::configuration(&last.folder, reading.base.as_deref().filter(|_| is_adapter)) {
         Ok(config) => config,
         // whatever loads the model will say what is wrong with the base
         Err(_) if is_adapter => return Ok(None),

@@ -14,6 +14,9 @@ use super::spearman::spearman;
 /// The centring is there because the freed places of a batch are filled by others, each of which then
 /// weighs `1/(N−k)`. Effects are added to first order; the larger the group, the worse the approximation.
 ///
+/// This is the definition of a group's effect for one query; figures over many queries and groups compute it by sums of
+/// columns and are tested against it.
+///
 /// # Shapes
 /// `scores`: `[N]`, one query against all training examples.
 /// # Units
@@ -45,21 +48,6 @@ pub fn group_effect(scores: &[f32], removed: &[usize]) -> Result<f64, EvaluateEr
     }
     let sum: f64 = sorted.iter().map(|&m| f64::from(scores[m])).sum();
     Ok(centred(sum, k, mean(scores), n))
-}
-
-/// [`group_effect`] of every example by itself.
-///
-/// # Errors
-/// [`EvaluateError::TooFew`] below two examples, [`EvaluateError::NonFinite`].
-pub fn leave_one_out(scores: &[f32]) -> Result<Vec<f64>, EvaluateError> {
-    require_finite_row("the query's scores", scores)?;
-    let n = scores.len();
-    if n < 2 {
-        let axis = "training examples";
-        return Err(EvaluateError::TooFew { figure: "leaving one out", axis, needed: 2, found: n });
-    }
-    let mean = mean(scores);
-    Ok(scores.iter().map(|&score| centred(f64::from(score), 1, mean, n)).collect())
 }
 
 fn centred(sum: f64, k: usize, mean: f64, n: usize) -> f64 {
@@ -132,9 +120,6 @@ mod tests {
         let shifted: Vec<f32> = scores.iter().map(|s| s + 0.5).collect();
         let (a, b) = (group_effect(&scores, &[5, 1]), group_effect(&shifted, &[5, 1]));
         assert!((a.expect("valid") - b.expect("valid")).abs() < 1e-6);
-        for (m, effect) in leave_one_out(&scores).expect("seven").into_iter().enumerate() {
-            assert_eq!(effect, group_effect(&scores, &[m]).expect("valid"));
-        }
     }
 
     #[test]
@@ -144,7 +129,6 @@ mod tests {
         assert_eq!(message(&[1, 1]), "example 1 is named twice (2 examples)");
         assert_eq!(message(&[0, 1]), "a group's effect needs at least 1 examples that stay, there are 0");
         assert!(group_effect(&[1.0, f32::NAN], &[0]).is_err());
-        assert!(leave_one_out(&[1.0]).is_err());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use bootstrap::{Bootstrap, Interval, Intervals};
 pub use calibration::{CALIBRATION, Calibration, FoundSlope, Scale, find_slope};
 pub use ceiling::{Ceiling, SPLITS, noise_ceiling, split_half};
 pub use error::EvaluateError;
-pub use groups::{Agreement, agreement, group_effect, leave_one_out};
+pub use groups::{Agreement, agreement, group_effect};
 pub use lds::{Difference, Figure, LdsReport, Run, RunLds, compare, compare_removals, lds};
 pub use likeness::{Likeness, QueryLikeness, likeness};
 pub use mislabelled::{KnownLabels, Mislabelled, mislabelled};

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
 use super::EvaluateError;
 use crate::foreign_file;
+use crate::stored_numbers::FloatType;
 
 /// The most bytes of a file of masks or outcomes, which is read whole.
 const MAX_BYTES: u64 = 1 << 30;
@@ -80,10 +80,10 @@ impl TensorFile {
         let Ok(tensor) = parsed.tensor(name) else { return Ok(None) };
         let data = tensor.data();
         let values = match tensor.dtype() {
-            Dtype::F16 => decode(data, |b: [u8; 2]| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => decode(data, |b: [u8; 2]| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F32 => decode(data, f32::from_le_bytes),
-            Dtype::F64 => decode(data, |b: [u8; 8]| f64::from_le_bytes(b) as f32),
+            Dtype::F16 => FloatType::F16.singles(data),
+            Dtype::BF16 => FloatType::Bf16.singles(data),
+            Dtype::F32 => FloatType::F32.singles(data),
+            Dtype::F64 => FloatType::F64.singles(data),
             found => return Err(self.dtype(name, found, "F16, BF16, F32 or F64")),
         };
         Ok(Some(Values { shape: tensor.shape().to_vec(), values }))
@@ -117,9 +117,4 @@ impl TensorFile {
             expected: expected.into(),
         }
     }
-}
-
-fn decode<const WIDTH: usize>(data: &[u8], number: impl Fn([u8; WIDTH]) -> f32) -> Vec<f32> {
-    // The reader has checked that a tensor's bytes are a whole number of elements.
-    data.as_chunks::<WIDTH>().0.iter().map(|&bytes| number(bytes)).collect()
 }

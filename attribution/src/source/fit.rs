@@ -28,6 +28,9 @@ pub struct LegCheckpoint<'a, N: Network> {
 /// The curvature of a segment from its checkpoints: covariances at each, their weighted mean's eigenbasis, Λ of each in
 /// that basis, and its weighted mean.
 ///
+/// This is the definition, all passes of one segment in memory. A job takes the same steps one pass at a time, writes each
+/// and goes on after an interruption.
+///
 /// `conditioners` are empty unless the optimizer is preconditioned; layers in `frozen` get no factors.
 ///
 /// # Errors

@@ -219,7 +219,7 @@ fn steps(stage: &TrainingStage, segment: &Segment, rate: impl Fn(usize, f64) -> 
 }
 
 /// `(Σ η)_a c / N`: what a checkpoint's gradient products count in TracIn, `(Σ η)_a` being its share of the segment's
-/// rates.
+/// rates. This is the definition, which legs without curvature are tested against.
 ///
 /// # Source
 /// `docs/method.md`, Source.

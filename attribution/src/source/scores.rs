@@ -1,4 +1,5 @@
-//! Sums of scores over checkpoints, legs and stages.
+//! Sums of scores over checkpoints, legs and stages in memory: the definition of what a job sums on disk, and what callers of
+//! the library use.
 
 /// Scores summed over checkpoints, legs and stages in `f64`.
 #[derive(Debug, Clone, PartialEq)]

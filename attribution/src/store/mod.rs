@@ -59,7 +59,7 @@ pub use layout::{Dtype, Element, Metadata, TensorData, TensorSpec};
 pub use lock::Writer;
 pub use pages::forget_pages;
 pub use partial::{PartialSums, Progress};
-pub use parts::{Part, check_cover, gaps, list_parts, next_range};
+pub use parts::{Part, check_cover, gaps, list_parts};
 pub use read::TensorFile;
 pub use shard::{Shard, ShardError};
 pub use space::{file_size, free_space};

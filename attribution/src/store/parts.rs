@@ -224,13 +224,6 @@ pub fn gaps(parts: &[Part], within: Range<u64>) -> Vec<Range<u64>> {
     gaps
 }
 
-/// What to do next: the first at most `at_most` examples of `within` that no part holds; none if all are
-/// done. A job that takes its ranges from here makes the same parts whether it was interrupted or not.
-pub fn next_range(parts: &[Part], within: Range<u64>, at_most: u64) -> Option<Range<u64>> {
-    let gap = gaps(parts, within).into_iter().next()?;
-    Some(gap.start..gap.end.min(gap.start.saturating_add(at_most.max(1))))
-}
-
 fn sort(parts: &mut [Part]) {
     parts.sort_by(|a, b| (a.range.start, a.range.end, &a.file).cmp(&(b.range.start, b.range.end, &b.file)));
 }
@@ -354,23 +347,6 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_job_makes_the_same_parts() {
-        let (_folder, store) = run();
-        let step = |within: Range<u64>| {
-            let next = next_range(&store.parts(KIND, &key(1)).unwrap(), within, 4)?;
-            put(&store, &key(1), next.clone());
-            Some(next)
-        };
-        assert_eq!(step(3..14), Some(3..7));
-        assert_eq!(step(3..14), Some(7..11));
-        // Killed here and started again; the state is all in the folder.
-        assert_eq!(step(3..14), Some(11..14));
-        assert_eq!(step(3..14), None);
-        assert_eq!(step(0..20), Some(0..3));
-        assert_eq!(step(0..20), Some(14..18));
-    }
-
-    #[test]
     fn overlaps_are_refused_by_name() {
         let (_folder, store) = run();
         put(&store, &key(1), 0..10);
@@ -450,19 +426,6 @@ mod tests {
             prop_assert_eq!(check_cover(&parts, KIND, &key(1), total).is_ok(), once);
             let missing: Vec<u64> = gaps(&parts, 2..total).into_iter().flatten().collect();
             prop_assert_eq!(missing, (2..total).filter(|&i| count(i) == 0).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn taking_the_next_range_until_none_is_left_covers_all(
-            done in proptest::option::of((0u64..30, 1u64..8)), total in 0u64..40, at_most in 1u64..9
-        ) {
-            let mut parts: Vec<_> = done.into_iter().map(|(s, n)| part(s.min(total)..(s + n).min(total))).collect();
-            parts.retain(|part| !part.range.is_empty());
-            while let Some(next) = next_range(&parts, 0..total, at_most) {
-                prop_assert!(next.end - next.start <= at_most && !next.is_empty());
-                parts.push(part(next));
-            }
-            prop_assert!(check_cover(&parts, KIND, &key(1), total).is_ok());
         }
     }
 }

@@ -62,12 +62,6 @@ impl Trajectory {
         &self.stages
     }
 
-    /// The stage and the checkpoint at which queries take their gradient: the last of all.
-    pub fn final_checkpoint(&self) -> (&TrainingStage, &CheckpointAt) {
-        let stage = self.stages.last().expect("`new` refuses a trajectory without stages");
-        (stage, stage.checkpoints().last().expect("a stage has at least one checkpoint"))
-    }
-
     /// Segments of every stage under one rule, in the order of training, each with the index of its stage.
     /// A border between stages is always one between segments: data, `N`, `c` and the optimizer may change there.
     ///

@@ -380,7 +380,6 @@ mod tests {
             all.iter().map(|(stage, s)| (*stage, s.steps.clone())).collect::<Vec<_>>(),
             [(0, 0..667), (0, 667..1000), (1, 0..5)]
         );
-        assert_eq!(run.final_checkpoint().1.id, "checkpoint-5");
         assert!(Trajectory::new(vec![]).is_err());
         assert!(Trajectory::new(vec![concrete(), concrete()]).is_err());
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use ascribe::job::{Job, JobError, Plan, QueryRanking, Saturation, StepReport};
+use ascribe::job::{Job, JobError, OptionText, Plan, QueryRanking, Saturation, StepReport};
 use serde_json::json;
 
 use crate::allocator;
@@ -164,8 +164,8 @@ impl Session {
     }
 }
 
-fn options(problem: String, hint: &str) -> anyhow::Error {
-    JobError::Options { problem, hint: Some(hint.to_owned()) }.into()
+fn options(problem: OptionText, hint: &'static str) -> anyhow::Error {
+    JobError::Options { problem, hint: Some(hint.into()) }.into()
 }
 
 /// Each takes memory of its own, and no machine that this was made for has more.
@@ -174,11 +174,12 @@ const MOST_THREADS: usize = 1024;
 /// One pool of threads for everything, set before anything uses it.
 fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
     if threads == Some(0) {
-        return Err(options("`threads` is 0".to_owned(), "leave it out, or give at least 1"));
+        return Err(options("<threads> is 0".into(), "leave it out, or give at least 1"));
     }
     if let Some(threads) = threads.filter(|&threads| threads > MOST_THREADS) {
         let hint = "leave it out to use as many as this process may; results are the same for any number";
-        return Err(options(format!("`threads` is {threads}, at most {MOST_THREADS} are started"), hint));
+        let problem = OptionText::new("<threads> is {}, at most {} are started", &[&threads, &MOST_THREADS]);
+        return Err(options(problem, hint));
     }
     let available = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(available));

@@ -1,6 +1,6 @@
 //! Options by the names that the person used: the library speaks of a job's keys.
 
-use ascribe::job::JobError;
+use ascribe::job::{JobError, OptionText};
 use clap::{Args, Command};
 
 use super::source::JobOptions;
@@ -18,29 +18,32 @@ pub(crate) enum Wording {
 const RENAMED: [(&str, &str); 2] = [("layer_sets", "layer-set"), ("scale", "score-scale")];
 
 impl Wording {
-    /// `text` of an error about options, with flags in the place of keys where flags were given.
-    pub(crate) fn apply(self, text: String, error: &anyhow::Error) -> String {
+    /// An error's message, with flags in the place of keys where flags were given.
+    pub(crate) fn message(self, error: &anyhow::Error) -> String {
         match error.downcast_ref::<JobError>() {
-            Some(JobError::Options { .. }) if self == Self::Flags => in_flags(&text),
-            _ => text,
+            Some(JobError::Options { problem, .. }) => self.say(problem),
+            _ => error.to_string(),
+        }
+    }
+
+    /// A hint that an error has as one about options, with flags in the place of keys where flags were given.
+    pub(crate) fn hint(self, error: &anyhow::Error) -> Option<String> {
+        match error.downcast_ref::<JobError>() {
+            Some(JobError::Options { hint, .. }) => hint.as_ref().map(|hint| self.say(hint)),
+            _ => None,
+        }
+    }
+
+    fn say(self, text: &OptionText) -> String {
+        match self {
+            Self::Flags => text.say(flag),
+            Self::Keys => text.to_string(),
         }
     }
 }
 
-/// Words in backticks that are a key, alone or with a value, as the flag; a stage may be called as a key is.
-fn in_flags(text: &str) -> String {
-    let mut before = "";
-    let parts = text.split('`').enumerate().map(|(index, part)| {
-        let names_a_stage = std::mem::replace(&mut before, part).ends_with("stage ");
-        let flag = if index % 2 == 1 && !names_a_stage { flag(part) } else { None };
-        flag.unwrap_or_else(|| part.to_owned())
-    });
-    parts.collect::<Vec<_>>().join("`")
-}
-
 /// The flag that sets a key, alone or with a value, if there is one.
-fn flag(quoted: &str) -> Option<String> {
-    let (key, value) = quoted.split_once(" = ").map_or((quoted, None), |(key, value)| (key, Some(value)));
+fn flag(key: &str, value: Option<&str>) -> Option<String> {
     let renamed = RENAMED.iter().find(|(renamed, _)| *renamed == key);
     let name = renamed.map_or_else(|| key.replace('_', "-"), |(_, name)| (*name).to_owned());
     let known = flags_of_jobs().contains(&name);
@@ -61,17 +64,24 @@ mod tests {
 
     #[test]
     fn keys_become_flags_and_nothing_else_does() {
-        assert_eq!(in_flags("leave `scale` out"), "leave `--score-scale` out");
-        assert_eq!(in_flags("`normalize = cosine` takes one damping"), "`--normalize cosine` takes one damping");
-        assert_eq!(in_flags("leave `dtype` or `layer_sets` out"), "leave `--dtype` or `--layer-set` out");
+        let flags = |text: OptionText| Wording::Flags.say(&text);
+        assert_eq!(flags("leave <scale> out".into()), "leave `--score-scale` out");
+        assert_eq!(flags("<normalize = cosine> takes one damping".into()), "`--normalize cosine` takes one damping");
+        assert_eq!(flags("leave <dtype> or <layer_sets> out".into()), "leave `--dtype` or `--layer-set` out");
         let kept = "give a file as `data.train`, `--train` as a flag; the stages `tuned`, and the stage `train`";
-        assert_eq!(in_flags(kept), kept);
-        let error = anyhow::Error::new(JobError::Options { problem: "`top` is 0".into(), hint: None });
-        assert_eq!(Wording::Flags.apply(error.to_string(), &error), "`--top` is 0");
-        assert_eq!(Wording::Keys.apply(error.to_string(), &error), "`top` is 0");
+        assert_eq!(flags(kept.into()), kept);
+        let stage = OptionText::new("the stage `{}` has no <train_size>", &[&"seed"]);
+        assert_eq!(flags(stage), "the stage `seed` has no `--train-size`");
+        let hint = Some("leave <top> out".into());
+        let error = anyhow::Error::new(JobError::Options { problem: "<top> is 0".into(), hint });
+        assert_eq!(Wording::Flags.message(&error), "`--top` is 0");
+        assert_eq!(Wording::Flags.hint(&error).as_deref(), Some("leave `--top` out"));
+        assert_eq!(Wording::Keys.message(&error), "`top` is 0");
+        assert_eq!(Wording::Keys.hint(&error).as_deref(), Some("leave `top` out"));
         let other = anyhow::anyhow!("`top`");
-        assert_eq!(Wording::Flags.apply(other.to_string(), &other), "`top`");
+        assert_eq!((Wording::Flags.message(&other), Wording::Flags.hint(&other)), ("`top`".into(), None));
     }
+
     /// A flag that is renamed or gone shows here.
     #[test]
     fn renamed_keys_have_flags_and_are_none() {
@@ -88,7 +98,7 @@ mod tests {
         let job = toml::Value::try_from(Job::new("m", "t", "o")).unwrap();
         let keys = |table: &str| job[table].as_table().unwrap().keys().filter(|key| *key != "path");
         for key in ["model", "data", "method", "resources", "output"].into_iter().flat_map(keys) {
-            assert!(flag(key).is_some(), "`{key}`");
+            assert!(flag(key, None).is_some(), "`{key}`");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use ascribe::curvature::CurvatureKind;
 use ascribe::job::{
     Average, Beside, CheckpointScores, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary,
     LossCheck, Normalize, Plan, Solve, Summary,
@@ -45,7 +46,7 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line(if index == 0 { "mean of" } else { "" }, &format!("{}, weight {:.4}", checkpoint.name, checkpoint.weight));
     }
     line("method", &method(job));
-    let has_eigenbasis = job.source.is_some() || matches!(job.method.curvature, Curvature::Kfac | Curvature::Ekfac);
+    let has_eigenbasis = job.source.is_some() || CurvatureKind::from(job.method.curvature).has_eigenbasis();
     if let Some(width) = job.method.eigen_block_width.filter(|_| has_eigenbasis) {
         line("blocks", &blocks(width, summary));
     }

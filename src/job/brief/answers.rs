@@ -197,13 +197,13 @@ impl Answer {
         {
             return Err(JobError::Options {
                 problem: "the stages of the training run have different ratios of rates between layers, which TracIn does not add up".into(),
-                hint: Some("leave `tracin` out of `with`".into()),
+                hint: Some("leave `tracin` out of <with>".into()),
             });
         }
         for (index, answer) in answers.iter().enumerate() {
             if answers[..index].iter().any(|earlier| earlier.name == answer.name) {
                 return Err(JobError::Options {
-                    problem: format!("the scores `{}` are asked for twice", answer.name),
+                    problem: format!("the scores `{}` are asked for twice", answer.name).into(),
                     hint: Some("name each damping, time scale and method once".into()),
                 });
             }

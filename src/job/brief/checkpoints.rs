@@ -69,7 +69,7 @@ fn unused(weights: &[f64]) -> Option<usize> {
 }
 
 fn folders(request: &CheckpointsRequest, notes: &mut Vec<String>) -> Result<Vec<PathBuf>, JobError> {
-    let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.to_owned()) });
+    let options = |problem: String, hint: &'static str| Err(JobError::options(problem, hint));
     let one = "influence at one checkpoint is asked for with `--model` and its folder";
     let folders: Vec<PathBuf> = match &request.run {
         Some(run) => {
@@ -106,7 +106,7 @@ fn folders(request: &CheckpointsRequest, notes: &mut Vec<String>) -> Result<Vec<
 
 /// What each checkpoint counts; they sum to 1.
 fn weights(request: &CheckpointsRequest, count: usize) -> Result<Vec<f64>, JobError> {
-    let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.to_owned()) });
+    let options = |problem: String, hint: &'static str| Err(JobError::options(problem, hint));
     match &request.weights {
         MeanWeights::Uniform => Ok(vec![1.0 / count as f64; count]),
         MeanWeights::Nearest => match &request.run {

@@ -10,8 +10,9 @@ use crate::data::{
     LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
+use crate::job::option_text::option_text;
 use crate::job::request::{DataRequest, Job, LossTokens};
-use crate::model::adapter::AdapterFolder;
+use crate::model::adapter::folder::AdapterFolder;
 use crate::model::{Limits, Model};
 use crate::trajectory::TextTreatment;
 
@@ -139,8 +140,8 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
     match given.into_iter().find(|(key, is_given)| *is_given && !read.contains(key)) {
         None => Ok(()),
         Some((key, _)) => Err(JobError::Options {
-            problem: format!("`{key}` has no meaning for a model that {model}"),
-            hint: Some(format!("leave `{key}` out")),
+            problem: option_text!("<{}> has no meaning for a model that {}", key, model),
+            hint: Some(option_text!("leave <{}> out", key)),
         }),
     }
 }
@@ -187,7 +188,7 @@ pub(in crate::job) fn as_trained(job: &Job, treatment: Option<&TextTreatment>, r
 
 /// A `chat_date` that is no day.
 fn chat_date(problem: String) -> JobError {
-    JobError::Options { problem: format!("`chat_date`: {problem}"), hint: None }
+    JobError::Options { problem: option_text!("<chat_date>: {}", problem), hint: None }
 }
 
 /// What a person should know of how conversations were read.

@@ -56,8 +56,8 @@ impl Groups {
                 false => format!("they have {}", others.join(", ")),
             };
             return Err(JobError::Options {
-                problem: format!("no training example has a field `{field}`"),
-                hint: Some(hint),
+                problem: format!("no training example has a field `{field}`").into(),
+                hint: Some(hint.into()),
             });
         }
         let mut counts = BTreeMap::<&str, usize>::new();

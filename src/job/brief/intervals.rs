@@ -2,6 +2,7 @@
 
 use crate::job::brief::Brief;
 use crate::job::error::JobError;
+use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::{Curvature, IntervalsRequest, Job, Normalize, Solve, StoreScores};
 
 /// Refuses intervals of scores that have none.
@@ -10,42 +11,42 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         return Ok(());
     }
     let (method, output) = (&job.method, &job.output);
-    let refused = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.into()) });
+    let refused = |problem: OptionText, hint: &'static str| Err(JobError::options(problem, hint));
     if job.source.is_some() {
         return refused(
-            "`intervals` are made of variants of influence functions, and Source is asked for".into(),
-            "leave `intervals` out, or ask `ascribe influence` about the same run (`--run`)",
+            "<intervals> are made of variants of influence functions, and Source is asked for".into(),
+            "leave <intervals> out, or ask `ascribe influence` about the same run (`--run`)",
         );
     }
     if method.curvature == Curvature::Identity {
         return refused(
-            "`intervals` vary the curvature and its damping, and `curvature = identity` has none".into(),
-            "leave `curvature` or `intervals` out",
+            "<intervals> vary the curvature and its damping, and <curvature = identity> has none".into(),
+            "leave <curvature> or <intervals> out",
         );
     }
     if method.solve != Solve::Ekfac {
         return refused(
-            format!(
-                "`intervals` vary the curvature of each layer, and `solve = {}` solves for all jointly",
+            option_text!(
+                "<intervals> vary the curvature of each layer, and <solve = {}> solves for all jointly",
                 method.solve.name()
             ),
-            "add `--solve ekfac`, or leave `intervals` out",
+            "add `--solve ekfac`, or leave <intervals> out",
         );
     }
     if method.normalize == Normalize::Cosine {
-        return refused("cosines have no `intervals`".into(), "leave `intervals` or `normalize = cosine` out");
+        return refused("cosines have no <intervals>".into(), "leave <intervals> or <normalize = cosine> out");
     }
     if output.store_scores == StoreScores::Top {
         return refused(
-            "`intervals` need every score of every variant".into(),
-            "leave `intervals` or `store_scores = top` out",
+            "<intervals> need every score of every variant".into(),
+            "leave <intervals> or <store_scores = top> out",
         );
     }
     if output.intervals == IntervalsRequest::All && method.factors.is_some() {
         return refused(
-            "`intervals = all` takes curvatures on halves of the training examples, and `factors` uses another run's"
+            "<intervals = all> takes curvatures on halves of the training examples, and <factors> uses another run's"
                 .into(),
-            "write `intervals = damping`, or leave `factors` out",
+            "write <intervals = damping>, or leave <factors> out",
         );
     }
     Ok(())

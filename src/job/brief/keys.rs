@@ -347,9 +347,9 @@ impl Brief {
         }
         let folder: PathBuf = self.reused.as_ref().map(|reused| reused.store.folder().to_owned()).unwrap_or_default();
         Err(JobError::Options {
-            problem: format!("{}: holds no {what} of this model and these options", folder.display()),
+            problem: format!("{}: holds no {what} of this model and these options", folder.display()).into(),
             hint: Some(
-                "fit it there first (`ascribe fit --out` that folder), or leave `factors` out to fit on these training examples"
+                "fit it there first (`ascribe fit --out` that folder), or leave <factors> out to fit on these training examples"
                     .into(),
             ),
         })

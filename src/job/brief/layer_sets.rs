@@ -24,8 +24,9 @@ impl LayerSet {
             let layers = LayerSelection::new(&patterns.0, &[])?.among(layers).map_err(|pattern| {
                 let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
                 JobError::Options {
-                    problem: format!("the pattern `{pattern}` of the layer set `{name}` matches no tracked layer"),
-                    hint: Some(format!("the tracked layers are {}", abridged(&names))),
+                    problem: format!("the pattern `{pattern}` of the layer set `{name}` matches no tracked layer")
+                        .into(),
+                    hint: Some(format!("the tracked layers are {}", abridged(&names)).into()),
                 }
             })?;
             Ok(Self { name: name.clone(), layers })
@@ -41,7 +42,7 @@ impl LayerSet {
 
 /// Refuses names that are no part of a file's name, and sets of nothing.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
-    let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.into()) });
+    let options = |problem: String, hint: &'static str| Err(JobError::options(problem, hint));
     let sets = &job.output.layer_sets;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     for (index, (name, patterns)) in sets.iter().enumerate() {

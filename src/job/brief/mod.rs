@@ -5,6 +5,8 @@ pub(in crate::job) mod artifacts;
 pub(in crate::job) mod checkpoints;
 pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
+#[cfg(test)]
+pub(in crate::job) mod in_memory;
 pub(in crate::job) mod intervals;
 pub(in crate::job) mod keys;
 pub(in crate::job) mod layer_sets;

@@ -1,10 +1,11 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
-use crate::curvature::Damping;
 use crate::curvature::gemm::Products;
+use crate::curvature::{CurvatureKind, Damping};
 use crate::data::{RowLimits, RowShape, Task};
 use crate::job::brief::{MOST_DRAWS, intervals, layer_sets};
 use crate::job::error::JobError;
+use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::Job;
 use crate::job::request::{
     Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, FitExamples, FormRequest,
@@ -38,7 +39,7 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
             (job.output.intervals != IntervalsRequest::None, "intervals are asked for"),
             (!is_open, "a damping is named"),
         ];
-        let has_factors = matches!(method.curvature, Curvature::Ekfac | Curvature::Kfac);
+        let has_factors = CurvatureKind::from(method.curvature).has_eigenbasis();
         let is_averaged = job.checkpoints.is_some() && job.source.is_none();
         let prevented = prevents.iter().find(|(is_so, _)| *is_so);
         method.solve = match prevented {
@@ -67,10 +68,13 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
     note
 }
 
+/// Refuses options, with what to do.
+fn options<T>(problem: impl Into<OptionText>, hint: impl Into<OptionText>) -> Result<T, JobError> {
+    Err(JobError::options(problem, hint))
+}
+
 /// Refuses what can be refused without reading a file.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
-    let options =
-        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     // `job.toml` has to be able to say what was asked
     let trajectory = job.source.as_ref().map(|source| &source.trajectory.path);
     let checkpoints = job.checkpoints.iter().flat_map(|of| of.run.iter().chain(&of.folders));
@@ -92,77 +96,77 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         .find(|path| path.to_str().is_none())
     {
         let problem = format!("the path `{}` is not UTF-8", path.display());
-        return Err(JobError::Options { problem, hint: Some("rename it, or give another path to it".into()) });
+        return options(problem, "rename it, or give another path to it");
     }
     if i64::try_from(job.method.seed).is_err() {
-        return options("`seed` is out of range", "choose a seed below 2^63");
+        return options("<seed> is out of range", "choose a seed below 2^63");
     }
     for (key, length) in [("max_length", job.data.max_length), ("pack", job.data.pack)] {
         if let Some(length) = length.filter(|&length| length < 2) {
-            let problem = format!("`{key}` is {length}, and nothing is predicted in fewer than 2 tokens");
-            return options(&problem, &format!("leave `{key}` out, or give at least 2"));
+            let problem = option_text!("<{}> is {}, and nothing is predicted in fewer than 2 tokens", key, length);
+            return options(problem, option_text!("leave <{}> out, or give at least 2", key));
         }
     }
     if job.data.pack_rows == Some(0) || job.data.pack_rows.is_some() && job.data.pack.is_none() {
-        return options("`pack_rows` groups rows for `pack`", "give both, at least 1 row and 2 tokens, or neither");
+        return options("`pack_rows` groups rows for <pack>", "give both, at least 1 row and 2 tokens, or neither");
     }
     if job.data.text_field.is_some() && (job.data.prompt_field.is_some() || job.data.completion_field.is_some()) {
         return options(
-            "`text_field` names whole texts, `prompt_field` and `completion_field` name their parts",
+            "<text_field> names whole texts, <prompt_field> and <completion_field> name their parts",
             "give the one or the others",
         );
     }
     if job.data.eval.is_some() && job.data.skip_loss_check {
         return options(
-            "`eval` is compared with the training log, and `skip_loss_check` leaves that out",
+            "<eval> is compared with the training log, and `skip_loss_check` leaves that out",
             "give `--eval` or `--no-loss-check`",
         );
     }
     if job.output.top == 0 {
-        return options("`top` is 0", "list at least one proponent");
+        return options("<top> is 0", "list at least one proponent");
     }
     if job.output.group_by.is_some() && job.output.store_scores == StoreScores::Top {
-        return options("`group_by` needs every score", "leave `store_scores = top` out");
+        return options("<group_by> needs every score", "leave <store_scores = top> out");
     }
     if job.output.tokens != TokensRequest::None && job.method.normalize == Normalize::Cosine {
-        return options("cosines are not divided over tokens", "leave `tokens` or `normalize = cosine` out");
+        return options("cosines are not divided over tokens", "leave <tokens> or <normalize = cosine> out");
     }
     if job.output.tokens != TokensRequest::None && job.method.checkpoint_scores != CheckpointScores::Plain {
         return options(
             "scores that are divided by their spread are not divided over tokens",
-            "leave `tokens` or `checkpoint_scores = spread` out",
+            "leave <tokens> or <checkpoint_scores = spread> out",
         );
     }
     if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
-        return options("cosines do not add up over a group", "leave `group_by` or `normalize = cosine` out");
+        return options("cosines do not add up over a group", "leave <group_by> or <normalize = cosine> out");
     }
     if job.method.label_draws == 0 || job.method.label_draws as usize > MOST_DRAWS {
-        return options("`label_draws` is out of range", "draw between 1 and 4095 labels");
+        return options("<label_draws> is out of range", "draw between 1 and 4095 labels");
     }
     if job.method.query_rank == Some(0) {
-        return options("`query_rank` is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
+        return options("<query_rank> is 0", "leave it out to keep the queries' vectors whole, or give at least 1");
     }
     if job.method.query_rank.is_some_and(|rank| rank > MAX_RANK) {
         return options(
-            "`query_rank` is out of range",
+            "<query_rank> is out of range",
             "leave it out to keep the queries' vectors whole, or give at most 1048576",
         );
     }
     if job.method.eigen_block_width == Some(0) {
-        return options("`eigen_block_width` is 0", "leave it out to cut no covariance, or give at least 1");
+        return options("<eigen_block_width> is 0", "leave it out to cut no covariance, or give at least 1");
     }
     if job.method.damping.0.is_empty() {
-        return options("no damping is named", "leave `damping` out, or name one");
+        return options("no damping is named", "leave <damping> out, or name one");
     }
     if job.method.damping.0.len() > 1 && job.method.normalize == Normalize::Cosine {
-        return options("`normalize = cosine` takes one damping", "name one");
+        return options("<normalize = cosine> takes one damping", "name one");
     }
     check_solve(job)?;
     intervals::check(job)?;
     layer_sets::check(job)?;
     if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
         return options(
-            "`normalize = cosine` divides by norms over all tracked layers, and `layer_sets` asks for parts of them",
+            "<normalize = cosine> divides by norms over all tracked layers, and <layer_sets> asks for parts of them",
             "leave one of the two out; a cosine over some layers is that of a run that tracks these alone",
         );
     }
@@ -173,8 +177,8 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         || job.source.as_ref().is_some_and(|source| source.with.contains(&Beside::InfluenceMean));
     if job.method.checkpoint_scores != CheckpointScores::Plain && !is_mean {
         return options(
-            "`checkpoint_scores = spread` is for influence averaged over checkpoints, and none is asked for",
-            "leave `checkpoint_scores` out, or name several checkpoints",
+            "<checkpoint_scores = spread> is for influence averaged over checkpoints, and none is asked for",
+            "leave <checkpoint_scores> out, or name several checkpoints",
         );
     }
     match &job.source {
@@ -192,19 +196,19 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         None => {}
     }
     if job.data.train_size == Some(0) {
-        return options("`train_size` is 0", "leave it out, or give the number of examples the model was trained on");
+        return options("<train_size> is 0", "leave it out, or give the number of examples the model was trained on");
     }
     if job.data.max_length == Some(0) {
-        return options("`max_length` is 0", "leave it out, or give the most tokens that an example keeps");
+        return options("<max_length> is 0", "leave it out, or give the most tokens that an example keeps");
     }
     if job.data.pack == Some(0) {
-        return options("`pack` is 0", "leave it out, or give the tokens of a block");
+        return options("<pack> is 0", "leave it out, or give the tokens of a block");
     }
     if job.resources.batch_tokens == Some(0) {
-        return options("`batch_tokens` is 0", "leave it out, or give at least 1");
+        return options("<batch_tokens> is 0", "leave it out, or give at least 1");
     }
     if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
-        return options("`normalize = cosine` needs the full matrix", "leave `store_scores = top` out");
+        return options("<normalize = cosine> needs the full matrix", "leave <store_scores = top> out");
     }
     Ok(())
 }
@@ -214,8 +218,8 @@ pub(in crate::job) fn check_solve_of(job: &Job, limits: Limits) -> Result<(), Jo
     let is_image = matches!(limits, Limits::Rows(RowLimits { inputs: RowShape::Image { .. }, .. }));
     if job.method.solve == Solve::GaussNewton && is_image {
         return Err(JobError::Options {
-            problem: "`solve = gauss-newton` is not there for models of images".into(),
-            hint: Some("leave `solve` out".into()),
+            problem: "<solve = gauss-newton> is not there for models of images".into(),
+            hint: Some("leave <solve> out".into()),
         });
     }
     Ok(())
@@ -232,9 +236,9 @@ pub(in crate::job) fn check_tokens_of(job: &Job, limits: Limits) -> Result<(), J
 /// Why examples have no shares of tokens.
 pub(in crate::job) fn no_tokens() -> JobError {
     JobError::Options {
-        problem: "`tokens` divides scores over the tokens of a text, and this model reads rows of numbers or images"
+        problem: "<tokens> divides scores over the tokens of a text, and this model reads rows of numbers or images"
             .into(),
-        hint: Some("leave `tokens` out".into()),
+        hint: Some("leave <tokens> out".into()),
     }
 }
 
@@ -243,93 +247,99 @@ const MOST_ITERATIONS: usize = 10_000;
 
 /// Joint solves, and what they are not defined for.
 fn check_solve(job: &Job) -> Result<(), JobError> {
-    let options = |problem: String, hint: &str| Err(JobError::Options { problem, hint: Some(hint.into()) });
     let method = &job.method;
     if !method.solve.is_joint() {
         let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
         if method.solve_iterations.is_some() || !is_default {
             return options(
-                "`solve_iterations`, `solve_examples` and `solve_block` belong to joint solves, and none is asked for"
-                    .into(),
-                "add `solve = gauss-newton`, or leave them out",
+                "<solve_iterations>, <solve_examples> and `solve_block` belong to joint solves, and none is asked for",
+                "add <solve = gauss-newton>, or leave them out",
             );
         }
         return Ok(());
     }
-    let solve = format!("`solve = {}`", method.solve.name());
+    let solve = method.solve.name();
     if method.curvature == Curvature::Identity {
         return options(
-            format!("{solve} starts from a curvature, and `curvature = identity` has none"),
-            "leave `curvature` or `solve` out",
+            option_text!("<solve = {}> starts from a curvature, and <curvature = identity> has none", solve),
+            "leave <curvature> or <solve> out",
         );
     }
     let is_relative = |damping: &DampingRequest| matches!(damping.value(), Damping::MeanFraction(_));
     if method.solve == Solve::Subspace && method.damping.0.iter().any(is_relative) {
         return options(
-            format!("{solve} has one damping for all layers, and one with `x` is another for each"),
-            "write numbers without `x`, such as `0.01`, or leave `damping` out",
+            option_text!("<solve = {}> has one damping for all layers, and one with `x` is another for each", solve),
+            "write numbers without `x`, such as `0.01`, or leave <damping> out",
         );
     }
     if method.solve == Solve::Subspace && method.solve_iterations.is_some() {
         return options(
-            format!("{solve} makes no products with the Gauss-Newton matrix, and `solve_iterations` says how many"),
-            "leave `solve_iterations` out",
+            option_text!(
+                "<solve = {}> makes no products with the Gauss-Newton matrix, and <solve_iterations> says how many",
+                solve
+            ),
+            "leave <solve_iterations> out",
         );
     }
     if method.solve_iterations == Some(0) {
-        return options("`solve_iterations` is 0, and nothing is solved".into(), "leave it out, or give at least 1");
+        return options("<solve_iterations> is 0, and nothing is solved", "leave it out, or give at least 1");
     }
     if let Some(n) = method.solve_iterations.filter(|&n| n > MOST_ITERATIONS) {
         return options(
-            format!("`solve_iterations` = {n} is more than the {MOST_ITERATIONS} that are done at most"),
+            option_text!("<solve_iterations> = {} is more than the {} that are done at most", n, MOST_ITERATIONS),
             "3 to 30 are enough for most systems; the residual in the results says what is left",
         );
     }
     if method.solve_block == Some(0) {
-        return options("`solve_block` is 0".into(), "leave it out to solve for as many queries together as fit");
+        return options("`solve_block` is 0", "leave it out to solve for as many queries together as fit");
     }
     if method.solve == Solve::GaussNewton && method.solve_examples == FitExamples::Auto {
         return options(
-            format!("{solve} has no `solve_examples = auto`"),
+            option_text!("<solve = {}> has no <solve_examples = auto>", solve),
             "write `all`, a number such as `512`, or a share such as `0.25`",
         );
     }
     if method.normalize == Normalize::Cosine {
         return options(
-            format!("`normalize = cosine` divides by norms of the curvature of each layer, and {solve} has none"),
+            option_text!(
+                "<normalize = cosine> divides by norms of the curvature of each layer, and <solve = {}> has none",
+                solve
+            ),
             "leave one of the two out",
         );
     }
     if method.self_influence {
         return options(
-            format!("`self_influence` is taken with the curvature of each layer, and {solve} has none"),
+            option_text!(
+                "<self_influence> is taken with the curvature of each layer, and <solve = {}> has none",
+                solve
+            ),
             "leave one of the two out",
         );
     }
     if method.factors.is_some() {
         return options(
-            format!(
-                "{solve} takes the loss of the examples that the curvature was taken on, and `factors` takes a curvature of others"
+            option_text!(
+                "<solve = {}> takes the loss of the examples that the curvature was taken on, and <factors> takes a curvature of others",
+                solve
             ),
             "leave one of the two out",
         );
     }
     if job.source.is_some() {
         return options(
-            format!("{solve} is for influence, and Source is asked for"),
-            "leave `solve` out, or use `ascribe influence --run`, which averages over the same checkpoints",
+            option_text!("<solve = {}> is for influence, and Source is asked for", solve),
+            "leave <solve> out, or use `ascribe influence --run`, which averages over the same checkpoints",
         );
     }
     Ok(())
 }
 
 fn check_checkpoints(job: &Job, checkpoints: &CheckpointsRequest) -> Result<(), JobError> {
-    let options =
-        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     if job.source.is_some() {
         return options(
             "Source and influence averaged over checkpoints are two jobs here",
-            "leave `checkpoints` out; averaged influence stands beside Source with `with = [\"influence-mean\"]`, `--with influence-mean` as a flag",
+            "leave `checkpoints` out; averaged influence stands beside Source with <with = [\"influence-mean\"]>, `--with influence-mean` as a flag",
         );
     }
     if !job.model.path.as_os_str().is_empty() {
@@ -344,15 +354,13 @@ fn check_checkpoints(job: &Job, checkpoints: &CheckpointsRequest) -> Result<(), 
     if job.method.normalize == Normalize::Cosine {
         return options(
             "a cosine belongs to one checkpoint, and influence is averaged over several",
-            "leave `normalize` out, or name one checkpoint",
+            "leave <normalize> out, or name one checkpoint",
         );
     }
     Ok(())
 }
 
 fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
-    let options =
-        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     if !job.model.path.as_os_str().is_empty() {
         return options(
             "a training run and a checkpoint are given",
@@ -363,30 +371,30 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
         return options("the job names no training examples", "give a file as `data.train`, `--train` as a flag");
     }
     if source.time_scale.0.is_empty() {
-        return options("no time scale is named", "leave `time_scale` out, or name one");
+        return options("no time scale is named", "leave <time_scale> out, or name one");
     }
     if !source.time_scale.0.iter().all(|scale| scale.is_finite() && *scale > 0.0) {
         return options("a time scale is not a number above 0", "1 is training as it was");
     }
     if job.method.curvature != Curvature::Ekfac {
-        return options("Source takes EK-FAC curvature", "leave `curvature` out");
+        return options("Source takes EK-FAC curvature", "leave <curvature> out");
     }
     if job.method.normalize != Normalize::None {
-        return options("Source has no cosine", "leave `normalize` out");
+        return options("Source has no cosine", "leave <normalize> out");
     }
     if job.output.scale != ScoreScale::PerExample {
-        return options("Source has no scores without 1/N", "leave `scale` out");
+        return options("Source has no scores without 1/N", "leave <scale> out");
     }
     if source.with.contains(&Beside::InfluenceMean) && source.average == Average::Parameters {
         return options(
-            "`influence-mean` averages over checkpoints, and `average = parameters` visits their mean parameters instead",
+            "`influence-mean` averages over checkpoints, and <average = parameters> visits their mean parameters instead",
             "leave one of the two out",
         );
     }
     let is_damped = |beside: &Beside| matches!(beside, Beside::Influence | Beside::InfluenceMean);
     let is_named = job.method.damping.0.iter().any(|damping| damping.value() != Damping::default());
     if is_named && !source.with.iter().any(is_damped) {
-        return options("Source is not damped", "ask for influence beside it, or leave `damping` out");
+        return options("Source is not damped", "ask for influence beside it, or leave <damping> out");
     }
     Ok(())
 }
@@ -405,18 +413,16 @@ pub(in crate::job) fn form_note(source: &SourceRequest) -> Option<String> {
 
 /// How products of `f32` run, if `run_here` says that this processor has the instructions.
 pub(in crate::job) fn products(job: &Job, run_here: impl Fn(Products) -> bool) -> Result<Products, JobError> {
-    let options =
-        |problem: &str, hint: &str| Err(JobError::Options { problem: problem.into(), hint: Some(hint.into()) });
     let products = match job.model.dtype {
         Precision::F32 | Precision::F64 => Products::Exact,
         Precision::Bf16 => Products::Bf16,
     };
     if !run_here(products) {
-        let problem = "`dtype = bf16` needs a processor with AVX512-BF16, and this one lacks it";
-        return options(problem, "leave `dtype` at `f32`");
+        let problem = "<dtype = bf16> needs a processor with AVX512-BF16, and this one lacks it";
+        return options(problem, "leave <dtype> at `f32`");
     }
     if products == Products::Bf16 && !job.resources.device.is_cpu() {
-        return options("`dtype = bf16` runs on the processor alone", "leave `dtype` or `device` out");
+        return options("<dtype = bf16> runs on the processor alone", "leave <dtype> or <device> out");
     }
     Ok(products)
 }

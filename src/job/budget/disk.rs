@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::attribution::store::{Dtype, TensorSpec, file_size, free_space};
+use crate::attribution::store::{file_size, free_space};
 use crate::data::Dataset;
 use crate::job::brief::Brief;
 use crate::job::brief::answers::ScorePass;
@@ -55,7 +55,7 @@ pub(in crate::job) fn of(brief: &Brief, summary: &Summary) -> Result<DiskCost, J
         let answers = brief.all_answers();
         let vectors = brief.stored_vector_sets(&answers).into_iter().map(|set| brief.vectors_bytes(set)).sum();
         files.push(FileCost { what: "query vectors", bytes: vectors });
-        files.push(FileCost { what: "scores", bytes: scores(brief, summary, queries)? });
+        files.push(FileCost { what: "scores", bytes: scores(brief, summary)? });
         files.push(FileCost { what: "rankings", bytes: rankings(brief, queries) });
         let rows = brief.query_rows();
         let of_pass = |pass: &ScorePass| {
@@ -104,38 +104,22 @@ fn in_units(bytes: u64) -> String {
 }
 
 /// Score matrices, or the best and worst of them, of all answers; self-influence.
-fn scores(brief: &Brief, summary: &Summary, queries: &Dataset) -> Result<u64, JobError> {
+fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
     let rows = brief.query_rows();
     let n = brief.training.columns.len();
     let mut bytes = 0;
     for answer in brief.all_answers() {
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
-        let metadata = metadata::score_metadata(brief, summary, answer, &key);
-        let measurements = TensorSpec::new("measurements", Dtype::F64, [queries.len()]);
-        let solved =
-            brief.solves_jointly(answer).then(|| TensorSpec::new(output::solved_name(brief), Dtype::F64, [rows]));
-        let top = brief.job.output.top.min(n);
-        let tensors: Vec<TensorSpec> = match brief.job.output.store_scores {
-            StoreScores::Full => {
-                [TensorSpec::new("scores", Dtype::F32, [rows, n]), measurements].into_iter().chain(solved).collect()
-            }
-            StoreScores::Top => ["proponents", "opponents"]
-                .into_iter()
-                .flat_map(|side| {
-                    [("index", Dtype::I64), ("score", Dtype::F32)]
-                        .map(|(what, dtype)| TensorSpec::new(format!("{side}.{what}"), dtype, [rows, top]))
-                })
-                .chain([measurements])
-                .chain(solved)
-                .collect(),
-        };
-        let files = 1 + places::stages_apart(brief, answer).len() as u64;
-        bytes += files * file_size(&tensors, &metadata)?;
+        let tensors = output::score_specs(brief, answer);
+        bytes += file_size(&tensors, &metadata::score_metadata(brief, summary, answer, &key))?;
+        for stage in places::stages_apart(brief, answer) {
+            bytes += file_size(&tensors, &metadata::stage_metadata(brief, summary, (answer, stage), &key))?;
+        }
         if answer == 0 && brief.job.output.tokens == TokensRequest::Ranked {
-            bytes += (rows * (2 * top).min(n) * tokens_of_example(brief) * size_of::<f32>()) as u64;
+            bytes += (rows * (2 * brief.job.output.top).min(n) * tokens_of_example(brief) * size_of::<f32>()) as u64;
         }
         if answer == 0 && brief.job.method.self_influence {
-            let own = [TensorSpec::new("self_influence", Dtype::F32, [n])];
+            let own = [output::self_influence_spec(brief)];
             bytes += file_size(&own, &metadata::self_influence_metadata(brief, summary, &key))?;
         }
     }

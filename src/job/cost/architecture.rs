@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::work::NetworkShape;
-use crate::model::{self, Config, LoadError, LoadOptions, adapter};
+use crate::model::{self, Config, LoadError, LoadOptions};
 
 /// What a checkpoint's files say about its shapes.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +26,7 @@ impl Architecture {
     /// # Errors
     /// [`LoadError`], as for loading it.
     pub(super) fn read(folder: &Path, options: &LoadOptions) -> Result<Self, LoadError> {
-        let (config, shapes) = adapter::shapes(folder, options)?;
+        let (config, shapes) = model::shapes(folder, options)?;
         Self::of(&config, &shapes)
     }
 
@@ -36,7 +36,7 @@ impl Architecture {
     /// [`LoadError`], naming the key.
     pub(super) fn of(config: &Config, shapes: &[(String, Vec<usize>)]) -> Result<Self, LoadError> {
         let vocabulary = config.optional_size("vocab_size")?;
-        let known = model::Architecture::of(config)?;
+        let known = model::architecture_of(config)?;
         let repeats = known.blocks.is_some();
         let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
         for (name, shape) in shapes {

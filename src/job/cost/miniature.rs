@@ -12,7 +12,7 @@ use super::architecture::{Architecture, block_of};
 use crate::attribution::store::{Metadata, TensorData, write_safetensors};
 use crate::data::{Batch, Inputs, Targets};
 use crate::job::error::JobError;
-use crate::model::{self, Config, LoadOptions, adapter};
+use crate::model::{self, Config, LoadOptions};
 
 /// A miniature on disk; dropped, it is gone.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Miniature {
     /// # Errors
     /// [`JobError::Load`] for headers that cannot be read; [`JobError::Io`] if nothing can be written there.
     pub(super) fn of(checkpoint: &Path, options: &LoadOptions) -> Result<Self, JobError> {
-        let (config, shapes) = adapter::shapes(checkpoint, options)?;
+        let (config, shapes) = model::shapes(checkpoint, options)?;
         let architecture = Architecture::of(&config, &shapes)?;
         let temporary = std::env::temp_dir();
         let io = |source| JobError::Io { file: temporary.clone(), action: "cannot be written", source };
@@ -75,7 +75,7 @@ impl Miniature {
 
 fn smaller(config: &Config, vocabulary: Option<usize>) -> Result<Map<String, Value>, JobError> {
     let mut keys = config.keys().clone();
-    if let Some(key) = model::Architecture::of(config)?.blocks {
+    if let Some(key) = model::architecture_of(config)?.blocks {
         // also where the usual number counts, because there is none
         keys.insert(key.to_owned(), 1.into());
     }

@@ -7,7 +7,7 @@ use super::count::{StageCost, Work, WorkKind};
 use super::work::{self, BatchShape, Coordinates};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass, Subspace};
 use crate::curvature::contraction::RotationRoute;
-use crate::curvature::{CovarianceBlock, CurvatureKind, Graphs, LayerSpec, Truncation};
+use crate::curvature::{CovarianceBlock, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
@@ -136,10 +136,10 @@ fn carried(plan: &Plan, set: VectorSet, l: usize) -> Carried {
 /// The coordinates of a fit's Λ.
 pub(super) fn coordinates(plan: &Plan, fit: &Fit) -> Coordinates {
     let width = plan.block_width();
-    match (fit.kind, &fit.moments) {
-        (CurvatureKind::Diagonal | CurvatureKind::Identity, _) => Coordinates::Standard,
-        (_, Some(_)) => Coordinates::ConditionedEigenbasis(width),
-        _ => Coordinates::Eigenbasis(width),
+    match (fit.kind.has_eigenbasis(), &fit.moments) {
+        (false, _) => Coordinates::Standard,
+        (true, Some(_)) => Coordinates::ConditionedEigenbasis(width),
+        (true, None) => Coordinates::Eigenbasis(width),
     }
 }
 

@@ -36,7 +36,7 @@ pub(in crate::job) fn scale_of(brief: &Brief, answer: usize) -> Result<Option<Sc
     }
     let unreadable = |error: EvaluateError| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        JobError::Options { problem: format!("{error}{cause}"), hint: error.hint() }
+        JobError::Options { problem: format!("{error}{cause}").into(), hint: error.hint().map(Into::into) }
     };
     let calibration = Calibration::read(&file).map_err(unreadable)?;
     let of_answer = |answer: usize| {
@@ -45,7 +45,7 @@ pub(in crate::job) fn scale_of(brief: &Brief, answer: usize) -> Result<Option<Sc
     };
     if (0..brief.answers.len()).all(|answer| of_answer(answer).is_none()) {
         return Err(JobError::Options {
-            problem: format!("{}: was made for other scores (other queries, data or options)", file.display()),
+            problem: format!("{}: was made for other scores (other queries, data or options)", file.display()).into(),
             hint: Some("run `ascribe evaluate calibrate` on this folder again, or delete the file".into()),
         });
     }

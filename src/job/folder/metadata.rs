@@ -24,6 +24,18 @@ pub(in crate::job) fn query_ids(brief: &Brief) -> Vec<String> {
     }
 }
 
+/// What a reader of one stage's contribution to the scores has to know.
+pub(in crate::job) fn stage_metadata(
+    brief: &Brief,
+    summary: &Summary,
+    (answer, stage): (usize, usize),
+    key: &Key,
+) -> Metadata {
+    let mut metadata = score_metadata(brief, summary, answer, key);
+    metadata.insert("answer".into(), format!("stage {}", brief.training.stages[stage].name));
+    metadata
+}
+
 /// What a reader of the scores has to know.
 pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: usize, key: &Key) -> Metadata {
     let method = &brief.job.method;

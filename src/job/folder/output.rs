@@ -1,13 +1,15 @@
 //! Writes results at the fixed places of the run folder, for people and scripts.
 
+use crate::attribution::VectorForm;
 use crate::attribution::ranking::{Ranking, RankingError};
-use crate::attribution::store::{Key, TensorData, write_safetensors};
+use crate::attribution::store::{Dtype, Key, TensorData, TensorSpec, write_safetensors};
+use crate::data::Dataset;
 use crate::job::brief::Brief;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::metadata::{score_metadata, self_influence_metadata};
 use crate::job::folder::places::{self_influence_file, top_file};
-use crate::job::request::Solve;
+use crate::job::request::{Solve, StoreScores};
 
 /// Each query's captured share of its squared norm, in files of scores.
 pub(in crate::job) const CAPTURED: &str = "captured";
@@ -19,6 +21,36 @@ pub(in crate::job) fn solved_name(brief: &Brief) -> &'static str {
         Solve::Subspace => "disagreements",
         Solve::Auto | Solve::Ekfac | Solve::GaussNewton => "residuals",
     }
+}
+
+/// The tensors of an answer's file of scores: the matrix, or each query's best and worst, and what is said of each query.
+pub(in crate::job) fn score_specs(brief: &Brief, answer: usize) -> Vec<TensorSpec> {
+    let (rows, n) = (brief.query_rows(), brief.training.columns.len());
+    let queries = brief.queries.as_ref().map_or(0, Dataset::len);
+    let of_rows = |name: &str| TensorSpec::new(name, Dtype::F64, [rows]);
+    let measurements = TensorSpec::new("measurements", Dtype::F64, [queries]);
+    let captured = (brief.vector_form() != VectorForm::Full).then(|| of_rows(CAPTURED));
+    let solved = brief.solves_jointly(answer).then(|| of_rows(solved_name(brief)));
+    match brief.job.output.store_scores {
+        StoreScores::Full => {
+            let scores = TensorSpec::new("scores", Dtype::F32, [rows, n]);
+            [scores, measurements].into_iter().chain(solved).chain(captured).collect()
+        }
+        StoreScores::Top => {
+            let best = [rows, brief.job.output.top.min(n)];
+            let of_side = |side: &'static str| {
+                [("index", Dtype::I64), ("score", Dtype::F32)]
+                    .map(|(what, dtype)| TensorSpec::new(format!("{side}.{what}"), dtype, best))
+            };
+            let sides = ["proponents", "opponents"].into_iter().flat_map(of_side);
+            sides.chain([measurements]).chain(captured).chain(solved).collect()
+        }
+    }
+}
+
+/// The tensor of self-influence.
+pub(in crate::job) fn self_influence_spec(brief: &Brief) -> TensorSpec {
+    TensorSpec::new("self_influence", Dtype::F32, [brief.training.columns.len()])
 }
 
 /// What results say of each query.
@@ -76,6 +108,5 @@ pub(in crate::job) fn write_top(
 
 /// The error of a ranking as one of a job.
 pub(in crate::job) fn ranking_error(error: RankingError) -> JobError {
-    let hint = error.hint();
-    JobError::Options { problem: error.to_string(), hint }
+    JobError::Options { problem: error.to_string().into(), hint: error.hint().map(Into::into) }
 }

@@ -120,7 +120,7 @@ pub(in crate::job) fn open_reused(folder: &Path) -> Result<Reused, JobError> {
     let file = folder.join(RECORD);
     let record = RunRecord::read(folder)?;
     let data = record.hashes().ok_or_else(|| JobError::Options {
-        problem: format!("{}: does not say which data the curvature was taken on", file.display()),
+        problem: format!("{}: does not say which data the curvature was taken on", file.display()).into(),
         hint: Some("give the folder of a run that this version of ascribe fitted".into()),
     })?;
     let sizes = record.summary.stages.into_iter().filter(|stage| stage.train_size > 0);

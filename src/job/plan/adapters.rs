@@ -15,7 +15,8 @@ pub(super) fn resolve(job: &mut Job, readings: &mut [Reading]) -> Result<(), Job
             problem: format!(
                 "`--adapter {}` tracks layers of the base, which an adapter's training run leaves as they are",
                 mode.name()
-            ),
+            )
+            .into(),
             hint: Some("Source follows what was trained: use `--adapter only`".into()),
         });
     }

@@ -158,7 +158,7 @@ impl Plan {
             Some(file) => {
                 let Limits::Tokens(_) = limits else {
                     return Err(JobError::Options {
-                        problem: "`eval` compares a loss that a Trainer logged, and this model reads rows of numbers"
+                        problem: "<eval> compares a loss that a Trainer logged, and this model reads rows of numbers"
                             .into(),
                         hint: Some("leave `--eval` out".into()),
                     });
@@ -310,7 +310,7 @@ fn last_checkpoint(checkpoints: &Checkpoints, readings: &[Reading]) -> Result<Pa
     let of_run = readings.last().and_then(|reading| reading.checkpoints.last()).map(|files| &files.folder);
     checkpoints.last().or(of_run).cloned().ok_or_else(|| JobError::Options {
         problem: match readings.last() {
-            Some(reading) => format!("{}: the training run has no checkpoint", reading.source.display()),
+            Some(reading) => format!("{}: the training run has no checkpoint", reading.source.display()).into(),
             None => "the job names no checkpoint".into(),
         },
         hint: None,
@@ -320,13 +320,13 @@ fn last_checkpoint(checkpoints: &Checkpoints, readings: &[Reading]) -> Result<Pa
 /// The file of training examples of every stage, in the order of training.
 fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>, JobError> {
     let (train, by_name) = (&job.data.train, &job.data.stages);
-    let options = |problem: String, hint: String| Err(JobError::Options { problem, hint: Some(hint) });
+    let options = |problem: String, hint: String| Err(JobError::options(problem, hint));
     match readings {
         [] | [_] if by_name.is_empty() => {
             let name = readings.first().map_or(ONLY_STAGE, |reading| &reading.name);
             Ok(vec![(name.to_owned(), train.clone())])
         }
-        [] => options("stages of data are for a training run".into(), "give `train`".into()),
+        [] => Err(JobError::options("stages of data are for a training run", "give <train>")),
         _ if !train.as_os_str().is_empty() && !by_name.is_empty() => options(
             "training examples are given as one file and by stage".into(),
             "leave one of the two out; a run with several stages needs a file for each".into(),

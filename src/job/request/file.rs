@@ -15,7 +15,7 @@ impl Job {
         let io = |source| JobError::Io { file: file.to_owned(), action: "cannot be read", source };
         let text = crate::foreign_file::read_text(file, JOB_FILE_LIMIT).map_err(io)?;
         toml::from_str(&text).map_err(|error| JobError::Options {
-            problem: format!("{}: {}", file.display(), error.to_string().trim_end()),
+            problem: format!("{}: {}", file.display(), error.to_string().trim_end()).into(),
             hint: Some("the keys are those that every run folder's `job.toml` shows".into()),
         })
     }

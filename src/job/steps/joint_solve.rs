@@ -17,6 +17,7 @@ use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES};
 use crate::job::brief::data::Few;
 use crate::job::error::JobError;
 use crate::job::number::Number;
+use crate::job::option_text::option_text;
 use crate::job::request::{SPANNING, Solve};
 use crate::job::steps::context::Run;
 use crate::job::steps::queries::{Writing, queries_at_once};
@@ -41,8 +42,11 @@ impl Run<'_> {
         let directions = Directions::new(layers, zeros).map_err(Error::from)?;
         let batch = data::batch(&stage.train, shortest..shortest + 1);
         network.gauss_newton(&batch, &directions, &mut Nothing).map_err(|error| JobError::Options {
-            problem: format!("`solve = gauss-newton` cannot multiply with this model's Gauss-Newton matrix: {error}"),
-            hint: Some("leave `solve` out".into()),
+            problem: option_text!(
+                "<solve = gauss-newton> cannot multiply with this model's Gauss-Newton matrix: {}",
+                error
+            ),
+            hint: Some("leave <solve> out".into()),
         })
     }
 

@@ -58,8 +58,8 @@ impl Run<'_> {
         let rows = self.plan.query_rows();
         if method.normalize == Normalize::Cosine && aggregate != Aggregate::Each {
             return Err(JobError::Options {
-                problem: "`normalize = cosine` is defined for queries one by one".into(),
-                hint: Some("leave `aggregate` out".into()),
+                problem: "<normalize = cosine> is defined for queries one by one".into(),
+                hint: Some("leave <aggregate> out".into()),
             });
         }
         let identity = Factors::identity(layers.len());

@@ -4,13 +4,13 @@
 use std::ops::Range;
 
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
-use crate::attribution::store::{Dtype, Key, Part, TensorSpec, TensorWriter};
+use crate::attribution::store::{Key, Part, TensorWriter};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, ScorePass};
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::metadata::score_metadata;
-use crate::job::folder::output::{CAPTURED, OfQueries, ranking_error, solved_name, write_top};
+use crate::job::folder::metadata::{score_metadata, stage_metadata};
+use crate::job::folder::output::{CAPTURED, OfQueries, ranking_error, score_specs, solved_name, write_top};
 use crate::job::folder::places::{scores_file, stage_file};
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
@@ -117,21 +117,11 @@ pub(in crate::job) fn write_scores(
 ) -> Result<(), JobError> {
     let (rows, n) = (sums.rows(), brief.training.columns.len());
     let full = brief.job.output.store_scores == StoreScores::Full;
-    let mut specs = vec![
-        TensorSpec::new("scores", Dtype::F32, [rows, n]),
-        TensorSpec::new("measurements", Dtype::F64, [of_queries.measurements.len()]),
-    ];
-    specs.extend(of_queries.solved.map(|solved| TensorSpec::new(solved_name(brief), Dtype::F64, [solved.len()])));
-    specs.extend(of_queries.captured.map(|captured| TensorSpec::new(CAPTURED, Dtype::F64, [captured.len()])));
-    let mut metadata = score_metadata(brief, summary, answer, key);
-    let file = match stage {
-        None => scores_file(brief, answer),
-        Some(stage) => {
-            let name = &brief.training.stages[stage].name;
-            metadata.insert("answer".into(), format!("stage {name}"));
-            stage_file(brief, stage)
-        }
+    let (file, metadata) = match stage {
+        None => (scores_file(brief, answer), score_metadata(brief, summary, answer, key)),
+        Some(stage) => (stage_file(brief, stage), stage_metadata(brief, summary, (answer, stage), key)),
     };
+    let specs = score_specs(brief, answer);
     let writer = if full { Some(TensorWriter::create(&file, &specs, &metadata)?) } else { None };
     let mut rankings = vec![];
     let at_once = (BLOCK / n.max(1)).max(1);

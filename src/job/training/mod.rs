@@ -86,9 +86,9 @@ impl Stage {
         let data = self.fit_data();
         if data.len() < 2 {
             return Err(JobError::Options {
-                problem: "`intervals = all` takes curvatures on halves of the training examples, and there is one"
+                problem: "<intervals = all> takes curvatures on halves of the training examples, and there is one"
                     .into(),
-                hint: Some("write `intervals = damping`, or leave it out".into()),
+                hint: Some("write <intervals = damping>, or leave it out".into()),
             });
         }
         self.halves = Some([0, 1].map(|first| data.every_other(first)));
@@ -117,8 +117,8 @@ impl Stage {
         };
         if count > n {
             return Err(JobError::Options {
-                problem: format!("joint systems are to be taken on {count} examples, and there are {n}"),
-                hint: Some(format!("`--solve-examples` of at most {n}, or leave it out to take all")),
+                problem: format!("joint systems are to be taken on {count} examples, and there are {n}").into(),
+                hint: Some(format!("`--solve-examples` of at most {n}, or leave it out to take all").into()),
             });
         }
         if count == n {
@@ -144,8 +144,8 @@ impl Stage {
         let count = request.count(n, all, widest);
         if count > n {
             return Err(JobError::Options {
-                problem: format!("the curvature is to be taken on {count} examples, and there are {n}"),
-                hint: Some(format!("`--fit-examples` of at most {n}, or leave it out to take all")),
+                problem: format!("the curvature is to be taken on {count} examples, and there are {n}").into(),
+                hint: Some(format!("`--fit-examples` of at most {n}, or leave it out to take all").into()),
             });
         }
         let why = match request {
@@ -268,7 +268,8 @@ impl Training {
                         "{}: has no layer `{}` of the shape that the last checkpoint has",
                         networks.parameters()[network].of[0].0.display(),
                         networks.layers()[l].name
-                    ),
+                    )
+                    .into(),
                     hint: Some("give checkpoints of one model, first trained first".into()),
                 });
             }
@@ -388,7 +389,7 @@ impl Training {
         if source.adam != AdamRequest::default() && fits.iter().all(|fit| fit.moments.is_none()) {
             return Err(JobError::Options {
                 problem: "no stage of the training run was trained with Adam".into(),
-                hint: Some("leave `adam` out".into()),
+                hint: Some("leave <adam> out".into()),
             });
         }
         let (last_network, last_stage) = (networks.parameters().len() - 1, stages.len() - 1);
@@ -521,11 +522,11 @@ fn check_layers(networks: &Networks, network: usize, fit: &Fit, stage: &Training
                 "{}: has no layer `{}` of the shape that the last checkpoint has",
                 networks.parameters()[network].of[0].0.display(),
                 networks.layers()[l].name
-            ),
+            ).into(),
             hint: Some(format!(
                 "if the layer was made after the stage `{}`, list the layers that this stage trained as its `trained_layers` in a trajectory file; else the checkpoints are of different models",
                 stage.name()
-            )),
+            ).into()),
         }),
     }
 }

@@ -40,7 +40,7 @@ impl Moments {
     ) -> Result<Self, JobError> {
         let (Optimizer::Adam { epsilon, .. } | Optimizer::AdamW { epsilon, .. }) = *optimizer else {
             return Err(JobError::Options {
-                problem: format!("second moments of `{}` are not known", optimizer.name()),
+                problem: format!("second moments of `{}` are not known", optimizer.name()).into(),
                 hint: None,
             });
         };
@@ -65,7 +65,7 @@ impl Moments {
                         .collect::<Vec<_>>()
                         .join(", "),
                     optimizer.name()
-                ),
+                ).into(),
                 hint: Some(
                     "keep `optimizer.pt` in at least one checkpoint of each segment, or ask for fewer segments".into(),
                 ),
@@ -81,7 +81,7 @@ impl Moments {
                         problem: format!(
                             "{} trained the layer `{}`, but there are no second moments of it",
                             name, layers[l].name
-                        ),
+                        ).into(),
                         hint: Some(
                             "say that the stage froze the layer if it did (`trained_layers` in a trajectory file), or leave the layer out of the tracked ones"
                                 .into(),

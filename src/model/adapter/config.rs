@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use fancy_regex::Regex;
 use serde_json::Value;
 
+use super::parts;
 use super::targets::{self, Modules, Targets};
-use crate::model::{Config, LoadError};
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 
 /// Ids of token rows by the name of their embedding; without a name they are of the input embedding.
 type TokenIndices = Vec<(Option<String>, Vec<u32>)>;
@@ -238,10 +240,10 @@ impl AdapterConfig {
         Ok(if self.use_rslora { alpha / rank.sqrt() } else { alpha / rank })
     }
 
-    /// Whether a tensor of the adapter's file, [`PREFIX`](super::PREFIX) removed, was trained: one of the base that stands
+    /// Whether a tensor of the adapter's file, [`PREFIX`](super::parts::PREFIX) removed, was trained: one of the base that stands
     /// there for the embedding's sake was not.
     pub(crate) fn trains(&self, name: &str) -> bool {
-        if super::parts(name).is_some() {
+        if parts::parts(name).is_some() {
             return true;
         }
         let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));

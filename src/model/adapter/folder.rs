@@ -1,16 +1,14 @@
 //! From the folder of an adapter to its base.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use serde_json::Value;
-
-use super::{Adapter, AdapterConfig, PREFIX};
-use crate::model::{Architecture, Config, LoadError, LoadOptions, Weights, class_of_texts};
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 use crate::presence::is_file;
 
 const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+/// The file of an adapter's tensors.
+pub(in crate::model) const TENSORS: &str = "adapter_model.safetensors";
 
 /// The folder of an adapter, and its base's.
 #[derive(Debug, Clone)]
@@ -78,125 +76,4 @@ fn named_base(folder: &Path) -> Result<PathBuf, LoadError> {
         return Ok(base);
     }
     Err(LoadError::NoBase { file: config.file().to_owned(), found })
-}
-
-/// The configuration of a checkpoint; of an adapter its base's, as the class that the adapter was trained as.
-///
-/// # Errors
-/// [`LoadError`], naming the file.
-pub(crate) fn configuration(folder: &Path, base: Option<&Path>) -> Result<Config, LoadError> {
-    match AdapterFolder::find(folder, base, base.is_some())? {
-        None => Config::read(folder),
-        Some(AdapterFolder { folder, base }) => {
-            let tensors = Weights::open_mean_of_files(&[(folder.join(TENSORS), 1.0)])?;
-            of_task(Config::read(&base)?, &AdapterConfig::read(&folder)?, &tensors)
-        }
-    }
-}
-
-/// Names and shapes of tensors.
-pub(crate) type Shapes = Vec<(String, Vec<usize>)>;
-
-/// Names and shapes of a checkpoint's tensors, with its configuration; of an adapter those of its base, and the
-/// classifier that only the adapter holds.
-///
-/// # Errors
-/// [`LoadError`], naming the file.
-pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Shapes), LoadError> {
-    let (config, _, weights) = opened(&[(folder, 1.0)], options)?;
-    let mut names: Vec<&str> = weights.names().collect();
-    if let Some(adapter) = weights.adapter() {
-        let beyond: Vec<&str> = adapter.replaced().filter(|name| names.binary_search(name).is_err()).collect();
-        names.extend(beyond);
-    }
-    let shapes = names.into_iter().map(|name| Ok((name.to_owned(), weights.shape(name)?)));
-    let shapes = shapes.collect::<Result<_, LoadError>>()?;
-    Ok((config, shapes))
-}
-
-/// The configuration of a base as the class that an adapter was trained as. One for a whole text has as many outputs as
-/// the classifier in the adapter's file, which PEFT's settings do not say.
-fn of_task(config: Config, settings: &AdapterConfig, tensors: &Weights) -> Result<Config, LoadError> {
-    /// The last layer of every class that gives something for a whole text, by its name in the adapter's file.
-    const LAST: [&str; 3] = ["score", "classifier", "classifier.out_proj"];
-    if !settings.of_texts {
-        return Ok(config);
-    }
-    let weights = LAST.map(|layer| format!("{PREFIX}{layer}.weight"));
-    let Some(outputs) = weights.iter().find(|name| tensors.contains(name)).map(|name| tensors.shape(name)) else {
-        return Ok(config);
-    };
-    let outputs = outputs?.first().copied().unwrap_or(0);
-    let named = class_of_texts(&config)?.is_some();
-    let stated = config.get("id2label").and_then(Value::as_object).map(serde_json::Map::len);
-    let config = match stated == Some(outputs) {
-        true => config,
-        false => config.with([("id2label", Value::Null), ("label2id", Value::Null), ("num_labels", outputs.into())]),
-    };
-    if named {
-        if let Some(stated) = stated.filter(|&stated| stated != outputs) {
-            config.note(format!(
-                "the base's `id2label` has {stated} labels and is not used: the adapter's classifier has {outputs} outputs"
-            ));
-        }
-        return Ok(config);
-    }
-    let class = Architecture::of(&config)?.class_of_texts();
-    let class =
-        class.ok_or_else(|| config.problem("`task_type` is `SEQ_CLS`, and this model gives nothing for a text"))?;
-    config.note(format!(
-        "the adapter was trained as `{class}`, its base saved as {}; the classifier and its {outputs} outputs are the \
-         adapter's",
-        config.quoted("architectures")
-    ));
-    Ok(config.with([("architectures", Value::from(vec![class]))]))
-}
-
-/// The configuration and the weights of checkpoints that are averaged; those of adapters over one base, if they are.
-///
-/// # Errors
-/// [`LoadError`], naming the file.
-pub(crate) fn opened(
-    checkpoints: &[(&Path, f64)],
-    options: &LoadOptions,
-) -> Result<(Config, &'static Architecture, Weights), LoadError> {
-    let asked = options.adapter.is_some();
-    let last = checkpoints.last().map_or(Path::new(""), |(folder, _)| folder);
-    let Some(own) = AdapterFolder::find(last, options.base.as_deref(), asked)? else {
-        let config = Config::read(last)?;
-        let architecture = Architecture::of(&config)?;
-        return Ok((config, architecture, Weights::open_mean(checkpoints)?));
-    };
-    let base = Weights::open(&own.base)?;
-    let mut files = vec![];
-    for (folder, weight) in checkpoints {
-        let other = AdapterFolder::find(folder, options.base.as_deref(), asked)?;
-        if other.is_none_or(|other| other.base != own.base) {
-            return Err(LoadError::MixedBases { folder: (*folder).to_owned(), other: own.folder });
-        }
-        files.push((folder.join(TENSORS), *weight));
-    }
-    let tensors = Weights::open_mean_of_files(&files)?;
-    let settings = AdapterConfig::read(&own.folder)?;
-    let config = of_task(Config::read(&own.base)?, &settings, &tensors)?;
-    let architecture = Architecture::of(&config)?;
-    architecture.check(&config, &base)?;
-    let mode = options.adapter.unwrap_or_default();
-    config.note(format!(
-        "an adapter over the base in `{}`; tracked: {}",
-        own.base.display(),
-        match mode {
-            super::AdapterMode::Only => "the adapter's matrices A and B, the base is frozen (`--adapter only`)",
-            super::AdapterMode::Merged => "the base's layers with the adapter merged into them (`--adapter merged`)",
-            super::AdapterMode::Both => "the adapter's matrices A and B and the base's layers (`--adapter both`)",
-        }
-    ));
-    if is_file(&own.folder.join("model.safetensors")) || is_file(&own.folder.join("model.safetensors.index.json")) {
-        config.note(format!(
-            "`{}` holds whole weights too, which were not used: `--base` or `--adapter` asks for the adapter",
-            own.folder.display()
-        ));
-    }
-    let adapter = Adapter::new(settings, mode, tensors, &base, architecture)?;
-    Ok((config, architecture, base.with_adapter(Arc::new(adapter))))
 }

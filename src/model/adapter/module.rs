@@ -1,11 +1,17 @@
 //! One module's adapter: which of its tensors are there, of which shapes, and what they make of the base's weight.
 
+use std::sync::Arc;
+
 use candle_core::{D, Tensor};
 
+use super::overlay::Adapter;
+use super::parts::PREFIX;
 use super::targets::ModuleKind;
-use super::{Adapter, PREFIX};
-use crate::model::parameters::{Source, Stored, StoredTensor};
-use crate::model::{Layout, LoadError};
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
+use crate::model::residence::Stored;
+use crate::model::source::{Change, Source, StoredTensor};
+use crate::model::weights::Weights;
 
 /// What a module of the base is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,46 +67,32 @@ impl LowRank {
         let norms = (weight + self.delta()?)?.sqr()?.sum(D::Minus1)?.sqrt()?;
         Ok(Some((magnitude.read()? / norms)?))
     }
+}
 
-    /// The weight with the adapter merged into it, both as they are stored.
-    pub(in crate::model) fn merged(&self, weight: &Tensor, layout: Layout) -> Result<Tensor, LoadError> {
-        let outputs_first = match layout {
+/// An adapter that is merged into a weight.
+#[derive(Debug)]
+pub(in crate::model) struct Merged {
+    pub(in crate::model) adapter: LowRank,
+    /// How the weight is stored.
+    pub(in crate::model) layout: Layout,
+}
+
+impl Change for Merged {
+    fn merged(&self, weight: &Tensor) -> Result<Tensor, LoadError> {
+        let outputs_first = match self.layout {
             Layout::OutputsFirst => weight.clone(),
             Layout::InputsFirst => weight.t()?.contiguous()?,
         };
-        let sum = (&outputs_first + self.delta()?)?;
-        let merged = match self.row_factors(&outputs_first)? {
+        let sum = (&outputs_first + self.adapter.delta()?)?;
+        let merged = match self.adapter.row_factors(&outputs_first)? {
             Some(factors) => sum.broadcast_mul(&factors.unsqueeze(1)?)?,
             None => sum,
         };
-        Ok(match layout {
+        Ok(match self.layout {
             Layout::OutputsFirst => merged,
             Layout::InputsFirst => merged.t()?.contiguous()?,
         })
     }
-}
-
-/// Endings of the names of an adapter's tensors behind a module's name.
-const PARTS: [&str; 8] = [
-    "lora_A.weight",
-    "lora_B.weight",
-    "lora_B.bias",
-    "lora_embedding_A",
-    "lora_embedding_B",
-    "lora_magnitude_vector",
-    "lora_magnitude_vector.weight",
-    "token_adapter.trainable_tokens_delta",
-];
-
-/// A tensor's module and part, if it is part of an adapter.
-pub(super) fn split(name: &str) -> Option<(&str, &str)> {
-    PARTS.iter().find_map(|part| Some((name.strip_suffix(part)?.strip_suffix('.')?, *part)))
-}
-
-/// A tensor's module and the number of its part in the order in which PEFT registers the parts.
-pub(crate) fn parts(name: &str) -> Option<(&str, usize)> {
-    let (module, part) = split(name)?;
-    PARTS.iter().position(|one| *one == part).map(|number| (module, number))
 }
 
 impl Adapter {
@@ -167,7 +159,7 @@ impl Adapter {
             return Err(LoadError::AdapterTensor { file: file(), name: tensor.clone(), problem });
         }
         let rank = self.config.rank(&name) as usize;
-        let own = source.of(&self.weights);
+        let own = source.of(&Arc::new(Weights::plain(&self.weights)));
         let tensor = |part: &str, shape: &[usize]| {
             let tensor = parts[part].clone();
             let found = self.weights.shape(&tensor)?;
@@ -244,6 +236,6 @@ impl Adapter {
             let problem = format!("it has the shape {found:?}, and the ids and the embedding ask for {expected:?}");
             return Err(LoadError::AdapterTensor { file, name: tensor, problem });
         }
-        Ok(Some((ids.clone(), source.of(&self.weights).tensor_at(tensor, &expected)?)))
+        Ok(Some((ids.clone(), source.of(&Arc::new(Weights::plain(&self.weights))).tensor_at(tensor, &expected)?)))
     }
 }

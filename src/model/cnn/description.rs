@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use crate::curvature::Window;
-use crate::model::{Config, LoadError};
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 use crate::nn::Activation;
 
 /// The most modules of a network.

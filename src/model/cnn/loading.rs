@@ -5,10 +5,11 @@ use candle_core::Result as CandleResult;
 use super::description::Described;
 use super::modules::{Flow, StoredChain, StoredConvolution, StoredModule, StoredNorm};
 use crate::curvature::{Plane, Window};
-use crate::model::error::abridged_shape;
-use crate::model::parameters::{Layout, Source};
+use crate::model::config::Config;
+use crate::model::error::{LoadError, abridged_shape};
+use crate::model::layout::Layout;
+use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
-use crate::model::{Config, LoadError};
 
 /// What turns descriptions into modules on disk.
 pub(super) struct Loader<'a, 'b> {

@@ -14,11 +14,18 @@ use self::description::names;
 use self::loading::Loader;
 use self::modules::{Flow, StoredChain};
 use super::architecture::{Architecture, Parameters};
-use super::heads::loss_of_outputs;
+use super::body::{Body, Loaded, wrong_batch};
+use super::config::Config;
+use super::error::LoadError;
+use super::footprint::Footprint;
+use super::heads::head::loss_of_outputs;
 use super::images::{self, ImageBatch};
-use super::parameters::{Held, Source};
+use super::limits::Limits;
+use super::load_options::LoadOptions;
+use super::residence::Held;
+use super::source::Source;
 use super::tracking::Tracking;
-use super::{Body, Config, Footprint, Limits, LoadError, LoadOptions, Loaded, Weights, wrong_batch};
+use super::weights::Weights;
 use crate::curvature::{
     Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
     backward_through,

@@ -3,9 +3,10 @@
 use candle_core::Tensor;
 
 use crate::curvature::{LayerId, TapRecorder};
-use crate::model::LoadError;
-use crate::model::adapter::LowRank;
-use crate::model::parameters::{Stored, StoredTensor};
+use crate::model::adapter::module::LowRank;
+use crate::model::error::LoadError;
+use crate::model::residence::Stored;
+use crate::model::source::StoredTensor;
 
 /// The tracked matrices of a head's adapter on disk.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use candle_core::{DType, Tensor};
 
 use crate::curvature::{Directions, Error, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
-use crate::model::{LoadError, wrong_batch};
+use crate::model::body::wrong_batch;
+use crate::model::error::LoadError;
 use crate::nn::{
     SquaredError, classification_loss, multi_label_loss, multi_label_product, regression_loss, softmax_product,
     squared_error_product,

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use crate::data::{Labels, Task};
-use crate::model::{Config, LoadError};
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 
 /// Classes of transformers where a configuration names none.
 const USUAL: usize = 2;

@@ -8,10 +8,12 @@ use super::next_token::NextToken;
 use super::steps::{Step, StoredSteps};
 use crate::curvature::{Directions, Error, Gradient, Moving, Objective, Section, TapRecorder, Taped, Traced};
 use crate::data::Batch;
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
 use crate::model::norms::StoredLayerNorm;
-use crate::model::parameters::{Held, Residence, Source, StoredTensor};
+use crate::model::residence::{Held, Residence};
+use crate::model::source::{Source, StoredTensor};
 use crate::model::tracking::{SharedInput, Tracking};
-use crate::model::{Layout, LoadError};
 use crate::nn::Activation;
 
 /// What a head's modules are called.

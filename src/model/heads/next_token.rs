@@ -9,8 +9,10 @@ use super::head::Head;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Directions, Error, LayerId, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
-use crate::model::parameters::{Embedding, Held, InUse, StoredTensor};
-use crate::model::{LoadError, wrong_batch};
+use crate::model::body::wrong_batch;
+use crate::model::error::LoadError;
+use crate::model::residence::{Held, InUse};
+use crate::model::source::{Embedding, StoredTensor};
 use crate::nn::{
     LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss, language_model_product,
 };

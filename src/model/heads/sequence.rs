@@ -11,9 +11,11 @@ use crate::curvature::{
     Directions, Error, Gradient, Moving, Objective, Positions, Section, TapRecorder, Taped, Traced,
 };
 use crate::data::{Batch, Inputs};
-use crate::model::parameters::{Held, Residence, Source};
+use crate::model::body::wrong_batch;
+use crate::model::error::LoadError;
+use crate::model::residence::{Held, Residence};
+use crate::model::source::Source;
 use crate::model::tracking::Tracking;
-use crate::model::{LoadError, wrong_batch};
 use crate::nn::SquaredError;
 
 /// How one vector is made of a text's hidden states.

@@ -1,10 +1,10 @@
 //! The few layers that a head has one behind the other: linear layers, functions of every number, and norms.
 
 use crate::curvature::{TapRecorder, Traced};
-use crate::model::LoadError;
+use crate::model::error::LoadError;
 use crate::model::norms::StoredLayerNorm;
-use crate::model::parameters::{Stored, StoredLinear};
-use crate::model::projection::Projection;
+use crate::model::projection::{Projection, StoredLinear};
+use crate::model::residence::Stored;
 use crate::nn::{Activation, LayerNorm};
 
 /// One step of a head.

@@ -1,7 +1,8 @@
 //! What a family says of its experts: how many there are, how many see a token, and what files call them.
 
 use crate::model::architecture::ExpertNames;
-use crate::model::{Config, LoadError};
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 use crate::nn::ExpertWeights;
 
 /// What a family says of its experts.

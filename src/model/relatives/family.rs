@@ -3,8 +3,10 @@
 use serde_json::Value;
 
 use super::super::architecture::{BlockNames, ExpertNames};
-use super::super::{Config, Layout, LoadError};
 use super::experts::Experts;
+use crate::model::config::Config;
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
 use crate::nn::{Activation, RopeConfig};
 
 /// A family with the sizes of one checkpoint.

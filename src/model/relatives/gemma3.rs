@@ -7,8 +7,12 @@ use std::sync::Arc;
 use super::family::{Defaults, Family, NormKind, NormPlaces, QUERY_KEY_NORMED, QueryKeyNorms, names};
 use super::stored::build;
 use crate::model::architecture::{Architecture, BlockNames, Parameters};
+use crate::model::body::Loaded;
+use crate::model::config::Config;
+use crate::model::error::LoadError;
+use crate::model::load_options::LoadOptions;
 use crate::model::rotary::RotaryByLayer;
-use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+use crate::model::weights::Weights;
 
 pub(in crate::model) const TEXT: Architecture = Architecture {
     model_type: "gemma3_text",

@@ -5,8 +5,12 @@ use std::sync::Arc;
 use super::family::{Defaults, Family, PLAIN, names};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::body::Loaded;
+use crate::model::config::Config;
+use crate::model::error::LoadError;
+use crate::model::load_options::LoadOptions;
 use crate::model::rotary::Rotary;
-use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mistral",

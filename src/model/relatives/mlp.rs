@@ -2,10 +2,12 @@
 
 use super::family::{Family, Packing};
 use crate::curvature::{TapRecorder, Traced};
-use crate::model::parameters::{Source, Stored, StoredLinear};
-use crate::model::projection::Projection;
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
+use crate::model::projection::{Projection, StoredLinear};
+use crate::model::residence::Stored;
+use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
-use crate::model::{Layout, LoadError};
 use crate::nn::{Activation, trace_gated, trace_gated_packed};
 
 /// A gated MLP.

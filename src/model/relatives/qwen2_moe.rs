@@ -7,8 +7,12 @@ use super::experts::{COMMON, Experts, count};
 use super::family::{Defaults, Family, with_experts};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::body::Loaded;
+use crate::model::config::Config;
+use crate::model::error::LoadError;
+use crate::model::load_options::LoadOptions;
 use crate::model::rotary::Rotary;
-use crate::model::{Config, LoadError, LoadOptions, Loaded, Weights};
+use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen2_moe",

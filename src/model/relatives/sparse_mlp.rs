@@ -11,10 +11,12 @@ use super::family::Family;
 use super::mlp::{Mlp, StoredMlp, dense};
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::model::architecture::ExpertNames;
-use crate::model::parameters::{Source, Stored, StoredLinear};
-use crate::model::projection::Projection;
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
+use crate::model::projection::{Projection, StoredLinear};
+use crate::model::residence::Stored;
+use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
-use crate::model::{Layout, LoadError};
 use crate::nn::{ExpertWeights, Routes, trace_sigmoid_gated};
 
 /// The experts of one block.

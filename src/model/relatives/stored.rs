@@ -11,11 +11,17 @@ use super::sparse_mlp::StoredSparseMlp;
 use crate::curvature::Positions;
 use crate::data::TokenInputs;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::body::Loaded;
+use crate::model::config::Config;
 use crate::model::decoder::{Blocks, Ends, Parts, Transformer};
-use crate::model::parameters::{Source, Stored, StoredLinear, StoredTensor};
-use crate::model::projection::Projection;
+use crate::model::error::LoadError;
+use crate::model::layout::Layout;
+use crate::model::load_options::LoadOptions;
+use crate::model::projection::{Projection, StoredLinear};
+use crate::model::residence::Stored;
+use crate::model::source::{Source, StoredTensor};
 use crate::model::tracking::{SharedInput, Tracking};
-use crate::model::{Config, Layout, LoadError, LoadOptions, Loaded, Weights};
+use crate::model::weights::Weights;
 use crate::nn::{Attention, LayerNorm, Mask, RmsNorm, RopeTables};
 
 /// A norm of either kind.

@@ -71,7 +71,8 @@ impl Attention {
         }
     }
 
-    /// [`Attention::forward`] of queries, keys and values side by side, `[R, (heads + 2 kv_heads) · d]`.
+    /// [`Attention::forward`] of queries, keys and values side by side, `[R, (heads + 2 kv_heads) · d]`. Models of this crate
+    /// run [`Attention::trace_packed`], which is tested against it.
     ///
     /// # Errors
     /// If the shapes do not fit the positions or the tables.
@@ -94,7 +95,8 @@ impl Attention {
     }
 
     /// [`Attention::forward_packed`] of the queries, keys and values of one head beside those of the next, as GPT-NeoX
-    /// packs them: `[R, heads · 3 d]`. There are as many key-value heads as query heads.
+    /// packs them: `[R, heads · 3 d]`. There are as many key-value heads as query heads. Models of this crate run
+    /// [`Attention::trace_packed_by_head`], which is tested against it.
     ///
     /// # Errors
     /// If the shapes do not fit the positions or the tables.

@@ -50,7 +50,7 @@ pub(super) fn of_file(file: &TensorFile, layers: impl IntoIterator<Item = usize>
 /// A count in a file's metadata.
 pub(super) fn count(file: &TensorFile, name: &'static str) -> Result<u64, JobError> {
     number(file, name)?.ok_or_else(|| JobError::Options {
-        problem: format!("{}: its metadata lack `{name}`", file.path().display()),
+        problem: format!("{}: its metadata lack `{name}`", file.path().display()).into(),
         hint: Some("delete the file; it is only a cache".into()),
     })
 }
@@ -79,7 +79,7 @@ fn number<T: FromStr>(file: &TensorFile, name: &str) -> Result<Option<T>, JobErr
     let Some(text) = file.metadata(name) else { return Ok(None) };
     let of_layer = name.rsplit_once('.').map_or_else(String::new, |(_, layer)| format!(" of tracked layer {layer}"));
     let unread = |_| JobError::Options {
-        problem: format!("{}: `{name}`{of_layer} is `{text}`, which is not a number", file.path().display()),
+        problem: format!("{}: `{name}`{of_layer} is `{text}`, which is not a number", file.path().display()).into(),
         hint: Some("delete the file; it is only a cache".into()),
     };
     text.parse().map(Some).map_err(unread)

@@ -187,10 +187,8 @@ impl Run<'_> {
         let layers = self.plan.training.layers();
         let bases = |&index: &usize| {
             let fit = &self.plan.training.fits[index];
-            let bases = match fit.kind {
-                CurvatureKind::Diagonal => vec![None; layers.len()],
-                _ => self.eigenbases::<T>(fit)?.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases),
-            };
+            let found = if fit.kind.has_eigenbasis() { self.eigenbases::<T>(fit)? } else { None };
+            let bases = found.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases);
             Ok(kinds::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
         };
         fits.iter().map(bases).collect()

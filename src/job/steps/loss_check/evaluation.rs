@@ -9,6 +9,7 @@ use crate::attribution::Observer;
 use crate::data::{Dataset, Kind};
 use crate::job::brief::loss_check::{EvaluationLoss, LossCheck};
 use crate::job::error::JobError;
+use crate::job::option_text::{OptionText, option_text};
 use crate::job::plan::Plan;
 use crate::job::training::{Site, Training};
 use crate::model::Limits;
@@ -20,8 +21,8 @@ const HALF_PRECISION: f64 = 0.01;
 /// What is compared: a checkpoint, the updates done there, and the loss that was logged.
 type Place = (Site, usize, f64);
 
-fn refuse<T>(problem: String, hint: &str) -> Result<T, JobError> {
-    Err(JobError::Options { problem, hint: Some(hint.into()) })
+fn refuse<T>(problem: OptionText, hint: &'static str) -> Result<T, JobError> {
+    Err(JobError::options(problem, hint))
 }
 
 impl Plan {
@@ -48,15 +49,15 @@ impl Plan {
         let sites: Vec<Site> = Training::sites(self.training.whole_fits()).into_iter().filter(is_state).collect();
         let Some(at) = sites.last().map(folder) else {
             return refuse(
-                "`eval` compares a loss at checkpoints, and means of several checkpoints' weights are none".into(),
+                "<eval> compares a loss at checkpoints, and means of several checkpoints' weights are none".into(),
                 "leave `--eval` out, or `--average parameters`",
             );
         };
         let state = at.join("trainer_state.json");
         let Some(log) = TrainingLog::of_checkpoint(at)? else {
             return refuse(
-                format!(
-                    "{}: is not there, and `eval` compares a loss with the one that a Trainer logged there",
+                option_text!(
+                    "{}: is not there, and <eval> compares a loss with the one that a Trainer logged there",
                     state.display()
                 ),
                 "give a Trainer's output or one of its checkpoints, or leave `--eval` out",
@@ -64,8 +65,8 @@ impl Plan {
         };
         if log.evaluations.is_empty() {
             return refuse(
-                format!(
-                    "{}: has no `eval_loss` in its `log_history`, with which `eval` would be compared",
+                option_text!(
+                    "{}: has no `eval_loss` in its `log_history`, with which <eval> would be compared",
                     state.display()
                 ),
                 "leave `--eval` out: the run did not evaluate, or under another name than the Trainer's own",
@@ -86,7 +87,8 @@ impl Plan {
                     "{}: has an `eval_loss` at steps {}{more}, and no checkpoint was saved there",
                     state.display(),
                     steps.join(", ")
-                ),
+                )
+                .into(),
                 "leave `--eval` out",
             );
         }

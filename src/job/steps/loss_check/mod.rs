@@ -23,7 +23,7 @@ use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::training::{Site, Training, folder_name};
-use crate::model::adapter::AdapterFolder;
+use crate::model::adapter::folder::AdapterFolder;
 use crate::trajectory::TrainingLog;
 
 /// The file of a run folder that holds what was found.

@@ -1,0 +1,163 @@
+//! An adapter's tensors, sorted by what they belong to in the base.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::config::AdapterConfig;
+use super::mode::AdapterMode;
+use super::parts::{PREFIX, split};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::error::{LoadError, abridged};
+
+/// An adapter over the weights of a base.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(in crate::model) config: AdapterConfig,
+    pub(in crate::model) mode: AdapterMode,
+    pub(in crate::model) weights: Arc<Checkpoint>,
+    /// Names of the adapter's tensors by module, [`PREFIX`] removed.
+    pub(super) modules: BTreeMap<String, BTreeMap<String, String>>,
+    /// Tensors of the base that the adapter's file holds too: their names in the base, and the adapter's.
+    replaced: BTreeMap<String, String>,
+    /// What may stand in front of the names of the base.
+    prefixes: &'static [&'static str],
+    heads: &'static [&'static str],
+    /// Modules that the model has asked for.
+    used: Mutex<BTreeSet<String>>,
+}
+
+impl Adapter {
+    /// Sorts an adapter's tensors by what they belong to in the base, which has these prefixes and names of heads.
+    ///
+    /// # Errors
+    /// A tensor that belongs to nothing; contradictory or unsupported settings.
+    pub(in crate::model) fn new(
+        config: AdapterConfig,
+        mode: AdapterMode,
+        weights: Checkpoint,
+        base: &Checkpoint,
+        [prefixes, heads]: [&'static [&'static str]; 2],
+    ) -> Result<Self, LoadError> {
+        if mode == AdapterMode::Both && config.use_dora {
+            return Err(LoadError::AdapterOption {
+                file: config.file.clone(),
+                key: "use_dora".into(),
+                value: "true with `--adapter both`".into(),
+                hint: Some("DoRA's base has no gradient of its own: use `--adapter only` or `--adapter merged`".into()),
+            });
+        }
+        let (mut modules, mut replaced): (BTreeMap<String, BTreeMap<String, String>>, _) =
+            (BTreeMap::new(), BTreeMap::new());
+        let names: Vec<String> = weights.names().map(str::to_owned).collect();
+        for name in names {
+            let unknown = |problem: String| LoadError::AdapterTensor {
+                file: weights.origin().to_owned(),
+                name: name.clone(),
+                problem,
+            };
+            let Some(rest) = name.strip_prefix(PREFIX) else {
+                return Err(unknown(format!("its name does not begin with `{PREFIX}`")));
+            };
+            if let Some((module, part)) = split(rest) {
+                modules.entry(module.to_owned()).or_default().insert(part.to_owned(), name.clone());
+                continue;
+            }
+            let plain = rest.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
+            let plain = plain.replace(".original_module.", ".");
+            match base_name(&plain, base, prefixes, heads) {
+                Some(own) => drop(replaced.insert(own, name.clone())),
+                // a classifier that the base does not have
+                None if config.of_texts && config.trains(&plain) => drop(replaced.insert(plain, name.clone())),
+                None => return Err(unknown(format!("the base has no tensor `{plain}`"))),
+            }
+        }
+        let used = Mutex::default();
+        Ok(Self { config, mode, weights: Arc::new(weights), modules, replaced, prefixes, heads, used })
+    }
+
+    /// The name in the adapter's file of a tensor that takes the place of the base's.
+    pub(in crate::model) fn replacement(&self, name: &str) -> Option<&str> {
+        self.replaced.get(name).map(String::as_str)
+    }
+
+    /// Names in the base of the tensors that the adapter's file holds in their place, or beyond those of the base.
+    pub(in crate::model) fn replaced(&self) -> impl Iterator<Item = &str> {
+        self.replaced.keys().map(String::as_str)
+    }
+
+    /// Whether a module was copied as a whole (`modules_to_save`), so that what was tied to it no longer is.
+    pub(in crate::model) fn is_copied(&self, module: &str) -> bool {
+        self.names_of(module).iter().any(|name| self.config.targets.is_copied(name))
+    }
+
+    /// Names that a module of the base may have in the adapter's files.
+    pub(super) fn names_of(&self, module: &str) -> Vec<String> {
+        if self.heads.contains(&module) {
+            return self.heads.iter().map(|&head| head.to_owned()).collect();
+        }
+        let bare = self.prefixes.iter().find_map(|prefix| module.strip_prefix(prefix)).unwrap_or(module);
+        let all = self.prefixes.iter().map(|prefix| format!("{prefix}{bare}"));
+        let mut names: Vec<String> = all.chain([bare.to_owned()]).collect();
+        names.dedup();
+        names
+    }
+
+    pub(super) fn used(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a person should know of how the adapter was read.
+    ///
+    /// # Errors
+    /// Tensors that no module of the model has asked for.
+    pub(in crate::model) fn finish(&self) -> Result<Vec<String>, LoadError> {
+        let used = self.used();
+        if let Some((module, tensors)) = self.modules.iter().find(|(module, _)| !used.contains(*module)) {
+            let name = tensors.values().next().cloned().unwrap_or_default();
+            let problem = format!("the base has no linear layer or embedding `{module}`");
+            return Err(LoadError::AdapterTensor { file: self.weights.origin().to_owned(), name, problem });
+        }
+        drop(used);
+        Ok(self.config.notes())
+    }
+
+    /// Names of what training changed and no tracked layer holds, for a note.
+    pub(in crate::model) fn unscored_note(&self, tracked: &[String]) -> Option<String> {
+        let is_tracked =
+            |name: &str| name.rsplit_once('.').is_some_and(|(module, _)| tracked.iter().any(|layer| layer == module));
+        let mut names: Vec<String> = self.replaced.keys().filter(|name| !is_tracked(name)).cloned().collect();
+        for (module, parts) in &self.modules {
+            let unscored = |part: &&String| {
+                part.starts_with("lora_embedding") || part.starts_with("lora_magnitude") || part.starts_with("token_")
+            };
+            names.extend(parts.keys().filter(unscored).map(|part| format!("{module}.{part}")));
+        }
+        (!names.is_empty() && self.mode != AdapterMode::Merged).then(|| {
+            format!(
+                "trained with the adapter and used in the forward pass, but in no score: {} (a head is tracked if \
+                 `--layers` names it)",
+                abridged(&names)
+            )
+        })
+    }
+
+    /// What tells this adapter from others, but for its tensors.
+    pub(in crate::model) fn description(&self) -> String {
+        format!("{}\n{}", self.mode.name(), self.config.text)
+    }
+}
+
+/// The base's name for a tensor that the adapter's file calls `name`.
+fn base_name(name: &str, base: &Checkpoint, prefixes: &[&str], heads: &[&str]) -> Option<String> {
+    if base.contains(name) {
+        return Some(name.to_owned());
+    }
+    let (module, leaf) = name.rsplit_once('.')?;
+    if heads.contains(&module) {
+        let there = heads.iter().find(|head| base.contains(&format!("{head}.weight")));
+        return Some(format!("{}.{leaf}", there.or(heads.first())?));
+    }
+    let bare = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let mut all = prefixes.iter().map(|prefix| format!("{prefix}{bare}")).chain([bare.to_owned()]);
+    all.find(|name| base.contains(name))
+}
