@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use ascribe::attribution::store::Shard;
 use ascribe::attribution::{Event, Observer, Pass};
+use ascribe::curvature::Damping;
 use ascribe::job::{
-    Beside, CheckpointScores, CheckpointsRequest, Curvature, IntervalsRequest, Job, MeanWeights, Plan, Precision,
-    Several, Side, Solve, SourceRequest, StoreScores,
+    Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, IntervalsRequest, Job, MeanWeights, Plan,
+    Precision, Several, Side, Solve, SourceRequest, StoreScores,
 };
 use ascribe::trajectory::TrajectoryRequest;
 use support::figures::assert_relative;
@@ -325,4 +326,45 @@ fn the_best_alone_are_those_of_the_mean() {
         sorted.sort_by(|a, b| b.total_cmp(a));
         assert_eq!(&sorted[..3], best);
     }
+}
+
+/// `1/rates` of the perceptron's run: 504 steps at 0.2 and 216 at 0.02, no momentum, the loss a mean of examples.
+#[test]
+fn a_damping_of_the_rates_is_one_over_their_sum() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let rates = |job: &mut Job| {
+        job.method.damping = Several(vec!["1/rates".parse().expect("a damping")]);
+    };
+    let mut of_run = job("mlp-trajectory", &folder.path().join("run"));
+    of_run.checkpoints = Some(CheckpointsRequest::of_run(fixture("mlp-trajectory")));
+    rates(&mut of_run);
+    let plan = Plan::resolve(of_run).expect("sound inputs");
+    let DampingRequest::Value(Damping::Absolute(damping)) = plan.job.method.damping.0[0] else { panic!("a number") };
+    let sum = 504.0 * 0.2 + 216.0 * 0.02;
+    assert!((damping * sum - 1.0).abs() < 1e-12, "{damping}");
+    let notes = &plan.summary().notes;
+    assert!(notes.iter().any(|note| note.starts_with("damping 1/rates is 9.513e-3")), "{notes:?}");
+
+    let mut of_source = job("mlp-trajectory", &folder.path().join("source"));
+    let mut source = SourceRequest::new(TrajectoryRequest::new(fixture("mlp-trajectory")));
+    source.with = vec![Beside::Influence];
+    (of_source.source, of_source.method.solve) = (Some(source), Solve::Auto);
+    rates(&mut of_source);
+    let plan = Plan::resolve(of_source).expect("sound inputs");
+    assert_eq!(plan.job.method.damping.0[0], DampingRequest::Value(Damping::Absolute(damping)));
+}
+
+#[test]
+fn a_damping_of_unknown_rates_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refused = |run: &str, checkpoints: CheckpointsRequest| {
+        let mut job = job(run, &folder.path().join("run"));
+        job.checkpoints = Some(checkpoints);
+        job.method.damping = Several(vec![DampingRequest::Rates]);
+        Plan::resolve(job).expect_err("refused").to_string()
+    };
+    let named = CheckpointsRequest::of_folders(folders("mlp-trajectory", &MLP));
+    assert!(refused("mlp-trajectory", named).contains("checkpoints are named by their folders"));
+    let adam = CheckpointsRequest::of_run(fixture("trainer-tiny"));
+    assert!(refused("trainer-tiny", adam).contains("trained with another optimizer"));
 }

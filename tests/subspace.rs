@@ -12,7 +12,7 @@ use ascribe::curvature::{
     CurvatureKind, Damping, Factors, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
 use ascribe::data::{self, Dataset};
-use ascribe::job::{CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve};
+use ascribe::job::{CheckpointsRequest, Fisher, FitExamples, Job, Plan, Precision, Solve};
 use ascribe::model::Model;
 use candle_core::DType;
 use support::dense::{self, eliminate};
@@ -33,13 +33,14 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// `V (Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` with every matrix formed; one part of each vector for each layer.
+/// `V (Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` with every matrix formed, D the damping of each layer; one part of each vector for each
+/// layer.
 fn by_definition(
     layers: &[LayerSpec],
     factors: &Factors<f64>,
     gradients: &[Vec<Vec<f64>>],
     q: &[Vec<f64>],
-    damping: f64,
+    damping: Damping,
 ) -> Vec<Vec<f64>> {
     let mut space: Vec<(usize, Vec<f64>)> = vec![];
     for (l, spec) in layers.iter().enumerate() {
@@ -62,7 +63,7 @@ fn by_definition(
     }
     for (i, (l, v)) in space.iter().enumerate() {
         for (j, (m, w)) in space.iter().enumerate() {
-            matrix[i][j] += if l == m { damping * dot(v, w) } else { 0.0 };
+            matrix[i][j] += if l == m { factors.layers[*l].damping(damping) * dot(v, w) } else { 0.0 };
         }
     }
     let scale: Vec<f64> = (0..n).map(|k| 1.0 / matrix[k][k].sqrt()).collect();
@@ -113,7 +114,8 @@ fn solutions_are_those_of_the_definition() -> Outcome {
             .flat_map(|m| objectives.iter().map(move |objective| (m, *objective)))
             .map(|(m, objective)| gradient(model, &fixture.train, m, objective))
             .collect();
-        let (spanning, dampings) = (SPANNING.map(Damping::MeanFraction), [0.005, 0.1].map(Damping::Absolute));
+        let spanning = SPANNING.map(Damping::MeanFraction);
+        let dampings = [Damping::Absolute(0.005), Damping::Absolute(0.1), Damping::MeanFraction(0.3)];
         let subspace =
             Subspace { factors: &factors, spanning: &spanning, dampings: &dampings, objectives: &objectives };
         for batch in [7, BATCH] {
@@ -121,13 +123,13 @@ fn solutions_are_those_of_the_definition() -> Outcome {
             let sweep = Sweep { range: 0..examples, ..passes::sweep(model, &train, Pass::Products) };
             let mut found = MemoryVectors::<f64>::new(layers, dampings.len(), queries.0.len());
             let solved = solve_in_subspace(&sweep, &subspace, &gradients, 1..4, &mut found)?;
-            for (leg, damping) in [0.005, 0.1].into_iter().enumerate() {
+            for (leg, damping) in dampings.into_iter().enumerate() {
                 for query in 1..4 {
                     let want = by_definition(layers, &factors, &drawn, &part(&gradients, 0, layers, query), damping);
                     let (want, found) = (want.concat(), part(&found, leg, layers, query).concat());
                     let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
                     for (found, want) in found.iter().zip(&want) {
-                        assert!((found - want).abs() <= 1e-7 * scale, "{name}, {damping}, {query}: {found} {want}");
+                        assert!((found - want).abs() <= 1e-7 * scale, "{name}, {damping:?}, {query}: {found} {want}");
                     }
                     let disagreement = solved.disagreements[leg][query - 1];
                     assert!(disagreement > 0.0 && disagreement < 10.0, "{disagreement}");
@@ -179,7 +181,13 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
         let examples: Vec<_> = (0..n).map(|m| gradient(&model, train, m, Objective::TrainingLoss).concat()).collect();
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         for q in 0..rows {
-            let x = by_definition(model.layers(), &factors, &drawn, &gradient(&model, queries, q, measured), 0.01);
+            let x = by_definition(
+                model.layers(),
+                &factors,
+                &drawn,
+                &gradient(&model, queries, q, measured),
+                Damping::Absolute(0.01),
+            );
             let x = x.concat();
             examples.iter().enumerate().for_each(|(m, g)| want[q * n + m] += dot(&x, g) / (2 * n) as f64);
         }
@@ -233,6 +241,28 @@ fn few_examples_have_more_labels_drawn() -> Outcome {
     Ok(())
 }
 
+/// Draws that are asked for are drawn, whatever the number of examples, and no other number is: half of them disagree by
+/// more than half of many.
+#[test]
+fn labels_of_the_form_are_drawn_as_often_as_asked() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let mut disagreements = vec![];
+    for draws in [2, 200] {
+        let mut job = job(&folder.path().join(draws.to_string()));
+        job.method.solve_examples = FitExamples::Count(10);
+        job.method.solve_label_draws = Some(draws);
+        let plan = Plan::resolve(job)?;
+        assert!(!plan.summary().notes.iter().any(|note| note.contains("labels are drawn for each")));
+        plan.run(&())?;
+        let file = TensorFile::open(&folder.path().join(format!("{draws}/scores.safetensors")))?;
+        assert_eq!(file.metadata("solve_label_draws"), Some(draws.to_string().as_str()));
+        let found = file.values::<f64>("disagreements")?;
+        disagreements.push(found.iter().sum::<f64>() / found.len() as f64);
+    }
+    assert!(disagreements[1] < disagreements[0] / 2.0, "{disagreements:?}");
+    Ok(())
+}
+
 #[test]
 fn what_a_subspace_is_not_defined_for_is_refused() -> Outcome {
     let folder = tempfile::tempdir()?;
@@ -241,11 +271,20 @@ fn what_a_subspace_is_not_defined_for_is_refused() -> Outcome {
         change(&mut job);
         Plan::resolve(job).expect_err("refused").to_string()
     };
-    let relative = |job: &mut Job| {
-        job.method.damping = Several(vec![DampingRequest::Value(Damping::MeanFraction(0.3))]);
-    };
-    assert!(refused(relative).contains("one damping for all layers"));
     assert!(refused(|job| job.method.solve_iterations = Some(3)).contains("no products"));
+    assert!(refused(|job| job.method.solve_label_draws = Some(0)).contains("out of range"));
+    let products = |job: &mut Job| {
+        (job.method.solve, job.method.solve_label_draws) = (Solve::GaussNewton, Some(4));
+    };
+    assert!(refused(products).contains("no labels are drawn"));
+    let own_labels = |job: &mut Job| {
+        (job.method.fisher, job.method.solve_label_draws) = (Fisher::Empirical, Some(4));
+    };
+    assert!(refused(own_labels).contains("none is drawn"));
+    let alone = |job: &mut Job| {
+        (job.method.solve, job.method.solve_label_draws) = (Solve::Ekfac, Some(4));
+    };
+    assert!(refused(alone).contains("belong to joint solves"));
     assert!(refused(|job| job.method.self_influence = true).contains("`solve = subspace` has none"));
     Ok(())
 }

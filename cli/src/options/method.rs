@@ -43,10 +43,12 @@ pub(crate) struct MethodOptions {
     /// row of the widest covariance. Every example is scored all the same.
     #[arg(long, value_name = "N|SHARE|auto")]
     fit_examples: Option<FitExamples>,
-    /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8` [default: auto]
+    /// What is added to every eigenvalue: `auto`, `0.1x`, `1e-8`, `1/rates` [default: auto]
     ///
-    /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each layer's mean eigenvalue, a plain number is absolute. `auto` is 0.01
-    /// for `--solve subspace` and else 0.1x, as in Grosse et al. 2023; kronfluence's default is 1e-8.
+    /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each
+    /// layer's mean eigenvalue, a plain number is absolute. `auto` is 0.01 for `--solve subspace` and else 0.1x, as in
+    /// Grosse et al. 2023; kronfluence's default is 1e-8. `1/rates`, of runs of SGD, is one over the sum of what the
+    /// run's steps moved its parameters by along a gradient: rates, momentum and the loss's scale.
     #[arg(long, value_name = "DAMPING", value_delimiter = ',', allow_negative_numbers = true)]
     damping: Vec<DampingRequest>,
     /// Which systems are solved for the queries' vectors [default: auto]
@@ -71,6 +73,12 @@ pub(crate) struct MethodOptions {
     /// Examples at equal distances in the file, the same for all queries, draws and products.
     #[arg(long, value_name = "N|SHARE|auto|all")]
     solve_examples: Option<FitExamples>,
+    /// Labels drawn for each of these examples, with `--solve subspace` [default: by the examples]
+    ///
+    /// By default as many as the curvature takes, and more where examples are few beside the directions of a space. How
+    /// far two halves of the draws disagree is printed for every query; four times the draws halve it.
+    #[arg(long, value_name = "N", conflicts_with = "solve_iterations")]
+    solve_label_draws: Option<u32>,
     /// Scale of K-FAC's eigenvalues [default: per-example]
     ///
     /// Per example, an absolute damping means the same as with EK-FAC.
@@ -154,9 +162,11 @@ impl MethodOptions {
             // a job file's options of joint solves go with them
             (method.solve_iterations, method.solve_block) = (None, None);
             method.solve_examples = FitExamples::All;
+            method.solve_label_draws = None;
         }
         method.solve = self.solve.unwrap_or(method.solve);
         method.solve_iterations = self.solve_iterations.or(method.solve_iterations);
+        method.solve_label_draws = self.solve_label_draws.or(method.solve_label_draws);
         method.solve_examples = self.solve_examples.unwrap_or(method.solve_examples);
         method.factors = self.factors.clone().or(method.factors.take());
         method.kfac_scale = self.kfac_scale.unwrap_or(method.kfac_scale);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ascribe::job::{IntervalsRequest, Job, ScoreScale, Several, StoreScores, TokensRequest};
+use ascribe::job::{IntervalsRequest, Job, LayerSplit, ScoreScale, Several, StoreScores, TokensRequest};
 use clap::{Args, ValueEnum};
 
 use super::values::{layer_set, one_of};
@@ -57,6 +57,16 @@ pub(crate) struct OutputOptions {
     /// same query vectors. Globs as in --layers, over the tracked layers; several with commas.
     #[arg(long, value_name = "NAME=GLOBS", value_parser = layer_set)]
     layer_set: Vec<(String, Vec<String>)>,
+    /// Also sum every score over the layers of each set that layers' names give
+    ///
+    /// Several with commas. The sets are named by what their layers' names have in common: `transformer-h-0` for a
+    /// block of GPT-2, `attn-c_attn` for a module of all its blocks.
+    #[arg(long, value_name = "SPLIT", value_delimiter = ',', value_parser = one_of::<LayerSplit>(&[
+        ("each", "every layer by itself"),
+        ("block", "each block of the network: names up to their first number"),
+        ("module", "the same module in all blocks: names without their numbers"),
+    ]))]
+    layer_sets: Vec<LayerSplit>,
     /// Unit of the scores [default: per-example]
     #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
         ("per-example", "change of the measurement for one more copy: 1/N is in"),
@@ -97,6 +107,9 @@ impl OutputOptions {
         if !self.layer_set.is_empty() {
             let sets = self.layer_set.iter().cloned();
             output.layer_sets = sets.map(|(name, globs)| (name, Several(globs))).collect();
+        }
+        if !self.layer_sets.is_empty() {
+            output.split_layers.clone_from(&self.layer_sets);
         }
         output.scale = self.score_scale.unwrap_or(output.scale);
     }

@@ -15,7 +15,8 @@ pub(crate) enum Wording {
 }
 
 /// Keys of a job whose flags have other names.
-const RENAMED: [(&str, &str); 2] = [("layer_sets", "layer-set"), ("scale", "score-scale")];
+const RENAMED: [(&str, &str); 3] =
+    [("layer_sets", "layer-set"), ("split_layers", "layer-sets"), ("scale", "score-scale")];
 
 impl Wording {
     /// An error's message, with flags in the place of keys where flags were given.

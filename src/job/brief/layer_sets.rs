@@ -2,7 +2,8 @@
 
 use crate::curvature::LayerSpec;
 use crate::job::error::JobError;
-use crate::job::request::Job;
+use crate::job::option_text::option_text;
+use crate::job::request::{Job, LayerSplit};
 use crate::model::{LayerSelection, abridged};
 
 /// Some of the tracked layers.
@@ -15,10 +16,11 @@ pub(in crate::job) struct LayerSet {
 }
 
 impl LayerSet {
-    /// The sets of a job, in the order of their names.
+    /// The sets of a job: those that it names, in the order of their names, and those that layers' names give, in the
+    /// order of the layers.
     ///
     /// # Errors
-    /// A pattern that is no glob, or that matches no tracked layer.
+    /// A pattern that is no glob, or that matches no tracked layer; two sets of one name.
     pub(in crate::job) fn all(job: &Job, layers: &[LayerSpec]) -> Result<Vec<Self>, JobError> {
         let of_set = |(name, patterns): (&String, &crate::job::request::Several<String>)| {
             let layers = LayerSelection::new(&patterns.0, &[])?.among(layers).map_err(|pattern| {
@@ -31,13 +33,62 @@ impl LayerSet {
             })?;
             Ok(Self { name: name.clone(), layers })
         };
-        job.output.layer_sets.iter().map(of_set).collect()
+        let mut sets = job.output.layer_sets.iter().map(of_set).collect::<Result<Vec<Self>, JobError>>()?;
+        for &split in &job.output.split_layers {
+            for set in of_names(split, layers) {
+                if let Some(other) = sets.iter().find(|other| other.name.eq_ignore_ascii_case(&set.name)) {
+                    // layers that stand in no block are sets of their own under every split
+                    if other.layers == set.layers {
+                        continue;
+                    }
+                    return Err(JobError::Options {
+                        problem: option_text!(
+                            "two layer sets are named `{}`, and their layers are not the same",
+                            set.name
+                        ),
+                        hint: Some("name the sets with <layer_sets> instead of <split_layers>".into()),
+                    });
+                }
+                sets.push(set);
+            }
+        }
+        Ok(sets)
     }
 
     /// The name of an answer over a set's layers; the first answer's own name is in no file's either.
     pub(in crate::job) fn answer(set: &str, of: Option<&str>) -> String {
         of.map_or_else(|| format!("layers-{set}"), |of| format!("{of}.layers-{set}"))
     }
+}
+
+/// The sets that layers' names give, each in the place of its first layer.
+fn of_names(split: LayerSplit, layers: &[LayerSpec]) -> Vec<LayerSet> {
+    let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let modules: Vec<Vec<&str>> =
+        layers.iter().map(|layer| layer.name.split('.').filter(|part| !is_number(part)).collect()).collect();
+    // what every name begins with says nothing, but no name is to be empty
+    let shortest = modules.iter().map(Vec::len).min().unwrap_or(0);
+    let is_common = |place: &usize| modules.iter().all(|parts| parts[*place] == modules[0][*place]);
+    let common = (0..shortest.saturating_sub(1)).take_while(is_common).count();
+    let common = if modules.len() > 1 { common } else { 0 };
+    let mut sets: Vec<(String, LayerSet)> = vec![];
+    for (l, layer) in layers.iter().enumerate() {
+        let parts: Vec<&str> = layer.name.split('.').collect();
+        let name = match (split, parts.iter().position(is_number)) {
+            (LayerSplit::Block, Some(first)) => parts[..=first].join("."),
+            (LayerSplit::Module, Some(_)) => modules[l][common..].join("."),
+            (LayerSplit::Each, _) | (_, None) => layer.name.clone(),
+        };
+        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        match sets.iter_mut().find(|(found, _)| *found == name) {
+            Some((_, set)) => set.layers.push(l),
+            None => {
+                let set = LayerSet { name: name.chars().map(plain).collect(), layers: vec![l] };
+                sets.push((name, set));
+            }
+        }
+    }
+    sets.into_iter().map(|(_, set)| set).collect()
 }
 
 /// Refuses names that are no part of a file's name, and sets of nothing.
@@ -90,6 +141,58 @@ mod tests {
         check(&job)?;
         let found: Vec<_> = LayerSet::all(&job, &layers())?.into_iter().map(|set| (set.name, set.layers)).collect();
         assert_eq!(found, [("both".to_owned(), vec![0, 2, 3]), ("late".to_owned(), vec![2, 3])]);
+        Ok(())
+    }
+
+    #[test]
+    fn names_of_layers_give_sets() -> Result<(), JobError> {
+        let named = |names: &[&str], split: &[LayerSplit]| {
+            let layer =
+                |name: &&str| LayerSpec { name: (*name).into(), outputs: 2, inputs: 3, bias: false, input_group: 0 };
+            let layers: Vec<LayerSpec> = names.iter().map(layer).collect();
+            let mut job = job(&[]);
+            job.output.split_layers = split.to_vec();
+            let sets = LayerSet::all(&job, &layers)?;
+            Ok::<_, JobError>(sets.into_iter().map(|set| (set.name, set.layers)).collect::<Vec<_>>())
+        };
+        let own = |sets: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
+            sets.iter().map(|(name, layers)| ((*name).to_owned(), layers.to_vec())).collect()
+        };
+        let gpt2 = ["t.h.0.attn", "t.h.0.mlp", "t.h.1.attn", "t.h.1.mlp", "score"];
+        assert_eq!(
+            named(&gpt2, &[LayerSplit::Block])?,
+            own(&[("t-h-0", &[0, 1]), ("t-h-1", &[2, 3]), ("score", &[4])])
+        );
+        assert_eq!(
+            named(&gpt2[..4], &[LayerSplit::Module, LayerSplit::Each])?,
+            own(&[
+                ("attn", &[0, 2]),
+                ("mlp", &[1, 3]),
+                ("t-h-0-attn", &[0]),
+                ("t-h-0-mlp", &[1]),
+                ("t-h-1-attn", &[2]),
+                ("t-h-1-mlp", &[3])
+            ])
+        );
+        // a name of one part is a set of its own under both
+        let both = [LayerSplit::Block, LayerSplit::Module];
+        assert_eq!(
+            named(&gpt2, &both)?,
+            own(&[
+                ("t-h-0", &[0, 1]),
+                ("t-h-1", &[2, 3]),
+                ("score", &[4]),
+                ("t-h-attn", &[0, 2]),
+                ("t-h-mlp", &[1, 3])
+            ])
+        );
+        let sides = ["encoder.block.0.q", "encoder.block.1.q", "decoder.block.0.q"];
+        assert_eq!(
+            named(&sides, &[LayerSplit::Module])?,
+            own(&[("encoder-block-q", &[0, 1]), ("decoder-block-q", &[2])])
+        );
+        let error = named(&["a.b", "a-b"], &[LayerSplit::Each]).expect_err("one file for two sets").to_string();
+        assert_eq!(error, "two layer sets are named `a-b`, and their layers are not the same");
         Ok(())
     }
 

@@ -13,6 +13,7 @@ pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod loss_check;
 pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
+pub(in crate::job) mod rates_damping;
 pub(in crate::job) mod reuse;
 pub(in crate::job) mod summary;
 #[cfg(test)]
@@ -71,9 +72,12 @@ impl Brief {
         }
     }
 
-    /// Labels that are drawn for each example for the forms of joint systems in a subspace: what the curvature takes,
-    /// and more if the examples are few beside the directions of a space.
+    /// Labels that are drawn for each example for the forms of joint systems in a subspace: what is asked for, or what
+    /// the curvature takes, and more if the examples are few beside the directions of a space.
     pub(in crate::job) fn form_draws(&self) -> u32 {
+        if let Some(draws) = self.job.method.solve_label_draws {
+            return draws;
+        }
         let examples = self.training.last_stage().solve_data().len().max(1);
         let directions = Subspace::<f32>::directions(self.training.layers().len(), SPANNING.len());
         let enough = (DRAWS_OF_DIRECTION * directions).div_ceil(examples).min(MOST_DRAWS) as u32;

@@ -8,9 +8,8 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::Job;
 use crate::job::request::{
-    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, FitExamples, FormRequest,
-    IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Several, Solve, SourceRequest, StoreScores,
-    TokensRequest,
+    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher, FitExamples, FormRequest,
+    IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest, StoreScores, TokensRequest,
 };
 use crate::model::Limits;
 
@@ -25,11 +24,12 @@ const MAX_RANK: usize = 1 << 20;
 /// should know of the choice.
 ///
 /// Averaged over checkpoints, joint systems in a subspace predict retraining better than systems of single layers on
-/// every set that was tried, and amounts in their right size (`docs/choosing.md`). Whoever names a damping means that of
-/// single layers, where it has been named before.
+/// every set that was tried, and amounts in their right size (`docs/choosing.md`). Whoever names a number as damping means
+/// that of single layers, where it has been named before.
 pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
     let method = &mut job.method;
-    let is_open = method.damping == Several::default();
+    let is_open =
+        method.damping.0.iter().all(|damping| matches!(damping, DampingRequest::Auto | DampingRequest::Rates));
     let mut note = None;
     if method.solve == Solve::Auto {
         let prevents = [
@@ -250,10 +250,10 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
     let method = &job.method;
     if !method.solve.is_joint() {
         let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
-        if method.solve_iterations.is_some() || !is_default {
+        if method.solve_iterations.is_some() || method.solve_label_draws.is_some() || !is_default {
             return options(
-                "<solve_iterations>, <solve_examples> and `solve_block` belong to joint solves, and none is asked for",
-                "add <solve = gauss-newton>, or leave them out",
+                "<solve_iterations>, <solve_examples>, <solve_label_draws> and `solve_block` belong to joint solves, and none is asked for",
+                "add <solve = subspace> or <solve = gauss-newton>, or leave them out",
             );
         }
         return Ok(());
@@ -265,13 +265,6 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
             "leave <curvature> or <solve> out",
         );
     }
-    let is_relative = |damping: &DampingRequest| matches!(damping.value(), Damping::MeanFraction(_));
-    if method.solve == Solve::Subspace && method.damping.0.iter().any(is_relative) {
-        return options(
-            option_text!("<solve = {}> has one damping for all layers, and one with `x` is another for each", solve),
-            "write numbers without `x`, such as `0.01`, or leave <damping> out",
-        );
-    }
     if method.solve == Solve::Subspace && method.solve_iterations.is_some() {
         return options(
             option_text!(
@@ -280,6 +273,24 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
             ),
             "leave <solve_iterations> out",
         );
+    }
+    if method.solve_label_draws.is_some() && method.solve == Solve::GaussNewton {
+        return options(
+            option_text!(
+                "<solve = {}> takes the loss's own Hessian, no labels are drawn, and <solve_label_draws> says how many",
+                solve
+            ),
+            "leave <solve_label_draws> out",
+        );
+    }
+    if method.solve_label_draws.is_some() && method.fisher == Fisher::Empirical {
+        return options(
+            "<fisher = empirical> takes the data's own labels, none is drawn, and <solve_label_draws> says how many",
+            "leave one of the two out",
+        );
+    }
+    if method.solve_label_draws.is_some_and(|draws| draws == 0 || draws as usize > MOST_DRAWS) {
+        return options("<solve_label_draws> is out of range", "draw between 1 and 4095 labels");
     }
     if method.solve_iterations == Some(0) {
         return options("<solve_iterations> is 0, and nothing is solved", "leave it out, or give at least 1");
@@ -392,7 +403,8 @@ fn check_source(job: &Job, source: &SourceRequest) -> Result<(), JobError> {
         );
     }
     let is_damped = |beside: &Beside| matches!(beside, Beside::Influence | Beside::InfluenceMean);
-    let is_named = job.method.damping.0.iter().any(|damping| damping.value() != Damping::default());
+    let is_default = |damping: &DampingRequest| *damping == DampingRequest::Value(Damping::default());
+    let is_named = !job.method.damping.0.iter().all(is_default);
     if is_named && !source.with.iter().any(is_damped) {
         return options("Source is not damped", "ask for influence beside it, or leave <damping> out");
     }

@@ -1,7 +1,7 @@
 //! Memory of joint solves: a space of directions for each block of queries, and tangents of a few of them at a time.
 
 use crate::attribution::Subspace;
-use crate::curvature::{Damping, LayerSpec};
+use crate::curvature::LayerSpec;
 use crate::job::brief::{Brief, DRAWS_OF_DIRECTION};
 use crate::job::budget::limits::TANGENTS;
 use crate::job::budget::memory::Memory;
@@ -38,15 +38,17 @@ impl Memory {
                     "joint systems of {directions} directions are known from the gradients of {examples} examples, which \
                      is few: with `--fisher true` labels are drawn as often as it takes"
                 ));
-            } else if brief.job.method.fisher == Fisher::True && draws > brief.job.method.label_draws {
+            } else if brief.job.method.fisher == Fisher::True
+                && brief.job.method.solve_label_draws.is_none()
+                && draws > brief.job.method.label_draws
+            {
                 notes.push(format!(
                     "joint systems of {directions} directions are many for {examples} examples: {draws} labels are drawn \
                      for each"
                 ));
             }
         }
-        let is_relative = |damping: &Damping| matches!(damping, Damping::MeanFraction(_));
-        if brief.job.method.damping.0.iter().any(|damping| is_relative(&damping.value())) {
+        if brief.job.method.damping.0.iter().any(|damping| damping.is_relative()) {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
                  they were validated with; a number with `x` adds another amount to every layer"

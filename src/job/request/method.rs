@@ -37,6 +37,9 @@ pub struct MethodRequest {
     /// On how many training examples these products are taken.
     #[serde(skip_serializing_if = "is_default")]
     pub solve_examples: FitExamples,
+    /// Labels drawn for each of these examples for the forms of subspaces; none: as many as their directions ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub solve_label_draws: Option<u32>,
     /// Queries that are solved for together; none: as many as memory allows. Those of one block share a space, so the
     /// number changes what a few products reach.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +84,7 @@ impl Default for MethodRequest {
             solve: Solve::Auto,
             solve_iterations: None,
             solve_examples: FitExamples::All,
+            solve_label_draws: None,
             solve_block: None,
             kfac_scale: KfacScale::PerExample,
             eigen_block_width: None,

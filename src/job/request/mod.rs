@@ -71,6 +71,7 @@ impl Job {
                 group_by: None,
                 scale: ScoreScale::default(),
                 layer_sets: BTreeMap::new(),
+                split_layers: vec![],
                 tokens: TokensRequest::None,
                 intervals: IntervalsRequest::None,
             },
@@ -336,6 +337,21 @@ pub struct OutputRequest {
     /// layers of each set alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub layer_sets: BTreeMap<String, Several<String>>,
+    /// Sets that the names of the tracked layers give, beside those above; none if the list is empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split_layers: Vec<LayerSplit>,
+}
+
+/// How the names of layers divide them into sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerSplit {
+    /// Every layer is a set.
+    Each,
+    /// The layers of one block of the network: names that are the same up to their first number.
+    Block,
+    /// The layers at the same place of all blocks: names that are the same but for their numbers.
+    Module,
 }
 
 fn ten() -> usize {
