@@ -1,5 +1,6 @@
 //! Numbers and names in the form in which they are shown.
 
+use ascribe::attribution::evaluate::{ControlRecall, Interval};
 use serde::Serialize;
 
 /// The name that a choice has in flags and files.
@@ -41,6 +42,42 @@ pub(crate) fn stable(stable: usize, listed: usize) -> String {
         n if n == listed => format!("all {listed}"),
         n => format!("the first {n} of {listed}"),
     }
+}
+
+/// What a choice of candidates kept of one side of a ranking, as its control sample shows it; none if nothing is listed
+/// and nothing is missed.
+pub(crate) fn kept(side: &str, check: &ControlRecall) -> Option<String> {
+    if check.listed == 0 && check.beyond == 0 {
+        return None;
+    }
+    let control = check.best_control.map(score);
+    let scores = match (check.threshold != 0.0, control) {
+        (true, Some(control)) => format!(
+            "the weakest of {} listed candidates has {}, the best of the control sample {control}",
+            check.listed,
+            score(check.threshold)
+        ),
+        (true, None) => format!("the weakest of {} listed candidates has {}", check.listed, score(check.threshold)),
+        (false, Some(control)) => {
+            format!("{} listed candidates, and the best of the control sample has {control}", check.listed)
+        }
+        (false, None) => format!("{} listed candidates", check.listed),
+    };
+    let recall = match (check.recall, check.interval) {
+        (Some(recall), Some(Interval { low, high })) => format!(
+            "; {} as strong in it, so candidates hold about {:.0} % of such examples (95 %: {:.0} to {:.0} %)",
+            match check.beyond {
+                0 => "none is".to_owned(),
+                1 => "1 is".to_owned(),
+                n => format!("{} are", count(n as u64)),
+            },
+            100.0 * recall,
+            100.0 * low,
+            100.0 * high
+        ),
+        _ => "; without a control sample nothing says what was missed".to_owned(),
+    };
+    Some(format!("{side}: {scores}{recall}"))
 }
 
 /// `1.5 MiB`.

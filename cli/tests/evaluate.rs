@@ -502,3 +502,80 @@ fn subsets_are_drawn_once() {
         ended(ascribe(&format!("evaluate subsets --examples 3 --share 0.1 --out {}", folder.arg("none.safetensors"))));
     assert_eq!((nothing.code, folder.path("none.safetensors").exists()), (Some(2), false));
 }
+
+/// BM25 as a score file like any other, and what it keeps of a run's rankings as a filter before it.
+#[test]
+fn words_alone_are_a_baseline_and_a_filter() {
+    let folder = Folder::new();
+    let (run, bm25) = (folder.arg("run"), folder.arg("bm25.safetensors"));
+    done(&format!("influence {GPT2} --curvature identity --quiet --out {run}"));
+    let files = "--train fixtures/gpt2-tiny/train.jsonl --queries fixtures/gpt2-tiny/queries.jsonl";
+    let said = done(&format!("evaluate baseline --method bm25 {files} --out {bm25}"));
+    assert!(said.err.contains("bm25 of 8 queries and 160 training examples"), "{}", said.err);
+    for method in ["tfidf", "random"] {
+        let out = folder.arg(&format!("{method}.safetensors"));
+        done(&format!("evaluate baseline --method {method} {files} --out {out}"));
+    }
+    let all = ["bm25", "tfidf", "random"].map(|name| folder.arg(&format!("{name}.safetensors"))).join(" ");
+    let answers = "--answers fixtures/gpt2-tiny/queries.jsonl --k 7";
+    let report = done(&format!("evaluate retrieval --scores {run} {all} {answers} --format json"));
+    let report: Value = serde_json::from_str(&report.out).expect("JSON");
+    let recall: Vec<f64> = (0..4).map(|at| report["runs"][at]["recall_at"][0][1].as_f64().expect("a share")).collect();
+    // each document states the question's own words
+    assert!(recall[1] > 0.9 && recall[2] > 0.9 && recall[3] < 0.3, "{recall:?}");
+
+    let flags = format!("--scores {run} --filter {bm25} --top 10 --share 0.05,1");
+    let found = done(&format!("evaluate candidates {flags} --format json"));
+    let found: Value = serde_json::from_str(&found.out).expect("JSON");
+    let (scores, filter) = (support::scores_of(&folder, "run"), support::scores(&folder.path("bm25.safetensors")));
+    let mut want = vec![];
+    for (scores, filter) in scores.chunks_exact(160).zip(filter.chunks_exact(160)) {
+        let first = |values: &[f32], count: usize| {
+            let mut order: Vec<usize> = (0..160).collect();
+            order.sort_by(|&a, &b| values[b].total_cmp(&values[a]).then(a.cmp(&b)));
+            order.truncate(count);
+            order
+        };
+        let (mut wanted, candidates) = (first(scores, 10), first(filter, 8));
+        wanted.retain(|&m| scores[m] > 0.0);
+        want.push(wanted.iter().filter(|m| candidates.contains(m)).count() as f64 / wanted.len() as f64);
+    }
+    let at = &found["runs"][0]["candidates"];
+    assert_eq!((&at[0]["candidates"], &at[1]["candidates"]), (&Value::from(8), &Value::from(160)));
+    assert_eq!(at[0]["proponents"]["per_query"], Value::from(want.clone()));
+    let mean = want.iter().sum::<f64>() / 8.0;
+    assert!((at[0]["proponents"]["recall"].as_f64().expect("a mean") - mean).abs() < 1e-12 && mean < 1.0);
+    assert_eq!((&at[1]["proponents"]["recall"], &at[1]["opponents"]["recall"]), (&Value::from(1.0), &Value::from(1.0)));
+    let table = done(&format!("evaluate candidates {flags}"));
+    assert!(table.out.contains("10 strongest examples of either sign"), "{}", table.out);
+
+    let check = ended(ascribe(&format!("evaluate candidates {flags} --at-least 0.99")));
+    assert_eq!(check.code, Some(1), "{}", check.err);
+    let file = |name: &str, lines: &[&str]| folder.write(&format!("{name}.jsonl"), lines.join("\n"));
+    let first = r#"{"id":"x","text":"one"}"#;
+    let tokens = file("tokens", &[first, r#"{"id":"y","input_ids":[1]}"#]);
+    let twice = file("twice", &[first, r#"{"id":"x","text":"two"}"#]);
+    let broken = file("broken", &[first, r#"{"id":"z","text":"#]);
+    let empty = file("empty", &[r#"{"text":""}"#, r#"{"text":null}"#]);
+    let (one, some) = (file("one", &[first]), file("some", &[r#"{"text":""}"#, first]));
+    let new = folder.arg("new.safetensors");
+    let baseline =
+        |train: &str, out: &str| format!("baseline --method bm25 --train {train} --queries {one} --out {out}");
+    for (command, problem) in [
+        (baseline(&tokens, &new), "tokens.jsonl:2: no text: "),
+        (baseline(&twice, &new), "twice.jsonl:2: the id `x`"),
+        (baseline(&broken, &new), "broken.jsonl:2: broken JSON"),
+        (baseline(&empty, &new), "empty.jsonl: "),
+        (baseline("fixtures/mlp-tiny/train.safetensors", &new), "train.safetensors: "),
+        (baseline(&one, &bm25), "already exists"),
+        (format!("candidates --scores {run} --filter {bm25} --share 1.5"), "above 0 and up to 1"),
+    ] {
+        let refused = ended(ascribe(&format!("evaluate {command}")));
+        assert_eq!(refused.code, Some(2), "{command}: {}", refused.err);
+        assert!(refused.err.contains(problem), "{command}: {}", refused.err);
+    }
+    let said = done(&format!("evaluate {}", baseline(&some, &new)));
+    assert!(said.err.contains("some.jsonl: 1 empty row skipped"), "{}", said.err);
+    let refused = ended(ascribe(&format!("evaluate candidates --scores {run} --filter {new}")));
+    assert!(refused.code == Some(2) && refused.err.contains("are not of the same queries"), "{}", refused.err);
+}

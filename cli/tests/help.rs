@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 24] = [
     "influence",
     "source",
     "plan",
@@ -20,7 +20,9 @@ const COMMANDS: [&str; 22] = [
     "inspect",
     "trajectory",
     "evaluate",
+    "evaluate baseline",
     "evaluate calibrate",
+    "evaluate candidates",
     "evaluate lds",
     "evaluate likeness",
     "evaluate mislabelled",

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use ascribe::attribution::store::TensorFile;
 use serde_json::Value;
-use support::{Folder, GPT2, MLP, ascribe, done, ended, json_lines, root};
+use support::{Folder, GPT2, MLP, ROWS, ascribe, assert_near, done, ended, json_lines, root, scores_of};
 
 #[test]
 fn the_plan_shows_tokens_and_targets() {
@@ -271,4 +271,152 @@ fn what_has_no_intervals_is_refused() {
         assert!(refused.err.contains(problem), "{command}: {}", refused.err);
         assert!(!folder.path("refused").exists());
     }
+}
+
+/// The metadata entry of a run's scores, as JSON.
+fn entry(folder: &Folder, run: &str, name: &str) -> Value {
+    let file = TensorFile::open(&folder.path(run).join("scores.safetensors")).expect("scores");
+    serde_json::from_str(file.metadata(name).expect("an entry")).expect("JSON")
+}
+
+/// Of the columns of a whole run those of the candidates and the control sample, the same but for the order in which
+/// batches are summed, of the same curvature; and a control sample that tells how many were missed.
+#[test]
+fn candidates_have_the_scores_of_the_whole_run() {
+    let folder = Folder::new();
+    let (whole, some) = (folder.arg("whole"), folder.arg("some"));
+    done(&format!("influence {GPT2} --quiet --out {whole}"));
+    let flags = "--candidates bm25:5 --candidate-control 30";
+    let plan = done(&format!("influence {GPT2} {flags} --out {some} --dry-run")).out;
+    assert!(plan.contains("training examples are candidates (bm25:5)"), "{plan}");
+    let printed = done(&format!("influence {GPT2} {flags} --quiet --out {some}")).out;
+    assert!(printed.contains("Candidates hold, as means over queries"), "{printed}");
+
+    let indices = |name: &str| -> Vec<usize> {
+        let list = entry(&folder, "some", name);
+        list.as_array().expect("an array").iter().map(|x| x.as_u64().expect("a place") as usize).collect()
+    };
+    let (rows, control) = (indices("train_rows"), indices("control_columns"));
+    assert!(control.len() == 30 && rows.len() > 35 && rows.len() <= 30 + 40, "{}", rows.len());
+    assert_eq!(entry(&folder, "some", "train_size"), 160);
+    let (all_ids, ids) = (entry(&folder, "whole", "train_ids"), entry(&folder, "some", "train_ids"));
+    assert!(rows.iter().enumerate().all(|(m, &row)| ids[m] == all_ids[row]));
+    let (of_whole, found) = (scores_of(&folder, "whole"), scores_of(&folder, "some"));
+    let want: Vec<f32> = of_whole.chunks_exact(160).flat_map(|of| rows.iter().map(|&row| of[row])).collect();
+    assert_near(&found, &want, 1e-6, "candidates");
+    // scores alone differ: what the curvature is made of has the same keys and bytes
+    let artifacts = |run: &str| {
+        let of_curvature = |(name, _): &(String, Vec<u8>)| name.contains("artifacts") && !name.contains("scores");
+        let mut files: Vec<_> = folder.files(&format!("{run}/artifacts")).into_iter().filter(of_curvature).collect();
+        files.sort();
+        files.into_iter().map(|(name, bytes)| (name.replace("/some/", "/whole/"), bytes)).collect::<Vec<_>>()
+    };
+    assert!(!artifacts("whole").is_empty() && artifacts("whole") == artifacts("some"));
+
+    // the true recall, and what the sample says of it
+    let is_candidate = |row: usize| rows.iter().position(|&of| of == row).is_some_and(|m| !control.contains(&m));
+    let ranking = json_lines(&fs::read_to_string(folder.path("some/ranking.jsonl")).expect("a ranking"));
+    let (mut held, mut sides) = (0, 0);
+    for (query, of_whole) in ranking.iter().zip(of_whole.chunks_exact(160)) {
+        for (side, sign) in [("proponents", 1.0), ("opponents", -1.0)] {
+            let check = &query["candidates"][side];
+            let (listed, threshold) = (check["listed"].as_f64().expect("a number"), check["threshold"].as_f64());
+            let beyond = |row: &usize| sign * f64::from(of_whole[*row]) > sign * threshold.expect("a score") + 1e-9;
+            let missed = (0..160).filter(|&row| !is_candidate(row)).filter(beyond).count();
+            let Some(recall) = check["recall"].as_f64() else { continue };
+            let interval = ["low", "high"].map(|end| check["interval"][end].as_f64().expect("an end"));
+            let want = listed / (listed + missed as f64);
+            assert!(interval[0] <= recall && recall <= interval[1]);
+            held += usize::from(interval[0] <= want && want <= interval[1]);
+            sides += 1;
+        }
+        for example in query["proponents"].as_array().expect("a side") {
+            let row = example["row"].as_u64().expect("a place") as usize;
+            assert_eq!(example["id"], all_ids[row]);
+            assert_eq!(example["is_control"].as_bool().unwrap_or(false), !is_candidate(row));
+            assert!(!example["excerpt"].as_str().expect("a text").starts_with("row "));
+        }
+    }
+    assert!(sides >= 12 && held >= sides - 1, "{held} of {sides}");
+}
+
+/// A control sample of everything that is left out is the whole run.
+#[test]
+fn a_file_lists_candidates() {
+    let folder = Folder::new();
+    let whole = folder.arg("whole");
+    let run = |flags: &str, out: &str| format!("influence {MLP} --curvature identity --quiet {flags} --out {out}");
+    done(&run("", &whole));
+    let ids = folder.write("ids.txt", "3\r\n17\n\n5\n");
+    let n = scores_of(&folder, "whole").len() / 10;
+    let flags = format!("--candidates {ids} --candidate-control");
+    let all = done(&run(&format!("{flags} 100000"), &folder.arg("all"))).out;
+    assert_near(&scores_of(&folder, "all"), &scores_of(&folder, "whole"), 1e-6, "everything");
+    assert!(all.contains("(control) "), "{all}");
+    let alone = done(&run(&format!("{flags} 0"), &folder.arg("alone"))).out;
+    assert!(alone.contains("without a control sample nothing says what was missed"), "{alone}");
+    let want: Vec<f32> = scores_of(&folder, "whole").chunks_exact(n).flat_map(|of| [of[3], of[5], of[17]]).collect();
+    assert_near(&scores_of(&folder, "alone"), &want, 1e-6, "three");
+    // every leg of Source has the columns, each of its own network
+    let source = |flags: &str, out: &str| {
+        done(&format!("source --run fixtures/mlp-trajectory {ROWS} --quiet {flags} --out {}", folder.arg(out)));
+        scores_of(&folder, out)
+    };
+    let want: Vec<f32> = source("", "legs").chunks_exact(n).flat_map(|of| [of[3], of[5], of[17]]).collect();
+    assert_near(&source(&format!("{flags} 0"), "some-legs"), &want, 1e-6, "Source");
+    // the same folder, another choice: other scores, which are not mixed in
+    let refused = ended(ascribe(&run(&format!("{flags} 1"), &folder.arg("alone"))));
+    assert_eq!(refused.code, Some(2), "{}", refused.err);
+}
+
+/// In shards and joined, with all steps by themselves.
+#[test]
+fn candidates_are_scored_in_shards() {
+    let folder = Folder::new();
+    let (whole, run) = (folder.arg("whole"), folder.arg("run"));
+    let flags = format!("{GPT2} --curvature identity --candidates tfidf:4 --candidate-control 9 --quiet");
+    let want = done(&format!("influence {flags} --out {whole}")).out;
+    done(&format!("fit {flags} --out {run}"));
+    done(&format!("query --out {run} --quiet"));
+    done(&format!("score --out {run} --shard 2/2 --quiet"));
+    done(&format!("score --out {run} --shard 1/2 --quiet"));
+    done(&format!("merge --out {run} --quiet"));
+    assert_eq!(done(&format!("rank --out {run} --quiet")).out, want);
+}
+
+#[test]
+fn choices_of_candidates_that_mean_nothing_are_refused() {
+    let folder = Folder::new();
+    let file = |name: &str, content: &str| folder.write(name, content);
+    let (unknown, twice, empty) =
+        (file("unknown", "fact-0-c\nnobody\n"), file("twice", "3\n4\n3\n"), file("empty", "\n\n"));
+    let tokens = file("tokens.jsonl", "{\"input_ids\": [1, 2, 3]}\n{\"input_ids\": [4, 5, 6]}\n");
+    let strange = file("strange.jsonl", "{\"text\": \"Zzyzx\"}\n");
+    let gpt2 = |train: &str, queries: &str| {
+        format!("--model fixtures/gpt2-tiny --train {train} --queries {queries} --curvature identity")
+    };
+    let (train, queries) = ("fixtures/gpt2-tiny/train.jsonl", "fixtures/gpt2-tiny/queries.jsonl");
+    let mut text = String::new();
+    for flags in [
+        format!("{GPT2} --candidates {unknown}"),
+        format!("{MLP} --candidates {twice}"),
+        format!("{MLP} --candidates {empty}"),
+        format!("{MLP} --candidates nowhere.txt"),
+        format!("{MLP} --candidates bm25:5"),
+        format!("{} --candidates bm25:1", gpt2(&tokens, queries)),
+        format!("{} --candidates bm25:1", gpt2(train, &strange)),
+        format!("{GPT2} --candidates bm25"),
+        format!("{GPT2} --candidate-control 5"),
+        format!("{GPT2} --candidates bm25:5 --pack 16"),
+        format!("{GPT2} --candidates bm25:5 --group-by topic"),
+        format!("{GPT2} --candidates bm25:5 --store-scores top"),
+    ] {
+        let ended = ended(ascribe(&format!("influence {flags} --out {} --quiet", folder.arg("run"))));
+        assert_eq!(ended.code, Some(2), "{flags}\n{}", ended.out);
+        text.push_str(&folder.filtered(&format!("$ {flags}\n{}\n", ended.err)));
+    }
+    assert!(!folder.path("run").exists(), "nothing is written");
+    insta::assert_snapshot!(text);
+    let many = done(&format!("influence {GPT2} --candidates bm25:161 --out {} --dry-run", folder.arg("run")));
+    assert!(many.out.contains("asks for more than there are: all 160 training examples are scored"), "{}", many.out);
 }

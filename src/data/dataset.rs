@@ -113,16 +113,17 @@ impl Dataset {
         let count = count.clamp(1, n);
         // in 128 bits: the product of two lengths
         let place = |k: usize| (k as u128 * n as u128 / count as u128) as usize;
-        self.of(&(0..count).map(place).collect::<Vec<_>>())
+        self.at(&(0..count).map(place).collect::<Vec<_>>())
     }
 
     /// Every other example, from `first` (0 or 1) on, without texts and metadata.
     pub fn every_other(&self, first: usize) -> Self {
-        self.of(&(first..self.len()).step_by(2).collect::<Vec<_>>())
+        self.at(&(first..self.len()).step_by(2).collect::<Vec<_>>())
     }
 
-    /// The examples at these places as a dataset, without their texts and metadata.
-    fn of(&self, places: &[usize]) -> Self {
+    /// The examples at these places as a dataset, without their texts and metadata. Its content hash is that of the places
+    /// and of this dataset.
+    pub fn at(&self, places: &[usize]) -> Self {
         let kind = match &self.kind {
             Kind::Tokens(tokens) => Kind::Tokens(tokens.sample(places)),
             Kind::Rows(rows) => Kind::Rows(rows.sample(places)),

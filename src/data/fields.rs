@@ -34,15 +34,7 @@ pub(super) fn parse(
     columns: &Columns,
     role: Role,
 ) -> Result<Document, LineProblem> {
-    let id = match id_field {
-        IdField::Line => None,
-        IdField::Default => id("id", fields.shift_remove("id"))?,
-        IdField::Field(field) => {
-            // The id may be a field with another meaning, which keeps it.
-            let value = fields.get(field).cloned();
-            Some(id(field, value)?.ok_or_else(|| LineProblem::NoId { field: field.clone() })?)
-        }
-    };
+    let id = take_id(&mut fields, id_field)?;
     if role == Role::Queries && is_contrast(&fields) {
         return contrast(id, fields, encoder, chat);
     }
@@ -115,6 +107,19 @@ pub(super) fn parse(
         types: vec![],
         rejected: None,
     })
+}
+
+/// The id of a row, where it has one of its own. It leaves the fields unless it was chosen, since it may have another
+/// meaning there.
+pub(super) fn take_id(fields: &mut Map<String, Value>, id_field: &IdField) -> Result<Option<String>, LineProblem> {
+    match id_field {
+        IdField::Line => Ok(None),
+        IdField::Default => id("id", fields.shift_remove("id")),
+        IdField::Field(field) => {
+            let value = fields.get(field).cloned();
+            Ok(Some(id(field, value)?.ok_or_else(|| LineProblem::NoId { field: field.clone() })?))
+        }
+    }
 }
 
 /// Reads a text, or a prompt and a completion, from columns that were chosen. All others are metadata.

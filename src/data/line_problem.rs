@@ -77,6 +77,12 @@ pub enum LineProblem {
         /// The fields that the line has.
         fields: Vec<String>,
     },
+    /// No field that words are read from.
+    #[error("no text: a filter or a baseline of words reads `text`, `prompt` and `completion`, or `messages`")]
+    NoWords {
+        /// The fields that the line has.
+        fields: Vec<String>,
+    },
     /// No text for an encoder with one for a decoder.
     #[error(
         "no `prompt` with a `completion` and no `input_ids` with `labels`, and the model reads one text and writes another"
@@ -330,6 +336,10 @@ impl LineProblem {
                     false => "",
                 };
                 format!("the line has `{}`{flag}", fields.join("`, `"))
+            }
+            Self::NoWords { fields } if fields.is_empty() => "the object is empty".into(),
+            Self::NoWords { fields } => {
+                format!("the line has `{}`; `--text-field FIELD` says which of them is the text", fields.join("`, `"))
             }
             Self::NoText { fields } | Self::NoLabel { fields } if fields.is_empty() => {
                 "write a JSON object a line, with `text` and `label`".into()

@@ -50,6 +50,7 @@ mod specials;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tokenizer;
 mod tokenizer_file;
 mod tokens;
@@ -73,5 +74,6 @@ pub use row_shape::{ImageSize, RowShape};
 pub use rows::{RowLimits, read_rows, read_rows_from};
 pub use specials::{FromTokenizer, Role, Specials, Which};
 pub use targets::{Targets, Task};
+pub use texts::{TextReport, for_each_text};
 pub use tokenizer::Tokenizer;
 pub use tokens::TokenDataset;

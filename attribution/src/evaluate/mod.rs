@@ -8,10 +8,13 @@
 
 mod bootstrap;
 mod calibration;
+mod candidates;
 mod ceiling;
+mod control;
 mod error;
 mod groups;
 mod lds;
+mod lexical;
 mod likeness;
 mod mislabelled;
 mod normalise;
@@ -33,10 +36,13 @@ mod golden;
 
 pub use bootstrap::{Bootstrap, Interval, Intervals};
 pub use calibration::{CALIBRATION, Calibration, FoundSlope, Scale, find_slope};
+pub use candidates::{CandidateRecall, Recall, candidate_recall};
 pub use ceiling::{Ceiling, SPLITS, noise_ceiling, split_half};
+pub use control::{ControlRecall, RankedSide, control_recall};
 pub use error::EvaluateError;
 pub use groups::{Agreement, agreement, group_effect};
 pub use lds::{Difference, Figure, LdsReport, Run, RunLds, compare, compare_removals, lds};
+pub use lexical::{Lexicon, LexiconBuilder, Weighting, random_scores};
 pub use likeness::{Likeness, QueryLikeness, likeness};
 pub use mislabelled::{KnownLabels, Mislabelled, mislabelled};
 pub use normalise::{cosine, relatif_loss, relatif_theta};

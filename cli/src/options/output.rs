@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use ascribe::job::{IntervalsRequest, Job, LayerSplit, ScoreScale, Several, StoreScores, TokensRequest};
+use ascribe::job::{
+    CandidatesRequest, IntervalsRequest, Job, LayerSplit, ScoreScale, Several, StoreScores, TokensRequest,
+};
 use clap::{Args, ValueEnum};
 
 use super::values::{layer_set, one_of};
@@ -67,6 +69,16 @@ pub(crate) struct OutputOptions {
         ("module", "the same module in all blocks: names without their numbers"),
     ]))]
     layer_sets: Vec<LayerSplit>,
+    /// Score some training examples alone: of each query the best by words, or those that a file lists [default: all]
+    ///
+    /// `bm25:1000` takes for each query the 1,000 examples whose words have most to do with it, `tfidf:1000` likewise; the
+    /// examples of all queries are scored for every query. Anything else is a file of ids, one a line. The curvature is
+    /// fitted on all examples as ever. What the choice missed is estimated on the control sample and printed.
+    #[arg(long, value_name = "FILTER")]
+    candidates: Option<CandidatesRequest>,
+    /// Also score so many of the other examples, drawn at random, to see what --candidates missed [default: 1000]
+    #[arg(long, value_name = "N")]
+    candidate_control: Option<usize>,
     /// Unit of the scores [default: per-example]
     #[arg(long, value_name = "UNIT", value_parser = one_of::<ScoreScale>(&[
         ("per-example", "change of the measurement for one more copy: 1/N is in"),
@@ -111,6 +123,10 @@ impl OutputOptions {
         if !self.layer_sets.is_empty() {
             output.split_layers.clone_from(&self.layer_sets);
         }
+        if let Some(candidates) = &self.candidates {
+            output.candidates = Some(candidates.clone());
+        }
+        output.candidate_control = self.candidate_control.or(output.candidate_control);
         output.scale = self.score_scale.unwrap_or(output.scale);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use ascribe::job::{AggregateRequest, Job, Normalize, ScoreScale};
+use ascribe::job::{AggregateRequest, CandidateCheck, Job, Normalize, ScoreScale};
 use serde_json::Value;
 
 use super::cautions;
@@ -226,6 +226,7 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
         value: ranking.query.value,
         sentence: sentence(&run.job, ranking),
         verdict: ranking.stability.as_ref().and_then(verdict),
+        kept: ranking.candidates.iter().flat_map(kept).collect(),
         proponents,
         opponents,
         histogram: row.and_then(|row| Histogram::of(row, &shown)),
@@ -240,7 +241,10 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
     let mut cards: Vec<Card> = vec![];
     let mut place_of = HashMap::new();
     for (index, example) in side.iter().enumerate() {
-        let id = name(&example.id, NAME);
+        let mut id = name(&example.id, NAME);
+        if example.is_control {
+            id.push_str(" (control sample)");
+        }
         if let Some(content) = texts.content(example) {
             if let Some(&first) = place_of.get(&content) {
                 let first: &mut Card = &mut cards[first];
@@ -304,6 +308,12 @@ fn part_table(
         .collect();
     let largest = rows.iter().flat_map(|row| &row.parts).map(|part| part.abs()).fold(0.0, f32::max);
     PartTable { title, columns: parts.iter().map(|part| name(&part.name, NAME)).collect(), rows, largest }
+}
+
+/// What the choice of candidates kept of both sides.
+fn kept(check: &CandidateCheck) -> Vec<String> {
+    let sides = [("Helped", &check.proponents), ("Hurt", &check.opponents)];
+    sides.into_iter().filter_map(|(name, side)| words::kept(name, side)).collect()
 }
 
 /// How sure a ranking is, for somebody who has not heard of influence; none if nothing is listed.

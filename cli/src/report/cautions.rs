@@ -78,6 +78,17 @@ pub(super) fn of(run: &RunFolder, agreements: &[Agreement]) -> Vec<Caution> {
             "Scores there are approximate; --query-rank raises the rank.",
         );
     }
+    let missed = run.rankings.iter().filter_map(|ranking| ranking.candidates.as_ref());
+    let missed = missed.filter(|check| check.proponents.beyond > 0).count();
+    if missed > 0 {
+        add(
+            format!(
+                "In {} an example that was no candidate is as strong as the helping ones that are listed.",
+                some(missed)
+            ),
+            "It is of a random sample, so there are more among the examples that were not scored.",
+        );
+    }
     let unstable = run.rankings.iter().filter(|ranking| {
         let side = ranking.stability.as_ref().map(|stability| &stability.proponents);
         side.is_some_and(|side| 2 * side.stable < side.listed)

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ascribe::attribution::store::{Store, TensorFile};
-use ascribe::job::{Job, Saturation};
+use ascribe::job::{CandidateCheck, Job, Saturation};
 use ascribe::presence::is_file;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -23,6 +23,8 @@ pub(super) struct StoredRanking {
     pub(super) query: StoredQuery,
     #[serde(default)]
     pub(super) stability: Option<StoredStability>,
+    #[serde(default)]
+    pub(super) candidates: Option<CandidateCheck>,
     pub(super) proponents: Vec<StoredExample>,
     pub(super) opponents: Vec<StoredExample>,
     #[serde(default)]
@@ -54,6 +56,8 @@ pub(super) struct StoredExample {
     pub(super) tokens: Option<Vec<StoredToken>>,
     #[serde(default)]
     pub(super) rest: Option<f32>,
+    #[serde(default)]
+    pub(super) is_control: bool,
     #[serde(default)]
     pub(super) metadata: Map<String, Value>,
 }

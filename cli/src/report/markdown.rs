@@ -23,6 +23,9 @@ pub(super) fn text(report: &Report) -> String {
     for query in &report.queries {
         let _ = writeln!(out, "\n## {}. {}\n\n> {}\n", query.number, plain(&query.id), quoted(&query.text));
         let _ = writeln!(out, "{} now: {:.4}. {}", plain(&query.measured), query.value, plain(&query.sentence));
+        for kept in &query.kept {
+            let _ = writeln!(out, "\n{}.", plain(kept));
+        }
         if let Some(verdict) = &query.verdict {
             let _ = writeln!(out, "\n{}", plain(verdict));
         }

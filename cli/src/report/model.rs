@@ -78,6 +78,8 @@ pub(crate) struct QueryView {
     /// How sure it is, where the run has variants.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) verdict: Option<String>,
+    /// What the choice of candidates kept of the ranking, a sentence for each side; empty if every example is scored.
+    pub(crate) kept: Vec<String>,
     pub(crate) proponents: Vec<Card>,
     pub(crate) opponents: Vec<Card>,
     pub(crate) histogram: Option<Histogram>,

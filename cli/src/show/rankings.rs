@@ -2,7 +2,10 @@
 
 use std::io::{self, Write};
 
-use ascribe::job::{Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, Stability, write_csv};
+use ascribe::attribution::evaluate::{ControlRecall, Interval};
+use ascribe::job::{
+    CandidateCheck, Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, Stability, write_csv,
+};
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
@@ -96,6 +99,12 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                 100.0 * disagreement
             )?;
         }
+        if let Some(check) = &ranking.candidates {
+            let sides = [("proponents", &check.proponents), ("opponents", &check.opponents)];
+            for line in sides.into_iter().filter_map(|(side, check)| words::kept(side, check)) {
+                writeln!(out, "  {line}")?;
+            }
+        }
         if let Some(stability) = &ranking.stability {
             writeln!(out, "  {}", verdict(stability))?;
         }
@@ -125,7 +134,8 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                     interval if interval_width > 0 => format!("{interval:<interval_width$}  "),
                     none => none,
                 };
-                let line = format!("    {score:>score_width$}  {interval}{amount}{id}  {}", example.excerpt);
+                let control = if example.is_control { "(control) " } else { "" };
+                let line = format!("    {score:>score_width$}  {interval}{amount}{id}  {control}{}", example.excerpt);
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
                 if let Some(tokens) = &example.tokens {
                     let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
@@ -149,12 +159,38 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     if rankings.iter().any(|ranking| ranking.stability.is_some()) {
         writeln!(out, "{INTERVALS}")?;
     }
+    if let Some(line) = mean_recall(rankings) {
+        writeln!(out, "{line}")?;
+    }
     Ok(())
 }
 
 /// What the amounts beside the scores say.
 const AMOUNTS: &str =
     "Behind each score: its amount by `calibration.json`, from retrained subsets, with the 95 % interval of the scale.";
+
+/// What the candidates hold on average.
+fn mean_recall(rankings: &[QueryRanking]) -> Option<String> {
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let of_side = |name: &str, side: fn(&CandidateCheck) -> &ControlRecall| {
+        let checks = rankings.iter().filter_map(|ranking| ranking.candidates.as_ref()).map(side);
+        let known: Vec<_> = checks.filter_map(|check| check.recall.zip(check.interval)).collect();
+        let of = |value: fn(&(f64, Interval)) -> f64| mean(&known.iter().map(value).collect::<Vec<_>>());
+        (!known.is_empty()).then(|| {
+            let (low, high) = (of(|(_, interval)| interval.low), of(|(_, interval)| interval.high));
+            format!(
+                "{:.0} % of {name} (intervals: {:.0} to {:.0} %)",
+                100.0 * of(|(recall, _)| *recall),
+                100.0 * low,
+                100.0 * high
+            )
+        })
+    };
+    let sides = [of_side("proponents", |check| &check.proponents), of_side("opponents", |check| &check.opponents)];
+    let sides = sides.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    (!sides.is_empty())
+        .then(|| format!("Candidates hold, as means over queries of what the control sample shows: {sides}."))
+}
 
 /// What the intervals beside the scores say.
 const INTERVALS: &str = "In brackets: the lowest and the highest of the score and its variants. Stable: the first examples \

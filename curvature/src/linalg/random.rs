@@ -30,6 +30,8 @@ pub mod stream {
     pub const SUBSETS: u32 = 5;
     /// Labels of the forms of joint systems, which must not be those that their spaces were made with.
     pub const FORM: u32 = 6;
+    /// Random scores, a baseline of evaluation, and the random sample beside candidates.
+    pub const BASELINE: u32 = 7;
 }
 
 /// Ten rounds of Philox4x32.

@@ -2,6 +2,7 @@
 
 pub(in crate::job) mod answers;
 pub(in crate::job) mod artifacts;
+pub(in crate::job) mod candidates;
 pub(in crate::job) mod checkpoints;
 pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
@@ -54,7 +55,7 @@ pub struct Brief {
 }
 
 impl Brief {
-    /// The training examples of the last stage of training.
+    /// The training examples of the last stage of training that are scored.
     pub fn train(&self) -> &Dataset {
         &self.training.last_stage().train
     }

@@ -13,6 +13,7 @@ use crate::job::request::{
     AggregateRequest, Beside, CheckpointScores, Curvature, DampingRequest, DeviceRequest, Fisher, FormRequest,
     KfacScale, Normalize, Precision, ReductionRequest, ScoreScale, SelfInfluenceForm, Several, StoreScores,
 };
+use crate::job::training::chosen::Chosen;
 use crate::job::training::{Sample, Site};
 
 /// A key of each kind, of what comes first in training.
@@ -188,12 +189,16 @@ fn data_change_the_keys_of_what_they_are_used_for() {
     let sampled = |training: &mut Training| training.stages[0].sample = Some(training.stages[0].train.sample(n / 2));
     assert_eq!(changed(&whole, &brief(job(), sampled)), ALL);
     // the curvature is that of all examples, and half of them are scored
-    let scored = |training: &mut Training| {
-        let stage = &mut training.stages[0];
-        let half = stage.train.sample(n / 2);
-        stage.sample = Some(std::mem::replace(&mut stage.train, half));
+    let scored = |places: Vec<usize>| {
+        let is_control = places.iter().map(|&m| m > 2).collect();
+        brief(job(), |training| training.score_only(Chosen { places, is_control, of: n }))
     };
-    assert_eq!(changed(&whole, &brief(job(), scored)), SCORES);
+    let some = scored(vec![0, 2, 5]);
+    assert_eq!(changed(&whole, &some), SCORES);
+    assert_eq!(changed(&some, &scored(vec![0, 2, 6])), SCORES);
+    let stage = some.training.last_stage();
+    assert_eq!((stage.all().len(), stage.n_examples, some.training.columns.len(), stage.place(2)), (n, n, 3, 5));
+    assert_eq!(some.training.columns.id(2), whole.train().id(5));
     let mut other = brief(job(), |_| ());
     other.queries = Some(whole.train().sample(3));
     assert_eq!(changed(&whole, &other), FROM_VECTORS);

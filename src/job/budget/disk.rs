@@ -137,7 +137,7 @@ const TOKEN_IN_RANKING: usize = 40;
 
 /// `ranking.jsonl` of every answer, from the length of some examples' lines.
 fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
-    let train = brief.train();
+    let train = brief.training.last_stage().all();
     let step = train.len().div_ceil(SAMPLED).max(1);
     let line = |data: &Dataset, m: usize| {
         let excerpt = serde_json::to_string(&data.excerpt(m, EXCERPT)).map_or(0, |text| text.len());

@@ -6,7 +6,7 @@ use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
 use crate::job::request::{FormRequest, Normalize, Solve};
-use crate::job::training::{Fit, Training};
+use crate::job::training::{Fit, Stage, Training};
 use crate::model::{Footprint, Limits};
 
 /// Shapes and counts of a job.
@@ -188,7 +188,7 @@ impl<'a> Sizes<'a> {
             })
         };
         let lengths = |data: &crate::data::Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
-        let datasets = training.stages.iter().map(|stage| &stage.train).chain(&brief.queries);
+        let datasets = training.stages.iter().map(Stage::all).chain(&brief.queries);
         Self {
             layers: training.layers(),
             model: training.networks.footprint(),

@@ -100,6 +100,13 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         ("query_ids", ids(query_ids(brief))),
         ("train_ids", ids(train_ids)),
     ]);
+    if let (Some(chosen), Some(request)) = (brief.training.chosen(), &brief.job.output.candidates) {
+        let control: Vec<usize> = (0..chosen.places.len()).filter(|&m| chosen.is_control[m]).collect();
+        entries.insert("candidates", request.to_string());
+        entries.insert("candidates_of", chosen.of.to_string());
+        entries.insert("train_rows", json!(chosen.places).to_string());
+        entries.insert("control_columns", json!(control).to_string());
+    }
     if let Some(check) = summary.loss_check.get() {
         entries.insert("loss_check", json!(check).to_string());
     }

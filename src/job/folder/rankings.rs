@@ -2,15 +2,17 @@
 
 use std::io::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::attribution::evaluate::{ControlRecall, RankedSide, control_recall};
 use crate::job::brief::Brief;
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::Amount;
 use crate::job::folder::places::of_answer;
 use crate::job::folder::whole_file::write_file;
+use crate::job::training::chosen::Chosen;
 
 /// Characters of an excerpt.
 pub(in crate::job) const EXCERPT: usize = 160;
@@ -21,6 +23,9 @@ pub(in crate::job) const EXCERPT: usize = 160;
 pub struct QueryRanking {
     /// The query.
     pub query: QueryInfo,
+    /// What the choice of candidates kept, as the control sample shows it; none if all training examples are scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<CandidateCheck>,
     /// How much of the ranking stays in its variants, if the run has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stability: Option<Stability>,
@@ -55,6 +60,24 @@ pub struct QueryInfo {
     /// solution, at the checkpoint where that is most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<f64>,
+}
+
+/// What a choice of candidates kept of a query's ranking.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CandidateCheck {
+    /// Of its proponents.
+    pub proponents: ControlRecall,
+    /// Of its opponents.
+    pub opponents: ControlRecall,
+}
+
+impl CandidateCheck {
+    /// Of a query's scores of the candidates and the control sample.
+    pub(in crate::job) fn of(scores: &[f32], chosen: &Chosen, top: usize) -> Self {
+        let left_out = chosen.of - chosen.candidates();
+        let of = |side| control_recall(scores, &chosen.is_control, left_out, top, side);
+        Self { proponents: of(RankedSide::Proponents), opponents: of(RankedSide::Opponents) }
+    }
 }
 
 /// How much of a query's ranking stays in its variants.
@@ -114,6 +137,12 @@ pub struct RankedExample {
     /// What belongs to no token alone; with `tokens`, the rest of the score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest: Option<f32>,
+    /// Which of all training examples it is, counted from 0, where not all of them are scored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<usize>,
+    /// Whether it is no candidate but one of the control sample.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_control: bool,
     /// Its other fields.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use candle_core::DType;
 
 use crate::job::brief::Brief;
+use crate::job::brief::candidates;
 use crate::job::brief::checkpoints::Checkpoints;
 use crate::job::brief::data;
 use crate::job::brief::intervals;
@@ -32,6 +33,7 @@ use crate::job::folder::record::open_reused;
 use crate::job::plan::described::Described;
 use crate::job::request::Job;
 use crate::job::request::{IntervalsRequest, Precision, SPANNING, Side, TokensRequest};
+use crate::job::training::chosen::Chosen;
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
 use crate::trajectory::{ReadError, Reading, StageData, TextData};
@@ -102,6 +104,10 @@ impl Plan {
             ));
         }
         let files = stage_files(&job, &readings)?;
+        let only_file = files.first().map(|(_, file)| file.clone()).unwrap_or_default();
+        if job.output.candidates.is_some() && files.len() > 1 {
+            return Err(candidates::of_several_stages());
+        }
         let (_, labels) = match files.last() {
             Some((_, file)) => {
                 let found = data::inputs_and_labels(&job, &model, file);
@@ -210,16 +216,25 @@ impl Plan {
                 stage.take_halves()?;
             }
         }
+        if let (Some(request), Some(file), Some((queries, _))) = (&job.output.candidates, &job.data.queries, &queries) {
+            let train = (&training.stages[0].train, only_file.as_path());
+            let (chosen, found) = candidates::choose(&job, request, train, (queries, file))?;
+            notes.extend(found);
+            training.score_only(chosen);
+        }
         let longest = reports.iter().chain(queries.iter().map(|q| &q.1)).map(|r| r.longest).max().unwrap_or(1);
         let all_reports = reports.iter().chain(queries.iter().chain(&evaluation).map(|of| &of.1));
         // ids, targets and places of tokens; the numbers of rows
         let data = match limits {
             Limits::Tokens(_) => all_reports.map(|report| 12 * report.tokens as u64).sum::<u64>(),
             Limits::Rows(rows) => {
-                let datasets = training.stages.iter().map(|stage| &stage.train).chain(queries.iter().map(|q| &q.0));
+                let datasets = training.stages.iter().map(Stage::all).chain(queries.iter().map(|q| &q.0));
                 datasets.map(|dataset| 4 * (dataset.len() * (dataset.width() + rows.outputs)) as u64).sum()
             }
         };
+        // examples that are scored are kept beside all of them
+        let of_chosen = |chosen: &Chosen| data * chosen.places.len() as u64 / chosen.of as u64;
+        let data = data + training.chosen().map_or(0, of_chosen);
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }
@@ -234,11 +249,12 @@ impl Plan {
         notes.extend(memory.take_solve_block(&mut brief));
         brief.training.networks.keep(memory.graphs, memory.residence);
         for stage in &brief.training.stages {
-            if stage.n_examples != stage.train.len() {
+            if stage.n_examples != stage.all().len() {
                 notes.push(format!(
-                    "scores are for a training set of {} examples, of which {} are scored",
+                    "scores are for a training set of {} examples, of which {} are {}",
                     stage.n_examples,
-                    stage.train.len()
+                    stage.all().len(),
+                    if stage.chosen.is_none() { "scored" } else { "in the file" }
                 ));
             }
         }

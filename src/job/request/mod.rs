@@ -1,5 +1,6 @@
 //! What a person asks for: every choice of a run, as flags give it and as `job.toml` writes it.
 
+mod candidates;
 mod checkpoints;
 mod damping;
 mod device;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::candidates::{CandidatesRequest, WordFilter};
 pub use self::checkpoints::{CheckpointScores, CheckpointsRequest, MeanWeights};
 pub use self::damping::DampingRequest;
 pub use self::device::DeviceRequest;
@@ -74,6 +76,8 @@ impl Job {
                 split_layers: vec![],
                 tokens: TokensRequest::None,
                 intervals: IntervalsRequest::None,
+                candidates: None,
+                candidate_control: None,
             },
         }
     }
@@ -330,6 +334,12 @@ pub struct OutputRequest {
     /// What says how sure rankings are.
     #[serde(default, skip_serializing_if = "IntervalsRequest::is_none")]
     pub intervals: IntervalsRequest,
+    /// Which training examples are scored; none: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<CandidatesRequest>,
+    /// Further examples that are scored beside `candidates`, drawn at random from all others; none: 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate_control: Option<usize>,
     /// Unit of the scores.
     #[serde(default)]
     pub scale: ScoreScale,

@@ -7,7 +7,9 @@ use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
-use crate::job::folder::rankings::{EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_rankings};
+use crate::job::folder::rankings::{
+    CandidateCheck, EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_rankings,
+};
 use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
@@ -51,6 +53,7 @@ impl Plan {
             }
         };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
+        let mut checks: Option<Vec<CandidateCheck>> = None;
         let rankings = rankings_of(self, answer)?;
         let (values, captured, solved) = if is_file(&scores) {
             let file = TensorFile::open_checked(&scores)?;
@@ -58,6 +61,9 @@ impl Plan {
             let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
             in_groups =
                 self.groups.as_ref().map(|groups| (0..rows.queries()).map(|q| groups.ranked(rows.row(q))).collect());
+            checks = self.training.chosen().map(|chosen| {
+                (0..rows.queries()).map(|q| CandidateCheck::of(rows.row(q), chosen, self.job.output.top)).collect()
+            });
             (file.f64("measurements")?.to_vec(), captured(&file)?, solved(&file)?)
         } else {
             let file = TensorFile::open_checked(&top)?;
@@ -78,17 +84,19 @@ impl Plan {
         let examples = |query: usize, side: Vec<(usize, f32)>| {
             let example = |(column, score): (usize, f32)| {
                 let (stage, m) = columns.example(column);
-                let train = &self.training.stages[stage].train;
+                let (stage, place) = (&self.training.stages[stage], self.training.stages[stage].place(m));
                 let own = shares.as_ref().and_then(|shares| shares.of(query, column));
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
                     interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
-                    excerpt: train.excerpt(m, EXCERPT),
-                    tokens: own.map(|(shares, _)| token_shares(train, m, shares)),
+                    excerpt: stage.all().excerpt(place, EXCERPT),
+                    tokens: own.map(|(shares, _)| token_shares(stage.all(), place, shares)),
                     rest: own.map(|(_, rest)| rest).filter(|rest| *rest != 0.0),
-                    metadata: train.metadata(m),
+                    metadata: stage.all().metadata(place),
+                    row: stage.chosen.as_ref().map(|_| place),
+                    is_control: stage.chosen.as_ref().is_some_and(|(_, chosen)| chosen.is_control[m]),
                 }
             };
             side.into_iter().map(example).collect()
@@ -98,6 +106,7 @@ impl Plan {
             let of_query = solved.as_ref().map(|solved| solved[ranking.query]);
             let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
             QueryRanking {
+                candidates: checks.as_ref().map(|checks| checks[ranking.query].clone()),
                 stability: variants.as_ref().map(|variants| variants.stability(&ranking)),
                 query: QueryInfo {
                     id: ids[ranking.query].clone(),

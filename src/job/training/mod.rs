@@ -5,6 +5,7 @@
 //! segment; influence at the final checkpoint, or averaged, may stand beside it and is one more fit, or one for each
 //! checkpoint, of which every pass is shared.
 
+pub(in crate::job) mod chosen;
 pub(in crate::job) mod moments;
 pub(in crate::job) mod networks;
 
@@ -21,6 +22,7 @@ use crate::job::request::Job;
 use crate::job::request::{
     AdamRequest, Average, Beside, FitExamples, IntervalsRequest, POSITIONS_PER_ROW, SourceRequest,
 };
+use crate::job::training::chosen::Chosen;
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
 use crate::model::{LoadOptions, Model};
@@ -50,6 +52,8 @@ pub(in crate::job) struct Stage {
     pub n_examples: usize,
     /// Those that are scored.
     pub train: Dataset,
+    /// All of its examples, where only some are scored, and which these are.
+    pub chosen: Option<(Dataset, Chosen)>,
     /// The part of them that the curvature is taken on; none if that is all.
     pub sample: Option<Dataset>,
     /// Every other example that the curvature is taken on, from the first and from the second; none unless halves of
@@ -62,12 +66,28 @@ pub(in crate::job) struct Stage {
 impl Stage {
     /// A stage whose curvature is taken on all of its examples.
     pub(in crate::job) fn new(name: String, train: Dataset) -> Self {
-        Self { name, n_examples: train.len(), train, sample: None, halves: None, solve_sample: None }
+        Self { name, n_examples: train.len(), train, chosen: None, sample: None, halves: None, solve_sample: None }
+    }
+
+    /// All examples of its file, scored or not.
+    pub(in crate::job) fn all(&self) -> &Dataset {
+        self.chosen.as_ref().map_or(&self.train, |(all, _)| all)
+    }
+
+    /// Which of all examples the `m`th that is scored is.
+    pub(in crate::job) fn place(&self, m: usize) -> usize {
+        self.chosen.as_ref().map_or(m, |(_, chosen)| chosen.places[m])
+    }
+
+    /// Scores these examples alone. Curvatures and joint systems stay on what they were taken on.
+    fn score_only(&mut self, chosen: Chosen) {
+        let scored = self.train.at(&chosen.places);
+        self.chosen = Some((std::mem::replace(&mut self.train, scored), chosen));
     }
 
     /// The examples that the curvature is taken on.
     pub(in crate::job) fn fit_data(&self) -> &Dataset {
-        self.sample.as_ref().unwrap_or(&self.train)
+        self.sample.as_ref().unwrap_or_else(|| self.all())
     }
 
     /// The examples that a curvature is taken on.
@@ -97,7 +117,7 @@ impl Stage {
 
     /// The examples whose Gauss-Newton matrix joint solves multiply with.
     pub(in crate::job) fn solve_data(&self) -> &Dataset {
-        self.solve_sample.as_ref().unwrap_or(&self.train)
+        self.solve_sample.as_ref().unwrap_or_else(|| self.all())
     }
 
     /// Takes the matrix of joint systems on as many examples as are asked for, the same for all queries, draws and
@@ -410,6 +430,17 @@ impl Training {
             fits.push(Self::influence_fit(job, FINAL.into(), last_network, last_stage));
         }
         Ok(Self { networks, columns: Columns::of(&stages), stages, fits, averaged, run: Some(run) })
+    }
+
+    /// Scores some examples of the only stage, and no others.
+    pub(in crate::job) fn score_only(&mut self, chosen: Chosen) {
+        self.stages[0].score_only(chosen);
+        self.columns = Columns::of(&self.stages);
+    }
+
+    /// Which of the only stage's examples are scored; none if all are.
+    pub(in crate::job) fn chosen(&self) -> Option<&Chosen> {
+        self.stages[0].chosen.as_ref().map(|(_, chosen)| chosen)
     }
 
     /// The tracked layers: those of the last checkpoint.

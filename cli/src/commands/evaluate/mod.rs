@@ -1,6 +1,8 @@
 //! `ascribe evaluate`: scores against what is known.
 
+mod baseline;
 mod calibrate;
+mod candidates;
 mod figures;
 mod lds;
 mod likeness;
@@ -24,6 +26,8 @@ pub(crate) enum Evaluate {
     Mislabelled(mislabelled::Mislabelled),
     Qld(qld::Qld),
     Calibrate(calibrate::Calibrate),
+    Baseline(baseline::Baseline),
+    Candidates(candidates::Candidates),
     Subsets(subsets::Subsets),
 }
 
@@ -36,6 +40,8 @@ impl Evaluate {
             Self::Mislabelled(command) => command.run(),
             Self::Qld(command) => command.run(),
             Self::Calibrate(command) => command.run(),
+            Self::Baseline(command) => command.run(),
+            Self::Candidates(command) => command.run(),
             Self::Subsets(command) => command.run(),
         }
     }

@@ -173,11 +173,11 @@ impl Plan {
         };
         let log = TrainingLog { noise: log.noise + sites.last().map_or(0.0, |last| self.dropout(folder(last))), ..log };
         check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
-        let sample = sample(&of_stage.train);
+        let sample = sample(of_stage.all());
         let end = self.end_token(&sample)?;
         let file = self.job.data.stages.get(&of_stage.name).unwrap_or(&self.job.data.train).clone();
         let conversations = Some(Conversations { file, stage });
-        let of_stage = OfStage { plan: self, log, sample, population: of_stage.train.len(), conversations, end };
+        let of_stage = OfStage { plan: self, log, sample, population: of_stage.all().len(), conversations, end };
         let mut compared = vec![];
         for &site in sites {
             let parameters = &self.training.networks.parameters()[site.network];
