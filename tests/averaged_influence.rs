@@ -368,3 +368,38 @@ fn a_damping_of_unknown_rates_is_refused() {
     let adam = CheckpointsRequest::of_run(fixture("trainer-tiny"));
     assert!(refused("trainer-tiny", adam).contains("trained with another optimizer"));
 }
+
+/// What is added to joint systems by default follows the optimizer of the run, also where its checkpoints are named one
+/// by one; where nothing says it, the plan says what was taken.
+#[test]
+fn a_damping_that_nobody_names_follows_the_optimizer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let resolved = |run: &str, checkpoints: CheckpointsRequest| {
+        let mut job = job(run, &folder.path().join("run"));
+        (job.checkpoints, job.method.solve) = (Some(checkpoints), Solve::Auto);
+        let plan = Plan::resolve(job).expect("sound inputs");
+        let note = plan.summary().notes.iter().find(|note| note.starts_with("damping auto is")).cloned();
+        (plan.job.method.damping.0[0], note.unwrap_or_default())
+    };
+    let [of_adam, of_descent] = [Damping::MeanFraction(0.01), Damping::Absolute(0.01)].map(DampingRequest::Value);
+    for (run, steps, damping, said) in
+        [("trainer-tiny", &GPT2[..], of_adam, "trained by AdamW"), ("mlp-trajectory", &MLP[..], of_descent, "")]
+    {
+        for checkpoints in
+            [CheckpointsRequest::of_run(fixture(run)), CheckpointsRequest::of_folders(folders(run, steps))]
+        {
+            let (found, note) = resolved(run, checkpoints);
+            assert!(found == damping && note.contains(said) && note.is_empty() == said.is_empty(), "{found:?} {note}");
+        }
+    }
+    let copies = ["first", "second"].map(|name| folder.path().join(name));
+    for (copy, step) in copies.iter().zip(GPT2) {
+        std::fs::create_dir(copy).expect("a folder");
+        let of_run = fixture("trainer-tiny").join(format!("checkpoint-{step}"));
+        for file in ["config.json", "model.safetensors"] {
+            std::fs::copy(of_run.join(file), copy.join(file)).expect("a copy");
+        }
+    }
+    let (found, note) = resolved("trainer-tiny", CheckpointsRequest::of_folders(copies.to_vec()));
+    assert!(found == of_descent && note.contains("nothing says what trained these checkpoints"), "{found:?} {note}");
+}

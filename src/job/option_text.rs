@@ -99,10 +99,14 @@ mod tests {
             (key != "with")
                 .then(|| format!("--{}{}", key.replace('_', "-"), value.map_or("".into(), |v| format!(" {v}"))))
         };
-        let text =
-            option_text!("<{}> of `{}`: leave <top_k> or <solve = {}> out of <with>", "seed", "<top>{}`seed`", 3);
-        assert_eq!(text.to_string(), "`seed` of `<top>{}`seed``: leave `top_k` or `solve = 3` out of `with`");
-        assert_eq!(text.say(flag), "`--seed` of `<top>{}`seed``: leave `--top-k` or `--solve 3` out of `with`");
+        let text = option_text!(
+            "<{}> of `{}`: leave <store_scores> or <solve = {}> out of <with>",
+            "seed",
+            "<top>{}`seed`",
+            3
+        );
+        assert_eq!(text.to_string(), "`seed` of `<top>{}`seed``: leave `store_scores` or `solve = 3` out of `with`");
+        assert_eq!(text.say(flag), "`--seed` of `<top>{}`seed``: leave `--store-scores` or `--solve 3` out of `with`");
         assert_eq!(OptionText::from("a < b".to_owned()).say(flag), "a < b");
         assert_eq!(OptionText::from("<seed>").say(flag), "`--seed`");
     }

@@ -89,7 +89,10 @@ mod tests {
         let flags = flags_of_jobs();
         for (key, name) in RENAMED {
             assert!(flags.iter().any(|flag| flag == name), "--{name}");
-            assert!(!flags.contains(&key.replace('_', "-")), "--{key}");
+            // a flag of that name may be another key's, as `--layer-sets` is that of `split_layers`
+            let same = key.replace('_', "-");
+            let is_taken = RENAMED.iter().any(|(_, name)| *name == same);
+            assert!(!flags.contains(&same) || is_taken, "--{key}");
         }
     }
 

@@ -14,8 +14,9 @@ pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod loss_check;
 pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
-pub(in crate::job) mod rates_damping;
+
 pub(in crate::job) mod reuse;
+pub(in crate::job) mod run_damping;
 pub(in crate::job) mod summary;
 #[cfg(test)]
 mod tests;

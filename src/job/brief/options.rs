@@ -13,15 +13,11 @@ use crate::job::request::{
 };
 use crate::model::Limits;
 
-/// What is added to the matrix of a joint system that is solved in a subspace, if nobody says: near `1 / Σ rates` of the
-/// runs that it was chosen on (`docs/choosing.md`).
-const SUBSPACE_DAMPING: f64 = 0.01;
-
 /// The largest rank that can be asked for: no layer has more outputs or inputs.
 const MAX_RANK: usize = 1 << 20;
 
-/// Writes which systems are solved and with which damping where a job leaves that open, and returns what a person
-/// should know of the choice.
+/// Writes which systems are solved where a job leaves that open, and their damping where it does not depend on the run
+/// (`run_damping`), and returns what a person should know of the choice.
 ///
 /// Averaged over checkpoints, joint systems in a subspace predict retraining better than systems of single layers on
 /// every set that was tried, and amounts in their right size (`docs/choosing.md`). Whoever names a number as damping means
@@ -58,12 +54,11 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
             )
         });
     }
-    let auto = match method.solve {
-        Solve::Subspace => Damping::Absolute(SUBSPACE_DAMPING),
-        Solve::Auto | Solve::Ekfac | Solve::GaussNewton => Damping::default(),
-    };
-    for damping in method.damping.0.iter_mut().filter(|damping| **damping == DampingRequest::Auto) {
-        *damping = DampingRequest::Value(auto);
+    // that of a subspace depends on the run
+    if method.solve != Solve::Subspace {
+        for damping in method.damping.0.iter_mut().filter(|damping| **damping == DampingRequest::Auto) {
+            *damping = DampingRequest::Value(Damping::default());
+        }
     }
     note
 }

@@ -48,7 +48,7 @@ impl Memory {
                 ));
             }
         }
-        if brief.job.method.damping.0.iter().any(|damping| damping.is_relative()) {
+        if solve == Solve::GaussNewton && brief.job.method.damping.0.iter().any(|damping| damping.is_relative()) {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
                  they were validated with; a number with `x` adds another amount to every layer"

@@ -14,7 +14,7 @@ use crate::job::brief::checkpoints::Checkpoints;
 use crate::job::brief::data;
 use crate::job::brief::intervals;
 use crate::job::brief::options;
-use crate::job::brief::rates_damping::take_rates;
+use crate::job::brief::run_damping;
 use crate::job::budget::disk;
 use crate::job::budget::machine::default_budget;
 use crate::job::budget::memory::Memory;
@@ -192,7 +192,7 @@ impl Plan {
             job.data.train_size = Some(n);
         }
         let of_stages: Vec<StageData> = stages.iter().zip(&reports).map(|(s, r)| stage_data(&job, s, r)).collect();
-        notes.extend(take_rates(&mut job, &of_stages)?);
+        notes.extend(run_damping::take(&mut job, &of_stages)?);
         let run = match &job.source {
             None => None,
             Some(source) => Some(source.trajectory.resolve(readings, &of_stages)?),
