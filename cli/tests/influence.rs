@@ -279,8 +279,8 @@ fn entry(folder: &Folder, run: &str, name: &str) -> Value {
     serde_json::from_str(file.metadata(name).expect("an entry")).expect("JSON")
 }
 
-/// Of the columns of a whole run those of the candidates and the control sample, the same but for the order in which
-/// batches are summed, of the same curvature; and a control sample that tells how many were missed.
+/// A run of candidates has the scores that a whole run has for them and for the control sample, but for the order in
+/// which batches are summed, and the same curvature; the control sample tells how many were missed.
 #[test]
 fn candidates_have_the_scores_of_the_whole_run() {
     let folder = Folder::new();

@@ -9,7 +9,6 @@ use rayon::prelude::*;
 use serde_json::{Map, Value};
 
 use super::chat::Chat;
-use super::columns::Columns;
 use super::dataset::{Dataset, Kind};
 use super::document::{Document, OfText, Split};
 use super::encoder::Encoder;
@@ -20,7 +19,7 @@ use super::files::{Bounds, Format, Row, Rows, expand};
 use super::line_problem::LineProblem;
 use super::packing::Packer;
 use super::read_report::{Packed, ReadReport};
-use super::reading_options::{DataOptions, IdField, ModelLimits};
+use super::reading_options::{DataOptions, ModelLimits, names_of};
 use super::specials::Role;
 use super::targets::Task;
 use super::tokenizer::Tokenizer;
@@ -133,12 +132,7 @@ impl<'a> Reading<'a> {
 
     /// Reads the rows of one file.
     fn read(&mut self, mut rows: Rows<'_>, format: Format) -> Result<(), DataError> {
-        // lines of plain text have no names of their own
-        let (no_columns, line) = (Columns::default(), IdField::Line);
-        let (columns, id_field) = match format {
-            Format::Text => (&no_columns, &line),
-            _ => (&self.options.columns, &self.options.id_field),
-        };
+        let (columns, id_field) = names_of(format, &self.options.columns, &self.options.id_field);
         let mut last_number = 0;
         loop {
             let (chunk, end) = rows.chunk();

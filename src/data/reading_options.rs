@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::chat::options::ChatOptions;
 use super::columns::Columns;
+use super::files::Format;
 use super::labels::Labels;
 use super::specials::Specials;
 
@@ -43,6 +44,27 @@ pub enum IdField {
     Line,
     /// Another field, which every row must have. It stays metadata, and so does `id`.
     Field(String),
+}
+
+/// A field's name, or `line` for the number, as a person chooses it; none is the default.
+impl From<Option<&str>> for IdField {
+    fn from(chosen: Option<&str>) -> Self {
+        match chosen {
+            None => Self::Default,
+            Some("line") => Self::Line,
+            Some(field) => Self::Field(field.to_owned()),
+        }
+    }
+}
+
+/// Which columns hold an example in a file of this format, and what names it: as chosen, but for lines of plain text, which
+/// have no names of their own.
+pub(super) fn names_of<'a>(format: Format, columns: &'a Columns, id_field: &'a IdField) -> (&'a Columns, &'a IdField) {
+    static NO_COLUMNS: Columns = Columns { text: None, prompt: None, completion: None, label: None };
+    match format {
+        Format::Text => (&NO_COLUMNS, &IdField::Line),
+        _ => (columns, id_field),
+    }
 }
 
 /// What the model can take.

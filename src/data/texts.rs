@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 use super::columns::Columns;
 use super::error::DataError;
 use super::fields;
-use super::files::{Bounds, Format, Rows, expand};
+use super::files::{Bounds, Rows, expand};
 use super::line_problem::LineProblem;
-use super::reading_options::IdField;
+use super::reading_options::{IdField, names_of};
 use super::specials::Role;
 
 /// Fields of texts, or of lists of messages, in the order in which they are read.
@@ -46,39 +46,27 @@ pub fn for_each_text(
     let mut before = 0;
     for file in expand(path)? {
         let (mut rows, format) = Rows::open(&file, columns, Bounds::of(None))?;
-        // lines of plain text have no names of their own
-        let (no_columns, line) = (Columns::default(), IdField::Line);
-        let (columns, id_field) = if format == Format::Text { (&no_columns, &line) } else { (columns, id_field) };
-        let mut last = 0;
-        loop {
-            let (chunk, end) = rows.chunk();
-            let ended = chunk.is_empty();
-            for row in chunk {
-                last = row.number;
-                let number = before + row.number;
-                let read = |mut fields: Map<String, Value>| {
-                    let id = fields::take_id(&mut fields, id_field)?.unwrap_or_else(|| number.to_string());
-                    let names = fields.keys().cloned().collect();
-                    let text = written(fields, columns, role).ok_or(LineProblem::NoWords { fields: names })?;
-                    Ok::<_, LineProblem>((id, text))
-                };
-                let (id, text) = row.fields().and_then(read).map_err(|problem| rows.fail(last, problem))?;
-                if text.is_empty() {
-                    report.empty += 1;
-                    continue;
-                }
-                if let Some(first) = places.insert(id.clone(), number) {
-                    return Err(rows.fail(last, LineProblem::DuplicateId { id, first }));
-                }
-                report.texts += 1;
-                give(id, &text);
+        let (columns, id_field) = names_of(format, columns, id_field);
+        before += rows.each(|rows, row| {
+            let (in_file, number) = (row.number, before + row.number);
+            let read = |mut fields: Map<String, Value>| {
+                let id = fields::take_id(&mut fields, id_field)?.unwrap_or_else(|| number.to_string());
+                let names = fields.keys().cloned().collect();
+                let text = written(fields, columns, role).ok_or(LineProblem::NoWords { fields: names })?;
+                Ok::<_, LineProblem>((id, text))
+            };
+            let (id, text) = row.fields().and_then(read).map_err(|problem| rows.fail(in_file, problem))?;
+            if text.is_empty() {
+                report.empty += 1;
+                return Ok(());
             }
-            end?;
-            if ended {
-                break;
+            if let Some(first) = places.insert(id.clone(), number) {
+                return Err(rows.fail(in_file, LineProblem::DuplicateId { id, first }));
             }
-        }
-        before += last;
+            report.texts += 1;
+            give(id, &text);
+            Ok(())
+        })?;
     }
     if report.texts == 0 {
         return Err(DataError::Empty { file: path.to_owned() });

@@ -15,9 +15,9 @@ pub struct CandidateRecall {
     pub share: f64,
     /// How many these are.
     pub candidates: usize,
-    /// Of the strongest proponents.
+    /// The share of the strongest proponents that are among the candidates.
     pub proponents: Recall,
-    /// Of the strongest opponents.
+    /// The share of the strongest opponents that are among the candidates.
     pub opponents: Recall,
 }
 

@@ -51,23 +51,13 @@ pub fn for_each_row(
     let mut before = 0;
     for file in expand(path)? {
         let (mut rows, _) = Rows::open(&file, columns, Bounds::of(None))?;
-        let mut last = 0;
-        loop {
-            let (chunk, end) = rows.chunk();
-            let ended = chunk.is_empty();
-            for row in chunk {
-                last = row.number;
-                let number = before + row.number;
-                if let Ok(fields) = row.fields() {
-                    give(number, fields);
-                }
+        before += rows.each(|_, row| {
+            let number = before + row.number;
+            if let Ok(fields) = row.fields() {
+                give(number, fields);
             }
-            end?;
-            if ended {
-                break;
-            }
-        }
-        before += last;
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -175,6 +165,29 @@ impl<'a> Rows<'a> {
             }
         }
         (rows, Ok(()))
+    }
+
+    /// Gives every row to the file's end, and returns the number of the last one, 0 if there is none.
+    ///
+    /// # Errors
+    /// Those of `give`, and of a file that cannot be read to its end.
+    pub(super) fn each(
+        &mut self,
+        mut give: impl FnMut(&Self, Row) -> Result<(), DataError>,
+    ) -> Result<usize, DataError> {
+        let mut last = 0;
+        loop {
+            let (chunk, end) = self.chunk();
+            let ended = chunk.is_empty();
+            for row in chunk {
+                last = row.number;
+                give(self, row)?;
+            }
+            end?;
+            if ended {
+                return Ok(last);
+            }
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, IdField, Labels,
-    LossOn, ReadReport, Role, Specials, Task, Tokenizer,
+    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, Labels, LossOn,
+    ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -307,11 +307,7 @@ pub(in crate::job) fn options(
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
         specials,
-        id_field: match job.data.id_field.as_deref() {
-            None => IdField::Default,
-            Some("line") => IdField::Line,
-            Some(field) => IdField::Field(field.to_owned()),
-        },
+        id_field: job.data.id_field.as_deref().into(),
         columns: columns(job),
         memory,
         labels: labels.cloned(),

@@ -10,11 +10,11 @@ use crate::job::request::{CheckpointsRequest, DampingRequest, Job};
 use crate::trajectory::{Reading, StageData, TrajectoryRequest};
 
 /// What is added to joint systems in a subspace for a run of SGD, and where the optimizer is not known: near `1 / Σ rates`
-/// of the runs that it was chosen on (`docs/choosing.md`).
+/// of the runs that it was chosen on (`docs/validation.md`, Damping of subspace solves).
 const OF_DESCENT: Damping = Damping::Absolute(0.01);
 
 /// What is added to them for a run of Adam, whose steps have about the same length in directions of much and of little
-/// curvature, so that early stopping keeps no direction back (`docs/choosing.md`).
+/// curvature, so that early stopping keeps no direction back (`docs/validation.md`, Damping of subspace solves).
 const OF_ADAM: Damping = Damping::MeanFraction(0.01);
 
 /// Writes the number of every damping that depends on the training run, and returns what a person should know of it.
@@ -49,7 +49,8 @@ fn take_auto(job: &mut Job) -> Option<String> {
     let (damping, note) = match optimizer {
         Some(optimizer @ (Optimizer::Adam { .. } | Optimizer::AdamW { .. })) => {
             let name = optimizer.name();
-            (OF_ADAM, Some(format!("damping auto is 0.01x, since the run was trained by {name}; of a run of SGD it is 0.01")))
+            let said = format!("damping auto is 0.01x, since the run was trained by {name}; of a run of SGD it is 0.01");
+            (OF_ADAM, Some(said))
         }
         Some(Optimizer::Sgd { .. }) => (OF_DESCENT, None),
         _ if job.checkpoints.is_some() => (

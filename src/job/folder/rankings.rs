@@ -72,7 +72,7 @@ pub struct CandidateCheck {
 }
 
 impl CandidateCheck {
-    /// Of a query's scores of the candidates and the control sample.
+    /// Compares one query's scores of its candidates with those of the control sample, on both sides of the ranking.
     pub(in crate::job) fn of(scores: &[f32], chosen: &Chosen, top: usize) -> Self {
         let left_out = chosen.of - chosen.candidates();
         let of = |side| control_recall(scores, &chosen.is_control, left_out, top, side);

@@ -105,7 +105,7 @@ impl Saturation {
     /// functions.
     ///
     /// # Errors
-    /// Those of [`RunRecord::of_run_folder`].
+    /// A `run.json` that is there and cannot be read, as for [`RunRecord::of_run_folder`].
     pub fn of_run_folder(folder: &Path) -> Result<Vec<Self>, JobError> {
         Ok(RunRecord::of_run_folder(folder)?.and_then(|record| record.saturation).unwrap_or_default())
     }

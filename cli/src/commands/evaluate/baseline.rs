@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use ascribe::attribution::evaluate::{LexiconBuilder, Weighting, random_scores};
 use ascribe::attribution::store::{Dtype, FORMAT, Metadata, TensorSpec, TensorWriter};
-use ascribe::data::{Columns, IdField, Role, for_each_text};
+use ascribe::data::{Columns, Role, for_each_text};
 use clap::{Args, ValueEnum};
 
 use crate::failure::Problem;
@@ -134,12 +134,7 @@ impl Baseline {
             completion: self.completion_field.clone(),
             label: None,
         };
-        let id_field = match self.id_field.as_deref() {
-            None => IdField::Default,
-            Some("line") => IdField::Line,
-            Some(field) => IdField::Field(field.to_owned()),
-        };
-        let report = for_each_text(file, role, &columns, &id_field, give)?;
+        let report = for_each_text(file, role, &columns, &self.id_field.as_deref().into(), give)?;
         if report.empty > 0 {
             say(&format!("{}: {} skipped", file.display(), counted(report.empty as u64, "empty rows")));
         }
