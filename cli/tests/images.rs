@@ -68,3 +68,49 @@ fn images_of_another_size_are_one_message() {
     assert!(refused.err.contains(message), "{}", refused.err);
     assert!(!folder.path("run").exists() || !folder.path("run/scores.safetensors").exists());
 }
+
+/// Images in files: a folder of classes and rows, with the pictures in the report.
+#[test]
+fn images_in_files_are_ranked_and_shown() {
+    let folder = Folder::new();
+    let out = folder.arg("run");
+    let pictures = "fixtures/pictures";
+    let job = format!(
+        "influence --model fixtures/images/vit --image-processor {pictures}/processors/bilinear.json \
+         --train {pictures}/classes --queries {pictures}/rows.jsonl --image-field picture --out {out}"
+    );
+    // rows have no `label`
+    let refused = ended(ascribe(&job));
+    assert!(refused.err.contains("fixtures/pictures/rows.jsonl:1: no `label`"), "{}", refused.err);
+    let shown = done(&format!("{job} --label-field kind --report"));
+    let err = &shown.err;
+    assert!(err.contains("images are resized to 8 x 13 (bilinear), divided by 255, normalised"), "{err}");
+    assert!(err.contains("0 is \"bird\", 1 is \"cat\", 2 is \"fish\""), "{err}");
+    assert!(err.contains("1 images of the queries are turned as their EXIF data say"), "{err}");
+    assert!(shown.out.contains("bird/colours.png  ") && shown.out.contains("  target bird"), "{}", shown.out);
+    let page = std::fs::read_to_string(folder.path("run/report.html")).expect("a report");
+    assert!(page.contains("img-src data:;"));
+    let images = page.matches("<img src=\"data:image/jpeg;base64,").count();
+    assert_eq!(images, 6 + 6 * 6, "every query, and of each all examples as helping or hurting");
+    assert!(page.contains("width=\"24\" height=\"20\" alt=\"bird/colours.png\""), "small images keep their pixels");
+}
+
+#[test]
+fn flags_of_image_files_are_refused_where_no_file_holds_images() {
+    let folder = Folder::new();
+    for (name, flag, model) in [
+        ("vit", "--image-processor x.json", "reads images, of files that hold them as the model sees them"),
+        ("vit", "--text-field text", "reads images, of files"),
+    ] {
+        let refused = ended(ascribe(&format!("{} {flag}", job(name, &folder.arg("run")))));
+        assert!(refused.err.contains("has no meaning for a model that"), "{}", refused.err);
+        assert!(refused.err.contains(model), "{}", refused.err);
+    }
+    let vit =
+        "influence --model fixtures/images/vit --train fixtures/pictures/classes --queries fixtures/pictures/classes";
+    let refused = ended(ascribe(&format!("{vit} --out {}", folder.arg("run"))));
+    assert!(refused.err.contains("no image processor in fixtures/images/vit or "), "{}", refused.err);
+    assert!(refused.err.contains("`--image-processor PATH`"), "{}", refused.err);
+    let refused = ended(ascribe(&format!("{vit} --out {} --image-processor absent.json", folder.arg("run"))));
+    assert!(refused.err.contains("no image processor in absent.json"), "{}", refused.err);
+}

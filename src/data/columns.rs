@@ -17,6 +17,8 @@ pub struct Columns {
     pub completion: Option<String>,
     /// The column of labels of texts, usually `label` or `labels`.
     pub label: Option<String>,
+    /// The column of images, usually `image` or `file_name`.
+    pub image: Option<String>,
 }
 
 impl Columns {
@@ -56,6 +58,19 @@ impl Columns {
                 fields: fields.keys().cloned().collect(),
             }
         })
+    }
+
+    /// Calls the column that was chosen for labels `label`, and returns columns of that usual name, which are metadata then.
+    pub(super) fn choose_label(&self, fields: &mut Map<String, Value>) -> Result<Map<String, Value>, LineProblem> {
+        let mut set_aside = Map::new();
+        if let Some(label) = &self.label {
+            let value = Self::take(fields, Some(label), "label", "--label-field")?;
+            for usual in ["label", "labels"] {
+                set_aside.extend(fields.shift_remove(usual).map(|value| (usual.to_owned(), value)));
+            }
+            fields.insert("label".to_owned(), value);
+        }
+        Ok(set_aside)
     }
 
     /// Takes the texts of the prompt's and the completion's column from the fields of a row.

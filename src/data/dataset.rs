@@ -100,6 +100,14 @@ impl Dataset {
         }
     }
 
+    /// Bytes that the inputs of rows and images take in memory; 0 for tokens.
+    pub fn input_bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Tokens(_) => 0,
+            Kind::Rows(rows) => rows.input_bytes(),
+        }
+    }
+
     /// BLAKE3 hash over all examples' ids and contents, in order. Metadata is not part of it: no number
     /// depends on that.
     pub fn content_hash(&self) -> [u8; 32] {

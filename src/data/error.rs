@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::images::problem::ImageProblem;
 use super::line_problem::LineProblem;
-use crate::foreign_file::Refusal;
+use crate::foreign_file::{Refusal, size};
 
 /// Why data or a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,86 @@ pub enum DataError {
         row: usize,
         /// What is wrong with it.
         problem: LineProblem,
+    },
+    /// A file with an image that cannot be used.
+    #[error("{}: {problem}", file.display())]
+    Image {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: ImageProblem,
+    },
+    /// Images are files, and nothing says what becomes of them before the model sees them.
+    #[error("no image processor in {}", looked.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" or "))]
+    NoImageProcessor {
+        /// Where it was looked for.
+        looked: Vec<PathBuf>,
+    },
+    /// A file of an image processor says what is not done here, or is broken.
+    #[error("{}: {message}", file.display())]
+    ImageProcessor {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A folder without images.
+    #[error("{}: no folder with PNG or JPEG images in it", folder.display())]
+    NoImages {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// An image beside the folders of classes.
+    #[error("{}: the image belongs to no class", file.display())]
+    ImageWithoutClass {
+        /// The folder of the classes.
+        folder: PathBuf,
+        /// The image.
+        file: PathBuf,
+    },
+    /// Folders whose names are no classes of the model.
+    #[error("{}: {}", folder.display(), class_names(unknown, known, *outputs))]
+    ClassNames {
+        /// The folder of the classes.
+        folder: PathBuf,
+        /// Names that are no class.
+        unknown: Vec<String>,
+        /// Names of classes in the configuration.
+        known: Vec<String>,
+        /// Classes of the model.
+        outputs: usize,
+    },
+    /// A model whose labels are no classes cannot have them by a folder's name.
+    #[error("{}: folders are classes, and the model has other labels: {problem}", folder.display())]
+    FolderLabels {
+        /// The folder of the classes.
+        folder: PathBuf,
+        /// What is wrong with a class as a label.
+        problem: LineProblem,
+    },
+    /// Two examples of one id.
+    #[error("{}: examples {first} and {second} have the id {id:?}", file.display())]
+    RepeatedId {
+        /// The file or folder.
+        file: PathBuf,
+        /// The id.
+        id: String,
+        /// The first of them, counted from 1.
+        first: usize,
+        /// The second of them.
+        second: usize,
+    },
+    /// More images than the memory holds.
+    #[error("{}: the pixels of {images} images take {}, and {} of the memory are for them", file.display(), size(*bytes), size(*room))]
+    ManyImages {
+        /// The file or folder.
+        file: PathBuf,
+        /// Images up to here.
+        images: usize,
+        /// Bytes of their pixels.
+        bytes: u64,
+        /// Bytes that there are for them.
+        room: u64,
     },
     /// The file ends before what it began does.
     #[error("{}: ends within its {form}, behind row {rows}", file.display())]
@@ -323,6 +404,28 @@ impl DataError {
             Self::Format { file } => conversion(file),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
+            Self::Image { problem, .. } => return problem.hint().map(str::to_owned),
+            Self::NoImageProcessor { .. } => {
+                "copy training's `preprocessor_config.json` there, or give one with `--image-processor PATH`; it may declare \
+                 the steps itself: `size`, `resample`, `rescale_factor`, `image_mean`, `image_std`"
+                    .into()
+            }
+            Self::ImageProcessor { .. } => "declare the steps in a file of your own: `--image-processor FILE`".into(),
+            Self::NoImages { .. } => "the folder's folders are the classes, with the images in them".into(),
+            Self::ImageWithoutClass { folder, .. } => format!(
+                "put it into the folder of its class, or list the images with their labels in {}",
+                folder.join("metadata.jsonl").display()
+            ),
+            Self::ClassNames { .. } => {
+                "name the classes in `label2id` of the model's `config.json`, or list the images with `file_name` and the \
+                 number of the class as `label` in a `metadata.jsonl`"
+                    .into()
+            }
+            Self::FolderLabels { .. } => {
+                "list the images with `file_name` and `label` in a `metadata.jsonl` of the folder".into()
+            }
+            Self::RepeatedId { .. } => "name examples by another field (`--id-field FIELD`), or by their rows (`line`)".into(),
+            Self::ManyImages { .. } => "raise `--memory`, or give fewer or smaller images".into(),
             Self::Table { .. } => "was it copied or written to its end?".into(),
             Self::TwoColumns { .. } => "give each column a name of its own".into(),
             Self::Saved { hint, .. } => (*hint).into(),
@@ -364,4 +467,15 @@ impl DataError {
             Self::InputsScale { expected, .. } => (*expected).into(),
         })
     }
+}
+
+/// What is wrong with the names of a folder's folders.
+fn class_names(unknown: &[String], known: &[String], outputs: usize) -> String {
+    let list = |names: &[String]| {
+        let shown: Vec<_> = names.iter().take(8).map(|name| format!("{name:?}")).collect();
+        let more = if names.len() > shown.len() { ", …" } else { "" };
+        format!("{}{more}", shown.join(", "))
+    };
+    let of_model = if known.is_empty() { "without names".to_owned() } else { list(known) };
+    format!("{} are no classes of the model, which has {outputs}: {of_model}", list(unknown))
 }

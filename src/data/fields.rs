@@ -226,13 +226,7 @@ fn labelled(
         }
         fields.insert("text".to_owned(), value);
     }
-    if let Some(label) = &columns.label {
-        let value = Columns::take(&mut fields, Some(label), "label", "--label-field")?;
-        for usual in ["label", "labels"] {
-            set_aside.extend(fields.shift_remove(usual).map(|value| (usual.to_owned(), value)));
-        }
-        fields.insert("label".to_owned(), value);
-    }
+    set_aside.extend(columns.choose_label(&mut fields)?);
     let mut take = |field: &str| fields.shift_remove(field).filter(|value| !value.is_null());
     let (source, Texts { tokens, types, cut }) = match (take("text"), take("text_pair"), take("input_ids")) {
         (Some(_), _, Some(_)) => return Err(LineProblem::TwoContents { first: "text", second: "input_ids" }),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::chat::problem::ChatProblem;
+use super::images::problem::ImageProblem;
 use crate::foreign_file::size;
 
 /// What is wrong with one line of a data file.
@@ -42,6 +43,20 @@ pub enum LineProblem {
         near: Option<String>,
         /// The columns that there are.
         fields: Vec<String>,
+    },
+    /// No field that holds an image.
+    #[error("no `image` and no `file_name`")]
+    NoImage {
+        /// The fields that the row has.
+        fields: Vec<String>,
+    },
+    /// An image that cannot be used.
+    #[error("{}: {problem}", name.as_ref().map_or_else(|| "the image".to_owned(), |name| format!("the image {name:?}")))]
+    Image {
+        /// What it is called, if it has a name.
+        name: Option<String>,
+        /// What is wrong with it.
+        problem: ImageProblem,
     },
     /// A line that no example has.
     #[error("the line is longer than {}", size(*limit as u64))]
@@ -322,6 +337,11 @@ impl LineProblem {
             Self::Cells { .. } => "a cell with a separator or a line break in it stands between quotation marks".into(),
             Self::NoColumn { flag, near: Some(near), .. } => format!("is it `{flag} {near}`?"),
             Self::NoColumn { fields, .. } => format!("the row has `{}`", fields.join("`, `")),
+            Self::NoImage { fields } if fields.is_empty() => "the object is empty".into(),
+            Self::NoImage { fields } => {
+                format!("the row has `{}`; `--image-field FIELD` says which of them is the image", fields.join("`, `"))
+            }
+            Self::Image { problem, .. } => return problem.hint().map(str::to_owned),
             Self::TooLong { .. } => "is the file one example a line? a larger `--memory` allows up to 64 MiB".into(),
             Self::Json { .. } => "each line must be one complete JSON object".into(),
             Self::NotObject { found } if found.starts_with("an array") => {

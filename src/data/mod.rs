@@ -12,6 +12,8 @@
 //! - **Masked tokens**, for models that fill them in ([`MaskedTokens`]): `input_ids` as the model reads them, with
 //!   `labels` that are not shifted: each stands at the row that predicts it.
 //! - **Plain text** (`.txt`): every line that is not blank is an example.
+//! - **Images** ([`read_images`]), PNG and JPEG: folders of classes, or rows with `image` and `label`, made what a model
+//!   sees by an [`ImageProcessor`].
 //! - **safetensors** ([`read_rows`]), for networks that read rows of numbers or images: `inputs` and `targets`.
 //!
 //! Labels stand at the token they name, and nothing here shifts them: row `t` of an example predicts the
@@ -35,6 +37,7 @@ mod fields;
 mod files;
 mod foreign_json;
 mod guarded;
+mod images;
 mod inputs;
 mod labels;
 mod line_problem;
@@ -63,6 +66,9 @@ pub use contrast::Contrasts;
 pub use dataset::{Dataset, Kind};
 pub use error::DataError;
 pub use files::{Format, expand, first_row, for_each_row};
+pub use images::{
+    ImageOptions, ImageProblem, ImageProcessor, ImageReport, Thumbnail, holds_images, read_images, thumbnails,
+};
 pub use inputs::{Inputs, RowInputs, TokenInputs};
 pub use labels::Labels;
 pub use line_problem::LineProblem;

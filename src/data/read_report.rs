@@ -1,6 +1,7 @@
 //! What reading a file found, for the plan.
 
 use super::chat::report::ChatReport;
+use super::images::report::ImageReport;
 
 /// What reading found, for the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +34,8 @@ pub struct ReadReport {
     pub is_rows: bool,
     /// What became of conversations, if there are any.
     pub chat: Option<ChatReport>,
+    /// What became of images, if files hold them.
+    pub images: Option<ImageReport>,
     /// The first example, token for token, and whether each is a target.
     pub first: Vec<(String, bool)>,
 }

@@ -60,7 +60,7 @@ impl From<Option<&str>> for IdField {
 /// Which columns hold an example in a file of this format, and what names it: as chosen, but for lines of plain text, which
 /// have no names of their own.
 pub(super) fn names_of<'a>(format: Format, columns: &'a Columns, id_field: &'a IdField) -> (&'a Columns, &'a IdField) {
-    static NO_COLUMNS: Columns = Columns { text: None, prompt: None, completion: None, label: None };
+    static NO_COLUMNS: Columns = Columns { text: None, prompt: None, completion: None, label: None, image: None };
     match format {
         Format::Text => (&NO_COLUMNS, &IdField::Line),
         _ => (columns, id_field),

@@ -20,13 +20,27 @@ pub struct RowDataset {
     pub(super) targets: Targets,
     /// Further tensors with one number for each row: metadata.
     pub(super) columns: Vec<(String, Vec<Value>)>,
+    /// What images are called; none of rows and of files of numbers, an empty name where an image has none.
+    pub(super) names: Vec<Box<str>>,
+    /// Names of classes in their order, as far as they have any.
+    pub(super) classes: Vec<String>,
 }
 
 /// Inputs as the file has them: images in bytes stay bytes.
 #[derive(Debug)]
 pub(super) enum Inputs {
     F32(Vec<f32>),
-    U8 { bytes: Vec<u8>, scale: f64 },
+    U8 {
+        bytes: Vec<u8>,
+        scale: f64,
+    },
+    /// Images in bytes, each a plane of pixels for every channel; of a channel's bytes the network sees `byte · factor +
+    /// shift`.
+    Pixels {
+        bytes: Vec<u8>,
+        plane: usize,
+        scales: Vec<(f64, f64)>,
+    },
 }
 
 impl RowDataset {
@@ -38,6 +52,14 @@ impl RowDataset {
     /// The shape of a row: one size, or channels, height and width of an image.
     pub fn shape(&self) -> &[usize] {
         &self.shape
+    }
+
+    /// Bytes that the inputs take in memory.
+    pub fn input_bytes(&self) -> usize {
+        match &self.inputs {
+            Inputs::F32(values) => 4 * values.len(),
+            Inputs::U8 { bytes, .. } | Inputs::Pixels { bytes, .. } => bytes.len(),
+        }
     }
 
     /// Positions that the model has of a row.
@@ -52,6 +74,7 @@ impl RowDataset {
             Inputs::F32(values) => values[numbers].to_vec(),
             // In f64, so that a scale of 1/255 gives the f32 nearest to byte/255.
             Inputs::U8 { bytes, scale } => bytes[numbers].iter().map(|&b| (f64::from(b) * scale) as f32).collect(),
+            Inputs::Pixels { bytes, plane, scales } => seen(&bytes[numbers], *plane, scales).collect(),
         }
     }
 
@@ -68,6 +91,9 @@ impl RowDataset {
         let inputs = match &self.inputs {
             Inputs::F32(values) => Inputs::F32(gather(values, places, self.width())),
             Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width()), scale: *scale },
+            Inputs::Pixels { bytes, plane, scales } => {
+                Inputs::Pixels { bytes: gather(bytes, places, self.width()), plane: *plane, scales: scales.clone() }
+            }
         };
         Self {
             examples: self.examples.sample(places),
@@ -76,6 +102,8 @@ impl RowDataset {
             inputs,
             targets: self.targets.at(places),
             columns: vec![],
+            names: vec![],
+            classes: vec![],
         }
     }
 
@@ -84,10 +112,32 @@ impl RowDataset {
     }
 
     pub(super) fn metadata(&self, i: usize) -> Map<String, Value> {
-        self.columns.iter().map(|(name, values)| (name.clone(), values[i].clone())).collect()
+        let mut own = self.examples.metadata(i);
+        own.extend(self.columns.iter().map(|(name, values)| (name.clone(), values[i].clone())));
+        own
     }
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
-        one_line(&format!("row {i}, target {}", self.targets(i..i + 1).text()), max_chars)
+        let targets = self.targets(i..i + 1);
+        let class = match &targets {
+            Targets::Classes(classes) => classes.first().and_then(|&class| self.classes.get(class as usize)),
+            _ => None,
+        };
+        let target = class.cloned().unwrap_or_else(|| targets.text());
+        let text = match self.names.get(i).filter(|name| !name.is_empty()) {
+            // an image whose name is its id is told apart by that
+            Some(name) if **name == *self.examples.id(i) => format!("target {target}"),
+            Some(name) => format!("{name}, target {target}"),
+            None => format!("row {i}, target {target}"),
+        };
+        one_line(&text, max_chars)
     }
+}
+
+/// The numbers that a network sees of images whose channels are planes of so many pixels.
+pub(super) fn seen(bytes: &[u8], plane: usize, scales: &[(f64, f64)]) -> impl Iterator<Item = f32> {
+    bytes.chunks_exact(plane).zip(scales.iter().cycle()).flat_map(|(pixels, &(factor, shift))| {
+        // in f64, so that the result is the f32 nearest to it
+        pixels.iter().map(move |&byte| (f64::from(byte) * factor + shift) as f32)
+    })
 }

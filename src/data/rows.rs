@@ -80,7 +80,16 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
         .collect();
 
     let (shape, positions) = (shape.to_vec(), limits.inputs.positions(shape));
-    let mut rows = RowDataset { examples: Examples::new("rows"), shape, positions, inputs, targets, columns };
+    let mut rows = RowDataset {
+        examples: Examples::new("rows"),
+        shape,
+        positions,
+        inputs,
+        targets,
+        columns,
+        names: vec![],
+        classes: vec![],
+    };
     for row in 0..n {
         let mut digest = blake3::Hasher::new();
         rows.shape.iter().for_each(|&size| _ = digest.update(&(size as u64).to_le_bytes()));

@@ -61,5 +61,5 @@ pub(super) fn labels(config: &Config) -> Result<(Labels, Task), LoadError> {
         config.note("`config.json` has no `problem_type`: targets are classes");
         Task::Classification
     });
-    Ok((labels, task))
+    Ok((Labels { task: Some(task), ..labels }, task))
 }

@@ -451,7 +451,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let inputs = RowShape::Image { channels, size: ImageSize::Any };
     let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
-    Ok(Loaded { body: Box::new(resnet), layers: tracking.finish()?, limits, labels: None, footprint })
+    Ok(Loaded { body: Box::new(resnet), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
 }
 
 /// A parameter's key in the order of registration: stem, residual layers, classifier; a convolution before its norm, and

@@ -349,5 +349,5 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let size = ImageSize::Exactly { height, width: length, positions: 1 + patches };
     let inputs = RowShape::Image { channels, size };
     let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
-    Ok(Loaded { body: Box::new(vit), layers: tracking.finish()?, limits, labels: None, footprint })
+    Ok(Loaded { body: Box::new(vit), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
 }

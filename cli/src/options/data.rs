@@ -34,7 +34,8 @@ pub(crate) struct DataOptions {
     ///
     /// Rows with `text`, with `prompt` and `completion` (loss on the completion only), with `messages`, or with
     /// `input_ids` and optional `labels`, from JSON lines, JSON, CSV, TSV or Parquet, also packed by gzip or zstd; plain text, one
-    /// example a line; for an MLP a safetensors file with `inputs` and `targets`. A field `id` names the example, else
+    /// example a line; for an MLP a safetensors file with `inputs` and `targets`. For a model of images a folder whose
+    /// folders are classes with PNG or JPEG images, rows with `image` and `label`, or such a safetensors file. A field `id` names the example, else
     /// its number does. Several files: a pattern in quotation marks, as `'part-*.parquet'` (sorted) or `'{b,a}.jsonl'`
     /// (in this order).
     #[arg(long, value_name = "FILE")]
@@ -80,9 +81,16 @@ pub(crate) struct DataOptions {
     /// The column of completions [default: `completion`]
     #[arg(long, value_name = "FIELD")]
     completion_field: Option<String>,
-    /// The column of labels, for a model that classifies texts [default: `label`, or `labels`]
+    /// The column of labels, for a model that classifies texts or images [default: `label`, or `labels`]
     #[arg(long, value_name = "FIELD")]
     label_field: Option<String>,
+    /// The column of images, for a model of images [default: `image`, or `file_name`]
+    #[arg(long, value_name = "FIELD")]
+    image_field: Option<String>,
+    /// A `preprocessor_config.json` or its folder: how images are resized and normalised
+    /// [default: the model's, then its parent's]
+    #[arg(long, value_name = "PATH")]
+    image_processor: Option<PathBuf>,
     /// Which tokens of conversations are targets [default: all of `messages`, of a `prompt` and `completion` the latter]
     ///
     /// What the assistant says is what the chat template marks with `{% generation %}`, else what its turns add to
@@ -155,6 +163,8 @@ impl DataOptions {
         data.prompt_field = self.prompt_field.clone().or(data.prompt_field.take());
         data.completion_field = self.completion_field.clone().or(data.completion_field.take());
         data.label_field = self.label_field.clone().or(data.label_field.take());
+        data.image_field = self.image_field.clone().or(data.image_field.take());
+        data.image_processor = self.image_processor.clone().or(data.image_processor.take());
         data.loss_on = self.loss_on.or(data.loss_on);
         data.chat_template = self.chat_template.clone().or(data.chat_template.take());
         data.chat_date = self.chat_date.clone().or(data.chat_date.take());

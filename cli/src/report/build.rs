@@ -14,13 +14,18 @@ use super::model::{
 use super::originals::{self, Original};
 use super::plot::{Bar, Histogram, Span};
 use super::shading::ShadedText;
-use super::text::{ShownText, name};
+use super::text::{ShownImage, ShownText, name};
 use crate::words::{self, counted, name_of};
 
 /// Queries, cards of all queries, and characters of all texts that a report holds: a page stays below 10 MB.
 const MOST_QUERIES: usize = 1000;
 const MOST_CARDS: usize = 3000;
 const ROOM: usize = 1_500_000;
+
+/// Bytes of all pictures of a side, of queries and of training examples, and the longer side of a picture in pixels where
+/// there are few cards and where there are many. A picture that several cards show stands in each of them.
+const PICTURES: usize = 2_000_000;
+const PICTURE_SIDE: [usize; 2] = [128, 64];
 
 /// Shaded tokens of all cards: each is an element of the page.
 const TOKENS: usize = 60_000;
@@ -125,6 +130,8 @@ impl Bounds {
 struct Texts {
     queries: HashMap<String, Original>,
     train: HashMap<String, Original>,
+    /// Pictures of queries and of training examples that are images.
+    images: [HashMap<String, ShownImage>; 2],
     bounds: (usize, usize),
 }
 
@@ -158,7 +165,27 @@ impl Texts {
                 }
             }
         }
-        if job.data.pack.is_some() {
+        let side = PICTURE_SIDE[usize::from(2 * bounds.cards * bounds.queries > MANY_CARDS)];
+        let (of_queries, mut hidden) = match &job.data.queries {
+            Some(file) => originals::images(job, file, shown.iter().map(|r| r.query.id.as_str()), side, PICTURES),
+            None => Default::default(),
+        };
+        // a picture takes room in every card that shows it
+        let cards = shown.iter().map(|r| r.proponents.len().min(bounds.cards) + r.opponents.len().min(bounds.cards));
+        let room = PICTURES * wanted.len() / cards.sum::<usize>().max(1);
+        let mut of_train = HashMap::new();
+        for file in std::iter::once(&job.data.train).filter(|file| !file.as_os_str().is_empty()) {
+            let (found, without) = originals::images(job, file, wanted.keys().copied(), side, room);
+            of_train.extend(found);
+            hidden += without;
+        }
+        let images = [of_queries, of_train];
+        if hidden > 0 {
+            left_out.push(format!("There is no room for the pictures of {}.", counted(hidden as u64, "examples")));
+        }
+        if images.iter().any(|images| !images.is_empty()) {
+            left_out.push("Pictures are those of the files, in small, before the image processor.".to_owned());
+        } else if job.data.pack.is_some() {
             left_out
                 .push("Training examples are blocks of joined documents; the beginning of each is shown.".to_owned());
         } else if train.len() < wanted.len() {
@@ -168,29 +195,33 @@ impl Texts {
                 counted((wanted.len() - train.len()) as u64, "examples")
             ));
         }
-        Self { queries, train, bounds: (bounds.query, bounds.card) }
+        Self { queries, train, images, bounds: (bounds.query, bounds.card) }
     }
 
     fn query(&self, id: &str, excerpt: &str) -> ShownText {
-        match self.queries.get(id) {
+        let text = match self.queries.get(id) {
             Some(text) => ShownText::new(&text.prompt, &text.body, self.bounds.0),
             None => ShownText::excerpt(excerpt, self.bounds.0),
-        }
+        };
+        ShownText { image: self.images[0].get(id).cloned(), ..text }
     }
 
     fn example(&self, id: &str, excerpt: &str) -> ShownText {
-        match self.train.get(id) {
+        let text = match self.train.get(id) {
             Some(text) => ShownText::new(&text.prompt, &text.body, self.bounds.1),
             None => ShownText::excerpt(excerpt, self.bounds.1),
-        }
+        };
+        ShownText { image: self.images[1].get(id).cloned(), ..text }
     }
 
     /// What two examples have in common if they are copies; none if that is not known.
     fn content<'a>(&'a self, example: &'a StoredExample) -> Option<(&'a str, &'a str)> {
-        match self.train.get(&example.id) {
-            Some(text) => Some((&text.prompt, &text.body)),
-            None if example.excerpt.contains('…') => None,
-            None => Some(("", &example.excerpt)),
+        match (self.train.get(&example.id), self.images[1].get(&example.id)) {
+            (Some(text), _) => Some((&text.prompt, &text.body)),
+            (None, Some(image)) => Some((&image.address, &example.excerpt)),
+            // an image that is not shown has nothing in its excerpt but its class
+            (None, None) if example.excerpt.contains('…') || example.excerpt.starts_with("target ") => None,
+            (None, None) => Some(("", &example.excerpt)),
         }
     }
 }
@@ -400,12 +431,11 @@ fn asked(run: &RunFolder) -> Vec<Fact> {
             true => String::new(),
             false => format!(", scored as a part of {}", words::count(stage.train_size)),
         };
-        format!(
-            "{}: {} with {}{of_larger}",
-            path(file),
-            counted(stage.train.examples, "examples"),
-            counted(stage.train.positions, "tokens"),
-        )
+        let tokens = match stage.train.is_rows {
+            true => String::new(),
+            false => format!(" with {}", counted(stage.train.positions, "tokens")),
+        };
+        format!("{}: {}{tokens}{of_larger}", path(file), counted(stage.train.examples, "examples"))
     });
     let damping = job.method.damping.0.first().map(|damping| String::from(*damping)).unwrap_or_default();
     let curvature = name_of(&job.method.curvature);

@@ -24,8 +24,9 @@ struct Page<'a> {
 /// # Errors
 /// None that is known: everything is text.
 pub(super) fn page(report: &Report) -> anyhow::Result<String> {
+    let images = if report.has_pictures() { "img-src data:; " } else { "" };
     let policy = format!(
-        "default-src 'none'; style-src {}; script-src {}; base-uri 'none'; form-action 'none'",
+        "default-src 'none'; {images}style-src {}; script-src {}; base-uri 'none'; form-action 'none'",
         hash(STYLE),
         hash(SCRIPT)
     );

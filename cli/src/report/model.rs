@@ -40,6 +40,14 @@ impl Report {
         self.queries.iter().any(|query| query.verdict.is_some())
     }
 
+    /// Whether queries or examples are images that are shown.
+    pub(crate) fn has_pictures(&self) -> bool {
+        let cards = |query: &QueryView| {
+            query.sides().iter().any(|side| side.cards.iter().any(|card| card.text.image.is_some()))
+        };
+        self.queries.iter().any(|query| query.text.image.is_some() || cards(query))
+    }
+
     /// Whether texts of cards are shaded by token.
     pub(crate) fn is_shaded(&self) -> bool {
         self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(|card| card.tokens.is_some()))

@@ -1,14 +1,16 @@
-//! The texts behind a ranking's excerpts, looked up in the files that the job names.
+//! The texts and images behind a ranking's excerpts, looked up in the files that the job names.
 //!
 //! A run folder holds excerpts of a line. The files of training examples and queries may have moved or changed since;
 //! so a text is taken only if the excerpt is a part of it, and the excerpt stands for it otherwise.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use ascribe::data::{Columns, for_each_row};
+use ascribe::data::{Columns, IdField, for_each_row, thumbnails};
 use ascribe::job::Job;
 use serde_json::{Map, Value};
+
+use super::text::ShownImage;
 
 /// An example's text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,45 @@ impl Original {
     }
 }
 
+/// The columns that the job names.
+fn columns(job: &Job) -> Columns {
+    let data = &job.data;
+    Columns {
+        text: data.text_field.clone(),
+        prompt: data.prompt_field.clone(),
+        completion: data.completion_field.clone(),
+        label: data.label_field.clone(),
+        image: data.image_field.clone(),
+    }
+}
+
+/// Small pictures of those examples of a file or folder that are wanted, by id, with sides of at most so many pixels; none
+/// if they are no images, or not there any more. They take at most `room` bytes of the page together; also how many have
+/// no room.
+pub(super) fn images<'a>(
+    job: &Job,
+    file: &Path,
+    wanted: impl Iterator<Item = &'a str>,
+    side: usize,
+    room: usize,
+) -> (HashMap<String, ShownImage>, usize) {
+    let wanted: HashSet<&str> = wanted.collect();
+    let id_field = IdField::from(job.data.id_field.as_deref());
+    let mut found: Vec<_> = thumbnails(file, &columns(job), &id_field, &wanted, side).into_iter().collect();
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (mut shown, mut used, mut hidden) = (HashMap::new(), 0, 0);
+    for (id, small) in found {
+        let address = format!("data:image/jpeg;base64,{}", base64::encode(&small.jpeg));
+        if used + address.len() > room {
+            hidden += 1;
+            continue;
+        }
+        used += address.len();
+        shown.insert(id, ShownImage { address, width: small.width, height: small.height });
+    }
+    (shown, hidden)
+}
+
 /// The texts of those examples of a file that are wanted, by id; `wanted` has each one's excerpt. Empty if the file is
 /// not there any more, or holds no texts.
 pub(super) fn find(job: &Job, file: &Path, wanted: &HashMap<&str, &str>) -> HashMap<String, Original> {
@@ -62,14 +103,7 @@ pub(super) fn find(job: &Job, file: &Path, wanted: &HashMap<&str, &str>) -> Hash
     if wanted.is_empty() {
         return found;
     }
-    let data = &job.data;
-    let columns = Columns {
-        text: data.text_field.clone(),
-        prompt: data.prompt_field.clone(),
-        completion: data.completion_field.clone(),
-        label: data.label_field.clone(),
-    };
-    let id_field = data.id_field.as_deref();
+    let (columns, id_field) = (columns(job), job.data.id_field.as_deref());
     // a file that ends to be one of examples gives what it gave until then
     let _partly = for_each_row(file, &columns, |number, fields| {
         let id = match (id_field, fields.get(id_field.unwrap_or("id"))) {

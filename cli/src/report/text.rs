@@ -24,6 +24,18 @@ pub(crate) struct ShownText {
     /// Whether this is the excerpt that the ranking holds, and not the text itself.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_excerpt: bool,
+    /// The example's image in small, if it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) image: Option<ShownImage>,
+}
+
+/// A small picture within the page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ShownImage {
+    /// The picture as a `data:` address.
+    pub(crate) address: String,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -49,6 +61,7 @@ impl ShownText {
             length: n_prompt + n_body,
             left_out,
             is_excerpt: false,
+            image: None,
         }
     }
 

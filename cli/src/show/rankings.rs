@@ -92,7 +92,7 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
             writeln!(out, "  solved to a residual of {residual:.3}{advice}")?;
         }
         if let Some(disagreement) = query.disagreement {
-            let advice = if disagreement > DISAGREEMENT { ": raise --solve-label-draws" } else { "" };
+            let advice = if disagreement > DISAGREEMENT { ": its amounts are rough (--solve-label-draws)" } else { "" };
             writeln!(
                 out,
                 "  solutions from two halves of the drawn labels differ by {:.0} %{advice}",

@@ -207,7 +207,7 @@ impl<R: BufRead> Source for Arrow<'_, R> {
         self.number += 1;
         let (row, limit) = (self.given, self.bounds.row);
         self.given += 1;
-        let mut values = Values { bytes: 0, limit };
+        let mut values = Values { bytes: 0, bounds: self.bounds };
         let fields = guarded("arrow-array", || {
             let schema = batch.schema();
             let columns = schema.fields().iter().zip(batch.columns());
@@ -265,7 +265,7 @@ fn is_read(kind: &DataType, depth: usize) -> bool {
 struct Values {
     /// About as many bytes as the JSON has.
     bytes: usize,
-    limit: usize,
+    bounds: Bounds,
 }
 
 impl Values {
@@ -353,7 +353,7 @@ impl Values {
     /// Counts bytes; none if there are too many.
     fn count(&mut self, bytes: usize) -> Option<()> {
         self.bytes = self.bytes.saturating_add(bytes);
-        (self.bytes <= self.limit).then_some(())
+        (self.bytes <= self.bounds.row).then_some(())
     }
 
     fn text(&mut self, text: &str) -> Option<Value> {
@@ -362,10 +362,9 @@ impl Values {
     }
 
     fn data(&mut self, data: &[u8]) -> Option<Value> {
-        match std::str::from_utf8(data) {
-            Ok(text) => self.text(text),
-            Err(_) => Some(Value::String(format!("{} bytes", data.len()))),
-        }
+        let value = self.bounds.bytes(data);
+        self.count(value.as_str().map_or(0, str::len))?;
+        Some(value)
     }
 
     fn list(&mut self, items: &dyn Array) -> Option<Value> {

@@ -154,7 +154,7 @@ mod tests {
     use crate::data::columns::Columns;
 
     fn rows(text: &str) -> Result<Vec<(usize, String)>, String> {
-        let bounds = Bounds { row: 40, text: 1 << 10, page: 1 << 10 };
+        let bounds = Bounds { row: 40, text: 1 << 10, page: 1 << 10, keeps_bytes: false };
         let columns = Columns::default();
         let mut rows =
             Rows::of(text.as_bytes(), Path::new("x.json"), Format::Json, &columns, bounds).expect("a stream");

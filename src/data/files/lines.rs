@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn long_lines_and_wrong_bytes_are_named() {
-        let bounds = Bounds { row: 1 << 20, text: 1 << 20, page: 1 << 20 };
+        let bounds = Bounds { row: 1 << 20, text: 1 << 20, page: 1 << 20, keeps_bytes: false };
         let columns = Columns::default();
         let mut rows =
             Rows::of(&b"ok\nab\xffc\n"[..], Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");

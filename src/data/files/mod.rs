@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_chunk_has_no_more_bytes_than_its_bound_unless_one_row_has() {
-        let bounds = Bounds { row: 100, text: 6, page: 100 };
+        let bounds = Bounds { row: 100, text: 6, page: 100, keeps_bytes: false };
         let text = &b"aaa\nbbb\ncc\nddddddd\ne"[..];
         let columns = Columns::default();
         let mut rows = Rows::of(text, Path::new("x.txt"), Format::Text, &columns, bounds).expect("a stream");
@@ -216,9 +216,10 @@ mod tests {
     #[test]
     fn bounds_follow_the_memory() {
         let of = |memory| Bounds::of(memory);
-        assert_eq!(of(None), Bounds { row: 64 << 20, text: 8 << 20, page: 1 << 30 });
+        let bounds = |row, text, page| Bounds { row, text, page, keeps_bytes: false };
+        assert_eq!(of(None), bounds(64 << 20, 8 << 20, 1 << 30));
         assert_eq!(of(Some(u64::MAX)), of(None));
-        assert_eq!(of(Some(1 << 30)), Bounds { row: 32 << 20, text: 4 << 20, page: 128 << 20 });
-        assert_eq!(of(Some(1)), Bounds { row: 512 << 10, text: 64 << 10, page: 16 << 20 });
+        assert_eq!(of(Some(1 << 30)), bounds(32 << 20, 4 << 20, 128 << 20));
+        assert_eq!(of(Some(1)), bounds(512 << 10, 64 << 10, 16 << 20));
     }
 }

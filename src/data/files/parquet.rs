@@ -63,7 +63,7 @@ impl Source for Parquet<'_> {
         let Some(record) = next.map_err(|error| broken(self.file, self.number, error))? else { return Ok(None) };
         self.number += 1;
         let mut bytes = 0;
-        let fields = object(&record, &mut bytes);
+        let fields = object(&record, self.bounds, &mut bytes);
         if bytes > self.bounds.row {
             return Err(self.fail(self.number, LineProblem::TooLong { limit: self.bounds.row }));
         }
@@ -71,12 +71,12 @@ impl Source for Parquet<'_> {
     }
 }
 
-fn object(record: &Record, bytes: &mut usize) -> Map<String, Value> {
-    record.get_column_iter().map(|(name, field)| (name.clone(), value(field, bytes))).collect()
+fn object(record: &Record, bounds: Bounds, bytes: &mut usize) -> Map<String, Value> {
+    record.get_column_iter().map(|(name, field)| (name.clone(), value(field, bounds, bytes))).collect()
 }
 
 /// A field as JSON; adds about as many bytes as that has.
-fn value(field: &Field, bytes: &mut usize) -> Value {
+fn value(field: &Field, bounds: Bounds, bytes: &mut usize) -> Value {
     *bytes += 8;
     match field {
         Field::Null => Value::Null,
@@ -101,20 +101,18 @@ fn value(field: &Field, bytes: &mut usize) -> Value {
             Value::String(text.clone())
         }
         Field::Bytes(data) => {
-            *bytes += data.len();
-            match std::str::from_utf8(data.data()) {
-                Ok(text) => Value::String(text.to_owned()),
-                Err(_) => Value::String(format!("{} bytes", data.len())),
-            }
+            let value = bounds.bytes(data.data());
+            *bytes += value.as_str().map_or(0, str::len).max(data.len());
+            value
         }
-        Field::Group(record) => Value::Object(object(record, bytes)),
-        Field::ListInternal(list) => list.elements().iter().map(|field| value(field, bytes)).collect(),
+        Field::Group(record) => Value::Object(object(record, bounds, bytes)),
+        Field::ListInternal(list) => list.elements().iter().map(|field| value(field, bounds, bytes)).collect(),
         Field::MapInternal(map) => {
             let key = |field: &Field| match field {
                 Field::Str(text) => text.clone(),
                 other => other.to_string(),
             };
-            Value::Object(map.entries().iter().map(|(name, field)| (key(name), value(field, bytes))).collect())
+            Value::Object(map.entries().iter().map(|(name, field)| (key(name), value(field, bounds, bytes))).collect())
         }
     }
 }

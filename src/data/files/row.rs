@@ -18,6 +18,8 @@ pub(in crate::data) struct Bounds {
     pub(in crate::data) text: usize,
     /// The most bytes that a page, or a batch of rows, of a table unpacks to.
     pub(in crate::data) page: usize,
+    /// Whether bytes of a table that are no text are kept, in base64. Otherwise only their number is.
+    pub(in crate::data) keeps_bytes: bool,
 }
 
 impl Bounds {
@@ -34,6 +36,21 @@ impl Bounds {
             text: share(256, 64 << 10, 8 << 20),
             // writers cut pages at 1 MiB; some have one page for a group of rows
             page: share(8, 16 << 20, 1 << 30),
+            keeps_bytes: false,
+        }
+    }
+
+    /// The same, with bytes that are no text kept in base64.
+    pub(in crate::data) fn with_bytes(self) -> Self {
+        Self { keeps_bytes: true, ..self }
+    }
+
+    /// Bytes of a table as JSON.
+    pub(super) fn bytes(&self, data: &[u8]) -> Value {
+        match std::str::from_utf8(data) {
+            _ if self.keeps_bytes => Value::String(base64::encode(data)),
+            Ok(text) => Value::String(text.to_owned()),
+            Err(_) => Value::String(format!("{} bytes", data.len())),
         }
     }
 }

@@ -6,6 +6,7 @@ mod foreign;
 mod forms;
 mod labelled;
 mod masked;
+mod pictures;
 mod reading;
 mod recorded;
 mod reported;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, Labels, LossOn,
-    ReadReport, Role, Specials, Task, Tokenizer,
+    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, ImageOptions,
+    ImageProcessor, ImageReport, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -111,13 +111,24 @@ fn columns(job: &Job) -> Columns {
         prompt: data.prompt_field.clone(),
         completion: data.completion_field.clone(),
         label: data.label_field.clone(),
+        image: data.image_field.clone(),
     }
+}
+
+/// Whether images are read of any of the files.
+fn has_image_files(request: &DataRequest) -> bool {
+    let train = std::iter::once(&request.train).filter(|file| !file.as_os_str().is_empty());
+    train.chain(request.stages.values()).chain(&request.queries).any(|file| data::holds_images(file))
 }
 
 /// Refuses names of columns, and settings of conversations, that examples of the model do not have.
 fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>>) -> Result<(), JobError> {
     let (model, read): (_, &[&str]) = match (limits, labels) {
-        (Limits::Rows(_), _) => ("reads rows of numbers", &[]),
+        (Limits::Rows(rows), _) if rows.inputs.has_one_position() => ("reads rows of numbers", &[]),
+        (Limits::Rows(_), _) if !has_image_files(data) => {
+            ("reads images, of files that hold them as the model sees them", &[])
+        }
+        (Limits::Rows(_), _) => ("reads images", &["label_field", "image_field", "image_processor"]),
         (Limits::Tokens(_), Some(_)) => ("classifies or values texts", &["text_field", "label_field"]),
         (Limits::Tokens(limits), None) if limits.decoder.is_some() => {
             ("reads a prompt and writes a completion", &["prompt_field", "completion_field"])
@@ -133,6 +144,8 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         ("prompt_field", data.prompt_field.is_some()),
         ("completion_field", data.completion_field.is_some()),
         ("label_field", data.label_field.is_some()),
+        ("image_field", data.image_field.is_some()),
+        ("image_processor", data.image_processor.is_some()),
         ("loss_on", data.loss_on.is_some()),
         ("chat_template", data.chat_template.is_some()),
         ("chat_date", data.chat_date.is_some()),
@@ -232,9 +245,35 @@ fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
     notes
 }
 
+/// What a person should know of how images were read.
+fn image_notes(what: &str, images: &ImageReport) -> Vec<String> {
+    let mut notes = vec![format!("images are {}", images.processing)];
+    let done = [
+        (images.coloured, "are grey, and have three equal channels"),
+        (images.greyed, "are coloured, and became grey"),
+        (images.opaque, "have transparency, which is left out"),
+        (images.turned, "are turned as their EXIF data say, as `datasets` does and torchvision does not"),
+    ];
+    notes.extend(done.iter().filter(|(n, _)| *n > 0).map(|(n, what_is)| format!("{n} images of the {what} {what_is}")));
+    if let Some(classes) = &images.classes_by_order {
+        let named: Vec<_> = classes.iter().take(8).enumerate().map(|(k, name)| format!("{k} is {name:?}")).collect();
+        let more = if classes.len() > named.len() { ", ..." } else { "" };
+        notes.push(format!(
+            "the model's classes have no names; those of the {what} are their folders in the order of their names, as \
+             torchvision and `datasets` have them: {}{more}",
+            named.join(", ")
+        ));
+    }
+    if let Some((count, name)) = &images.others {
+        notes.push(format!("{count} files of the {what} are no images and left out, as {name:?}"));
+    }
+    notes
+}
+
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     let mut notes: Vec<String> = report.chat.iter().flat_map(|chat| chat_notes(what, chat)).collect();
+    notes.extend(report.images.iter().flat_map(|images| image_notes(what, images)));
     if report.cut > 0 && report.contrasts > 0 {
         notes.push(format!("{} {what} were cut, in contrasts each completion with its prompt", report.cut));
     } else if report.cut > 0 {
@@ -275,19 +314,43 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     notes
 }
 
+/// What turns the contents of files into what a model reads.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::job) struct Preprocessing<'a> {
+    /// The tokenizer; none where no text is read.
+    pub tokenizer: Option<&'a Arc<Tokenizer>>,
+    /// The folder whose image processor is taken if the job names none.
+    pub model: &'a Path,
+    /// The model's `model_type`.
+    pub kind: &'a str,
+}
+
 /// The examples of one file, in at most `memory` bytes if it is known how many there are.
 pub(in crate::job) fn read(
     job: &Job,
     file: &Path,
     role: Role,
     (limits, labels): (Limits, Option<&Arc<Labels>>),
-    tokenizer: Option<&Arc<Tokenizer>>,
+    preprocessing: Preprocessing<'_>,
     memory: Option<u64>,
 ) -> Result<(Dataset, ReadReport), JobError> {
     check_fields(&job.data, &limits, labels)?;
-    Ok(match limits {
-        Limits::Tokens(limits) => data::read_tokens(file, role, tokenizer, limits, options(job, labels, memory)?)?,
-        Limits::Rows(limits) => data::read_rows(file, limits)?,
+    Ok(match (limits, labels) {
+        (Limits::Tokens(limits), _) => {
+            data::read_tokens(file, role, preprocessing.tokenizer, limits, options(job, labels, memory)?)?
+        }
+        (Limits::Rows(limits), Some(labels)) if data::holds_images(file) => {
+            let Preprocessing { model, kind, .. } = preprocessing;
+            let options = ImageOptions {
+                processor: ImageProcessor::find(model, job.data.image_processor.as_deref(), kind)?,
+                labels: Labels::clone(labels),
+                columns: columns(job),
+                id_field: job.data.id_field.as_deref().into(),
+                memory,
+            };
+            data::read_images(file, limits, &options)?
+        }
+        (Limits::Rows(limits), _) => data::read_rows(file, limits)?,
     })
 }
 

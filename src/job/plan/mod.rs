@@ -11,7 +11,7 @@ use candle_core::DType;
 use crate::job::brief::Brief;
 use crate::job::brief::candidates;
 use crate::job::brief::checkpoints::Checkpoints;
-use crate::job::brief::data;
+use crate::job::brief::data::{self, Preprocessing};
 use crate::job::brief::intervals;
 use crate::job::brief::options;
 use crate::job::brief::run_damping;
@@ -123,6 +123,7 @@ impl Plan {
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
+        let preprocessing = Preprocessing { tokenizer: tokenizer.as_ref(), model: &last, kind: model.kind() };
         let memory = job.resources.memory.or_else(default_budget);
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
@@ -139,7 +140,7 @@ impl Plan {
             let (of_train, note) = data::as_trained(&job, treatment, Role::Train);
             notes.extend(note);
             let (train, report) =
-                data::read(&of_train, &file, Role::Train, (limits, labels.as_ref()), tokenizer.as_ref(), memory)?;
+                data::read(&of_train, &file, Role::Train, (limits, labels.as_ref()), preprocessing, memory)?;
             notes.extend(data::notes("training examples", &report));
             stages.push(Stage::new(name, train));
             reports.push(report);
@@ -149,18 +150,14 @@ impl Plan {
                 let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
                 let (of_queries, note) = data::as_trained(&job, treatment, Role::Queries);
                 notes.extend(note);
-                Some(data::read(
-                    &of_queries,
-                    file,
-                    Role::Queries,
-                    (limits, labels.as_ref()),
-                    tokenizer.as_ref(),
-                    memory,
-                )?)
+                Some(data::read(&of_queries, file, Role::Queries, (limits, labels.as_ref()), preprocessing, memory)?)
             }
             None => None,
         };
-        notes.extend(queries.iter().flat_map(|(_, report)| data::notes("queries", report)));
+        let of_queries = queries.iter().flat_map(|(_, report)| data::notes("queries", report));
+        // what becomes of images is said once
+        let of_queries: Vec<_> = of_queries.filter(|note| !notes.contains(note)).collect();
+        notes.extend(of_queries);
         let evaluation = match &job.data.eval {
             Some(file) => {
                 let Limits::Tokens(_) = limits else {
@@ -174,7 +171,7 @@ impl Plan {
                 let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
                 let (of_eval, _) = data::as_trained(&job, treatment, Role::Train);
                 let labels = (limits, labels.as_ref());
-                let (evaluation, report) = data::read(&of_eval, file, Role::Train, labels, tokenizer.as_ref(), memory)?;
+                let (evaluation, report) = data::read(&of_eval, file, Role::Train, labels, preprocessing, memory)?;
                 notes.extend(data::notes("evaluation examples", &report));
                 Some((evaluation, report))
             }
@@ -229,7 +226,7 @@ impl Plan {
             Limits::Tokens(_) => all_reports.map(|report| 12 * report.tokens as u64).sum::<u64>(),
             Limits::Rows(rows) => {
                 let datasets = training.stages.iter().map(Stage::all).chain(queries.iter().map(|q| &q.0));
-                datasets.map(|dataset| 4 * (dataset.len() * (dataset.width() + rows.outputs)) as u64).sum()
+                datasets.map(|dataset| (dataset.input_bytes() + 4 * dataset.len() * rows.outputs) as u64).sum()
             }
         };
         // examples that are scored are kept beside all of them

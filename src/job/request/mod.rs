@@ -183,6 +183,12 @@ pub struct DataRequest {
     /// The column of labels of texts; none: `label`, or `labels`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_field: Option<String>,
+    /// The column of images; none: `image`, or `file_name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_field: Option<String>,
+    /// The file, or its folder, that says what becomes of images; none: that of the model's folder or its parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_processor: Option<PathBuf>,
     /// The chat template's file; none: that of the tokenizer's folder, or of the model's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<PathBuf>,

@@ -170,7 +170,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let size = ImageSize::Exactly { height, width, positions: plane.places() };
     let limits = Limits::Rows(RowLimits { inputs: RowShape::Image { channels, size }, outputs, task });
-    Ok(Loaded { body: Box::new(network), layers: tracking.finish()?, limits, labels: None, footprint })
+    Ok(Loaded { body: Box::new(network), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
 }
 
 /// The largest number of channels, and of pixels along an axis.

@@ -133,6 +133,7 @@ impl Baseline {
             prompt: self.prompt_field.clone(),
             completion: self.completion_field.clone(),
             label: None,
+            image: None,
         };
         let report = for_each_text(file, role, &columns, &self.id_field.as_deref().into(), give)?;
         if report.empty > 0 {
