@@ -40,6 +40,10 @@ fn sequences(model: &Model, expected: &Recorded) -> Batch {
             if let Some(label) = expected.find("label") {
                 line["label"] = json!(label.values[example] as u32);
             }
+            if let Some(labels) = expected.find("labels") {
+                let own = &labels.values[example * labels.shape[1]..][..labels.shape[1]];
+                line["labels"] = json!(own.iter().map(|&x| x as i64).filter(|&x| x >= 0).collect::<Vec<_>>());
+            }
             line.to_string()
         })
         .collect();
@@ -243,6 +247,24 @@ fn what_does_not_belong_together_is_refused_by_name() {
             assert!(said.contains(part), "{key}: {part} not in {said}");
         }
     }
+}
+
+/// What PEFT puts on `shared` is in no forward pass of transformers.
+#[test]
+fn adapters_of_an_encoder_decoders_embeddings_are_refused() {
+    let (copy, base) = copied("t5");
+    let file = copy.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&file).expect("readable");
+    let tensors = SafeTensors::deserialize(&bytes).expect("sound");
+    let name = "base_model.model.shared.lora_embedding_A";
+    let (_, other) = tensors.iter().next().expect("a tensor");
+    let all = tensors.iter().chain([(name, other.clone())]);
+    std::fs::write(&file, safetensors::serialize(all, None).expect("sound")).expect("writable");
+    let load = |base: PathBuf| Model::load(copy.path(), &options(base, DType::F32, AdapterMode::Only));
+    let error = load(base).expect_err("an embedding").to_string();
+    assert!(error.contains(name) && error.contains("in no forward pass"), "{error}");
+    let error = load(fixture("families/qwen2")).expect_err("no encoder").to_string();
+    assert!(error.contains("`SEQ_2_SEQ_LM`, and this model has no encoder"), "{error}");
 }
 
 /// A Trainer's folder as it lies: the loss is the base's, the optimizer's state the adapter's.

@@ -92,7 +92,10 @@ fn images_in_files_are_ranked_and_shown() {
     assert!(page.contains("img-src data:;"));
     let images = page.matches("<img src=\"data:image/jpeg;base64,").count();
     assert_eq!(images, 6 + 6 * 6, "every query, and of each all examples as helping or hurting");
-    assert!(page.contains("width=\"24\" height=\"20\" alt=\"bird/colours.png\""), "small images keep their pixels");
+    assert!(
+        page.contains("width=\"120\" height=\"100\" alt=\"bird/colours.png\""),
+        "pixels of small images are drawn larger"
+    );
 }
 
 #[test]

@@ -91,6 +91,23 @@ fn of_task(config: Config, settings: &AdapterConfig, tensors: &Checkpoint) -> Re
     Ok(config.with([("architectures", Value::from(vec![class]))]))
 }
 
+/// Refuses what an adapter changes of the embeddings of an encoder with a decoder. transformers reads them as
+/// `encoder.embed_tokens` and `decoder.embed_tokens`, two modules of one table: what PEFT puts on `shared` is in no forward
+/// pass, and what it puts on one of the two is not in the other.
+fn check_embeddings(tensors: &Checkpoint, file: &Path) -> Result<(), LoadError> {
+    let is_embedding = |name: &&str| name.split('.').any(|part| matches!(part, "shared" | "embed_tokens"));
+    match tensors.names().find(is_embedding) {
+        None => Ok(()),
+        Some(name) => Err(LoadError::AdapterTensor {
+            file: file.to_owned(),
+            name: name.to_owned(),
+            problem: "adapters of an encoder-decoder's embeddings are not read (what PEFT puts on `shared` is in no \
+                      forward pass of transformers)"
+                .into(),
+        }),
+    }
+}
+
 /// The configuration and the weights of checkpoints that are averaged; those of adapters over one base, if they are.
 ///
 /// # Errors
@@ -120,6 +137,12 @@ pub(crate) fn opened(
     let config = of_task(Config::read(&own.base)?, &settings, &tensors)?;
     let architecture = supported::architecture_of(&config)?;
     architecture.check(&config, &Weights::plain(&base))?;
+    if settings.of_pairs && !architecture.has_encoder() {
+        return Err(config.problem("the adapter's `task_type` is `SEQ_2_SEQ_LM`, and this model has no encoder"));
+    }
+    if architecture.has_encoder() {
+        check_embeddings(&tensors, &own.folder.join(TENSORS))?;
+    }
     let mode = options.adapter.unwrap_or_default();
     config.note(format!(
         "an adapter over the base in `{}`; tracked: {}",

@@ -91,7 +91,9 @@ pub(super) fn images<'a>(
             continue;
         }
         used += address.len();
-        shown.insert(id, ShownImage { address, width: small.width, height: small.height });
+        // pixels of what is smaller are drawn larger
+        let times = (side / small.width.max(small.height)).max(1);
+        shown.insert(id, ShownImage { address, width: times * small.width, height: times * small.height });
     }
     (shown, hidden)
 }

@@ -33,6 +33,8 @@ pub(crate) struct AdapterConfig {
     pub(crate) ensure_weight_tying: bool,
     /// The base gives something for a whole text (`SEQ_CLS`), whatever its own `config.json` says.
     pub(crate) of_texts: bool,
+    /// The base is an encoder with a decoder (`SEQ_2_SEQ_LM`).
+    pub(crate) of_pairs: bool,
     trains_biases: bool,
     dropout: f64,
 }
@@ -83,11 +85,12 @@ impl AdapterConfig {
         if keys.text("peft_type", "")? != "LORA" {
             return Err(refused("peft_type", Some("adapters of the type `LORA` are read")));
         }
-        let of_texts = match keys.get("task_type").and_then(Value::as_str) {
-            None | Some("CAUSAL_LM") => false,
-            Some("SEQ_CLS") => true,
-            Some(_) => return Err(refused("task_type", Some("adapters for `CAUSAL_LM` and `SEQ_CLS` are read"))),
-        };
+        let task = keys.get("task_type").and_then(Value::as_str);
+        if !matches!(task, None | Some("CAUSAL_LM" | "SEQ_CLS" | "SEQ_2_SEQ_LM")) {
+            let hint = "adapters for `CAUSAL_LM`, `SEQ_CLS` and `SEQ_2_SEQ_LM` are read";
+            return Err(refused("task_type", Some(hint)));
+        }
+        let of_texts = task == Some("SEQ_CLS");
         let problem = |key: &str, problem: String| keys.problem(format!("`{key}`: {problem}"));
         let dora = keys.flag("use_dora", false)?;
         match keys.get("init_lora_weights") {
@@ -194,6 +197,7 @@ impl AdapterConfig {
             lora_bias: keys.flag("lora_bias", false)?,
             token_indices: token_indices(&keys)?,
             of_texts,
+            of_pairs: task == Some("SEQ_2_SEQ_LM"),
             ensure_weight_tying: keys.flag("ensure_weight_tying", false)?,
             trains_biases: keys.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none"),
             dropout: keys.number("lora_dropout", 0.0)?,

@@ -85,6 +85,8 @@ impl Targets {
         }
         let selected = self.modules.contain(name, kind);
         match (&self.layers, &self.modules) {
+            // a module that is named in full is one of no list of layers
+            (Some(_), Modules::Listed(names)) if names.iter().any(|one| one == name) => Some(true),
             (Some(layers), Modules::Listed(_) | Modules::AllLinear) if selected => {
                 Some(self.layer_of(name).is_some_and(|layer| layers.contains(&layer)))
             }
@@ -211,7 +213,7 @@ mod tests {
         // of nested lists the first number counts
         assert!(selected(&targets, "model.layers.1.experts.0.q_proj"));
         assert!(!selected(&targets, "model.layers.0.experts.1.q_proj"));
-        assert!(!selected(&targets, "q_proj"));
+        assert!(selected(&targets, "q_proj") && !selected(&targets, "model.q_proj"), "the first is named in full");
         targets.layer_patterns = vec![layer_list("blocks").expect("valid")];
         assert!(selected(&targets, "model.blocks.1.q_proj") && !selected(&targets, "model.layers.1.q_proj"));
         targets.exclude = Modules::read(Some(&json!(["1.q_proj"])), false).expect("valid");
