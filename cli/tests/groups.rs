@@ -1,4 +1,5 @@
-//! `--group-by`: sums of scores over training examples with one value of a field, under influence and Source.
+//! `--group-by`: sums of scores over training examples with one value of a field, under influence and Source; and
+//! `--duplicates`: copies as one entry.
 
 mod support;
 
@@ -72,4 +73,176 @@ fn a_field_that_no_example_has_is_refused_before_the_work() {
     assert!(said.contains("no training example has a field `source`"), "{said}");
     let said = refused(&format!("{GPT2} --group-by topic --store-scores top"));
     assert!(said.contains("--group-by") && said.contains("--store-scores"), "{said}");
+}
+
+/// The documents of the small language model with three exact copies of one, two of another and a near copy of the first.
+fn with_copies(folder: &Folder) -> String {
+    let text = fs::read_to_string(support::root().join("fixtures/gpt2-tiny/train.jsonl")).unwrap();
+    let of = |id: &str| json_lines(&text).into_iter().find(|row| row["id"] == id).unwrap();
+    let mut lines = text.trim_end().to_owned();
+    let mut add = |row: &serde_json::Value, id: &str, text: String| {
+        let mut row = row.clone();
+        (row["id"], row["text"]) = (id.into(), text.into());
+        lines.push_str(&format!("\n{row}"));
+    };
+    for (id, copies) in [("fact-0-f", 3), ("garden-02", 2)] {
+        let row = of(id);
+        (1..=copies).for_each(|k| add(&row, &format!("{id}\u{1b}[31m copy {k}"), row["text"].as_str().unwrap().into()));
+    }
+    let row = of("fact-0-f");
+    add(&row, "fact-0-f nearly", row["text"].as_str().unwrap().replace("Few who", "Few that"));
+    folder.write("train.jsonl", lines)
+}
+
+/// By the definition: each query's entries on one side, from the scores, as sets of ids with their scores.
+fn entries_by_hand(row: &[f32], sets: &BTreeMap<usize, Vec<usize>>, helps: bool, sum: bool) -> Vec<(usize, f64)> {
+    let sign = if helps { 1.0 } else { -1.0 };
+    let of_set = |(&first, members): (&usize, &Vec<usize>)| {
+        let scores = members.iter().map(|&m| sign * f64::from(row[m]));
+        (first, if sum { scores.sum::<f64>() } else { scores.fold(f64::NEG_INFINITY, f64::max) })
+    };
+    let mut entries: Vec<(usize, f64)> = sets.iter().map(of_set).filter(|(_, score)| *score > 0.0).collect();
+    entries.sort_by(|a, b| b.1.total_cmp(&a.1));
+    entries
+}
+
+#[track_caller]
+fn assert_entries(folder: &Folder, run: &str, names: &[String], sets: &BTreeMap<usize, Vec<usize>>, sum: bool) {
+    let rankings = json_lines(&fs::read_to_string(folder.path(run).join("ranking.jsonl")).unwrap());
+    let scores = scores_of(folder, run);
+    assert_eq!(rankings.len() * names.len(), scores.len());
+    let mut with_copies = 0;
+    for (ranking, row) in rankings.iter().zip(scores.chunks_exact(names.len())) {
+        for (side, helps) in [("proponents", true), ("opponents", false)] {
+            let want = entries_by_hand(row, sets, helps, sum);
+            let found = ranking[side].as_array().unwrap();
+            assert_eq!(found.len(), want.len().min(10));
+            for (found, (first, score)) in found.iter().zip(want) {
+                let score = if helps { score } else { -score };
+                let near =
+                    |value: &serde_json::Value, want: f64| (value.as_f64().unwrap() - want).abs() < 1e-3 * want.abs();
+                assert!(near(&found["score"], score), "{side} {found}: {score}");
+                let own = names.iter().position(|name| found["id"] == name.as_str()).unwrap();
+                let members = sets.values().find(|members| members.contains(&own)).unwrap();
+                if members.len() == 1 {
+                    assert!(found.get("copies").is_none(), "{found}");
+                    continue;
+                }
+                assert_eq!(members[0], first);
+                with_copies += 1;
+                let copies = &found["copies"];
+                assert_eq!(copies["count"], members.len() - 1);
+                assert!(near(&copies["total"], members.iter().map(|&m| f64::from(row[m])).sum()), "{copies}");
+                let mut others: Vec<&str> =
+                    copies["others"].as_array().unwrap().iter().map(|of| of["id"].as_str().unwrap()).collect();
+                others.push(names[own].as_str());
+                others.sort_unstable();
+                let mut want: Vec<&str> = members.iter().map(|&m| names[m].as_str()).collect();
+                want.sort_unstable();
+                assert_eq!(others, want);
+            }
+        }
+    }
+    assert!(with_copies > 2, "{with_copies}");
+}
+
+#[test]
+fn a_text_and_its_copies_are_one_entry() {
+    let folder = Folder::new();
+    let train = with_copies(&folder);
+    let rows = json_lines(&fs::read_to_string(&train).unwrap());
+    let names: Vec<String> = rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect();
+    let by = |key: &dyn Fn(usize) -> String| {
+        let mut sets = BTreeMap::<String, Vec<usize>>::new();
+        (0..rows.len()).for_each(|m| sets.entry(key(m)).or_default().push(m));
+        sets.into_values().map(|members| (members[0], members)).collect::<BTreeMap<usize, Vec<usize>>>()
+    };
+    let text = |m: usize| rows[m]["text"].as_str().unwrap().to_owned();
+    let exact = by(&text);
+    assert_eq!(exact.len(), 161);
+    let job = format!(
+        "--model fixtures/gpt2-tiny --train {train} --queries fixtures/gpt2-tiny/queries.jsonl --add-eos train \
+         --curvature identity"
+    );
+    // not asked for, and said all the same
+    let said = done(&format!("influence {job} --dry-run --out {}", folder.arg("none")));
+    let note = "5 of 166 training examples are exact copies of 2 others, 4 the most of one text";
+    assert!(said.out.contains(note) && said.out.contains("`--duplicates exact`"), "{}", said.out);
+
+    let said = done(&format!("influence {job} --duplicates exact --csv --report --out {}", folder.arg("run")));
+    assert!(said.err.contains(note) && said.out.contains("with the score of the strongest"), "{}", said.err);
+    assert!(said.out.contains("(+3 copies, together +") && !said.out.contains('\u{1b}'), "{}", said.out);
+    assert_entries(&folder, "run", &names, &exact, false);
+    let sets = fs::read_to_string(folder.path("run/duplicates.jsonl")).unwrap();
+    let counts: Vec<u64> = json_lines(&sets).iter().map(|set| set["count"].as_u64().unwrap()).collect();
+    assert_eq!((counts, sets.lines().count()), (vec![4, 3], 2));
+    let csv = fs::read_to_string(folder.path("run/ranking.csv")).unwrap();
+    let header = "query_id,side,rank,train_id,score,excerpt,copies,score_with_copies\n";
+    assert!(csv.starts_with(header), "{csv}");
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let records: Vec<csv::StringRecord> = reader.records().map(|record| record.unwrap()).collect();
+    let of = |id: &str| records.iter().find(|record| &record[3] == id).unwrap();
+    let score = |text: &str| text.parse::<f64>().unwrap();
+    assert_eq!(&of("fact-0-f")[6], "3");
+    assert!(
+        (score(&of("fact-0-f")[7]) - 4.0 * score(&of("fact-0-f")[4])).abs() < 1e-3 * score(&of("fact-0-f")[7]).abs()
+    );
+    assert_eq!((&of("fact-0-d")[6], &of("fact-0-d")[7]), ("0", &of("fact-0-d")[4]));
+    let html = fs::read_to_string(folder.path("run/report.html")).unwrap();
+    assert!(html.contains("<dt>the same text</dt>") && html.contains("; together +") && !html.contains('\u{1b}'));
+
+    // asked of scores that are there
+    done(&format!("rank --duplicates exact --duplicate-scores sum --quiet --out {}", folder.arg("run")));
+    assert_entries(&folder, "run", &names, &exact, true);
+    done(&format!("report {} --format markdown", folder.arg("run")));
+    let markdown = fs::read_to_string(folder.path("run/report.md")).unwrap();
+    assert!(markdown.contains("(and 3 with the same text; the score is the sum of all)"), "{markdown}");
+
+    let said = done(&format!("rank --duplicates near:0.7 --duplicate-scores each --out {}", folder.arg("run")));
+    let sets = fs::read_to_string(folder.path("run/duplicates.jsonl")).unwrap();
+    assert!(json_lines(&sets).iter().any(|set| set["count"] == 5 && set["ids"][4] == "fact-0-f nearly"), "{sets}");
+    assert!(
+        said.err.contains("near copies (token trigrams with a Jaccard similarity of 0.7 and more)"),
+        "{}",
+        said.err
+    );
+    // the ranking follows the sets that are named
+    let place = |id: &serde_json::Value| names.iter().position(|name| id == name.as_str()).unwrap();
+    let mut near: BTreeMap<usize, Vec<usize>> = (0..rows.len()).map(|m| (m, vec![m])).collect();
+    for set in json_lines(&sets) {
+        let members: Vec<usize> = set["ids"].as_array().unwrap().iter().map(place).collect();
+        members.iter().for_each(|m| drop(near.remove(m)));
+        near.insert(members[0], members);
+    }
+    assert_entries(&folder, "run", &names, &near, false);
+
+    // a variant of the scores may list another of the copies
+    let job = job.replace("identity", "diagonal");
+    done(&format!("influence {job} --duplicates exact --intervals damping --quiet --out {}", folder.arg("sure")));
+    for ranking in json_lines(&fs::read_to_string(folder.path("sure/ranking.jsonl")).unwrap()) {
+        let side = &ranking["stability"]["proponents"];
+        assert_eq!(side["listed"], ranking["proponents"].as_array().unwrap().len());
+        assert!(side["kept"].as_array().unwrap().iter().any(|of| of["share"].as_f64().unwrap() > 0.5), "{side}");
+    }
+}
+
+#[test]
+fn copies_are_refused_where_they_mean_nothing() {
+    let folder = Folder::new();
+    for (flags, said) in [
+        (format!("{GPT2} --duplicates exact --store-scores top"), "`--duplicates` need every score"),
+        (format!("{GPT2} --duplicate-scores sum"), "no `--duplicates` are asked for"),
+        (format!("{GPT2} --duplicates exact --duplicate-scores sum --normalize cosine"), "cosines do not add up"),
+        (format!("{GPT2} --duplicates exact --duplicate-scores sum --tokens ranked"), "`--tokens` divides the score"),
+        (format!("{GPT2} --duplicates exact --duplicate-scores sum --intervals damping"), "`--intervals` are those"),
+        (format!("{GPT2} --duplicates exact --duplicate-scores sum --candidates bm25:5"), "`--candidates` scores some"),
+        (format!("{GPT2} --duplicates near:1.5"), "no similarity from 0.5 to below 1"),
+        (format!("{GPT2} --duplicates fuzzy"), "none of `off`, `exact`, `near`"),
+        (format!("{MLP} --duplicates near"), "this model reads rows of numbers"),
+    ] {
+        let ended = ended(ascribe(&format!("influence {flags} --out {}", folder.arg("run"))));
+        assert_eq!(ended.code, Some(2), "{flags}\n{}", ended.err);
+        assert!(ended.err.contains(said), "{flags}\n{}", ended.err);
+        assert!(!folder.path("run").exists());
+    }
 }

@@ -29,6 +29,7 @@ mod columns;
 mod contrast;
 mod dataset;
 mod document;
+mod duplicates;
 mod encoder;
 mod error;
 mod example;
@@ -64,6 +65,7 @@ pub use chat::{ChatDate, ChatOptions, ChatProblem, ChatReport, LossOn};
 pub use columns::Columns;
 pub use contrast::Contrasts;
 pub use dataset::{Dataset, Kind};
+pub use duplicates::{Clusters, ExampleList, GRAM, NearCopies, exact_copies, near_copies};
 pub use error::DataError;
 pub use files::{Format, expand, first_row, for_each_row};
 pub use images::{

@@ -83,6 +83,14 @@ impl RowDataset {
         self.targets.of(range)
     }
 
+    /// Whether row `i` has the inputs and the target of row `j` of another dataset.
+    pub(super) fn has_contents_of(&self, i: usize, other: &Self, j: usize) -> bool {
+        let bits = |of: &Self, i: usize| of.inputs(i..i + 1).into_iter().map(f32::to_bits).collect::<Vec<_>>();
+        self.shape == other.shape
+            && self.targets(i..i + 1).bytes() == other.targets(j..j + 1).bytes()
+            && bits(self, i) == bits(other, j)
+    }
+
     /// The rows at these places, without their metadata.
     pub(super) fn sample(&self, places: &[usize]) -> Self {
         fn gather<T: Copy>(values: &[T], places: &[usize], width: usize) -> Vec<T> {

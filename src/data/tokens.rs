@@ -202,6 +202,28 @@ impl TokenDataset {
         }
     }
 
+    /// Whether example `i` has the tokens and targets of example `j` of another dataset.
+    pub(super) fn has_contents_of(&self, i: usize, other: &Self, j: usize) -> bool {
+        let types = |of: &Self, i: usize| of.types.as_ref().map_or_else(Vec::new, |types| types[of.range(i)].to_vec());
+        let is_same_type = |a: &[u32], b: &[u32]| match (a.is_empty(), b.is_empty()) {
+            (false, false) => a == b,
+            // all tokens are of the first text where there are no types
+            _ => a.iter().chain(b).all(|&kind| kind == 0),
+        };
+        self.tokens(i) == other.tokens(j)
+            && self.rows(i).len() == other.rows(j).len()
+            && self.seconds[i] == other.seconds[j]
+            && self.masked == other.masked
+            && self.target_bytes(i) == other.target_bytes(j)
+            && self.predicted(i).eq(other.predicted(j))
+            && is_same_type(&types(self, i), &types(other, j))
+    }
+
+    /// The target that example `i` has for all its tokens; none where tokens are targets.
+    pub(super) fn target_bytes(&self, i: usize) -> Option<Vec<u8>> {
+        self.of_examples.as_ref().map(|targets| targets.of(i..i + 1).bytes())
+    }
+
     /// Whether each example has one target for all its tokens.
     pub fn is_labelled(&self) -> bool {
         self.of_examples.is_some()

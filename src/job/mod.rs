@@ -13,6 +13,7 @@ mod steps;
 mod training;
 
 pub use brief::Brief;
+pub use brief::copies::{RankedCopies, RankedCopy};
 pub use brief::example_groups::RankedGroup;
 pub use brief::loss_check::{Cause, CheckpointLoss, EvaluationLoss, LossCheck};
 pub use brief::summary::{

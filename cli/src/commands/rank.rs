@@ -5,6 +5,7 @@ use clap::Args;
 use super::session::Session;
 use crate::options::{JobOptions, RankingFormat};
 use crate::status::{Status, exit_codes, with_exit_codes};
+use crate::terminal;
 
 /// Rank the scores of a run folder and print the strongest proponents and opponents
 #[derive(Debug, Args)]
@@ -28,6 +29,9 @@ impl Rank {
     pub(super) fn run(self) -> anyhow::Result<Status> {
         // The plan was shown when the scores were made.
         let session = Session::resolve(self.options.job_of_run_folder()?, self.options.talk)?;
+        if !self.options.talk.quiet {
+            session.plan.notes_on_copies().iter().for_each(|note| terminal::say(&format!("note: {note}")));
+        }
         let rankings = session.plan.rank()?;
         session.print(&rankings, self.format)?;
         Ok(Status::Done)

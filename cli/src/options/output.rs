@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use ascribe::job::{
-    CandidatesRequest, IntervalsRequest, Job, LayerSplit, ScoreScale, Several, StoreScores, TokensRequest,
+    CandidatesRequest, DuplicateScores, DuplicatesRequest, IntervalsRequest, Job, LayerSplit, ScoreScale, Several,
+    StoreScores, TokensRequest,
 };
 use clap::{Args, ValueEnum};
 
@@ -53,6 +54,18 @@ pub(crate) struct OutputOptions {
     /// is the sum of its examples' effects.
     #[arg(long, value_name = "FIELD")]
     group_by: Option<String>,
+    /// List training examples that are copies of one another as one entry, with its copies [default: off]
+    ///
+    /// `off` lists each by itself. `exact`: the same tokens and targets. `near`: texts whose sets of token trigrams have
+    /// a Jaccard similarity of at least 0.8, or of another number: `near:0.7`. It can be asked of scores that are there.
+    #[arg(long, value_name = "WHICH")]
+    duplicates: Option<DuplicatesRequest>,
+    /// By which score a text and its copies are ranked [default: each]
+    #[arg(long, value_name = "SCORE", value_parser = one_of::<DuplicateScores>(&[
+        ("each", "that of the strongest of them"),
+        ("sum", "the sum of all: to first order the effect of all of them together"),
+    ]))]
+    duplicate_scores: Option<DuplicateScores>,
     /// Also sum every score over these layers alone, into files of its own name; once for each set
     ///
     /// `--layer-set 'attention=*.attn.*' --layer-set 'mlp=*.mlp.*'`: from the same pass, the same curvature and the
@@ -116,6 +129,8 @@ impl OutputOptions {
         if let Some(field) = &self.group_by {
             output.group_by = Some(field.clone());
         }
+        output.duplicates = self.duplicates.unwrap_or(output.duplicates);
+        output.duplicate_scores = self.duplicate_scores.unwrap_or(output.duplicate_scores);
         if !self.layer_set.is_empty() {
             let sets = self.layer_set.iter().cloned();
             output.layer_sets = sets.map(|(name, globs)| (name, Several(globs))).collect();

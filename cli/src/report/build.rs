@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::cautions;
 use super::folder::{Part, RunFolder, StoredExample, StoredRanking, StoredStability};
 use super::model::{
-    Agreement, Card, Fact, GroupRow, GroupTable, Leader, PartRow, PartTable, QueryView, Report, SegmentRow,
+    Agreement, Card, CardCopies, Fact, GroupRow, GroupTable, Leader, PartRow, PartTable, QueryView, Report, SegmentRow,
 };
 use super::originals::{self, Original};
 use super::plot::{Bar, Histogram, Span};
@@ -29,6 +29,9 @@ const PICTURE_SIDE: [usize; 2] = [128, 64];
 
 /// Shaded tokens of all cards: each is an element of the page.
 const TOKENS: usize = 60_000;
+
+/// Copies of an example that are named.
+const NAMED: usize = 8;
 
 /// Characters of an id, and of a field's value.
 const NAME: usize = 120;
@@ -279,7 +282,7 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
         if let Some(content) = texts.content(example) {
             if let Some(&first) = place_of.get(&content) {
                 let first: &mut Card = &mut cards[first];
-                first.copies.push((id, example.score));
+                first.copies.name(id, example.score);
                 continue;
             }
             place_of.insert(content, cards.len());
@@ -303,10 +306,25 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
                 .map(|amount| format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))),
             self_influence: self_influence.map(|value| words::score(*value)),
             fields: fields(example, room),
-            copies: vec![],
+            copies: copies(example),
         });
     }
     cards
+}
+
+/// The copies of an example that the ranking lists as one entry with it.
+fn copies(example: &StoredExample) -> CardCopies {
+    const EXACT: &str = "the same text";
+    let Some(stored) = &example.copies else { return CardCopies { are: EXACT, count: 0, named: vec![], total: None } };
+    CardCopies {
+        are: if stored.similarity.is_some() { "nearly the same text" } else { EXACT },
+        count: stored.count,
+        named: stored.others.iter().take(NAMED).map(|of| (name(&of.id, NAME), of.score)).collect(),
+        total: stored.total.map(|total| match stored.is_sum {
+            true => "the score is the sum of all".to_owned(),
+            false => format!("together {}", words::score(total as f32)),
+        }),
+    }
 }
 
 fn fields(example: &StoredExample, room: usize) -> Vec<(String, String)> {

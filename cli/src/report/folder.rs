@@ -48,6 +48,8 @@ pub(super) struct StoredExample {
     pub(super) id: String,
     pub(super) score: f32,
     #[serde(default)]
+    pub(super) copies: Option<StoredCopies>,
+    #[serde(default)]
     pub(super) interval: Option<[f32; 2]>,
     pub(super) excerpt: String,
     #[serde(default)]
@@ -60,6 +62,26 @@ pub(super) struct StoredExample {
     pub(super) is_control: bool,
     #[serde(default)]
     pub(super) metadata: Map<String, Value>,
+}
+
+/// The other copies of an example.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredCopies {
+    pub(super) count: u64,
+    #[serde(default)]
+    pub(super) total: Option<f64>,
+    #[serde(default)]
+    pub(super) is_sum: bool,
+    #[serde(default)]
+    pub(super) similarity: Option<f64>,
+    pub(super) others: Vec<StoredCopy>,
+}
+
+/// A copy.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredCopy {
+    pub(super) id: String,
+    pub(super) score: f32,
 }
 
 /// How much of a ranking stays in its variants.

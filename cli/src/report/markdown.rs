@@ -71,9 +71,10 @@ fn table(out: &mut String, side: &Side<'_>) {
     }
     let _ = writeln!(out, "\n| {} | score | example | text |\n|---:|---:|---|---|", side.name);
     for card in side.cards {
-        let copies = match card.copies.len() {
-            0 => String::new(),
-            n => format!(" (and {n} with the same text)"),
+        let copies = match (card.copies.count, &card.copies.total) {
+            (0, _) => String::new(),
+            (n, None) => format!(" (and {n} with {})", card.copies.are),
+            (n, Some(total)) => format!(" (and {n} with {}; {total})", card.copies.are),
         };
         let line = plain(&card.text.line(LINE));
         let line = match &card.tokens {

@@ -144,9 +144,49 @@ pub(crate) struct Card {
     pub(crate) self_influence: Option<String>,
     /// Its other fields.
     pub(crate) fields: Vec<(String, String)>,
-    /// Others of the same side with the same text.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) copies: Vec<(String, f32)>,
+    /// Others with the same text, or nearly the same.
+    #[serde(skip_serializing_if = "CardCopies::is_empty")]
+    pub(crate) copies: CardCopies,
+}
+
+/// Training examples that stand behind a card as its copies.
+#[derive(Debug, Serialize)]
+pub(crate) struct CardCopies {
+    /// What they are.
+    pub(crate) are: &'static str,
+    /// How many there are.
+    pub(crate) count: u64,
+    /// The first of them with their scores.
+    pub(crate) named: Vec<(String, f32)>,
+    /// What their scores and the card's add up to, in words; none if the ranking lists each by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) total: Option<String>,
+}
+
+impl CardCopies {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Adds one that the ranking lists by itself.
+    pub(super) fn name(&mut self, id: String, score: f32) {
+        self.count += 1;
+        self.named.push((id, score));
+    }
+
+    /// Their names and scores.
+    pub(crate) fn text(&self) -> String {
+        let named = self.named.iter().take(8).map(|(id, score)| format!("{id} ({})", words::score(*score)));
+        let mut text = named.collect::<Vec<_>>().join(", ");
+        let more = self.count.saturating_sub(self.named.len().min(8) as u64);
+        if more > 0 {
+            text.push_str(&format!(" and {} more", words::count(more)));
+        }
+        match &self.total {
+            Some(total) => format!("{text}; {total}"),
+            None => text,
+        }
+    }
 }
 
 impl Card {
@@ -157,16 +197,6 @@ impl Card {
     /// How long the text is.
     pub(crate) fn length(&self) -> String {
         words::counted(self.text.length as u64, "characters")
-    }
-
-    /// The copies in words.
-    pub(crate) fn copies_text(&self) -> String {
-        let named = self.copies.iter().take(8).map(|(id, score)| format!("{id} ({})", words::score(*score)));
-        let named = named.collect::<Vec<_>>().join(", ");
-        match self.copies.len() {
-            n if n > 8 => format!("{named} and {} more", n - 8),
-            _ => named,
-        }
     }
 }
 

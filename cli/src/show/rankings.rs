@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use ascribe::attribution::evaluate::{ControlRecall, Interval};
 use ascribe::job::{
-    CandidateCheck, Job, Normalize, QueryRanking, RankedExample, RankedGroup, ScoreScale, Stability, write_csv,
+    CandidateCheck, DuplicateScores, DuplicatesRequest, Job, Normalize, QueryRanking, RankedExample, RankedGroup,
+    ScoreScale, Stability, write_csv,
 };
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
@@ -66,6 +67,7 @@ fn visible(rankings: &[QueryRanking]) -> Vec<QueryRanking> {
         for example in ranking.proponents.iter_mut().chain(&mut ranking.opponents) {
             show(&mut example.id);
             show(&mut example.excerpt);
+            example.copies.iter_mut().flat_map(|of| &mut of.others).for_each(|other| show(&mut other.id));
             example.tokens.iter_mut().flatten().for_each(|token| show(&mut token.text));
         }
         for group in ranking.groups.iter_mut().flatten() {
@@ -135,7 +137,9 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                     none => none,
                 };
                 let control = if example.is_control { "(control) " } else { "" };
-                let line = format!("    {score:>score_width$}  {interval}{amount}{id}  {control}{}", example.excerpt);
+                let copies = copies(example, job.output.duplicate_scores);
+                let line =
+                    format!("    {score:>score_width$}  {interval}{amount}{id}  {control}{copies}{}", example.excerpt);
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
                 if let Some(tokens) = &example.tokens {
                     let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
@@ -158,6 +162,9 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     }
     if rankings.iter().any(|ranking| ranking.stability.is_some()) {
         writeln!(out, "{INTERVALS}")?;
+    }
+    if let Some(line) = copies_line(job) {
+        writeln!(out, "{line}")?;
     }
     if let Some(line) = mean_recall(rankings) {
         writeln!(out, "{line}")?;
@@ -219,6 +226,39 @@ fn amount(example: &RankedExample) -> String {
     let number = |value: f64| words::score(value as f32);
     example.amount.map_or_else(String::new, |amount| {
         format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))
+    })
+}
+
+/// `(+6 copies, together +21.2) `, `(sum of 7) `, or nothing without copies.
+fn copies(example: &RankedExample, scores: DuplicateScores) -> String {
+    let Some(copies) = &example.copies else { return String::new() };
+    if scores == DuplicateScores::Sum {
+        return format!("(sum of {}) ", words::count(copies.count as u64 + 1));
+    }
+    let count = match copies.count {
+        1 => "+1 copy".to_owned(),
+        n => format!("+{} copies", words::count(n as u64)),
+    };
+    match copies.total {
+        Some(total) => format!("({count}, together {}) ", words::score(total as f32)),
+        None => format!("({count}) "),
+    }
+}
+
+/// What entries with copies are.
+fn copies_line(job: &Job) -> Option<String> {
+    let what = match job.output.duplicates {
+        DuplicatesRequest::Off => return None,
+        DuplicatesRequest::Exact => "A text and its exact copies are one entry".to_owned(),
+        DuplicatesRequest::Near(similarity) => {
+            format!("Texts that are near copies of one another (similarity {similarity} and more) are one entry")
+        }
+    };
+    Some(match job.output.duplicate_scores {
+        DuplicateScores::Each => {
+            format!("{what}, with the score of the strongest of them; `duplicates.jsonl` names them all.")
+        }
+        DuplicateScores::Sum => format!("{what}, with the sum of their scores; `duplicates.jsonl` names them all."),
     })
 }
 

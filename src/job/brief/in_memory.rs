@@ -66,5 +66,5 @@ pub(in crate::job) fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Bri
     let layer_sets = LayerSet::all(&job, training.layers()).expect("layers");
     let answers = Answer::all(&job, &training).expect("answers");
     let queries = Some(rows("query.safetensors", limits));
-    Brief { job, training, answers, layer_sets, groups: None, queries, evaluation: None, reused: None }
+    Brief { job, training, answers, layer_sets, groups: None, copies: None, queries, evaluation: None, reused: None }
 }

@@ -4,6 +4,7 @@ pub(in crate::job) mod answers;
 pub(in crate::job) mod artifacts;
 pub(in crate::job) mod candidates;
 pub(in crate::job) mod checkpoints;
+pub(in crate::job) mod copies;
 pub(in crate::job) mod data;
 pub(in crate::job) mod example_groups;
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 use crate::attribution::{LabelMode, Subspace};
 use crate::data::Dataset;
 use crate::job::brief::answers::Answer;
+use crate::job::brief::copies::Copies;
 use crate::job::brief::data::InBatches;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
@@ -48,6 +50,8 @@ pub struct Brief {
     pub(in crate::job) layer_sets: Vec<LayerSet>,
     /// Groups of training examples whose scores are added up.
     pub(in crate::job) groups: Option<Groups>,
+    /// Training examples that are one entry of a ranking.
+    pub(in crate::job) copies: Option<Copies>,
     pub(in crate::job) queries: Option<Dataset>,
     /// The evaluation set whose loss is compared with the log. No number depends on it.
     pub(in crate::job) evaluation: Option<Dataset>,

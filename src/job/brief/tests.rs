@@ -10,8 +10,9 @@ use super::*;
 use crate::attribution::store::Key;
 use crate::curvature::Damping;
 use crate::job::request::{
-    AggregateRequest, Beside, CheckpointScores, Curvature, DampingRequest, DeviceRequest, Fisher, FormRequest,
-    KfacScale, Normalize, Precision, ReductionRequest, ScoreScale, SelfInfluenceForm, Several, StoreScores,
+    AggregateRequest, Beside, CheckpointScores, Curvature, DampingRequest, DeviceRequest, DuplicateScores,
+    DuplicatesRequest, Fisher, FormRequest, KfacScale, Normalize, Precision, ReductionRequest, ScoreScale,
+    SelfInfluenceForm, Several, StoreScores,
 };
 use crate::job::training::chosen::Chosen;
 use crate::job::training::{Sample, Site};
@@ -106,6 +107,8 @@ fn a_choice_of_influence_changes_the_keys_of_what_depends_on_it_alone() {
             ("a longer list of what is stored whole", |job| job.output.top = 3, &[]),
             ("text of the rankings", |job| job.output.csv = true, &[]),
             ("groups", |job| job.output.group_by = Some("source".into()), &[]),
+            ("copies", |job| job.output.duplicates = DuplicatesRequest::Exact, &[]),
+            ("scores of copies", |job| job.output.duplicate_scores = DuplicateScores::Sum, &[]),
             ("place", |job| job.output.path = "elsewhere".into(), &[]),
             ("threads", |job| job.resources.threads = Some(1), &[]),
             ("memory", |job| job.resources.memory = Some(1 << 30), &[]),

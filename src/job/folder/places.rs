@@ -43,6 +43,11 @@ pub(in crate::job) fn tokens_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("tokens.safetensors")
 }
 
+/// Which training examples are copies of one another.
+pub(in crate::job) fn copies_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("duplicates.jsonl")
+}
+
 /// Stages whose contributions to an answer's scores are written apart.
 pub(in crate::job) fn stages_apart(brief: &Brief, answer: usize) -> std::ops::Range<usize> {
     let by_stage = brief.job.source.as_ref().is_some_and(|source| source.by_stage);

@@ -9,7 +9,7 @@ use crate::job::error::JobError;
 use crate::job::folder::calibration::scale_of;
 use crate::job::folder::metadata::KEY;
 use crate::job::folder::places::{scores_file, stage_file, stages_apart, tokens_file, top_file};
-use crate::job::folder::tokens::TOP;
+use crate::job::folder::tokens::{COPIES, TOP};
 use crate::presence::is_file;
 
 /// Refuses a run folder whose results belong to another job, before any work.
@@ -44,8 +44,11 @@ pub(in crate::job) fn has_tokens(brief: &Brief, key: &Key) -> Result<bool, JobEr
     if !has_key(&file, key)? {
         return Ok(false);
     }
-    let top = TensorFile::open_checked(&file)?.metadata(TOP).and_then(|top| top.parse::<usize>().ok());
-    Ok(top.is_some_and(|top| top >= brief.job.output.top))
+    let file = TensorFile::open_checked(&file)?;
+    let top = file.metadata(TOP).and_then(|top| top.parse::<usize>().ok());
+    // files of earlier versions know no copies
+    let copies = file.metadata(COPIES).unwrap_or("off");
+    Ok(top.is_some_and(|top| top >= brief.job.output.top) && copies == brief.job.output.duplicates.to_string())
 }
 
 /// Whether there is such a file and it was made from what the key says.

@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 
 use crate::attribution::evaluate::{ControlRecall, RankedSide, control_recall};
 use crate::job::brief::Brief;
+use crate::job::brief::copies::RankedCopies;
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::Amount;
-use crate::job::folder::places::of_answer;
+use crate::job::folder::places::{copies_file, of_answer};
 use crate::job::folder::whole_file::write_file;
 use crate::job::training::chosen::Chosen;
 
@@ -123,6 +124,9 @@ pub struct RankedExample {
     pub id: String,
     /// Its score for the query.
     pub score: f32,
+    /// Its copies among the training examples, where they are listed as one entry; none if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copies: Option<RankedCopies>,
     /// The lowest and the highest of the score and its variants, if the run has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f32; 2]>,
@@ -157,8 +161,8 @@ pub struct TokenShare {
     pub share: f32,
 }
 
-/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts and intervals have
-/// columns of their own after the others.
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts, intervals, and how
+/// many copies there are with the sum of all scores have columns of their own after the others.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -168,13 +172,13 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
         other => io::Error::other(format!("{other:?}")),
     };
     let mut writer = csv::Writer::from_writer(out);
-    let examples =
-        |ranking: &QueryRanking| ranking.proponents.iter().chain(&ranking.opponents).any(|e| e.amount.is_some());
-    let calibrated = rankings.iter().any(examples);
+    let all = || rankings.iter().flat_map(|ranking| ranking.proponents.iter().chain(&ranking.opponents));
+    let (calibrated, copied) = (all().any(|e| e.amount.is_some()), all().any(|e| e.copies.is_some()));
     let mut header = vec!["query_id", "side", "rank", "train_id", "score", "excerpt"];
     header.extend(["amount", "amount_low", "amount_high"].iter().filter(|_| calibrated));
     let has_intervals = rankings.iter().any(|ranking| ranking.stability.is_some());
     header.extend(["score_low", "score_high"].iter().filter(|_| has_intervals));
+    header.extend(["copies", "score_with_copies"].iter().filter(|_| copied));
     writer.write_record(header).map_err(failed)?;
     for ranking in rankings {
         for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
@@ -185,7 +189,13 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
                 let amount = amount.into_iter().flatten().collect::<Vec<_>>();
                 let record = [&ranking.query.id, side, &rank, &example.id, &score, &example.excerpt];
                 let interval: Vec<String> = example.interval.iter().flatten().map(f32::to_string).collect();
-                let further = amount.iter().chain(&interval).map(String::as_str);
+                let (count, total) = match &example.copies {
+                    Some(copies) => (copies.count, copies.total.map_or_else(String::new, |total| total.to_string())),
+                    None => (0, score.clone()),
+                };
+                let copies = [count.to_string(), total];
+                let copies = copies.iter().filter(|_| copied);
+                let further = amount.iter().chain(&interval).chain(copies).map(String::as_str);
                 writer.write_record(record.into_iter().chain(further)).map_err(failed)?;
             }
         }
@@ -209,4 +219,16 @@ pub(in crate::job) fn write_rankings(brief: &Brief, answer: usize, rankings: &[Q
     let failed = |source| JobError::Io { file: file.clone(), action: "cannot be written", source };
     write_csv(rankings, &mut bytes).map_err(failed)?;
     write_file(&file, &bytes)
+}
+
+/// `duplicates.jsonl`, if copies are asked for: for each text with copies the ids of all, in the order of the data.
+pub(in crate::job) fn write_copies(brief: &Brief) -> Result<(), JobError> {
+    let Some(copies) = &brief.copies else { return Ok(()) };
+    let mut lines = String::new();
+    for members in copies.clusters() {
+        let ids: Vec<&str> = members.iter().map(|&column| brief.training.columns.id(column)).collect();
+        lines.push_str(&serde_json::json!({ "count": ids.len(), "ids": ids }).to_string());
+        lines.push('\n');
+    }
+    write_file(&copies_file(brief), lines.as_bytes())
 }

@@ -12,6 +12,9 @@ use crate::job::folder::places::tokens_file;
 /// The entry that says how many proponents and opponents of each query were taken.
 pub(in crate::job) const TOP: &str = "top";
 
+/// The entry that says which examples were one entry of a ranking.
+pub(in crate::job) const COPIES: &str = "duplicates";
+
 /// What the tokens of one training example add to its score for one query.
 #[derive(Debug, Clone, PartialEq)]
 pub(in crate::job) struct Shares {
@@ -49,6 +52,7 @@ pub(in crate::job) fn write_tokens(
     ];
     let mut metadata = score_metadata(brief, summary, 0, key);
     metadata.insert(TOP.into(), brief.job.output.top.to_string());
+    metadata.insert(COPIES.into(), brief.job.output.duplicates.to_string());
     Ok(write_safetensors(&tokens_file(brief), &tensors, &metadata)?)
 }
 

@@ -25,6 +25,7 @@ use crate::curvature::gemm::Products;
 use crate::curvature::{Graphs, LayerSpec, Network};
 use crate::data::{Kind, ReadReport, Role};
 use crate::job::brief::answers::Answer;
+use crate::job::brief::copies::Copies;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::brief::summary::Summary;
@@ -239,8 +240,10 @@ impl Plan {
         let answers = Answer::all(&job, &training)?;
         let (queries, query_report) = queries.unzip();
         let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
+        let (copies, found) = Copies::find(&job, &training, memory)?;
+        notes.extend(found);
         let evaluation = evaluation.map(|(examples, _)| examples);
-        let mut brief = Brief { job, training, answers, layer_sets, groups, queries, evaluation, reused };
+        let mut brief = Brief { job, training, answers, layer_sets, groups, copies, queries, evaluation, reused };
         let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
         brief.job.resources.batch_tokens = Some(memory.batch);
         notes.extend(memory.take_solve_block(&mut brief));
@@ -277,6 +280,11 @@ impl Plan {
     /// The error with the line of a description that lists its checkpoint, if it names one.
     pub(in crate::job) fn name_checkpoint(&self, error: JobError) -> JobError {
         self.described.name(error)
+    }
+
+    /// What a person should know of copies among the training examples, where a ranking lists them as one entry.
+    pub fn notes_on_copies(&self) -> &[String] {
+        self.copies.as_ref().map_or(&[], Copies::notes)
     }
 
     /// What a person should see before the work begins.

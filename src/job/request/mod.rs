@@ -4,6 +4,7 @@ mod candidates;
 mod checkpoints;
 mod damping;
 mod device;
+mod duplicates;
 mod file;
 mod fit_examples;
 mod method;
@@ -20,6 +21,7 @@ pub use self::candidates::{CandidatesRequest, WordFilter};
 pub use self::checkpoints::{CheckpointScores, CheckpointsRequest, MeanWeights};
 pub use self::damping::DampingRequest;
 pub use self::device::DeviceRequest;
+pub use self::duplicates::{DuplicateScores, DuplicatesRequest};
 pub use self::fit_examples::FitExamples;
 pub(in crate::job) use self::fit_examples::POSITIONS_PER_ROW;
 pub use self::method::*;
@@ -71,6 +73,8 @@ impl Job {
                 store_scores: StoreScores::default(),
                 csv: false,
                 group_by: None,
+                duplicates: DuplicatesRequest::Off,
+                duplicate_scores: DuplicateScores::Each,
                 scale: ScoreScale::default(),
                 layer_sets: BTreeMap::new(),
                 split_layers: vec![],
@@ -334,6 +338,12 @@ pub struct OutputRequest {
     /// Scores are also added up over the training examples with one value of this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group_by: Option<String>,
+    /// Which training examples are one entry of a ranking, as copies of one another.
+    #[serde(default, skip_serializing_if = "DuplicatesRequest::is_off")]
+    pub duplicates: DuplicatesRequest,
+    /// By which score copies are ranked.
+    #[serde(default, skip_serializing_if = "DuplicateScores::is_each")]
+    pub duplicate_scores: DuplicateScores,
     /// For which training examples scores are also divided over their tokens.
     #[serde(default, skip_serializing_if = "TokensRequest::is_none")]
     pub tokens: TokensRequest,

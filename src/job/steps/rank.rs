@@ -1,14 +1,15 @@
 //! From scores to lists that a person reads.
 
-use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::ranking::{Ranking, ScoreRows};
 use crate::attribution::store::{Store, TensorFile};
 use crate::data::{Dataset, Kind};
+use crate::job::brief::copies::{RankedCopies, ranked};
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
 use crate::job::folder::rankings::{
-    CandidateCheck, EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_rankings,
+    CandidateCheck, EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_copies, write_rankings,
 };
 use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
@@ -33,6 +34,7 @@ impl Plan {
             write_rankings(self, answer, &rankings)?;
             first.get_or_insert(rankings);
         }
+        write_copies(self)?;
         Ok(first.unwrap_or_default())
     }
 
@@ -54,6 +56,8 @@ impl Plan {
         };
         let mut in_groups: Option<Vec<Vec<RankedGroup>>> = None;
         let mut checks: Option<Vec<CandidateCheck>> = None;
+        // of each query the copies of what is listed on either side
+        let mut copies: Vec<[Vec<Option<RankedCopies>>; 2]> = vec![];
         let rankings = rankings_of(self, answer)?;
         let (values, captured, solved) = if is_file(&scores) {
             let file = TensorFile::open_checked(&scores)?;
@@ -64,6 +68,14 @@ impl Plan {
             checks = self.training.chosen().map(|chosen| {
                 (0..rows.queries()).map(|q| CandidateCheck::of(rows.row(q), chosen, self.job.output.top)).collect()
             });
+            if let Some(found) = &self.copies {
+                let id = |column: usize| self.training.columns.id(column).to_owned();
+                let of = |query: usize, side: &[(usize, f32)], helps: bool| {
+                    side.iter().map(|&(column, _)| found.of(column, rows.row(query), helps, id)).collect()
+                };
+                let sides = |r: &Ranking| [of(r.query, &r.proponents, true), of(r.query, &r.opponents, false)];
+                copies = rankings.iter().map(sides).collect();
+            }
             (file.f64("measurements")?.to_vec(), captured(&file)?, solved(&file)?)
         } else {
             let file = TensorFile::open_checked(&top)?;
@@ -81,14 +93,16 @@ impl Plan {
         let columns = &self.training.columns;
         let scale = scale_of(self, answer)?;
         let variants = Variants::of(self, answer)?;
-        let examples = |query: usize, side: Vec<(usize, f32)>| {
-            let example = |(column, score): (usize, f32)| {
+        let examples = |query: usize, side: Vec<(usize, f32)>, copies: Vec<Option<RankedCopies>>| {
+            let copies = copies.into_iter().chain(std::iter::repeat(None));
+            let example = |((column, score), copies): ((usize, f32), Option<RankedCopies>)| {
                 let (stage, m) = columns.example(column);
                 let (stage, place) = (&self.training.stages[stage], self.training.stages[stage].place(m));
                 let own = shares.as_ref().and_then(|shares| shares.of(query, column));
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
+                    copies,
                     interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: stage.all().excerpt(place, EXCERPT),
@@ -99,15 +113,16 @@ impl Plan {
                     is_control: stage.chosen.as_ref().is_some_and(|(_, chosen)| chosen.is_control[m]),
                 }
             };
-            side.into_iter().map(example).collect()
+            side.into_iter().zip(copies).map(example).collect()
         };
-        let ranked = |ranking: Ranking| {
+        let mut whole = |ranking: Ranking| {
             let (excerpt, value) = query(ranking.query);
+            let [helping, hurting] = copies.get_mut(ranking.query).map(std::mem::take).unwrap_or_default();
             let of_query = solved.as_ref().map(|solved| solved[ranking.query]);
             let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
             QueryRanking {
                 candidates: checks.as_ref().map(|checks| checks[ranking.query].clone()),
-                stability: variants.as_ref().map(|variants| variants.stability(&ranking)),
+                stability: variants.as_ref().map(|variants| variants.stability(&ranking, self.copies.as_ref())),
                 query: QueryInfo {
                     id: ids[ranking.query].clone(),
                     excerpt,
@@ -117,12 +132,12 @@ impl Plan {
                     residual: solved_by(Solve::GaussNewton),
                     disagreement: solved_by(Solve::Subspace),
                 },
-                proponents: examples(ranking.query, ranking.proponents),
-                opponents: examples(ranking.query, ranking.opponents),
+                proponents: examples(ranking.query, ranking.proponents, helping),
+                opponents: examples(ranking.query, ranking.opponents, hurting),
                 groups: in_groups.as_ref().map(|groups| groups[ranking.query].clone()),
             }
         };
-        Ok(rankings.into_iter().map(ranked).collect())
+        Ok(rankings.into_iter().map(&mut whole).collect())
     }
 
     /// What the tokens of the ranked examples add to an answer's scores, if the folder has it.
@@ -146,7 +161,7 @@ pub(in crate::job) fn rankings_of(plan: &Plan, answer: usize) -> Result<Vec<Rank
         let file = TensorFile::open_checked(&scores)?;
         let shape = &file.spec("scores")?.shape;
         let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
-        rank(rows, plan.job.output.top).map_err(output::ranking_error)?
+        return ranked(plan.copies.as_ref(), rows, plan.job.output.top).map_err(output::ranking_error);
     } else if is_file(&top) {
         stored_top(&TensorFile::open_checked(&top)?)?
     } else {

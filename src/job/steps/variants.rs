@@ -1,8 +1,9 @@
 //! How sure a ranking is: the variants of its scores, read beside them.
 
-use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::ranking::{Ranking, ScoreRows};
 use crate::attribution::stability;
 use crate::attribution::store::TensorFile;
+use crate::job::brief::copies::{Copies, ranked};
 use crate::job::error::JobError;
 use crate::job::folder::rankings::{SideStability, Stability, VariantShare};
 use crate::job::folder::{output, places};
@@ -37,8 +38,8 @@ impl Variants {
             let shape = &file.spec("scores")?.shape;
             let (queries, examples) = (shape[0], shape[1]);
             let rows = ScoreRows::new(file.f32("scores")?, queries, examples).map_err(output::ranking_error)?;
-            let rankings = rank(rows, plan.job.output.top).map_err(output::ranking_error)?;
-            let rankings = rankings.into_iter().map(Ranking::signed).collect();
+            let rankings = ranked(plan.copies.as_ref(), rows, plan.job.output.top).map_err(output::ranking_error)?;
+            let rankings = rankings.into_iter().map(|ranking| by_first_copies(ranking, plan.copies.as_ref())).collect();
             found.push(Scores { name: of.name.clone(), file, examples, rankings });
         }
         Ok(Some(Self(found)).filter(|variants| !variants.0.is_empty()))
@@ -54,7 +55,8 @@ impl Variants {
     }
 
     /// How much of a ranking its variants have too.
-    pub(in crate::job) fn stability(&self, ranking: &Ranking) -> Stability {
+    pub(in crate::job) fn stability(&self, ranking: &Ranking, copies: Option<&Copies>) -> Stability {
+        let ranking = &by_first_copies(ranking.clone(), copies);
         let side = |of: fn(&Ranking) -> &[(usize, f32)]| {
             let variants = self.0.iter().map(|scores| of(&scores.rankings[ranking.query]));
             let found = stability::of_side(of(ranking), &variants.collect::<Vec<_>>());
@@ -64,4 +66,13 @@ impl Variants {
         };
         Stability { proponents: side(|ranking| &ranking.proponents), opponents: side(|ranking| &ranking.opponents) }
     }
+}
+
+/// A ranking in which each entry stands under the first of its copies: which copy is the strongest may differ by rounding.
+fn by_first_copies(mut ranking: Ranking, copies: Option<&Copies>) -> Ranking {
+    if let Some(copies) = copies {
+        let sides = ranking.proponents.iter_mut().chain(&mut ranking.opponents);
+        sides.for_each(|(column, _)| *column = copies.first(*column));
+    }
+    ranking
 }

@@ -624,6 +624,11 @@ impl Columns {
         &self.ids[column]
     }
 
+    /// A stage and a place there for each column.
+    pub(in crate::job) fn examples(&self) -> &[(usize, usize)] {
+        &self.first
+    }
+
     /// A stage and a place there where the column's example stands.
     pub(in crate::job) fn example(&self, column: usize) -> (usize, usize) {
         self.first[column]
