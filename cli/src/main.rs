@@ -6,6 +6,7 @@ mod commands;
 #[cfg(test)]
 mod documented;
 mod failure;
+mod hub;
 mod interrupt;
 mod message;
 mod options;

@@ -1,5 +1,8 @@
 //! Training examples in every form of file that is read give the same bytes of results.
 
+#[path = "../../src/hub/test_server.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod hub;
 mod support;
 
 use std::fs;
@@ -47,5 +50,73 @@ fn columns_that_a_model_does_not_read_are_refused() {
         let refused = ended(ascribe(&format!("influence {flags} --out {}", folder.arg("run"))));
         assert_eq!(refused.code, Some(2), "{flags}: {}", refused.err);
         assert!(refused.err.replace('`', "").contains(problem), "{flags}: {}", refused.err);
+    }
+}
+
+/// A model and data of the hub by their names, from a hub on this machine.
+#[test]
+fn names_of_the_hub_are_fetched_once_and_paths_never() {
+    let (folder, hub) = (Folder::new(), hub::Hub::start());
+    let root = support::root().join("fixtures/gpt2-tiny");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        hub.add(&format!("models/org/tiny/{file}"), fs::read(root.join(file)).unwrap());
+    }
+    hub.add("datasets/org/facts/data/train.jsonl", fs::read(root.join("train.jsonl")).unwrap());
+    hub.add("datasets/org/facts/queries.jsonl", fs::read(root.join("queries.jsonl")).unwrap());
+    let run = |flags: &str, offline: bool, endpoint: &str| {
+        let mut command = ascribe(&format!("influence {flags} --out {}", folder.arg("run")));
+        command.env("HF_ENDPOINT", endpoint).env("HF_HOME", folder.path("hf")).env("HF_TOKEN", "secret");
+        for name in ["HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+            command.env_remove(name);
+        }
+        if offline {
+            command.env("HF_HUB_OFFLINE", "1");
+        }
+        ended(command)
+    };
+    let names = "--model hub:org/tiny --train hub:org/facts/data/*.jsonl --queries hub:org/facts@v1/queries.jsonl \
+                 --add-eos train";
+    let said = run(&format!("{names} --dry-run"), false, &hub.endpoint);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let commit = hub::COMMIT;
+    for (text, part) in [
+        (&said.err, format!("hub:org/tiny is commit {commit}: 3 files with ")),
+        (&said.err, "to download".to_owned()),
+        (&said.out, format!("the model: `org/tiny` of the hub at commit {commit}")),
+        (&said.out, format!("the training examples: `org/facts` of the hub at commit {commit}")),
+        (&said.out, "160 examples".to_owned()),
+    ] {
+        assert!(text.contains(&part), "{part}\n{}{}", said.err, said.out);
+    }
+    assert!(!hub.asked().is_empty());
+
+    // the same from the cache without a hub, by the file's own name; the scores are those of the files
+    let names = names.replace("*", "train");
+    let job = format!("{names} --curvature identity");
+    let said = run(&job, true, "http://127.0.0.1:1");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    done(&format!("influence {GPT2} --curvature identity --quiet --out {}", folder.arg("local")));
+    let [fetched, local] = ["run", "local"].map(|run| support::tensors(&folder.path(run).join("scores.safetensors")));
+    assert!(fetched == local);
+    let metadata = fs::read(folder.path("run/scores.safetensors")).unwrap();
+    assert!(String::from_utf8_lossy(&metadata).contains(&format!("of the hub at commit {commit}")));
+    fs::remove_dir_all(folder.path("run")).unwrap();
+    let said = run(&job, false, "http://127.0.0.1:1");
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("cannot be reached") && said.err.contains("HF_HUB_OFFLINE=1"), "{}", said.err);
+
+    // a path is never looked for at the hub
+    let paths = GPT2.replace("--model fixtures/gpt2-tiny", "--model org/tiny");
+    let said = run(&paths, false, &hub.endpoint);
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("`--model hub:org/tiny`") && !said.err.contains("secret"), "{}", said.err);
+    assert!(hub.asked().is_empty());
+    for (names, problem) in [
+        ("--model hub:org/../tiny --train t --queries q", "is no model of the hub"),
+        ("--model hub:org/none --train t --queries q", "has no model `org/none`"),
+        ("--model fixtures/gpt2-tiny --train hub:org/facts/../../x --queries q", "outside of the data set"),
+    ] {
+        let said = run(names, false, &hub.endpoint);
+        assert!(said.code == Some(2) && said.err.contains(problem), "{}", said.err);
     }
 }

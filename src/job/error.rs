@@ -16,6 +16,9 @@ pub enum JobError {
     /// The checkpoint.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// A name of the hub.
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
     /// The training run.
     #[error(transparent)]
     Trajectory(#[from] crate::trajectory::ReadError),
@@ -159,6 +162,7 @@ impl JobError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Load(error) => error.hint(),
+            Self::Hub(error) => error.hint(),
             Self::Trajectory(error) => error.hint(),
             Self::Listed { source, .. } => source.hint(),
             Self::Changed { .. } => Some("start again; what is finished is kept".into()),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::hub;
+
 /// Why a checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -294,7 +296,12 @@ impl LoadError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Unreadable { .. } => "check the path and its permissions".into(),
+            Self::Unreadable { path, source } => match hub::would_be(path) {
+                Some(name) if source.kind() == std::io::ErrorKind::NotFound => format!(
+                    "no folder of this name is here; nothing is fetched for a path, a model of the hub is `--model {name}`"
+                ),
+                _ => "check the path and its permissions".into(),
+            },
             Self::NotACheckpoint { instead: Some(instead), .. } => instead.clone(),
             Self::NotACheckpoint { .. } => "give the folder that holds `config.json` and `model.safetensors`".into(),
             Self::UnsupportedModel { supported, .. } => format!("supported are {}", supported.join(", ")),
@@ -308,7 +315,7 @@ impl LoadError {
             Self::UnmergedAdapter { .. } => "save the adapter with `PeftModel.save_pretrained(folder)` and give that folder, \
                  or merge it into the weights with `merge_and_unload()`"
                 .into(),
-            Self::NoBase { .. } => "give the base's folder: `--base DIR`, or `base` in a job file".into(),
+            Self::NoBase { .. } => "give the base's folder: `--base DIR`, or `base` in a job file; `--base hub:ORG/NAME` fetches it".into(),
             Self::NotAnAdapter { .. } => {
                 "leave `--base` out, or give the folder that holds `adapter_config.json`".into()
             }

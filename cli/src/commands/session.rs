@@ -8,6 +8,7 @@ use ascribe::job::{Job, JobError, OptionText, Plan, QueryRanking, Saturation, St
 use serde_json::json;
 
 use crate::allocator;
+use crate::hub;
 use crate::interrupt;
 use crate::options::{ProgressMode, RankingFormat, TalkOptions};
 use crate::progress::Progress;
@@ -45,11 +46,12 @@ impl Session {
     ///
     /// # Errors
     /// As there.
-    pub(super) fn resolve(job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
+    pub(super) fn resolve(mut job: Job, talk: TalkOptions) -> anyhow::Result<Self> {
         if job.resources.memory.is_some() {
             allocator::give_back_at_once();
         }
         set_threads(job.resources.threads)?;
+        hub::fetch(&mut job, talk)?;
         let plan = Plan::resolve(job)?;
         plan.check_weights()?;
         Ok(Self { plan, progress: Arc::new(Progress::new(talk)), talk })

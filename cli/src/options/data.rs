@@ -37,7 +37,7 @@ pub(crate) struct DataOptions {
     /// example a line; for an MLP a safetensors file with `inputs` and `targets`. For a model of images a folder whose
     /// folders are classes with PNG or JPEG images, rows with `image` and `label`, or such a safetensors file. A field `id` names the example, else
     /// its number does. Several files: a pattern in quotation marks, as `'part-*.parquet'` (sorted) or `'{b,a}.jsonl'`
-    /// (in this order).
+    /// (in this order). `hub:ORG/NAME/FILE` is a file of a data set of the Hugging Face hub, or several as a pattern.
     #[arg(long, value_name = "FILE")]
     pub(crate) train: Option<PathBuf>,
     /// Queries, in the same formats

@@ -14,13 +14,15 @@ use super::values::one_of;
 pub(crate) struct ModelOptions {
     /// Folder of the checkpoint: `config.json` and `model.safetensors`, or shards with their index
     ///
+    /// `hub:ORG/NAME` or `hub:ORG/NAME@REVISION` is a model of the Hugging Face hub, fetched into its cache; a path never is.
+    ///
     /// Given several times, first trained first, influence is averaged over the checkpoints, and queries are measured
     /// at the last.
     #[arg(long, value_name = "DIR")]
     pub(crate) model: Vec<PathBuf>,
     /// Folder of the base of a PEFT adapter [default: the folder that `adapter_config.json` names]
     ///
-    /// An adapter's folder (`adapter_config.json`, `adapter_model.safetensors`) is a model together with its base.
+    /// An adapter's folder (`adapter_config.json`, `adapter_model.safetensors`) is a model together with its base. `hub:ORG/NAME` fetches it.
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     /// Which layers of an adapter and its base are tracked [default: only]

@@ -94,7 +94,8 @@ impl Plan {
         let model = Model::load(&last, &options)?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
-        let mut notes = model.notes().to_vec();
+        let mut notes = job.commits();
+        notes.extend(model.notes().iter().cloned());
         notes.extend(solve_note);
         notes.extend(checkpoints.notes.iter().cloned());
         notes.extend(checkpoints.untrained_note(model.layers().iter().map(|layer| layer.name.as_str())));

@@ -7,6 +7,7 @@ mod device;
 mod duplicates;
 mod file;
 mod fit_examples;
+mod hub;
 mod method;
 mod several;
 mod solve;
