@@ -269,6 +269,57 @@ fn the_precision_of_training_is_named() {
     evaluation_warning(&scaled(1.02));
 }
 
+/// A copy of the run whose evaluation set has this name in the log, beside what else its entries get.
+fn named(folder: &Folder, change: impl Fn(&mut serde_json::Map<String, Value>)) -> String {
+    let run = folder.copy_of("trainer-evaluated");
+    for step in [40, 80] {
+        let file = Path::new(&run).join(format!("checkpoint-{step}/trainer_state.json"));
+        let mut state: Value = serde_json::from_slice(&fs::read(&file).expect("a state")).expect("an object");
+        for entry in state["log_history"].as_array_mut().expect("entries") {
+            if entry.get("eval_loss").is_some() {
+                let entry = entry.as_object_mut().expect("an entry");
+                for of in ["loss", "runtime"] {
+                    let value = entry.remove(&format!("eval_{of}")).expect("a number");
+                    entry.insert(format!("eval_facts_{of}"), value);
+                }
+                change(entry);
+            }
+        }
+        fs::write(&file, state.to_string()).expect("writable");
+    }
+    run
+}
+
+#[test]
+fn a_set_with_a_name_is_compared_with_its_own_losses() {
+    let folder = Folder::new();
+    // a measure is no set
+    let run = named(&folder, |entry| drop(entry.insert("eval_facts_aux_loss".into(), 9.0.into())));
+    let plan =
+        |run: &str, flags: &str| command(&format!("--run {run}"), RUN, &eval(), &format!("{AS_TRAINED} {flags}"));
+    let only = done(&plan(&run, "")).out;
+    agrees(&only, 4);
+    let line = "checkpoint-80: loss 4.138 of 10 evaluation examples of `facts` in batches of 4, the log has 4.138";
+    assert!(only.contains(line), "{only}");
+    assert!(failed(&plan(&run, "--eval-name other")).contains("its evaluation sets are `facts`"));
+    // of several one has to be named
+    let run = named(&folder, |entry| {
+        entry.insert("eval_other_loss".into(), 1.5.into());
+        entry.insert("eval_other_runtime".into(), 0.1.into());
+    });
+    let said = failed(&plan(&run, ""));
+    assert!(
+        said.contains("several evaluation sets: `facts`, `other`") && said.contains("`--eval-name NAME`"),
+        "{said}"
+    );
+    agrees(&done(&plan(&run, "--eval-name facts")).out, 4);
+    let other = done(&plan(&run, "--eval-name other")).out;
+    assert!(other.contains("of `other` in batches of 4, the log has 1.500 at step 80: DISAGREES"), "{other}");
+    let said = failed(&plan(&run, "--eval-name facts").replace(&format!("--eval {} ", eval()), ""));
+    assert!(said.contains("`--eval-name` says which evaluation set `--eval` is"), "{said}");
+    assert!(failed(&plan(RUN, "--eval-name facts")).contains("its only evaluation set has no name"));
+}
+
 #[test]
 fn what_cannot_be_compared_is_refused() {
     let folder = Folder::new();

@@ -49,6 +49,9 @@ pub(crate) struct DataOptions {
     /// the file has to have its first three digits. No score depends on it.
     #[arg(long, value_name = "FILE", conflicts_with = "no_loss_check")]
     eval: Option<PathBuf>,
+    /// The name of the --eval set in training, where the log has an `eval_NAME_loss` of several [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    eval_name: Option<String>,
     /// A `tokenizer.json` or its folder [default: the model's, then its parent's]
     ///
     /// A trainer's `checkpoint-N` often has none, its parent does.
@@ -147,6 +150,7 @@ impl DataOptions {
         }
         data.queries = self.queries.clone().or(data.queries.take());
         data.eval = self.eval.clone().or(data.eval.take());
+        data.eval_name = self.eval_name.clone().or(data.eval_name.take());
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
         if let Some(Pack { length, rows }) = self.pack {

@@ -49,6 +49,9 @@ pub struct CheckpointLoss {
 /// The loss on an evaluation set at one checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationLoss {
+    /// The name that the set has in the log, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Its name.
     pub checkpoint: String,
     /// Updates done.
@@ -71,10 +74,11 @@ pub struct EvaluationLoss {
 impl EvaluationLoss {
     /// The comparison as a sentence.
     pub fn sentence(&self) -> String {
-        let Self { checkpoint, step, loss, examples, batch, logged, agrees, first_labels } = self;
+        let Self { name, checkpoint, step, loss, examples, batch, logged, agrees, first_labels } = self;
+        let of = name.as_ref().map_or_else(String::new, |name| format!(" of `{name}`"));
         let verdict = verdict(*agrees, *first_labels);
         format!(
-            "{checkpoint}: loss {loss:.3} of {examples} evaluation examples in batches of {batch}, the log has {logged:.3} at step {step}: {verdict}"
+            "{checkpoint}: loss {loss:.3} of {examples} evaluation examples{of} in batches of {batch}, the log has {logged:.3} at step {step}: {verdict}"
         )
     }
 }

@@ -117,6 +117,12 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "give `--eval` or `--no-loss-check`",
         );
     }
+    if job.data.eval_name.is_some() && job.data.eval.is_none() {
+        return options(
+            "<eval_name> says which evaluation set <eval> is",
+            "give the set with `--eval FILE`, or leave it out",
+        );
+    }
     if job.output.top == 0 {
         return options("<top> is 0", "list at least one proponent");
     }

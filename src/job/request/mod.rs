@@ -161,6 +161,9 @@ pub struct DataRequest {
     /// the log of a training run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eval: Option<PathBuf>,
+    /// The name that the evaluation set had in training, where the log has losses of several: `eval_NAME_loss`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_name: Option<String>,
     /// A tokenizer's file or folder; none: the model's folder or its parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,

@@ -1,8 +1,9 @@
 //! `trainer_state.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -43,6 +44,8 @@ pub(super) struct TrainerState {
     pub(super) log: Vec<LogEntry>,
     /// (updates done, loss on the evaluation set) where training was interrupted to evaluate, ascending.
     pub(super) evaluations: Vec<(usize, f64)>,
+    /// The same of each evaluation set that has a name: `eval_NAME_loss`.
+    pub(super) named_evaluations: BTreeMap<String, Vec<(usize, f64)>>,
 }
 
 /// A state file as it stands. A log is long, so that its entries hold only what is used.
@@ -65,9 +68,57 @@ struct RawEntry {
     step: Option<Value>,
     grad_norm: Option<Value>,
     loss: Option<Value>,
-    eval_loss: Option<Value>,
     epoch: Option<Value>,
     num_tokens: Option<Value>,
+    #[serde(flatten)]
+    evaluation: Evaluation,
+}
+
+/// What an entry has of evaluations, if it has any; most have none. Of all other keys nothing is kept.
+#[derive(Debug, Default)]
+struct Evaluation(Option<Box<Evaluated>>);
+
+#[derive(Debug, Default)]
+struct Evaluated {
+    /// `eval_loss`.
+    loss: Option<Value>,
+    /// Each `eval_NAME_loss` by its name.
+    named: Vec<(String, Value)>,
+    /// Names with a time: the Trainer writes one for each set, whoever computes measures of one set does not.
+    timed: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Evaluation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Evaluation;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an entry of a log")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Evaluation, A::Error> {
+                let mut all: Option<Box<Evaluated>> = None;
+                while let Some(key) = map.next_key::<String>()? {
+                    let name = key.strip_prefix("eval_");
+                    let of = |end: &str| name.and_then(|name| name.strip_suffix(end)).map(str::to_owned);
+                    if name == Some("loss") {
+                        all.get_or_insert_default().loss = Some(map.next_value()?);
+                    } else if let Some(name) = of("_loss") {
+                        all.get_or_insert_default().named.push((name, map.next_value()?));
+                    } else {
+                        if let Some(name) = of("_runtime") {
+                            all.get_or_insert_default().timed.push(name);
+                        }
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Evaluation(all))
+            }
+        }
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
@@ -92,9 +143,17 @@ impl TrainerState {
         let history = root.log_history.ok_or_else(|| entry(file, "log_history", None))?;
         let finite = |value: &Option<Value>| value.as_ref().and_then(float).filter(|value| value.is_finite());
         let (mut log, mut evaluations) = (Vec::new(), Vec::new());
+        let mut named_evaluations = BTreeMap::<String, Vec<(usize, f64)>>::new();
         for item in history {
-            if let Some(loss) = finite(&item.eval_loss) {
+            let evaluated = item.evaluation.0.map(|all| *all).unwrap_or_default();
+            if let Some(loss) = finite(&evaluated.loss) {
                 evaluations.push((whole("log_history.step", &item.step)?, loss));
+            }
+            for (name, loss) in evaluated.named.into_iter().filter(|(name, _)| evaluated.timed.contains(name)) {
+                if let Some(loss) = float(&loss).filter(|loss| loss.is_finite()) {
+                    let step = whole("log_history.step", &item.step)?;
+                    named_evaluations.entry(name).or_default().push((step, loss));
+                }
             }
             // Evaluation entries have `eval_…`, the summary `train_runtime`; neither has a rate.
             let Some(rate) = item.learning_rate else { continue };
@@ -112,6 +171,7 @@ impl TrainerState {
         }
         log.sort_by_key(|entry| entry.step);
         evaluations.sort_by_key(|&(step, _)| step);
+        named_evaluations.values_mut().for_each(|losses| losses.sort_by_key(|&(step, _)| step));
         Ok(Self {
             file: file.to_path_buf(),
             global_step: whole("global_step", &root.global_step)?,
@@ -125,6 +185,7 @@ impl TrainerState {
             },
             log,
             evaluations,
+            named_evaluations,
         })
     }
 }
@@ -239,6 +300,23 @@ mod tests {
         assert_eq!(state.log.len(), 2);
         assert_eq!(state.log[0].gradient_norm, Some(f64::INFINITY));
         assert_eq!((state.log[1].rate, state.log[1].gradient_norm), (0.0, None));
+    }
+
+    #[test]
+    fn evaluation_sets_may_have_names() {
+        let state = read(
+            r#"{"global_step": 20, "max_steps": 20, "epoch": 2.0, "log_history": [
+            {"eval_b_loss": 2.5, "eval_b_runtime": 1.0, "step": 20},
+            {"eval_b_loss": 3.5, "eval_b_runtime": 1.0, "eval_b_other": [1], "step": 10},
+            {"eval_a_b_loss": 1.5, "eval_a_b_runtime": 1.0, "step": 10},
+            {"eval_loss": 2.0, "eval_runtime": 1.0, "eval_aux_loss": 9.0, "step": 10},
+            {"eval_nan_loss": NaN, "eval_nan_runtime": 1.0, "step": 10}]}"#,
+        )
+        .unwrap();
+        assert_eq!(state.evaluations, [(10, 2.0)]);
+        let named: Vec<_> =
+            state.named_evaluations.iter().map(|(name, losses)| (name.as_str(), losses.as_slice())).collect();
+        assert_eq!(named, [("a_b", &[(10, 1.5)][..]), ("b", &[(10, 3.5), (20, 2.5)])]);
     }
 
     /// NaN passes over every comparison: a stream would have been taken for a set, an epoch for none.

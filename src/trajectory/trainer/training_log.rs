@@ -3,6 +3,7 @@
 //! A Trainer writes the mean loss of its batches since the entry before. Whoever computes the loss of training examples
 //! at a checkpoint can compare: [`TrainingLog::around`] says between which numbers it has to lie.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::arguments::TrainingArguments;
@@ -31,6 +32,8 @@ pub struct TrainingLog {
     pub losses: Vec<(usize, f64)>,
     /// (updates done, loss on the evaluation set), ascending.
     pub evaluations: Vec<(usize, f64)>,
+    /// The same of each evaluation set that has a name: `eval_NAME_loss`.
+    pub named_evaluations: BTreeMap<String, Vec<(usize, f64)>>,
     /// Updates of an epoch, if examples were counted.
     pub steps_per_epoch: Option<f64>,
     /// Examples of an update, as far as the files say; 1 if they do not.
@@ -130,6 +133,7 @@ impl TrainingLog {
             step: state.global_step,
             losses: state.log.iter().filter_map(|entry| Some((entry.step, entry.loss?))).collect(),
             evaluations: state.evaluations,
+            named_evaluations: state.named_evaluations,
             steps_per_epoch: epoch.map(|epoch| state.global_step as f64 / epoch),
             batch: batch.max(1),
             accumulation,
@@ -235,6 +239,7 @@ mod tests {
             step: losses.last().map_or(0, |&(step, _)| step),
             losses,
             evaluations: vec![],
+            named_evaluations: BTreeMap::new(),
             steps_per_epoch: Some(steps_per_epoch),
             batch: 8,
             accumulation: 1,

@@ -1,6 +1,8 @@
 //! The evaluation loss of a run: recomputed over the whole evaluation set at each checkpoint, it has to have the digits
 //! that the Trainer logged. Neither dropout nor weights that changed while a window was logged blur it.
 
+use std::path::Path;
+
 use super::causes;
 use super::compared::{Compared, Conversations, EvaluationBatches, Judged, Logged, OfStage, rounded};
 use super::rows::losses;
@@ -21,7 +23,10 @@ const HALF_PRECISION: f64 = 0.01;
 /// What is compared: a checkpoint, the updates done there, and the loss that was logged.
 type Place = (Site, usize, f64);
 
-fn refuse<T>(problem: OptionText, hint: &'static str) -> Result<T, JobError> {
+/// The name that an evaluation set has in the log, if it has one, and its losses by the updates done.
+type LoggedSet = (Option<String>, Vec<(usize, f64)>);
+
+fn refuse<T>(problem: OptionText, hint: impl Into<OptionText>) -> Result<T, JobError> {
     Err(JobError::options(problem, hint))
 }
 
@@ -29,7 +34,11 @@ impl Plan {
     /// The evaluation set as the stored check names it; none if the job has none.
     pub(super) fn evaluation_key(&self) -> Option<String> {
         let hash = self.evaluation.as_ref()?.content_hash();
-        Some(hash.iter().map(|byte| format!("{byte:02x}")).collect())
+        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Some(match &self.job.data.eval_name {
+            Some(name) => format!("{hash} {name}"),
+            None => hash,
+        })
     }
 
     /// Refuses an evaluation set that has no logged loss to be compared with.
@@ -41,7 +50,7 @@ impl Plan {
     }
 
     /// The log, and the checkpoints of the last stage at which it has a loss on the evaluation set; at least one.
-    fn evaluations(&self) -> Result<(TrainingLog, Vec<Place>), JobError> {
+    fn evaluations(&self) -> Result<(TrainingLog, Option<String>, Vec<Place>), JobError> {
         let last = self.training.stages.len() - 1;
         let folder = |site: &Site| &self.training.networks.parameters()[site.network].of[0].0;
         let is_state =
@@ -63,42 +72,68 @@ impl Plan {
                 "give a Trainer's output or one of its checkpoints, or leave `--eval` out",
             );
         };
-        if log.evaluations.is_empty() {
-            return refuse(
-                option_text!(
-                    "{}: has no `eval_loss` in its `log_history`, with which <eval> would be compared",
-                    state.display()
-                ),
-                "leave `--eval` out: the run did not evaluate, or under another name than the Trainer's own",
-            );
-        }
+        let (name, logged) = self.logged_set(&log, &state)?;
         let place = |site: &Site| {
             let step = step_of(folder(site))?;
-            Some((*site, step, log.evaluation(step)?))
+            Some((*site, step, logged.iter().find(|&&(at, _)| at == step)?.1))
         };
         let places: Vec<Place> = sites.iter().filter_map(place).collect();
         if places.is_empty() {
-            let mut steps: Vec<usize> = log.evaluations.iter().map(|&(step, _)| step).collect();
+            let mut steps: Vec<usize> = logged.iter().map(|&(step, _)| step).collect();
             steps.dedup();
             let more = if steps.len() > 8 { ", ..." } else { "" };
             let steps: Vec<String> = steps.iter().take(8).map(ToString::to_string).collect();
             return refuse(
                 format!(
-                    "{}: has an `eval_loss` at steps {}{more}, and no checkpoint was saved there",
+                    "{}: has an `{}` at steps {}{more}, and no checkpoint was saved there",
                     state.display(),
+                    name.as_ref().map_or_else(|| "eval_loss".to_owned(), |name| format!("eval_{name}_loss")),
                     steps.join(", ")
                 )
                 .into(),
                 "leave `--eval` out",
             );
         }
-        Ok((log, places))
+        Ok((log, name, places))
+    }
+
+    /// The losses of the evaluation set that the job means, and the name that it has in the log.
+    fn logged_set(&self, log: &TrainingLog, state: &Path) -> Result<LoggedSet, JobError> {
+        let named = &log.named_evaluations;
+        let names = || named.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let of_name = |name: &String| named.get(name).map(|losses| (Some(name.clone()), losses.clone()));
+        if let Some(name) = &self.job.data.eval_name {
+            let Some(found) = of_name(name) else {
+                let problem = option_text!("{}: has no `eval_{}_loss` in its `log_history`", state.display(), name);
+                return match (named.is_empty(), log.evaluations.is_empty()) {
+                    (false, _) => refuse(problem, option_text!("its evaluation sets are {}", names())),
+                    (true, false) => refuse(problem, "its only evaluation set has no name: leave <eval_name> out"),
+                    (true, true) => refuse(problem, "the run did not evaluate: leave `--eval` out"),
+                };
+            };
+            return Ok(found);
+        }
+        match (log.evaluations.is_empty(), named.len()) {
+            (false, _) => Ok((None, log.evaluations.clone())),
+            (true, 1) => Ok(named.keys().find_map(of_name).expect("there is one")),
+            (true, 0) => refuse(
+                option_text!(
+                    "{}: has no `eval_loss` in its `log_history`, with which <eval> would be compared",
+                    state.display()
+                ),
+                "leave `--eval` out: the run did not evaluate, or under another name than the Trainer's own",
+            ),
+            (true, _) => refuse(
+                option_text!("{}: has losses of several evaluation sets: {}", state.display(), names()),
+                "say which one <eval> is: <eval_name = NAME>",
+            ),
+        }
     }
 
     /// Adds what is found of the evaluation loss, if there is an evaluation set; `false` if the work was interrupted.
     pub(super) fn compare_evaluation(&self, check: &mut LossCheck, observer: &dyn Observer) -> Result<bool, JobError> {
         let Some(evaluation) = &self.evaluation else { return Ok(true) };
-        let (log, places) = self.evaluations()?;
+        let (log, set, places) = self.evaluations()?;
         if log.evaluation_batch.is_none() {
             check.notes.push(format!(
                 "no `training_args.bin` says in which batches the run evaluated; {} examples, the Trainer's own default, are taken",
@@ -126,6 +161,7 @@ impl Plan {
                 return Ok(true);
             };
             check.evaluations.push(EvaluationLoss {
+                name: set.clone(),
                 checkpoint: name.clone(),
                 step,
                 loss: rounded(judged.loss),
