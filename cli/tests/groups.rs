@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 
+use ascribe::attribution::store::TensorFile;
 use support::{Folder, GPT2, MLP, TRAINER, ascribe, done, ended, json_lines, scores_of};
 
 /// Sums by topic of a run's own score matrix, for each query.
@@ -40,6 +41,55 @@ fn assert_groups(folder: &Folder, run: &str, train: &str) {
             assert_eq!(group["examples"].as_u64(), Some(examples));
             assert!((group["score"].as_f64().unwrap() - score).abs() < 1e-9);
         }
+    }
+}
+
+/// The order by RelatIF is that of the definition on the stored scores, and the scores themselves stay.
+#[test]
+fn examples_are_ranked_by_their_share_of_what_they_do() {
+    let folder = Folder::new();
+    let run = folder.arg("run");
+    done(&format!("influence {MLP} --self-influence --top 3 --out {run} --quiet"));
+    let shown = done(&format!("rank --out {run} --rank-by relatif --csv"));
+    assert!(shown.out.contains("Listed by the number in parentheses"), "{}", shown.out);
+    let open = |name: &str| TensorFile::open(folder.path(&format!("run/{name}.safetensors")).as_path()).unwrap();
+    let (scores, own) = (open("scores"), open("self_influence"));
+    let n = scores.spec("scores").unwrap().shape[1];
+    let own = own.f32("self_influence").unwrap();
+    let lines = std::fs::read_to_string(folder.path("run/ranking.jsonl")).unwrap();
+    let mut moved = 0;
+    for (query, line) in lines.lines().enumerate() {
+        let ranking: serde_json::Value = serde_json::from_str(line).unwrap();
+        let row = &scores.f32("scores").unwrap()[query * n..(query + 1) * n];
+        let divided: Vec<f64> = row.iter().zip(own).map(|(s, o)| f64::from(*s) / f64::from(*o).sqrt()).collect();
+        let mut order: Vec<usize> = (0..n).collect();
+        order.sort_by(|&a, &b| divided[b].total_cmp(&divided[a]));
+        for (place, example) in ranking["proponents"].as_array().unwrap().iter().enumerate() {
+            let m: usize = example["id"].as_str().unwrap().parse().unwrap();
+            assert_eq!(m, order[place], "query {query}");
+            assert_eq!(example["score"].as_f64().unwrap() as f32, row[m]);
+            assert_eq!(example["self_influence"].as_f64().unwrap() as f32, own[m]);
+            assert!((example["relatif"].as_f64().unwrap() - divided[m]).abs() < 1e-5 * divided[m].abs());
+            let by_score = row.iter().filter(|score| **score > row[m]).count();
+            moved += usize::from(by_score != place);
+        }
+    }
+    assert!(moved > 0, "the order of no query is another");
+    let csv = std::fs::read_to_string(folder.path("run/ranking.csv")).unwrap();
+    assert!(csv.lines().next().unwrap().ends_with("excerpt,self_influence,relatif"), "{csv}");
+    for (flags, problem) in [
+        (format!("influence {MLP} --rank-by relatif --out {run}-2"), "are not taken"),
+        (
+            format!("influence {MLP} --rank-by relatif --self-influence --damping 0.1x,1x --out {run}-2"),
+            "first damping",
+        ),
+        (
+            format!("influence {MLP} --rank-by relatif --self-influence --store-scores top --out {run}-2"),
+            "lists others",
+        ),
+    ] {
+        let refused = ended(ascribe(&flags));
+        assert!(refused.err.contains(problem) && refused.err.contains("--rank-by relatif"), "{}", refused.err);
     }
 }
 

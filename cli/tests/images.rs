@@ -117,3 +117,29 @@ fn flags_of_image_files_are_refused_where_no_file_holds_images() {
     let refused = ended(ascribe(&format!("{vit} --out {} --image-processor absent.json", folder.arg("run"))));
     assert!(refused.err.contains("no image processor in absent.json"), "{}", refused.err);
 }
+
+/// A Trainer's run on a folder of images, as it lies: the loss is that of its log, Source needs no word about it, and both
+/// rank.
+#[test]
+fn a_trainers_run_on_a_folder_of_images_is_read_as_it_lies() {
+    let run = "fixtures/trainer-images/run";
+    let data = "fixtures/trainer-images/data";
+    for (command, expected) in [
+        ("influence", "loss      checkpoint-8: loss "),
+        ("source", "the loss scale is that of transformers for classifiers, a mean over examples"),
+    ] {
+        let folder = Folder::new();
+        let out = folder.arg("run");
+        let shown = done(&format!("{command} --run {run} --train {data} --queries {data} --top 2 --out {out}"));
+        assert!(shown.err.contains(expected), "{}", shown.err);
+        assert!(shown.err.contains("agrees") && !shown.err.contains("warning"), "{}", shown.err);
+        assert!(shown.out.contains("bars/00.png  target bars"), "{}", shown.out);
+        // what an image says of itself is that training on it helps it
+        let rankings = json_lines(&std::fs::read_to_string(folder.path("run/ranking.jsonl")).expect("a ranking"));
+        let own = rankings.iter().filter(|ranking| {
+            let ids = ranking["proponents"].as_array().expect("a list").iter().map(|example| &example["id"]);
+            ids.take(2).any(|id| *id == ranking["query"]["id"])
+        });
+        assert!(own.count() >= 12, "{command}: {rankings:?}");
+    }
+}

@@ -34,7 +34,7 @@ fn an_example_explains_itself_best() {
 fn a_run_of_the_trainer_is_followed() {
     let folder = Folder::new();
     let out = folder.arg("source");
-    let flags = format!("source --run {RUN} {} --loss-scale token-mean --out {out}", files());
+    let flags = format!("source --run {RUN} {} --out {out}", files());
     done(&format!("{flags} --quiet"));
     let scores = scores_of(&folder, "source");
     assert_eq!(scores.len(), 2 * 48);

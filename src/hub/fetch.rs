@@ -26,6 +26,9 @@ const TOKENIZER: [&str; 6] = [
     "chat_template.json",
 ];
 
+/// What becomes of images before a model sees them.
+const IMAGES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
+
 /// Bytes of an index of shards at most.
 const LARGEST_INDEX: u64 = 128 << 20;
 
@@ -93,6 +96,7 @@ pub fn model(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf,
     let mut needed: BTreeSet<String> = CONFIGS
         .iter()
         .chain(&TOKENIZER)
+        .chain(&IMAGES)
         .chain(&weights)
         .filter(|file| has(file))
         .map(|file| (*file).to_owned())

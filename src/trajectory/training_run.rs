@@ -178,7 +178,7 @@ impl TrajectoryRequest {
         }
     }
 
-    /// `c`: stated, else recorded, else the Trainer's own for language models. The inner error says what is missing.
+    /// `c`: stated, else recorded, else the Trainer's own. The inner error says what is missing.
     fn loss_scale(
         &self,
         reading: &Reading,
@@ -201,10 +201,8 @@ impl TrajectoryRequest {
             (Some(LossScaleRequest::TokenMean), _) => over_tokens(recorded_tokens.or(data.targets_per_example)),
             (Some(LossScaleRequest::Number(c)), _) => Ok(LossScale::Stated(c)),
             (None, Some(recorded)) => Ok(recorded),
-            (None, None) if trained_by_trainer == Some(TrainersLoss::OfTexts) => {
-                notes.add(
-                    "the loss scale is that of transformers for classifiers of texts, a mean over examples".to_owned(),
-                );
+            (None, None) if trained_by_trainer == Some(TrainersLoss::OfExamples) => {
+                notes.add("the loss scale is that of transformers for classifiers, a mean over examples".to_owned());
                 Ok(LossScale::MeanOverExamples)
             }
             (None, None) if trained_by_trainer.is_some() => {
@@ -270,13 +268,13 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
 /// What transformers' Trainer divided the loss by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TrainersLoss {
-    /// Label tokens, for a model that predicts the next token; the vocabulary's size is 0 if it is not recorded.
+    /// Label tokens, for a model that predicts tokens; the vocabulary's size is 0 if it is not recorded.
     OfTokens {
         /// Tokens of the vocabulary.
         vocabulary: usize,
     },
-    /// Examples, for a model that gives something for a whole text.
-    OfTexts,
+    /// Examples, for a model that gives something for a whole text or image.
+    OfExamples,
 }
 
 /// What the Trainer divided the loss by, as the class of the last checkpoint says, or that of an adapter's base.
@@ -293,11 +291,12 @@ fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError>
         Err(error) => return Err(error.into()),
     };
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
-    let is_decoder = class.is_some_and(|class| class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel"));
+    const OF_TOKENS: [&str; 4] = ["ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForConditionalGeneration"];
+    const OF_EXAMPLES: [&str; 2] = ["ForSequenceClassification", "ForImageClassification"];
+    let is_one_of = |endings: &[&str]| class.is_some_and(|class| endings.iter().any(|ending| class.ends_with(ending)));
     let vocabulary = config.get("vocab_size").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-    let of_texts = class.is_some_and(|class| class.ends_with("ForSequenceClassification"));
     let of_tokens = TrainersLoss::OfTokens { vocabulary: vocabulary.unwrap_or(0) };
-    Ok(is_decoder.then_some(of_tokens).or(of_texts.then_some(TrainersLoss::OfTexts)))
+    Ok(is_one_of(&OF_TOKENS).then_some(of_tokens).or(is_one_of(&OF_EXAMPLES).then_some(TrainersLoss::OfExamples)))
 }
 
 /// `Err` if the least logged loss is no mean over label tokens. A model that knows nothing has the logarithm of its

@@ -1,5 +1,5 @@
-//! Scores divided by how much examples move a model at all. Applied to finished scores, never mixed into them. These are for
-//! callers of the library; no command offers them.
+//! Scores divided by how much examples move a model at all. Applied to finished scores, never mixed into them. A job
+//! can rank by [`relatif_loss`]; the others are for callers of the library.
 //!
 //! # Source
 //! `docs/method.md`, Score; RelatIF: Barshan et al. 2020.

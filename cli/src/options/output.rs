@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use ascribe::job::{
-    CandidatesRequest, DuplicateScores, DuplicatesRequest, IntervalsRequest, Job, LayerSplit, ScoreScale, Several,
-    StoreScores, TokensRequest,
+    CandidatesRequest, DuplicateScores, DuplicatesRequest, IntervalsRequest, Job, LayerSplit, RankBy, ScoreScale,
+    Several, StoreScores, TokensRequest,
 };
 use clap::{Args, ValueEnum};
 
@@ -45,6 +45,15 @@ pub(crate) struct OutputOptions {
         ("all", "these, and curvatures of two halves of the training examples"),
     ]))]
     intervals: Option<IntervalsRequest>,
+    /// By which number training examples are listed [default: score]
+    ///
+    /// Needs --self-influence for the second. It can be asked of scores that are there: `ascribe rank --rank-by relatif`.
+    #[arg(long, value_name = "NUMBER", value_parser = one_of::<RankBy>(&[
+        ("score", "the score"),
+        ("relatif", "the score over the square root of the example's self-influence (RelatIF): examples that move \
+          everything, as long or badly fitted ones do, no longer lead every list"),
+    ]))]
+    rank_by: Option<RankBy>,
     /// Also write `ranking.csv`
     #[arg(long)]
     csv: bool,
@@ -125,6 +134,7 @@ impl OutputOptions {
         output.store_scores = self.store_scores.unwrap_or(output.store_scores);
         output.tokens = self.tokens.unwrap_or(output.tokens);
         output.intervals = self.intervals.unwrap_or(output.intervals);
+        output.rank_by = self.rank_by.unwrap_or(output.rank_by);
         output.csv |= self.csv;
         if let Some(field) = &self.group_by {
             output.group_by = Some(field.clone());

@@ -304,6 +304,7 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
             amount: example
                 .amount
                 .map(|amount| format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))),
+            relatif: example.relatif.map(words::score),
             self_influence: self_influence.map(|value| words::score(*value)),
             fields: fields(example, room),
             copies: copies(example),

@@ -50,6 +50,8 @@ pub(super) struct StoredExample {
     #[serde(default)]
     pub(super) copies: Option<StoredCopies>,
     #[serde(default)]
+    pub(super) relatif: Option<f32>,
+    #[serde(default)]
     pub(super) interval: Option<[f32; 2]>,
     pub(super) excerpt: String,
     #[serde(default)]

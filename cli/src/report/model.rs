@@ -142,6 +142,9 @@ pub(crate) struct Card {
     /// Its score for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) self_influence: Option<String>,
+    /// Its score over the square root of that, where examples are listed by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) relatif: Option<String>,
     /// Its other fields.
     pub(crate) fields: Vec<(String, String)>,
     /// Others with the same text, or nearly the same.

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use ascribe::attribution::evaluate::{ControlRecall, Interval};
 use ascribe::job::{
-    CandidateCheck, DuplicateScores, DuplicatesRequest, Job, Normalize, QueryRanking, RankedExample, RankedGroup,
-    ScoreScale, Stability, write_csv,
+    CandidateCheck, DuplicateScores, DuplicatesRequest, Job, Normalize, QueryRanking, RankBy, RankedExample,
+    RankedGroup, ScoreScale, Stability, write_csv,
 };
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
@@ -115,6 +115,7 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
         let widest = |cell: fn(&RankedExample) -> usize| examples().map(cell).max().unwrap_or(0);
         let score_width = widest(|example| words::score(example.score).len());
         let interval_width = widest(|example| interval(example).len());
+        let relatif_width = widest(|example| relatif(example).len());
         let amount_width = widest(|example| measure_text_width(&amount(example)));
         let id_width = widest(|example| measure_text_width(&example.id)).min(width / 3);
         for (name, examples) in sides {
@@ -136,14 +137,20 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                     interval if interval_width > 0 => format!("{interval:<interval_width$}  "),
                     none => none,
                 };
+                let relatif = match relatif(example) {
+                    relatif if relatif_width > 0 => format!("{relatif:<relatif_width$}  "),
+                    none => none,
+                };
                 let control = if example.is_control { "(control) " } else { "" };
                 let copies = copies(example, job.output.duplicate_scores);
-                let line =
-                    format!("    {score:>score_width$}  {interval}{amount}{id}  {control}{copies}{}", example.excerpt);
+                let line = format!(
+                    "    {score:>score_width$}  {relatif}{interval}{amount}{id}  {control}{copies}{}",
+                    example.excerpt
+                );
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
                 if let Some(tokens) = &example.tokens {
                     let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
-                    let indent = score_width + interval_width + amount_width;
+                    let indent = score_width + relatif_width + interval_width + amount_width;
                     let line = format!("    {:>indent$}  tokens: {named}", "");
                     writeln!(out, "{}", truncate_str(&line, width, "…"))?;
                 }
@@ -160,6 +167,9 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     if examples.any(|example| example.amount.is_some()) {
         writeln!(out, "{AMOUNTS}")?;
     }
+    if job.output.rank_by == RankBy::Relatif {
+        writeln!(out, "{RELATIF}")?;
+    }
     if rankings.iter().any(|ranking| ranking.stability.is_some()) {
         writeln!(out, "{INTERVALS}")?;
     }
@@ -175,6 +185,10 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
 /// What the amounts beside the scores say.
 const AMOUNTS: &str =
     "Behind each score: its amount by `calibration.json`, from retrained subsets, with the 95 % interval of the scale.";
+
+/// What the examples are listed by.
+const RELATIF: &str =
+    "Listed by the number in parentheses, the score over the square root of the example's self-influence (RelatIF).";
 
 /// What the candidates hold on average.
 fn mean_recall(rankings: &[QueryRanking]) -> Option<String> {
@@ -219,6 +233,11 @@ fn verdict(stability: &Stability) -> String {
 /// `[+0.0009, +0.0016]`, or nothing without intervals.
 fn interval(example: &RankedExample) -> String {
     example.interval.map_or_else(String::new, |[low, high]| format!("[{}, {}]", words::score(low), words::score(high)))
+}
+
+/// `(+0.35)`, or nothing where examples are listed by their scores.
+fn relatif(example: &RankedExample) -> String {
+    example.relatif.map_or_else(String::new, |value| format!("({})", words::score(value)))
 }
 
 /// `≈ +0.0012 [+0.0009, +0.0016]`, or nothing without a calibration.

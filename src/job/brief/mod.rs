@@ -15,6 +15,7 @@ pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod loss_check;
 pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
+pub(in crate::job) mod rank_by;
 
 pub(in crate::job) mod reuse;
 pub(in crate::job) mod run_damping;

@@ -3,7 +3,7 @@
 use crate::curvature::gemm::Products;
 use crate::curvature::{CurvatureKind, Damping};
 use crate::data::{RowLimits, RowShape, Task};
-use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets};
+use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets, rank_by};
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::Job;
@@ -165,6 +165,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     check_solve(job)?;
     candidates::check(job)?;
     copies::check(job)?;
+    rank_by::check(job)?;
     intervals::check(job)?;
     layer_sets::check(job)?;
     if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {

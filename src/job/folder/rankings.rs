@@ -127,6 +127,12 @@ pub struct RankedExample {
     /// Its copies among the training examples, where they are listed as one entry; none if it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<RankedCopies>,
+    /// Its score for itself, if the run has it: by how much the example moves its own loss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_influence: Option<f32>,
+    /// Its score over the square root of its self-influence, if examples are listed by that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relatif: Option<f32>,
     /// The lowest and the highest of the score and its variants, if the run has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f32; 2]>,
@@ -161,8 +167,8 @@ pub struct TokenShare {
     pub share: f32,
 }
 
-/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts, intervals, and how
-/// many copies there are with the sum of all scores have columns of their own after the others.
+/// Writes rankings as CSV with a header: one line for each query, side and rank. Calibrated amounts, intervals, how
+/// many copies there are with the sum of all scores, and self-influences have columns of their own after the others.
 ///
 /// # Errors
 /// If `out` cannot be written.
@@ -179,6 +185,9 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
     let has_intervals = rankings.iter().any(|ranking| ranking.stability.is_some());
     header.extend(["score_low", "score_high"].iter().filter(|_| has_intervals));
     header.extend(["copies", "score_with_copies"].iter().filter(|_| copied));
+    let (own, divided) = (all().any(|e| e.self_influence.is_some()), all().any(|e| e.relatif.is_some()));
+    header.extend(["self_influence"].iter().filter(|_| own));
+    header.extend(["relatif"].iter().filter(|_| divided));
     writer.write_record(header).map_err(failed)?;
     for ranking in rankings {
         for (side, examples) in [("proponent", &ranking.proponents), ("opponent", &ranking.opponents)] {
@@ -195,7 +204,10 @@ pub fn write_csv(rankings: &[QueryRanking], out: impl Write) -> io::Result<()> {
                 };
                 let copies = [count.to_string(), total];
                 let copies = copies.iter().filter(|_| copied);
-                let further = amount.iter().chain(&interval).chain(copies).map(String::as_str);
+                let number = |value: Option<f32>| value.map_or_else(String::new, |value| value.to_string());
+                let to_itself = [(own, number(example.self_influence)), (divided, number(example.relatif))];
+                let to_itself = to_itself.iter().filter(|(is_column, _)| *is_column).map(|(_, value)| value);
+                let further = amount.iter().chain(&interval).chain(copies).chain(to_itself).map(String::as_str);
                 writer.write_record(record.into_iter().chain(further)).map_err(failed)?;
             }
         }

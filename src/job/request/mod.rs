@@ -9,6 +9,7 @@ mod file;
 mod fit_examples;
 mod hub;
 mod method;
+mod rank_by;
 mod several;
 mod solve;
 mod source;
@@ -26,6 +27,7 @@ pub use self::duplicates::{DuplicateScores, DuplicatesRequest};
 pub use self::fit_examples::FitExamples;
 pub(in crate::job) use self::fit_examples::POSITIONS_PER_ROW;
 pub use self::method::*;
+pub use self::rank_by::RankBy;
 pub use self::several::Several;
 pub(in crate::job) use self::solve::SPANNING;
 pub use self::solve::Solve;
@@ -72,6 +74,7 @@ impl Job {
                 path: run.into(),
                 top: ten(),
                 store_scores: StoreScores::default(),
+                rank_by: RankBy::Score,
                 csv: false,
                 group_by: None,
                 duplicates: DuplicatesRequest::Off,
@@ -336,6 +339,9 @@ pub struct OutputRequest {
     /// The full matrix, or the best of it.
     #[serde(default)]
     pub store_scores: StoreScores,
+    /// By which number the training examples of a ranking are listed.
+    #[serde(default, skip_serializing_if = "RankBy::is_score")]
+    pub rank_by: RankBy,
     /// `ranking.csv` beside `ranking.jsonl`.
     #[serde(default)]
     pub csv: bool,

@@ -1,6 +1,7 @@
 //! From scores to lists that a person reads.
 
-use crate::attribution::ranking::{Ranking, ScoreRows};
+use crate::attribution::evaluate::relatif_loss;
+use crate::attribution::ranking::{Ranking, ScoreRows, rank};
 use crate::attribution::store::{Store, TensorFile};
 use crate::data::{Dataset, Kind};
 use crate::job::brief::copies::{RankedCopies, ranked};
@@ -14,7 +15,7 @@ use crate::job::folder::rankings::{
 use crate::job::folder::tokens::StoredShares;
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
-use crate::job::request::{AggregateRequest, Solve};
+use crate::job::request::{AggregateRequest, RankBy, Solve};
 use crate::job::steps::variants::Variants;
 use crate::presence::is_file;
 
@@ -93,16 +94,21 @@ impl Plan {
         let columns = &self.training.columns;
         let scale = scale_of(self, answer)?;
         let variants = Variants::of(self, answer)?;
+        let self_influence = if answer == 0 { self_influence_of(self)? } else { None };
+        let by_relatif = self.job.output.rank_by == RankBy::Relatif;
         let examples = |query: usize, side: Vec<(usize, f32)>, copies: Vec<Option<RankedCopies>>| {
             let copies = copies.into_iter().chain(std::iter::repeat(None));
             let example = |((column, score), copies): ((usize, f32), Option<RankedCopies>)| {
                 let (stage, m) = columns.example(column);
                 let (stage, place) = (&self.training.stages[stage], self.training.stages[stage].place(m));
+                let to_itself = self_influence.as_ref().and_then(|values| values.get(column)).copied();
                 let own = shares.as_ref().and_then(|shares| shares.of(query, column));
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
                     copies,
+                    self_influence: to_itself,
+                    relatif: to_itself.filter(|own| by_relatif && *own > 0.0).map(|own| score / own.sqrt()),
                     interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: stage.all().excerpt(place, EXCERPT),
@@ -161,6 +167,13 @@ pub(in crate::job) fn rankings_of(plan: &Plan, answer: usize) -> Result<Vec<Rank
         let file = TensorFile::open_checked(&scores)?;
         let shape = &file.spec("scores")?.shape;
         let rows = ScoreRows::new(file.f32("scores")?, shape[0], shape[1]).map_err(output::ranking_error)?;
+        if plan.job.output.rank_by == RankBy::Relatif {
+            let own = self_influence_of(plan)?.ok_or_else(|| {
+                let folder = plan.job.output.path.clone();
+                JobError::MissingStep { folder, what: "self-influences", step: "score" }
+            })?;
+            return by_relatif(rows, &own, plan.job.output.top);
+        }
         return ranked(plan.copies.as_ref(), rows, plan.job.output.top).map_err(output::ranking_error);
     } else if is_file(&top) {
         stored_top(&TensorFile::open_checked(&top)?)?
@@ -169,6 +182,31 @@ pub(in crate::job) fn rankings_of(plan: &Plan, answer: usize) -> Result<Vec<Rank
         return Err(JobError::MissingStep { folder, what: "a score matrix", step: "score" });
     };
     Ok(rankings.into_iter().map(Ranking::signed).collect())
+}
+
+/// Each query's strongest examples by score over the square root of self-influence, with their scores.
+fn by_relatif(rows: ScoreRows<'_>, self_influence: &[f32], top: usize) -> Result<Vec<Ranking>, JobError> {
+    let of_query = |query: usize| -> Result<Ranking, JobError> {
+        let scores = rows.row(query);
+        let mut divided = scores.to_vec();
+        relatif_loss(&mut divided, 1, self_influence)
+            .map_err(|error| JobError::options(error.to_string(), "take the scores again with `--self-influence`"))?;
+        let found = ScoreRows::new(&divided, 1, divided.len()).and_then(|rows| rank(rows, top));
+        let ranking = found.map_err(output::ranking_error)?.remove(0).signed();
+        let with_score =
+            |side: Vec<(usize, f32)>| side.into_iter().map(|(column, _)| (column, scores[column])).collect();
+        Ok(Ranking { query, proponents: with_score(ranking.proponents), opponents: with_score(ranking.opponents) })
+    };
+    (0..rows.queries()).map(of_query).collect()
+}
+
+/// The self-influence of every example, if the run folder has it.
+fn self_influence_of(plan: &Plan) -> Result<Option<Vec<f32>>, JobError> {
+    let file = places::self_influence_file(plan);
+    match plan.job.method.self_influence && is_file(&file) {
+        true => Ok(Some(TensorFile::open_checked(&file)?.f32("self_influence")?.to_vec())),
+        false => Ok(None),
+    }
 }
 
 /// An example's tokens with what each adds.
