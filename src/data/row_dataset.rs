@@ -142,6 +142,17 @@ impl RowDataset {
     }
 }
 
+/// What an example is: its shape, the numbers that the network sees and its target. Images in bytes, bytes with a scale and
+/// the same numbers in f32 are equal.
+pub(super) fn digest(shape: &[usize], numbers: impl Iterator<Item = f32>, target: &Targets) -> blake3::Hash {
+    let mut digest = blake3::Hasher::new();
+    shape.iter().for_each(|&size| _ = digest.update(&(size as u64).to_le_bytes()));
+    let mut content: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+    content.extend(target.bytes());
+    digest.update(&content);
+    digest.finalize()
+}
+
 /// The numbers that a network sees of images whose channels are planes of so many pixels.
 pub(super) fn seen(bytes: &[u8], plane: usize, scales: &[(f64, f64)]) -> impl Iterator<Item = f32> {
     bytes.chunks_exact(plane).zip(scales.iter().cycle()).flat_map(|(pixels, &(factor, shift))| {

@@ -11,7 +11,7 @@ use super::dataset::{Dataset, Kind};
 use super::error::DataError;
 use super::example::Examples;
 use super::read_report::ReadReport;
-use super::row_dataset::{Inputs, RowDataset};
+use super::row_dataset::{Inputs, RowDataset, digest};
 use super::row_shape::RowShape;
 use super::targets::{Targets, Task};
 use crate::foreign_file;
@@ -91,13 +91,8 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
         classes: vec![],
     };
     for row in 0..n {
-        let mut digest = blake3::Hasher::new();
-        rows.shape.iter().for_each(|&size| _ = digest.update(&(size as u64).to_le_bytes()));
-        // The numbers that the network sees: bytes with a scale and the same numbers in f32 are equal.
-        let mut bytes: Vec<u8> = rows.inputs(row..row + 1).iter().flat_map(|x| x.to_le_bytes()).collect();
-        bytes.extend(rows.targets(row..row + 1).bytes());
-        digest.update(&bytes);
-        rows.examples.push(row.to_string(), &Map::new(), digest.finalize());
+        let digest = digest(&rows.shape, rows.inputs(row..row + 1).into_iter(), &rows.targets(row..row + 1));
+        rows.examples.push(row.to_string(), &Map::new(), digest);
     }
     let first = vec![(rows.excerpt(0, 80), true)];
     let report = ReadReport {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! folder.rs      what a run folder holds, read and checked
-//! originals.rs   the texts behind its excerpts
+//! originals.rs   the texts and images behind its excerpts
 //! text.rs        texts made visible and bounded
 //! plot.rs        bars and distributions as paths of SVG
 //! shading.rs     tokens shaded by what they add to a score
@@ -14,7 +14,7 @@
 //!
 //! A report needs the run folder alone, so runs of long ago can be reported, and nothing is computed that the run did
 //! not. The page makes no request and needs no script; its content security policy allows its own style and script by
-//! their hashes and nothing else.
+//! their hashes, pictures within the page if it has any, and nothing else.
 
 mod build;
 mod cautions;

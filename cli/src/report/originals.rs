@@ -57,18 +57,6 @@ impl Original {
     }
 }
 
-/// The columns that the job names.
-fn columns(job: &Job) -> Columns {
-    let data = &job.data;
-    Columns {
-        text: data.text_field.clone(),
-        prompt: data.prompt_field.clone(),
-        completion: data.completion_field.clone(),
-        label: data.label_field.clone(),
-        image: data.image_field.clone(),
-    }
-}
-
 /// Small pictures of those examples of a file or folder that are wanted, by id, with sides of at most so many pixels; none
 /// if they are no images, or not there any more. They take at most `room` bytes of the page together; also how many have
 /// no room.
@@ -81,7 +69,7 @@ pub(super) fn images<'a>(
 ) -> (HashMap<String, ShownImage>, usize) {
     let wanted: HashSet<&str> = wanted.collect();
     let id_field = IdField::from(job.data.id_field.as_deref());
-    let mut found: Vec<_> = thumbnails(file, &columns(job), &id_field, &wanted, side).into_iter().collect();
+    let mut found: Vec<_> = thumbnails(file, &job.data.columns(), &id_field, &wanted, side).into_iter().collect();
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     let (mut shown, mut used, mut hidden) = (HashMap::new(), 0, 0);
     for (id, small) in found {
@@ -105,7 +93,7 @@ pub(super) fn find(job: &Job, file: &Path, wanted: &HashMap<&str, &str>) -> Hash
     if wanted.is_empty() {
         return found;
     }
-    let (columns, id_field) = (columns(job), job.data.id_field.as_deref());
+    let (columns, id_field) = (job.data.columns(), job.data.id_field.as_deref());
     // a file that ends to be one of examples gives what it gave until then
     let _partly = for_each_row(file, &columns, |number, fields| {
         let id = match (id_field, fields.get(id_field.unwrap_or("id"))) {

@@ -22,7 +22,7 @@ use crate::data::labels::Labels;
 use crate::data::line_problem::LineProblem;
 use crate::data::read_report::ReadReport;
 use crate::data::reading_options::{IdField, names_of};
-use crate::data::row_dataset::{Inputs, RowDataset, seen};
+use crate::data::row_dataset::{Inputs, RowDataset, digest, seen};
 use crate::data::row_shape::{ImageSize, RowShape};
 use crate::data::rows::RowLimits;
 use crate::data::targets::{Target, Targets};
@@ -339,20 +339,14 @@ impl Collected {
             return Err(DataError::ManyImages { file: reading.path.to_owned(), images: place, bytes: needed, room });
         }
         let bytes = picture.by_channel();
-        // what the network sees, as of a file of numbers: equal images have equal keys however they are read
         let plane = picture.height * picture.width;
-        let mut digest = blake3::Hasher::new();
-        for size in [picture.channels, picture.height, picture.width] {
-            digest.update(&(size as u64).to_le_bytes());
-        }
-        let mut content: Vec<u8> = seen(&bytes, plane, &self.scales).flat_map(f32::to_le_bytes).collect();
         let mut own_target = self.targets.of(0..0);
         own_target.push(&target);
-        content.extend(own_target.bytes());
-        digest.update(&content);
+        let shape = [picture.channels, picture.height, picture.width];
+        let digest = digest(&shape, seen(&bytes, plane, &self.scales), &own_target);
         self.targets.push(&target);
         self.bytes.extend(bytes);
-        self.examples.push(id, &metadata, digest.finalize());
+        self.examples.push(id, &metadata, digest);
         self.names.push(name.unwrap_or_default().into_boxed_str());
         let Converted { coloured, greyed, opaque, turned } = converted;
         self.report.coloured += usize::from(coloured);

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, ChatOptions, ChatReport, Columns, DataError, DataOptions, Dataset, FromTokenizer, ImageOptions,
-    ImageProcessor, ImageReport, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
+    self, Batch, ChatOptions, ChatReport, DataError, DataOptions, Dataset, FromTokenizer, ImageOptions, ImageProcessor,
+    ImageReport, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -98,21 +98,9 @@ pub(in crate::job) fn load_tokenizer(
 
 /// Whether the first row of every file holds token ids.
 fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
-    let columns = columns(job);
+    let columns = job.data.columns();
     let has_ids = |file: &PathBuf| data::first_row(file, &columns).is_some_and(|row| row.contains_key("input_ids"));
     train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
-}
-
-/// The columns that the job names.
-fn columns(job: &Job) -> Columns {
-    let data = &job.data;
-    Columns {
-        text: data.text_field.clone(),
-        prompt: data.prompt_field.clone(),
-        completion: data.completion_field.clone(),
-        label: data.label_field.clone(),
-        image: data.image_field.clone(),
-    }
 }
 
 /// Whether images are read of any of the files.
@@ -162,7 +150,7 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
 /// What a model can be given and what it gives for a whole text, where the configuration leaves that to the data as this
 /// file of training examples shows it.
 pub(in crate::job) fn inputs_and_labels(job: &Job, model: &Model, file: &Path) -> (Limits, Option<Arc<Labels>>) {
-    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file, &columns(job)))))
+    (model.limits(), model.labels().map(|labels| Arc::new(labels.decided(file, &job.data.columns()))))
 }
 
 /// How labels are understood, where the configuration does not say it.
@@ -344,7 +332,7 @@ pub(in crate::job) fn read(
             let options = ImageOptions {
                 processor: ImageProcessor::find(model, job.data.image_processor.as_deref(), kind)?,
                 labels: Labels::clone(labels),
-                columns: columns(job),
+                columns: job.data.columns(),
                 id_field: job.data.id_field.as_deref().into(),
                 memory,
             };
@@ -371,7 +359,7 @@ pub(in crate::job) fn options(
         pack_rows: job.data.pack_rows,
         specials,
         id_field: job.data.id_field.as_deref().into(),
-        columns: columns(job),
+        columns: job.data.columns(),
         memory,
         labels: labels.cloned(),
         chat: ChatOptions {

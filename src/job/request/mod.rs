@@ -32,7 +32,7 @@ pub use self::several::Several;
 pub(in crate::job) use self::solve::SPANNING;
 pub use self::solve::Solve;
 pub use self::source::*;
-use crate::data::{FromTokenizer, LossOn, Which};
+use crate::data::{Columns, FromTokenizer, LossOn, Which};
 use crate::model::AdapterMode;
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
@@ -225,6 +225,19 @@ pub struct DataRequest {
     /// Whether the loss of training examples is left uncompared with the log of a training run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skip_loss_check: bool,
+}
+
+impl DataRequest {
+    /// The columns that hold examples, as far as they have other names than the usual ones.
+    pub fn columns(&self) -> Columns {
+        Columns {
+            text: self.text_field.clone(),
+            prompt: self.prompt_field.clone(),
+            completion: self.completion_field.clone(),
+            label: self.label_field.clone(),
+            image: self.image_field.clone(),
+        }
+    }
 }
 
 /// To which files a special token is added.
