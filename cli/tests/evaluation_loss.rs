@@ -307,6 +307,8 @@ fn a_set_with_a_name_is_compared_with_its_own_losses() {
         entry.insert("eval_other_loss".into(), 1.5.into());
         entry.insert("eval_other_runtime".into(), 0.1.into());
     });
+    let shown = done(&format!("trajectory {run}")).out;
+    assert!(["of facts", "of other", "4.138", "1.500"].iter().all(|cell| shown.contains(cell)), "{shown}");
     let said = failed(&plan(&run, ""));
     assert!(
         said.contains("several evaluation sets: `facts`, `other`") && said.contains("`--eval-name NAME`"),

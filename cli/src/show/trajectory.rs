@@ -1,5 +1,6 @@
 //! A training run as it was understood, for people and for programs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -60,6 +61,9 @@ struct CheckpointReport {
     /// The logged loss on the evaluation set at the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation_loss: Option<f64>,
+    /// The same on each evaluation set that has a name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    named_evaluation_losses: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -184,12 +188,15 @@ impl StageReport {
         text.push('\n');
         let has_loss = self.checkpoints.iter().any(|checkpoint| checkpoint.logged_loss.is_some());
         let is_evaluated = self.checkpoints.iter().any(|checkpoint| checkpoint.evaluation_loss.is_some());
-        let mut titles = vec!["checkpoint", "step", "weights", "optimizer state"];
-        titles.extend(has_loss.then_some("logged loss"));
-        titles.extend(is_evaluated.then_some("evaluation loss"));
-        titles.push("folder");
+        let named = self.checkpoints.iter().flat_map(|checkpoint| checkpoint.named_evaluation_losses.keys());
+        let sets: BTreeSet<&String> = named.collect();
+        let mut titles = ["checkpoint", "step", "weights", "optimizer state"].map(str::to_owned).to_vec();
+        titles.extend(has_loss.then(|| "logged loss".to_owned()));
+        titles.extend(is_evaluated.then(|| "evaluation loss".to_owned()));
+        titles.extend(sets.iter().map(|set| format!("of {}", inline(set))));
+        titles.push("folder".to_owned());
         let mut columns = Columns::default();
-        columns.row(titles.into_iter().map(str::to_owned));
+        columns.row(titles);
         let loss = |loss: Option<f64>| loss.map_or(String::new(), |loss| format!("{loss:.3}"));
         let yes = |there: bool| if there { "yes" } else { "no" }.to_owned();
         for checkpoint in &self.checkpoints {
@@ -204,6 +211,7 @@ impl StageReport {
             let mut cells = vec![checkpoint.id.clone(), count(checkpoint.step as u64), weights, state];
             cells.extend(has_loss.then(|| loss(checkpoint.logged_loss)));
             cells.extend(is_evaluated.then(|| loss(checkpoint.evaluation_loss)));
+            cells.extend(sets.iter().map(|set| loss(checkpoint.named_evaluation_losses.get(*set).copied())));
             cells.push(folder);
             columns.row(cells);
         }
@@ -283,6 +291,7 @@ fn checkpoint(files: &CheckpointFiles, log: Option<&TrainingLog>) -> CheckpointR
         optimizer_state: files.optimizer.clone(),
         logged_loss: log.and_then(|log| log.around(files.step, 0.0)).map(|around| around.middle),
         evaluation_loss: log.and_then(|log| log.evaluation(files.step)),
+        named_evaluation_losses: log.map(|log| log.named_evaluations_at(files.step)).unwrap_or_default(),
     }
 }
 

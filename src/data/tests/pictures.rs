@@ -206,6 +206,28 @@ fn images_that_cannot_be_used_are_named() {
     );
 }
 
+/// Files from elsewhere: whatever byte is another, an image is read or refused, and nothing panics.
+#[test]
+fn no_flipped_byte_panics() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let list = folder.path().join("rows.jsonl");
+    fs::write(&list, r#"{"image": "image", "label": 1}"#).expect("writable");
+    let options = options(&fixture("processors/bilinear.json"));
+    let mut read = [0, 0];
+    for name in ["colours.png", "palette.png", "photo.jpg", "turned.jpeg"] {
+        let bytes = fs::read(fixture("listed").join(name)).expect("an image");
+        for k in 0..60 {
+            let mut broken = bytes.clone();
+            let at = k * 7919 % bytes.len();
+            broken[at] ^= 1 << (k % 8);
+            fs::write(folder.path().join("image"), broken).expect("writable");
+            let found = read_images(&list, limits(3), &options);
+            read[usize::from(found.is_err())] += 1;
+        }
+    }
+    assert!(read.iter().all(|count| *count > 10), "some are read, some refused: {read:?}");
+}
+
 #[test]
 fn folders_that_are_no_classes_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");

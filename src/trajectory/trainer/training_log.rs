@@ -158,6 +158,12 @@ impl TrainingLog {
         self.evaluations.iter().find(|&&(at, _)| at == step).map(|&(_, loss)| loss)
     }
 
+    /// The loss on each evaluation set that has a name, where training was interrupted after so many updates to evaluate.
+    pub fn named_evaluations_at(&self, step: usize) -> BTreeMap<String, f64> {
+        let at = |losses: &Vec<(usize, f64)>| losses.iter().find(|&&(at, _)| at == step).map(|&(_, loss)| loss);
+        self.named_evaluations.iter().filter_map(|(name, losses)| Some((name.clone(), at(losses)?))).collect()
+    }
+
     fn windows(&self) -> Vec<Window> {
         let mut start = 0;
         let mut windows = Vec::with_capacity(self.losses.len());
