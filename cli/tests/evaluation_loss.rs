@@ -269,24 +269,30 @@ fn the_precision_of_training_is_named() {
     evaluation_warning(&scaled(1.02));
 }
 
-/// A copy of the run whose evaluation set has this name in the log, beside what else its entries get.
-fn named(folder: &Folder, change: impl Fn(&mut serde_json::Map<String, Value>)) -> String {
-    let run = folder.copy_of("trainer-evaluated");
+/// Changes the entries of evaluations in the logs of a copy of the run.
+fn change_evaluations(run: &str, change: impl Fn(&mut serde_json::Map<String, Value>)) {
     for step in [40, 80] {
-        let file = Path::new(&run).join(format!("checkpoint-{step}/trainer_state.json"));
+        let file = Path::new(run).join(format!("checkpoint-{step}/trainer_state.json"));
         let mut state: Value = serde_json::from_slice(&fs::read(&file).expect("a state")).expect("an object");
         for entry in state["log_history"].as_array_mut().expect("entries") {
             if entry.get("eval_loss").is_some() {
-                let entry = entry.as_object_mut().expect("an entry");
-                for of in ["loss", "runtime"] {
-                    let value = entry.remove(&format!("eval_{of}")).expect("a number");
-                    entry.insert(format!("eval_facts_{of}"), value);
-                }
-                change(entry);
+                change(entry.as_object_mut().expect("an entry"));
             }
         }
         fs::write(&file, state.to_string()).expect("writable");
     }
+}
+
+/// A copy of the run whose evaluation set has a name in the log, beside what else its entries get.
+fn named(folder: &Folder, change: impl Fn(&mut serde_json::Map<String, Value>)) -> String {
+    let run = folder.copy_of("trainer-evaluated");
+    change_evaluations(&run, |entry| {
+        for of in ["loss", "runtime"] {
+            let value = entry.remove(&format!("eval_{of}")).expect("a number");
+            entry.insert(format!("eval_facts_{of}"), value);
+        }
+        change(entry);
+    });
     run
 }
 
@@ -341,16 +347,7 @@ fn what_cannot_be_compared_is_refused() {
     assert!(rows.contains("this model reads rows of numbers"), "{rows}");
     // evaluated, but never where a checkpoint was saved
     let run = folder.copy_of("trainer-evaluated");
-    for step in [40, 80] {
-        let file = Path::new(&run).join(format!("checkpoint-{step}/trainer_state.json"));
-        let mut state: Value = serde_json::from_slice(&fs::read(&file).expect("a state")).expect("an object");
-        for entry in state["log_history"].as_array_mut().expect("entries") {
-            if entry.get("eval_loss").is_some() {
-                entry["step"] = 33.into();
-            }
-        }
-        fs::write(&file, state.to_string()).expect("writable");
-    }
+    change_evaluations(&run, |entry| drop(entry.insert("step".into(), 33.into())));
     let elsewhere = refused(command(&format!("--run {run}"), RUN, &eval(), AS_TRAINED));
     assert!(elsewhere.contains("has an `eval_loss` at steps 33, and no checkpoint was saved there"), "{elsewhere}");
 }

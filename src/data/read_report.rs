@@ -40,6 +40,22 @@ pub struct ReadReport {
     pub first: Vec<(String, bool)>,
 }
 
+impl ReadReport {
+    /// What is found of so many rows or images, of so many positions each; `first` is the first of them as a line.
+    pub(super) fn of_rows(examples: usize, positions: usize, first: String) -> Self {
+        Self {
+            examples,
+            tokens: examples * positions,
+            targets: examples,
+            longest: positions,
+            longest_before_cut: positions,
+            is_rows: true,
+            first: vec![(first, true)],
+            ..Self::default()
+        }
+    }
+}
+
 /// What packing did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packed {

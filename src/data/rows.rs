@@ -94,17 +94,7 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
         let digest = digest(&rows.shape, rows.inputs(row..row + 1).into_iter(), &rows.targets(row..row + 1));
         rows.examples.push(row.to_string(), &Map::new(), digest);
     }
-    let first = vec![(rows.excerpt(0, 80), true)];
-    let report = ReadReport {
-        examples: n,
-        tokens: n * positions,
-        targets: n,
-        longest: positions,
-        longest_before_cut: positions,
-        is_rows: true,
-        first,
-        ..ReadReport::default()
-    };
+    let report = ReadReport::of_rows(n, positions, rows.excerpt(0, 80));
     Ok((Dataset::new(Kind::Rows(rows)), report))
 }
 

@@ -168,24 +168,11 @@ impl Texts {
                 }
             }
         }
-        let side = PICTURE_SIDE[usize::from(2 * bounds.cards * bounds.queries > MANY_CARDS)];
-        let (of_queries, mut hidden) = match &job.data.queries {
-            Some(file) => originals::images(job, file, shown.iter().map(|r| r.query.id.as_str()), side, PICTURES),
-            None => Default::default(),
+        // where examples are texts the files are not read again for pictures
+        let images = match train.is_empty() && job.data.pack.is_none() {
+            true => pictures(job, shown, &wanted, bounds, left_out),
+            false => Default::default(),
         };
-        // a picture takes room in every card that shows it
-        let cards = shown.iter().map(|r| r.proponents.len().min(bounds.cards) + r.opponents.len().min(bounds.cards));
-        let room = PICTURES * wanted.len() / cards.sum::<usize>().max(1);
-        let mut of_train = HashMap::new();
-        for file in std::iter::once(&job.data.train).filter(|file| !file.as_os_str().is_empty()) {
-            let (found, without) = originals::images(job, file, wanted.keys().copied(), side, room);
-            of_train.extend(found);
-            hidden += without;
-        }
-        let images = [of_queries, of_train];
-        if hidden > 0 {
-            left_out.push(format!("There is no room for the pictures of {}.", counted(hidden as u64, "examples")));
-        }
         if images.iter().any(|images| !images.is_empty()) {
             left_out.push("Pictures are those of the files, in small, before the image processor.".to_owned());
         } else if job.data.pack.is_some() {
@@ -227,6 +214,33 @@ impl Texts {
             (None, None) => Some(("", &example.excerpt)),
         }
     }
+}
+
+/// Pictures of the queries, and of the training examples that are wanted, as far as there is room.
+fn pictures(
+    job: &Job,
+    shown: &[StoredRanking],
+    wanted: &HashMap<&str, &str>,
+    bounds: &Bounds,
+    left_out: &mut Vec<String>,
+) -> [HashMap<String, ShownImage>; 2] {
+    let side = PICTURE_SIDE[usize::from(2 * bounds.cards * bounds.queries > MANY_CARDS)];
+    let (of_queries, without_room) = match &job.data.queries {
+        Some(file) => originals::images(job, file, shown.iter().map(|r| r.query.id.as_str()), side, PICTURES),
+        None => Default::default(),
+    };
+    // a picture takes room in every card that shows it
+    let cards = shown.iter().map(|r| r.proponents.len().min(bounds.cards) + r.opponents.len().min(bounds.cards));
+    let room = PICTURES * wanted.len() / cards.sum::<usize>().max(1);
+    let (of_train, hidden) = match job.data.train.as_os_str().is_empty() {
+        true => Default::default(),
+        false => originals::images(job, &job.data.train, wanted.keys().copied(), side, room),
+    };
+    let hidden = hidden + without_room;
+    if hidden > 0 {
+        left_out.push(format!("There is no room for the pictures of {}.", counted(hidden as u64, "examples")));
+    }
+    [of_queries, of_train]
 }
 
 fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds, texts: &Texts) -> QueryView {
@@ -450,11 +464,12 @@ fn asked(run: &RunFolder) -> Vec<Fact> {
             true => String::new(),
             false => format!(", scored as a part of {}", words::count(stage.train_size)),
         };
-        let tokens = match stage.train.is_rows {
-            true => String::new(),
-            false => format!(" with {}", counted(stage.train.positions, "tokens")),
-        };
-        format!("{}: {}{tokens}{of_larger}", path(file), counted(stage.train.examples, "examples"))
+        format!(
+            "{}: {} with {}{of_larger}",
+            path(file),
+            counted(stage.train.examples, "examples"),
+            counted(stage.train.positions, "tokens"),
+        )
     });
     let damping = job.method.damping.0.first().map(|damping| String::from(*damping)).unwrap_or_default();
     let curvature = name_of(&job.method.curvature);

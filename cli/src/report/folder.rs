@@ -176,8 +176,6 @@ pub(super) struct StoredData {
     pub(super) examples: u64,
     pub(super) positions: u64,
     #[serde(default)]
-    pub(super) is_rows: bool,
-    #[serde(default)]
     pub(super) cut: u64,
 }
 

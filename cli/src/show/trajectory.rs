@@ -61,7 +61,7 @@ struct CheckpointReport {
     /// The logged loss on the evaluation set at the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     evaluation_loss: Option<f64>,
-    /// The same on each evaluation set that has a name.
+    /// The logged loss at the step on each evaluation set that has a name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     named_evaluation_losses: BTreeMap<String, f64>,
 }

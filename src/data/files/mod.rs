@@ -170,7 +170,7 @@ impl<'a> Rows<'a> {
     /// Gives every row to the file's end, and returns the number of the last one, 0 if there is none.
     ///
     /// # Errors
-    /// Those of `give`, and of a file that cannot be read to its end.
+    /// An error of `give`, or of a file that cannot be read to its end.
     pub(super) fn each(
         &mut self,
         mut give: impl FnMut(&Self, Row) -> Result<(), DataError>,

@@ -40,7 +40,7 @@ impl Bounds {
         }
     }
 
-    /// The same, with bytes that are no text kept in base64.
+    /// These bounds, with bytes of a table that are no text kept in base64.
     pub(in crate::data) fn with_bytes(self) -> Self {
         Self { keeps_bytes: true, ..self }
     }

@@ -4,6 +4,7 @@ use std::io::Error;
 use std::path::{Path, PathBuf};
 
 use crate::data::error::DataError;
+use crate::data::files::expand;
 
 /// Files that list the images of a folder, as `datasets` reads them.
 const LISTS: [&str; 4] = ["metadata.jsonl", "metadata.csv", "metadata.tsv", "metadata.parquet"];
@@ -15,9 +16,53 @@ const NOT_READ: [&str; 14] =
 /// Folders within folders, at most.
 const DEPTH: usize = 16;
 
+/// What files of images are: a table of them, or a folder of classes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Files {
+    /// Rows, whose images have names relative to a folder.
+    Table {
+        /// The file of the rows.
+        rows: PathBuf,
+        /// The folder.
+        base: PathBuf,
+    },
+    /// A folder of classes.
+    Classes {
+        /// The folder.
+        root: PathBuf,
+        /// Its classes and images.
+        classes: Classes,
+    },
+}
+
+impl Files {
+    /// What a path stands for, in order.
+    ///
+    /// # Errors
+    /// Those of [`expand`], and of a folder that cannot be listed.
+    pub(super) fn of(path: &Path) -> Result<Vec<Self>, DataError> {
+        let one = |file: PathBuf| {
+            if !file.is_dir() {
+                let base = file.parent().unwrap_or(Path::new("")).to_owned();
+                return Ok(Self::Table { rows: file, base });
+            }
+            Ok(match Folder::list(&file)? {
+                Folder::Listed(rows) => Self::Table { rows, base: file },
+                Folder::Classes(classes) => Self::Classes { root: file, classes },
+            })
+        };
+        expand(path)?.into_iter().map(one).collect()
+    }
+}
+
+/// What an image of a folder of classes is called: its path from there.
+pub(super) fn name_in(root: &Path, image: &Path) -> String {
+    image.strip_prefix(root).unwrap_or(image).to_string_lossy().into_owned()
+}
+
 /// What a folder of images holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Folder {
+enum Folder {
     /// A file lists its images.
     Listed(PathBuf),
     /// Its folders are classes.
@@ -40,7 +85,7 @@ impl Folder {
     /// # Errors
     /// If it cannot be read, has no class with an image, has images that belong to no class, or images that are not read
     /// here.
-    pub(super) fn list(root: &Path) -> Result<Self, DataError> {
+    fn list(root: &Path) -> Result<Self, DataError> {
         if let Some(list) = LISTS.into_iter().map(|name| root.join(name)).find(|file| file.exists()) {
             return Ok(Self::Listed(list));
         }

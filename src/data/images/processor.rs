@@ -406,8 +406,7 @@ impl<'a> Keys<'a> {
                 return Err(self.problem(format!("`{key}` = {value} is a step that is not known")));
             }
             // belongs to a step that is not done
-            if !["size", "resample", "crop_size", "crop_pct", "rescale_factor", "image_mean", "image_std"]
-                .contains(&key.as_str())
+            if !["size", "resample", "crop_size", "rescale_factor", "image_mean", "image_std"].contains(&key.as_str())
                 && !key.starts_with("do_")
             {
                 unknown.push(key.chars().take(40).collect());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::folder::{Classes, Folder};
+use super::folder::{Classes, Files, name_in};
 use super::picture::{Converted, Picture};
 use super::problem::ImageProblem;
 use super::processor::ImageProcessor;
@@ -83,14 +83,10 @@ pub fn read_images(path: &Path, limits: RowLimits, options: &ImageOptions) -> Re
     };
     let mut collected = Collected::new(limits, options.processor.scales(channels)?);
     collected.report.processing = options.processor.to_string();
-    for file in expand(path)? {
-        if !file.is_dir() {
-            reading.table(&file, file.parent().unwrap_or(Path::new("")), &mut collected)?;
-            continue;
-        }
-        match Folder::list(&file)? {
-            Folder::Listed(list) => reading.table(&list, &file, &mut collected)?,
-            Folder::Classes(classes) => reading.folder(&file, &classes, &mut collected)?,
+    for files in Files::of(path)? {
+        match files {
+            Files::Table { rows, base } => reading.table(&rows, &base, &mut collected)?,
+            Files::Classes { root, classes } => reading.folder(&root, &classes, &mut collected)?,
         }
     }
     let of_model = || options.labels.names.iter().map(|(name, _)| name.clone());
@@ -149,7 +145,11 @@ impl Reading<'_> {
         let known = |name: &String| labels.names.iter().find(|(known, _)| known == name).map(|&(_, class)| class);
         let numbers: Vec<u32> = match classes.names.iter().map(known).collect::<Option<Vec<_>>>() {
             Some(numbers) => numbers,
-            None if has_made_up_names(labels) && classes.names.len() == labels.outputs => {
+            // of several folders the first says what the classes are
+            None if has_made_up_names(labels)
+                && classes.names.len() == labels.outputs
+                && collected.report.classes_by_order.as_ref().is_none_or(|names| *names == classes.names) =>
+            {
                 collected.report.classes_by_order = Some(classes.names.clone());
                 (0..).take(classes.names.len()).collect()
             }
@@ -160,12 +160,14 @@ impl Reading<'_> {
                 return Err(DataError::ClassNames { folder: root.to_owned(), unknown, known, outputs });
             }
         };
-        collected.report.others.clone_from(&classes.others);
+        if let Some((count, name)) = &classes.others {
+            collected.report.others.get_or_insert_with(|| (0, name.clone())).0 += count;
+        }
         for chunk in classes.images.chunks(AT_ONCE) {
             let one = |(file, class): &(PathBuf, usize)| {
                 let failed = |problem| DataError::Image { file: file.clone(), problem };
                 let (picture, converted) = self.picture(&Place::File(file.clone())).map_err(failed)?;
-                let name = file.strip_prefix(root).unwrap_or(file).to_string_lossy().into_owned();
+                let name = name_in(root, file);
                 let value = Value::from(numbers[*class]);
                 // a folder stands for one class, whatever the labels are
                 let target = labels.take(&mut Map::from_iter([("label".to_owned(), value)]));
@@ -372,17 +374,8 @@ impl Collected {
             names: self.names,
             classes: self.classes,
         };
-        let report = ReadReport {
-            examples: n,
-            tokens: n * positions,
-            targets: n,
-            longest: positions,
-            longest_before_cut: positions,
-            is_rows: true,
-            first: vec![(format!("{}, {}", rows.examples.id(0), rows.excerpt(0, 80)), true)],
-            images: Some(self.report),
-            ..ReadReport::default()
-        };
+        let first = format!("{}, {}", rows.examples.id(0), rows.excerpt(0, 80));
+        let report = ReadReport { images: Some(self.report), ..ReadReport::of_rows(n, positions, first) };
         Ok((Dataset::new(Kind::Rows(rows)), report))
     }
 }

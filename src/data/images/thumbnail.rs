@@ -7,14 +7,14 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 use serde_json::{Map, Value};
 
-use super::folder::Folder;
+use super::folder::{Files, name_in};
 use super::picture::Picture;
 use super::read::{Place, holds_images, taken_place};
 use super::resampling::Filter;
 use crate::data::columns::Columns;
 use crate::data::error::DataError;
 use crate::data::fields::take_id;
-use crate::data::files::{Bounds, Rows, expand};
+use crate::data::files::{Bounds, Rows};
 use crate::data::reading_options::{IdField, names_of};
 
 /// The most bytes of an image while it is made small.
@@ -65,23 +65,18 @@ fn each_wanted(
     take: &mut dyn FnMut(String, &Place),
 ) -> Result<(), DataError> {
     let mut before = 0;
-    for file in expand(path)? {
-        let (list, base) = if file.is_dir() {
-            match Folder::list(&file)? {
-                Folder::Listed(list) => (list, file),
-                Folder::Classes(classes) => {
-                    for (image, _) in classes.images {
-                        let id = image.strip_prefix(&file).unwrap_or(&image).to_string_lossy().into_owned();
-                        if wanted.contains(id.as_str()) {
-                            take(id, &Place::File(image));
-                        }
+    for files in Files::of(path)? {
+        let (list, base) = match files {
+            Files::Table { rows, base } => (rows, base),
+            Files::Classes { root, classes } => {
+                for (image, _) in classes.images {
+                    let id = name_in(&root, &image);
+                    if wanted.contains(id.as_str()) {
+                        take(id, &Place::File(image));
                     }
-                    continue;
                 }
+                continue;
             }
-        } else {
-            let base = file.parent().unwrap_or(Path::new("")).to_owned();
-            (file, base)
         };
         let (mut rows, format) = Rows::open(&list, columns, Bounds::of(None).with_bytes())?;
         let (columns, id_field) = names_of(format, columns, id_field);

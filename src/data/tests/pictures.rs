@@ -250,6 +250,22 @@ fn folders_that_are_no_classes_are_refused() {
     assert!(error.contains("folders are classes, and the model has other labels"), "{error}");
     let (found, _) = read(&root, &ImageOptions { labels: labels(&["a", "b", "c"]), ..usual }).expect("known");
     assert_eq!(found.id(0), "a/b/x.PNG");
+    // several folders are one data set: the first says what the classes are, and what is left out of each is counted
+    let both = folder.path().join("{data,other}");
+    let three = options(&fixture("processors/bilinear.json"));
+    for name in ["a", "b", "c"] {
+        fs::create_dir_all(folder.path().join("other").join(name)).expect("writable");
+    }
+    fs::create_dir_all(root.join("b")).expect("writable");
+    fs::write(root.join("notes.txt"), "").expect("writable");
+    fs::write(folder.path().join("other/more.txt"), "").expect("writable");
+    fs::copy(fixture("listed/grey.png"), folder.path().join("other/c/y.png")).expect("writable");
+    let (found, report) = read(&both, &three).expect("two folders");
+    assert_eq!((found.len(), report.images.expect("images").others), (2, Some((2, "notes.txt".into()))));
+    fs::rename(folder.path().join("other/c"), folder.path().join("other/d")).expect("writable");
+    let error = read(&both, &three).map(drop).expect_err("other classes");
+    assert!(error.contains("are no classes of the model"), "{error}");
+    fs::remove_file(root.join("notes.txt")).expect("there");
     fs::write(root.join("a/y.webp"), "").expect("writable");
     let error = complaint(labels(&["a", "b", "c"]));
     assert!(error.contains("a/y.webp: neither PNG nor JPEG"), "{error}");

@@ -9,7 +9,7 @@ pub enum DuplicatesRequest {
     /// Nothing: every example is listed by itself.
     #[default]
     Off,
-    /// The same tokens and targets, or the same inputs and target.
+    /// An example with the same tokens and targets, or with the same inputs and target.
     Exact,
     /// A Jaccard similarity of at least this number between the sets of token trigrams, from 0.5 to below 1.
     Near(f64),

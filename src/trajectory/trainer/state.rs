@@ -44,7 +44,7 @@ pub(super) struct TrainerState {
     pub(super) log: Vec<LogEntry>,
     /// (updates done, loss on the evaluation set) where training was interrupted to evaluate, ascending.
     pub(super) evaluations: Vec<(usize, f64)>,
-    /// The same of each evaluation set that has a name: `eval_NAME_loss`.
+    /// (updates done, `eval_NAME_loss`) of each evaluation set that has a name, ascending.
     pub(super) named_evaluations: BTreeMap<String, Vec<(usize, f64)>>,
 }
 

@@ -32,7 +32,7 @@ pub struct TrainingLog {
     pub losses: Vec<(usize, f64)>,
     /// (updates done, loss on the evaluation set), ascending.
     pub evaluations: Vec<(usize, f64)>,
-    /// The same of each evaluation set that has a name: `eval_NAME_loss`.
+    /// (updates done, `eval_NAME_loss`) of each evaluation set that has a name, ascending.
     pub named_evaluations: BTreeMap<String, Vec<(usize, f64)>>,
     /// Updates of an epoch, if examples were counted.
     pub steps_per_epoch: Option<f64>,
