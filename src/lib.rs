@@ -1,6 +1,7 @@
 //! Training data attribution: which training examples pushed a model's answer up or down, and by how much.
 
 pub mod data;
+pub mod exact;
 pub mod hub;
 pub mod job;
 pub mod model;

@@ -20,6 +20,8 @@ pub enum Pass {
     SelfInfluence,
     /// Scores of the ranked training examples by token.
     Tokens,
+    /// Derivatives of queries, backwards through the steps of training.
+    Reverse,
 }
 
 impl Pass {
@@ -34,6 +36,7 @@ impl Pass {
             Self::Scores => "scores",
             Self::SelfInfluence => "self-influence",
             Self::Tokens => "tokens",
+            Self::Reverse => "reverse",
         }
     }
 
@@ -42,6 +45,7 @@ impl Pass {
         match self {
             Self::Eigendecomposition => "covariances",
             Self::Queries => "queries",
+            Self::Reverse => "steps",
             _ => "examples",
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use ascribe::attribution::evaluate::EvaluateError;
 use ascribe::attribution::store::StoreError;
 use ascribe::data::DataError;
+use ascribe::exact::ExactError;
 use ascribe::job::JobError;
 use ascribe::model::LoadError;
 use ascribe::trajectory::ReadError;
@@ -42,6 +43,7 @@ fn hint(error: &anyhow::Error) -> Option<String> {
             .or_else(|| cause.downcast_ref::<DataError>().and_then(DataError::hint))
             .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
             .or_else(|| cause.downcast_ref::<EvaluateError>().and_then(EvaluateError::hint))
+            .or_else(|| cause.downcast_ref::<ExactError>().and_then(ExactError::hint))
             .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::hint))
             .or_else(|| cause.downcast_ref::<Problem>().and_then(Problem::hint))
     })
@@ -74,7 +76,8 @@ pub(crate) fn report(error: &anyhow::Error, message_style: MessageStyle, wording
 
 /// How the command ends after an error.
 pub(crate) fn exit_status(error: &anyhow::Error) -> Status {
-    let interrupted = error.downcast_ref::<JobError>().is_some_and(JobError::is_interruption);
+    let interrupted = error.downcast_ref::<JobError>().is_some_and(JobError::is_interruption)
+        || matches!(error.downcast_ref(), Some(ExactError::Interrupted));
     if interrupted { Status::Interrupted } else { Status::Error }
 }
 

@@ -10,7 +10,7 @@ use ascribe::attribution::evaluate::{
 use ascribe::attribution::ranking::ScoreRows;
 use ascribe::attribution::store::TensorFile;
 use serde_json::Value;
-use support::{Folder, GPT2, MLP, ascribe, done, ended, json_lines};
+use support::{Folder, GPT2, MLP, ascribe, done, ended, json_lines, scores_of};
 
 const TRUTH: &str = "--subsets fixtures/mlp-tiny/subsets.safetensors --outcomes fixtures/mlp-tiny/outcomes.safetensors";
 
@@ -578,4 +578,127 @@ fn words_alone_are_a_baseline_and_a_filter() {
     assert!(said.err.contains("some.jsonl: 1 empty row skipped"), "{}", said.err);
     let refused = ended(ascribe(&format!("evaluate candidates --scores {run} --filter {new}")));
     assert!(refused.code == Some(2) && refused.err.contains("are not of the same queries"), "{}", refused.err);
+}
+
+/// The run that made the classifier, with its data.
+const RECORDED: &str = "--trajectory fixtures/mlp-trajectory/trajectory.toml --train fixtures/mlp-tiny/train.safetensors \
+                        --queries fixtures/mlp-tiny/query.safetensors";
+const ITS_OWN: &str =
+    "--start fixtures/mlp-trajectory/checkpoint-0 --batches fixtures/mlp-trajectory/batches.safetensors";
+
+#[test]
+fn training_itself_is_differentiated() {
+    let folder = Folder::new();
+    let exact = format!("evaluate exact {RECORDED} {ITS_OWN} --out {} --format json", folder.arg("exact"));
+    let report: Value = serde_json::from_str(&done(&exact).out).expect("JSON");
+    let distances = report["runs"][0]["distances"].as_object().unwrap();
+    assert_eq!(distances.len(), 6);
+    for (checkpoint, distance) in distances {
+        // PyTorch trained in f32
+        assert!(distance.as_f64().unwrap() < 1e-5, "{checkpoint}: {distance}");
+    }
+    let again: Value = serde_json::from_str(&done(&exact).out).expect("JSON");
+    assert_eq!((&again["runs"][0]["is_reused"], &report["runs"][0]["is_reused"]), (&true.into(), &false.into()));
+    assert_eq!(again["runs"][0]["distances"], report["runs"][0]["distances"]);
+    assert_eq!(again["runs"][0]["training_loss"], report["runs"][0]["training_loss"]);
+
+    // what little memory takes query by query is the same
+    let [tight, short] = ["tight", "short"].map(|out| folder.arg(out));
+    done(&format!("evaluate exact {RECORDED} {ITS_OWN} --out {tight} --memory 270kB --threads 1"));
+    assert_eq!(scores_of(&folder, "exact"), scores_of(&folder, "tight"));
+    let refused = ended(ascribe(&format!("evaluate exact {RECORDED} {ITS_OWN} --out {short} --memory 100kB")));
+    assert!(refused.err.contains("of memory, may use") && refused.err.contains("--memory"), "{}", refused.err);
+
+    assert_eq!(folder.files("tight").len(), 1, "no part is left behind");
+}
+
+#[test]
+fn runs_of_several_seeds_have_a_mean_that_predicts_retraining() {
+    let folder = Folder::new();
+    let out = folder.arg("exact");
+    let table = done(&format!("evaluate exact {RECORDED} --seeds 3 --out {out}")).out;
+    for text in ["margin of 10 queries", "60 training examples", "seed 2", "The mean of 3 runs is in"] {
+        assert!(table.contains(text), "{text}\n{table}");
+    }
+    let of = |file: &str| {
+        let file = TensorFile::open(&folder.path("exact").join(file)).unwrap();
+        file.f32("scores").unwrap().to_vec()
+    };
+    let seeds = [0, 1, 2].map(|seed| of(&format!("scores.seed-{seed}.safetensors")));
+    assert_ne!(seeds[0], seeds[1]);
+    for (at, mean) in of("scores.safetensors").into_iter().enumerate() {
+        let sum: f64 = seeds.iter().map(|scores| f64::from(scores[at])).sum();
+        assert_eq!(mean, (sum / 3.0) as f32);
+    }
+    // another seed is added to those that are there
+    let more = done(&format!("evaluate exact {RECORDED} --seeds 2 --seed 1 --out {out}-2")).out;
+    assert!(more.contains("seed 1") && !more.contains("seed 0"), "{more}");
+    let report = done(&format!("evaluate lds --scores {out} {TRUTH} --outcome margin --format json --resamples 0")).out;
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    let lds: Vec<f64> = report["runs"].as_array().unwrap().iter().map(|run| run["lds"].as_f64().unwrap()).collect();
+    // EK-FAC has 0.625 here
+    assert!(lds.len() == 4 && lds[0] > 0.625, "{report}");
+    assert!(report["runs"][0]["slope"]["median"].as_f64().unwrap() > 0.3, "{report}");
+}
+
+#[test]
+fn training_that_cannot_be_differentiated_is_refused() {
+    let folder = Folder::new();
+    let recorded = fs::read_to_string("../fixtures/mlp-trajectory/trajectory.toml").unwrap();
+    let checkpoint = format!("{}/fixtures/mlp-trajectory/checkpoint-", support::root().display());
+    let recorded = recorded.replace("path = \"checkpoint-", &format!("path = \"{checkpoint}"));
+    let refused = |change: &dyn Fn(&str) -> String, flags: &str| {
+        let toml = folder.write("trajectory.toml", change(&recorded));
+        let arguments = format!(
+            "evaluate exact --trajectory {toml} --train fixtures/mlp-tiny/train.safetensors --queries \
+             fixtures/mlp-tiny/query.safetensors --out {} {flags}",
+            folder.arg("out")
+        );
+        let ended = ended(ascribe(&arguments));
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{arguments}\n{}", ended.err);
+        assert!(!folder.path("out").exists(), "nothing is written before the inputs are checked");
+        ended.err
+    };
+    let as_it_is = |toml: &str| toml.to_owned();
+    let adam =
+        refused(&|toml| toml.replace("\"sgd\"\nmomentum = 0.0", "\"adam\"\nbetas = [0.9, 0.999]\nepsilon = 1e-8"), "");
+    assert!(adam.contains("the optimizer Adam cannot be differentiated exactly"), "{adam}");
+    let unknown = refused(&|toml| toml.replace("loss_reduction = \"mean\"\n", ""), "");
+    assert!(unknown.contains("no `loss_reduction`"), "{unknown}");
+    let others = refused(&|toml| toml.replace("train_examples = 60", "train_examples = 61"), "");
+    assert!(others.contains("trained on 61 examples, the training file has 60"), "{others}");
+    let frozen = refused(&|toml| format!("trained_layers = [\"layers.0\"]\n{toml}"), "");
+    assert!(frozen.contains("`trained_layers`"), "{frozen}");
+    let steps =
+        refused(&|toml| toml.replace("steps_per_epoch = 6", "steps_per_epoch = 5").replace("epochs = 120\n", ""), "");
+    assert!(steps.contains("`steps_per_epoch` is 5; the data make 6 steps"), "{steps}");
+    let measured = refused(&as_it_is, "--measure prediction");
+    assert!(measured.contains("`prediction` is no measurement of a classifier"), "{measured}");
+    let model = refused(&as_it_is, "--start fixtures/gpt2-tiny");
+    assert!(model.contains("gpt2-tiny/config.json") && model.contains("for `mlp` alone"), "{model}");
+    let other = refused(&as_it_is, "--start fixtures/mlp-trajectory/checkpoint-0 fixtures/mlp-tiny");
+    assert!(other.contains("2 starts for 1 runs"), "{other}");
+    let batches = refused(&as_it_is, "--batches fixtures/mlp-tiny/subsets.safetensors");
+    assert!(batches.contains("subsets.safetensors: no tensor `batches`"), "{batches}");
+    let fewer = refused(&|toml| toml.replace("steps = 720\n", "steps = 721\n").replace("epochs = 120\n", ""), ITS_OWN);
+    assert!(fewer.contains("of 720 steps with 10 slots; the run has 721 steps"), "{fewer}");
+    let diverged = ended(ascribe(&format!(
+        "evaluate exact --trajectory {} --train fixtures/mlp-tiny/train.safetensors --queries \
+         fixtures/mlp-tiny/query.safetensors --out {}",
+        folder.write("trajectory.toml", recorded.replace("value = 0.2\n", "value = 1e30\n")),
+        folder.arg("diverged")
+    )));
+    assert!(diverged.err.contains("training left the finite numbers at step"), "{}", diverged.err);
+}
+
+#[test]
+fn scores_of_another_training_are_not_written_over() {
+    let folder = Folder::new();
+    let exact = format!("evaluate exact {RECORDED} --out {} --quiet", folder.arg("exact"));
+    done(&exact);
+    let before = folder.files("exact");
+    let other = ended(ascribe(&format!("{exact} --measure loss")));
+    assert_eq!(other.code, Some(2));
+    assert!(other.err.contains("holds scores of another job") && other.err.contains("--out"), "{}", other.err);
+    assert_eq!(before, folder.files("exact"));
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 24] = [
+const COMMANDS: [&str; 25] = [
     "influence",
     "source",
     "plan",
@@ -27,6 +27,7 @@ const COMMANDS: [&str; 24] = [
     "evaluate likeness",
     "evaluate mislabelled",
     "evaluate qld",
+    "evaluate exact",
     "evaluate retrieval",
     "evaluate subsets",
     "completions",

@@ -20,6 +20,7 @@ pub use brief::summary::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
 };
 pub use budget::disk::{DiskCost, FileCost};
+pub use budget::machine::default_budget;
 pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Work, WorkKind};
 pub use error::JobError;
 pub use folder::calibration::Amount;

@@ -113,43 +113,91 @@ impl Body for Mlp {
     }
 }
 
+/// What a folder says of an MLP, before a number of it is read.
+pub(super) struct Outline {
+    /// Names of the layers, in their order.
+    names: Vec<String>,
+    /// Numbers that the first layer reads, then those that each layer writes.
+    sizes: Vec<usize>,
+    pub(super) activation: Activation,
+    /// The loss of a regression; a classification has no use for it.
+    pub(super) squared_error: SquaredError,
+    task: Task,
+}
+
+impl Outline {
+    pub(super) fn read(config: &Config, weights: &Weights) -> Result<Self, LoadError> {
+        let activation = config.text("activation", "")?;
+        if activation.is_empty() {
+            return Err(config.problem("no key `activation`"));
+        }
+        let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation"))?;
+        let mut names: Vec<&str> = weights.names().filter_map(|name| name.strip_suffix(".weight")).collect();
+        names.sort_by_key(|name| (numbers_in(name), *name));
+        if names.is_empty() {
+            return Err(config.problem("the weights hold no tensor whose name ends in `.weight`"));
+        }
+        let mut sizes: Vec<usize> = vec![];
+        for name in &names {
+            let shape = weights.shape(&format!("{name}.weight"))?;
+            let &[outputs, inputs] = shape.as_slice() else {
+                return Err(config.problem(format!(
+                    "`{name}.weight` has the shape {}; an MLP's weights are matrices [outputs, inputs]",
+                    abridged_shape(&shape)
+                )));
+            };
+            match sizes.last() {
+                Some(&before) if before != inputs => {
+                    return Err(config
+                        .problem(format!("`{name}` reads {inputs} numbers, but the layer before it writes {before}")));
+                }
+                Some(_) => {}
+                None => sizes.push(inputs),
+            }
+            sizes.push(outputs);
+        }
+        if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {
+            return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
+        }
+        let mut squared_error = SquaredError { a: 0.5 };
+        let task = match config.text("task", "")? {
+            "classification" => Task::Classification,
+            "regression" => {
+                squared_error.a = match config.text("loss", "")? {
+                    "half_mse" => 0.5,
+                    "mse" => 1.0 / sizes[sizes.len() - 1] as f64,
+                    "" => return Err(config.problem("a regression needs `loss`: `mse` or `half_mse`")),
+                    _ => return Err(config.unsupported("loss")),
+                };
+                Task::Regression
+            }
+            "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
+            _ => return Err(config.unsupported("task")),
+        };
+        Ok(Self { names: names.into_iter().map(str::to_owned).collect(), sizes, activation, squared_error, task })
+    }
+
+    /// Name, outputs and inputs of each layer.
+    pub(super) fn layers(&self) -> impl Iterator<Item = (&str, usize, usize)> {
+        self.names.iter().zip(self.sizes.windows(2)).map(|(name, pair)| (name.as_str(), pair[1], pair[0]))
+    }
+
+    pub(super) fn limits(&self) -> RowLimits {
+        let outputs = self.sizes[self.sizes.len() - 1];
+        RowLimits { inputs: RowShape::Numbers(self.sizes[0]), outputs, task: self.task }
+    }
+}
+
 /// Builds the MLP from its folder's configuration and weights.
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
     let LoadOptions { selection, dtype, products, device, .. } = options;
+    let outline = Outline::read(config, weights)?;
     let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, LoadError> {
         Ok(weights.tensor(name, shape, *dtype)?.to_device(device)?)
     };
-    let activation = config.text("activation", "")?;
-    if activation.is_empty() {
-        return Err(config.problem("no key `activation`"));
-    }
-    let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation"))?;
-    let mut names: Vec<&str> = weights.names().filter_map(|name| name.strip_suffix(".weight")).collect();
-    names.sort_by_key(|name| (numbers_in(name), *name));
-    if names.is_empty() {
-        return Err(config.problem("the weights hold no tensor whose name ends in `.weight`"));
-    }
     let mut tracking = Tracking::new(selection);
-    let mut layers = Vec::with_capacity(names.len());
-    let mut sizes = vec![];
-    for name in names {
-        let shape = weights.shape(&format!("{name}.weight"))?;
-        let &[outputs, inputs] = shape.as_slice() else {
-            return Err(config.problem(format!(
-                "`{name}.weight` has the shape {}; an MLP's weights are matrices [outputs, inputs]",
-                abridged_shape(&shape)
-            )));
-        };
-        if sizes.last().is_some_and(|&before| before != inputs) {
-            let before = sizes.last().copied().unwrap_or_default();
-            return Err(
-                config.problem(format!("`{name}` reads {inputs} numbers, but the layer before it writes {before}"))
-            );
-        }
-        if sizes.is_empty() {
-            sizes.push(inputs);
-        }
-        sizes.push(outputs);
+    let mut layers = vec![];
+    for (name, outputs, inputs) in outline.layers() {
         let bias_name = format!("{name}.bias");
         let bias = weights.contains(&bias_name).then(|| tensor(&bias_name, &[outputs])).transpose()?;
         let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
@@ -160,38 +208,19 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         }
         layers.push(Linear::new(weight, bias, layer)?.with_products(*products));
     }
-    let (inputs, outputs) = (sizes[0], sizes[sizes.len() - 1]);
-    if let Some(given) = config.get("layer_sizes").filter(|given| **given != serde_json::json!(sizes)) {
-        return Err(config.problem(format!("`layer_sizes` = {given}, but the weights have {sizes:?}")));
-    }
-    // a classification has no use for it
-    let mut squared_error = SquaredError { a: 0.5 };
-    let task = match config.text("task", "")? {
-        "classification" => Task::Classification,
-        "regression" => {
-            squared_error.a = match config.text("loss", "")? {
-                "half_mse" => 0.5,
-                "mse" => 1.0 / outputs as f64,
-                "" => return Err(config.problem("a regression needs `loss`: `mse` or `half_mse`")),
-                _ => return Err(config.unsupported("loss")),
-            };
-            Task::Regression
-        }
-        "" => return Err(config.problem("no key `task`: `classification` or `regression`")),
-        _ => return Err(config.unsupported("task")),
-    };
-    let pairs = || sizes.windows(2).map(|pair| (pair[0] as u64, pair[1] as u64));
+    let pairs = || outline.layers().map(|(_, outputs, inputs)| (inputs as u64, outputs as u64));
     let footprint = Footprint {
         parameters: pairs().map(|(i, o)| (i + 1) * o).sum(),
         section: pairs().map(|(i, o)| (i + 1) * o).max().unwrap_or(0),
         sections: layers.len() as u64,
-        width: sizes.iter().max().map_or(0, |&size| size as u64),
+        width: outline.sizes.iter().max().map_or(0, |&size| size as u64),
         activations: pairs().map(|(i, o)| i + o).max().unwrap_or(0),
         all_activations: pairs().map(|(i, o)| i + o).sum(),
         ..Footprint::default()
     };
+    let Outline { activation, squared_error, .. } = outline;
+    let limits = Limits::Rows(outline.limits());
     let mlp = Mlp { layers, activation, squared_error, dtype: *dtype, device: device.clone() };
-    let limits = Limits::Rows(RowLimits { inputs: RowShape::Numbers(inputs), outputs, task });
     Ok(Loaded { body: Box::new(mlp), layers: tracking.finish()?, limits, labels: None, footprint })
 }
 

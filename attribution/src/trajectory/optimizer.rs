@@ -105,7 +105,11 @@ impl Optimizer {
         matches!(self, Self::Adam { .. } | Self::AdamW { .. })
     }
 
-    pub(super) fn check(&self) -> Result<(), TrajectoryError> {
+    /// Refuses numbers that no optimizer takes, and optimizers without a form here.
+    ///
+    /// # Errors
+    /// [`TrajectoryError`], naming the number.
+    pub fn check(&self) -> Result<(), TrajectoryError> {
         within("weight_decay", self.weight_decay().1, "a number of at least 0", |w| w >= 0.0)?;
         match *self {
             Self::Sgd { momentum, dampening, nesterov, .. } => {

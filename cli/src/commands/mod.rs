@@ -87,6 +87,7 @@ impl Command {
             | Self::Score(score::Score { options, .. })
             | Self::Merge(merge::Merge { options, .. })
             | Self::Rank(rank::Rank { options, .. }) => options,
+            Self::Evaluate(command) => return command.message_style(),
             _ => return MessageStyle::Text,
         };
         options.talk.progress.into()

@@ -174,7 +174,7 @@ fn options(problem: OptionText, hint: &'static str) -> anyhow::Error {
 const MOST_THREADS: usize = 1024;
 
 /// One pool of threads for everything, set before anything uses it.
-fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
+pub(super) fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
     if threads == Some(0) {
         return Err(options("<threads> is 0".into(), "leave it out, or give at least 1"));
     }

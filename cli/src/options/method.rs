@@ -8,7 +8,7 @@ use ascribe::job::{
 };
 use clap::Args;
 
-use super::values::one_of;
+use super::values::{measure, one_of};
 
 /// The method.
 #[derive(Debug, Clone, Default, Args)]
@@ -100,12 +100,7 @@ pub(crate) struct MethodOptions {
     /// What is measured at a query [default: by the model]
     ///
     /// By default the loss of language models, the margin of classifiers and the prediction of regressions.
-    #[arg(long, value_name = "WHAT", value_parser = one_of::<Measure>(&[
-        ("loss", "the loss; a proponent lowers it"),
-        ("logprob", "log-probability of the targets"),
-        ("margin", "log-odds of the right label"),
-        ("prediction", "the predicted value of a regression"),
-    ]))]
+    #[arg(long, value_name = "WHAT", value_parser = measure())]
     measure: Option<Measure>,
     /// How a measurement is taken over a query's target tokens [default: sum]
     #[arg(long, value_name = "HOW", value_parser = one_of::<ReductionRequest>(&[("sum", ""), ("mean", "")]))]

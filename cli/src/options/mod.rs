@@ -19,5 +19,5 @@ pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};
 pub(crate) use training::RunMethod;
 pub(crate) use trajectory::TrajectoryOptions;
-pub(crate) use values::shard;
+pub(crate) use values::{measure, memory, shard};
 pub(crate) use wording::Wording;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use ascribe::attribution::store::Shard;
+use ascribe::job::Measure;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::de::DeserializeOwned;
 
@@ -18,8 +19,18 @@ where
     PossibleValuesParser::new(values).try_map(|name| serde_json::from_value(serde_json::Value::String(name)))
 }
 
+/// What is measured at a query.
+pub(crate) fn measure() -> impl TypedValueParser<Value = Measure> {
+    one_of::<Measure>(&[
+        ("loss", "the loss; a proponent lowers it"),
+        ("logprob", "log-probability of the targets"),
+        ("margin", "log-odds of the right label"),
+        ("prediction", "the predicted value of a regression"),
+    ])
+}
+
 /// `8GiB`, `1.5GiB`, `512MiB`, `4GB` or plain bytes.
-pub(super) fn memory(text: &str) -> Result<u64, String> {
+pub(crate) fn memory(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 10] = [
         ("TiB", 1 << 40),
         ("GiB", 1 << 30),

@@ -32,6 +32,8 @@ pub mod stream {
     pub const FORM: u32 = 6;
     /// Random scores, a baseline of evaluation, and the random sample beside candidates.
     pub const BASELINE: u32 = 7;
+    /// Where training begins and in which order it goes, for training runs that are drawn anew.
+    pub const TRAINING: u32 = 8;
 }
 
 /// Ten rounds of Philox4x32.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// What a job may use if it is not told: 80 % of the machine's memory, or of what its control groups allow. Of the
 /// whole, not of what is free, so that equal machines choose alike. None where the system does not say.
-pub(in crate::job) fn default_budget() -> Option<u64> {
+pub fn default_budget() -> Option<u64> {
     let mut least = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     for limit in control_group_files(Path::new("/sys/fs/cgroup")) {
         let found = std::fs::read_to_string(limit).ok().and_then(|text| text.trim().parse::<u64>().ok());

@@ -1,6 +1,7 @@
 //! Activations, and products of an activated gate with a second tensor.
 
 mod curve;
+mod derivatives;
 mod kind;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};

@@ -3,6 +3,7 @@
 mod baseline;
 mod calibrate;
 mod candidates;
+mod exact;
 mod figures;
 mod lds;
 mod likeness;
@@ -14,6 +15,7 @@ mod subsets;
 
 use clap::Subcommand;
 
+use crate::message::MessageStyle;
 use crate::status::{Status, exit_codes};
 
 /// Compare scores with retraining, or with known answers
@@ -29,6 +31,7 @@ pub(crate) enum Evaluate {
     Baseline(baseline::Baseline),
     Candidates(candidates::Candidates),
     Subsets(subsets::Subsets),
+    Exact(exact::Exact),
 }
 
 impl Evaluate {
@@ -43,6 +46,15 @@ impl Evaluate {
             Self::Baseline(command) => command.run(),
             Self::Candidates(command) => command.run(),
             Self::Subsets(command) => command.run(),
+            Self::Exact(command) => command.run(),
+        }
+    }
+
+    /// How its errors are written.
+    pub(super) fn message_style(&self) -> MessageStyle {
+        match self {
+            Self::Exact(command) => command.talk.progress.into(),
+            _ => MessageStyle::Text,
         }
     }
 }
