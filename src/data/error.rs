@@ -425,7 +425,9 @@ impl DataError {
                 "list the images with `file_name` and `label` in a `metadata.jsonl` of the folder".into()
             }
             Self::RepeatedId { .. } => "name examples by another field (`--id-field FIELD`), or by their rows (`line`)".into(),
-            Self::ManyImages { .. } => "raise `--memory`, or give fewer or smaller images".into(),
+            Self::ManyImages { .. } => {
+                "give fewer or smaller images, raise `--memory`, or set TMPDIR to a folder with room for their pixels".into()
+            }
             Self::Table { .. } => "was it copied or written to its end?".into(),
             Self::TwoColumns { .. } => "give each column a name of its own".into(),
             Self::Saved { hint, .. } => (*hint).into(),

@@ -1,51 +1,53 @@
 //! What every example has whatever it consists of: id, key, metadata.
 
+use ascribe_attribution::store::{LongArray, LongTexts};
 use serde_json::{Map, Value};
 
 /// What every dataset keeps of its examples beside their tokens or rows: id, key and metadata, and the
 /// hash of all contents.
 #[derive(Debug)]
 pub(super) struct Examples {
-    ids: Vec<Box<str>>,
-    keys: Vec<u64>,
-    /// JSON text of the other fields: a parsed map costs many times as much.
-    metadata: Vec<Option<Box<str>>>,
-    content: blake3::Hasher,
+    ids: LongTexts,
+    keys: LongArray<u64>,
+    /// JSON text of the other fields, empty where there are none: a parsed map costs many times as much.
+    metadata: LongTexts,
+    content: Box<blake3::Hasher>,
 }
 
 impl Examples {
     /// None yet. `kind` keeps contents of different kinds apart that have the same bytes.
     pub(super) fn new(kind: &str) -> Self {
-        let mut content = blake3::Hasher::new();
+        let mut content = Box::new(blake3::Hasher::new());
         content.update(kind.as_bytes());
-        Self { ids: Vec::new(), keys: Vec::new(), metadata: Vec::new(), content }
+        Self { ids: LongTexts::new(), keys: LongArray::new(), metadata: LongTexts::new(), content }
     }
 
     /// Adds an example whose tokens and targets (or row and target) have the given digest.
-    pub(super) fn push(&mut self, id: String, metadata: &Map<String, Value>, digest: blake3::Hash) {
+    pub(super) fn push(&mut self, id: &str, metadata: &Map<String, Value>, digest: blake3::Hash) {
         // The id's length goes first, so that no two lists of ids and digests have the same bytes.
         self.content.update(&(id.len() as u64).to_le_bytes());
         self.content.update(id.as_bytes());
         self.content.update(digest.as_bytes());
         let [b0, b1, b2, b3, b4, b5, b6, b7, ..] = *digest.as_bytes();
         self.keys.push(u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]));
-        self.ids.push(id.into_boxed_str());
+        self.ids.push(id);
         let text = if metadata.is_empty() { None } else { serde_json::to_string(metadata).ok() };
-        self.metadata.push(text.map(String::into_boxed_str));
+        self.metadata.push(text.as_deref().unwrap_or_default());
     }
 
     /// The examples at these places, without their metadata.
     pub(super) fn sample(&self, places: &[usize]) -> Self {
-        let mut content = blake3::Hasher::new();
+        let mut content = Box::new(blake3::Hasher::new());
         content.update(b"sample");
         content.update(&self.content_hash());
         places.iter().for_each(|&i| _ = content.update(&(i as u64).to_le_bytes()));
-        Self {
-            ids: places.iter().map(|&i| self.ids[i].clone()).collect(),
-            keys: places.iter().map(|&i| self.keys[i]).collect(),
-            metadata: vec![None; places.len()],
-            content,
+        let mut sampled = Self { content, ..Self::new("") };
+        for &i in places {
+            sampled.ids.push(self.id(i));
+            sampled.keys.push(self.keys[i]);
+            sampled.metadata.push("");
         }
+        sampled
     }
 
     pub(super) fn len(&self) -> usize {
@@ -53,7 +55,7 @@ impl Examples {
     }
 
     pub(super) fn id(&self, i: usize) -> &str {
-        &self.ids[i]
+        self.ids.get(i)
     }
 
     pub(super) fn key(&self, i: usize) -> u64 {
@@ -61,7 +63,14 @@ impl Examples {
     }
 
     pub(super) fn metadata(&self, i: usize) -> Map<String, Value> {
-        self.metadata[i].as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+        serde_json::from_str(self.metadata.get(i)).unwrap_or_default()
+    }
+
+    /// Lets what lies in files leave the memory.
+    pub(super) fn forget(&self) {
+        self.ids.forget();
+        self.keys.forget();
+        self.metadata.forget();
     }
 
     pub(super) fn content_hash(&self) -> [u8; 32] {

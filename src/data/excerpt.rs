@@ -1,5 +1,7 @@
 //! Short readable lines of an example's text.
 
+use ascribe_attribution::store::LongTexts;
+
 /// As much of a text as is kept for excerpts. The tokens are kept in full, so this is only for the eye.
 const KEPT_CHARS: usize = 2000;
 
@@ -8,13 +10,13 @@ pub(super) const BETWEEN_SEQUENCES: &str = " | rather than | ";
 
 /// Where an example's excerpt comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum Source<T = Box<str>> {
     /// The text, or its beginning.
-    Text(Box<str>),
+    Text(T),
     /// The end of the prompt, and the beginning of the completion.
-    Prompted(Box<str>, Box<str>),
+    Prompted(T, T),
     /// The end of the prompt, and the beginnings of the chosen and the rejected completion.
-    Contrast(Box<str>, Box<str>, Box<str>),
+    Contrast(T, T, T),
     /// Only the tokens: decoded when asked for.
     Tokens,
 }
@@ -36,6 +38,51 @@ impl Source {
         }
     }
 }
+
+/// Where the excerpts of many examples come from, one text for each.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// The parts of each, with a mark behind each but the last.
+    texts: LongTexts,
+}
+
+/// What stands between the parts of a source: no text of a row has it, since a part loses it where it does.
+const BETWEEN_PARTS: char = '\u{0}';
+
+impl Sources {
+    pub(super) fn push(&mut self, source: &Source) {
+        let parts: &[&str] = match source {
+            Source::Text(text) => &[text],
+            Source::Prompted(prompt, completion) => &[prompt, completion],
+            Source::Contrast(prompt, chosen, rejected) => &[prompt, chosen, rejected],
+            Source::Tokens => return self.texts.push(TOKENS),
+        };
+        // a zero is shown as every control character is
+        let parts: Vec<String> = parts.iter().map(|part| part.replace(BETWEEN_PARTS, "\u{FFFD}")).collect();
+        self.texts.push(&parts.join("\u{0}"));
+    }
+
+    /// The source of example `i`.
+    pub(super) fn get(&self, i: usize) -> Source<&str> {
+        let text = self.texts.get(i);
+        let mut parts = text.split(BETWEEN_PARTS);
+        let first = parts.next().unwrap_or_default();
+        match (parts.next(), parts.next()) {
+            _ if text == TOKENS => Source::Tokens,
+            (None, _) => Source::Text(first),
+            (Some(completion), None) => Source::Prompted(first, completion),
+            (Some(chosen), Some(rejected)) => Source::Contrast(first, chosen, rejected),
+        }
+    }
+
+    /// Lets what lies in a file leave the memory.
+    pub(super) fn forget(&self) {
+        self.texts.forget();
+    }
+}
+
+/// What stands for the source of an example that has its tokens alone: more parts than a source has.
+const TOKENS: &str = "\u{0}\u{0}\u{0}";
 
 /// One line of at most `max_chars` characters: white space becomes single spaces, control characters
 /// are replaced (a text must not steer a terminal), and what is left out at the end is shown as `…`.

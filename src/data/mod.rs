@@ -49,6 +49,7 @@ mod reading_options;
 mod row_dataset;
 mod row_shape;
 mod rows;
+mod seen_ids;
 mod special_tokens;
 mod specials;
 mod targets;

@@ -1,6 +1,5 @@
 //! Files of text or tokens, read into a [`Dataset`].
 
-use std::collections::HashMap;
 use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use super::line_problem::LineProblem;
 use super::packing::Packer;
 use super::read_report::{Packed, ReadReport};
 use super::reading_options::{DataOptions, ModelLimits, names_of};
+use super::seen_ids::SeenIds;
 use super::specials::Role;
 use super::targets::Task;
 use super::tokenizer::Tokenizer;
@@ -123,7 +123,7 @@ impl<'a> Reading<'a> {
                     TokenDataset::labelled(tokenizer.cloned(), task, labels.outputs)
                 }
             },
-            places: HashMap::new(),
+            ids: SeenIds::default(),
             before: 0,
             report: ReadReport::default(),
         };
@@ -191,8 +191,8 @@ struct Collector<'a> {
     /// Rows read so far.
     rows: usize,
     dataset: TokenDataset,
-    /// Where each id stands: the number of its row through all files.
-    places: HashMap<String, usize>,
+    /// The number of each id's row through all files.
+    ids: SeenIds,
     /// Rows, or lines, of the files before.
     before: usize,
     report: ReadReport,
@@ -209,7 +209,7 @@ impl Collector<'_> {
         }
         let number = self.before + number;
         let id = id.unwrap_or_else(|| number.to_string());
-        if let Some(first) = self.places.insert(id.clone(), number) {
+        if let Some(first) = self.ids.insert(&id, number) {
             return Err(LineProblem::DuplicateId { id, first });
         }
         if let Some(Split { encoder, cut }) = split {
@@ -315,13 +315,13 @@ impl Collector<'_> {
     }
 
     fn finish(self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
-        let Self { path, packer, pack_rows, dataset, places, mut report, .. } = self;
-        if places.is_empty() {
+        let Self { path, packer, pack_rows, dataset, ids, mut report, .. } = self;
+        if ids.is_empty() {
             return Err(DataError::Empty { file: path.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
-            report.packed = Some(Packed { documents: places.len(), dropped_tokens: packer.rest(), rows: pack_rows });
+            report.packed = Some(Packed { documents: ids.len(), dropped_tokens: packer.rest(), rows: pack_rows });
             if n == 0 {
                 let length = pack.unwrap_or_default();
                 return Err(DataError::NoBlock { file: path.to_owned(), tokens: packer.rest(), length });
@@ -334,6 +334,7 @@ impl Collector<'_> {
             report.longest = report.longest.max(dataset.positions(i));
         }
         report.first = dataset.marked_tokens(0);
+        dataset.forget();
         Ok((Dataset::new(Kind::Tokens(dataset)), report))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use ascribe_attribution::store::LongArray;
 use serde_json::{Map, Value};
 
 use super::example::Examples;
@@ -37,7 +38,7 @@ pub(super) enum Inputs {
     /// Images in bytes, each a plane of pixels for every channel; of a channel's bytes the network sees `byte · factor +
     /// shift`.
     Pixels {
-        bytes: Vec<u8>,
+        bytes: LongArray<u8>,
         plane: usize,
         scales: Vec<(f64, f64)>,
     },
@@ -54,11 +55,18 @@ impl RowDataset {
         &self.shape
     }
 
-    /// Bytes that the inputs take in memory.
+    /// Bytes that the inputs take in memory; what lies in a file takes none that it must keep.
     pub fn input_bytes(&self) -> usize {
         match &self.inputs {
             Inputs::F32(values) => 4 * values.len(),
-            Inputs::U8 { bytes, .. } | Inputs::Pixels { bytes, .. } => bytes.len(),
+            Inputs::U8 { bytes, .. } => bytes.len(),
+            Inputs::Pixels { bytes, .. } => {
+                if bytes.is_in_memory() {
+                    bytes.len()
+                } else {
+                    0
+                }
+            }
         }
     }
 
@@ -74,7 +82,10 @@ impl RowDataset {
             Inputs::F32(values) => values[numbers].to_vec(),
             // In f64, so that a scale of 1/255 gives the f32 nearest to byte/255.
             Inputs::U8 { bytes, scale } => bytes[numbers].iter().map(|&b| (f64::from(b) * scale) as f32).collect(),
-            Inputs::Pixels { bytes, plane, scales } => seen(&bytes[numbers], *plane, scales).collect(),
+            Inputs::Pixels { bytes, plane, scales } => {
+                bytes.passed(numbers.clone());
+                seen(&bytes[numbers], *plane, scales).collect()
+            }
         }
     }
 
@@ -99,9 +110,11 @@ impl RowDataset {
         let inputs = match &self.inputs {
             Inputs::F32(values) => Inputs::F32(gather(values, places, self.width())),
             Inputs::U8 { bytes, scale } => Inputs::U8 { bytes: gather(bytes, places, self.width()), scale: *scale },
-            Inputs::Pixels { bytes, plane, scales } => {
-                Inputs::Pixels { bytes: gather(bytes, places, self.width()), plane: *plane, scales: scales.clone() }
-            }
+            Inputs::Pixels { bytes, plane, scales } => Inputs::Pixels {
+                bytes: gather(bytes, places, self.width()).into_iter().collect(),
+                plane: *plane,
+                scales: scales.clone(),
+            },
         };
         Self {
             examples: self.examples.sample(places),

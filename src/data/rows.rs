@@ -92,7 +92,7 @@ pub fn read_rows_from(bytes: &[u8], file: &Path, limits: RowLimits) -> Result<(D
     };
     for row in 0..n {
         let digest = digest(&rows.shape, rows.inputs(row..row + 1).into_iter(), &rows.targets(row..row + 1));
-        rows.examples.push(row.to_string(), &Map::new(), digest);
+        rows.examples.push(&row.to_string(), &Map::new(), digest);
     }
     let report = ReadReport::of_rows(n, positions, rows.excerpt(0, 80));
     Ok((Dataset::new(Kind::Rows(rows)), report))

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use serde_json::{Map, Value};
 
+use ascribe_attribution::store::LongArray;
 use ascribe_curvature::Positions;
 
 use super::example::Examples;
-use super::excerpt::{BETWEEN_SEQUENCES, Source, contrast, one_line, prompted};
+use super::excerpt::{BETWEEN_SEQUENCES, Source, Sources, contrast, one_line, prompted};
 use super::inputs::TokenInputs;
 use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
@@ -18,25 +20,25 @@ use super::tokenizer::Tokenizer;
 pub struct TokenDataset {
     examples: Examples,
     /// All examples' tokens, one after the other; example `i` owns `offsets[i]..offsets[i + 1]`.
-    tokens: Vec<u32>,
-    offsets: Vec<usize>,
-    /// Whether the token is predicted: by the row before it, and then never true for an example's first, or where
+    tokens: LongArray<u32>,
+    offsets: LongArray<usize>,
+    /// 1 where the token is predicted, else 0: by the row before it, and then never true for an example's first, or where
     /// tokens are masked by its own.
-    target: Vec<bool>,
+    target: LongArray<u8>,
     /// Whether each row predicts its own token, which is masked in what is read.
     masked: bool,
     /// What is predicted where it is not the token itself; absent while no label differs from its token.
-    labels: Option<Vec<u32>>,
+    labels: Option<LongArray<u32>>,
     /// One target for each example, of texts that are classified or valued. Then no token is a target.
     of_examples: Option<Targets>,
     /// To which text of a pair each token belongs; absent while all belong to the first.
-    types: Option<Vec<u32>>,
+    types: Option<LongArray<u32>>,
     /// How many of each example's tokens an encoder reads; behind them stand the decoder's first token and its targets.
     /// Absent where all tokens are one sequence.
-    encoders: Option<Vec<usize>>,
-    /// Where each example's second sequence begins, 0 where it has one alone.
-    seconds: Vec<usize>,
-    sources: Vec<Source>,
+    encoders: Option<LongArray<usize>>,
+    /// Where each example's second sequence begins, 0 where it has one alone; absent while all have.
+    seconds: Option<LongArray<usize>>,
+    sources: Sources,
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
@@ -55,16 +57,16 @@ impl TokenDataset {
     pub(super) fn new(tokenizer: Option<Arc<Tokenizer>>) -> Self {
         Self {
             examples: Examples::new("tokens"),
-            tokens: Vec::new(),
-            offsets: vec![0],
-            target: Vec::new(),
+            tokens: LongArray::new(),
+            offsets: LongArray::from_iter([0]),
+            target: LongArray::new(),
             masked: false,
             labels: None,
             of_examples: None,
             types: None,
             encoders: None,
-            seconds: Vec::new(),
-            sources: Vec::new(),
+            seconds: None,
+            sources: Sources::default(),
             tokenizer,
         }
     }
@@ -112,7 +114,7 @@ impl TokenDataset {
     fn add_types(&mut self, types: &[u32], tokens: usize) -> bool {
         let (start, several) = (self.tokens.len(), types.iter().any(|&kind| kind > 0));
         if several || self.types.is_some() {
-            let all = self.types.get_or_insert_with(|| vec![0; start]);
+            let all = self.types.get_or_insert_with(|| std::iter::repeat_n(0, start).collect());
             all.extend_from_slice(types);
             all.resize(start + tokens, 0);
         }
@@ -130,11 +132,9 @@ impl TokenDataset {
     ) {
         let several = self.add_types(types, tokens.len());
         self.tokens.extend_from_slice(tokens);
-        self.target.resize(self.tokens.len(), false);
-        self.offsets.push(self.tokens.len());
-        self.seconds.push(0);
-        self.sources.push(source);
-        let i = self.sources.len() - 1;
+        self.target.resize(self.tokens.len(), 0);
+        self.end_example(0, &source);
+        let i = self.offsets.len() - 2;
         let targets = self.of_examples.get_or_insert_with(|| match target {
             Target::Class(_) => Targets::none(Task::Classification, 1),
             Target::Labels(values) => Targets::none(Task::MultiLabel, values.len()),
@@ -151,7 +151,29 @@ impl TokenDataset {
         }
         bytes.extend(of_example);
         digest.update(&bytes);
-        self.examples.push(id, metadata, digest.finalize());
+        self.examples.push(&id, metadata, digest.finalize());
+    }
+
+    /// Notes what every example has behind its tokens.
+    fn end_example(&mut self, second: usize, source: &Source) {
+        let before = self.offsets.len() - 1;
+        self.offsets.push(self.tokens.len());
+        self.sources.push(source);
+        if second > 0 || self.seconds.is_some() {
+            let seconds = self.seconds.get_or_insert_with(|| std::iter::repeat_n(0, before).collect());
+            seconds.push(second);
+        }
+    }
+
+    /// Lets what lies in files leave the memory.
+    pub(super) fn forget(&self) {
+        self.examples.forget();
+        self.tokens.forget();
+        self.offsets.forget();
+        self.target.forget();
+        self.sources.forget();
+        let further = [&self.labels, &self.types].into_iter().flatten();
+        further.for_each(LongArray::forget);
     }
 
     /// What a model reads of the examples `range`.
@@ -164,6 +186,8 @@ impl TokenDataset {
             return TokenInputs { ids, types: None, encoder };
         }
         let rows = self.offsets[range.start]..self.offsets[range.end];
+        self.tokens.passed(rows.clone());
+        self.target.passed(rows.clone());
         let (ids, types) = (self.tokens[rows.clone()].to_vec(), self.types.as_ref().map(|of| of[rows].to_vec()));
         TokenInputs { ids, types, encoder: None }
     }
@@ -178,7 +202,7 @@ impl TokenDataset {
 
     /// The examples at these places, without their texts and metadata.
     pub(super) fn sample(&self, places: &[usize]) -> Self {
-        fn gather<T: Copy>(values: &[T], rows: &[Range<usize>]) -> Vec<T> {
+        fn gather<T: Pod>(values: &[T], rows: &[Range<usize>]) -> LongArray<T> {
             rows.iter().flat_map(|rows| &values[rows.clone()]).copied().collect()
         }
         let rows: Vec<Range<usize>> = places.iter().map(|&i| self.range(i)).collect();
@@ -186,6 +210,8 @@ impl TokenDataset {
             *end += rows.len();
             Some(*end)
         });
+        let mut sources = Sources::default();
+        places.iter().for_each(|_| sources.push(&Source::Tokens));
         Self {
             examples: self.examples.sample(places),
             tokens: gather(&self.tokens, &rows),
@@ -196,8 +222,8 @@ impl TokenDataset {
             of_examples: self.of_examples.as_ref().map(|targets| targets.at(places)),
             types: self.types.as_ref().map(|types| gather(types, &rows)),
             encoders: self.encoders.as_ref().map(|encoders| places.iter().map(|&i| encoders[i]).collect()),
-            seconds: places.iter().map(|&i| self.seconds[i]).collect(),
-            sources: places.iter().map(|_| Source::Tokens).collect(),
+            seconds: self.seconds.as_ref().map(|seconds| places.iter().map(|&i| seconds[i]).collect()),
+            sources,
             tokenizer: self.tokenizer.clone(),
         }
     }
@@ -212,7 +238,7 @@ impl TokenDataset {
         };
         self.tokens(i) == other.tokens(j)
             && self.rows(i).len() == other.rows(j).len()
-            && self.seconds[i] == other.seconds[j]
+            && self.second(i) == other.second(j)
             && self.masked == other.masked
             && self.target_bytes(i) == other.target_bytes(j)
             && self.predicted(i).eq(other.predicted(j))
@@ -291,15 +317,13 @@ impl TokenDataset {
         // the first token of a sequence has nothing before it, and so has that of a contrast's second one
         let begins = |k: usize| k < ahead || (second > 0 && k == second);
         let labels = || labels.iter().enumerate().map(|(k, &label)| label.filter(|_| !begins(k)));
-        self.target.extend(labels().map(|label| label.is_some()));
+        self.target.extend(labels().map(|label| u8::from(label.is_some())));
         let differs = labels().zip(tokens).any(|(label, &token)| label.is_some_and(|label| label != token));
         if differs || self.labels.is_some() {
-            let all = self.labels.get_or_insert_with(|| self.tokens[..start].to_vec());
+            let all = self.labels.get_or_insert_with(|| self.tokens[..start].iter().copied().collect());
             all.extend(labels().zip(tokens).map(|(label, &token)| label.unwrap_or(token)));
         }
-        self.offsets.push(self.tokens.len());
-        self.seconds.push(second);
-        self.sources.push(source);
+        self.end_example(second, &source);
 
         let mut digest = blake3::Hasher::new();
         digest.update(&(tokens.len() as u64).to_le_bytes());
@@ -318,12 +342,12 @@ impl TokenDataset {
             digest.update(b"contrast");
             digest.update(&(second as u64).to_le_bytes());
         }
-        self.examples.push(id, metadata, digest.finalize());
+        self.examples.push(&id, metadata, digest.finalize());
     }
 
     /// Where the second sequence of example `i` begins, if it is a contrast.
     pub fn second(&self, i: usize) -> Option<usize> {
-        Some(self.seconds[i]).filter(|&second| second > 0)
+        self.seconds.as_ref().map(|seconds| seconds[i]).filter(|&second| second > 0)
     }
 
     pub(super) fn examples(&self) -> &Examples {
@@ -337,7 +361,7 @@ impl TokenDataset {
 
     /// For each token of example `i`, whether it is a target: whether the row before it predicts it, or its own.
     pub fn is_target(&self, i: usize) -> &[bool] {
-        &self.target[self.range(i)]
+        bytemuck::checked::cast_slice(&self.target[self.range(i)])
     }
 
     /// For each row of example `i`, what it predicts: the label of the token after it, or where tokens are masked of its
@@ -346,7 +370,7 @@ impl TokenDataset {
         let end = self.range(i).end;
         let labels = self.labels.as_ref().unwrap_or(&self.tokens);
         let ahead = self.ahead();
-        let target = move |row: usize| row < end && self.target[row];
+        let target = move |row: usize| row < end && self.target[row] == 1;
         self.rows(i).map(move |row| target(row + ahead).then(|| labels[row + ahead]))
     }
 
@@ -383,12 +407,10 @@ impl TokenDataset {
     }
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
-        match (&self.sources[i], &self.tokenizer) {
+        match (self.sources.get(i), &self.tokenizer) {
             (Source::Text(text), _) => one_line(text, max_chars),
             (Source::Prompted(prompt, completion), _) => prompted(prompt, completion, max_chars),
-            (Source::Contrast(prompt, chosen, rejected), _) => {
-                contrast([prompt.as_ref(), chosen.as_ref(), rejected.as_ref()], max_chars)
-            }
+            (Source::Contrast(prompt, chosen, rejected), _) => contrast([prompt, chosen, rejected], max_chars),
             (Source::Tokens, tokenizer) => {
                 // A token has at least one character or is joined with others to one: 4 for each are enough.
                 let tokens = self.tokens(i);

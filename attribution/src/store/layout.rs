@@ -22,6 +22,15 @@ pub(super) const MAX_HEADER: u64 = 100_000_000;
 /// The header's entry for metadata.
 const METADATA: &str = "__metadata__";
 
+/// Bytes of the longest entry of metadata that stands in the header. A longer one, such as the ids of millions of
+/// examples, is a tensor of bytes whose name is [`long_entry`]'s.
+const LONGEST_ENTRY: usize = 16 << 20;
+
+/// The tensor that holds a long entry of metadata as UTF-8.
+pub(super) fn long_entry(name: &str) -> String {
+    format!("metadata.{name}")
+}
+
 /// String metadata of a file.
 pub type Metadata = BTreeMap<String, String>;
 
@@ -161,6 +170,8 @@ pub(super) struct Layout {
     pub(super) head: Vec<u8>,
     /// In the order of the file.
     pub(super) places: Vec<Place>,
+    /// Entries of metadata that are too long for the header, by the tensors that hold them.
+    pub(super) long_entries: Metadata,
     /// Where the digits of the file's checksum stand in the head, to be filled in when the file is whole.
     pub(super) slot: Range<u64>,
     /// The size of the whole file in bytes.
@@ -171,15 +182,20 @@ impl Layout {
     /// Places these tensors in `file`, which is named in errors only.
     pub(super) fn new(file: &Path, tensors: &[TensorSpec], metadata: &Metadata) -> Result<Self, StoreError> {
         // What a copied header says of other contents gives way.
-        let mut metadata = metadata.clone();
+        let is_long = |text: &str| text.len() > LONGEST_ENTRY;
+        let entries = |long: bool| metadata.iter().filter(move |(_, text)| is_long(text) == long);
+        let long_entries: Metadata = entries(true).map(|(name, text)| (long_entry(name), text.clone())).collect();
+        let mut metadata: Metadata = entries(false).map(|(name, text)| (name.clone(), text.clone())).collect();
         metadata.insert(checksum::ENTRY.to_owned(), checksum::empty());
         let refuse = |problem| StoreError::Declaration { file: file.to_owned(), problem };
         let too_large = |spec: &TensorSpec| {
             refuse(DeclarationError::TooLarge { tensor: spec.name.clone(), shape: spec.shape.clone() })
         };
+        let held = |(name, text): (&String, &String)| TensorSpec::new(name, Dtype::U8, [text.len()]);
+        let holders: Vec<TensorSpec> = long_entries.iter().map(held).collect();
         let mut names = BTreeSet::new();
         let mut places = Vec::with_capacity(tensors.len());
-        for spec in tensors {
+        for spec in tensors.iter().chain(&holders) {
             if spec.name == METADATA {
                 return Err(refuse(DeclarationError::Reserved { name: spec.name.clone() }));
             }
@@ -213,7 +229,7 @@ impl Layout {
         head.resize(8 + padded as usize, b' ');
         let first = head.len() as u64;
         places.iter_mut().for_each(|place| place.start += first);
-        Ok(Self { head, places, slot, total: first + end })
+        Ok(Self { head, places, long_entries, slot, total: first + end })
     }
 }
 

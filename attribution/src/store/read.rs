@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use super::layout::{MAX_HEADER, Place};
+use super::layout::{MAX_HEADER, Place, long_entry};
 use super::{Dtype, Element, FORMAT, KNOWN_FORMATS, Metadata, StoreError, TensorSpec, checksum, forget_pages};
 use crate::foreign_file;
 
@@ -124,12 +124,13 @@ impl TensorFile {
         &self.names
     }
 
-    /// An entry of the metadata.
+    /// An entry of the metadata; one that is too long for the header is the text in the tensor `metadata.ENTRY`.
     pub fn metadata(&self, entry: &str) -> Option<&str> {
-        self.metadata.get(entry).map(String::as_str)
+        let long = || self.u8(&long_entry(entry)).ok().and_then(|bytes| std::str::from_utf8(bytes).ok());
+        self.metadata.get(entry).map(String::as_str).or_else(long)
     }
 
-    /// All metadata.
+    /// The metadata in the header.
     pub fn all_metadata(&self) -> &Metadata {
         &self.metadata
     }

@@ -33,7 +33,9 @@ pub(super) fn write_tensors(
 ) -> Result<(), StoreError> {
     let specs: Vec<_> = tensors.iter().map(|t| TensorSpec::new(t.name, t.dtype, t.shape)).collect();
     let layout = Layout::new(path, &specs, metadata)?;
-    let contents: BTreeMap<_, _> = tensors.iter().map(|tensor| (tensor.name, tensor.bytes)).collect();
+    let long_entries = layout.long_entries.iter().map(|(name, text)| (name.as_str(), text.as_bytes()));
+    let contents: BTreeMap<_, _> =
+        tensors.iter().map(|tensor| (tensor.name, tensor.bytes)).chain(long_entries).collect();
     // Before anything is on the disk.
     for place in &layout.places {
         let given = contents[&place.spec.name[..]].len() as u64;
@@ -90,13 +92,17 @@ impl TensorWriter {
         metadata: &Metadata,
         lock: Option<Arc<RunLock>>,
     ) -> Result<Self, StoreError> {
-        let Layout { head, places, slot, total } = Layout::new(path, tensors, metadata)?;
+        let Layout { head, places, long_entries, slot, total } = Layout::new(path, tensors, metadata)?;
         let file = PendingFile::create(path, tag, total)?;
         file.write_at(0, &head)?;
         let mut written = Coverage::default();
         written.insert(0, head.len() as u64);
         let places = places.into_iter().map(|place| (place.spec.name.clone(), place)).collect();
-        Ok(Self { file, places, written: Mutex::new(written), slot, total, _lock: lock })
+        let writer = Self { file, places, written: Mutex::new(written), slot, total, _lock: lock };
+        for (name, text) in &long_entries {
+            writer.write_at(name, 0, text.as_bytes())?;
+        }
+        Ok(writer)
     }
 
     /// Writes bytes into a tensor, `offset` bytes from its start. What is written twice holds the later.
@@ -203,6 +209,27 @@ mod tests {
 
     fn metadata() -> Metadata {
         [("b", "2"), ("a", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+    }
+
+    /// Ids of millions of examples are more than a header may hold.
+    #[test]
+    fn long_entries_of_metadata_are_tensors_and_read_as_entries() {
+        let folder = tempfile::tempdir().unwrap();
+        let [once, pieces] = ["once", "pieces"].map(|name| folder.path().join(name));
+        let metadata = Metadata::from([("ids".into(), "größe".repeat(3_000_000)), ("short".into(), "s".into())]);
+        let values = [1.0_f32, 2.0];
+        write_safetensors(&once, &[TensorData::new("values", &[2], &values)], &metadata).unwrap();
+        let specs = [TensorSpec::new("values", Dtype::F32, [2])];
+        let writer = TensorWriter::create(&pieces, &specs, &metadata).unwrap();
+        writer.write_values_at("values", 0, &values).unwrap();
+        writer.finish().unwrap();
+        for file in [&once, &pieces] {
+            let file = TensorFile::open_checked(file).unwrap();
+            assert!(file.metadata("ids") == Some(&metadata["ids"]) && file.metadata("short") == Some("s"));
+            assert_eq!(file.metadata("values"), None);
+            assert_eq!(file.f32("values").unwrap(), values);
+        }
+        assert!(std::fs::read(&once).unwrap() == std::fs::read(&pieces).unwrap());
     }
 
     /// The two ways of writing give the same bytes, and a known header.

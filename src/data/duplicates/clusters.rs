@@ -1,24 +1,24 @@
 //! Examples that belong together, as they are joined and as they are read.
 
-/// Examples that are joined pair by pair; each set is known by its first example.
-#[derive(Debug)]
+use std::collections::BTreeMap;
+
+/// Examples that are joined pair by pair; each set is known by its first example. An example that was never joined takes
+/// no memory.
+#[derive(Debug, Default)]
 pub(super) struct Joined {
-    parents: Vec<usize>,
+    /// Of an example another of its set that comes before it; absent of the first.
+    before: BTreeMap<usize, usize>,
 }
 
 impl Joined {
-    /// Every example by itself.
-    pub(super) fn none(examples: usize) -> Self {
-        Self { parents: (0..examples).collect() }
-    }
-
     /// The first example of the set.
     pub(super) fn first(&mut self, example: usize) -> usize {
         let mut at = example;
-        while self.parents[at] != at {
-            let above = self.parents[self.parents[at]];
-            self.parents[at] = above;
-            at = above;
+        while let Some(&before) = self.before.get(&at) {
+            if let Some(&further) = self.before.get(&before) {
+                self.before.insert(at, further);
+            }
+            at = before;
         }
         at
     }
@@ -26,7 +26,9 @@ impl Joined {
     /// Puts two sets together.
     pub(super) fn join(&mut self, a: usize, b: usize) {
         let [a, b] = [self.first(a), self.first(b)];
-        self.parents[a.max(b)] = a.min(b);
+        if a != b {
+            self.before.insert(a.max(b), a.min(b));
+        }
     }
 }
 
@@ -43,27 +45,26 @@ pub struct Clusters {
 
 impl Clusters {
     pub(super) fn of(mut joined: Joined) -> Self {
-        let mut sizes = vec![0usize; joined.parents.len()];
-        for example in 0..sizes.len() {
-            sizes[joined.first(example)] += 1;
+        // of every set its members but the first, in their order
+        let others: Vec<usize> = joined.before.keys().copied().collect();
+        let others: Vec<(usize, usize)> = others.into_iter().map(|example| (joined.first(example), example)).collect();
+        let mut sizes = BTreeMap::new();
+        for &(first, _) in &others {
+            *sizes.entry(first).or_insert(1_usize) += 1;
         }
-        // a set's first example comes before the others, so its cluster is known when they come
-        let (mut numbers, mut ends, mut next) = (std::collections::HashMap::new(), vec![], vec![]);
+        let (mut ends, mut next) = (vec![], vec![]);
         let mut end = 0;
         let mut of_member = vec![];
-        for example in 0..sizes.len() {
-            let first = joined.first(example);
-            if sizes[first] > 1 {
-                let fresh = ends.len();
-                let cluster = *numbers.entry(first).or_insert(fresh);
-                if cluster == fresh {
-                    next.push(end);
-                    end += sizes[first];
-                    ends.push(end);
-                }
-                of_member.push((example, cluster));
-            }
+        let mut numbers = BTreeMap::new();
+        for (cluster, (first, size)) in sizes.into_iter().enumerate() {
+            next.push(end);
+            end += size;
+            ends.push(end);
+            of_member.push((first, cluster));
+            numbers.insert(first, cluster);
         }
+        of_member.extend(others.iter().map(|(first, example)| (*example, numbers[first])));
+        of_member.sort_unstable();
         let mut members = vec![0; end];
         for &(example, cluster) in &of_member {
             members[next[cluster]] = example;
@@ -72,10 +73,10 @@ impl Clusters {
         Self { members, ends, of_member }
     }
 
-    /// Sets as they are given, of examples below `examples`.
+    /// Sets as they are given.
     #[cfg(test)]
-    pub(crate) fn from_sets(examples: usize, sets: &[&[usize]]) -> Self {
-        let mut joined = Joined::none(examples);
+    pub(crate) fn from_sets(sets: &[&[usize]]) -> Self {
+        let mut joined = Joined::default();
         sets.iter().for_each(|set| set.iter().for_each(|&example| joined.join(set[0], example)));
         Self::of(joined)
     }

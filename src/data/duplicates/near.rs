@@ -99,7 +99,7 @@ fn join_bucket(examples: ExampleList<'_>, bucket: &[(u64, usize)], threshold: f6
 }
 
 fn tokens(examples: ExampleList<'_>, example: usize) -> &[u32] {
-    let (dataset, i) = examples.places[example];
+    let [dataset, i] = examples.places[example];
     match examples.datasets[dataset].kind() {
         Kind::Tokens(tokens) => tokens.tokens(i),
         Kind::Rows(_) => &[],
@@ -109,7 +109,7 @@ fn tokens(examples: ExampleList<'_>, example: usize) -> &[u32] {
 /// Whether two texts are to be classified or valued alike; always where targets are tokens.
 fn same_target(examples: ExampleList<'_>, a: usize, b: usize) -> bool {
     let of = |example: usize| {
-        let (dataset, i) = examples.places[example];
+        let [dataset, i] = examples.places[example];
         match examples.datasets[dataset].kind() {
             Kind::Tokens(tokens) => tokens.target_bytes(i),
             Kind::Rows(_) => None,

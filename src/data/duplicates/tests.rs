@@ -83,7 +83,7 @@ fn exact_copies_have_the_same_tokens_and_targets() {
     file.write_all(lines.join("\n").as_bytes()).expect("writable");
     let limits = ModelLimits { vocabulary: 9, max_positions: None, decoder: None, masked: None };
     let (train, _) = data::read_tokens(file.path(), Role::Train, None, limits, DataOptions::default()).expect("rows");
-    let places: Vec<(usize, usize)> = (0..train.len()).map(|i| (0, i)).collect();
+    let places: Vec<[usize; 2]> = (0..train.len()).map(|i| [0, i]).collect();
     let found = exact_copies(ExampleList { datasets: &[&train], places: &places });
     assert_eq!(sets(&found), [vec![0, 2, 4], vec![3, 5]]);
     assert_eq!((found.copies(), found.largest()), (3, 3));
@@ -91,7 +91,7 @@ fn exact_copies_have_the_same_tokens_and_targets() {
     // by pairs, over two datasets
     let texts = texts(60, 5);
     let (first, second) = (dataset(&texts[..35]), dataset(&texts[35..]));
-    let places: Vec<(usize, usize)> = (0..60).map(|k| if k < 35 { (0, k) } else { (1, k - 35) }).collect();
+    let places: Vec<[usize; 2]> = (0..60).map(|k| if k < 35 { [0, k] } else { [1, k - 35] }).collect();
     let found = exact_copies(ExampleList { datasets: &[&first, &second], places: &places });
     let want = components(60, |a, b| texts[a] == texts[b]);
     assert!(want.iter().any(|set| set[0] < 35 && *set.last().expect("two") >= 35), "a copy in the other file");
@@ -102,7 +102,7 @@ fn exact_copies_have_the_same_tokens_and_targets() {
 fn near_copies_are_the_components_of_similar_pairs() {
     let texts = texts(400, 1);
     let train = dataset(&texts);
-    let places: Vec<(usize, usize)> = (0..texts.len()).map(|i| (0, i)).collect();
+    let places: Vec<[usize; 2]> = (0..texts.len()).map(|i| [0, i]).collect();
     let list = ExampleList { datasets: &[&train], places: &places };
     let grams = |text: &[u32]| -> BTreeSet<Vec<u32>> {
         match text.len() < GRAM {
@@ -164,7 +164,7 @@ fn a_template_that_all_texts_share_is_no_quadratic_work() {
     texts.push(texts[7].clone());
     texts.push(texts[8][..49].to_vec());
     let train = dataset(&texts);
-    let places: Vec<(usize, usize)> = (0..texts.len()).map(|i| (0, i)).collect();
+    let places: Vec<[usize; 2]> = (0..texts.len()).map(|i| [0, i]).collect();
     let list = ExampleList { datasets: &[&train], places: &places };
     let found = near_copies(list, 0.8, 1 << 20).expect("tokens");
     assert!(found.crowded > 0, "buckets of the template");
@@ -179,7 +179,7 @@ fn a_template_that_all_texts_share_is_no_quadratic_work() {
 
 #[test]
 fn sets_are_known_by_their_first_examples() {
-    let mut joined = Joined::none(6);
+    let mut joined = Joined::default();
     for (a, b) in [(4, 2), (5, 4), (3, 1)] {
         joined.join(a, b);
     }

@@ -1,9 +1,9 @@
 //! Images read into a [`Dataset`]: of a folder of classes, or of the rows of a table.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use ascribe_attribution::store::LongArray;
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
@@ -25,6 +25,7 @@ use crate::data::reading_options::{IdField, names_of};
 use crate::data::row_dataset::{Inputs, RowDataset, digest, seen};
 use crate::data::row_shape::{ImageSize, RowShape};
 use crate::data::rows::RowLimits;
+use crate::data::seen_ids::SeenIds;
 use crate::data::targets::{Target, Targets};
 use crate::data::value::kind;
 use crate::foreign_file;
@@ -285,13 +286,13 @@ fn has_made_up_names(labels: &Labels) -> bool {
 struct Collected {
     examples: Examples,
     names: Vec<Box<str>>,
-    bytes: Vec<u8>,
+    bytes: LongArray<u8>,
     scales: Vec<(f64, f64)>,
     targets: Targets,
     /// Height and width of the images.
     size: Option<[usize; 2]>,
-    /// Where each id stands, as a number counted from 1.
-    ids: HashMap<String, usize>,
+    /// The number of each id's image, counted from 1.
+    ids: SeenIds,
     /// Rows of the files before.
     before: usize,
     report: ImageReport,
@@ -304,11 +305,11 @@ impl Collected {
         Self {
             examples: Examples::new("rows"),
             names: vec![],
-            bytes: vec![],
+            bytes: LongArray::new(),
             scales,
             targets: Targets::none(limits.task, limits.outputs),
             size: None,
-            ids: HashMap::new(),
+            ids: SeenIds::default(),
             before: 0,
             report: ImageReport::default(),
             classes: vec![],
@@ -332,12 +333,12 @@ impl Collected {
         self.size = Some(expected);
         let id = own.unwrap_or(id);
         let place = self.examples.len() + 1;
-        if let Some(first) = self.ids.insert(id.clone(), place) {
+        if let Some(first) = self.ids.insert(&id, place) {
             return Err(DataError::RepeatedId { file: reading.path.to_owned(), id, first, second: place });
         }
         let room = reading.options.memory.unwrap_or(u64::MAX) / 2;
         let needed = (self.bytes.len() + picture.bytes.len()) as u64;
-        if needed > room {
+        if needed > room && self.bytes.is_in_memory() {
             return Err(DataError::ManyImages { file: reading.path.to_owned(), images: place, bytes: needed, room });
         }
         let bytes = picture.by_channel();
@@ -347,8 +348,8 @@ impl Collected {
         let shape = [picture.channels, picture.height, picture.width];
         let digest = digest(&shape, seen(&bytes, plane, &self.scales), &own_target);
         self.targets.push(&target);
-        self.bytes.extend(bytes);
-        self.examples.push(id, &metadata, digest);
+        self.bytes.extend_from_slice(&bytes);
+        self.examples.push(&id, &metadata, digest);
         self.names.push(name.unwrap_or_default().into_boxed_str());
         let Converted { coloured, greyed, opaque, turned } = converted;
         self.report.coloured += usize::from(coloured);

@@ -276,7 +276,7 @@ mod tests {
 
     /// Six columns: 0, 2 and 4 are copies, and 1 and 5.
     fn copies(scores: DuplicateScores) -> Copies {
-        let clusters = Clusters::from_sets(6, &[&[0, 2, 4], &[1, 5]]);
+        let clusters = Clusters::from_sets(&[&[0, 2, 4], &[1, 5]]);
         let is_member = (0..6).map(|column| clusters.cluster_of(column).is_some()).collect();
         Copies { clusters, is_member, scores, has_sums: true, similarity: None, notes: vec![] }
     }

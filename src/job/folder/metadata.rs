@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serializer;
 use serde_json::json;
 
 use crate::attribution::store::{FORMAT, Key, Metadata};
@@ -39,9 +40,7 @@ pub(in crate::job) fn stage_metadata(
 /// What a reader of the scores has to know.
 pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: usize, key: &Key) -> Metadata {
     let method = &brief.job.method;
-    let ids = |ids: Vec<String>| serde_json::to_string(&ids).expect("texts are JSON");
     let columns = &brief.training.columns;
-    let train_ids = (0..columns.len()).map(|column| columns.id(column).to_owned()).collect();
     let measure = measure_name(brief.measure());
     let unit = match (method.normalize, brief.job.output.scale) {
         (Normalize::Cosine, _) => "cosine between -1 and 1".to_owned(),
@@ -97,8 +96,8 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         ("train_size", brief.training.last_stage().n_examples.to_string()),
         ("layers", json!(layers).to_string()),
         ("notes", json!(summary.notes).to_string()),
-        ("query_ids", ids(query_ids(brief))),
-        ("train_ids", ids(train_ids)),
+        ("query_ids", json_list(query_ids(brief).iter().map(String::as_str))),
+        ("train_ids", json_list((0..columns.len()).map(|column| columns.id(column)))),
     ]);
     if let (Some(chosen), Some(request)) = (brief.training.chosen(), &brief.job.output.candidates) {
         let control: Vec<usize> = (0..chosen.places.len()).filter(|&m| chosen.is_control[m]).collect();
@@ -153,6 +152,13 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         _ => {}
     }
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// A JSON array of texts, of which there may be millions.
+fn json_list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
+    let mut json = vec![];
+    serde_json::Serializer::new(&mut json).collect_seq(texts).expect("texts are JSON");
+    String::from_utf8(json).expect("JSON is UTF-8")
 }
 
 /// What a reader of `self_influence.safetensors` has to know.

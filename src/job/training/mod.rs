@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::attribution::source::{Conditioner, SourceLeg};
+use crate::attribution::store::{LongArray, LongTexts};
 use crate::attribution::trajectory::{Segment, SegmentRule, TrainingStage, segments};
 use crate::curvature::{CurvatureKind, LayerSpec, SharedInputs};
 use crate::data::Dataset;
@@ -573,40 +574,47 @@ pub(in crate::job) fn folder_name(folder: &std::path::Path) -> String {
 #[derive(Debug)]
 pub(in crate::job) struct Columns {
     /// For each stage, the column of each of its examples.
-    of_stage: Vec<Vec<usize>>,
+    of_stage: Vec<LongArray<usize>>,
     /// For each column the first stage that has it, and its place there.
-    first: Vec<(usize, usize)>,
-    ids: Vec<String>,
+    first: LongArray<[usize; 2]>,
+    ids: LongTexts,
 }
 
 impl Columns {
     fn of(stages: &[Stage]) -> Self {
+        let mut columns = Self { of_stage: vec![], first: LongArray::new(), ids: LongTexts::new() };
+        if let [stage] = stages {
+            // within a stage every example is itself: ids are unique there
+            columns.of_stage.push((0..stage.train.len()).collect());
+            columns.first.extend((0..stage.train.len()).map(|m| [0, m]));
+            (0..stage.train.len()).for_each(|m| columns.ids.push(stage.train.id(m)));
+            return columns;
+        }
         let mut known: BTreeMap<(&str, u64), usize> = BTreeMap::new();
-        let mut of_stage = Vec::with_capacity(stages.len());
-        let mut first: Vec<(usize, usize)> = vec![];
         for (s, stage) in stages.iter().enumerate() {
             let column = |m: usize| {
-                // within a stage every example is itself: ids are unique there
-                let fresh = first.len();
+                let fresh = columns.first.len();
                 let column = *known.entry((stage.train.id(m), stage.train.key(m))).or_insert(fresh);
                 if column == fresh {
-                    first.push((s, m));
+                    columns.first.push([s, m]);
                 }
                 column
             };
-            of_stage.push((0..stage.train.len()).map(column).collect());
+            columns.of_stage.push((0..stage.train.len()).map(column).collect());
         }
         let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
-        for &(s, m) in &first {
+        for &[s, m] in &*columns.first {
             *uses.entry(stages[s].train.id(m)).or_default() += 1;
         }
-        let id = |&(s, m): &(usize, usize)| {
+        for &[s, m] in &*columns.first {
             let id = stages[s].train.id(m);
             // line numbers of two files, say
-            if uses[id] > 1 { format!("{}/{id}", stages[s].name) } else { id.to_owned() }
-        };
-        let ids = first.iter().map(id).collect();
-        Self { of_stage, first, ids }
+            match uses[id] {
+                1 => columns.ids.push(id),
+                _ => columns.ids.push(&format!("{}/{id}", stages[s].name)),
+            }
+        }
+        columns
     }
 
     /// How many.
@@ -621,17 +629,17 @@ impl Columns {
 
     /// The id of a column.
     pub(in crate::job) fn id(&self, column: usize) -> &str {
-        &self.ids[column]
+        self.ids.get(column)
     }
 
     /// A stage and a place there for each column.
-    pub(in crate::job) fn examples(&self) -> &[(usize, usize)] {
+    pub(in crate::job) fn examples(&self) -> &[[usize; 2]] {
         &self.first
     }
 
     /// A stage and a place there where the column's example stands.
     pub(in crate::job) fn example(&self, column: usize) -> (usize, usize) {
-        self.first[column]
+        self.first[column].into()
     }
 }
 
