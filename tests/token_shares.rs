@@ -7,10 +7,10 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-use ascribe::attribution::{Examples, QueryRows, VectorSource, score_by_place};
+use ascribe::attribution::{Examples, QueryRows, VectorSource, score_by_place, score_one};
 use ascribe::curvature::gemm::Real;
 use ascribe::curvature::{Damping, Error, Factors, LayerSpec, Measurement, Network, Objective, Tap, TapSink, Vectors};
-use ascribe::data::{DataOptions, Dataset, Format, Kind, Labels, Role, Task, TokenDataset, read_tokens_from};
+use ascribe::data::{DataOptions, Dataset, Format, Kind, Labels, Role, Targets, Task, TokenDataset, read_tokens_from};
 use ascribe::model::{Limits, Model};
 use candle_core::DType;
 use serde_json::json;
@@ -103,6 +103,71 @@ fn all_tokens_add_up_to_the_score() -> Outcome {
     }
     for folder in ["gpt2-tiny", "families/qwen2-moe"] {
         check_sums::<f32>(folder, DType::F32, 1e-5)?;
+    }
+    Ok(())
+}
+
+/// A query with one target alone is what a file with all other labels masked holds.
+#[test]
+fn a_query_has_a_part_for_each_target() -> Outcome {
+    for folder in ["gpt2-tiny", "families/t5"] {
+        let model = load(&fixture(folder), DType::F64);
+        let Limits::Tokens(limits) = model.limits() else { panic!("a model of tokens") };
+        let is_split = limits.decoder.is_some();
+        let read = |lines: &[serde_json::Value]| {
+            let text = Cursor::new(lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+            let (name, options) = (Path::new("lines.jsonl"), DataOptions::default());
+            read_tokens_from(text, name, Format::JsonLines, Role::Queries, None, limits, options).expect("tokens").0
+        };
+        // the last label is another token than the one that is read
+        let (ids, labels) = ([7, 9, 11, 13, 15], if is_split { vec![8, 4, 6] } else { vec![-100, 9, -100, 13, 17] });
+        let line = |labels: &[i64]| json!({"input_ids": ids, "labels": labels});
+        let whole = read(&[line(&vec![7; labels.len()]), line(&labels)]);
+        let targets = tokens_of(&whole).target_tokens(1);
+        let wanted: Vec<usize> = (0..labels.len()).filter(|&k| labels[k] >= 0).collect();
+        let texts: Vec<String> = targets.iter().map(|token| token.text.clone()).collect();
+        assert_eq!(texts, wanted.iter().map(|&k| labels[k].to_string()).collect::<Vec<_>>(), "{folder}");
+        let parts = whole.with_one_target(&targets.iter().map(|token| (1, token.place)).collect::<Vec<_>>());
+        for (part, &k) in wanted.iter().enumerate() {
+            let found = ascribe::data::batch(&parts, part..part + 1);
+            let whole = ascribe::data::batch(&whole, 1..2);
+            assert!(found.inputs == whole.inputs && found.positions == whole.positions, "{folder}: other inputs");
+            let Targets::Tokens(found) = found.targets else { panic!("no tokens") };
+            let Targets::Tokens(whole) = whole.targets else { panic!("no tokens") };
+            let row = if is_split { k } else { k - 1 };
+            let only = |at: usize| whole[at].filter(|_| at == row);
+            assert_eq!(found, (0..whole.len()).map(only).collect::<Vec<_>>(), "{folder}: target {k}");
+            assert_eq!(found[row].map(i64::from), Some(labels[k]), "{folder}: target {k}");
+        }
+    }
+    Ok(())
+}
+
+/// The scores of a query's targets add up to the query's, of an encoder-decoder too.
+#[test]
+fn parts_of_a_query_add_up_to_its_scores() -> Outcome {
+    for folder in ["gpt2-tiny", "families/qwen2-moe", "families/t5"] {
+        let model = load(&fixture(folder), DType::F64);
+        let data = examples(&model);
+        let factors = Factors::<f64>::identity(model.layers().len());
+        for measurement in [Measurement::Loss, Measurement::LogProbability, Measurement::Margin] {
+            let of = |data: &Dataset| vectors(&model, &Batched(data, BATCH), &factors, Damping::default(), measurement);
+            let (whole, values) = of(&data)?;
+            let targets = tokens_of(&data).target_tokens(3);
+            let parts = data.with_one_target(&targets.iter().map(|token| (3, token.place)).collect::<Vec<_>>());
+            let (parts, terms) = of(&parts)?;
+            assert!(targets.len() > 2 && (terms.iter().sum::<f64>() - values[3]).abs() < 1e-10, "{folder}");
+            let batch = Batched(&data, BATCH).batch(2..3)?;
+            let rows = |vectors| [QueryRows { vectors, leg: 0, weight: 0.25 }];
+            let want = score_one(&model, &batch, &rows(&whole as &dyn VectorSource<f64>), &[3])?[0];
+            let all: Vec<usize> = (0..targets.len()).collect();
+            let found = score_one(&model, &batch, &rows(&parts), &all)?;
+            let size: f64 = found.iter().map(|share| share.abs()).sum();
+            assert!(
+                (found.iter().sum::<f64>() - want).abs() <= 1e-10 * size && size > 1e-9,
+                "{folder}: {measurement:?}"
+            );
+        }
     }
     Ok(())
 }

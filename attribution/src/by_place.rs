@@ -59,6 +59,85 @@ pub fn score_by_place<N: Network, T: Real>(
     }
 }
 
+/// Scores of one example's training gradient with the queries `wanted`, summed over `rows`, each times its weight, and
+/// over all layers: what [`score_by_place`] divides.
+///
+/// `batch` holds the example alone.
+///
+/// # Errors
+/// As there.
+pub fn score_one<N: Network, T: Real>(
+    network: &N,
+    batch: &N::Batch,
+    rows: &[QueryRows<'_, T>],
+    wanted: &[usize],
+) -> Result<Vec<f64>, Error> {
+    let mut sink = WholeTaps {
+        layers: network.layers(),
+        products: GradientProducts::default().with_products(network.products()),
+        rows,
+        wanted,
+        found: vec![0.0; wanted.len()],
+        failure: None,
+    };
+    let done = network.differentiate(batch, Objective::TrainingLoss, &mut sink);
+    if let Some(failure) = sink.failure {
+        return Err(failure);
+    }
+    done?;
+    match sink.found.iter().all(|score| score.is_finite()) {
+        true => Ok(sink.found),
+        false => Err(Error::NonFiniteScore(0..1)),
+    }
+}
+
+/// The wanted queries' vectors at a layer, those of all `rows` one after the other. A failure of a source is kept aside,
+/// because sinks speak the curvature's errors.
+fn wanted_vectors<'a, T: Real>(
+    rows: &'a [QueryRows<'a, T>],
+    wanted: &[usize],
+    (l, layer): (usize, &LayerSpec),
+    failure: &mut Option<Error>,
+) -> Result<Vec<Vectors<'a, T>>, ascribe_curvature::Error> {
+    let mut vectors = Vec::with_capacity(rows.len() * wanted.len());
+    for rows in rows {
+        match rows.vectors.vectors(rows.leg, l) {
+            Ok(all) => vectors.extend(wanted.iter().map(|&query| all.only(query, layer))),
+            Err(error) => {
+                let message = error.to_string();
+                *failure = Some(error);
+                return Err(ascribe_curvature::Error::Sink(message.into()));
+            }
+        }
+    }
+    Ok(vectors)
+}
+
+/// Adds up the scores of one example.
+struct WholeTaps<'a, T> {
+    layers: &'a [LayerSpec],
+    products: GradientProducts<T>,
+    rows: &'a [QueryRows<'a, T>],
+    wanted: &'a [usize],
+    found: Vec<f64>,
+    failure: Option<Error>,
+}
+
+impl<T: Real> TapSink for WholeTaps<'_, T> {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
+        let l = tap.layer.0;
+        let layer = &self.layers[l];
+        let vectors = wanted_vectors(self.rows, self.wanted, (l, layer), &mut self.failure)?;
+        let mut scores = vec![0.0; vectors.len()];
+        self.products.add_scores(tap, layer, &vectors, &mut scores)?;
+        for (rows, scores) in self.rows.iter().zip(scores.chunks_exact(self.wanted.len().max(1))) {
+            self.found.iter_mut().zip(scores).for_each(|(sum, score)| *sum += rows.weight * score);
+        }
+        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
+        Ok(())
+    }
+}
+
 /// Adds up the scores of one example's rows at the places that they were made from.
 struct PlaceTaps<'a, T> {
     layers: &'a [LayerSpec],
@@ -87,17 +166,7 @@ impl<T: Real> TapSink for PlaceTaps<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
         let (l, queries) = (tap.layer.0, self.wanted.len());
         let layer = &self.layers[l];
-        let mut vectors: Vec<Vectors<'_, T>> = Vec::with_capacity(self.rows.len() * queries);
-        for rows in self.rows {
-            match rows.vectors.vectors(rows.leg, l) {
-                Ok(all) => vectors.extend(self.wanted.iter().map(|&query| all.only(query, layer))),
-                Err(error) => {
-                    let message = error.to_string();
-                    self.failure = Some(error);
-                    return Err(ascribe_curvature::Error::Sink(message.into()));
-                }
-            }
-        }
+        let vectors = wanted_vectors(self.rows, self.wanted, (l, layer), &mut self.failure)?;
         let count = tap.positions.rows();
         let each = Positions::single(count);
         let mut scores = vec![0.0; count * vectors.len()];

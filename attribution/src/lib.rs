@@ -22,9 +22,9 @@ pub mod stored_numbers;
 pub mod trajectory;
 mod walk;
 
-pub use by_place::{PlaceScores, score_by_place};
+pub use by_place::{PlaceScores, score_by_place, score_one};
 pub use error::Error;
-pub use joint::{Refined, Refinement, Subspace, SubspaceSolved, refine_queries, solve_in_subspace};
+pub use joint::{Refined, Refinement, SolvedMap, Subspace, SubspaceSolved, refine_queries, solve_in_subspace};
 pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};
 pub use pass::{CHUNK_POSITIONS, ChunkEnd, Examples, LabelMode, SAVE_INTERVAL, Sweep};

@@ -22,6 +22,8 @@ pub enum Pass {
     Tokens,
     /// Derivatives of queries, backwards through the steps of training.
     Reverse,
+    /// What each target token of a query asks for: gradients and vectors of single tokens.
+    QueryTokens,
 }
 
 impl Pass {
@@ -37,6 +39,7 @@ impl Pass {
             Self::SelfInfluence => "self-influence",
             Self::Tokens => "tokens",
             Self::Reverse => "reverse",
+            Self::QueryTokens => "query tokens",
         }
     }
 
@@ -46,6 +49,7 @@ impl Pass {
             Self::Eigendecomposition => "covariances",
             Self::Queries => "queries",
             Self::Reverse => "steps",
+            Self::QueryTokens => "tokens",
             _ => "examples",
         }
     }

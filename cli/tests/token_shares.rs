@@ -1,9 +1,11 @@
-//! `--tokens ranked`: scores of the ranked examples divided over their tokens, from files to rankings and reports.
+//! `--tokens`: scores of the ranked examples divided over their tokens, over the query's targets, and over both, from files
+//! to rankings and reports.
 
 mod support;
 
 use std::fs;
 
+use ascribe::attribution::store::TensorFile;
 use serde_json::Value;
 use support::{Folder, ascribe, done, ended, json_lines};
 
@@ -47,8 +49,13 @@ fn tokens_add_up_to_the_scores_of_every_method() {
             "one" | "low" => FILES.to_owned(),
             _ => FILES.replace("gpt2-tiny/train", "trainer-tiny/train"),
         };
-        done(&format!("{command} {files} --tokens ranked --quiet --out {}", folder.arg(name)));
+        // of averaged influence, which is solved in subspaces, and of Source the targets too
+        let tokens = if matches!(name, "one" | "low") { "ranked" } else { "matrix" };
+        done(&format!("{command} {files} --tokens {tokens} --quiet --out {}", folder.arg(name)));
         assert_sums(&folder, name);
+        if tokens == "matrix" {
+            assert_all_sums(&folder, name);
+        }
     }
 }
 
@@ -88,6 +95,182 @@ fn they_are_kept_listed_and_reported() {
     done(&format!("merge --top 2 --tokens ranked --quiet --out {steps}"));
     done(&format!("rank --top 2 --out {steps}"));
     assert_sums(&folder, "steps");
+}
+
+/// A file of shares: for each pair its query and example, shares of tokens, of targets, and of both as lists.
+struct Divided {
+    pairs: Vec<[i64; 2]>,
+    tokens: Vec<Vec<f64>>,
+    targets: Vec<Vec<f64>>,
+    both: Vec<Vec<f64>>,
+    rest: Vec<f64>,
+}
+
+fn divided(folder: &Folder, run: &str) -> Divided {
+    let file = TensorFile::open_checked(&folder.path(run).join("tokens.safetensors")).expect("shares");
+    let lists = |[offsets, values]: [&str; 2]| -> Vec<Vec<f64>> {
+        let Ok(offsets) = file.i64(offsets) else { return vec![] };
+        let values = file.f32(values).expect("shares");
+        let list = |ends: &[i64]| values[ends[0] as usize..ends[1] as usize].iter().map(|&x| f64::from(x)).collect();
+        offsets.windows(2).map(list).collect()
+    };
+    Divided {
+        pairs: file.i64("pairs").expect("pairs").chunks(2).map(|pair| [pair[0], pair[1]]).collect(),
+        tokens: lists(["offsets", "shares"]),
+        targets: lists(["target_offsets", "target_shares"]),
+        both: lists(["pair_offsets", "pair_shares"]),
+        rest: file.f32("rest").map(|rest| rest.iter().map(|&x| f64::from(x)).collect()).unwrap_or_default(),
+    }
+}
+
+fn size(shares: &[f64]) -> f64 {
+    shares.iter().map(|share| share.abs()).sum()
+}
+
+fn assert_near(found: f64, want: f64, size: f64, what: &str) {
+    assert!((found - want).abs() <= 1e-5 * size.max(want.abs()), "{what}: {found} {want} of {size}");
+}
+
+/// Checks a matrix against the scores and rankings beside it: targets of a query add up to the score, tokens of the example
+/// too, and the matrix has both as its sums.
+fn assert_all_sums(folder: &Folder, name: &str) -> Divided {
+    let matrix = divided(folder, name);
+    let rankings = json_lines(&fs::read_to_string(folder.path(name).join("ranking.jsonl")).expect("a ranking"));
+    let sides = rankings.iter().flat_map(|ranking| [&ranking["proponents"], &ranking["opponents"]]);
+    let examples: Vec<&Value> = sides.flat_map(|side| side.as_array().expect("a list")).collect();
+    assert!(!examples.is_empty() && examples.len() == matrix.pairs.len(), "{name}");
+    let mut differences = 0.0f64;
+    for (k, example) in examples.into_iter().enumerate() {
+        let (both, targets, tokens) = (&matrix.both[k], &matrix.targets[k], &matrix.tokens[k]);
+        let (all, score) = (size(both), example["score"].as_f64().expect("a number"));
+        assert_eq!(both.len(), targets.len() * tokens.len(), "{name}");
+        assert_near(both.iter().sum::<f64>() + matrix.rest[k], score, all, name);
+        for (target, row) in targets.iter().zip(both.chunks(tokens.len())) {
+            assert_near(row.iter().sum(), *target, all, name);
+        }
+        for (t, token) in tokens.iter().enumerate() {
+            assert_near(both.iter().skip(t).step_by(tokens.len()).sum(), *token, all, name);
+        }
+        let shown: Vec<f64> = example["query_tokens"].as_array().expect("targets").iter().map(share).collect();
+        assert_eq!(shown.len(), targets.len(), "{name}");
+        assert_near(shown.iter().sum(), score, size(&shown), name);
+        let largest = both.iter().fold(0.0f64, |most, share| most.max(share.abs()));
+        assert_near(share(&example["token_pairs"][0]).abs(), largest, 0.0, name);
+        // the targets of a query do not all add the same
+        differences = differences.max(targets.iter().fold(0.0, |most: f64, x| most.max((x - targets[0]).abs())) / all);
+    }
+    assert!(differences > 1e-3, "{name}: {differences}");
+    matrix
+}
+
+#[test]
+fn targets_and_pairs_add_up_to_the_scores_of_every_method() {
+    let folder = Folder::new();
+    let lines = |file: &str, count: usize| {
+        let text = fs::read_to_string(support::root().join("fixtures").join(file)).expect("a fixture");
+        text.lines().take(count).collect::<Vec<_>>().join("\n")
+    };
+    let train = folder.write("train.jsonl", lines("trainer-tiny/train.jsonl", 20));
+    let queries = folder.write("queries.jsonl", lines("gpt2-tiny/queries.jsonl", 2));
+    let contrast = folder.write(
+        "contrast.jsonl",
+        r#"{"id": "ring", "prompt": "The keeper of the lighthouse always carries a", "chosen": " golden ring.", "rejected": " broken sword."}"#,
+    );
+    let one = "influence --model fixtures/gpt2-tiny";
+    let average = "influence --model fixtures/trainer-tiny/checkpoint-60 --model fixtures/trainer-tiny/checkpoint-240";
+    for (name, command, queries, further) in [
+        ("one", one, &queries, ""),
+        ("means", one, &queries, "--reduction mean --measure margin --damping 0.3x"),
+        ("kfac", one, &queries, "--curvature kfac --store-scores top"),
+        ("contrast", one, &contrast, "--reduction mean --measure logprob"),
+        ("identity", one, &queries, "--curvature identity"),
+        ("layers", average, &queries, "--solve ekfac"),
+    ] {
+        let run = |tokens: &str| {
+            let files = format!("--train {train} --queries {queries} --add-eos train --top 2");
+            done(&format!("{command} {files} {further} --tokens {tokens} --quiet --out {}", folder.arg(name)));
+        };
+        run("matrix");
+        let matrix = assert_all_sums(&folder, name);
+        if name != "one" {
+            continue;
+        }
+        run("query");
+        let query = divided(&folder, name);
+        assert!(query.tokens.is_empty() && query.both.is_empty() && query.rest.is_empty());
+        run("ranked");
+        let ranked = divided(&folder, name);
+        assert!(ranked.targets.is_empty() && ranked.pairs == matrix.pairs && query.pairs == matrix.pairs);
+        for (k, both) in matrix.both.iter().enumerate() {
+            let of_targets = matrix.targets[k].iter().zip(&query.targets[k]);
+            let compared = of_targets.chain(matrix.tokens[k].iter().zip(&ranked.tokens[k]));
+            compared.for_each(|(found, want)| assert_near(*found, *want, size(both), name));
+        }
+    }
+}
+
+fn share(of: &Value) -> f64 {
+    of["share"].as_f64().expect("a share")
+}
+
+#[test]
+fn targets_are_kept_listed_and_reported() {
+    let folder = Folder::new();
+    let (model, out) = ("influence --model fixtures/gpt2-tiny", folder.arg("run"));
+    let whole = done(&format!("{model} {FILES} --tokens matrix --report --out {out}"));
+    assert!(whole.out.contains("moved: `") && whole.out.contains("pairs: `"), "{}", whole.out);
+    assert!(whole.err.contains("48 target tokens is a query of its own"), "{}", whole.err);
+    let page = fs::read_to_string(folder.path("run").join("report.html")).expect("a report");
+    assert!(page.contains("class=\"text moved shaded\"") && page.contains("strongest pairs"), "no shades");
+    done(&format!("report {out} --format markdown"));
+    let markdown = fs::read_to_string(folder.path("run").join("report.md")).expect("a report");
+    assert!(markdown.contains("(moved: ") && markdown.contains("(strongest pairs: "), "{markdown}");
+    // again: from what is there, and step by step in shards
+    let file = folder.path("run").join("tokens.safetensors");
+    let before = fs::read(&file).expect("written");
+    let written = || fs::metadata(&file).and_then(|file| file.modified()).expect("a file with a time");
+    let earlier = written();
+    done(&format!("{model} {FILES} --tokens matrix --quiet --out {out}"));
+    assert_eq!(written(), earlier, "computed again");
+    let steps = folder.arg("steps");
+    done(&format!("fit --model fixtures/gpt2-tiny {} --quiet --out {steps}", FILES.replace(" --top 2", "")));
+    done(&format!("query --quiet --out {steps}"));
+    for shard in ["1/2", "2/2"] {
+        done(&format!("score --top 2 --tokens matrix --quiet --shard {shard} --out {steps}"));
+    }
+    done(&format!("merge --top 2 --tokens matrix --quiet --out {steps}"));
+    let (found, want) = (divided(&folder, "steps"), divided(&folder, "run"));
+    assert!(found.pairs == want.pairs && found.both == want.both, "other shares");
+    assert_eq!(fs::read(&file).expect("written"), before);
+    // another division is another file
+    done(&format!("{model} {FILES} --tokens query --quiet --out {out}"));
+    assert!(divided(&folder, "run").both.is_empty());
+}
+
+#[test]
+fn targets_that_do_not_add_up_are_refused() {
+    let folder = Folder::new();
+    let one = format!("influence --model fixtures/gpt2-tiny {FILES}");
+    let labelled = folder.write("labelled.jsonl", "{\"input_ids\": [5, 6, 7], \"label\": 0}\n");
+    let text = format!("influence --model fixtures/classifiers/bert --train {labelled} --queries {labelled}");
+    for (command, problem) in [
+        (format!("{one} --aggregate sum"), "`--aggregate` makes one of all"),
+        (format!("{one} --query-rank 2"), "do not add up to the vector that `--query-rank` keeps"),
+        (format!("{one} --solve gauss-newton"), "`--solve gauss-newton` finds vectors of whole queries"),
+        (text, "this model gives a label for a whole text"),
+    ] {
+        for tokens in ["query", "matrix"] {
+            let out = folder.arg("refused");
+            let refused = ended(ascribe(&format!("{command} --tokens {tokens} --out {out}")));
+            assert_eq!(refused.code, Some(2), "{command}: {}", refused.err);
+            assert!(
+                refused.err.contains(problem) && refused.err.contains(&format!("`--tokens {tokens}`")),
+                "{}",
+                refused.err
+            );
+            assert!(!folder.path("refused").exists());
+        }
+    }
 }
 
 #[test]

@@ -139,6 +139,17 @@ impl Dataset {
         Self { kind }
     }
 
+    /// Each of these examples of tokens with one of its targets alone, by its place among the example's tokens.
+    ///
+    /// # Panics
+    /// If the examples are rows, or a token is no target of its example.
+    pub fn with_one_target(&self, of: &[(usize, usize)]) -> Self {
+        match &self.kind {
+            Kind::Tokens(tokens) => Self { kind: Kind::Tokens(tokens.with_one_target(of)) },
+            Kind::Rows(_) => panic!("rows have no target tokens"),
+        }
+    }
+
     fn examples(&self) -> &Examples {
         match &self.kind {
             Kind::Tokens(tokens) => tokens.examples(),

@@ -85,4 +85,4 @@ pub use specials::{FromTokenizer, Role, Specials, Which};
 pub use targets::{Targets, Task};
 pub use texts::{TextReport, for_each_text};
 pub use tokenizer::Tokenizer;
-pub use tokens::TokenDataset;
+pub use tokens::{TargetToken, TokenDataset};

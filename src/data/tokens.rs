@@ -42,6 +42,17 @@ pub struct TokenDataset {
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
+/// A token of an example that a row predicts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetToken {
+    /// Its place among the example's tokens.
+    pub place: usize,
+    /// The text of what is predicted there, or its number where there is no tokenizer.
+    pub text: String,
+    /// Whether it is one of the rejected completion of a contrast.
+    pub is_rejected: bool,
+}
+
 /// Where the tokens of an example are divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Divided {
@@ -228,6 +239,20 @@ impl TokenDataset {
         }
     }
 
+    /// Each of these examples with one of its targets alone, by its place among the example's tokens: what is read is the
+    /// same, and what is predicted adds up to the example over all of its targets.
+    ///
+    /// # Panics
+    /// If a token is no target of its example.
+    pub(super) fn with_one_target(&self, of: &[(usize, usize)]) -> Self {
+        let one = |&(i, place): &(usize, usize)| {
+            assert!(self.is_target(i)[place], "token {place} of example {i} is no target");
+            (0..self.range(i).len()).map(move |k| u8::from(k == place))
+        };
+        let target = of.iter().flat_map(one).collect();
+        Self { target, ..self.sample(&of.iter().map(|(i, _)| *i).collect::<Vec<_>>()) }
+    }
+
     /// Whether example `i` has the tokens and targets of example `j` of another dataset.
     pub(super) fn has_contents_of(&self, i: usize, other: &Self, j: usize) -> bool {
         let types = |of: &Self, i: usize| of.types.as_ref().map_or_else(Vec::new, |types| types[of.range(i)].to_vec());
@@ -379,6 +404,26 @@ impl TokenDataset {
         self.is_target(i).iter().filter(|&&target| target).count()
     }
 
+    /// The tokens of example `i` that are targets, in their order.
+    pub fn target_tokens(&self, i: usize) -> Vec<TargetToken> {
+        let (start, labels) = (self.range(i).start, self.labels.as_ref().unwrap_or(&self.tokens));
+        let places = self.is_target(i).iter().enumerate().filter(|(_, is_target)| **is_target);
+        let token = |place: usize| TargetToken {
+            place,
+            text: self.text(labels[start + place]),
+            is_rejected: self.second(i).is_some_and(|second| place >= second),
+        };
+        places.map(|(place, _)| token(place)).collect()
+    }
+
+    /// The text of a token, or its number where there is no tokenizer.
+    fn text(&self, token: u32) -> String {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.token_text(token),
+            None => token.to_string(),
+        }
+    }
+
     /// The tokenizer that made the tokens, if there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_deref()
@@ -393,12 +438,8 @@ impl TokenDataset {
     ///
     /// Behind the tokens of a text that is classified or valued stands what it should give.
     pub fn marked_tokens(&self, i: usize) -> Vec<(String, bool)> {
-        let text = |token: u32| match &self.tokenizer {
-            Some(tokenizer) => tokenizer.token_text(token),
-            None => token.to_string(),
-        };
-        let mut marked: Vec<_> =
-            self.tokens(i).iter().zip(self.is_target(i)).map(|(&token, &target)| (text(token), target)).collect();
+        let tokens = self.tokens(i).iter().zip(self.is_target(i));
+        let mut marked: Vec<_> = tokens.map(|(&token, &target)| (self.text(token), target)).collect();
         if let Some(second) = self.second(i) {
             marked.insert(second, (BETWEEN_SEQUENCES.to_owned(), false));
         }

@@ -5,8 +5,10 @@
 mod block;
 mod positive;
 mod refine;
+mod solved_map;
 mod subspace;
 mod vectors;
 
 pub use refine::{Refined, Refinement, refine_queries};
+pub use solved_map::SolvedMap;
 pub use subspace::{Subspace, SubspaceSolved, solve_in_subspace};

@@ -57,6 +57,9 @@ pub struct SubspaceSolved {
     /// For each damping and query `|x₁ - x₂| / |x|` in the norm of `H + δ`, `x₁` and `x₂` the solutions with every other
     /// draw of labels, or with every other example's where each has one: how much of the answer is the luck of the draw.
     pub disagreements: Vec<Vec<f64>>,
+    /// For each damping and query the coefficients of its solution, and last the norm of its gradient: what
+    /// [`SolvedMap`](super::SolvedMap) makes the solution's map of. `[dampings][queries · (directions + 1)]`.
+    pub coefficients: Vec<Vec<f64>>,
 }
 
 /// Solves `(H + δ) x = q` in each query's space, and puts the solutions into `sink`: damping k as leg k, under the numbers
@@ -81,10 +84,7 @@ pub fn solve_in_subspace<N: Network, T: Real>(
     for ((layer, spec), vectors) in layers.clone().zip(specs).zip(&mut q.layers) {
         layer.rotate(vectors, spec);
     }
-    let inverse = |layer: &LayerFactors<T>, damping: &Damping| {
-        layer.spectrum(&SpectralFn::Inverse { damping: layer.damping(*damping) })
-    };
-    let spectra = layers.map(|layer| subspace.spanning.iter().map(|damping| inverse(layer, damping)).collect());
+    let spectra = layers.map(|layer| spectra(layer, subspace.spanning));
     let space = Space {
         factors: subspace.factors,
         q,
@@ -94,11 +94,14 @@ pub fn solve_in_subspace<N: Network, T: Real>(
     };
     let forms = forms(sweep, subspace.objectives, &space)?;
     let systems = Systems::new(&space);
-    let mut disagreements = Vec::with_capacity(dampings.len());
+    let (mut disagreements, mut coefficients) = (Vec::with_capacity(dampings.len()), vec![]);
     for (leg, added) in dampings.iter().enumerate() {
         let solved: Vec<Solved> =
             (0..space.q.count).into_par_iter().map(|query| systems.solve(query, &forms[query], added)).collect();
         disagreements.push(solved.iter().map(|solved| solved.disagreement).collect());
+        let of_queries = solved.iter().zip(&norms);
+        let scaled = of_queries.flat_map(|(of, norm)| of.coefficients.iter().map(move |x| x * norm).chain([*norm]));
+        coefficients.push(scaled.collect());
         for (group, layers) in space.groups.iter().enumerate() {
             for &l in layers {
                 let combined = |query: usize, j: usize| {
@@ -110,7 +113,13 @@ pub fn solve_in_subspace<N: Network, T: Real>(
             }
         }
     }
-    Ok(SubspaceSolved { disagreements })
+    Ok(SubspaceSolved { disagreements, coefficients })
+}
+
+/// `1 / (λ + c_j)` of a layer for the dampings that span spaces.
+pub(super) fn spectra<T: Real>(layer: &LayerFactors<T>, spanning: &[Damping]) -> Vec<Spectrum<T>> {
+    let inverse = |damping: &Damping| layer.spectrum(&SpectralFn::Inverse { damping: layer.damping(*damping) });
+    spanning.iter().map(inverse).collect()
 }
 
 /// The spaces of a block of queries. In the eigenbasis every vector of a query is its gradient times the values of a
@@ -197,7 +206,7 @@ impl<T: Real> Space<'_, T> {
 }
 
 /// Layers in as many groups of neighbours as a space of [`MOST_DIRECTIONS`] allows: one for each, if there are few.
-fn groups(layers: usize, spanning: usize) -> Vec<Vec<usize>> {
+pub(super) fn groups(layers: usize, spanning: usize) -> Vec<Vec<usize>> {
     let most = (MOST_DIRECTIONS / spanning.max(1)).max(1);
     let count = layers.min(most).max(1);
     (0..count).map(|k| (k * layers / count..(k + 1) * layers / count).collect()).collect()

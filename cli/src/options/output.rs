@@ -29,10 +29,14 @@ pub(crate) struct OutputOptions {
         ("top", "the --top best and worst of each query alone"),
     ]))]
     store_scores: Option<StoreScores>,
-    /// Also divide scores over the tokens of the training examples: which words a score comes from [default: none]
+    /// Also divide the scores of the examples that are listed over tokens: which words they come from [default: none]
+    ///
+    /// From further passes over these examples alone.
     #[arg(long, value_name = "WHICH", value_parser = one_of::<TokensRequest>(&[
         ("none", "scores of whole examples alone"),
-        ("ranked", "those of the examples that are listed, from one more pass over these alone"),
+        ("ranked", "over the tokens of the training example"),
+        ("query", "over the target tokens of the query: which of them the example moved; each is a query of its own"),
+        ("matrix", "over both: what each token of the example adds through each target token of the query"),
     ]))]
     tokens: Option<TokensRequest>,
     /// Also say how sure each score and each ranking is, from variants of the scores [default: none]

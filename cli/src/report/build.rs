@@ -7,7 +7,7 @@ use ascribe::job::{AggregateRequest, CandidateCheck, Job, Normalize, ScoreScale}
 use serde_json::Value;
 
 use super::cautions;
-use super::folder::{Part, RunFolder, StoredExample, StoredRanking, StoredStability};
+use super::folder::{Part, RunFolder, StoredExample, StoredRanking, StoredStability, StoredTarget, StoredToken};
 use super::model::{
     Agreement, Card, CardCopies, Fact, GroupRow, GroupTable, Leader, PartRow, PartTable, QueryView, Report, SegmentRow,
 };
@@ -15,6 +15,7 @@ use super::originals::{self, Original};
 use super::plot::{Bar, Histogram, Span};
 use super::shading::ShadedText;
 use super::text::{ShownImage, ShownText, name};
+use crate::token_shares::pairs;
 use crate::words::{self, counted, name_of};
 
 /// Queries, cards of all queries, and characters of all texts that a report holds: a page stays below 10 MB.
@@ -283,6 +284,16 @@ fn query(run: &RunFolder, index: usize, ranking: &StoredRanking, bounds: &Bounds
     }
 }
 
+/// The targets of a query as one text; before the rejected ones of a contrast stands what they are.
+fn moved(targets: &[StoredTarget]) -> Vec<StoredToken> {
+    let between = || StoredToken { text: " | rather than | ".to_owned(), share: 0.0 };
+    let mut tokens: Vec<StoredToken> = targets.iter().map(|target| target.token.clone()).collect();
+    if let Some(second) = targets.iter().position(|target| target.is_rejected) {
+        tokens.insert(second, between());
+    }
+    tokens
+}
+
 /// Cards of one side; copies of an example are folded into its first.
 fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds, texts: &Texts) -> Vec<Card> {
     let Bounds { fields: room, tokens: tokens_room, .. } = *bounds;
@@ -315,6 +326,11 @@ fn cards(run: &RunFolder, side: &[StoredExample], largest: f32, bounds: &Bounds,
             }),
             text: texts.example(&example.id, &example.excerpt),
             tokens: example.tokens.as_ref().map(|tokens| ShadedText::of(tokens, example.rest, tokens_room)),
+            moved: example.query_tokens.as_ref().map(|targets| ShadedText::of(&moved(targets), None, tokens_room)),
+            token_pairs: example.token_pairs.as_ref().map_or_else(String::new, |both| {
+                let both = both.iter().map(|pair| (pair.query_text.as_str(), pair.text.as_str(), pair.share));
+                name(&pairs(both), 400)
+            }),
             amount: example
                 .amount
                 .map(|amount| format!("≈ {} [{}, {}]", number(amount.value), number(amount.low), number(amount.high))),

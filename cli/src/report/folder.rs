@@ -61,6 +61,10 @@ pub(super) struct StoredExample {
     #[serde(default)]
     pub(super) rest: Option<f32>,
     #[serde(default)]
+    pub(super) query_tokens: Option<Vec<StoredTarget>>,
+    #[serde(default)]
+    pub(super) token_pairs: Option<Vec<StoredPair>>,
+    #[serde(default)]
     pub(super) is_control: bool,
     #[serde(default)]
     pub(super) metadata: Map<String, Value>,
@@ -107,9 +111,26 @@ pub(super) struct StoredShare {
     pub(super) share: f64,
 }
 
-/// A token of a training example, and what it adds to the score.
-#[derive(Debug, Deserialize)]
+/// A token of a training example, or a target of the query, and what it adds to the score.
+#[derive(Debug, Clone, Deserialize)]
 pub(super) struct StoredToken {
+    pub(super) text: String,
+    pub(super) share: f32,
+}
+
+/// A target of the query, and what it adds to the score.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredTarget {
+    #[serde(flatten)]
+    pub(super) token: StoredToken,
+    #[serde(default)]
+    pub(super) is_rejected: bool,
+}
+
+/// A target of the query and a token of a training example, and what it adds to the score through the target.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredPair {
+    pub(super) query_text: String,
     pub(super) text: String,
     pub(super) share: f32,
 }

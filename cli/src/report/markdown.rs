@@ -81,6 +81,14 @@ fn table(out: &mut String, side: &Side<'_>) {
             Some(shaded) => format!("{line} (tokens: {})", plain(&shaded.strongest)),
             None => line,
         };
+        let line = match &card.moved {
+            Some(shaded) => format!("{line} (moved: {})", plain(&shaded.strongest)),
+            None => line,
+        };
+        let line = match card.token_pairs.as_str() {
+            "" => line,
+            both => format!("{line} (strongest pairs: {})", plain(both)),
+        };
         let interval = card.interval.as_ref().map_or_else(String::new, |(words, _)| format!(" ({words})"));
         let (score, id) = (card.score_text(), plain(&card.id));
         let _ = writeln!(out, "| {} | {score}{interval} | {id}{copies} | {line} |", card.rank);

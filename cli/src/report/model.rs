@@ -50,7 +50,16 @@ impl Report {
 
     /// Whether texts of cards are shaded by token.
     pub(crate) fn is_shaded(&self) -> bool {
-        self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(|card| card.tokens.is_some()))
+        self.has_card(|card| card.tokens.is_some())
+    }
+
+    /// Whether cards show the query's targets shaded by what each adds.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.has_card(|card| card.moved.is_some())
+    }
+
+    fn has_card(&self, is_so: impl Fn(&Card) -> bool) -> bool {
+        self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(&is_so))
     }
 }
 
@@ -136,6 +145,12 @@ pub(crate) struct Card {
     /// The text by its tokens, where the run divided scores over them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<ShadedText>,
+    /// The targets of the query by what each adds to the score, where the run divided scores over them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) moved: Option<ShadedText>,
+    /// The pairs of a target and a token of the text that add most, in words; empty if the run has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) token_pairs: String,
     /// The calibrated amount with its interval, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) amount: Option<String>,

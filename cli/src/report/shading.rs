@@ -1,4 +1,4 @@
-//! The tokens of a training example shaded by what each adds to its score.
+//! The tokens of a training example, or the targets of a query, shaded by what each adds to a score.
 //!
 //! Shades are relative to the card's largest share. A token whose share has a shade says its number too, and neighbours
 //! without one are joined, so that a page stays small. Of a long text the tokens around the largest share are shown.

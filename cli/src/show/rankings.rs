@@ -11,7 +11,7 @@ use console::{Term, measure_text_width, pad_str, style, truncate_str};
 
 use crate::options::RankingFormat;
 use crate::terminal::{self, inline};
-use crate::token_shares::strongest;
+use crate::token_shares::{pairs, strongest};
 use crate::words;
 
 /// Columns of a table where stdout is no terminal.
@@ -69,6 +69,11 @@ fn visible(rankings: &[QueryRanking]) -> Vec<QueryRanking> {
             show(&mut example.excerpt);
             example.copies.iter_mut().flat_map(|of| &mut of.others).for_each(|other| show(&mut other.id));
             example.tokens.iter_mut().flatten().for_each(|token| show(&mut token.text));
+            example.query_tokens.iter_mut().flatten().for_each(|token| show(&mut token.text));
+            for pair in example.token_pairs.iter_mut().flatten() {
+                show(&mut pair.text);
+                show(&mut pair.query_text);
+            }
         }
         for group in ranking.groups.iter_mut().flatten() {
             show(&mut group.group);
@@ -148,10 +153,9 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
                     example.excerpt
                 );
                 writeln!(out, "{}", truncate_str(&line, width, "…").trim_end())?;
-                if let Some(tokens) = &example.tokens {
-                    let named = strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)));
+                for named in tokens(example) {
                     let indent = score_width + relatif_width + interval_width + amount_width;
-                    let line = format!("    {:>indent$}  tokens: {named}", "");
+                    let line = format!("    {:>indent$}  {named}", "");
                     writeln!(out, "{}", truncate_str(&line, width, "…"))?;
                 }
             }
@@ -228,6 +232,22 @@ fn verdict(stability: &Stability) -> String {
         true => "stable: nothing is listed".to_owned(),
         false => format!("stable: {of_side}; every variant lists at least {:.0} % of these examples", 100.0 * least),
     }
+}
+
+/// The tokens that add most to an example's score, a line for each way in which scores are divided.
+fn tokens(example: &RankedExample) -> Vec<String> {
+    let mut lines = vec![];
+    if let Some(tokens) = &example.tokens {
+        lines.push(("tokens", strongest(tokens.iter().map(|token| (token.text.as_str(), token.share)))));
+    }
+    if let Some(targets) = &example.query_tokens {
+        lines.push(("moved", strongest(targets.iter().map(|token| (token.text.as_str(), token.share)))));
+    }
+    if let Some(both) = &example.token_pairs {
+        let both = both.iter().map(|pair| (pair.query_text.as_str(), pair.text.as_str(), pair.share));
+        lines.push(("pairs", pairs(both)));
+    }
+    lines.into_iter().map(|(what, named)| format!("{what}: {named}")).collect()
 }
 
 /// `[+0.0009, +0.0016]`, or nothing without intervals.

@@ -1,12 +1,13 @@
 //! Which tensors each artifact of the store holds, of which shape, and how many bytes its file has. The writers, the
 //! bound on the disk and the summary of a plan all ask here, so that they cannot disagree.
 
-use crate::attribution::VectorForm;
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size};
+use crate::attribution::{Subspace, VectorForm};
 use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, SymmetricMatrix};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
 use crate::job::number::with_number;
+use crate::job::request::{SPANNING, Solve};
 use crate::job::training::{Fit, Training};
 
 /// Each query's measurement, in files of query vectors.
@@ -16,6 +17,9 @@ pub(in crate::job) const NORMS: &str = "ascribe.quadratic_forms";
 
 /// What joint solves left of each query's system, relative to the query.
 pub(in crate::job) const RESIDUALS: &str = "ascribe.residuals";
+
+/// The coefficients of each query's solution in its subspace, and the norm of its gradient.
+pub(in crate::job) const COEFFICIENTS: &str = "ascribe.coefficients";
 
 /// Squared norms of what low rank keeps of query vectors, and of the whole.
 pub(in crate::job) const CAPTURED: &str = "ascribe.captured";
@@ -138,6 +142,10 @@ impl Brief {
         }
         if self.solves_jointly(set.answer) {
             specs.push(TensorSpec::new(RESIDUALS, Dtype::F64, [rows]));
+            if self.job.method.solve == Solve::Subspace {
+                let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len());
+                specs.push(TensorSpec::new(COEFFICIENTS, Dtype::F64, [rows, directions + 1]));
+            }
         }
         specs.push(TensorSpec::new(VALUES, Dtype::F64, [queries]));
         specs.push(TensorSpec::new(NORMS, Dtype::F64, [rows]));

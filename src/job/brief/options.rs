@@ -8,8 +8,9 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::Job;
 use crate::job::request::{
-    Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher, FitExamples, FormRequest,
-    IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest, StoreScores, TokensRequest,
+    AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
+    FitExamples, FormRequest, IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest,
+    StoreScores, TokensRequest,
 };
 use crate::model::Limits;
 
@@ -138,6 +139,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "leave <tokens> or <checkpoint_scores = spread> out",
         );
     }
+    check_query_tokens(job)?;
     if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
         return options("cosines do not add up over a group", "leave <group_by> or <normalize = cosine> out");
     }
@@ -229,12 +231,60 @@ pub(in crate::job) fn check_solve_of(job: &Job, limits: Limits) -> Result<(), Jo
     Ok(())
 }
 
-/// Refuses shares of tokens for models that read none.
-pub(in crate::job) fn check_tokens_of(job: &Job, limits: Limits) -> Result<(), JobError> {
-    match (job.output.tokens, limits) {
-        (TokensRequest::Ranked, Limits::Rows(_)) => Err(no_tokens()),
+/// Refuses shares of tokens for models that read none, and those of target tokens for models that predict none.
+pub(in crate::job) fn check_tokens_of(job: &Job, limits: Limits, of_texts: Option<Task>) -> Result<(), JobError> {
+    match (job.output.tokens, limits, of_texts) {
+        (TokensRequest::None, ..) => Ok(()),
+        (_, Limits::Rows(_), _) => Err(no_tokens()),
+        (tokens, Limits::Tokens(_), Some(_)) if tokens.divides_queries() => options(
+            option_text!(
+                "<tokens = {}> divides scores over the target tokens of a query, and this model gives a label for a whole \
+                 text",
+                tokens.name()
+            ),
+            "`ranked` divides over the tokens of the training example",
+        ),
         _ => Ok(()),
     }
+}
+
+/// Refuses shares of a query's target tokens where its vector is no sum over them.
+fn check_query_tokens(job: &Job) -> Result<(), JobError> {
+    let (tokens, method) = (job.output.tokens, &job.method);
+    if !tokens.divides_queries() {
+        return Ok(());
+    }
+    let name = tokens.name();
+    if method.aggregate != AggregateRequest::Each {
+        return options(
+            option_text!(
+                "<tokens = {}> divides scores over the tokens of one query, and <aggregate> makes one of all",
+                name
+            ),
+            "leave one of the two out",
+        );
+    }
+    if method.query_rank.is_some() {
+        return options(
+            option_text!(
+                "<tokens = {}> takes the vectors of a query's tokens, which do not add up to the vector that <query_rank> \
+                 keeps of the query",
+                name
+            ),
+            "leave <query_rank> out",
+        );
+    }
+    if method.solve == Solve::GaussNewton {
+        return options(
+            option_text!(
+                "<tokens = {}> takes each token's part of a query's vector, and <solve = gauss-newton> finds vectors of whole \
+                 queries in a space that all of them share",
+                name
+            ),
+            "add <solve = ekfac> or <solve = subspace>",
+        );
+    }
+    Ok(())
 }
 
 /// Why examples have no shares of tokens.

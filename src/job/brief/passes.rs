@@ -4,6 +4,7 @@
 use crate::attribution::source::{LegCurvature, SourceOptions};
 use crate::attribution::{Aggregate, Error, Walk};
 use crate::curvature::Factors;
+use crate::data::Kind;
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
 use crate::job::error::JobError;
@@ -74,6 +75,35 @@ impl Brief {
     /// Rows of the queries' vectors and of every answer's scores; 0 without queries.
     pub(in crate::job) fn query_rows(&self) -> usize {
         self.queries.as_ref().map_or(0, |queries| Aggregate::from(self.job.method.aggregate).rows(queries.len()))
+    }
+
+    /// Target tokens of all queries.
+    pub(in crate::job) fn query_targets(&self) -> usize {
+        match self.queries.as_ref().map(|queries| (queries.len(), queries.kind())) {
+            Some((n, Kind::Tokens(tokens))) => (0..n).map(|query| tokens.targets(query)).sum(),
+            _ => 0,
+        }
+    }
+
+    /// Training examples that rankings list for one query at most.
+    pub(in crate::job) fn listed(&self) -> usize {
+        (2 * self.job.output.top).min(self.training.columns.len())
+    }
+
+    /// Tokens of a training example, on average.
+    pub(in crate::job) fn tokens_of_example(&self) -> usize {
+        let train = self.train();
+        (0..train.len()).map(|m| train.positions(m)).sum::<usize>().div_ceil(train.len().max(1))
+    }
+
+    /// Shares of tokens of all listed pairs, if each list is as long as it can be and examples have the mean length.
+    pub(in crate::job) fn token_shares(&self) -> u64 {
+        let (request, listed) = (self.job.output.tokens, self.listed() as u64);
+        let (targets, tokens) = (self.query_targets() as u64, self.tokens_of_example() as u64);
+        let of_examples = if request.divides_examples() { self.query_rows() as u64 * tokens } else { 0 };
+        let of_queries = if request.divides_queries() { targets } else { 0 };
+        let of_both = if request.divides_examples() { of_queries * tokens } else { 0 };
+        listed * (of_examples + of_queries + of_both)
     }
 
     /// Query vectors that a pass over training examples meets: the rows of every contribution.

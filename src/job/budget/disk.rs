@@ -9,7 +9,7 @@ use crate::job::brief::answers::ScorePass;
 use crate::job::brief::artifacts::CurvatureFiles;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::rankings::EXCERPT;
+use crate::job::folder::rankings::{EXCERPT, STRONGEST_PAIRS};
 use crate::job::folder::{metadata, output, places};
 use crate::job::request::{StoreScores, TokensRequest};
 
@@ -105,8 +105,6 @@ fn in_units(bytes: u64) -> String {
 
 /// Score matrices, or the best and worst of them, of all answers; self-influence.
 fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
-    let rows = brief.query_rows();
-    let n = brief.training.columns.len();
     let mut bytes = 0;
     for answer in brief.all_answers() {
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
@@ -115,8 +113,8 @@ fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
         for stage in places::stages_apart(brief, answer) {
             bytes += file_size(&tensors, &metadata::stage_metadata(brief, summary, (answer, stage), &key))?;
         }
-        if answer == 0 && brief.job.output.tokens == TokensRequest::Ranked {
-            bytes += (rows * (2 * brief.job.output.top).min(n) * tokens_of_example(brief) * size_of::<f32>()) as u64;
+        if answer == 0 {
+            bytes += brief.token_shares() * size_of::<f32>() as u64;
         }
         if answer == 0 && brief.job.method.self_influence {
             let own = [output::self_influence_spec(brief)];
@@ -124,12 +122,6 @@ fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
         }
     }
     Ok(bytes)
-}
-
-/// Tokens of a training example, on average.
-fn tokens_of_example(brief: &Brief) -> usize {
-    let train = brief.train();
-    (0..train.len()).map(|m| train.positions(m)).sum::<usize>().div_ceil(train.len().max(1))
 }
 
 /// Bytes of a token and its share in `ranking.jsonl`: `{"text":" word","share":-0.0012345678},`.
@@ -148,14 +140,15 @@ fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
     };
     let sampled: Vec<u64> = (0..train.len()).step_by(step).map(|m| line(train, m)).collect();
     let mean = sampled.iter().sum::<u64>() / sampled.len().max(1) as u64;
-    let listed = (2 * brief.job.output.top).min(brief.training.columns.len()) as u64;
+    let listed = brief.listed() as u64;
     let rows = brief.query_rows();
     let own: u64 = (0..rows.min(queries.len())).map(|q| line(queries, q) + 80).sum();
     let files = if brief.job.output.csv { 2 } else { 1 };
-    let tokens = match brief.job.output.tokens {
-        TokensRequest::None => 0,
-        TokensRequest::Ranked => (tokens_of_example(brief) * TOKEN_IN_RANKING) as u64 * rows as u64 * listed,
-    };
+    let request = brief.job.output.tokens;
+    let of_examples = if request.divides_examples() { rows * brief.tokens_of_example() } else { 0 };
+    let of_queries = if request.divides_queries() { brief.query_targets() } else { 0 };
+    let of_both = if request == TokensRequest::Matrix { rows * STRONGEST_PAIRS } else { 0 };
+    let tokens = ((of_examples + of_queries + 2 * of_both) * TOKEN_IN_RANKING) as u64 * listed;
     let ranked = brief.answers.iter().filter(|answer| answer.variant.is_none()).count() as u64;
     tokens + ranked * (files * rows as u64 * listed * mean + own)
 }

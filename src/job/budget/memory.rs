@@ -31,6 +31,8 @@ pub(in crate::job) struct Memory {
     /// Queries of a block of joint solves, and numbers of a layer's tangents beside them; 0 without such solves.
     pub solve_block: usize,
     pub solve_tangents: usize,
+    /// Target tokens of queries whose vectors are in memory together; 0 if scores are not divided over them.
+    pub token_block: usize,
     /// Bytes that each stage is expected to take.
     pub stages: StageMemory,
     /// Bytes that the largest of them is expected to take.
@@ -54,6 +56,7 @@ impl Memory {
         let chosen = |way: Way, groups: Vec<Vec<usize>>, mapped| {
             let mut stages = counts.stages(way, &groups, mapped);
             let (solve_block, solve_tangents) = counts.take_block(way, budget, mapped, &mut stages);
+            let token_block = counts.take_token_block(way, budget, mapped, &mut stages);
             let Way { batch, graphs, residence } = way;
             let needed = stages.largest();
             Self {
@@ -65,6 +68,7 @@ impl Memory {
                 mapped,
                 solve_block,
                 solve_tangents,
+                token_block,
                 stages,
                 needed,
                 budget,
@@ -148,7 +152,7 @@ mod tests {
     use super::*;
     use crate::attribution::{Aggregate, Pass};
     use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
-    use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes};
+    use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, TokenSizes};
     use crate::model::Footprint;
 
     /// GPT-2 small: 12 blocks of width 768, vocabulary 50,257.
@@ -211,6 +215,7 @@ mod tests {
                 examples: 1 << 11,
                 rank: None,
                 carried: 2,
+                tokens: None,
                 own: OwnInfluence::None,
             }),
             solve: None,
@@ -222,6 +227,26 @@ mod tests {
             "[model]\npath = \"m\"\n[data]\ntrain = \"t\"\n[resources]\nmemory = {budget}\nthreads = 2\n[output]\npath = \"o\"\n"
         );
         toml::from_str(&text).expect("a job")
+    }
+
+    /// Vectors of target tokens are whole gradients: as many as fit are there together.
+    #[test]
+    fn target_tokens_take_the_memory_that_there_is() -> Result<(), JobError> {
+        let (layers, model) = gpt2_small();
+        let mut sizes = sizes(&layers, model);
+        let vector = 4 * layers.iter().map(|layer| layer.parameters() as u64).sum::<u64>();
+        let block = |sizes: &Sizes<'_>, budget: u64| Memory::choose(&job(budget), sizes).map(|found| found.token_block);
+        let least = Memory::choose(&job(1 << 40), &sizes)?.needed;
+        assert_eq!(block(&sizes, 1 << 40)?, 0, "nothing is divided");
+        if let Some(queries) = &mut sizes.queries {
+            queries.tokens = Some(TokenSizes { targets: 40, legs: 1, shares: 1000, longest: 512 });
+        }
+        assert_eq!(block(&sizes, 1 << 40)?, 40);
+        let found = block(&sizes, least + 5 * vector)?;
+        assert!((5..40).contains(&found), "{found}");
+        let chosen = Memory::choose(&job(least + 5 * vector), &sizes)?;
+        assert!(chosen.needed <= least + 5 * vector && chosen.stages.of(Pass::Tokens) > 5 * vector);
+        Ok(())
     }
 
     fn chosen(budget: u64) -> Result<Memory, JobError> {

@@ -97,6 +97,21 @@ pub(in crate::job) struct QuerySizes {
     /// Gradients of a batch of queries that a walk holds together, the one it began with among them.
     pub carried: u64,
     pub own: OwnInfluence,
+    /// What dividing scores over target tokens takes; none if that is not asked for.
+    pub tokens: Option<TokenSizes>,
+}
+
+/// Target tokens of queries over which scores are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) struct TokenSizes {
+    /// Target tokens of all queries.
+    pub targets: u64,
+    /// Legs of the first answer's walk.
+    pub legs: u64,
+    /// Shares of all listed pairs.
+    pub shares: u64,
+    /// Tokens of an example whose scores are kept apart.
+    pub longest: u64,
 }
 
 /// What every example's self-influence takes.
@@ -185,6 +200,7 @@ impl<'a> Sizes<'a> {
                 rank: method.query_rank,
                 carried: carried(brief),
                 own: own_influence(brief),
+                tokens: token_sizes(brief, longest),
             })
         };
         let lengths = |data: &crate::data::Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
@@ -240,6 +256,16 @@ fn carried(brief: &Brief) -> u64 {
     // gradients are formed once and copied for every walk but the last
     let walks = brief.vector_sets(&brief.all_answers()).chunk_by(|a, b| a.network == b.network).map(<[_]>::len).max();
     of_walk + u64::from(walks.unwrap_or(1) > 1)
+}
+
+fn token_sizes(brief: &Brief, longest: usize) -> Option<TokenSizes> {
+    let request = brief.job.output.tokens;
+    if !request.divides_queries() {
+        return None;
+    }
+    let longest = if request.divides_examples() { longest as u64 } else { 1 };
+    let targets = brief.query_targets() as u64;
+    Some(TokenSizes { targets, legs: brief.legs(0) as u64, shares: brief.token_shares(), longest })
 }
 
 fn own_influence(brief: &Brief) -> OwnInfluence {

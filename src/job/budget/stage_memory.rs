@@ -4,7 +4,7 @@
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
-use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes};
+use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes, TokenSizes};
 use crate::model::{Footprint, Residence};
 use crate::nn::head;
 
@@ -18,6 +18,7 @@ pub(in crate::job) struct StageMemory {
     products: u64,
     scores: u64,
     self_influence: u64,
+    tokens: u64,
     /// Rows of a covariance from which on as many as there are threads would take more than the other stages do.
     alone_from: usize,
 }
@@ -38,6 +39,7 @@ impl StageMemory {
             Pass::Products => self.products,
             Pass::Scores => self.scores,
             Pass::SelfInfluence => self.self_influence,
+            Pass::Tokens | Pass::QueryTokens => self.tokens,
             _ => 0,
         }
     }
@@ -45,7 +47,7 @@ impl StageMemory {
     /// What the job needs.
     pub(in crate::job) fn largest(&self) -> u64 {
         let fit = self.covariance.max(self.eigendecomposition).max(self.lambda);
-        fit.max(self.queries).max(self.products).max(self.scores).max(self.self_influence)
+        fit.max(self.queries).max(self.products).max(self.scores).max(self.self_influence).max(self.tokens)
     }
 }
 
@@ -110,6 +112,7 @@ impl Counts<'_> {
             if let OwnInfluence::Pass { networks } = queries.own {
                 found.self_influence = self.self_influence(way, queries, networks, mapped);
             }
+            found.tokens = self.tokens(way, queries, 1, mapped);
         }
         found
     }
@@ -127,6 +130,28 @@ impl Counts<'_> {
         let (block, tangents) = self.solve_block(way, solve, budget, mapped).unwrap_or(least);
         stages.products = self.joint_solve(way, solve, block, tangents, mapped);
         (block, tangents)
+    }
+
+    /// The block of target tokens that the budget has room for, which `stages` then counts; 0 if there are none.
+    pub(in crate::job) fn take_token_block(
+        &self,
+        way: Way,
+        budget: Option<u64>,
+        mapped: u64,
+        stages: &mut StageMemory,
+    ) -> usize {
+        let Some(queries) = &self.0.queries else { return 0 };
+        let Some(all) = queries.tokens.map(|tokens| tokens.targets).filter(|&all| all > 0) else { return 0 };
+        let bytes = |block: u64| self.tokens(way, queries, block, mapped);
+        let block = match budget {
+            None => all,
+            Some(budget) => {
+                let (one, each) = (bytes(1), bytes(2) - bytes(1));
+                (1 + budget.saturating_sub(one) / each.max(1)).min(all)
+            }
+        };
+        stages.tokens = bytes(block);
+        block as usize
     }
 
     /// Layers in groups whose sums fit into `limit`; a layer that takes more is alone.
@@ -414,6 +439,21 @@ impl Counts<'_> {
         };
         let pass = self.pass(way, way.batch) + self.packed(way.batch);
         pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
+    }
+
+    /// Vectors of a block of target tokens, beside what making them or multiplying with them takes, and the shares of all
+    /// listed pairs; 0 if scores are not divided over targets.
+    fn tokens(&self, way: Way, queries: &QuerySizes, block: u64, mapped: u64) -> u64 {
+        let Some(TokenSizes { legs, shares, longest, .. }) = queries.tokens.filter(|tokens| tokens.targets > 0) else {
+            return 0;
+        };
+        let all = self.total(&|l| self.number() * self.parameters(l));
+        // each: one example's rows with every vector of the block
+        let multiplying = self.pass(way, self.0.longest) + self.packed(self.0.longest) + 8 * longest * block * legs;
+        // in a subspace also the map of one query
+        let map = if self.0.solve.is_some() { all } else { 0 };
+        let making = self.queries(way, queries, mapped) + map;
+        making.max(multiplying) + block * legs * all + 12 * shares
     }
 
     /// Scores of a batch by layer and in sum, of a chunk, and those that wait to be written.

@@ -9,7 +9,8 @@ use crate::job::error::JobError;
 use crate::job::folder::calibration::scale_of;
 use crate::job::folder::metadata::KEY;
 use crate::job::folder::places::{scores_file, stage_file, stages_apart, tokens_file, top_file};
-use crate::job::folder::tokens::{COPIES, TOP};
+use crate::job::folder::tokens::{COPIES, DIVIDED, TOP};
+use crate::job::request::TokensRequest;
 use crate::presence::is_file;
 
 /// Refuses a run folder whose results belong to another job, before any work.
@@ -37,8 +38,8 @@ pub(in crate::job) fn has_results(brief: &Brief, answer: usize, key: &Key) -> Re
     Ok(has_key(&scores_file(brief, answer), key)? || has_key(&top_file(brief, answer), key)?)
 }
 
-/// Whether the folder holds what the tokens of the ranked examples add to the scores with this key, of as many examples
-/// as are listed.
+/// Whether the folder holds what the tokens that are asked for add to the scores with this key, of as many examples as
+/// are listed.
 pub(in crate::job) fn has_tokens(brief: &Brief, key: &Key) -> Result<bool, JobError> {
     let file = tokens_file(brief);
     if !has_key(&file, key)? {
@@ -46,9 +47,12 @@ pub(in crate::job) fn has_tokens(brief: &Brief, key: &Key) -> Result<bool, JobEr
     }
     let file = TensorFile::open_checked(&file)?;
     let top = file.metadata(TOP).and_then(|top| top.parse::<usize>().ok());
-    // files of earlier versions know no copies
+    // files of earlier versions know no copies and no tokens of queries
     let copies = file.metadata(COPIES).unwrap_or("off");
-    Ok(top.is_some_and(|top| top >= brief.job.output.top) && copies == brief.job.output.duplicates.to_string())
+    let divided = file.metadata(DIVIDED).unwrap_or(TokensRequest::Ranked.name());
+    let output = &brief.job.output;
+    let is_asked = divided == output.tokens.name() && copies == output.duplicates.to_string();
+    Ok(top.is_some_and(|top| top >= output.top) && is_asked)
 }
 
 /// Whether there is such a file and it was made from what the key says.

@@ -18,6 +18,9 @@ use crate::job::training::chosen::Chosen;
 /// Characters of an excerpt.
 pub(in crate::job) const EXCERPT: usize = 160;
 
+/// Pairs of a target of the query and a token of the example that a ranking names for each example at most.
+pub(in crate::job) const STRONGEST_PAIRS: usize = 5;
+
 /// A query and the training examples that matter most to it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -147,6 +150,13 @@ pub struct RankedExample {
     /// What belongs to no token alone; with `tokens`, the rest of the score.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rest: Option<f32>,
+    /// What each target token of the query adds to the score, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_tokens: Option<Vec<TargetShare>>,
+    /// The pairs of a target token of the query and a token of the example that add most to the score, of either sign, if
+    /// shares of both were asked for: the strongest first, at most five.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_pairs: Option<Vec<PairShare>>,
     /// Which of all training examples it is, counted from 0, where not all of them are scored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub row: Option<usize>,
@@ -164,6 +174,33 @@ pub struct TokenShare {
     /// Its text, or its number where there is no tokenizer.
     pub text: String,
     /// What it adds to the example's score.
+    pub share: f32,
+}
+
+/// A target token of a query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TargetShare {
+    /// Its text, or its number where there is no tokenizer.
+    pub text: String,
+    /// What it adds to an example's score.
+    pub share: f32,
+    /// Whether it is one of the rejected completion of a contrast.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_rejected: bool,
+}
+
+/// A target token of a query and a token of a training example.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PairShare {
+    /// The target's text, or its number where there is no tokenizer.
+    pub query_text: String,
+    /// Which of the query's targets it is, counted from 0.
+    pub query_target: usize,
+    /// The text of the example's token.
+    pub text: String,
+    /// Which of the example's tokens it is, counted from 0.
+    pub token: usize,
+    /// What the token adds to the score through the target.
     pub share: f32,
 }
 

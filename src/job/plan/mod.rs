@@ -121,7 +121,7 @@ impl Plan {
         let task = labels.as_ref().and_then(|labels| labels.task);
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
         options::check_solve_of(&job, limits)?;
-        options::check_tokens_of(&job, limits)?;
+        options::check_tokens_of(&job, limits, task)?;
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
@@ -259,7 +259,7 @@ impl Plan {
                 ));
             }
         }
-        notes.extend(tokens_note(&brief));
+        notes.extend(tokens_note(&brief, &memory));
         notes.extend(intervals::note(&brief));
         let mut summary = Summary::of(&brief, &reports, query_report.as_ref(), notes);
         summary.machine_notes = memory.notes(brief.job.resources.memory);
@@ -294,18 +294,35 @@ impl Plan {
     }
 }
 
-/// What dividing scores over tokens adds to the work.
-fn tokens_note(brief: &Brief) -> Option<String> {
-    if brief.job.output.tokens == TokensRequest::None {
-        return None;
-    }
-    let listed = (2 * brief.job.output.top).min(brief.training.columns.len());
-    let (rows, passes) = (brief.query_rows(), brief.score_passes(&[0]).len());
+/// What dividing scores over tokens adds to the work, and how large it is.
+fn tokens_note(brief: &Brief, memory: &Memory) -> Option<String> {
+    let request = brief.job.output.tokens;
+    let what = match request {
+        TokensRequest::None => return None,
+        TokensRequest::Ranked => "their tokens",
+        TokensRequest::Query => "the target tokens of the queries",
+        TokensRequest::Matrix => "their tokens and the target tokens of the queries",
+    };
+    let (listed, rows, passes) = (brief.listed(), brief.query_rows(), brief.score_passes(&[0]).len());
     let passes = if passes == 1 { String::new() } else { format!(", in each of {passes} passes") };
-    Some(format!(
-        "scores of ranked examples are divided over their tokens: each ranked example is differentiated once more{passes}, \
-         at most {listed} for each of {rows} queries"
-    ))
+    let mut note = format!(
+        "scores of ranked examples are divided over {what}: each ranked example is differentiated once more{passes}, at \
+         most {listed} for each of {rows} queries"
+    );
+    if request.divides_queries() {
+        let (targets, shares) = (brief.query_targets(), brief.token_shares());
+        let blocks = targets.div_ceil(memory.token_block.max(1));
+        note.push_str(&format!(
+            "; each of {targets} target tokens is a query of its own, and there are at most about {shares} shares"
+        ));
+        if blocks > 1 {
+            note.push_str(&format!(
+                "; memory has room for the vectors of {} tokens, so that this is done {blocks} times",
+                memory.token_block
+            ));
+        }
+    }
+    Some(note)
 }
 
 /// What each stage did not train, as far as its checkpoints show it, and layers that it trained at other rates.

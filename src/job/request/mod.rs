@@ -367,7 +367,7 @@ pub struct OutputRequest {
     /// By which score copies are ranked.
     #[serde(default, skip_serializing_if = "DuplicateScores::is_each")]
     pub duplicate_scores: DuplicateScores,
-    /// For which training examples scores are also divided over their tokens.
+    /// Over which tokens the scores of the examples that are listed are also divided.
     #[serde(default, skip_serializing_if = "TokensRequest::is_none")]
     pub tokens: TokensRequest,
     /// What says how sure rankings are.
@@ -407,20 +407,44 @@ fn ten() -> usize {
     10
 }
 
-/// For which training examples scores are also divided over their tokens.
+/// Over which tokens the scores of the proponents and opponents of every query are also divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokensRequest {
     /// None.
     #[default]
     None,
-    /// The proponents and opponents of every query.
+    /// Those of the training example.
     Ranked,
+    /// The targets of the query.
+    Query,
+    /// Both: a matrix of the query's targets and the training example's tokens.
+    Matrix,
 }
 
 impl TokensRequest {
     fn is_none(&self) -> bool {
         *self == Self::None
+    }
+
+    /// Whether scores are divided over the tokens of training examples.
+    pub(in crate::job) fn divides_examples(self) -> bool {
+        matches!(self, Self::Ranked | Self::Matrix)
+    }
+
+    /// Whether scores are divided over the targets of queries.
+    pub(in crate::job) fn divides_queries(self) -> bool {
+        matches!(self, Self::Query | Self::Matrix)
+    }
+
+    /// The request's name in flags and files.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ranked => "ranked",
+            Self::Query => "query",
+            Self::Matrix => "matrix",
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::curvature::{Damping, Directions, Factors, LayerSpec, Measurement, Net
 use crate::data;
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
-use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES};
+use crate::job::brief::artifacts::{CAPTURED, COEFFICIENTS, NORMS, RESIDUALS, VALUES};
 use crate::job::brief::data::Few;
 use crate::job::error::JobError;
 use crate::job::number::Number;
@@ -102,6 +102,7 @@ impl Run<'_> {
         let measurement = Measurement::from(plan.measure());
         let mut values = vec![];
         let mut residuals = vec![vec![]; dampings.len()];
+        let mut coefficients = vec![vec![]; dampings.len()];
         for start in (0..rows).step_by(plan.solve_block()) {
             let block = start..rows.min(start + plan.solve_block());
             // a sum of queries is one row, made of all of them
@@ -128,17 +129,18 @@ impl Run<'_> {
             let block = 0..block.len();
             let found = match method.solve {
                 Solve::Subspace => solve_in_subspace(&products, &subspace, &gradients, block, &mut sink)
-                    .map(|solved| solved.disagreements),
+                    .map(|solved| (solved.disagreements, solved.coefficients)),
                 Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {
                     refine_queries(&products, &refinement, &gradients, block, &mut sink)
-                        .map(|refined| refined.residuals)
+                        .map(|refined| (refined.residuals, vec![]))
                 }
             };
-            let found = found.map_err(|error| match error {
+            let (found, of_block) = found.map_err(|error| match error {
                 Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
                 other => other,
             })?;
             residuals.iter_mut().zip(found).for_each(|(all, found)| all.extend(found));
+            coefficients.iter_mut().zip(of_block).for_each(|(all, found): (&mut Vec<f64>, _)| all.extend(found));
         }
         let norms = std::mem::take(&mut writing.norms);
         drop(writing);
@@ -149,6 +151,9 @@ impl Run<'_> {
             }
             let leg = legs.iter().position(|leg| *leg == Some(k)).ok_or(JobError::NoQueries)?;
             writer.write_values_at(RESIDUALS, 0, &residuals[leg])?;
+            if method.solve == Solve::Subspace {
+                writer.write_values_at(COEFFICIENTS, 0, &coefficients[leg])?;
+            }
             writer.write_values_at(VALUES, 0, &values)?;
             writer.write_values_at(NORMS, 0, &vec![f64::NAN; rows])?;
             writer.finish()?;

@@ -11,7 +11,7 @@ use crate::attribution::{
 };
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 use crate::job::brief::answers::{Contribution, Method, ScorePass, VectorSet};
-use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES, vectors_name, vectors_sides};
+use crate::job::brief::artifacts::{CAPTURED, COEFFICIENTS, NORMS, RESIDUALS, VALUES, vectors_name, vectors_sides};
 use crate::job::brief::data::Few;
 use crate::job::budget::limits::GRADIENT_BYTES;
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
@@ -248,6 +248,17 @@ impl StoredVectors {
     /// How well each query's joint system was solved.
     pub(super) fn solved(&self) -> Result<&[f64], JobError> {
         Ok(self.artifact.f64(RESIDUALS)?)
+    }
+
+    /// The coefficients of one query's solution in its subspace and the norm of its gradient; none in files of versions
+    /// that did not keep them.
+    pub(super) fn coefficients(&self, query: usize) -> Result<Option<&[f64]>, JobError> {
+        if self.artifact.spec(COEFFICIENTS).is_err() {
+            return Ok(None);
+        }
+        let all = self.artifact.f64(COEFFICIENTS)?;
+        let width = all.len() / self.rows.max(1);
+        Ok(all.get(query * width..(query + 1) * width))
     }
 
     /// Rows of the score matrix.

@@ -3,16 +3,17 @@
 use crate::attribution::evaluate::relatif_loss;
 use crate::attribution::ranking::{Ranking, ScoreRows, rank};
 use crate::attribution::store::{Store, TensorFile};
-use crate::data::{Dataset, Kind};
+use crate::data::{Dataset, Kind, TargetToken};
 use crate::job::brief::copies::{RankedCopies, ranked};
 use crate::job::brief::example_groups::RankedGroup;
 use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
 use crate::job::folder::rankings::{
-    CandidateCheck, EXCERPT, QueryInfo, QueryRanking, RankedExample, TokenShare, write_copies, write_rankings,
+    CandidateCheck, EXCERPT, PairShare, QueryInfo, QueryRanking, RankedExample, STRONGEST_PAIRS, TargetShare,
+    TokenShare, write_copies, write_rankings,
 };
-use crate::job::folder::tokens::StoredShares;
+use crate::job::folder::tokens::{StoredPair, StoredShares};
 use crate::job::folder::{metadata, output, places, present};
 use crate::job::plan::Plan;
 use crate::job::request::{AggregateRequest, RankBy, Solve};
@@ -112,8 +113,22 @@ impl Plan {
                     interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: stage.all().excerpt(place, EXCERPT),
-                    tokens: own.map(|(shares, _)| token_shares(stage.all(), place, shares)),
-                    rest: own.map(|(_, rest)| rest).filter(|rest| *rest != 0.0),
+                    tokens: own
+                        .filter(|own| !own.shares.is_empty())
+                        .map(|own| token_shares(stage.all(), place, &own.shares)),
+                    rest: own.map(|own| own.rest).filter(|rest| *rest != 0.0),
+                    query_tokens: own.filter(|own| !own.targets.is_empty()).map(|own| {
+                        let texts = target_tokens(queries, query).into_iter().zip(&own.targets);
+                        let share = |(token, &share): (TargetToken, &f32)| TargetShare {
+                            text: token.text,
+                            share,
+                            is_rejected: token.is_rejected,
+                        };
+                        texts.map(share).collect()
+                    }),
+                    token_pairs: own
+                        .filter(|own| !own.pairs.is_empty())
+                        .map(|own| strongest_pairs(own, (queries, query), (stage.all(), place))),
                     metadata: stage.all().metadata(place),
                     row: stage.chosen.as_ref().map(|_| place),
                     is_control: stage.chosen.as_ref().is_some_and(|(_, chosen)| chosen.is_control[m]),
@@ -216,6 +231,35 @@ fn token_shares(train: &Dataset, m: usize, shares: &[f32]) -> Vec<TokenShare> {
         Kind::Rows(_) => vec![],
     };
     texts.into_iter().zip(shares).map(|((text, _), &share)| TokenShare { text, share }).collect()
+}
+
+/// The targets of a query.
+fn target_tokens(queries: &Dataset, query: usize) -> Vec<TargetToken> {
+    match queries.kind() {
+        Kind::Tokens(tokens) => tokens.target_tokens(query),
+        Kind::Rows(_) => vec![],
+    }
+}
+
+/// The pairs of a query's target and an example's token that add most to the score.
+fn strongest_pairs(own: &StoredPair, query: (&Dataset, usize), example: (&Dataset, usize)) -> Vec<PairShare> {
+    let targets = target_tokens(query.0, query.1);
+    let Kind::Tokens(tokens) = example.0.kind() else { return vec![] };
+    let texts = tokens.marked_tokens(example.1);
+    let mut places: Vec<usize> = (0..own.pairs.len()).filter(|&k| own.pairs[k] != 0.0).collect();
+    places.sort_by(|&a, &b| own.pairs[b].abs().total_cmp(&own.pairs[a].abs()));
+    let pair = |k: usize| {
+        let (query_target, token) = (k / texts.len().max(1), k % texts.len().max(1));
+        let (of_query, of_example) = (targets.get(query_target)?, texts.get(token)?);
+        Some(PairShare {
+            query_text: of_query.text.clone(),
+            query_target,
+            text: of_example.0.clone(),
+            token,
+            share: own.pairs[k],
+        })
+    };
+    places.into_iter().take(STRONGEST_PAIRS).filter_map(pair).collect()
 }
 
 fn stored_top(file: &TensorFile) -> Result<Vec<Ranking>, JobError> {

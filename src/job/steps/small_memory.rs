@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::attribution::store::Shard;
+use crate::attribution::store::{Shard, TensorFile};
 use crate::attribution::{Event, Observer};
 use crate::curvature::Graphs;
 use crate::job::plan::Plan;
-use crate::job::request::Job;
+use crate::job::request::{Curvature, Job, TokensRequest};
 use crate::model::Residence;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -81,6 +81,29 @@ fn groups_of_layers_leave_the_same_bytes() -> Outcome {
         small(model, b.path(), at_a_time)?.run(&())?;
         assert_same(&contents(b.path())?, &contents(a.path())?);
     }
+    Ok(())
+}
+
+/// Shares of target tokens in blocks of them that end within queries.
+#[test]
+fn blocks_of_targets_leave_the_same_shares() -> Outcome {
+    let shares = |block: Option<usize>| -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        let out = tempfile::tempdir()?;
+        let mut plan = large("gpt2-tiny", out.path())?;
+        plan.brief.job.output.tokens = TokensRequest::Matrix;
+        plan.brief.job.output.top = 1;
+        plan.brief.job.method.curvature = Curvature::Identity;
+        // as many as there are, where memory says nothing
+        plan.memory.token_block = block.unwrap_or(plan.query_targets());
+        plan.run(&())?;
+        Ok(TensorFile::open_checked(&out.path().join("tokens.safetensors"))?.f32("pair_shares")?.to_vec())
+    };
+    let (whole, blocks) = (shares(None)?, shares(Some(5))?);
+    let largest = whole.iter().fold(0.0f32, |most, share| most.max(share.abs()));
+    assert!(largest > 0.0 && whole.len() == blocks.len());
+    // batches of the network end elsewhere
+    let near = |(found, want): (&f32, &f32)| (found - want).abs() <= 1e-5 * largest;
+    assert!(whole.iter().zip(&blocks).all(near));
     Ok(())
 }
 
