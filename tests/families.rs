@@ -6,10 +6,11 @@ mod support;
 use std::io::Cursor;
 use std::path::Path;
 
+use ascribe::curvature::{Error, LayerSlice, Network, Objective, Side, Tap, TapSink};
 use ascribe::data::{self, Batch, DataOptions, Format, Role, read_tokens_from};
-use ascribe::model::{Limits, Model};
+use ascribe::model::{HeadPart, Limits, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use serde_json::json;
 use support::agreement::{Agreement, folders_of, same_parameters};
 use support::recorded::Recorded;
@@ -63,6 +64,111 @@ fn every_family_gives_the_logits_losses_and_gradients_of_transformers() {
             let recorded = expected.names().into_iter().filter(|tensor| tensor.starts_with("gradient.")).count();
             assert!(recorded >= 4 && compared == recorded, "{name}: {compared} of {recorded} gradients");
             agreement.report();
+        }
+    }
+}
+
+/// Sums of the sizes of the gradients at each output of each tracked layer.
+struct AtOutputs(Vec<Vec<f64>>);
+
+impl TapSink for AtOutputs {
+    fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        self.0[tap.layer.0] = tap.output_gradient.abs()?.sum(0)?.to_vec1::<f64>()?;
+        Ok(())
+    }
+}
+
+/// The parts of the tracked layers around attention, each of whose numbers belongs to one part.
+fn head_parts(model: &Model, name: &str) -> Vec<HeadPart> {
+    let parts = model.head_parts().expect("attention").expect("heads");
+    let layers = model.layers();
+    let mut owners: Vec<Vec<u8>> = layers.iter().map(|layer| vec![0; layer.parameters()]).collect();
+    for slice in parts.iter().flat_map(|part| &part.slices) {
+        let columns = layers[slice.layer].columns();
+        let (rows, inside) = slice.ranges(&layers[slice.layer]);
+        rows.for_each(|row| inside.clone().for_each(|column| owners[slice.layer][row * columns + column] += 1));
+    }
+    let touched = owners.iter().filter(|owners| owners.iter().any(|&n| n > 0));
+    assert!(touched.clone().count() >= 2 && touched.flatten().all(|&n| n == 1), "{name}");
+    parts
+}
+
+/// Where the columns of the output's layer that belong to a head are 0, nothing comes back to the head's rows of queries,
+/// keys and values, and something to all others.
+fn check_silenced(folder: &Path, inputs_first: bool, batch: impl Fn(&Model) -> Batch) {
+    let name = folder.display();
+    let model = load(folder, DType::F64);
+    let (parts, layers) = (head_parts(&model, &name.to_string()), model.layers());
+    // the heads of the last attention that share the last keys and values
+    let (place, _) = parts[parts.len() - 1].name.rsplit_once('.').expect("a place");
+    let own = |kind: &str| -> Vec<&HeadPart> {
+        let start = format!("{place}.{kind}-");
+        parts.iter().filter(|part| part.name.starts_with(&start)).collect()
+    };
+    let (heads, shared) = (own("head"), own("kv"));
+    assert!(heads.len() >= 2, "{name}");
+    let group = heads.len() / shared.len().max(1);
+    let silent = if shared.is_empty() { 1..2 } else { heads.len() - group..heads.len() };
+    let mut tensors = candle_core::safetensors::load(folder.join("model.safetensors"), &Device::Cpu).expect("weights");
+    let mut silenced: Vec<&LayerSlice> = shared.last().into_iter().flat_map(|part| &part.slices).collect();
+    for head in &heads[silent.clone()] {
+        for slice in &head.slices {
+            if slice.side == Side::Output {
+                silenced.push(slice);
+                continue;
+            }
+            let tensor = format!("{}.weight", layers[slice.layer].name);
+            let weight = &tensors[&tensor];
+            let along = if inputs_first { 0 } else { 1 };
+            let kept = (0..weight.dims()[along]).map(|k| if slice.range.contains(&k) { 0.0 } else { 1.0 });
+            let kept = Tensor::from_iter(kept, &Device::Cpu).and_then(|kept| kept.to_dtype(weight.dtype()));
+            let kept = kept.and_then(|kept| kept.unsqueeze(1 - along)).expect("a mask");
+            let masked = weight.broadcast_mul(&kept).expect("the weight's shape");
+            tensors.insert(tensor, masked);
+        }
+    }
+    let altered = tempfile::tempdir().expect("a folder");
+    candle_core::safetensors::save(&tensors, altered.path().join("model.safetensors")).expect("written");
+    std::fs::copy(folder.join("config.json"), altered.path().join("config.json")).expect("copied");
+    let model = load(altered.path(), DType::F64);
+    let mut found = AtOutputs(vec![vec![]; layers.len()]);
+    model.differentiate(&batch(&model), Objective::TrainingLoss, &mut found).expect("gradients");
+    // a norm over the queries, or keys, of all heads together lets every head's reach the others
+    let norms_all = ["olmo2", "olmo3", "olmoe"].iter().any(|family| folder.ends_with(family));
+    let is_value = |slice: &LayerSlice| layers[slice.layer].name.ends_with("v_proj");
+    let is_silenced =
+        |layer: usize, row: usize| silenced.iter().any(|slice| slice.layer == layer && slice.range.contains(&row));
+    for slice in silenced.iter().filter(|slice| !norms_all || is_value(slice)) {
+        let of_layer = &found.0[slice.layer];
+        assert!(of_layer[slice.range.clone()].iter().all(|&sum| sum == 0.0), "{name}: {slice:?}");
+        let (heard, all) = (0..of_layer.len())
+            .filter(|&row| !is_silenced(slice.layer, row))
+            .fold((0, 0), |(heard, all), row| (heard + usize::from(of_layer[row] > 0.0), all + 1));
+        assert!(all > 0 || shared.len() == 1, "{name}: {slice:?}");
+        assert!(heard * 10 >= all * 9, "{name}: {heard} of {all} rows of {}", layers[slice.layer].name);
+    }
+    assert!(silenced.len() >= if inputs_first { 3 } else { 1 }, "{name}");
+}
+
+#[test]
+fn heads_are_the_rows_and_columns_that_fall_silent_together() {
+    for name in folders_of("families") {
+        let folder = fixture(&format!("families/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        check_silenced(&folder, false, |model| sequences(model, &expected));
+    }
+    // three layers in one, and weights the other way round
+    let gpt2 = support::open("gpt2-tiny", DType::F64);
+    check_silenced(&fixture("gpt2-tiny"), true, |_| data::batch(&gpt2.train, 0..2));
+    // networks that give something for a whole text or image, and one without attention
+    for name in folders_of("classifiers") {
+        head_parts(&load(&fixture(&format!("classifiers/{name}")), DType::F64), &name);
+    }
+    for (name, has_heads) in [("vit", true), ("vit-multi-label", true), ("resnet", false)] {
+        let model = load(&fixture(&format!("images/{name}")), DType::F64);
+        assert_eq!(model.head_parts().is_some(), has_heads, "{name}");
+        if has_heads {
+            head_parts(&model, name);
         }
     }
 }

@@ -29,5 +29,5 @@ pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};
 pub use pass::{CHUNK_POSITIONS, ChunkEnd, Examples, LabelMode, SAVE_INTERVAL, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
-pub use scorer::{QueryRows, ScoreColumns, quadratic_forms, score, score_in_sets};
+pub use scorer::{LayerPart, QueryRows, ScoreColumns, quadratic_forms, score, score_in_sets};
 pub use walk::{Buffer, Leg, LegFn, Walk};

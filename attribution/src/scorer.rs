@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink, Tee};
+use ascribe_curvature::{
+    GradientProducts, LayerSlice, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink, Tee,
+};
 
 use crate::{ChunkEnd, Error, Sweep, VectorSource};
 
@@ -58,9 +60,18 @@ pub fn score<N: Network, T: Real>(
     score_in_sets(sweep, start, rows, &[], form, take)
 }
 
-/// As [`score`], and the same summed over the layers of each of `sets` alone, numbers of layers: every product is
-/// computed once and added to the sums of all sets that have its layer. A sum over a set has the bits that it would
-/// have if no other layer were tracked.
+/// What a score is summed over by itself.
+#[derive(Debug, Clone, Copy)]
+pub enum LayerPart<'a> {
+    /// Whole layers, by their numbers.
+    Layers(&'a [usize]),
+    /// Some outputs or columns of layers.
+    Slices(&'a [LayerSlice]),
+}
+
+/// As [`score`], and the same summed over each of `sets` alone. The product of a layer is computed once and added to the
+/// sums of all sets that have the whole layer, and a sum over such a set has the bits that it would have if no other
+/// layer were tracked. Those of slices are computed for each.
 ///
 /// # Errors
 /// As [`score`].
@@ -68,7 +79,7 @@ pub fn score_in_sets<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     start: usize,
     rows: &[QueryRows<'_, T>],
-    sets: &[&[usize]],
+    sets: &[LayerPart<'_>],
     mut form: Option<(QuadraticForm<'_, T>, f64)>,
     mut take: impl FnMut(ScoreColumns, ChunkEnd) -> Result<(), Error>,
 ) -> Result<(), Error> {
@@ -138,7 +149,7 @@ struct ScoreTaps<'a, T> {
     layers: &'a [LayerSpec],
     products: &'a mut GradientProducts<T>,
     rows: &'a [QueryRows<'a, T>],
-    sets: &'a [&'a [usize]],
+    sets: &'a [LayerPart<'a>],
     /// Over all layers, then over those of each set: `[examples, rows]`, not weighted.
     sums: Vec<Vec<f64>>,
     failure: Option<Error>,
@@ -153,10 +164,16 @@ impl<T: Real> TapSink for ScoreTaps<'_, T> {
             self.failure = Some(error);
             ascribe_curvature::Error::Sink(message.into())
         })?;
-        let has_layer = |sum: usize| sum == 0 || self.sets[sum - 1].contains(&l);
+        let has_layer = |sum: usize| sum == 0 || matches!(self.sets[sum - 1], LayerPart::Layers(of) if of.contains(&l));
         let sums = self.sums.iter_mut().enumerate().filter(|(sum, _)| has_layer(*sum));
         let mut sums: Vec<&mut [f64]> = sums.map(|(_, scores)| scores.as_mut_slice()).collect();
         self.products.add_scores_to_each(tap, &self.layers[l], &vectors, &mut sums)?;
+        for (set, sum) in self.sets.iter().zip(&mut self.sums[1..]) {
+            let LayerPart::Slices(slices) = set else { continue };
+            for slice in slices.iter().filter(|slice| slice.layer == l) {
+                self.products.add_sliced_scores(tap, &self.layers[l], slice, &vectors, sum)?;
+            }
+        }
         self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
         Ok(())
     }

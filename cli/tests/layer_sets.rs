@@ -137,3 +137,90 @@ fn sets_that_make_no_sense_are_explained() {
     assert!(!folder.path("run").exists(), "nothing is written before the inputs are checked");
     insta::assert_snapshot!(text);
 }
+
+/// The scores of every set whose name begins so, added up, with the sum of their sizes.
+fn sum_of(folder: &Folder, run: &str, is_in: impl Fn(&str) -> bool) -> (usize, Vec<f64>, Vec<f64>) {
+    let (mut files, mut sum, mut size) = (0, vec![], vec![]);
+    for entry in fs::read_dir(folder.path(run)).expect("a run folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name");
+        let set = name.strip_prefix("scores.layers-").and_then(|name| name.strip_suffix(".safetensors"));
+        if !set.is_some_and(&is_in) {
+            continue;
+        }
+        let own = scores(folder, &format!("{run}/{name}"));
+        assert!(own.iter().any(|score| *score != 0.0), "{name}");
+        files += 1;
+        for (total, sign) in [(&mut sum, false), (&mut size, true)] {
+            total.resize(own.len(), 0.0);
+            let numbers = own.iter().map(|&score| f64::from(if sign { score.abs() } else { score }));
+            total.iter_mut().zip(numbers).for_each(|(total, score)| *total += score);
+        }
+    }
+    (files, sum, size)
+}
+
+/// Layers' names give sets, and heads of attention parts of its layers: both add up to the layers that they come from.
+#[test]
+fn sets_of_names_and_heads_add_up() {
+    let folder = Folder::new();
+    let train = fs::read_to_string(support::root().join("fixtures/gpt2-tiny/train.jsonl")).expect("a fixture");
+    let train = folder.write("train.jsonl", train.lines().take(20).collect::<Vec<_>>().join("\n"));
+    for (name, model, flags, parts) in [
+        // two blocks of four heads, and the bias behind them
+        ("packed", "gpt2-tiny", "", 2 * (4 + 1)),
+        ("low", "gpt2-tiny", "--query-rank 4", 2 * (4 + 1)),
+        // two blocks of four heads that share two keys and values
+        ("shared", "llama-tiny", "--curvature kfac", 2 * (4 + 2)),
+    ] {
+        let files = format!("--train {train} --queries fixtures/gpt2-tiny/queries.jsonl --top 1");
+        let sets = "--layer-sets block,module,head --layer-set attention=*.attn.*,*.self_attn.*";
+        let sets = match model {
+            "gpt2-tiny" => sets.replace(",*.self_attn.*", ""),
+            _ => sets.replace("*.attn.*,", ""),
+        };
+        let out = folder.arg(name);
+        let shown = done(&format!("influence --model fixtures/{model} {files} {flags} {sets} --out {out}"));
+        assert!(shown.err.contains("head-3: "), "{}", shown.err);
+        let whole: Vec<f64> =
+            scores(&folder, &format!("{name}/scores.safetensors")).into_iter().map(f64::from).collect();
+        let attention = scores(&folder, &format!("{name}/scores.layers-attention.safetensors"));
+        let attention: Vec<f64> = attention.into_iter().map(f64::from).collect();
+        let is_part = |set: &str| ["-head-", "-kv-", "-no-head"].iter().any(|kind| set.contains(kind));
+        let is_block = |set: &str| {
+            !is_part(set)
+                && (set.ends_with("-h-0")
+                    || set.ends_with("-h-1")
+                    || set.ends_with("layers-0")
+                    || set.ends_with("layers-1"))
+        };
+        for (found, want) in [(sum_of(&folder, name, is_part), &attention), (sum_of(&folder, name, is_block), &whole)] {
+            let (files, sum, size) = found;
+            assert_eq!(files, if want == &attention { parts } else { 2 }, "{name}");
+            for ((sum, size), want) in sum.iter().zip(&size).zip(want) {
+                assert!((sum - want).abs() <= 1e-5 * size, "{name}: {sum} {want} of {size}");
+            }
+        }
+        let place = if model == "gpt2-tiny" { "transformer-h-0" } else { "model-layers-0" };
+        let head = format!("{name}/scores.layers-{place}-head-1.safetensors");
+        let slices = metadata(&folder, &head, "layer_slices");
+        let want = match model {
+            "gpt2-tiny" => {
+                r#"["transformer.h.0.attn.c_attn output 8..16","transformer.h.0.attn.c_attn output 40..48","transformer.h.0.attn.c_attn output 72..80","transformer.h.0.attn.c_proj input 8..16"]"#
+            }
+            _ => r#"["model.layers.0.self_attn.q_proj output 8..16","model.layers.0.self_attn.o_proj input 8..16"]"#,
+        };
+        assert_eq!(slices, want);
+    }
+    // heads in a report: the strongest of many parts
+    done(&format!("report {} --format markdown", folder.arg("packed")));
+    let report = fs::read_to_string(folder.path("packed").join("report.md")).expect("a report");
+    assert!(report.contains("head-") || report.contains("c\\_attn"), "{report}");
+    let mlp = ended(ascribe(&format!("influence {MLP} --layer-sets head --out {}", folder.arg("mlp"))));
+    assert_eq!(mlp.code, Some(2));
+    assert!(mlp.err.contains("`--layer-sets head`: a model of type `mlp` has no attention heads"), "{}", mlp.err);
+    let linear = "influence --model fixtures/gpt2-tiny --layers *.mlp.* --train fixtures/gpt2-tiny/train.jsonl";
+    let linear =
+        format!("{linear} --queries fixtures/gpt2-tiny/queries.jsonl --layer-sets head --out {}", folder.arg("mlp"));
+    let linear = ended(ascribe(&linear));
+    assert!(linear.err.contains("no tracked layer is one of attention's own"), "{}", linear.err);
+}

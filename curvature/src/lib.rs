@@ -22,6 +22,7 @@ pub use contraction::low_rank::{LowRank, Vectors};
 pub use contraction::product::GradientProducts;
 pub use contraction::quadratic::QuadraticForm;
 pub use contraction::rotated::STACK_NUMBERS;
+pub use contraction::sliced::LayerSlice;
 pub use error::Error;
 pub use estimate::covariance::{Counts, Covariance, CovarianceSum};
 pub use estimate::covariance_blocks::{CovarianceBlock, decompose, decomposed_alone};

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::attention_heads::HeadRole;
 use super::body::Loaded;
 use super::config::Config;
 use super::error::{LoadError, abridged};
@@ -33,6 +34,9 @@ pub(crate) struct Architecture {
     pub(crate) heads: Option<&'static str>,
     /// The size of a head where a configuration has no `head_dim`; none: the width over the heads.
     pub(crate) head_size: Option<usize>,
+    /// The layers around attention by the ends of their names, with what of them belongs to a head; none: a network
+    /// without attention.
+    pub(crate) attention: Option<&'static [(&'static str, HeadRole)]>,
 }
 
 /// In which order an architecture registers its parameters.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::separate;
 use super::body::Loaded;
 use super::config::Config;
 use super::encoder::{Family, Filling};
@@ -24,6 +25,12 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&separate([
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+    ])),
 };
 
 /// Keys of BERT's and RoBERTa's configurations that change no number here.

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::separate;
 use super::body::Loaded;
 use super::config::Config;
 use super::encoder::{Family, Filling, Places};
@@ -33,6 +34,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("n_layers"),
     heads: Some("n_heads"),
     head_size: None,
+    attention: Some(&separate(["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"])),
 };
 
 const NAMES: BlockNames = BlockNames {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::HeadRole;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -43,6 +44,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("n_layer"),
     heads: Some("n_head"),
     head_size: None,
+    attention: Some(&[("attn.c_attn", HeadRole::Packed { kv_heads: None }), ("attn.c_proj", HeadRole::Output)]),
 };
 
 const NAMES: BlockNames = BlockNames {

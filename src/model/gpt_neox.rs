@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::HeadRole;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -33,6 +34,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&[("attention.query_key_value", HeadRole::PackedByHead), ("attention.dense", HeadRole::Output)]),
 };
 
 const NAMES: BlockNames = BlockNames {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::separate;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -42,6 +43,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("n_layer"),
     heads: Some("n_head"),
     head_size: None,
+    attention: Some(&separate(["attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"])),
 };
 
 const NAMES: BlockNames = BlockNames {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::LLAMA_ATTENTION;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -33,6 +34,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&LLAMA_ATTENTION),
 };
 
 const NAMES: BlockNames = BlockNames {

@@ -43,6 +43,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: None,
     heads: None,
     head_size: None,
+    attention: None,
 };
 
 impl Mlp {

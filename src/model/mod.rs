@@ -3,6 +3,7 @@
 
 pub(crate) mod adapter;
 mod architecture;
+mod attention_heads;
 mod bert;
 mod body;
 mod checkpoint;
@@ -48,6 +49,7 @@ mod weights;
 
 pub use adapter::mode::AdapterMode;
 pub(crate) use architecture::{BlockNames, ExpertNames, Parameters, SCORE, class_of_texts};
+pub use attention_heads::HeadPart;
 pub use config::Config;
 pub use error::LoadError;
 pub(crate) use error::abridged;

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
+use super::attention_heads::HeadRole;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -50,6 +51,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&[("attn.Wqkv", HeadRole::Packed { kv_heads: None }), ("attn.Wo", HeadRole::Output)]),
 };
 
 const NAMES: BlockNames = BlockNames {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::attention_heads::{AttentionHeads, HeadPart};
 use super::body::{Body, Loaded};
 use super::contrasts;
 use super::error::LoadError;
@@ -32,6 +33,7 @@ pub struct Model {
     notes: Vec<String>,
     untracked: Vec<Untracked>,
     identity: Arc<Identity>,
+    attention: Option<AttentionHeads>,
 }
 
 impl Model {
@@ -67,6 +69,7 @@ impl Model {
         let mut untracked = if weights.adapter().is_some() { vec![] } else { untracked(&weights) };
         untracked.retain(|kind| !architecture.parameters.is_buffer(&kind.name));
         let identity = Arc::new(Identity::new(weights, &config));
+        let attention = AttentionHeads::of(architecture.attention, architecture.heads, &config)?;
         Ok(Self {
             body,
             layers,
@@ -79,6 +82,7 @@ impl Model {
             notes,
             untracked,
             identity,
+            attention,
         })
     }
 
@@ -134,6 +138,16 @@ impl Model {
     /// What [`Model::content_hash`] is computed from, which outlives the model.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// The parts of the tracked layers around attention that belong to its heads, to key-value heads that several heads
+    /// share, and to none; empty if no such layer is tracked, none if the network has no attention.
+    ///
+    /// # Errors
+    /// The name of a layer of keys or values whose heads cannot be told, because neither the queries nor the output beside
+    /// it are tracked.
+    pub fn head_parts(&self) -> Option<Result<Vec<HeadPart>, String>> {
+        self.attention.as_ref().map(|attention| attention.parts(&self.layers))
     }
 
     /// Logits of every row, `[R, V]`; what a model gives for whole examples, `[B, outputs]`.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::separate;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -39,6 +40,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"])),
 };
 
 const NAMES: BlockNames = BlockNames {

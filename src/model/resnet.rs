@@ -40,6 +40,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: None,
     heads: None,
     head_size: None,
+    attention: None,
 };
 
 /// What the parts of a network are called in its file.

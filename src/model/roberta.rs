@@ -27,6 +27,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: super::bert::ARCHITECTURE.attention,
 };
 
 /// XLM-RoBERTa: RoBERTa's network, which registers its head first since transformers 5.

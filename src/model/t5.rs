@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::HeadRole;
 use super::body::Loaded;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
@@ -38,6 +39,16 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_layers"),
     heads: Some("num_heads"),
     head_size: None,
+    attention: Some(&[
+        ("SelfAttention.q", HeadRole::Queries),
+        ("SelfAttention.k", HeadRole::KeysOrValues),
+        ("SelfAttention.v", HeadRole::KeysOrValues),
+        ("SelfAttention.o", HeadRole::Output),
+        ("EncDecAttention.q", HeadRole::Queries),
+        ("EncDecAttention.k", HeadRole::KeysOrValues),
+        ("EncDecAttention.v", HeadRole::KeysOrValues),
+        ("EncDecAttention.o", HeadRole::Output),
+    ]),
 };
 
 pub(super) const MULTILINGUAL: Architecture = Architecture {

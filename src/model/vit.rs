@@ -7,6 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::architecture::{Architecture, BlockNames, Parameters};
+use super::attention_heads::separate;
 use super::body::{Body, Loaded};
 use super::config::Config;
 use super::decoder;
@@ -49,6 +50,12 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&separate([
+        "attention.attention.query",
+        "attention.attention.key",
+        "attention.attention.value",
+        "attention.output.dense",
+    ])),
 };
 
 /// The names of the file, in the order in which transformers 4 registers them.

@@ -85,14 +85,16 @@ pub(crate) struct OutputOptions {
     /// same query vectors. Globs as in --layers, over the tracked layers; several with commas.
     #[arg(long, value_name = "NAME=GLOBS", value_parser = layer_set)]
     layer_set: Vec<(String, Vec<String>)>,
-    /// Also sum every score over the layers of each set that layers' names give
+    /// Also sum every score over the layers of each set that layers' names give, or over attention heads
     ///
     /// Several with commas. The sets are named by what their layers' names have in common: `transformer-h-0` for a
-    /// block of GPT-2, `attn-c_attn` for a module of all its blocks.
+    /// block of GPT-2, `attn-c_attn` for a module of all its blocks, `transformer-h-0-head-3` for a head.
     #[arg(long, value_name = "SPLIT", value_delimiter = ',', value_parser = one_of::<LayerSplit>(&[
         ("each", "every layer by itself"),
         ("block", "each block of the network: names up to their first number"),
         ("module", "the same module in all blocks: names without their numbers"),
+        ("head", "each attention head: its rows of the layers of queries, keys and values, its columns of the output's; \
+          keys and values that heads share are sets of their own"),
     ]))]
     layer_sets: Vec<LayerSplit>,
     /// Score some training examples alone: of each query the best by words, or those that a file lists [default: all]

@@ -49,6 +49,9 @@ const GROUPS: usize = 10;
 const PARTS: usize = 5;
 const LEADERS: usize = 12;
 
+/// Columns of a table of parts: layer sets, or stages.
+const COLUMNS: usize = 24;
+
 /// Builds the report of a run folder.
 ///
 /// # Errors
@@ -387,7 +390,22 @@ fn part_table(
         })
         .collect();
     let largest = rows.iter().flat_map(|row| &row.parts).map(|part| part.abs()).fold(0.0, f32::max);
-    PartTable { title, columns: parts.iter().map(|part| name(&part.name, NAME)).collect(), rows, largest }
+    let of_column = |column: usize| rows.iter().map(|row| row.parts[column].abs()).fold(0.0, f32::max);
+    let mut columns: Vec<usize> = (0..parts.len()).collect();
+    // of many parts the strongest, in their order
+    columns.sort_by(|&a, &b| of_column(b).total_cmp(&of_column(a)));
+    columns.truncate(COLUMNS);
+    columns.sort_unstable();
+    PartTable {
+        title,
+        columns: columns.iter().map(|&column| name(&parts[column].name, NAME)).collect(),
+        left_out: parts.len() - columns.len(),
+        rows: rows
+            .into_iter()
+            .map(|row| PartRow { parts: columns.iter().map(|&column| row.parts[column]).collect(), ..row })
+            .collect(),
+        largest,
+    }
 }
 
 /// What the choice of candidates kept of both sides.

@@ -46,6 +46,9 @@ pub(super) fn text(report: &Report) -> String {
                 let cells = row.parts.iter().map(|part| format!(" {} |", words::score(*part))).collect::<String>();
                 let _ = writeln!(out, "| {} | {} |{cells}", plain(&row.id), row.score_text());
             }
+            if parts.left_out > 0 {
+                let _ = writeln!(out, "\n_{} parts with smaller numbers are not shown._", parts.left_out);
+            }
         }
     }
     if !report.leaders.is_empty() {

@@ -249,6 +249,8 @@ pub(crate) struct PartTable {
     pub(crate) title: &'static str,
     /// What its columns are.
     pub(crate) columns: Vec<String>,
+    /// Parts with smaller numbers that have no column.
+    pub(crate) left_out: usize,
     pub(crate) rows: Vec<PartRow>,
     /// The largest of all, for the shades.
     pub(crate) largest: f32,

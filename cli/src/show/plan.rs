@@ -51,14 +51,19 @@ pub(crate) fn plan(plan: &Plan, verbose: bool) -> String {
         line("blocks", &blocks(width, summary));
     }
     if summary.answers.len() > 1 {
-        line("scores", &summary.answers.join(", "));
+        let (shown, more) = some(&summary.answers, verbose);
+        line("scores", &format!("{}{more}", shown.join(", ")));
     }
-    for (index, set) in summary.layer_sets.iter().enumerate() {
+    let (shown, more) = some(&summary.layer_sets, verbose);
+    for (index, set) in shown.iter().enumerate() {
         let (layers, parameters) = (counted(set.layers.len() as u64, "layers"), count(set.parameters as u64));
         line(if index == 0 { "sets" } else { "" }, &format!("{}: {layers} with {parameters} weights", set.name));
         for layer in set.layers.iter().filter(|_| verbose) {
             line("", &format!("  {layer}"));
         }
+    }
+    if !more.is_empty() {
+        line("", more.trim_start_matches(", "));
     }
     if summary.queries.is_some() {
         line("measure", &measure(job, summary));
@@ -261,6 +266,15 @@ fn method(job: &Job) -> String {
         }
     };
     format!("{}, {labels}, {dampings}, {}{joint}{mean}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))
+}
+
+/// The first of a long list, and how many more there are; all if everything is to be seen.
+fn some<T>(all: &[T], verbose: bool) -> (&[T], String) {
+    const SHOWN: usize = 24;
+    match all.len() {
+        n if n <= SHOWN || verbose => (all, String::new()),
+        n => (&all[..SHOWN], format!(", and {} more (--verbose)", n - SHOWN)),
+    }
 }
 
 fn measure(job: &Job, summary: &Summary) -> String {

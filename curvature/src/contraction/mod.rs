@@ -8,5 +8,6 @@ pub(crate) mod quadratic;
 pub(crate) mod rotated;
 pub(crate) mod route;
 pub(crate) mod rows;
+pub(crate) mod sliced;
 
 pub use route::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape, kept_rank};

@@ -157,7 +157,7 @@ impl Answer {
     ///
     /// # Errors
     /// The same one twice; dampings that nothing uses.
-    pub(in crate::job) fn all(job: &Job, training: &Training) -> Result<Vec<Self>, JobError> {
+    pub(in crate::job) fn all(job: &Job, training: &Training, sets: &[LayerSet]) -> Result<Vec<Self>, JobError> {
         let mut answers = match &job.source {
             None if job.method.curvature == Curvature::Identity => {
                 // without curvature there is nothing to damp
@@ -211,7 +211,7 @@ impl Answer {
         answers.iter_mut().enumerate().for_each(|(vectors, answer)| answer.vectors = vectors);
         for vectors in 0..answers.len() {
             let of = Some(answers[vectors].name.as_str()).filter(|_| vectors > 0);
-            let names: Vec<String> = job.output.layer_sets.keys().map(|set| LayerSet::answer(set, of)).collect();
+            let names: Vec<String> = sets.iter().map(|set| LayerSet::answer(&set.name, of)).collect();
             let method = answers[vectors].method;
             let over_sets = names.into_iter().enumerate();
             answers.extend(over_sets.map(|(set, name)| Self {

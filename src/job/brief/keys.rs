@@ -273,6 +273,11 @@ impl Brief {
         for &set in &pass.layer_sets {
             let layers = self.layer_sets[set].layers.iter().map(|&l| self.training.layers()[l].name.as_str());
             builder = builder.list("layer set", layers);
+            let slices = &self.layer_sets[set].slices;
+            if !slices.is_empty() {
+                let names: Vec<String> = slices.iter().map(|slice| self.slice_name(slice)).collect();
+                builder = builder.list("slices", names.iter().map(String::as_str));
+            }
         }
         Some(self.stored(builder).finish())
     }

@@ -1,27 +1,30 @@
-//! Sets of tracked layers, over each of which every answer is summed by itself, too.
+//! Sets of tracked layers, or of parts of them, over each of which every answer is summed by itself, too.
 
-use crate::curvature::LayerSpec;
+use crate::attribution::LayerPart;
+use crate::curvature::{LayerSlice, LayerSpec};
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
 use crate::job::request::{Job, LayerSplit};
-use crate::model::{LayerSelection, abridged};
+use crate::model::{HeadPart, LayerSelection, Model, abridged};
 
-/// Some of the tracked layers.
+/// Some of the tracked layers, or parts of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::job) struct LayerSet {
     /// Its name, in files and reports.
     pub name: String,
     /// Which of the tracked layers, in their order.
     pub layers: Vec<usize>,
+    /// What of these layers belongs to it; empty: all.
+    pub slices: Vec<LayerSlice>,
 }
 
 impl LayerSet {
     /// The sets of a job: those that it names, in the order of their names, and those that layers' names give, in the
-    /// order of the layers.
+    /// order of the layers. `heads` are the parts of the layers around attention, if heads are asked for.
     ///
     /// # Errors
     /// A pattern that is no glob, or that matches no tracked layer; two sets of one name.
-    pub(in crate::job) fn all(job: &Job, layers: &[LayerSpec]) -> Result<Vec<Self>, JobError> {
+    pub(in crate::job) fn all(job: &Job, layers: &[LayerSpec], heads: Vec<HeadPart>) -> Result<Vec<Self>, JobError> {
         let of_set = |(name, patterns): (&String, &crate::job::request::Several<String>)| {
             let layers = LayerSelection::new(&patterns.0, &[])?.among(layers).map_err(|pattern| {
                 let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
@@ -31,14 +34,19 @@ impl LayerSet {
                     hint: Some(format!("the tracked layers are {}", abridged(&names)).into()),
                 }
             })?;
-            Ok(Self { name: name.clone(), layers })
+            Ok(Self { name: name.clone(), layers, slices: vec![] })
         };
+        let mut heads = Some(heads);
         let mut sets = job.output.layer_sets.iter().map(of_set).collect::<Result<Vec<Self>, JobError>>()?;
         for &split in &job.output.split_layers {
-            for set in of_names(split, layers) {
+            let of_split = match split {
+                LayerSplit::Head => heads.take().unwrap_or_default().into_iter().map(Self::of_part).collect(),
+                LayerSplit::Each | LayerSplit::Block | LayerSplit::Module => of_names(split, layers),
+            };
+            for set in of_split {
                 if let Some(other) = sets.iter().find(|other| other.name.eq_ignore_ascii_case(&set.name)) {
                     // layers that stand in no block are sets of their own under every split
-                    if other.layers == set.layers {
+                    if other.layers == set.layers && other.slices == set.slices {
                         continue;
                     }
                     return Err(JobError::Options {
@@ -53,6 +61,29 @@ impl LayerSet {
             }
         }
         Ok(sets)
+    }
+
+    /// The set of a part of attention.
+    fn of_part(part: HeadPart) -> Self {
+        let mut layers: Vec<usize> = part.slices.iter().map(|slice| slice.layer).collect();
+        layers.dedup();
+        Self { name: plain(&part.name), layers, slices: part.slices }
+    }
+
+    /// What scores are summed over.
+    pub(in crate::job) fn part(&self) -> LayerPart<'_> {
+        match self.slices.is_empty() {
+            true => LayerPart::Layers(&self.layers),
+            false => LayerPart::Slices(&self.slices),
+        }
+    }
+
+    /// Numbers of an example's gradient that belong to it.
+    pub(in crate::job) fn parameters(&self, layers: &[LayerSpec]) -> usize {
+        match self.slices.is_empty() {
+            true => self.layers.iter().map(|&l| layers[l].parameters()).sum(),
+            false => self.slices.iter().map(|slice| slice.parameters(&layers[slice.layer])).sum(),
+        }
     }
 
     /// The name of an answer over a set's layers; the first answer's own name is in no file's either.
@@ -77,18 +108,54 @@ fn of_names(split: LayerSplit, layers: &[LayerSpec]) -> Vec<LayerSet> {
         let name = match (split, parts.iter().position(is_number)) {
             (LayerSplit::Block, Some(first)) => parts[..=first].join("."),
             (LayerSplit::Module, Some(_)) => modules[l][common..].join("."),
-            (LayerSplit::Each, _) | (_, None) => layer.name.clone(),
+            (LayerSplit::Each | LayerSplit::Head, _) | (_, None) => layer.name.clone(),
         };
-        let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
         match sets.iter_mut().find(|(found, _)| *found == name) {
             Some((_, set)) => set.layers.push(l),
             None => {
-                let set = LayerSet { name: name.chars().map(plain).collect(), layers: vec![l] };
+                let set = LayerSet { name: plain(&name), layers: vec![l], slices: vec![] };
                 sets.push((name, set));
             }
         }
     }
     sets.into_iter().map(|(_, set)| set).collect()
+}
+
+/// A name as a part of a file's name.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
+}
+
+/// The parts of a model's attention, if the job asks for heads.
+///
+/// # Errors
+/// If it does and the model has none, or none of its layers around attention is tracked.
+pub(in crate::job) fn heads_of(job: &Job, model: &Model) -> Result<Vec<HeadPart>, JobError> {
+    if !job.output.split_layers.contains(&LayerSplit::Head) {
+        return Ok(vec![]);
+    }
+    let leave_out = || Some("leave `head` out of <split_layers>".into());
+    match model.head_parts() {
+        None => Err(JobError::Options {
+            problem: option_text!("<split_layers = head>: a model of type `{}` has no attention heads", model.kind()),
+            hint: leave_out(),
+        }),
+        Some(Err(layer)) => Err(JobError::Options {
+            problem: option_text!(
+                "<split_layers = head>: which heads the rows of `{}` belong to cannot be told, because neither the queries \
+                 nor the output beside it are tracked",
+                layer
+            ),
+            hint: Some("track these too (<layers>), or leave `head` out of <split_layers>".into()),
+        }),
+        Some(Ok(parts)) if parts.is_empty() => Err(JobError::Options {
+            problem:
+                "<split_layers = head>: no tracked layer is one of attention's own, whose rows or columns are heads"
+                    .into(),
+            hint: leave_out(),
+        }),
+        Some(Ok(parts)) => Ok(parts),
+    }
 }
 
 /// Refuses names that are no part of a file's name, and sets of nothing.
@@ -139,7 +206,8 @@ mod tests {
     fn sets_are_the_layers_that_any_of_their_globs_matches() -> Result<(), JobError> {
         let job = job(&[("late", &["h.1.*"]), ("both", &["h.0.attn", "*.attn", "h.1.mlp"])]);
         check(&job)?;
-        let found: Vec<_> = LayerSet::all(&job, &layers())?.into_iter().map(|set| (set.name, set.layers)).collect();
+        let found: Vec<_> =
+            LayerSet::all(&job, &layers(), vec![])?.into_iter().map(|set| (set.name, set.layers)).collect();
         assert_eq!(found, [("both".to_owned(), vec![0, 2, 3]), ("late".to_owned(), vec![2, 3])]);
         Ok(())
     }
@@ -152,7 +220,7 @@ mod tests {
             let layers: Vec<LayerSpec> = names.iter().map(layer).collect();
             let mut job = job(&[]);
             job.output.split_layers = split.to_vec();
-            let sets = LayerSet::all(&job, &layers)?;
+            let sets = LayerSet::all(&job, &layers, vec![])?;
             Ok::<_, JobError>(sets.into_iter().map(|set| (set.name, set.layers)).collect::<Vec<_>>())
         };
         let own = |sets: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
@@ -200,7 +268,7 @@ mod tests {
     fn what_matches_nothing_or_has_no_plain_name_is_refused() {
         let refused = |sets: &[(&str, &[&str])]| {
             let job = job(sets);
-            let error = check(&job).err().or_else(|| LayerSet::all(&job, &layers()).err()).expect("refused");
+            let error = check(&job).err().or_else(|| LayerSet::all(&job, &layers(), vec![]).err()).expect("refused");
             (error.to_string(), error.hint().unwrap_or_default())
         };
         let (problem, hint) = refused(&[("late", &["h.1.*", "h.2.*"])]);

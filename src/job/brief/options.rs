@@ -170,7 +170,8 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     rank_by::check(job)?;
     intervals::check(job)?;
     layer_sets::check(job)?;
-    if !job.output.layer_sets.is_empty() && job.method.normalize == Normalize::Cosine {
+    let has_sets = !job.output.layer_sets.is_empty() || !job.output.split_layers.is_empty();
+    if has_sets && job.method.normalize == Normalize::Cosine {
         return options(
             "<normalize = cosine> divides by norms over all tracked layers, and <layer_sets> asks for parts of them",
             "leave one of the two out; a cosine over some layers is that of a run that tracks these alone",

@@ -3,7 +3,7 @@
 
 use crate::attribution::source::{LegCurvature, SourceOptions};
 use crate::attribution::{Aggregate, Error, Walk};
-use crate::curvature::Factors;
+use crate::curvature::{Factors, LayerSlice, LayerSpec};
 use crate::data::Kind;
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
@@ -19,6 +19,18 @@ impl Brief {
             None => (0..self.training.layers().len()).collect(),
             Some(set) => self.layer_sets[set].layers.clone(),
         }
+    }
+
+    /// Every slice of a layer that scores are summed over, with its layer.
+    pub(in crate::job) fn slices(&self) -> impl Iterator<Item = (&LayerSpec, &LayerSlice)> {
+        let layers = self.training.layers();
+        self.layer_sets.iter().flat_map(|set| &set.slices).map(|slice| (&layers[slice.layer], slice))
+    }
+
+    /// A slice of a layer in words: `h.0.attn.c_attn output 16..32`, where the column behind the inputs is the bias.
+    pub(in crate::job) fn slice_name(&self, slice: &LayerSlice) -> String {
+        let (name, side) = (&self.training.layers()[slice.layer].name, slice.side.name());
+        format!("{name} {side} {}..{}", slice.range.start, slice.range.end)
     }
 
     /// All of them.

@@ -147,6 +147,10 @@ pub struct LayerSetSummary {
     pub name: String,
     /// Its layers' names.
     pub layers: Vec<String>,
+    /// What of these layers belongs to it, where it is the part of an attention head: the layer, `output` or `input`, and
+    /// which rows or columns; empty: all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub slices: Vec<String>,
     /// Numbers in their gradients of one example.
     pub parameters: usize,
 }
@@ -222,7 +226,8 @@ impl Summary {
         let set = |set: &LayerSet| LayerSetSummary {
             name: set.name.clone(),
             layers: set.layers.iter().map(|&l| layers[l].name.clone()).collect(),
-            parameters: set.layers.iter().map(|&l| layers[l].parameters()).sum(),
+            slices: set.slices.iter().map(|slice| brief.slice_name(slice)).collect(),
+            parameters: set.parameters(layers),
         };
         let stages = training.stages.iter().zip(train);
         let of_variants = |is: bool| brief.answers.iter().filter(move |answer| answer.variant.is_some() == is);

@@ -212,6 +212,7 @@ mod tests {
                 aggregate: Aggregate::Each,
                 vectors: 2,
                 sums: 1,
+                slice: 0,
                 examples: 1 << 11,
                 rank: None,
                 carried: 2,

@@ -90,6 +90,8 @@ pub(in crate::job) struct QuerySizes {
     pub vectors: u64,
     /// Sums of every product: over all layers, and over each set of layers.
     pub sums: u64,
+    /// Numbers of the largest slice of a layer that scores are summed over by itself.
+    pub slice: u64,
     /// Examples of the largest stage.
     pub examples: u64,
     /// Rank of the vectors; none if they are whole.
@@ -196,6 +198,7 @@ impl<'a> Sizes<'a> {
                 aggregate: Aggregate::from(method.aggregate),
                 vectors: brief.most_vectors() as u64,
                 sums: passes.iter().map(|pass| pass.sums()).max().unwrap_or(1) as u64,
+                slice: brief.slices().map(|(layer, slice)| slice.parameters(layer) as u64).max().unwrap_or(0),
                 examples: training.stages.iter().map(|stage| stage.train.len()).max().unwrap_or(0) as u64,
                 rank: method.query_rank,
                 carried: carried(brief),

@@ -437,7 +437,15 @@ impl Counts<'_> {
             }
             OwnInfluence::None | OwnInfluence::Pass { .. } => 0,
         };
-        let pass = self.pass(way, way.batch) + self.packed(way.batch);
+        // vectors and rows of a slice are cut out
+        let sliced = match queries.slice {
+            0 => 0,
+            numbers => {
+                let widest = self.largest(&|l| self.0.layers[l].outputs.max(self.0.layers[l].columns()) as u64);
+                self.number() * (queries.vectors * numbers + self.rows(way.batch) * widest)
+            }
+        };
+        let pass = self.pass(way, way.batch) + self.packed(way.batch) + sliced;
         pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
     }
 

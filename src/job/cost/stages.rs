@@ -425,8 +425,14 @@ impl Stages<'_> {
     fn scores(&self, pass: &ScorePass) -> StageCost {
         let (plan, layers) = (self.plan, self.layers());
         let rows = plan.vectors_of(pass);
+        let slices: Vec<LayerSpec> = plan.slices().map(|(layer, slice)| slice.spec(layer)).collect();
         let products = |batch: &BatchShape| {
-            layers.iter().map(|layer| work::scores(layer, batch, rows, plan.vector_form().rank_at(layer))).sum::<u128>()
+            let of = |layer: &LayerSpec, rank| work::scores(layer, batch, rows, rank);
+            let whole = layers.iter().map(|layer| of(layer, plan.vector_form().rank_at(layer)));
+            // a slice has the rank of its layer
+            let cut =
+                plan.slices().zip(&slices).map(|((layer, _), slice)| of(slice, plan.vector_form().rank_at(layer)));
+            whole.chain(cut).sum::<u128>()
         };
         let mut stage = self.pass(Pass::Scores, pass.site, 1, WorkKind::Scores, products);
         if plan.forms_with_scores(pass).is_some() {

@@ -133,7 +133,12 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         entries.insert("variant", variant.words());
     }
     if let Some(set) = answered.layer_set {
-        entries.insert("layer_set", brief.layer_sets[set].name.clone());
+        let set = &brief.layer_sets[set];
+        entries.insert("layer_set", set.name.clone());
+        if !set.slices.is_empty() {
+            let slices: Vec<String> = set.slices.iter().map(|slice| brief.slice_name(slice)).collect();
+            entries.insert("layer_slices", json!(slices).to_string());
+        }
     }
     match answered.method {
         Method::Influence { .. } if !detail.is_empty() => drop(entries.insert("damping", detail)),

@@ -27,7 +27,7 @@ use crate::data::{Kind, ReadReport, Role};
 use crate::job::brief::answers::Answer;
 use crate::job::brief::copies::Copies;
 use crate::job::brief::example_groups::Groups;
-use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::layer_sets::{self, LayerSet};
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::record::open_reused;
@@ -94,6 +94,7 @@ impl Plan {
         let model = Model::load(&last, &options)?;
         compare_checkpoints(&mut readings, model.layers())?;
         let limits = model.limits();
+        let heads = layer_sets::heads_of(&job, &model)?;
         let mut notes = job.commits();
         notes.extend(model.notes().iter().cloned());
         notes.extend(solve_note);
@@ -237,8 +238,8 @@ impl Plan {
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }
-        let layer_sets = LayerSet::all(&job, training.layers())?;
-        let answers = Answer::all(&job, &training)?;
+        let layer_sets = LayerSet::all(&job, training.layers(), heads)?;
+        let answers = Answer::all(&job, &training, &layer_sets)?;
         let (queries, query_report) = queries.unzip();
         let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
         let (copies, found) = Copies::find(&job, &training, memory)?;

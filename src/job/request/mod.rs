@@ -401,6 +401,8 @@ pub enum LayerSplit {
     Block,
     /// The layers at the same place of all blocks: names that are the same but for their numbers.
     Module,
+    /// The rows and columns of each attention head.
+    Head,
 }
 
 fn ten() -> usize {

@@ -151,7 +151,7 @@ impl Run<'_> {
         let examples = plan.in_batches(&plan.training.stages[pass.site.stage].train);
         let sweep = self.sweep(&*network, &examples, gap.clone(), Pass::Scores);
         let width = pass.sums() * sources.iter().map(StoredVectors::rows).sum::<usize>();
-        let sets: Vec<&[usize]> = pass.layer_sets.iter().map(|&set| plan.layer_sets[set].layers.as_slice()).collect();
+        let sets: Vec<_> = pass.layer_sets.iter().map(|&set| plan.layer_sets[set].part()).collect();
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {
             pending.end = columns.examples.end;

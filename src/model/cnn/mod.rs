@@ -43,6 +43,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     blocks: None,
     heads: None,
     head_size: None,
+    attention: None,
 };
 
 /// `x: [B · H · W, C]` throughout: a row for each place of an image, and one for each image once it is flattened.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::family::{Defaults, Family, NormKind, NormPlaces, QUERY_KEY_NORMED, QueryKeyNorms, names};
 use super::stored::build;
 use crate::model::architecture::{Architecture, BlockNames, Parameters};
+use crate::model::attention_heads::LLAMA_ATTENTION;
 use crate::model::body::Loaded;
 use crate::model::config::Config;
 use crate::model::error::LoadError;
@@ -24,6 +25,7 @@ pub(in crate::model) const TEXT: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: Some(256),
+    attention: Some(&LLAMA_ATTENTION),
 };
 
 /// The model that sees images too, whose configuration has that of its language model inside.

@@ -7,6 +7,7 @@ use super::experts::Experts;
 use super::family::{Defaults, Family, with_experts};
 use super::stored::build;
 use crate::model::architecture::{Architecture, ExpertNames, Parameters};
+use crate::model::attention_heads::LLAMA_ATTENTION;
 use crate::model::body::Loaded;
 use crate::model::config::Config;
 use crate::model::error::LoadError;
@@ -25,6 +26,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&LLAMA_ATTENTION),
 };
 
 const NAMES: ExpertNames =

@@ -7,6 +7,7 @@ use super::experts::{COMMON, Experts, count};
 use super::family::{Defaults, Family, QueryKeyNorms, with_experts};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::attention_heads::LLAMA_ATTENTION;
 use crate::model::body::Loaded;
 use crate::model::config::Config;
 use crate::model::error::LoadError;
@@ -24,6 +25,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&LLAMA_ATTENTION),
 };
 
 const MODULES: &[&str] = &[

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::family::{Defaults, Family, Packing, names};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::attention_heads::HeadRole;
 use crate::model::body::Loaded;
 use crate::model::config::Config;
 use crate::model::error::LoadError;
@@ -24,6 +25,10 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&[
+        ("self_attn.qkv_proj", HeadRole::Packed { kv_heads: Some("num_key_value_heads") }),
+        ("self_attn.o_proj", HeadRole::Output),
+    ]),
 };
 
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::family::{Defaults, Family, PLAIN, names};
 use super::stored::build;
 use crate::model::architecture::{Architecture, Parameters};
+use crate::model::attention_heads::LLAMA_ATTENTION;
 use crate::model::body::Loaded;
 use crate::model::config::Config;
 use crate::model::error::LoadError;
@@ -23,6 +24,7 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
+    attention: Some(&LLAMA_ATTENTION),
 };
 
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
