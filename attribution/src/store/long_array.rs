@@ -12,7 +12,7 @@ const IN_MEMORY: usize = 16 << 20;
 /// Bytes of a file at least, and that it grows by at most.
 const LEAST_ROOM: usize = 64 << 20;
 const MOST_ROOM: usize = 1 << 30;
-/// Bytes that are read before what lies behind them may leave the memory.
+/// Bytes that are read or written before what lies behind them may leave the memory.
 const STRIDE: usize = 32 << 20;
 
 /// An array that grows at its end. A short one lies in memory. A long one lies in a file without a name, in the folder of
@@ -85,6 +85,7 @@ impl<T: Pod> LongArray<T> {
             Some(mapped) => {
                 let size = size_of::<T>();
                 mapped.map[self.length * size..length * size].copy_from_slice(bytemuck::cast_slice(elements));
+                self.passed(self.length..length);
             }
         }
         self.length = length;
@@ -127,8 +128,8 @@ impl<T: Pod> LongArray<T> {
         self.file.is_none()
     }
 
-    /// Says that these elements were read, in order with those before them: from time to time what lies behind leaves the
-    /// memory, and is found in the file again.
+    /// Says that these elements were read or written, in order with those before them: from time to time what lies behind
+    /// leaves the memory, and is found in the file again.
     pub fn passed(&self, elements: Range<usize>) {
         let Some(mapped) = &self.file else { return };
         let [from, to] = [elements.start, elements.end].map(|element| element * size_of::<T>() / STRIDE);
