@@ -209,6 +209,34 @@ fn targets_and_pairs_add_up_to_the_scores_of_every_method() {
     }
 }
 
+/// An example that two stages of training have has the shares of both.
+#[test]
+fn shares_are_of_all_stages_that_have_the_example() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(support::root().join("fixtures/trainer-tiny/train.jsonl")).expect("a fixture");
+    let lines: Vec<&str> = text.lines().collect();
+    let [base, tuned] = [("base", &lines[..12]), ("tuned", &lines[4..16])]
+        .map(|(name, lines)| folder.write(&format!("{name}.jsonl"), lines.join("\n")));
+    folder.copy_of("trainer-tiny");
+    let stage = |name: &str, checkpoint: usize| {
+        format!(
+            "[[stage]]\nname = \"{name}\"\noptimizer = \"sgd\"\nmomentum = 0.0\nweight_decay = 0.0\ntrain_examples = 12\n\
+             batch_size = 4\nloss_reduction = \"mean\"\nsteps = 9\nlearning_rate = [{{ from_step = 0, value = 0.05 }}]\n\
+             checkpoint = [{{ path = \"trainer-tiny/checkpoint-{checkpoint}\", step = 9 }}]\n\n"
+        )
+    };
+    let run = folder.write("run.toml", stage("base", 60) + &stage("tuned", 240));
+    let queries = "--queries fixtures/trainer-tiny/queries.jsonl --add-eos train --top 3";
+    let out = folder.arg("stages");
+    done(&format!(
+        "source --trajectory {run} --stage-train base={base} --stage-train tuned={tuned} {queries} --tokens matrix --quiet \
+         --out {out}"
+    ));
+    let found = assert_all_sums(&folder, "stages");
+    // the first eight columns behind the first four are in both
+    assert!(found.pairs.iter().any(|pair| (4..12).contains(&pair[1])), "{:?}", found.pairs);
+}
+
 fn share(of: &Value) -> f64 {
     of["share"].as_f64().expect("a share")
 }
