@@ -12,6 +12,7 @@ mod count;
 mod miniature;
 mod seconds;
 mod stages;
+mod tokens;
 mod work;
 
 pub use self::calibration::{Calibration, EigenRate};
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
     use crate::curvature::Graphs;
     use crate::job::error::JobError;
-    use crate::job::request::Job;
+    use crate::job::request::{Job, TokensRequest};
     use crate::model::Residence;
 
     fn plan(model: &str, memory: Option<u64>) -> Result<Plan, JobError> {
@@ -58,6 +59,33 @@ mod tests {
             path(queries)
         );
         Plan::resolve(toml::from_str::<Job>(&job).expect("a job"))
+    }
+
+    #[test]
+    fn shares_of_tokens_are_stages() -> Result<(), JobError> {
+        let mut found = vec![];
+        for request in [TokensRequest::None, TokensRequest::Ranked, TokensRequest::Query, TokensRequest::Matrix] {
+            let mut plan = plan("gpt2-tiny", None)?;
+            plan.brief.job.output.tokens = request;
+            let plan = Plan::resolve(plan.job.clone())?;
+            let cost = plan.cost()?;
+            assert_eq!(Some(cost.memory), cost.stages.iter().map(|stage| stage.memory).max(), "{request:?}");
+            let of =
+                |name: &str| -> Vec<&StageCost> { cost.stages.iter().filter(|stage| stage.stage == name).collect() };
+            let (targets, examples) = (of("query tokens"), of("tokens"));
+            let divides_queries = request.divides_queries();
+            assert_eq!(targets.len(), usize::from(divides_queries), "{request:?}");
+            assert_eq!(examples.len(), usize::from(request != TokensRequest::None), "{request:?}");
+            if divides_queries {
+                assert_eq!((targets[0].units, targets[0].unit.as_str()), (plan.query_targets() as u64, "tokens"));
+                assert!(targets[0].flop() > of("queries")[0].flop(), "{request:?}");
+            }
+            // at most twenty for each of eight queries, of all examples
+            assert!(examples.iter().all(|stage| stage.units == 160 && stage.memory > 0), "{request:?}");
+            found.push(examples.first().map_or(0, |stage| stage.flop()));
+        }
+        assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+        Ok(())
     }
 
     #[test]

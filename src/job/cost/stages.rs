@@ -13,10 +13,11 @@ use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
+use crate::job::steps::queries::queries_at_once;
 use crate::job::training::{Fit, Sample, Site, Stage, Training};
 
 /// Batches of equal shape are counted once.
-type Batches = BTreeMap<BatchShape, u64>;
+pub(super) type Batches = BTreeMap<BatchShape, u64>;
 
 /// A plan, and what does not depend on the stage.
 pub(super) struct Stages<'a> {
@@ -66,6 +67,7 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
             }
         }
         all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(pass)));
+        all.extend(stages.tokens(queries));
         if plan.walks_to_itself() {
             all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
         }
@@ -144,12 +146,12 @@ pub(super) fn coordinates(plan: &Plan, fit: &Fit) -> Coordinates {
 }
 
 impl Stages<'_> {
-    fn named(&self, pass: Pass) -> StageCost {
+    pub(super) fn named(&self, pass: Pass) -> StageCost {
         let memory = self.plan.memory.stages.of(pass);
         StageCost { stage: pass.name().into(), unit: pass.unit().into(), memory, ..StageCost::default() }
     }
 
-    fn layers(&self) -> &[LayerSpec] {
+    pub(super) fn layers(&self) -> &[LayerSpec] {
         self.plan.training.layers()
     }
 
@@ -215,7 +217,13 @@ impl Stages<'_> {
         }
     }
 
-    fn work(&self, batches: &Batches, repeats: u64, kind: WorkKind, of: impl Fn(&BatchShape) -> u128) -> Vec<Work> {
+    pub(super) fn work(
+        &self,
+        batches: &Batches,
+        repeats: u64,
+        kind: WorkKind,
+        of: impl Fn(&BatchShape) -> u128,
+    ) -> Vec<Work> {
         let sum = |of: &dyn Fn(&BatchShape) -> u128| {
             batches.iter().map(|(batch, n)| of(batch) * u128::from(n * repeats)).sum()
         };
@@ -268,9 +276,9 @@ impl Stages<'_> {
         self.in_groups(stage)
     }
 
-    fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
+    /// Gradients of queries in these batches, and what their walks make of so many rows.
+    pub(super) fn vectors(&self, batches: &Batches, rows: u128, sets: &[VectorSet]) -> Vec<Work> {
         let (plan, layers, width) = (self.plan, self.layers(), self.plan.block_width());
-        let rows = plan.query_rows() as u128;
         let is_each = Aggregate::from(plan.job.method.aggregate) == Aggregate::Each;
         let carried_by = |batch: &BatchShape| {
             let of_layer = |(l, layer): (usize, &LayerSpec)| {
@@ -301,9 +309,7 @@ impl Stages<'_> {
             };
             layers.iter().enumerate().map(of_layer).sum()
         };
-        let at_most = crate::job::steps::queries::queries_at_once(layers, plan.width() as usize);
-        let batches = batches(plan, queries, at_most);
-        let mut found = self.work(&batches, 1, WorkKind::Vectors, carried_by);
+        let mut found = self.work(batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;
         for (l, layer) in layers.iter().enumerate() {
             let rank = plan.vector_form().rank_at(layer);
@@ -329,6 +335,13 @@ impl Stages<'_> {
         if truncations > 0 {
             found.push(Work { kind: WorkKind::Truncations, flop: truncations });
         }
+        found
+    }
+
+    fn queries(&self, queries: &Dataset, sets: &[VectorSet]) -> StageCost {
+        let (plan, rows) = (self.plan, self.plan.query_rows());
+        let batches = batches(plan, queries, queries_at_once(self.layers(), plan.width() as usize));
+        let mut found = self.vectors(&batches, rows as u128, sets);
         if plan.job.method.normalize == Normalize::Cosine {
             // every query's product with itself
             let squares = |batch: &BatchShape| self.forms(batch);
