@@ -209,6 +209,53 @@ fn targets_and_pairs_add_up_to_the_scores_of_every_method() {
     }
 }
 
+/// Shares of every example for every query, those of the listed ones among them.
+#[test]
+fn all_examples_are_divided_where_that_is_asked_for() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(support::root().join("fixtures/trainer-tiny/train.jsonl")).expect("a fixture");
+    let train = folder.write("train.jsonl", text.lines().take(8).collect::<Vec<_>>().join("\n"));
+    let average = "--model fixtures/trainer-tiny/checkpoint-60 --model fixtures/trainer-tiny/checkpoint-240";
+    for (name, model) in [("one", "--model fixtures/gpt2-tiny --query-rank 4"), ("layers", average)] {
+        let out = folder.arg(name);
+        let files =
+            format!("--train {train} --queries fixtures/gpt2-tiny/queries.jsonl --add-eos train --top 2 --solve ekfac");
+        let shown = done(&format!("influence {model} {files} --tokens all --out {out}"));
+        assert!(shown.err.contains("scores of all examples are divided over their tokens"), "{}", shown.err);
+        let scores = support::scores(&folder.path(name).join("scores.safetensors"));
+        let file = TensorFile::open_checked(&folder.path(name).join("tokens.safetensors")).expect("shares");
+        assert_eq!(file.metadata("tokens"), Some("all"));
+        let (offsets, shares) = (file.i64("token_offsets").expect("offsets"), file.f32("shares").expect("shares"));
+        let rest = file.f32("rest").expect("the rest");
+        assert_eq!((offsets.len(), scores.len(), rest.len()), (9, 8 * 8, 8 * 8), "{name}");
+        assert_eq!(shares.len(), 8 * offsets[8] as usize);
+        for (query, row) in scores.chunks(8).enumerate() {
+            for (column, score) in row.iter().enumerate() {
+                let tokens = offsets[column] as usize..offsets[column + 1] as usize;
+                let own: Vec<f64> = tokens.map(|t| f64::from(shares[t * 8 + query])).collect();
+                let sum = own.iter().sum::<f64>() + f64::from(rest[column * 8 + query]);
+                assert_near(sum, f64::from(*score), size(&own), name);
+            }
+        }
+        // of the listed ones what they have by themselves
+        let listed = || -> Vec<Vec<f64>> {
+            let ranking = fs::read_to_string(folder.path(name).join("ranking.jsonl")).expect("a ranking");
+            let sides = json_lines(&ranking);
+            let sides = sides.iter().flat_map(|ranking| [&ranking["proponents"], &ranking["opponents"]]);
+            let examples = sides.flat_map(|side| side.as_array().expect("a list"));
+            examples.map(|example| example["tokens"].as_array().expect("tokens").iter().map(share).collect()).collect()
+        };
+        let found = listed();
+        done(&format!("influence {model} {files} --tokens ranked --quiet --out {out}"));
+        let want = listed();
+        assert!(found.len() == want.len() && !found.is_empty());
+        for (found, want) in found.iter().zip(&want) {
+            assert_eq!(found.len(), want.len());
+            found.iter().zip(want).for_each(|(found, share)| assert_near(*found, *share, size(want), name));
+        }
+    }
+}
+
 /// An example that two stages of training have has the shares of both.
 #[test]
 fn shares_are_of_all_stages_that_have_the_example() {

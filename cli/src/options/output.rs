@@ -31,12 +31,13 @@ pub(crate) struct OutputOptions {
     store_scores: Option<StoreScores>,
     /// Also divide the scores of the examples that are listed over tokens: which words they come from [default: none]
     ///
-    /// From further passes over these examples alone.
+    /// From further passes over these examples alone. The plan says how many shares there are.
     #[arg(long, value_name = "WHICH", value_parser = one_of::<TokensRequest>(&[
         ("none", "scores of whole examples alone"),
         ("ranked", "over the tokens of the training example"),
         ("query", "over the target tokens of the query: which of them the example moved; each is a query of its own"),
         ("matrix", "over both: what each token of the example adds through each target token of the query"),
+        ("all", "over the tokens of the training example, of every example and not of those alone that are listed"),
     ]))]
     tokens: Option<TokensRequest>,
     /// Also say how sure each score and each ranking is, from variants of the scores [default: none]

@@ -9,7 +9,7 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
 use crate::job::error::JobError;
 use crate::job::number::Number;
-use crate::job::request::{CheckpointScores, Normalize, ScoreScale};
+use crate::job::request::{CheckpointScores, Normalize, ScoreScale, TokensRequest};
 use crate::job::training::{Averaged, Sample, Site};
 
 impl Brief {
@@ -111,6 +111,10 @@ impl Brief {
     /// Shares of tokens of all listed pairs, if each list is as long as it can be and examples have the mean length.
     pub(in crate::job) fn token_shares(&self) -> u64 {
         let (request, listed) = (self.job.output.tokens, self.listed() as u64);
+        if request == TokensRequest::All {
+            let columns = self.training.columns.len() as u64;
+            return self.query_rows() as u64 * columns * self.tokens_of_example() as u64;
+        }
         let (targets, tokens) = (self.query_targets() as u64, self.tokens_of_example() as u64);
         let of_examples = if request.divides_examples() { self.query_rows() as u64 * tokens } else { 0 };
         let of_queries = if request.divides_queries() { targets } else { 0 };

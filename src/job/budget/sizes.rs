@@ -5,7 +5,7 @@ use crate::attribution::trajectory::{Optimizer, TrainingStage};
 use crate::curvature::{BlockWidth, CurvatureKind, LayerSpec};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
-use crate::job::request::{FormRequest, Normalize, Solve};
+use crate::job::request::{FormRequest, Normalize, Solve, TokensRequest};
 use crate::job::training::{Fit, Stage, Training};
 use crate::model::{Footprint, Limits};
 
@@ -103,14 +103,14 @@ pub(in crate::job) struct QuerySizes {
     pub tokens: Option<TokenSizes>,
 }
 
-/// Target tokens of queries over which scores are divided.
+/// Shares of tokens that are in memory together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) struct TokenSizes {
-    /// Target tokens of all queries.
+    /// Target tokens of all queries; 0 if scores are divided over the tokens of all examples.
     pub targets: u64,
     /// Legs of the first answer's walk.
     pub legs: u64,
-    /// Shares of all listed pairs.
+    /// Shares of all pairs.
     pub shares: u64,
     /// Tokens of an example whose scores are kept apart.
     pub longest: u64,
@@ -263,11 +263,11 @@ fn carried(brief: &Brief) -> u64 {
 
 fn token_sizes(brief: &Brief, longest: usize) -> Option<TokenSizes> {
     let request = brief.job.output.tokens;
-    if !request.divides_queries() {
+    if !request.divides_queries() && request != TokensRequest::All {
         return None;
     }
     let longest = if request.divides_examples() { longest as u64 } else { 1 };
-    let targets = brief.query_targets() as u64;
+    let targets = if request.divides_queries() { brief.query_targets() as u64 } else { 0 };
     Some(TokenSizes { targets, legs: brief.legs(0) as u64, shares: brief.token_shares(), longest })
 }
 

@@ -422,11 +422,7 @@ impl Counts<'_> {
 
     /// Query vectors, and scores until they are written.
     fn scores(&self, way: Way, queries: &QuerySizes, mapped: u64) -> u64 {
-        let vector = |l: usize| {
-            let layer = &self.0.layers[l];
-            let of_rank = |rank: usize| self.number() * (rank * (layer.outputs + layer.columns())) as u64;
-            queries.vectors * queries.rank.map_or(u64::MAX, of_rank).min(self.number() * self.parameters(l))
-        };
+        let vector = |l: usize| self.query_vectors(queries, l);
         let all = self.total(&|l| self.number() * self.parameters(l));
         // spectra of all layers
         let forms = match queries.own {
@@ -449,15 +445,25 @@ impl Counts<'_> {
         pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
     }
 
+    /// A layer's vectors of all queries that a pass meets.
+    fn query_vectors(&self, queries: &QuerySizes, l: usize) -> u64 {
+        let layer = &self.0.layers[l];
+        let of_rank = |rank: usize| self.number() * (rank * (layer.outputs + layer.columns())) as u64;
+        queries.vectors * queries.rank.map_or(u64::MAX, of_rank).min(self.number() * self.parameters(l))
+    }
+
     /// Vectors of a block of target tokens, beside what making them or multiplying with them takes, and the shares of all
-    /// listed pairs; 0 if scores are not divided over targets.
+    /// listed pairs; or the shares of all examples; 0 if neither is asked for.
     fn tokens(&self, way: Way, queries: &QuerySizes, block: u64, mapped: u64) -> u64 {
-        let Some(TokenSizes { legs, shares, longest, .. }) = queries.tokens.filter(|tokens| tokens.targets > 0) else {
-            return 0;
-        };
+        let Some(TokenSizes { targets, legs, shares, longest }) = queries.tokens else { return 0 };
         let all = self.total(&|l| self.number() * self.parameters(l));
+        let one = self.pass(way, self.0.longest) + self.packed(self.0.longest);
+        if targets == 0 {
+            let vectors = self.stays(mapped, &|l| self.query_vectors(queries, l));
+            return one + vectors + 16 * longest * queries.vectors + 4 * shares;
+        }
         // each: one example's rows with every vector of the block
-        let multiplying = self.pass(way, self.0.longest) + self.packed(self.0.longest) + 8 * longest * block * legs;
+        let multiplying = one + 8 * longest * block * legs;
         // in a subspace also the map of one query
         let map = if self.0.solve.is_some() { all } else { 0 };
         let making = self.queries(way, queries, mapped) + map;

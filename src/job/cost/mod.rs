@@ -64,7 +64,8 @@ mod tests {
     #[test]
     fn shares_of_tokens_are_stages() -> Result<(), JobError> {
         let mut found = vec![];
-        for request in [TokensRequest::None, TokensRequest::Ranked, TokensRequest::Query, TokensRequest::Matrix] {
+        use TokensRequest::{All, Matrix, Query, Ranked};
+        for request in [TokensRequest::None, Ranked, Query, Matrix, All] {
             let mut plan = plan("gpt2-tiny", None)?;
             plan.brief.job.output.tokens = request;
             let plan = Plan::resolve(plan.job.clone())?;
@@ -84,7 +85,7 @@ mod tests {
             assert!(examples.iter().all(|stage| stage.units == 160 && stage.memory > 0), "{request:?}");
             found.push(examples.first().map_or(0, |stage| stage.flop()));
         }
-        assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
+        assert!(found[..4].is_sorted_by(|a, b| a < b) && found[4] > found[1], "{found:?}");
         Ok(())
     }
 

@@ -60,7 +60,8 @@ impl Stages<'_> {
         let plan = self.plan;
         let request = plan.job.output.tokens;
         let (rows, listed, length) = (plan.query_rows().max(1), plan.listed(), plan.tokens_of_example());
-        let (pairs, examples) = (rows * listed, plan.training.stages[pass.site.stage].train.len());
+        let examples = plan.training.stages[pass.site.stage].train.len();
+        let pairs = rows * if request == TokensRequest::All { examples } else { listed };
         // every block of targets goes through the examples that are listed for its queries
         let (vectors, blocks) = match request.divides_queries() {
             true => {
@@ -78,7 +79,7 @@ impl Stages<'_> {
         };
         let of = |layer: &LayerSpec| work::scores(layer, &divided, vectors * pass.contributions.len(), None);
         work[1].flop = self.layers().iter().map(of).sum::<u128>() * pairs as u128;
-        let memory = plan.memory.stages.of(if request.divides_queries() { Pass::Tokens } else { Pass::Scores });
+        let memory = plan.memory.stages.of(if request == TokensRequest::Ranked { Pass::Scores } else { Pass::Tokens });
         StageCost {
             of: plan.training.networks.parameters()[pass.site.network].name.clone(),
             units: differentiated,

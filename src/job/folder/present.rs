@@ -52,7 +52,8 @@ pub(in crate::job) fn has_tokens(brief: &Brief, key: &Key) -> Result<bool, JobEr
     let divided = file.metadata(DIVIDED).unwrap_or(TokensRequest::Ranked.name());
     let output = &brief.job.output;
     let is_asked = divided == output.tokens.name() && copies == output.duplicates.to_string();
-    Ok(top.is_some_and(|top| top >= output.top) && is_asked)
+    let has_listed = output.tokens == TokensRequest::All || top.is_some_and(|top| top >= output.top);
+    Ok(has_listed && is_asked)
 }
 
 /// Whether there is such a file and it was made from what the key says.

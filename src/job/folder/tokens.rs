@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::attribution::store::{Key, TensorData, TensorFile, write_safetensors};
+use crate::attribution::store::{Key, Metadata, TensorData, TensorFile, write_safetensors};
 use crate::job::brief::Brief;
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::metadata::score_metadata;
 use crate::job::folder::places::tokens_file;
+use crate::job::request::TokensRequest;
 
 /// The entry that says how many proponents and opponents of each query were taken.
 pub(in crate::job) const TOP: &str = "top";
@@ -108,15 +109,53 @@ pub(in crate::job) fn write_tokens(
         tensors.push(TensorData::new("query_target_offsets", &place_shapes[0], &place_offsets));
         tensors.push(TensorData::new("query_target_places", &place_shapes[1], &places));
     }
+    Ok(write_safetensors(&tokens_file(brief), &tensors, &metadata(brief, summary, key))?)
+}
+
+/// Shares of the tokens of all examples for all queries.
+#[derive(Debug)]
+pub(in crate::job) struct AllShares {
+    /// Rows of the scores, Q.
+    pub rows: usize,
+    /// `[N + 1]`: where the tokens of each column begin.
+    pub offsets: Vec<i64>,
+    /// `[tokens, Q]`.
+    pub shares: Vec<f32>,
+    /// `[N, Q]`: what belongs to no token alone.
+    pub rest: Vec<f32>,
+}
+
+/// Writes the shares of all examples.
+pub(in crate::job) fn write_all_tokens(
+    brief: &Brief,
+    summary: &Summary,
+    key: &Key,
+    all: &AllShares,
+) -> Result<(), JobError> {
+    let (n, rows) = (all.offsets.len() - 1, all.rows);
+    let shapes = [[n + 1, 1], [all.shares.len() / rows.max(1), rows], [n, rows]];
+    let tensors = [
+        TensorData::new(TOKEN_OFFSETS, &shapes[0][..1], &all.offsets),
+        TensorData::new("shares", &shapes[1], &all.shares),
+        TensorData::new("rest", &shapes[2], &all.rest),
+    ];
+    Ok(write_safetensors(&tokens_file(brief), &tensors, &metadata(brief, summary, key))?)
+}
+
+/// Where the tokens of each example begin, in files of shares of all examples.
+const TOKEN_OFFSETS: &str = "token_offsets";
+
+/// What a file of shares says of itself.
+fn metadata(brief: &Brief, summary: &Summary, key: &Key) -> Metadata {
     let mut metadata = score_metadata(brief, summary, 0, key);
     metadata.insert(TOP.into(), brief.job.output.top.to_string());
     metadata.insert(COPIES.into(), brief.job.output.duplicates.to_string());
-    metadata.insert(DIVIDED.into(), request.name().into());
-    Ok(write_safetensors(&tokens_file(brief), &tensors, &metadata)?)
+    metadata.insert(DIVIDED.into(), brief.job.output.tokens.name().into());
+    metadata
 }
 
 /// What tokens add to the score of one pair, as a run folder has it. Lists are empty where scores are not divided so.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::job) struct StoredPair {
     /// By token of the example.
     pub shares: Vec<f32>,
@@ -130,13 +169,22 @@ pub(in crate::job) struct StoredPair {
 
 /// The shares of a run folder, by row and column of the scores.
 #[derive(Debug)]
-pub(in crate::job) struct StoredShares {
-    of_pair: HashMap<(usize, usize), StoredPair>,
+pub(in crate::job) enum StoredShares {
+    /// Those of the pairs that were listed.
+    Listed(HashMap<(usize, usize), StoredPair>),
+    /// Those of all pairs.
+    All(TensorFile),
 }
 
 impl StoredShares {
     /// Reads them.
-    pub(in crate::job) fn read(file: &TensorFile) -> Result<Self, JobError> {
+    pub(in crate::job) fn read(file: TensorFile) -> Result<Self, JobError> {
+        if file.metadata(DIVIDED) == Some(TokensRequest::All.name()) {
+            file.i64(TOKEN_OFFSETS)?;
+            file.f32("shares")?;
+            file.f32("rest")?;
+            return Ok(Self::All(file));
+        }
         let pairs: Vec<(usize, usize)> =
             file.i64("pairs")?.chunks_exact(2).map(|pair| (pair[0] as usize, pair[1] as usize)).collect();
         let mut all: Vec<StoredPair> = pairs.iter().map(|_| StoredPair::default()).collect();
@@ -151,11 +199,20 @@ impl StoredShares {
         if has("rest") {
             all.iter_mut().zip(file.f32("rest")?).for_each(|(pair, rest)| pair.rest = *rest);
         }
-        Ok(Self { of_pair: pairs.into_iter().zip(all).collect() })
+        Ok(Self::Listed(pairs.into_iter().zip(all).collect()))
     }
 
     /// What tokens add to the score of an example for a query; none if it was not ranked when the shares were made.
-    pub(in crate::job) fn of(&self, query: usize, column: usize) -> Option<&StoredPair> {
-        self.of_pair.get(&(query, column))
+    pub(in crate::job) fn of(&self, query: usize, column: usize) -> Option<StoredPair> {
+        let file = match self {
+            Self::Listed(of_pair) => return of_pair.get(&(query, column)).cloned(),
+            Self::All(file) => file,
+        };
+        let rows = file.spec("shares").ok()?.shape.get(1).copied().filter(|&rows| query < rows)?;
+        let ends = file.i64(TOKEN_OFFSETS).ok()?.get(column..column + 2)?;
+        let own = file.f32("shares").ok()?.get(ends[0] as usize * rows..ends[1] as usize * rows)?;
+        let rest = *file.f32("rest").ok()?.get(column * rows + query)?;
+        let shares = own.iter().skip(query).step_by(rows).copied().collect();
+        Some(StoredPair { shares, rest, ..StoredPair::default() })
     }
 }

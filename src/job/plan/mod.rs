@@ -303,6 +303,15 @@ fn tokens_note(brief: &Brief, memory: &Memory) -> Option<String> {
         TokensRequest::Ranked => "their tokens",
         TokensRequest::Query => "the target tokens of the queries",
         TokensRequest::Matrix => "their tokens and the target tokens of the queries",
+        TokensRequest::All => {
+            let (shares, passes) = (brief.token_shares(), brief.score_passes(&[0]).len());
+            let passes = if passes == 1 { String::new() } else { format!(", in each of {passes} passes") };
+            return Some(format!(
+                "scores of all examples are divided over their tokens: each is differentiated once more{passes}, and there \
+                 are about {shares} shares, which take {:.1} MiB on disk and in memory",
+                shares as f64 * 4.0 / f64::from(1 << 20)
+            ));
+        }
     };
     let (listed, rows, passes) = (brief.listed(), brief.query_rows(), brief.score_passes(&[0]).len());
     let passes = if passes == 1 { String::new() } else { format!(", in each of {passes} passes") };

@@ -409,7 +409,7 @@ fn ten() -> usize {
     10
 }
 
-/// Over which tokens the scores of the proponents and opponents of every query are also divided.
+/// Over which tokens scores are also divided: those of the proponents and opponents of every query, or all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokensRequest {
@@ -422,6 +422,8 @@ pub enum TokensRequest {
     Query,
     /// Both: a matrix of the query's targets and the training example's tokens.
     Matrix,
+    /// Those of the training example, of every example for every query.
+    All,
 }
 
 impl TokensRequest {
@@ -431,7 +433,7 @@ impl TokensRequest {
 
     /// Whether scores are divided over the tokens of training examples.
     pub(in crate::job) fn divides_examples(self) -> bool {
-        matches!(self, Self::Ranked | Self::Matrix)
+        matches!(self, Self::Ranked | Self::Matrix | Self::All)
     }
 
     /// Whether scores are divided over the targets of queries.
@@ -446,6 +448,7 @@ impl TokensRequest {
             Self::Ranked => "ranked",
             Self::Query => "query",
             Self::Matrix => "matrix",
+            Self::All => "all",
         }
     }
 }

@@ -104,6 +104,7 @@ impl Plan {
                 let (stage, place) = (&self.training.stages[stage], self.training.stages[stage].place(m));
                 let to_itself = self_influence.as_ref().and_then(|values| values.get(column)).copied();
                 let own = shares.as_ref().and_then(|shares| shares.of(query, column));
+                let own = own.as_ref();
                 RankedExample {
                     id: columns.id(column).to_owned(),
                     score,
@@ -166,7 +167,7 @@ impl Plan {
         let Some(key) = self.answer_key(answer).filter(|_| answer == 0) else { return Ok(None) };
         let file = places::tokens_file(self);
         match present::has_key(&file, &key)? {
-            true => Ok(Some(StoredShares::read(&TensorFile::open_checked(&file)?)?)),
+            true => Ok(Some(StoredShares::read(TensorFile::open_checked(&file)?)?)),
             false => Ok(None),
         }
     }

@@ -1,15 +1,15 @@
-//! Which tokens the scores of the ranked training examples come from: further passes over these examples alone, written
-//! to `tokens.safetensors`.
+//! Which tokens the scores of the ranked training examples, or of all, come from: further passes over these examples,
+//! written to `tokens.safetensors`.
 
 use std::collections::BTreeMap;
 
-use crate::attribution::{Error, Event, Examples, Pass, QueryRows, score_by_place};
+use crate::attribution::{Error, Event, Examples, Pass, PlaceScores, QueryRows, score_by_place};
 use crate::data::{Dataset, Kind, TokenDataset};
 use crate::job::brief::answers::ScorePass;
 use crate::job::brief::options::no_tokens;
 use crate::job::error::JobError;
 use crate::job::folder::present;
-use crate::job::folder::tokens::{Shares, write_tokens};
+use crate::job::folder::tokens::{AllShares, Shares, write_all_tokens, write_tokens};
 use crate::job::number::Number;
 use crate::job::request::TokensRequest;
 use crate::job::steps::context::Run;
@@ -30,6 +30,9 @@ impl Run<'_> {
         if present::has_tokens(plan, &key)? {
             self.observer().event(Event::Reused { pass: Pass::Tokens });
             return Ok(());
+        }
+        if request == TokensRequest::All {
+            return write_all_tokens(plan, plan.summary(), &key, &self.divide_all::<T>()?);
         }
         let (mut shares, wanted) = self.listed()?;
         let target_places = match request.divides_queries() {
@@ -72,12 +75,71 @@ impl Run<'_> {
         Ok((shares, wanted))
     }
 
-    /// Adds what a pass contributes to the shares of the examples' tokens.
+    /// Adds what a pass contributes to the shares of the listed examples' tokens.
     fn divide_over_places<T: Number>(
         &self,
         pass: &ScorePass,
         shares: &mut [Shares],
         wanted: &Wanted,
+    ) -> Result<(), JobError> {
+        let stage = pass.site.stage;
+        let listed: Vec<(usize, &Vec<usize>)> =
+            wanted.range((stage, 0)..(stage + 1, 0)).map(|((_, m), own)| (*m, own)).collect();
+        let examples: Vec<usize> = listed.iter().map(|(m, _)| *m).collect();
+        let of: Vec<Vec<usize>> =
+            listed.iter().map(|(_, own)| own.iter().map(|&k| shares[k].query).collect()).collect();
+        self.each_divided::<T>(
+            pass,
+            &examples,
+            |place| &of[place],
+            |place, found| {
+                let own = listed[place].1;
+                for (q, &k) in own.iter().enumerate() {
+                    let of_query = found.places.iter().skip(q).step_by(own.len());
+                    shares[k].places.iter_mut().zip(of_query).for_each(|(sum, share)| *sum += share);
+                    shares[k].rest += found.rest[q];
+                }
+            },
+        )
+    }
+
+    /// The shares of the tokens of all examples for all queries.
+    fn divide_all<T: Number>(&self) -> Result<AllShares, JobError> {
+        let plan = self.plan;
+        let (stages, columns, rows) = (&plan.training.stages, &plan.training.columns, plan.query_rows());
+        let mut offsets = vec![0i64];
+        for column in 0..columns.len() {
+            let (stage, m) = columns.example(column);
+            offsets.push(offsets[column] + tokens_of(&stages[stage].train)?.tokens(m).len() as i64);
+        }
+        let mut shares = vec![0.0f32; offsets[columns.len()] as usize * rows];
+        let mut rest = vec![0.0f32; columns.len() * rows];
+        let queries: Vec<usize> = (0..rows).collect();
+        for pass in plan.score_passes(&[0]) {
+            let examples: Vec<usize> = (0..stages[pass.site.stage].train.len()).collect();
+            self.each_divided::<T>(
+                &pass,
+                &examples,
+                |_| &queries,
+                |m, found| {
+                    let column = columns.column(pass.site.stage, m);
+                    let add = |(sum, share): (&mut f32, &f64)| *sum = (f64::from(*sum) + share) as f32;
+                    shares[offsets[column] as usize * rows..].iter_mut().zip(&found.places).for_each(add);
+                    rest[column * rows..].iter_mut().zip(&found.rest).for_each(add);
+                },
+            )?;
+        }
+        Ok(AllShares { rows, offsets, shares, rest })
+    }
+
+    /// Divides one pass's scores of some examples of its stage, one after the other: each for the queries that are its
+    /// own, by its place in the list.
+    fn each_divided<'q, T: Number>(
+        &self,
+        pass: &ScorePass,
+        wanted: &[usize],
+        queries: impl Fn(usize) -> &'q Vec<usize>,
+        mut take: impl FnMut(usize, PlaceScores),
     ) -> Result<(), JobError> {
         let plan = self.plan;
         let sources = self.vectors_of(pass)?;
@@ -87,27 +149,19 @@ impl Run<'_> {
             .zip(&sources)
             .map(|(of, vectors)| QueryRows { vectors, leg: of.leg, weight: of.weight })
             .collect();
-        let stage = pass.site.stage;
-        let train = &plan.training.stages[stage].train;
+        let train = &plan.training.stages[pass.site.stage].train;
         let tokens = tokens_of(train)?;
         let examples = plan.in_batches(train);
         let network = self.network(pass.site.network)?;
-        let total = wanted.range((stage, 0)..(stage + 1, 0)).count() as u64;
-        self.observer().event(Event::Started { pass: Pass::Tokens, done: 0, total });
-        for ((_, m), own) in wanted.range((stage, 0)..(stage + 1, 0)) {
+        self.observer().event(Event::Started { pass: Pass::Tokens, done: 0, total: wanted.len() as u64 });
+        for (place, &m) in wanted.iter().enumerate() {
             if self.observer().interrupted() {
                 return Err(Error::Interrupted.into());
             }
-            let queries: Vec<usize> = own.iter().map(|&k| shares[k].query).collect();
-            let batch = examples.batch(*m..m + 1)?;
-            let count = tokens.tokens(*m).len();
-            let found = score_by_place(&*network, &batch, &rows, &queries, count, tokens.own_places(*m))
-                .map_err(|error| of_example(error, *m))?;
-            for (q, &k) in own.iter().enumerate() {
-                let of_query = found.places.iter().skip(q).step_by(queries.len());
-                shares[k].places.iter_mut().zip(of_query).for_each(|(sum, share)| *sum += share);
-                shares[k].rest += found.rest[q];
-            }
+            let (batch, count) = (examples.batch(m..m + 1)?, tokens.tokens(m).len());
+            let found = score_by_place(&*network, &batch, &rows, queries(place), count, tokens.own_places(m))
+                .map_err(|error| of_example(error, m))?;
+            take(place, found);
             self.observer().event(Event::Advanced { pass: Pass::Tokens, units: 1 });
         }
         self.observer().event(Event::Finished { pass: Pass::Tokens });
