@@ -381,7 +381,7 @@ fn a_damping_that_nobody_names_follows_the_optimizer() {
         let note = plan.summary().notes.iter().find(|note| note.starts_with("damping auto is")).cloned();
         (plan.job.method.damping.0[0], note.unwrap_or_default())
     };
-    let [of_adam, of_descent] = [Damping::MeanFraction(0.01), Damping::Absolute(0.01)].map(DampingRequest::Value);
+    let [of_adam, of_descent] = [Damping::Absolute(0.001), Damping::Absolute(0.01)].map(DampingRequest::Value);
     for (run, steps, damping, said) in
         [("trainer-tiny", &GPT2[..], of_adam, "trained by AdamW"), ("mlp-trajectory", &MLP[..], of_descent, "")]
     {
@@ -400,6 +400,18 @@ fn a_damping_that_nobody_names_follows_the_optimizer() {
             std::fs::copy(of_run.join(file), copy.join(file)).expect("a copy");
         }
     }
+    // one checkpoint alone, in its run's folder
+    let alone = |model: &Path| {
+        let mut job = job("trainer-tiny", &folder.path().join("run"));
+        (job.checkpoints, job.method.solve, job.model.path) = (None, Solve::Subspace, model.to_owned());
+        let plan = Plan::resolve(job).expect("sound inputs");
+        let note = plan.summary().notes.iter().find(|note| note.starts_with("damping auto is")).cloned();
+        (plan.job.method.damping.0[0], note.expect("a guess is said"))
+    };
+    let (found, note) = alone(&folders("trainer-tiny", &GPT2)[0]);
+    assert!(found == of_adam && note.contains("trained by AdamW"), "{found:?} {note}");
+    let (found, note) = alone(&copies[0]);
+    assert!(found == of_descent && note.contains("nothing says what trained these checkpoints"), "{found:?} {note}");
     let (found, note) = resolved("trainer-tiny", CheckpointsRequest::of_folders(copies.to_vec()));
     assert!(found == of_descent && note.contains("nothing says what trained these checkpoints"), "{found:?} {note}");
 }

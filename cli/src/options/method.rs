@@ -47,7 +47,7 @@ pub(crate) struct MethodOptions {
     ///
     /// Several, with commas, are scored in one pass, each into a file of its own name. A number with `x` is times each
     /// layer's mean eigenvalue, a plain number is absolute. `auto` is 0.1x, as in Grosse et al. 2023, and for
-    /// `--solve subspace` 0.01, or 0.01x if Adam trained the run; kronfluence's default is 1e-8. `1/rates`, of runs of SGD, is one over the sum of what the
+    /// `--solve subspace` 0.01, or 0.001 if Adam trained the run; kronfluence's default is 1e-8. `1/rates`, of runs of SGD, is one over the sum of what the
     /// run's steps moved its parameters by along a gradient: rates, momentum and the loss's scale.
     #[arg(long, value_name = "DAMPING", value_delimiter = ',', allow_negative_numbers = true)]
     damping: Vec<DampingRequest>,

@@ -1,12 +1,12 @@
 //! Dampings that depend on how the model was trained: `auto` of joint systems in a subspace, and `1/rates`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::Damping;
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
-use crate::job::request::{CheckpointsRequest, DampingRequest, Job};
+use crate::job::request::{DampingRequest, Job};
 use crate::trajectory::{Reading, StageData, TrajectoryRequest};
 
 /// What is added to joint systems in a subspace for a run of SGD, and where the optimizer is not known: near `1 / Σ rates`
@@ -14,8 +14,9 @@ use crate::trajectory::{Reading, StageData, TrajectoryRequest};
 const OF_DESCENT: Damping = Damping::Absolute(0.01);
 
 /// What is added to them for a run of Adam, whose steps have about the same length in directions of much and of little
-/// curvature, so that early stopping keeps no direction back (`docs/validation.md`, Damping of subspace solves).
-const OF_ADAM: Damping = Damping::MeanFraction(0.01);
+/// curvature, so that early stopping keeps less back. An absolute number: a share of a layer's mean eigenvalue is next to
+/// nothing where a layer is wide and few examples move it (`docs/validation.md`, Damping of subspace solves).
+const OF_ADAM: Damping = Damping::Absolute(0.001);
 
 /// Writes the number of every damping that depends on the training run, and returns what a person should know of it.
 ///
@@ -37,31 +38,33 @@ pub(in crate::job) fn take(job: &mut Job, data: &[StageData]) -> Result<Vec<Stri
 
 /// Writes the number of every `auto`, which is left to systems in a subspace alone.
 fn take_auto(job: &mut Job) -> Option<String> {
-    // checkpoints that are named one by one lie in the folder of their run; of one that cannot be read whole, the
-    // checkpoints are known all the same
-    let around = |request: &CheckpointsRequest| {
-        let parent = request.folders.last()?.parent()?;
+    // checkpoints that are named one by one, or alone, lie in the folder of their run; of one that cannot be read whole,
+    // the checkpoints are known all the same
+    let around = |folder: &Path| {
+        let parent = folder.parent()?;
         Some(if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent.to_owned() })
     };
-    let run = job.checkpoints.as_ref().and_then(|request| request.run.clone().or_else(|| around(request)));
+    let run = match &job.checkpoints {
+        Some(request) => request.run.clone().or_else(|| around(request.folders.last()?)),
+        None => around(&job.model.path),
+    };
     let readings = run.and_then(|run| TrajectoryRequest::new(run).read().ok()).unwrap_or_default();
     let optimizer = readings.last().map(|reading| &reading.optimizer);
     let (damping, note) = match optimizer {
         Some(optimizer @ (Optimizer::Adam { .. } | Optimizer::AdamW { .. })) => {
             let name = optimizer.name();
-            let said = format!("damping auto is 0.01x, since the run was trained by {name}; of a run of SGD it is 0.01");
+            let said = format!("damping auto is 0.001, since the run was trained by {name}; of a run of SGD it is 0.01");
             (OF_ADAM, Some(said))
         }
         Some(Optimizer::Sgd { .. }) => (OF_DESCENT, None),
-        _ if job.checkpoints.is_some() => (
+        _ => (
             OF_DESCENT,
             Some(
                 "damping auto is 0.01, as for a run of SGD, since nothing says what trained these checkpoints; of a run \
-                 of Adam it is 0.01x (`--solve subspace --damping 0.01x`)"
+                 of Adam it is 0.001 (`--solve subspace --damping 0.001`)"
                     .into(),
             ),
         ),
-        _ => (OF_DESCENT, None),
     };
     for request in job.method.damping.0.iter_mut().filter(|request| **request == DampingRequest::Auto) {
         *request = DampingRequest::Value(damping);

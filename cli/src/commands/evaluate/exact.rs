@@ -94,12 +94,13 @@ enum ExactFormat {
 const EXAMPLES: &str = with_exit_codes!(
     "\
 Examples:
-  ascribe evaluate exact --trajectory run/trajectory.toml --train train.safetensors --queries query.safetensors \\
-    --seeds 3 --out exact
-  ascribe evaluate exact --trajectory run/trajectory.toml --train train.safetensors --queries query.safetensors \\
-    --start run/checkpoint-0 --batches run/batches.safetensors --out exact-of-the-run
-  ascribe evaluate lds --scores influence exact --subsets subsets.safetensors --outcomes outcomes.safetensors \\
-    --outcome margin"
+  ascribe evaluate exact --trajectory run/trajectory.toml --seeds 3 --out exact \\
+    --train train.safetensors --queries query.safetensors
+  ascribe evaluate exact --trajectory run/trajectory.toml --out exact-of-the-run \\
+    --start run/checkpoint-0 --batches run/batches.safetensors \\
+    --train train.safetensors --queries query.safetensors
+  ascribe evaluate lds --scores influence exact --outcome margin \\
+    --subsets subsets.safetensors --outcomes outcomes.safetensors"
 );
 
 impl Exact {
