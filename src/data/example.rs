@@ -59,6 +59,7 @@ impl Examples {
     }
 
     pub(super) fn key(&self, i: usize) -> u64 {
+        self.keys.passed(i..i + 1);
         self.keys[i]
     }
 

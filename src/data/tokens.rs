@@ -381,12 +381,16 @@ impl TokenDataset {
 
     /// Tokens of example `i`.
     pub fn tokens(&self, i: usize) -> &[u32] {
-        &self.tokens[self.range(i)]
+        let range = self.range(i);
+        self.tokens.passed(range.clone());
+        &self.tokens[range]
     }
 
     /// For each token of example `i`, whether it is a target: whether the row before it predicts it, or its own.
     pub fn is_target(&self, i: usize) -> &[bool] {
-        bytemuck::checked::cast_slice(&self.target[self.range(i)])
+        let range = self.range(i);
+        self.target.passed(range.clone());
+        bytemuck::checked::cast_slice(&self.target[range])
     }
 
     /// For each row of example `i`, what it predicts: the label of the token after it, or where tokens are masked of its
@@ -466,6 +470,7 @@ impl TokenDataset {
     }
 
     fn range(&self, i: usize) -> Range<usize> {
+        self.offsets.passed(i..i + 1);
         self.offsets[i]..self.offsets[i + 1]
     }
 

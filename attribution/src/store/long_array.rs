@@ -233,8 +233,11 @@ impl LongTexts {
     /// # Panics
     /// If there are not as many.
     pub fn get(&self, i: usize) -> &str {
-        let start = if i == 0 { 0 } else { self.ends[i - 1] };
-        let bytes = &self.bytes[start as usize..self.ends[i] as usize];
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        let end = self.ends[i] as usize;
+        self.ends.passed(i..i + 1);
+        self.bytes.passed(start..end);
+        let bytes = &self.bytes[start..end];
         std::str::from_utf8(bytes).expect("only whole texts were added")
     }
 

@@ -582,6 +582,14 @@ pub(in crate::job) struct Columns {
 
 impl Columns {
     fn of(stages: &[Stage]) -> Self {
+        let columns = Self::found(stages);
+        columns.of_stage.iter().for_each(LongArray::forget);
+        columns.first.forget();
+        columns.ids.forget();
+        columns
+    }
+
+    fn found(stages: &[Stage]) -> Self {
         let mut columns = Self { of_stage: vec![], first: LongArray::new(), ids: LongTexts::new() };
         if let [stage] = stages {
             // within a stage every example is itself: ids are unique there
@@ -624,6 +632,7 @@ impl Columns {
 
     /// The column of an example of a stage.
     pub(in crate::job) fn column(&self, stage: usize, example: usize) -> usize {
+        self.of_stage[stage].passed(example..example + 1);
         self.of_stage[stage][example]
     }
 
@@ -639,6 +648,7 @@ impl Columns {
 
     /// A stage and a place there where the column's example stands.
     pub(in crate::job) fn example(&self, column: usize) -> (usize, usize) {
+        self.first.passed(column..column + 1);
         self.first[column].into()
     }
 }
