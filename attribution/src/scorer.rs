@@ -65,7 +65,7 @@ pub fn score<N: Network, T: Real>(
 pub enum LayerPart<'a> {
     /// Whole layers, by their numbers.
     Layers(&'a [usize]),
-    /// Some outputs or columns of layers.
+    /// Chosen outputs or columns of some layers, whose products alone are summed.
     Slices(&'a [LayerSlice]),
 }
 

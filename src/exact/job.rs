@@ -54,8 +54,8 @@ pub struct ExactRun {
     pub name: String,
     /// The mean loss over the training rows behind its last step.
     pub loss: f64,
-    /// Of a recorded run, for each checkpoint of the description: its name, and how far the replay is from it, as a share
-    /// of the way from the start to it.
+    /// For each checkpoint that the description of a recorded run lists, its name and the distance of the replay from it,
+    /// as a share of the way from the start to it; empty of a run that was drawn.
     pub distances: Vec<(String, f64)>,
     /// Its score file.
     pub file: PathBuf,
@@ -103,6 +103,21 @@ struct Run {
     file: PathBuf,
 }
 
+impl Run {
+    /// What its score file, which is there already, says of it.
+    fn of_file(&self, file: &TensorFile) -> ExactRun {
+        let loss = file.metadata("training_loss").and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
+        let distances = file.metadata("distances").and_then(|text| serde_json::from_str(text).ok());
+        ExactRun {
+            name: self.name.clone(),
+            loss,
+            distances: distances.unwrap_or_default(),
+            file: self.file.clone(),
+            is_reused: true,
+        }
+    }
+}
+
 impl ExactJob {
     /// Differentiates every run that is not finished yet, and writes the scores.
     ///
@@ -120,16 +135,19 @@ impl ExactJob {
         let block = self.block(&inputs)?;
         std::fs::create_dir_all(&self.out).map_err(|source| unreadable(&self.out, source))?;
         let steps = inputs.recipe.rates.len() as u64 * inputs.queries.len().div_ceil(block) as u64;
-        let mut open = vec![];
+        let mut there = vec![];
         for run in &runs {
-            open.push(finished(&run.file, &run.key)?.is_none());
+            there.push(finished(&run.file, &run.key)?);
         }
         let total = runs.len() as u64 * steps;
-        let done = open.iter().filter(|open| !**open).count() as u64 * steps;
+        let done = there.iter().flatten().count() as u64 * steps;
         observer.event(Event::Started { pass: Pass::Reverse, done, total });
         let mut report = vec![];
-        for (run, is_open) in runs.iter().zip(open) {
-            report.push(self.differentiate(&inputs, run, block, is_open, observer)?);
+        for (run, there) in runs.iter().zip(there) {
+            report.push(match there {
+                Some(file) => run.of_file(&file),
+                None => self.differentiate(&inputs, run, block, observer)?,
+            });
         }
         observer.event(Event::Finished { pass: Pass::Reverse });
         let scores = self.scores_file();
@@ -250,20 +268,9 @@ impl ExactJob {
         inputs: &Inputs,
         run: &Run,
         block: usize,
-        is_open: bool,
         observer: &dyn Observer,
     ) -> Result<ExactRun, ExactError> {
         let Inputs { reading, recipe, network, train, queries, measurement, .. } = inputs;
-        let done = |loss, distances, is_reused| {
-            let (name, file) = (run.name.clone(), run.file.clone());
-            ExactRun { name, loss, distances, file, is_reused }
-        };
-        if !is_open {
-            let file = TensorFile::open_checked(&run.file)?;
-            let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
-            let distances = file.metadata("distances").and_then(|text| serde_json::from_str(text).ok());
-            return Ok(done(number(file.metadata("training_loss")), distances.unwrap_or_default(), true));
-        }
         let mut recorded = vec![];
         for checkpoint in reading.checkpoints.iter().filter(|_| run.is_recorded) {
             recorded.push((checkpoint, of_network(network, &checkpoint.folder, &self.trajectory)?));
@@ -305,7 +312,8 @@ impl ExactJob {
             Ok(())
         })?;
         self.remove_parts(&run.key)?;
-        Ok(done(loss, distances, false))
+        let (name, file) = (run.name.clone(), run.file.clone());
+        Ok(ExactRun { name, loss, distances, file, is_reused: false })
     }
 
     /// What a run's parts begin with, whatever blocks they are of.

@@ -1,7 +1,7 @@
 //! Exact differentiation through training: by how much a query's gain changes when the weight of a training example does,
 //! through every step that training made. It is what approximations are held to.
 //!
-//! It is there for small models: multilayer perceptrons trained by stochastic gradient descent, with or without momentum.
+//! Exact differentiation is there for small models: multilayer perceptrons trained by stochastic gradient descent, with or without momentum.
 //! Training is done again in f64 from a recipe ([`Recipe`]), its states are kept along the way ([`Replay`]), and the
 //! derivatives of all queries go back through the steps, one Hessian-vector product for each query and step. The
 //! definition is in `docs/method.md`, Exact differentiation.

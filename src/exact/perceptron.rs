@@ -26,7 +26,7 @@ pub struct Perceptron {
     layers: Vec<Layer>,
     activation: Activation,
     task: Task,
-    /// Of a regression.
+    /// The loss of a regression; a classifier has no use for it.
     squared_error: SquaredError,
 }
 

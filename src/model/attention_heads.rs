@@ -32,7 +32,7 @@ pub(crate) const fn separate(names: [&'static str; 4]) -> [(&'static str, HeadRo
     [(q, HeadRole::Queries), (k, HeadRole::KeysOrValues), (v, HeadRole::KeysOrValues), (o, HeadRole::Output)]
 }
 
-/// Those of Llama and its relatives.
+/// The layers of Llama's attention, and of its relatives', by what their rows or columns are.
 pub(crate) const LLAMA_ATTENTION: [(&str, HeadRole); 4] =
     separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]);
 

@@ -13,7 +13,7 @@ use crate::linalg::gemm::Real;
 use crate::network::layer::LayerSpec;
 use crate::network::tap::Tap;
 
-/// Some outputs of a layer with all its columns, or some of its columns with all outputs.
+/// A part of a layer's matrix: some rows (outputs) in all columns, or some columns in all rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerSlice {
     /// Place of the layer among the tracked ones.
@@ -64,7 +64,7 @@ impl<T> Cut<T> {
     }
 }
 
-/// Some columns of a matrix of rows of this width.
+/// Copies the chosen columns of a row-major matrix whose rows have this width.
 fn columns<T: Copy>(rows: &[T], width: usize, range: &Range<usize>) -> Vec<T> {
     rows.chunks_exact(width.max(1)).flat_map(|row| &row[range.clone()]).copied().collect()
 }

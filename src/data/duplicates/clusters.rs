@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// no memory.
 #[derive(Debug, Default)]
 pub(super) struct Joined {
-    /// Of an example another of its set that comes before it; absent of the first.
+    /// For each joined example but the first of its set, an example of the set that comes before it.
     before: BTreeMap<usize, usize>,
 }
 

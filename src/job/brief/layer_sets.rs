@@ -7,7 +7,7 @@ use crate::job::option_text::option_text;
 use crate::job::request::{Job, LayerSplit};
 use crate::model::{HeadPart, LayerSelection, Model, abridged};
 
-/// Some of the tracked layers, or parts of them.
+/// A set of tracked layers, or of rows and columns of them, whose scores are summed by themselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::job) struct LayerSet {
     /// Its name, in files and reports.

@@ -170,9 +170,9 @@ pub(in crate::job) struct StoredPair {
 /// The shares of a run folder, by row and column of the scores.
 #[derive(Debug)]
 pub(in crate::job) enum StoredShares {
-    /// Those of the pairs that were listed.
+    /// Shares of the pairs of query and example that were listed.
     Listed(HashMap<(usize, usize), StoredPair>),
-    /// Those of all pairs.
+    /// Shares of every pair of query and example.
     All(TensorFile),
 }
 

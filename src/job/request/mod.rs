@@ -416,13 +416,13 @@ pub enum TokensRequest {
     /// None.
     #[default]
     None,
-    /// Those of the training example.
+    /// Scores are divided over the tokens of the listed training examples.
     Ranked,
     /// The targets of the query.
     Query,
     /// Both: a matrix of the query's targets and the training example's tokens.
     Matrix,
-    /// Those of the training example, of every example for every query.
+    /// Scores of every training example for every query are divided over the example's tokens.
     All,
 }
 

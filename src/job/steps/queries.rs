@@ -6,8 +6,8 @@ use std::ops::Range;
 use crate::attribution::source::LegCurvature;
 use crate::attribution::store::{Artifact, Element, Metadata, TensorWriter};
 use crate::attribution::{
-    Aggregate, Error, Event, LegFn, LegVectors, Pass, Sweep, VectorForm, VectorSink, VectorSource, prepare_queries,
-    quadratic_forms,
+    Aggregate, Error, Event, LegFn, LegVectors, Pass, QueryRows, Sweep, VectorForm, VectorSink, VectorSource,
+    prepare_queries, quadratic_forms,
 };
 use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 use crate::job::brief::answers::{Contribution, Method, ScorePass, VectorSet};
@@ -21,6 +21,12 @@ use crate::job::request::Normalize;
 use crate::job::steps::context::Run;
 
 const QUERIES: &str = "queries";
+
+/// What a pass multiplies gradients with: for each of its contributions the queries' vectors, with their leg and weight.
+pub(in crate::job) fn rows_of<'a, T: Number>(pass: &ScorePass, sources: &'a [StoredVectors]) -> Vec<QueryRows<'a, T>> {
+    let contributions = pass.contributions.iter().zip(sources);
+    contributions.map(|(of, vectors)| QueryRows { vectors, leg: of.leg, weight: of.weight }).collect()
+}
 
 impl Run<'_> {
     /// The vectors of these answers, prepared where they are not there yet: all that ask the same network in one

@@ -16,7 +16,7 @@ use crate::job::number::Number;
 use crate::job::request::Normalize;
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::StoredVectors;
+use crate::job::steps::queries::{StoredVectors, rows_of};
 use crate::job::steps::results::{Sums, write_scores};
 
 impl Run<'_> {
@@ -129,12 +129,7 @@ impl Run<'_> {
     fn score_gap<T: Number>(&self, pass: &ScorePass, key: &Key, gap: Range<usize>) -> Result<(), JobError> {
         let plan = self.plan;
         let sources = self.vectors_of(pass)?;
-        let rows: Vec<QueryRows<'_, T>> = pass
-            .contributions
-            .iter()
-            .zip(&sources)
-            .map(|(contribution, vectors)| QueryRows { vectors, leg: contribution.leg, weight: contribution.weight })
-            .collect();
+        let rows: Vec<QueryRows<'_, T>> = rows_of(pass, &sources);
         let layers = plan.training.layers();
         let form = plan.forms_with_scores(pass);
         let factors = match form {

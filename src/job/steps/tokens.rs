@@ -13,6 +13,7 @@ use crate::job::folder::tokens::{AllShares, Shares, write_all_tokens, write_toke
 use crate::job::number::Number;
 use crate::job::request::TokensRequest;
 use crate::job::steps::context::Run;
+use crate::job::steps::queries::rows_of;
 use crate::job::steps::rank::rankings_of;
 
 /// For each stage of training and example there, which shares are its own.
@@ -143,12 +144,7 @@ impl Run<'_> {
     ) -> Result<(), JobError> {
         let plan = self.plan;
         let sources = self.vectors_of(pass)?;
-        let rows: Vec<QueryRows<'_, T>> = pass
-            .contributions
-            .iter()
-            .zip(&sources)
-            .map(|(of, vectors)| QueryRows { vectors, leg: of.leg, weight: of.weight })
-            .collect();
+        let rows: Vec<QueryRows<'_, T>> = rows_of(pass, &sources);
         let train = &plan.training.stages[pass.site.stage].train;
         let tokens = tokens_of(train)?;
         let examples = plan.in_batches(train);
