@@ -31,6 +31,7 @@ pub use estimate::factors::{CurvatureKind, Damping, Factors, LayerFactors, Spect
 pub use estimate::gauss_newton::{ProductSum, gauss_newton_through};
 pub use estimate::lambda::{Lambda, LambdaSum};
 pub use estimate::momentum::{Momentum, Transfer};
+pub use estimate::pair_weights::PairWeights;
 pub use estimate::side::{LayerSide, SharedInputs, Side};
 pub use estimate::spectral::{SpectralFn, Step};
 pub use estimate::truncation::{Norms, Truncation, Whitening};

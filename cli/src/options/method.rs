@@ -16,12 +16,16 @@ use super::values::{measure, one_of};
 pub(crate) struct MethodOptions {
     /// How the curvature of the training loss is approximated [default: ekfac]
     ///
-    /// EK-FAC predicts retraining best; identity is the quick check beside it.
+    /// EK-FAC predicts retraining best; identity is the quick check beside it. The last three are for comparison
+    /// (docs/validation.md), and for influence alone.
     #[arg(long, value_name = "KIND", value_parser = one_of::<Curvature>(&[
         ("identity", "none: scores are gradient dot products"),
         ("diagonal", "the Fisher's diagonal"),
         ("kfac", "Kronecker factors"),
         ("ekfac", "Kronecker factors with corrected eigenvalues"),
+        ("tkfac", "Kronecker factors in which each position counts by its gradient's size"),
+        ("shampoo", "Kronecker factors of gradients of whole examples"),
+        ("soap", "Shampoo's factors with corrected eigenvalues"),
     ]))]
     curvature: Option<Curvature>,
     /// Whose labels the curvature is taken with [default: true]

@@ -515,7 +515,11 @@ fn asked(run: &RunFolder) -> Vec<Fact> {
         (None, _, "identity") => "products of gradients, without curvature".to_owned(),
         (None, n, _) => {
             let mean = if n > 1 { format!(", mean over {n} checkpoints") } else { String::new() };
-            let curvature = if curvature == "ekfac" { "EK-FAC".to_owned() } else { curvature.to_uppercase() };
+            let curvature = match curvature.as_str() {
+                "ekfac" => "EK-FAC".to_owned(),
+                "shampoo" => "Shampoo".to_owned(),
+                _ => curvature.to_uppercase(),
+            };
             format!("influence functions{mean} ({curvature} curvature, damping {damping}; Grosse et al. 2023)")
         }
     };

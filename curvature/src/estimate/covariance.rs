@@ -1,14 +1,15 @@
 //! Uncentred covariances of inputs and of output gradients of linear layers, the two sides of a Kronecker factorisation
-//! (Martens and Grosse 2015).
+//! (Martens and Grosse 2015), and the weighted sums that other factorisations take in their place.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::contraction::rotated::augmented;
 use crate::error::Error;
+use crate::estimate::pair_weights::{PairWeights, weigh};
 use crate::estimate::side::{LayerSide, SharedInputs, Side};
-use crate::linalg::gemm::{self, Products, Real, Threads, View};
+use crate::linalg::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::linalg::symmetric::SymmetricMatrix;
 use crate::network::layer::{LayerSpec, is_first_of_group};
 use crate::network::slices::with_slice;
@@ -17,9 +18,10 @@ use crate::network::tap::{Tap, TapSink};
 /// Columns that one task sums.
 const COLUMNS: usize = 64;
 
-/// Running sums of `a aᵀ` and `s sᵀ` over positions, in `f64`: lower triangles, and no other memory.
+/// Running sums of `a aᵀ` and `s sᵀ` over positions, in `f64`: lower triangles, and no other memory. Products run in the
+/// taps' type, a few hundred positions at a time.
 ///
-/// Products run in the taps' type, a few hundred positions at a time.
+/// With [`PairWeights`] that couple both sides, a batch's weighted sum is one product in the taps' type, added in `f64`.
 ///
 /// # Source
 /// `docs/method.md`, Curvature and Numerics.
@@ -29,12 +31,22 @@ pub struct CovarianceSum<T> {
     /// By input group; `None` where no layer has the number.
     inputs: Vec<Option<GramSum>>,
     outputs: Vec<GramSum>,
+    weights: PairWeights,
+    weighted: WeightedRows<T>,
     examples: u64,
     products: Products,
-    taps: PhantomData<fn(T)>,
 }
 
-/// Means over positions: input covariances by input group, output covariances by layer.
+/// A batch's rows of one layer, plain and multiplied with the weights of their pairs, and a product of both.
+#[derive(Debug)]
+struct WeightedRows<T> {
+    inputs: Vec<T>,
+    weighted: Vec<T>,
+    product: Vec<T>,
+}
+
+/// Means over positions: input covariances by input group, output covariances by layer. Those of whole gradients
+/// ([`PairWeights::Gradients`]) are means over examples.
 #[derive(Debug, Clone)]
 pub struct Covariance {
     /// `A = (1/n) Σ a aᵀ`, `[columns, columns]`, by input group; `None` where no layer has the number.
@@ -49,7 +61,7 @@ pub struct Covariance {
 /// that were routed to it, a convolution those of its output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counts {
-    /// Positions, n, by layer.
+    /// Positions, n, by layer; examples, where the sums are of whole gradients.
     pub positions: Vec<u64>,
     /// Examples, each as often as labels were drawn for it.
     pub examples: u64,
@@ -131,6 +143,21 @@ impl GramSum {
         self.count(rows as u64);
     }
 
+    /// Adds `Xᵀ W X`, `weighted` being `W X`, as a mean over so many rows or examples.
+    fn add_weighted<T: Real>(&mut self, x: &[T], weighted: &[T], product: &mut Vec<T>, count: u64, products: Products) {
+        let (n, rows) = (self.n, x.len() / self.n);
+        product.resize(n * n, T::of(0.0));
+        let (x, weighted) = (View::dense(x, rows, n).to(products), View::dense(weighted, rows, n).to(products));
+        gemm::matmul(ViewMut::dense(product, n, n), gemm::Into::Replace, T::of(1.0), x.t(), weighted, Threads::Pool);
+        let mut triangle = self.sum.as_mut_slice();
+        for (r, row) in product.chunks_exact(n).enumerate() {
+            let (sums, rest) = std::mem::take(&mut triangle).split_at_mut(r + 1);
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.wide());
+            triangle = rest;
+        }
+        self.count(count);
+    }
+
     fn count(&mut self, rows: u64) {
         *self.rows.get_or_insert(0) += rows;
     }
@@ -148,16 +175,31 @@ impl GramSum {
 }
 
 impl<T: Real> CovarianceSum<T> {
-    /// Sums for these layers, empty.
+    /// Sums of covariances of these layers, empty.
     pub fn new(layers: &[LayerSpec]) -> Self {
+        Self::weighted(layers, PairWeights::Positions)
+    }
+
+    /// Sums over pairs of positions with these weights, empty.
+    ///
+    /// # Panics
+    /// If weights couple both sides and two layers have the same input group.
+    pub fn weighted(layers: &[LayerSpec], weights: PairWeights) -> Self {
         let groups = layers.iter().map(|layer| layer.input_group + 1).max().unwrap_or(0);
         let mut inputs: Vec<Option<GramSum>> = (0..groups).map(|_| None).collect();
         for layer in layers {
-            inputs[layer.input_group].get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
+            let input = &mut inputs[layer.input_group];
+            if weights.couple_sides() {
+                assert!(input.is_none(), "weights of pairs are a layer's own, and so is its input's sum");
+                *input = Some(GramSum::new(layer.columns(), false));
+            } else {
+                input.get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
+            }
         }
         let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
-        let (layers, taps) = (layers.to_vec(), PhantomData);
-        Self { layers, inputs, outputs, examples: 0, products: Products::Exact, taps }
+        let weighted = WeightedRows { inputs: vec![], weighted: vec![], product: vec![] };
+        let (layers, products) = (layers.to_vec(), Products::Exact);
+        Self { layers, inputs, outputs, weights, weighted, examples: 0, products }
     }
 
     /// The same with products in this arithmetic; sums over batches stay in `f64`.
@@ -253,8 +295,36 @@ impl<T: Real> CovarianceSum<T> {
     }
 }
 
+impl<T: Real> CovarianceSum<T> {
+    /// Both sides' sums of a layer, each weighted by the other.
+    fn add_weighted(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        let (l, positions) = (tap.layer.0, tap.positions);
+        let (layer, weights, products) = (&self.layers[l], self.weights, self.products);
+        let count = match weights {
+            PairWeights::Gradients => positions.examples(),
+            PairWeights::Positions | PairWeights::Norms => positions.rows(),
+        };
+        let WeightedRows { inputs, weighted, product } = &mut self.weighted;
+        let (input, output) = (&mut self.inputs[layer.input_group], &mut self.outputs[l]);
+        with_slice(tap.input, |a: &[T]| augmented(inputs, a, layer.inputs, layer.bias, None, products))?;
+        let a = (inputs.as_slice(), layer.columns());
+        with_slice(tap.output_gradient, |s: &[T]| {
+            let s = (s, layer.outputs);
+            for (sum, x, other) in [(input.as_mut(), a, s), (Some(output), s, a)] {
+                let Some(sum) = sum else { continue };
+                weigh(weighted, x, other, positions, weights, products);
+                sum.add_weighted(x.0, weighted, product, count as u64, products);
+            }
+        })?;
+        Ok(())
+    }
+}
+
 impl<T: Real> TapSink for CovarianceSum<T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), Error> {
+        if self.weights.couple_sides() {
+            return self.add_weighted(tap);
+        }
         let group = self.layers[tap.layer.0].input_group;
         if let (true, Some(sum)) = (is_first_of_group(&self.layers, tap.layer.0), &mut self.inputs[group]) {
             with_slice(tap.input, |a: &[T]| sum.add(a, self.products))?;

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::estimate::covariance::Covariance;
 use crate::estimate::eigenbasis::Eigenbasis;
 use crate::estimate::lambda::Lambda;
+use crate::estimate::pair_weights::PairWeights;
 use crate::estimate::spectral::SpectralFn;
 use crate::linalg::block_diagonal::Turn;
 use crate::linalg::gemm::{Products, Real, Threads};
@@ -23,17 +24,32 @@ pub enum CurvatureKind {
     Kfac,
     /// The eigenbasis of `S ⊗ A` with the Fisher's own diagonal there.
     Ekfac,
+    /// `T̄ · S ⊗ A / tr S` of sums in which each position counts with its other side's squared norm.
+    Tkfac,
+    /// `L ⊗ R / tr L` with `L` and `R` the means of `G Gᵀ` and `Gᵀ G`.
+    Shampoo,
+    /// The eigenbasis of `L ⊗ R` with the Fisher's own diagonal there.
+    Soap,
 }
 
 impl CurvatureKind {
     /// Whether covariances and eigenbases are needed.
     pub fn has_eigenbasis(self) -> bool {
-        matches!(self, Self::Kfac | Self::Ekfac)
+        !matches!(self, Self::Identity | Self::Diagonal)
+    }
+
+    /// Which pairs of positions its two sums add up.
+    pub fn pair_weights(self) -> PairWeights {
+        match self {
+            Self::Identity | Self::Diagonal | Self::Kfac | Self::Ekfac => PairWeights::Positions,
+            Self::Tkfac => PairWeights::Norms,
+            Self::Shampoo | Self::Soap => PairWeights::Gradients,
+        }
     }
 
     /// Whether a pass for Λ is needed.
     pub fn has_lambda_pass(self) -> bool {
-        matches!(self, Self::Diagonal | Self::Ekfac)
+        matches!(self, Self::Diagonal | Self::Ekfac | Self::Soap)
     }
 }
 
@@ -101,6 +117,21 @@ impl<T: Real> Factors<T> {
             LayerFactors::new(Some(basis), lambda)
         };
         Self { kind: CurvatureKind::Kfac, layers: bases.into_iter().zip(scales).map(layer).collect() }
+    }
+
+    /// `T̄ / tr S · λ_S λ_Aᵀ` in the eigenbasis, of sums whose traces are both the mean squared norm of what they
+    /// approximate: TKFAC, and Shampoo, whose T̄ is 1. 0 at a layer that no gradient reached.
+    ///
+    /// # Source
+    /// Gao et al. 2021, eq. 8; Morwani et al. 2024, Corollary 1; `docs/method.md`, Curvature, Other Kronecker
+    /// factorisations.
+    pub fn of_trace(kind: CurvatureKind, bases: Vec<Eigenbasis<T>>, mean_positions: &[f64]) -> Self {
+        let scale = |(basis, positions): (&Eigenbasis<T>, &f64)| {
+            let trace: f64 = basis.output.values.iter().sum();
+            if trace > 0.0 { positions / trace } else { 0.0 }
+        };
+        let scales: Vec<f64> = bases.iter().zip(mean_positions).map(scale).collect();
+        Self { kind, ..Self::kfac(bases, &scales) }
     }
 
     /// Λ in the eigenbasis it was taken in.

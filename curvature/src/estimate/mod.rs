@@ -8,6 +8,7 @@ pub(crate) mod factors;
 pub(crate) mod gauss_newton;
 pub(crate) mod lambda;
 pub(crate) mod momentum;
+pub(crate) mod pair_weights;
 pub(crate) mod side;
 pub(crate) mod spectral;
 pub(crate) mod truncation;

@@ -3,7 +3,7 @@
 
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size};
 use crate::attribution::{Subspace, VectorForm};
-use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, SymmetricMatrix};
+use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, PairWeights, SymmetricMatrix};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
 use crate::job::number::with_number;
@@ -62,6 +62,12 @@ impl Brief {
     pub(in crate::job) fn is_cut(&self) -> bool {
         let width = self.block_width();
         self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
+    }
+
+    /// Which pairs of positions the sums of its covariances are over: those of Source's segments and of the curvature of
+    /// influence, which are one kind, since Source takes EK-FAC alone.
+    pub(in crate::job) fn pair_weights(&self) -> PairWeights {
+        CurvatureKind::from(self.job.method.curvature).pair_weights()
     }
 
     /// Fits that an answer needs, each with its number.

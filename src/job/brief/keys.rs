@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::attribution::store::{Key, KeyBuilder};
 use crate::attribution::trajectory::Optimizer;
-use crate::curvature::{CurvatureKind, Damping};
+use crate::curvature::{CurvatureKind, Damping, PairWeights};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, ScorePass, Variant, VectorSet};
 use crate::job::brief::options::measure_name;
@@ -61,6 +61,11 @@ impl Brief {
         let builder = KeyBuilder::new("covariance", COVARIANCE_ARITHMETIC)
             .field("network", self.network_key(site.network))
             .field("data", &self.curvature_data_of(site.stage, site.sample)[..]);
+        let builder = match self.pair_weights() {
+            PairWeights::Positions => builder,
+            PairWeights::Norms => builder.field("pairs", "norms"),
+            PairWeights::Gradients => builder.field("pairs", "gradients"),
+        };
         self.labels(builder).finish()
     }
 
@@ -114,6 +119,9 @@ impl Brief {
                 builder.field("kind", "diagonal").list("lambda", lambdas()).list("weights", weights())
             }
             CurvatureKind::Ekfac => builder.field("kind", "ekfac").list("lambda", lambdas()).list("weights", weights()),
+            CurvatureKind::Soap => builder.field("kind", "soap").list("lambda", lambdas()).list("weights", weights()),
+            CurvatureKind::Shampoo => builder.field("kind", "shampoo").field("basis", self.eigenbasis_key(fit)),
+            CurvatureKind::Tkfac => builder.field("kind", "tkfac").field("basis", self.eigenbasis_key(fit)),
             CurvatureKind::Kfac => {
                 let scale = match self.job.method.kfac_scale {
                     KfacScale::PerExample => "per-example",
@@ -160,7 +168,6 @@ impl Brief {
     /// The walk of a set of vectors: its curvatures and its functions of them.
     fn walk_key(&self, set: VectorSet) -> Key {
         let builder = KeyBuilder::new("walk", ARITHMETIC);
-        let fits = &self.training.fits;
         match self.answers[set.answer].method {
             Method::Influence { fit, damping } => self.influence_walk(builder, fit, damping),
             Method::InfluenceMean { damping, sample } => {
@@ -175,7 +182,7 @@ impl Brief {
                     .field("method", "source")
                     .field("form", form_name(form))
                     .field("time scale", time_scale)
-                    .list("factors", fits[..segments.len()].iter().map(|fit| self.fit_key(fit)))
+                    .list("factors", self.training.segment_fits().iter().map(|fit| self.fit_key(fit)))
                     .list("tau", segments.iter().map(|(_, segment)| segment.tau))
                     .list("decay", segments.iter().map(|(_, segment)| segment.decay_exponent))
                     .list("stages", segments.iter().map(|(stage, _)| *stage as u64));
@@ -313,7 +320,7 @@ impl Brief {
         let at_last = VectorSet { answer: 0, network: self.training.last_network() };
         let mut builder =
             KeyBuilder::new("self-influence", ARITHMETIC).field("form", form).field("walk", self.walk_key(at_last));
-        for fit in &self.training.fits[..self.training.segments().len()] {
+        for fit in self.training.segment_fits() {
             let stage = &self.training.stages[fit.stage];
             builder = builder.field("data", &stage.train.content_hash()[..]).field("n", stage.n_examples as u64);
         }

@@ -166,7 +166,7 @@ impl Brief {
                     }
                 }
                 Method::Source { .. } => {
-                    for (leg, fit) in training.fits[..training.segments().len()].iter().enumerate() {
+                    for (leg, fit) in training.segment_fits().iter().enumerate() {
                         for place in &fit.places {
                             let weight = place.weight / training.stages[fit.stage].n_examples as f64;
                             let site = scored(place.network, fit.stage);

@@ -12,10 +12,10 @@ use crate::curvature::Damping;
 use crate::job::request::{
     AggregateRequest, Beside, CheckpointScores, Curvature, DampingRequest, DeviceRequest, DuplicateScores,
     DuplicatesRequest, Fisher, FormRequest, KfacScale, Normalize, Precision, ReductionRequest, ScoreScale,
-    SelfInfluenceForm, Several, StoreScores,
+    SelfInfluenceForm, Several, Solve, StoreScores,
 };
 use crate::job::training::chosen::Chosen;
-use crate::job::training::{Sample, Site};
+use crate::job::training::{Fit, Sample, Site};
 
 /// A key of each kind, of what comes first in training.
 fn keys(brief: &Brief) -> BTreeMap<&'static str, Key> {
@@ -77,6 +77,9 @@ fn a_choice_of_influence_changes_the_keys_of_what_depends_on_it_alone() {
             ("diagonal", |job| job.method.curvature = Curvature::Diagonal, FROM_LAMBDA),
             ("K-FAC", |job| job.method.curvature = Curvature::Kfac, FROM_FACTORS),
             ("no curvature", |job| job.method.curvature = Curvature::Identity, FROM_FACTORS),
+            ("TKFAC", |job| job.method.curvature = Curvature::Tkfac, ALL),
+            ("Shampoo", |job| job.method.curvature = Curvature::Shampoo, ALL),
+            ("SOAP", |job| job.method.curvature = Curvature::Soap, ALL),
             ("a scale of K-FAC that is not asked for", |job| job.method.kfac_scale = KfacScale::PerPosition, &[]),
             (
                 "damping",
@@ -125,6 +128,19 @@ fn a_choice_of_kfac_or_of_labels_counts_where_it_is_used() {
         job
     };
     assert_changes(kfac, &[("scale", |job| job.method.kfac_scale = KfacScale::PerPosition, FROM_FACTORS)]);
+    let shampoo = || {
+        let mut job = job();
+        job.method.curvature = Curvature::Shampoo;
+        job
+    };
+    assert_changes(
+        shampoo,
+        &[
+            ("its eigenvalues corrected", |job| job.method.curvature = Curvature::Soap, FROM_FACTORS),
+            ("other sums", |job| job.method.curvature = Curvature::Tkfac, ALL),
+            ("a scale that is K-FAC's", |job| job.method.kfac_scale = KfacScale::PerPosition, &[]),
+        ],
+    );
     let empirical = || {
         let mut job = job();
         job.method.fisher = Fisher::Empirical;
@@ -149,6 +165,79 @@ fn a_choice_of_kfac_or_of_labels_counts_where_it_is_used() {
         job
     };
     assert_changes(top, &[("a shorter list", |job| job.output.top = 3, SCORES)]);
+}
+
+#[test]
+fn a_choice_of_joint_solves_changes_the_keys_of_what_depends_on_it_alone() {
+    let subspace = || {
+        let mut job = job();
+        job.method.solve = Solve::Subspace;
+        job
+    };
+    let two_dampings = [0.5, 0.25].map(|damping| DampingRequest::Value(Damping::Absolute(damping)));
+    assert_eq!(changed(&brief(job(), |_| ()), &brief(subspace(), |_| ())), FROM_VECTORS);
+    assert_changes(
+        subspace,
+        &[
+            ("each layer by itself", |job| job.method.solve = Solve::Ekfac, FROM_VECTORS),
+            ("products", |job| job.method.solve = Solve::GaussNewton, FROM_VECTORS),
+            ("draws of the form", |job| job.method.solve_label_draws = Some(3), FROM_VECTORS),
+            ("products that it makes none of", |job| job.method.solve_iterations = Some(5), &[]),
+            ("queries at a time", |job| job.method.solve_block = Some(2), FROM_VECTORS),
+        ],
+    );
+    let products = || {
+        let mut job = job();
+        job.method.solve = Solve::GaussNewton;
+        job
+    };
+    assert_changes(
+        products,
+        &[
+            ("how many", |job| job.method.solve_iterations = Some(5), FROM_VECTORS),
+            ("queries at a time", |job| job.method.solve_block = Some(2), FROM_VECTORS),
+            ("draws of no form", |job| job.method.solve_label_draws = Some(3), &[]),
+        ],
+    );
+    // vectors of one damping depend on the others, which shaped their space
+    let of_dampings = |solve: Solve, dampings: &[DampingRequest]| {
+        let mut job = job();
+        (job.method.solve, job.method.damping) = (solve, Several(dampings.to_vec()));
+        keys(&brief(job, |_| ()))["vectors"]
+    };
+    for solve in [Solve::Subspace, Solve::GaussNewton] {
+        assert_ne!(of_dampings(solve, &two_dampings[..1]), of_dampings(solve, &two_dampings), "{solve:?}");
+    }
+    assert_eq!(of_dampings(Solve::Ekfac, &two_dampings[..1]), of_dampings(Solve::Ekfac, &two_dampings));
+    // the examples of the products, and not those that are scored or fitted
+    let whole = brief(products(), |_| ());
+    let n = whole.train().len();
+    let sampled =
+        |training: &mut Training| training.stages[0].solve_sample = Some(training.stages[0].train.sample(n / 2));
+    assert_eq!(changed(&whole, &brief(products(), sampled)), FROM_VECTORS);
+    assert_eq!(changed(&brief(job(), |_| ()), &brief(job(), sampled)), [""; 0]);
+}
+
+#[test]
+fn halves_of_the_data_have_curvatures_of_their_own() {
+    let halves = |training: &mut Training| {
+        let stage = &mut training.stages[0];
+        let n = stage.train.len();
+        stage.halves = Some([stage.train.sample(n / 2), stage.train.sample(n / 3)]);
+    };
+    let brief = brief(job(), halves);
+    let fit = |sample| Fit { sample, ..brief.training.fits[0].clone() };
+    let samples = [Sample::Whole, Sample::Half(0), Sample::Half(1)];
+    let all: std::collections::BTreeSet<String> = samples
+        .into_iter()
+        .flat_map(|sample| {
+            let fit = fit(sample);
+            let at = site(&fit, &fit.places[0]);
+            [brief.covariance_key(at), brief.eigenbasis_key(&fit), brief.lambda_key(&fit, &fit.places[0])]
+        })
+        .map(|key| key.to_string())
+        .collect();
+    assert_eq!(all.len(), 9);
 }
 
 #[test]
@@ -216,6 +305,7 @@ fn influence_needs_one_pass_and_the_curvature_that_its_kind_has() {
     for (curvature, has_basis, needed) in [
         (Curvature::Ekfac, true, 1),
         (Curvature::Kfac, true, 1),
+        (Curvature::Soap, true, 1),
         (Curvature::Diagonal, false, 1),
         (Curvature::Identity, false, 1),
     ] {

@@ -273,7 +273,7 @@ fn token_sizes(brief: &Brief, longest: usize) -> Option<TokenSizes> {
 
 fn own_influence(brief: &Brief) -> OwnInfluence {
     if brief.walks_to_itself() {
-        let legs = &brief.training.fits[..brief.training.segments().len()];
+        let legs = brief.training.segment_fits();
         let of_leg = legs.iter().map(|fit| fit.places.len() as u64).max().unwrap_or(1);
         // the one that examples are asked at is there all the time
         return OwnInfluence::Pass { networks: of_leg + 1 };

@@ -87,7 +87,7 @@ impl Counts<'_> {
         if let Fitting::Here { lambdas } = self.0.fitting {
             let pass = self.pass(way, way.batch);
             if self.has_eigenbasis() {
-                found.covariance = pass + of_groups(&|l| self.covariance_sums(l));
+                found.covariance = pass + of_groups(&|l| self.covariance_sums(l)) + self.weighted_rows(way.batch);
             }
             if lambdas > 0 {
                 let sums = lambdas * of_groups(&|l| self.lambda_sums(l));
@@ -164,7 +164,7 @@ impl Counts<'_> {
         let pass = self.pass(way, way.batch);
         let lambda =
             self.rotation(way.batch) + lambdas * self.largest(&|l| self.bases(l)) + self.most_conditioners(lambdas);
-        let rooms = [pass, pass + lambda].map(|taken| limit.saturating_sub(taken));
+        let rooms = [pass + self.weighted_rows(way.batch), pass + lambda].map(|taken| limit.saturating_sub(taken));
         let of = |l: usize| [self.covariance_sums(l), lambdas * self.lambda_sums(l)];
         let mut groups: Vec<Vec<usize>> = vec![vec![]];
         let mut taken = [0; 2];
@@ -290,6 +290,21 @@ impl Counts<'_> {
     /// Sums of a layer's covariances: lower triangles in f64.
     fn covariance_sums(&self, l: usize) -> u64 {
         if self.has_eigenbasis() { 8 * Covariance::numbers_of_layer(self.0.layers, l) as u64 } else { 0 }
+    }
+
+    /// A batch's rows of the widest layer with their column of ones and multiplied with the weights of their pairs, the
+    /// product of both, and the weights of an example on each thread; 0 for covariances.
+    fn weighted_rows(&self, positions: usize) -> u64 {
+        let couples = |fit: &FitSize| fit.kind.pair_weights().couple_sides();
+        if !self.0.fits.iter().any(couples) {
+            return 0;
+        }
+        let (rows, longest) = (self.rows(positions), self.0.longest as u64);
+        let of = |l: usize| {
+            let (o, i) = (self.0.layers[l].outputs as u64, self.0.layers[l].columns() as u64);
+            rows * (i + o.max(i)) + o.max(i).pow(2)
+        };
+        self.number() * (self.largest(&of) + self.0.threads * longest.pow(2))
     }
 
     /// Sums of Λ, in the run's type since the last flush and in f64, for one fit.

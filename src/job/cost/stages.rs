@@ -125,7 +125,7 @@ fn carried(plan: &Plan, set: VectorSet, l: usize) -> Carried {
             let is_pair = plan.job.source.as_ref().is_some_and(|source| source.form == FormRequest::Momentum);
             let vectors = if is_pair { 2 } else { 1 };
             let mut found = Carried::default();
-            let legs = fits[..plan.training.segments().len()].iter().enumerate();
+            let legs = plan.training.segment_fits().iter().enumerate();
             for (leg, _) in legs.filter(|(_, fit)| !fit.frozen.contains(&l)) {
                 found.rotations += if leg == 0 { vectors } else { 2 * vectors };
                 found.products.push(Some(leg));
@@ -235,7 +235,8 @@ impl Stages<'_> {
     }
 
     fn covariance(&self, site: Site) -> StageCost {
-        let of = |batch: &BatchShape| work::covariances(self.layers(), batch);
+        let weights = self.plan.pair_weights();
+        let of = |batch: &BatchShape| work::covariances(self.layers(), batch, weights);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
         stage.saved = 8 * work::covariance_numbers(self.layers());
         stage.disk = self.plan.covariance_bytes();
@@ -461,7 +462,7 @@ impl Stages<'_> {
 
     fn self_influence(&self, stage: usize) -> StageCost {
         let (plan, layers) = (self.plan, self.layers());
-        let legs = plan.training.fits[..plan.training.segments().len()].iter().filter(|fit| fit.stage == stage);
+        let legs = plan.training.segment_fits().iter().filter(|fit| fit.stage == stage);
         let form = plan.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
         let (mut passes, mut walks) = (0, 0);
         for fit in legs {

@@ -3,7 +3,7 @@
 //! Routes are those of [`contraction`](crate::curvature::contraction), which the passes ask too.
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
-use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, is_first_of_group};
+use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, PairWeights, is_first_of_group};
 
 /// What a position costs in a network beyond its tracked layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -99,9 +99,19 @@ pub(super) fn pass(network: NetworkShape, batch: &BatchShape, graphs: Graphs) ->
     forwards + again + backwards + 4 * targets * network.head
 }
 
-/// Lower triangles of `Σ a aᵀ`, once for each input group, and of `Σ s sᵀ`.
-pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape) -> u128 {
-    let triangle = |n: usize| batch.rows as u128 * n as u128 * (n as u128 + 1);
+/// Lower triangles of `Σ a aᵀ`, once for each input group, and of `Σ s sᵀ`; weighted, whole products, and what makes
+/// the weights and multiplies with them.
+pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape, weights: PairWeights) -> u128 {
+    let rows = batch.rows as u128;
+    if weights.couple_sides() {
+        // of a position with itself, or of all pairs of an example
+        let every = weights == PairWeights::Gradients && !batch.all_single();
+        let pairs = if every { 2 * batch.pairs - rows } else { rows };
+        let side = |n: usize, other: usize| 2 * (pairs * (n + other) as u128 + rows * (n * n) as u128);
+        let of = |layer: &LayerSpec| side(layer.outputs, layer.columns()) + side(layer.columns(), layer.outputs);
+        return layers.iter().map(of).sum();
+    }
+    let triangle = |n: usize| rows * n as u128 * (n as u128 + 1);
     layers
         .iter()
         .enumerate()
@@ -232,7 +242,18 @@ mod tests {
                 }
             }
         }
-        assert_eq!(covariances(&layers, &batch), expected);
+        assert_eq!(covariances(&layers, &batch, PairWeights::Positions), expected);
+    }
+
+    #[test]
+    fn weighted_sums_are_whole_products_of_rows_that_pairs_of_positions_weigh() {
+        let (layers, batch) = ([layer(3, 4, true, 0)], BatchShape::of([2, 5], 0));
+        let products = product(5, 7, 5) + product(3, 7, 3);
+        let norms = 2 * 7 * (5 + 3) * 2;
+        assert_eq!(covariances(&layers, &batch, PairWeights::Norms), norms + products);
+        let pairs = product(2, 5, 2) + product(2, 2, 3) + product(2, 3, 2) + product(2, 2, 5);
+        let longer = product(5, 5, 5) + product(5, 5, 3) + product(5, 3, 5) + product(5, 5, 5);
+        assert_eq!(covariances(&layers, &batch, PairWeights::Gradients), pairs + longer + products);
     }
 
     #[test]

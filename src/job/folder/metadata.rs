@@ -182,7 +182,8 @@ mod tests {
     #[test]
     fn choices_are_named_in_files_as_in_jobs() {
         let named = |value: toml::Value| value.as_str().expect("a text").to_owned();
-        for curvature in [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac] {
+        let curvatures = [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac];
+        for curvature in curvatures.into_iter().chain([Curvature::Tkfac, Curvature::Shampoo, Curvature::Soap]) {
             assert_eq!(curvature.name(), named(toml::Value::try_from(curvature).expect("TOML")));
         }
         for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {

@@ -133,6 +133,12 @@ pub enum Curvature {
     Kfac,
     /// Kronecker eigenbasis with corrected eigenvalues.
     Ekfac,
+    /// Kronecker factors whose trace is that of the curvature.
+    Tkfac,
+    /// Kronecker factors of gradients of whole examples.
+    Shampoo,
+    /// The eigenbasis of Shampoo's factors, with corrected eigenvalues.
+    Soap,
 }
 
 impl Curvature {
@@ -143,6 +149,9 @@ impl Curvature {
             Self::Diagonal => "diagonal",
             Self::Kfac => "kfac",
             Self::Ekfac => "ekfac",
+            Self::Tkfac => "tkfac",
+            Self::Shampoo => "shampoo",
+            Self::Soap => "soap",
         }
     }
 }
@@ -154,6 +163,9 @@ impl From<Curvature> for CurvatureKind {
             Curvature::Diagonal => Self::Diagonal,
             Curvature::Kfac => Self::Kfac,
             Curvature::Ekfac => Self::Ekfac,
+            Curvature::Tkfac => Self::Tkfac,
+            Curvature::Shampoo => Self::Shampoo,
+            Curvature::Soap => Self::Soap,
         }
     }
 }

@@ -133,8 +133,8 @@ impl Run<'_> {
             (
                 "units".into(),
                 match form {
-                    VectorForm::Full => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]",
-                    VectorForm::LowRank(_) => "LEG/LAYER: response of the leg to the gradient of the query's cost (METHOD (14)), [queries, outputs, columns]; LEG/LAYER.left [queries, rank, outputs], LEG/LAYER.right [queries, rank, columns]: the same approximately, the sum of their outer products; ascribe.captured [legs, layers, queries, 2]: squared norms of what is kept and of the whole (METHOD 3.4)",
+                    VectorForm::Full => "LEG/LAYER: response of the leg to the gradient of the query's cost (docs/method.md, Score and Source), [queries, outputs, columns]",
+                    VectorForm::LowRank(_) => "LEG/LAYER: response of the leg to the gradient of the query's cost (docs/method.md, Score and Source), [queries, outputs, columns]; LEG/LAYER.left [queries, rank, outputs], LEG/LAYER.right [queries, rank, columns]: the same approximately, the sum of their outer products; ascribe.captured [legs, layers, queries, 2]: squared norms of what is kept and of the whole (docs/method.md, Score, Low rank)",
                 }
                 .into(),
             ),

@@ -77,7 +77,7 @@ impl Run<'_> {
         let walk = plan.walk(at_last, curvatures, &identity)?;
         let quiet = Quiet(self.observer());
         let n = training.stages[stage].n_examples;
-        let legs = training.fits[..training.segments().len()].iter().enumerate().filter(|(_, fit)| fit.stage == stage);
+        let legs = training.segment_fits().iter().enumerate().filter(|(_, fit)| fit.stage == stage);
         let form = plan.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
         let own = training.networks.get(training.last_network())?;
         let mut sums = vec![0.0; range.len()];

@@ -15,7 +15,16 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 /// A run of this checkpoint that reads weights by section, keeps no mapped page, and fits a few layers at a time.
 fn small(model: &str, out: &Path, at_a_time: usize) -> Result<Plan, Box<dyn std::error::Error>> {
-    let mut plan = large(model, out)?;
+    small_of(Curvature::Ekfac, model, out, at_a_time)
+}
+
+fn small_of(
+    curvature: Curvature,
+    model: &str,
+    out: &Path,
+    at_a_time: usize,
+) -> Result<Plan, Box<dyn std::error::Error>> {
+    let mut plan = large_of(curvature, model, out)?;
     plan.brief.training.networks.keep(Graphs::Rebuilt, Residence::BySection);
     plan.memory.mapped = 0;
     // layers that read the same input stay together
@@ -35,6 +44,10 @@ fn small(model: &str, out: &Path, at_a_time: usize) -> Result<Plan, Box<dyn std:
 }
 
 fn large(model: &str, out: &Path) -> Result<Plan, Box<dyn std::error::Error>> {
+    large_of(Curvature::Ekfac, model, out)
+}
+
+fn large_of(curvature: Curvature, model: &str, out: &Path) -> Result<Plan, Box<dyn std::error::Error>> {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let text = fixtures.join("gpt2-tiny");
     let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| text.join(name));
@@ -47,7 +60,9 @@ fn large(model: &str, out: &Path) -> Result<Plan, Box<dyn std::error::Error>> {
         path(&queries),
         path(out)
     );
-    Ok(Plan::resolve(toml::from_str::<Job>(&job)?)?)
+    let mut job = toml::from_str::<Job>(&job)?;
+    job.method.curvature = curvature;
+    Ok(Plan::resolve(job)?)
 }
 
 /// Results and factors by name.
@@ -80,6 +95,39 @@ fn groups_of_layers_leave_the_same_bytes() -> Outcome {
         large(model, a.path())?.run(&())?;
         small(model, b.path(), at_a_time)?.run(&())?;
         assert_same(&contents(b.path())?, &contents(a.path())?);
+    }
+    Ok(())
+}
+
+/// Sums of inputs that are a layer's own: q, k and v of a Llama read one tensor, and are fitted apart.
+#[test]
+fn groups_and_shards_of_gradients_leave_what_one_pass_leaves() -> Outcome {
+    for curvature in [Curvature::Soap, Curvature::Tkfac] {
+        let [a, b] = [tempfile::tempdir()?, tempfile::tempdir()?];
+        large_of(curvature, "llama-tiny", a.path())?.run(&())?;
+        let plan = small_of(curvature, "llama-tiny", b.path(), 1)?;
+        assert_eq!(plan.memory.groups.len(), plan.training.layers().len());
+        plan.run(&())?;
+        assert_same(&contents(b.path())?, &contents(a.path())?);
+        // sums of shards are added, and round otherwise
+        let c = tempfile::tempdir()?;
+        let plan = large_of(curvature, "llama-tiny", c.path())?;
+        let has_lambda = crate::curvature::CurvatureKind::from(curvature).has_lambda_pass();
+        for _ in 0..=usize::from(has_lambda) {
+            for shard in [Shard::new(1, 2)?, Shard::new(2, 2)?] {
+                plan.fit(Some(shard), &())?;
+            }
+            plan.merge(&[], &())?;
+        }
+        plan.run(&())?;
+        let scores = |folder: &Path| -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+            Ok(TensorFile::open_checked(&folder.join("scores.safetensors"))?.f32("scores")?.to_vec())
+        };
+        let (whole, shards) = (scores(a.path())?, scores(c.path())?);
+        let largest = whole.iter().fold(0.0f32, |most, score| most.max(score.abs()));
+        assert!(largest > 0.0 && whole.len() == shards.len());
+        let error = whole.iter().zip(&shards).fold(0.0f32, |most, (x, y)| most.max((x - y).abs()));
+        assert!(error <= 1e-3 * largest, "{curvature:?}: {error:e} of {largest:e}");
     }
     Ok(())
 }

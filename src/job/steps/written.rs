@@ -112,6 +112,8 @@ fn files_of_blocks_in_f64_with_sets_of_layers_have_the_bytes_that_were_foretold(
 fn files_of_other_kinds_have_the_bytes_that_were_foretold() -> Outcome {
     assert_whole(|job| job.method.curvature = Curvature::Kfac)?;
     assert_whole(|job| job.method.curvature = Curvature::Diagonal)?;
+    assert_whole(|job| job.method.curvature = Curvature::Tkfac)?;
+    assert_whole(|job| job.method.curvature = Curvature::Soap)?;
     assert_whole(|job| job.method.curvature = Curvature::Identity)
 }
 

@@ -281,7 +281,10 @@ impl Training {
         }
         let weights: Vec<f64> = checkpoints.iter().map(|(_, weight)| *weight).collect();
         let of = checkpoints.into_iter().map(|(folder, _)| (folder_name(&folder), vec![(folder, 1.0)]));
-        let networks = Networks::open(of.collect(), model, options)?;
+        let mut networks = Networks::open(of.collect(), model, options)?;
+        if CurvatureKind::from(job.method.curvature).pair_weights().couple_sides() {
+            networks.separate_inputs();
+        }
         for (network, absent) in networks.absent().iter().enumerate() {
             if let Some(&l) = absent.first() {
                 return Err(JobError::Options {
@@ -474,6 +477,11 @@ impl Training {
         let Some(numbers) = self.stage_numbers(stage) else { return vec![] };
         let rates: Vec<f64> = self.layers().iter().map(|layer| numbers.layer_rate(&layer.name)).collect();
         if rates.iter().all(|&rate| rate == 1.0) { vec![] } else { rates }
+    }
+
+    /// The curvatures of Source's segments, in their order, which come first; none without a training run.
+    pub(in crate::job) fn segment_fits(&self) -> &[Fit] {
+        &self.fits[..self.segments().len()]
     }
 
     /// Curvatures that are not taken on halves of the data.

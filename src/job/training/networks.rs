@@ -83,6 +83,11 @@ impl Networks {
         &self.layers
     }
 
+    /// Gives every layer an input of its own, for a curvature whose sums of inputs are a layer's own.
+    pub(in crate::job) fn separate_inputs(&mut self) {
+        self.layers.iter_mut().enumerate().for_each(|(l, layer)| layer.input_group = l);
+    }
+
     /// For each network the layers of the run that it does not have.
     pub(in crate::job) fn absent(&self) -> &[Vec<usize>] {
         &self.absent

@@ -7,7 +7,7 @@ use super::super::stages;
 use super::super::work;
 use super::bench::{Bench, Timing, invented_bases};
 use crate::curvature::random::stream;
-use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec};
+use crate::curvature::{CovarianceSum, LambdaSum, LayerSpec, PairWeights};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 
@@ -16,7 +16,9 @@ impl Bench<'_> {
         let (layers, train) = (self.layers(), self.train());
         let mut sum = CovarianceSum::<T>::new(layers).with_products(self.products());
         let objective = self.plan.label_mode().objectives(stream::COVARIANCE)[0];
-        self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| (work::covariances(layers, batch), 0.0))
+        self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| {
+            (work::covariances(layers, batch, PairWeights::Positions), 0.0)
+        })
     }
 
     pub(super) fn squares<T: Number>(&mut self) -> Result<(), JobError> {

@@ -157,7 +157,7 @@ impl Run<'_> {
         key: &Key,
     ) -> Result<CovarianceSum<T>, JobError> {
         let found = self.group_artifact(COVARIANCE_GROUP, key)?;
-        let mut sum = CovarianceSum::<T>::new(&group.specs);
+        let mut sum = CovarianceSum::<T>::weighted(&group.specs, self.plan.pair_weights());
         sum.add_state(|name| found.f64(name).ok(), &counts::of_file(&found, 0..group.specs.len())?)?;
         Ok(sum)
     }

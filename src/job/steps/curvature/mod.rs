@@ -165,6 +165,14 @@ impl Run<'_> {
                 let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
                 Factors::ekfac_of_trained(bases()?.0, lambda)
             }
+            CurvatureKind::Soap => {
+                let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
+                Factors { kind: fit.kind, ..Factors::ekfac_of_trained(bases()?.0, lambda) }
+            }
+            CurvatureKind::Tkfac | CurvatureKind::Shampoo => {
+                let (bases, mean_positions) = bases()?;
+                Factors::of_trace(fit.kind, bases.into_iter().flatten().collect(), &mean_positions)
+            }
         };
         Ok(factors.with_products(self.plan.training.networks.options().products))
     }
@@ -241,7 +249,7 @@ impl Run<'_> {
                     let parts = self.complete_parts(&folders, COVARIANCE, &key, site)?;
                     let writer = self.covariance_writer(site, &merged_counts(&parts, layers.len())?)?;
                     for group in self.groups() {
-                        let mut sum = CovarianceSum::<T>::new(&group.specs);
+                        let mut sum = CovarianceSum::<T>::weighted(&group.specs, self.plan.pair_weights());
                         for part in &parts {
                             let part = part.open()?;
                             let counts = counts::of_file(&part, group.layers.iter().copied())?;

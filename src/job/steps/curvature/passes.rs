@@ -69,7 +69,8 @@ impl Run<'_> {
         self.plan.check_own_data(site.stage, "covariances")?;
         let range = self.fit_range(site);
         let network = GroupNetwork::new(self.network(site.network)?, group);
-        let mut sum = CovarianceSum::<T>::new(&group.specs).with_products(network.products());
+        let sum = CovarianceSum::<T>::weighted(&group.specs, self.plan.pair_weights());
+        let mut sum = sum.with_products(network.products());
         let mut start = range.start;
         if let Some(partial) = self.store.restore_partial(COVARIANCE, key)? {
             let counts = counts::of_counters(&partial.progress().counters, group.specs.len());

@@ -7,7 +7,7 @@ use super::kinds::{COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::store::{Artifact, Element, Key, Metadata, TensorData, TensorWriter};
 use crate::curvature::{
     BlockDiagonal, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec, Matrix,
-    Numbers, Side, SymmetricMatrix,
+    Numbers, PairWeights, Side, SymmetricMatrix,
 };
 use crate::job::brief::artifacts::{block_names, side_name};
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
@@ -32,9 +32,20 @@ impl Run<'_> {
     pub(super) fn covariance_writer(&self, site: Site, counts: &Counts) -> Result<TensorWriter, JobError> {
         let specs = self.plan.covariance_specs();
         let mut metadata = counts::metadata(counts);
+        let units = match self.plan.pair_weights() {
+            PairWeights::Positions => {
+                "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients; lower triangles, row by row"
+            }
+            PairWeights::Norms => {
+                "means over positions of outer products, inputs (with a trailing 1 for a bias) times squared norms of output gradients and these times those of inputs; lower triangles, row by row"
+            }
+            PairWeights::Gradients => {
+                "means over examples of products of whole gradients with their transposes, on the side of inputs (with a trailing 1 for a bias) and of outputs; lower triangles, row by row"
+            }
+        };
         metadata.extend([
             ("checkpoint".into(), self.plan.training.networks.parameters()[site.network].name.clone()),
-            ("units".into(), "means over positions of the outer products of inputs (with a trailing 1 for a bias) and output gradients; lower triangles, row by row".into()),
+            ("units".into(), units.into()),
         ]);
         Ok(self.store.writer(COVARIANCE, &self.plan.covariance_key(site), &specs, &metadata)?)
     }
