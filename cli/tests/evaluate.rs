@@ -390,6 +390,19 @@ fn the_top_of_each_query_is_removed_and_what_that_cost_is_told() {
     assert_eq!((&report["own"]["mean"], &report["difference"]["mean"]), (&0.5.into(), &0.375.into()));
     done(&format!("{qld} --at-least 0.3"));
     assert_eq!(ended(ascribe(&format!("{qld} --at-least 0.4"))).code, Some(1));
+    // the same numbers after a step on the lists: losses rose, which is no gain
+    let patch = format!("evaluate tail-patch --lists {out} --outcomes {outcomes} --outcome loss");
+    insta::assert_snapshot!(done(&patch).out, @r"
+    fall of the loss of 10 queries after a step on 3 examples
+
+    top examples of     fall    95 % interval
+    the query itself  -0.500  -0.500 to -0.500
+    other queries     -0.125  -0.125 to -0.125
+    own minus others  -0.375  -0.375 to -0.375
+
+    Positive: the query gets better. 0 of 10 queries gain more by their own examples than by others'.
+    ");
+    assert_eq!(ended(ascribe(&format!("{patch} --at-least 0"))).code, Some(1));
 }
 
 #[test]

@@ -27,6 +27,7 @@ const COMMANDS: [&str; 25] = [
     "evaluate likeness",
     "evaluate mislabelled",
     "evaluate qld",
+    "evaluate tail-patch",
     "evaluate exact",
     "evaluate retrieval",
     "evaluate subsets",

@@ -22,6 +22,34 @@ fn the_plan_shows_tokens_and_targets() {
     insta::assert_snapshot!("plan_of_an_mlp", folder.filtered(&plan.out));
 }
 
+/// `∇p = p ∇log p`, of one label and, token by token, of a completion's.
+#[test]
+fn scores_of_a_probability_are_those_of_its_logarithm_times_it() {
+    let folder = Folder::new();
+    let measured = |name: &str, measure: &str| {
+        let run = folder.arg(name);
+        done(&format!("influence {MLP} --measure {measure} --curvature kfac --out {run} --quiet"));
+        let rankings = json_lines(&fs::read_to_string(folder.path(&format!("{name}/ranking.jsonl"))).unwrap());
+        let values = rankings.iter().map(|ranking| ranking["query"]["value"].as_f64().expect("a number"));
+        (values.collect::<Vec<f64>>(), scores_of(&folder, name))
+    };
+    let (logarithms, of_logarithms) = measured("logprob", "logprob");
+    let (probabilities, found) = measured("probability", "probability");
+    let examples = found.len() / probabilities.len();
+    let mut want = vec![];
+    for ((p, log), scores) in probabilities.iter().zip(&logarithms).zip(of_logarithms.chunks_exact(examples)) {
+        assert!((p - log.exp()).abs() < 1e-6, "{p} {log}");
+        want.extend(scores.iter().map(|score| score * *p as f32));
+    }
+    assert_near(&found, &want, 1e-5, "probability");
+    let refused = ended(ascribe(&format!(
+        "influence --model fixtures/mlp-regression --train fixtures/mlp-regression/train.safetensors --queries \
+         fixtures/mlp-regression/query.safetensors --measure probability --out {}",
+        folder.arg("none")
+    )));
+    assert!(refused.code == Some(2) && refused.err.contains("`prediction` or `loss`"), "{}", refused.err);
+}
+
 #[test]
 fn the_plan_is_json_on_request() {
     let folder = Folder::new();

@@ -213,6 +213,9 @@ impl ExactJob {
             (Some(Measurement::LogProbability), false) => {
                 return Err(ExactError::Measurement { measurement: "logprob", model: "regression" });
             }
+            (Some(Measurement::Probability), false) => {
+                return Err(ExactError::Measurement { measurement: "probability", model: "regression" });
+            }
             (Some(measurement), _) => measurement,
         };
         Ok(Inputs { reading, recipe, network, starts, train, queries, measurement })
@@ -404,6 +407,7 @@ pub fn name_of(measurement: Measurement) -> &'static str {
     match measurement {
         Measurement::Loss => "loss",
         Measurement::LogProbability => "logprob",
+        Measurement::Probability => "probability",
         Measurement::Margin => "margin",
         _ => "prediction",
     }

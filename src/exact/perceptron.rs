@@ -299,6 +299,17 @@ impl Perceptron {
                 }
                 gradient
             }
+            (Measurement::Probability, Targets::Classes(classes)) => {
+                let mut gradient = Vec::with_capacity(outputs.len());
+                for (z, &class) in outputs.chunks_exact(self.outputs()).zip(classes) {
+                    let (p, _) = softmax(z);
+                    let own = p[class as usize];
+                    let slopes =
+                        p.iter().enumerate().map(|(k, p)| own * (f64::from(u8::from(k == class as usize)) - p));
+                    gradient.extend(slopes);
+                }
+                gradient
+            }
             (Measurement::Prediction, Targets::Values { .. }) => vec![1.0; outputs.len()],
             // minus the loss, which is the log-probability of a classifier's label
             _ => self.loss(outputs, targets).1.into_iter().map(|d| -d).collect(),

@@ -92,6 +92,7 @@ impl Case {
                 z[class] - others.ln()
             }
             Measurement::Prediction => z.iter().sum(),
+            Measurement::Probability => (-self.loss(z, target)).exp(),
             _ => -self.loss(z, target),
         }
     }
@@ -244,9 +245,11 @@ fn of_a_regression_with_dampening() {
 }
 
 #[test]
-fn of_plain_descent_and_a_log_probability() {
+fn of_plain_descent_and_of_probabilities() {
     let (activation, task, descent) = (Activation::Sigmoid, Task::Classification, PLAIN);
-    holds(&Case { activation, task, descent, measurement: Measurement::LogProbability, steps: batches() });
+    for measurement in [Measurement::LogProbability, Measurement::Probability] {
+        holds(&Case { activation, task, descent, measurement, steps: batches() });
+    }
 }
 
 #[test]

@@ -392,12 +392,13 @@ mod tests {
         LabelDraw { seed: 5, stream: random::stream::LAMBDA, draw: 1 }
     }
 
-    fn objectives() -> [Objective; 5] {
+    fn objectives() -> [Objective; 6] {
         [
             Objective::TrainingLoss,
             Objective::SampledLoss(draw()),
             Objective::Measurement(Measurement::Loss, Reduction::Mean),
             Objective::Measurement(Measurement::LogProbability, Reduction::Sum),
+            Objective::Measurement(Measurement::Probability, Reduction::Mean),
             Objective::Measurement(Measurement::Margin, Reduction::Mean),
         ]
     }
@@ -429,8 +430,13 @@ mod tests {
                     Objective::Measurement(m, Reduction::Sum) => (m.orientation(), 1.0),
                     _ => (-1.0, 1.0),
                 };
-                // f = ± (z_y - log Σ); what is differentiated is its negative
-                values[b] += sign * factor * (z[y] - total.ln());
+                // f = ± (z_y - log Σ), or its exponential; what is differentiated is its negative
+                let log_p = z[y] - total.ln();
+                let (value, factor) = match objective {
+                    Objective::Measurement(Measurement::Probability, _) => [factor * log_p.exp(); 2].into(),
+                    _ => (sign * factor * log_p, factor),
+                };
+                values[b] += value;
                 for j in 0..vocabulary {
                     let p = if margin && j == y { 0.0 } else { z[j].exp() / total };
                     let slope = case.soft_cap.map_or(1.0, |cap| 1.0 - (z[j] / cap).powi(2));

@@ -57,8 +57,8 @@ pub fn classification_loss(
 /// The loss is torch's `BCEWithLogitsLoss`, the mean over labels of `-y log p - (1 - y) log (1 - p)` with
 /// `p = 1 / (1 + e^{-z})`. Labels are drawn each from its own p; the gradient of a drawn loss is multiplied by `√C`, so
 /// that the mean of its squares is the loss's Hessian at the logits, `p (1 - p) / C`. [`Measurement::LogProbability`] is
-/// the sum over labels of the right answer's, [`Measurement::Margin`] that of its log-odds `(2y - 1) z`;
-/// [`Reduction::Mean`] divides by C.
+/// the sum over labels of the right answer's, [`Measurement::Probability`] that of the right answer's probability,
+/// [`Measurement::Margin`] that of its log-odds `(2y - 1) z`; [`Reduction::Mean`] divides by C.
 ///
 /// # Shapes
 /// `logits: [B, C]`, `targets: [B · C]` with `width` = C, `keys: [B]`; the gradient `[B, C]`.
@@ -100,6 +100,11 @@ pub fn multi_label_loss(
         Objective::Measurement(Measurement::LogProbability, _) => {
             let (value, gradient) = loss(z, y);
             (-factor * value, factor * gradient)
+        }
+        Objective::Measurement(Measurement::Probability, _) => {
+            let sign = 2.0 * y - 1.0;
+            let p = 1.0 / (1.0 + (-sign * z).exp());
+            (factor * p, -factor * sign * p * (1.0 - p))
         }
         Objective::Measurement(Measurement::Margin, _) => {
             let sign = 2.0 * y - 1.0;
@@ -175,7 +180,8 @@ pub fn regression_loss(
         ));
     }
     if let Objective::ExpectedLoss { .. }
-    | Objective::Measurement(Measurement::LogProbability | Measurement::Margin, _) = objective
+    | Objective::Measurement(Measurement::LogProbability | Measurement::Probability | Measurement::Margin, _) =
+        objective
     {
         return Err(objective::undefined(objective, "a regression"));
     }
@@ -284,6 +290,12 @@ mod tests {
         let (log_probability, same) = run(Measurement::LogProbability)?;
         assert_eq!(loss[0], -log_probability[0]);
         assert_eq!(flat(&gradient)?, flat(&same)?);
+        // d p = p d log p
+        let (probability, slopes) = run(Measurement::Probability)?;
+        assert!((probability[0] - (-loss[0]).exp()).abs() < 1e-15);
+        for (found, want) in flat(&slopes)?.iter().zip(flat(&gradient)?) {
+            assert!((found - probability[0] * want).abs() < 1e-15);
+        }
         Ok(())
     }
 
@@ -331,10 +343,11 @@ mod tests {
         let entropy = |z: f64, y: f64| -y * sigmoid(z).ln() - (1.0 - y) * sigmoid(-z).ln();
         let measured = |m, r| Objective::Measurement(m, r);
         type Term<'a> = &'a dyn Fn(f64, f64) -> f64;
-        let cases: [(Objective, f64, Term<'_>); 4] = [
+        let cases: [(Objective, f64, Term<'_>); 5] = [
             (Objective::TrainingLoss, 1.0, &|z, y| entropy(z, y) / 3.0),
             (measured(Measurement::Loss, Reduction::Sum), 1.0, &|z, y| entropy(z, y) / 3.0),
             (measured(Measurement::LogProbability, Reduction::Sum), -1.0, &|z, y| -entropy(z, y)),
+            (measured(Measurement::Probability, Reduction::Sum), -1.0, &|z, y| sigmoid((2.0 * y - 1.0) * z)),
             (measured(Measurement::Margin, Reduction::Mean), -1.0, &|z, y| (2.0 * y - 1.0) * z / 3.0),
         ];
         for (objective, sign, term) in cases {

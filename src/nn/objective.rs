@@ -14,6 +14,8 @@ pub(super) enum Question {
     Drawn(f64),
     /// `log p_y`; what is differentiated is its negative.
     LogProbability(usize),
+    /// `p_y`; what is differentiated is its negative.
+    Probability(usize),
     /// `log p_y - log(1 - p_y)`; what is differentiated is its negative.
     Margin(usize),
     /// `-log p_y`, the gradient times `√(C p_y)`.
@@ -45,6 +47,7 @@ impl Question {
             Objective::TrainingLoss | Objective::Measurement(Measurement::Loss, _) => Self::Loss(y),
             Objective::SampledLoss(draw) => Self::Drawn(uniform(draw, key, position)),
             Objective::Measurement(Measurement::LogProbability, _) => Self::LogProbability(y),
+            Objective::Measurement(Measurement::Probability, _) => Self::Probability(y),
             Objective::Measurement(Measurement::Margin, _) => Self::Margin(y),
             other => return Err(undefined(other, network)),
         })
@@ -58,6 +61,7 @@ pub(super) fn undefined(objective: Objective, network: &'static str) -> Error {
         Objective::ExpectedLoss { class } => format!("the expected loss of class {class}"),
         Objective::Measurement(Measurement::Loss, _) => "the measurement `loss`".to_owned(),
         Objective::Measurement(Measurement::LogProbability, _) => "the measurement `logprob`".to_owned(),
+        Objective::Measurement(Measurement::Probability, _) => "the measurement `probability`".to_owned(),
         Objective::Measurement(Measurement::Margin, _) => "the measurement `margin`".to_owned(),
         Objective::Measurement(Measurement::Prediction, _) => "the measurement `prediction`".to_owned(),
         other => format!("{other:?}"),
@@ -154,9 +158,11 @@ pub(super) fn differentiate<T: Logit>(row: &mut [T], question: Question, factor:
     let n_labels = row.len() as f64;
     let target = |y: usize, row: &[T]| row[y].wide() - shift.wide();
     let given = match question {
-        Question::Loss(y) | Question::LogProbability(y) | Question::Expected(y) | Question::Margin(y) => {
-            Some((y, target(y, row)))
-        }
+        Question::Loss(y)
+        | Question::LogProbability(y)
+        | Question::Probability(y)
+        | Question::Expected(y)
+        | Question::Margin(y) => Some((y, target(y, row))),
         Question::Drawn(_) => None,
     };
     let total = T::exponentials(row, shift);
@@ -172,6 +178,7 @@ pub(super) fn differentiate<T: Logit>(row: &mut [T], question: Question, factor:
     let weight = row[y].wide();
     let factor = match question {
         Question::Expected(_) => factor * (n_labels * weight / total).sqrt(),
+        Question::Probability(_) => factor * (weight / total),
         _ => factor,
     };
     T::scale(row, factor / total);
@@ -179,6 +186,7 @@ pub(super) fn differentiate<T: Logit>(row: &mut [T], question: Question, factor:
     row[y] = T::of(factor * (weight - total) / total);
     match question {
         Question::LogProbability(_) => -loss,
+        Question::Probability(_) => weight / total,
         _ => loss,
     }
 }
@@ -205,6 +213,7 @@ mod tests {
         match question {
             Question::Loss(y) | Question::Expected(y) => log_sum(None, z) - z[y],
             Question::LogProbability(y) => z[y] - log_sum(None, z),
+            Question::Probability(y) => (z[y] - log_sum(None, z)).exp(),
             Question::Margin(y) => z[y] - log_sum(Some(y), z),
             Question::Drawn(_) => unreachable!("has no label of its own"),
         }
@@ -213,14 +222,19 @@ mod tests {
     #[test]
     fn gradients_are_central_differences_of_the_definitions() {
         for y in 0..5 {
-            for question in [Question::Loss(y), Question::LogProbability(y), Question::Margin(y), Question::Expected(y)]
-            {
+            for question in [
+                Question::Loss(y),
+                Question::LogProbability(y),
+                Question::Probability(y),
+                Question::Margin(y),
+                Question::Expected(y),
+            ] {
                 let mut row = LOGITS;
                 let found = differentiate(&mut row, question, 0.5);
                 assert!((found - value(question, &LOGITS)).abs() < 1e-14);
                 let p = (LOGITS[y] - log_sum(None, &LOGITS)).exp();
                 let (sign, weight) = match question {
-                    Question::LogProbability(_) | Question::Margin(_) => (-1.0, 1.0),
+                    Question::LogProbability(_) | Question::Probability(_) | Question::Margin(_) => (-1.0, 1.0),
                     Question::Expected(_) => (1.0, (5.0 * p).sqrt()),
                     _ => (1.0, 1.0),
                 };

@@ -8,31 +8,11 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::EvaluateError;
-use super::bootstrap::{Bootstrap, Interval};
-use super::predictions::disagree;
+use super::bootstrap::Bootstrap;
+use super::own_lists::{MeanChange, QueryChange, own_lists};
 use super::removals::Removals;
 use super::subsets::QUERY;
 use super::tensors::TensorFile;
-
-/// A mean over queries with its interval.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct MeanFall {
-    /// Mean over queries.
-    pub mean: f64,
-    /// 95 %, resampling queries; none without resamples.
-    pub interval: Option<Interval>,
-}
-
-/// What one query lost.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct QueryFall {
-    /// The row of the scores.
-    pub query: usize,
-    /// After the removal of its own top examples, mean over seeds.
-    pub own: f64,
-    /// Mean over the removals of other queries' top examples; none if there are no others.
-    pub others: Option<f64>,
-}
 
 /// The rise of queries' losses after their top examples are removed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,13 +24,13 @@ pub struct Qld {
     /// Examples removed for a query: fewest and most.
     pub removed: (usize, usize),
     /// After the removal of each query's own examples. Positive: the query gets worse.
-    pub own: MeanFall,
+    pub own: MeanChange,
     /// After the removal of examples that were chosen for others.
-    pub others: Option<MeanFall>,
+    pub others: Option<MeanChange>,
     /// `own − others`: what was lost by the choice.
-    pub difference: Option<MeanFall>,
+    pub difference: Option<MeanChange>,
     /// Every query by itself.
-    pub per_query: Vec<QueryFall>,
+    pub per_query: Vec<QueryChange>,
 }
 
 /// The row of the scores that each removal is of: `query` i64 `[J]`.
@@ -73,48 +53,15 @@ pub fn removal_queries(path: &Path) -> Result<Vec<usize>, EvaluateError> {
 /// [`EvaluateError::Disagree`] if there is not one query for each removal, [`EvaluateError::Query`] for a row that is
 /// not there or comes twice, [`EvaluateError::TooFew`] without removals.
 pub fn qld(removals: &Removals, query: &[usize], bootstrap: Bootstrap) -> Result<Qld, EvaluateError> {
-    let changes = removals.changes();
-    let (count, queries) = (changes.subsets(), changes.queries());
-    if count == 0 {
-        return Err(EvaluateError::TooFew { figure: "QLD", axis: "removals", needed: 1, found: 0 });
-    }
-    if query.len() != count {
-        return Err(disagree("removals", "the list `query`", query.len(), "the mask `removed`", count));
-    }
-    let mut sorted = query.to_vec();
-    sorted.sort_unstable();
-    if let Some(&query) = sorted.iter().find(|&&q| q >= queries) {
-        return Err(EvaluateError::Query { query, problem: "is outside the outcomes", queries });
-    }
-    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(EvaluateError::Query { query: pair[0], problem: "has two removals", queries });
-    }
-    let of_query = |(j, &q): (usize, &usize)| {
-        let gains = changes.gains(q);
-        let sum: f64 = gains.iter().enumerate().filter(|&(other, _)| other != j).map(|(_, gain)| -gain).sum();
-        let others = (count > 1).then(|| sum / (count - 1) as f64);
-        QueryFall { query: q, own: -gains[j] + 0.0, others }
-    };
-    let per_query: Vec<QueryFall> = query.iter().enumerate().map(of_query).collect();
-    let mean = |value: &dyn Fn(&QueryFall) -> Option<f64>| -> Option<MeanFall> {
-        let values = per_query.iter().map(value).collect::<Option<Vec<f64>>>()?;
-        let mean = |chosen: &[usize]| chosen.iter().map(|&i| values[i]).sum::<f64>() / chosen.len() as f64;
-        let resampled = (0..bootstrap.resamples).map(|r| mean(&bootstrap.queries(r, count)));
-        let all: Vec<usize> = (0..count).collect();
-        Some(MeanFall { mean: mean(&all), interval: Interval::of(resampled.collect()) })
-    };
-    let own = mean(&|fall| Some(fall.own));
-    let own = own.ok_or(EvaluateError::TooFew { figure: "QLD", axis: "removals", needed: 1, found: 0 })?;
-    let (low, high) = removals.subsets().sizes();
-    let examples = removals.subsets().examples();
+    let found = own_lists(removals, query, -1.0, "QLD", bootstrap)?;
     Ok(Qld {
-        measurement: changes.name().to_owned(),
-        higher_is_better: changes.orientation() == super::Orientation::HigherIsBetter,
-        removed: (examples - high, examples - low),
-        own,
-        others: mean(&|fall| fall.others),
-        difference: mean(&|fall| fall.others.map(|others| fall.own - others)),
-        per_query,
+        measurement: removals.changes().name().to_owned(),
+        higher_is_better: removals.changes().orientation() == super::Orientation::HigherIsBetter,
+        removed: found.sizes,
+        own: found.own,
+        others: found.others,
+        difference: found.difference,
+        per_query: found.per_query,
     })
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn measure() -> impl TypedValueParser<Value = Measure> {
     one_of::<Measure>(&[
         ("loss", "the loss; a proponent lowers it"),
         ("logprob", "log-probability of the targets"),
+        ("probability", "probability of the right label, summed over targets"),
         ("margin", "log-odds of the right label"),
         ("prediction", "the predicted value of a regression"),
     ])

@@ -10,6 +10,8 @@ pub enum Measurement {
     Loss,
     /// Log-probability of the targets; higher is better.
     LogProbability,
+    /// `Σ p_y`, the probability of the right label, from 0 to 1 at each target; higher is better.
+    Probability,
     /// `Σ (z_y - lse(z without y))`, the log-odds of the right label; higher is better.
     Margin,
     /// The predicted value of a regression, summed over outputs; "higher is better" by convention.
@@ -21,7 +23,7 @@ impl Measurement {
     pub fn orientation(self) -> f64 {
         match self {
             Self::Loss => -1.0,
-            Self::LogProbability | Self::Margin | Self::Prediction => 1.0,
+            Self::LogProbability | Self::Probability | Self::Margin | Self::Prediction => 1.0,
         }
     }
 }

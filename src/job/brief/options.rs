@@ -500,17 +500,23 @@ pub(in crate::job) fn resolve_measure(
     limits: Limits,
     of_texts: Option<Task>,
 ) -> Result<Measure, JobError> {
-    use Measure::{Logprob, Loss, Margin, Prediction};
+    use Measure::{Logprob, Loss, Margin, Prediction, Probability};
     let task = match limits {
         Limits::Tokens(_) => of_texts,
         Limits::Rows(rows) => Some(rows.task),
     };
     let (task, possible, allowed): (_, _, &[Measure]) = match task {
-        None => ("language model", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin]),
-        Some(Task::Classification) => ("classifier", "`margin`, `loss` or `logprob`", &[Margin, Loss, Logprob]),
-        Some(Task::MultiLabel) => {
-            ("classifier of several labels", "`loss`, `logprob` or `margin`", &[Loss, Logprob, Margin])
+        None => {
+            ("language model", "`loss`, `logprob`, `probability` or `margin`", &[Loss, Logprob, Probability, Margin])
         }
+        Some(Task::Classification) => {
+            ("classifier", "`margin`, `loss`, `logprob` or `probability`", &[Margin, Loss, Logprob, Probability])
+        }
+        Some(Task::MultiLabel) => (
+            "classifier of several labels",
+            "`loss`, `logprob`, `probability` or `margin`",
+            &[Loss, Logprob, Probability, Margin],
+        ),
         Some(Task::Regression) => ("regression", "`prediction` or `loss`", &[Prediction, Loss]),
     };
     match asked {
@@ -525,6 +531,7 @@ pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
     match measure {
         Measure::Loss => "loss",
         Measure::Logprob => "logprob",
+        Measure::Probability => "probability",
         Measure::Margin => "margin",
         Measure::Prediction => "prediction",
     }

@@ -198,6 +198,8 @@ pub enum Measure {
     Loss,
     /// Log-probability of the targets.
     Logprob,
+    /// Probability of the right label, summed over targets.
+    Probability,
     /// Log-odds of the right label.
     Margin,
     /// The predicted value of a regression.
@@ -209,6 +211,7 @@ impl From<Measure> for Measurement {
         match measure {
             Measure::Loss => Self::Loss,
             Measure::Logprob => Self::LogProbability,
+            Measure::Probability => Self::Probability,
             Measure::Margin => Self::Margin,
             Measure::Prediction => Self::Prediction,
         }

@@ -8,10 +8,12 @@ mod figures;
 mod lds;
 mod likeness;
 mod mislabelled;
+mod own_lists;
 mod qld;
 mod retrained;
 mod retrieval;
 mod subsets;
+mod tail_patch;
 
 use clap::Subcommand;
 
@@ -27,6 +29,7 @@ pub(crate) enum Evaluate {
     Retrieval(retrieval::Retrieval),
     Mislabelled(mislabelled::Mislabelled),
     Qld(qld::Qld),
+    TailPatch(tail_patch::TailPatch),
     Calibrate(calibrate::Calibrate),
     Baseline(baseline::Baseline),
     Candidates(candidates::Candidates),
@@ -42,6 +45,7 @@ impl Evaluate {
             Self::Retrieval(command) => command.run(),
             Self::Mislabelled(command) => command.run(),
             Self::Qld(command) => command.run(),
+            Self::TailPatch(command) => command.run(),
             Self::Calibrate(command) => command.run(),
             Self::Baseline(command) => command.run(),
             Self::Candidates(command) => command.run(),
