@@ -13,22 +13,24 @@ use crate::walk::Start;
 use crate::{Error, LegVectors, Sweep, VectorForm, Walk};
 
 /// Whether queries are scored one by one or as one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aggregate {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Aggregate<'w> {
     /// Each query by itself.
     Each,
     /// The sum of all measurements.
     Sum,
     /// Their mean.
     Mean,
+    /// The sum of all measurements, each times the weight that the query has here, `[Q]`.
+    Weighted(&'w [f64]),
 }
 
-impl Aggregate {
+impl Aggregate<'_> {
     /// Rows of the score matrix for this many queries.
     pub fn rows(self, queries: usize) -> usize {
         match self {
             Self::Each => queries,
-            Self::Sum | Self::Mean => 1,
+            Self::Sum | Self::Mean | Self::Weighted(_) => 1,
         }
     }
 }
@@ -150,13 +152,15 @@ impl<T: Real> VectorSource<T> for MemoryVectors<T> {
 /// # Errors
 /// [`Error::NonFiniteQuery`]; the network's, the sink's, [`Error::Interrupted`].
 ///
+/// # Panics
+/// If [`Aggregate::Weighted`] has no weight for a query of the sweep.
 /// # Source
 /// `docs/method.md`, Score and Source.
 pub fn prepare_queries<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     measurement: Measurement,
     reduction: Reduction,
-    aggregate: Aggregate,
+    aggregate: Aggregate<'_>,
     walks: &[&Walk<'_, T>],
     sink: &mut dyn VectorSink<T>,
 ) -> Result<Vec<f64>, Error> {
@@ -165,11 +169,14 @@ pub fn prepare_queries<N: Network, T: Real>(
     let mut values = Vec::with_capacity(sweep.range.len());
     let mut sums: Vec<Vec<T>> = match aggregate {
         Aggregate::Each => vec![],
-        Aggregate::Sum | Aggregate::Mean => layers.iter().map(|layer| vec![T::of(0.0); layer.parameters()]).collect(),
+        Aggregate::Sum | Aggregate::Mean | Aggregate::Weighted(_) => {
+            layers.iter().map(|layer| vec![T::of(0.0); layer.parameters()]).collect()
+        }
     };
-    let weight = match aggregate {
+    let weight = |query: usize| match aggregate {
         Aggregate::Mean => T::of(1.0 / sweep.range.len() as f64),
         Aggregate::Each | Aggregate::Sum => T::of(1.0),
+        Aggregate::Weighted(weights) => T::of(weights[query]),
     };
     let mut products = GradientProducts::default().with_products(sweep.network.products());
     let batch = |_: &mut (), range: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
@@ -182,7 +189,9 @@ pub fn prepare_queries<N: Network, T: Real>(
                 match sums.get_mut(layer) {
                     Some(sum) => {
                         let place = gradients.place(None)?;
-                        for gradient in gradients.found[place].1.chunks_exact(spec.parameters()) {
+                        let found = gradients.found[place].1.chunks_exact(spec.parameters());
+                        for (gradient, query) in found.zip(range.clone()) {
+                            let weight = weight(query);
                             sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += weight * *g);
                         }
                     }

@@ -395,7 +395,7 @@ fn the_top_of_each_query_is_removed_and_what_that_cost_is_told() {
     insta::assert_snapshot!(done(&patch).out, @r"
     fall of the loss of 10 queries after a step on 3 examples
 
-    top examples of     fall    95 % interval
+    top examples of     fall     95 % interval
     the query itself  -0.500  -0.500 to -0.500
     other queries     -0.125  -0.125 to -0.125
     own minus others  -0.375  -0.375 to -0.375

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use support::{Folder, ascribe, done, ended};
 
-const COMMANDS: [&str; 25] = [
+const COMMANDS: [&str; 26] = [
     "influence",
     "source",
     "plan",

@@ -50,6 +50,66 @@ fn scores_of_a_probability_are_those_of_its_logarithm_times_it() {
     assert!(refused.code == Some(2) && refused.err.contains("`prediction` or `loss`"), "{}", refused.err);
 }
 
+/// Weighted sums and means are those of the queries' own scores.
+#[test]
+fn weights_say_what_each_query_counts() {
+    let folder = Folder::new();
+    let all = fs::read_to_string(root().join("fixtures/gpt2-tiny/queries.jsonl")).unwrap();
+    let weights = [2.0, -0.5, 1.5];
+    let rows: Vec<Value> = json_lines(&all).into_iter().take(3).collect();
+    let weighted = |rows: &[Value], weights: &[f64]| {
+        let with = |(row, weight): (&Value, &f64)| {
+            let mut row = row.clone();
+            row["weight"] = (*weight).into();
+            format!("{row}\n")
+        };
+        rows.iter().zip(weights).map(with).collect::<String>()
+    };
+    let queries = folder.write("queries.jsonl", weighted(&rows, &weights));
+    let job = |name: &str, flags: &str, queries: &str| {
+        format!(
+            "influence --model fixtures/gpt2-tiny --train fixtures/gpt2-tiny/train.jsonl --queries {queries} --add-eos both \
+             --curvature diagonal --quiet --out {} {flags}",
+            folder.arg(name)
+        )
+    };
+    done(&job("each", "", &queries));
+    let each = scores_of(&folder, "each");
+    let n = each.len() / 3;
+    for (how, divisor) in [("sum", 1.0), ("mean", 3.0)] {
+        let flags = format!("--aggregate {how} --query-weights weight");
+        let plan = done(&format!("{} --dry-run", job(how, &flags, &queries).replace(" --quiet", "")));
+        assert!(plan.out.contains(&format!(", {how} of all queries, weighted by their `weight`")), "{}", plan.out);
+        done(&job(how, &flags, &queries));
+        let want = |m: usize| (0..3).map(|q| weights[q] * f64::from(each[q * n + m])).sum::<f64>() / divisor;
+        let want: Vec<f32> = (0..n).map(|m| want(m) as f32).collect();
+        assert_near(&scores_of(&folder, how), &want, 1e-5, how);
+        let value = |name: &str, q: usize| {
+            let rankings = json_lines(&fs::read_to_string(folder.path(&format!("{name}/ranking.jsonl"))).unwrap());
+            rankings[q]["query"]["value"].as_f64().expect("a number")
+        };
+        let of_all = (0..3).map(|q| weights[q] * value("each", q)).sum::<f64>() / divisor;
+        assert!((value(how, 0) - of_all).abs() < 1e-9 * of_all.abs(), "{how}");
+    }
+    // systems of all layers are solved for the weighted sum
+    let joint = "--solve subspace --solve-label-draws 2 --aggregate sum --query-weights weight --curvature kfac";
+    done(&job("joint", joint, &queries).replace("--curvature diagonal", ""));
+    let without = job("none", "--query-weights weight", &queries);
+    let partly = folder.write("partly.jsonl", weighted(&rows, &weights[..2]) + &format!("{}\n", rows[2]));
+    let nothing = folder.write("nothing.jsonl", weighted(&rows, &[1.0, -2.0, 0.5]));
+    let mut messages = String::new();
+    for refused in [
+        without,
+        job("none", "--aggregate sum --query-weights weight", &partly),
+        job("none", "--aggregate mean --query-weights weight", &nothing),
+    ] {
+        let ended = ended(ascribe(&refused));
+        assert_eq!(ended.code, Some(2), "{}", ended.err);
+        messages.push_str(&ended.err);
+    }
+    insta::assert_snapshot!(messages);
+}
+
 #[test]
 fn the_plan_is_json_on_request() {
     let folder = Folder::new();

@@ -116,6 +116,11 @@ pub(crate) struct MethodOptions {
         ("mean", "one row, of their mean"),
     ]))]
     aggregate: Option<AggregateRequest>,
+    /// The field of the queries that says what each counts in their sum or mean [default: all count alike]
+    ///
+    /// A number in each row, below 0 for what is to be held against the others. A mean is divided by the weights' sum.
+    #[arg(long, value_name = "FIELD")]
+    query_weights: Option<String>,
     /// Keep each query's vectors as factors of this rank [default: whole, which is exact]
     ///
     /// For models whose queries would not fit on the disk: (O + I) R numbers for each query and layer instead of O I.
@@ -174,6 +179,7 @@ impl MethodOptions {
         method.measure = self.measure.or(method.measure);
         method.reduction = self.reduction.unwrap_or(method.reduction);
         method.aggregate = self.aggregate.unwrap_or(method.aggregate);
+        method.query_weights = self.query_weights.clone().or(method.query_weights.take());
         method.query_rank = self.query_rank.or(method.query_rank);
         method.normalize = self.normalize.unwrap_or(method.normalize);
         method.checkpoint_scores = self.checkpoint_scores.unwrap_or(method.checkpoint_scores);

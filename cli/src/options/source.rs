@@ -125,7 +125,7 @@ mod tests {
         let flags = "--model m --layers *.mlp.* --layers h.0.* --skip-layers *.c_attn --dtype f64 --train t --queries q \
             --tokenizer k --max-length 9 --pack 8:100 --special-tokens none --id-field line --add-bos both --add-eos train --train-size 7 --curvature kfac \
             --fisher empirical --label-draws 3 --damping 0.5x --kfac-scale per-position --seed 5 --measure logprob \
-            --reduction mean --aggregate sum --normalize cosine --checkpoint-scores spread --self-influence --threads 2 --memory 1GiB --disk 2GiB \
+            --reduction mean --aggregate sum --query-weights weight --normalize cosine --checkpoint-scores spread --self-influence --threads 2 --memory 1GiB --disk 2GiB \
             --batch-tokens 11 --out r --top 4 --store-scores top --csv --score-scale kronfluence \
             --layer-set early=h.0.*,h.1.*";
         let job = options(flags).job_of_flags().expect("model, train and out are there");

@@ -282,7 +282,10 @@ fn measure(job: &Job, summary: &Summary) -> String {
     let name = method.measure.map(|measure| name_of(&measure)).unwrap_or_default();
     let aggregate = match name_of(&method.aggregate).as_str() {
         "each" => String::new(),
-        how => format!(", {how} of all queries"),
+        how => match &method.query_weights {
+            None => format!(", {how} of all queries"),
+            Some(field) => format!(", {how} of all queries, weighted by their `{field}`"),
+        },
     };
     let tokens = summary.queries.as_ref().is_some_and(|queries| queries.longest > 1);
     let reduction = if tokens { format!(", {} over target tokens", name_of(&method.reduction)) } else { String::new() };

@@ -66,5 +66,16 @@ pub(in crate::job) fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Bri
     let layer_sets = LayerSet::all(&job, training.layers(), vec![]).expect("layers");
     let answers = Answer::all(&job, &training, &layer_sets).expect("answers");
     let queries = Some(rows("query.safetensors", limits));
-    Brief { job, training, answers, layer_sets, groups: None, copies: None, queries, evaluation: None, reused: None }
+    Brief {
+        job,
+        training,
+        answers,
+        layer_sets,
+        groups: None,
+        copies: None,
+        queries,
+        query_weights: vec![],
+        evaluation: None,
+        reused: None,
+    }
 }

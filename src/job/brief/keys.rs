@@ -231,6 +231,10 @@ impl Brief {
             .field("reduction", reduction_name(method.reduction))
             .field("aggregate", aggregate_name(method.aggregate))
             .field("normalize", normalize_name(method.normalize));
+        let key = match self.query_weights.is_empty() {
+            true => key,
+            false => key.list("query weights", self.query_weights.iter().copied()),
+        };
         let key = match method.query_rank {
             None => key,
             Some(rank) => key.field("rank", rank as u64),

@@ -15,6 +15,7 @@ pub(in crate::job) mod layer_sets;
 pub(in crate::job) mod loss_check;
 pub(in crate::job) mod options;
 pub(in crate::job) mod passes;
+pub(in crate::job) mod query_weights;
 pub(in crate::job) mod rank_by;
 
 pub(in crate::job) mod reuse;
@@ -54,6 +55,8 @@ pub struct Brief {
     /// Training examples that are one entry of a ranking.
     pub(in crate::job) copies: Option<Copies>,
     pub(in crate::job) queries: Option<Dataset>,
+    /// What each query counts in the sum or mean of all, `[Q]`; empty if all count alike.
+    pub(in crate::job) query_weights: Vec<f64>,
     /// The evaluation set whose loss is compared with the log. No number depends on it.
     pub(in crate::job) evaluation: Option<Dataset>,
     /// Another run whose curvature and query vectors are used.

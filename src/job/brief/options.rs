@@ -140,6 +140,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         );
     }
     check_query_tokens(job)?;
+    check_query_weights(job)?;
     if job.output.group_by.is_some() && job.method.normalize == Normalize::Cosine {
         return options("cosines do not add up over a group", "leave <group_by> or <normalize = cosine> out");
     }
@@ -247,6 +248,17 @@ pub(in crate::job) fn check_tokens_of(job: &Job, limits: Limits, of_texts: Optio
         ),
         _ => Ok(()),
     }
+}
+
+/// Refuses weights of queries that are not added up.
+fn check_query_weights(job: &Job) -> Result<(), JobError> {
+    if job.method.query_weights.is_some() && job.method.aggregate == AggregateRequest::Each {
+        return options(
+            "<query_weights> says what each query counts in a sum or mean of all, and queries are scored one by one",
+            "add <aggregate = sum> or <aggregate = mean>, or leave <query_weights> out",
+        );
+    }
+    Ok(())
 }
 
 /// Refuses shares of a query's target tokens where its vector is no sum over them.

@@ -294,6 +294,13 @@ fn data_change_the_keys_of_what_they_are_used_for() {
     let mut other = brief(job(), |_| ());
     other.queries = Some(whole.train().sample(3));
     assert_eq!(changed(&whole, &other), FROM_VECTORS);
+    // weights that all count alike are written nowhere
+    other.query_weights = vec![0.5, 0.25, 0.25];
+    let weighted = keys(&other);
+    other.query_weights = vec![0.25, 0.5, 0.25];
+    assert_ne!(keys(&other)["vectors"], weighted["vectors"]);
+    other.query_weights = vec![];
+    assert_ne!(keys(&other)["vectors"], weighted["vectors"]);
     other.queries = None;
     assert_eq!(other.answer_key(0), None);
     assert_eq!(other.run_key(), whole.run_key());

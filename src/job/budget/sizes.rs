@@ -80,12 +80,12 @@ impl Preconditioner {
 }
 
 /// Queries, and what is done with their vectors.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(in crate::job) struct QuerySizes {
     /// Positions of each, ascending.
     pub lengths: Vec<usize>,
     /// Whether they are added up before anything else, so that one gradient is carried.
-    pub aggregate: Aggregate,
+    pub aggregate: Aggregate<'static>,
     /// Query vectors that one pass meets: rows of every contribution.
     pub vectors: u64,
     /// Sums of every product: over all layers, and over each set of layers.

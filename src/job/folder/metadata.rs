@@ -115,6 +115,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     if let Some(width) = method.eigen_block_width.filter(|_| brief.has_eigenbasis() && brief.is_cut()) {
         entries.insert("eigen_block_width", width.to_string());
     }
+    if !brief.query_weights.is_empty() {
+        entries.insert("query_weights", json!(brief.query_weights).to_string());
+    }
     if let Some(rank) = method.query_rank {
         entries.insert("query_rank", rank.to_string());
     }

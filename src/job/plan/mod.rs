@@ -14,6 +14,7 @@ use crate::job::brief::checkpoints::Checkpoints;
 use crate::job::brief::data::{self, Preprocessing};
 use crate::job::brief::intervals;
 use crate::job::brief::options;
+use crate::job::brief::query_weights;
 use crate::job::brief::run_damping;
 use crate::job::budget::disk;
 use crate::job::budget::machine::default_budget;
@@ -241,11 +242,13 @@ impl Plan {
         let layer_sets = LayerSet::all(&job, training.layers(), heads)?;
         let answers = Answer::all(&job, &training, &layer_sets)?;
         let (queries, query_report) = queries.unzip();
+        let query_weights = query_weights::of(&job, queries.as_ref())?;
         let groups = job.output.group_by.as_deref().map(|field| Groups::by(&training, field)).transpose()?;
         let (copies, found) = Copies::find(&job, &training, memory)?;
         notes.extend(found);
         let evaluation = evaluation.map(|(examples, _)| examples);
-        let mut brief = Brief { job, training, answers, layer_sets, groups, copies, queries, evaluation, reused };
+        let mut brief =
+            Brief { job, training, answers, layer_sets, groups, copies, queries, query_weights, evaluation, reused };
         let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
         brief.job.resources.batch_tokens = Some(memory.batch);
         notes.extend(memory.take_solve_block(&mut brief));

@@ -59,6 +59,9 @@ pub struct MethodRequest {
     pub reduction: ReductionRequest,
     /// Queries one by one, or as one.
     pub aggregate: AggregateRequest,
+    /// The field of the queries that says what each counts in their sum or mean; none: all count alike.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub query_weights: Option<String>,
     /// Rank of the queries' vectors; none: they are kept whole, and scores are exact.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query_rank: Option<usize>,
@@ -92,6 +95,7 @@ impl Default for MethodRequest {
             measure: None,
             reduction: ReductionRequest::Sum,
             aggregate: AggregateRequest::Each,
+            query_weights: None,
             query_rank: None,
             normalize: Normalize::None,
             checkpoint_scores: CheckpointScores::Plain,
@@ -259,7 +263,7 @@ pub enum AggregateRequest {
     Mean,
 }
 
-impl From<AggregateRequest> for Aggregate {
+impl From<AggregateRequest> for Aggregate<'static> {
     fn from(aggregate: AggregateRequest) -> Self {
         match aggregate {
             AggregateRequest::Each => Self::Each,

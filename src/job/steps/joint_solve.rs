@@ -59,7 +59,7 @@ impl Run<'_> {
         let plan = self.plan;
         let Some(queries) = &plan.queries else { return Err(JobError::NoQueries) };
         let (layers, method) = (plan.training.layers(), &plan.job.method);
-        let (aggregate, rows) = (Aggregate::from(method.aggregate), plan.query_rows());
+        let (aggregate, rows) = (plan.aggregate(), plan.query_rows());
         let fit = match plan.answers[sets[0].answer].method {
             Method::Influence { fit, .. } => fit,
             _ => plan.averaged_fit(sets[0].network, Sample::Whole),

@@ -60,7 +60,7 @@ impl Run<'_> {
     fn prepare<T: Number>(&self, sets: &[VectorSet], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {
         let Some(queries) = &self.plan.queries else { return Err(JobError::NoQueries) };
         let (layers, method) = (self.plan.training.layers(), &self.plan.job.method);
-        let aggregate = Aggregate::from(method.aggregate);
+        let aggregate = self.plan.aggregate();
         let rows = self.plan.query_rows();
         if method.normalize == Normalize::Cosine && aggregate != Aggregate::Each {
             return Err(JobError::Options {

@@ -85,11 +85,14 @@ impl Plan {
         };
         let ids = metadata::query_ids(self);
         let measurement = measure_name(self.measure());
+        let weighted = if self.query_weights.is_empty() { "" } else { "weighted " };
         let query = |q: usize| match self.job.method.aggregate {
             AggregateRequest::Each => (queries.excerpt(q, EXCERPT), values[q]),
-            AggregateRequest::Sum => (format!("the sum of {} queries", queries.len()), values.iter().sum()),
+            AggregateRequest::Sum => {
+                (format!("the {weighted}sum of {} queries", queries.len()), self.aggregated(&values))
+            }
             AggregateRequest::Mean => {
-                (format!("the mean of {} queries", queries.len()), values.iter().sum::<f64>() / values.len() as f64)
+                (format!("the {weighted}mean of {} queries", queries.len()), self.aggregated(&values))
             }
         };
         let columns = &self.training.columns;
