@@ -8,7 +8,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use ascribe::curvature::{CurvatureKind, Measurement, Network};
-use ascribe::data::{self, Batch, DataOptions, Format, Role, Which, read_tokens_from};
+use ascribe::data::{self, Batch, DataOptions, DoubtfulEnd, EndToken, Format, Role, Which, read_tokens_from};
 use ascribe::job::{Job, Plan, Side, SourceRequest};
 use ascribe::model::{AdapterMode, LayerSelection, Limits, LoadOptions, Model};
 use ascribe::trajectory::TrajectoryRequest;
@@ -16,7 +16,7 @@ use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
-use support::agreement::{Agreement, Tolerances, folders_of, same_parameters};
+use support::agreement::{Agreement, Tolerances, folders_of, logits, same_parameters};
 use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
 use support::{Outcome, Source, fixture, shared};
@@ -302,4 +302,84 @@ fn labels_of_another_classifier_are_named() {
         "{}",
         notes("qwen2-classes")
     );
+}
+
+/// A copy of an adapter that classifies texts over a copy of its base of which `pad_token_id` was taken away, as PEFT
+/// leaves it after `model.config.pad_token_id = tokenizer.pad_token_id`; the tokenizer names this token, if there is one.
+fn without_padding(tokenizer: Option<&Value>) -> [tempfile::TempDir; 2] {
+    let (adapter, base) = copied("qwen2-classes");
+    let copy = tempfile::tempdir().expect("writable");
+    std::fs::copy(base.join("model.safetensors"), copy.path().join("model.safetensors")).expect("copied");
+    let mut keys: Value =
+        serde_json::from_slice(&std::fs::read(base.join("config.json")).expect("readable")).expect("JSON");
+    assert_eq!(keys["eos_token_id"], 2);
+    keys["pad_token_id"] = Value::Null;
+    std::fs::write(copy.path().join("config.json"), keys.to_string()).expect("writable");
+    if let Some(keys) = tokenizer {
+        std::fs::write(adapter.path().join("tokenizer_config.json"), keys.to_string()).expect("writable");
+    }
+    [adapter, copy]
+}
+
+/// Logits of one text.
+fn logits_of(model: &Model, ids: &[u32]) -> Vec<f64> {
+    let Limits::Tokens(limits) = model.limits() else { panic!("a model of texts") };
+    let (line, name) = (json!({"input_ids": ids, "label": 0}).to_string(), Path::new("lines.jsonl"));
+    let options = DataOptions { labels: model.labels().cloned(), ..DataOptions::default() };
+    let read = read_tokens_from(Cursor::new(line), name, Format::JsonLines, Role::Train, None, limits, options);
+    logits(model, &data::batch(&read.expect("tokens").0, 0..1))
+}
+
+#[test]
+fn padding_of_an_adapters_training_is_its_tokenizers() {
+    let load = |[adapter, base]: &[tempfile::TempDir; 2]| {
+        Model::load(adapter.path(), &options(base.path().to_owned(), DType::F64, AdapterMode::Only)).expect("a model")
+    };
+    let named = json!({"pad_token": "</s>", "added_tokens_decoder": {"2": {"content": "</s>"}}});
+    let known = load(&without_padding(Some(&named)));
+    let unknown = load(&without_padding(None));
+    assert!(known.notes().iter().any(|note| note.contains("padding is token 2") && note.contains("tokenizer_config")));
+    assert!(unknown.notes().iter().any(|note| note.contains("each text's last token is classified")));
+    let of = |counts_as| Some(DoubtfulEnd { token: 2, counts_as });
+    assert_eq!(known.labels().expect("labels").end, of(EndToken::Padding));
+    assert_eq!(unknown.labels().expect("labels").end, of(EndToken::Unknown));
+    // the base with the key, as transformers had it in memory
+    let [adapter, base] = without_padding(None);
+    let mut keys: Value =
+        serde_json::from_slice(&std::fs::read(base.path().join("config.json")).expect("readable")).expect("JSON");
+    keys["pad_token_id"] = json!(2);
+    std::fs::write(base.path().join("config.json"), keys.to_string()).expect("writable");
+    let as_trained = load(&[adapter, base]);
+    let (text, plain) = ([7, 9, 30, 2], [7, 9, 30]);
+    assert_eq!(logits_of(&known, &text), logits_of(&as_trained, &text));
+    assert_eq!(logits_of(&known, &plain), logits_of(&unknown, &plain));
+    assert_ne!(logits_of(&known, &text), logits_of(&unknown, &text));
+    // and the number may stand in the tokenizer's own file
+    let folders = without_padding(Some(&json!({"pad_token": {"content": "</s>"}})));
+    let tokenizer = json!({"added_tokens": [{"id": 2, "content": "</s>", "special": true}]});
+    std::fs::write(folders[0].path().join("tokenizer.json"), tokenizer.to_string()).expect("writable");
+    assert_eq!(load(&folders).labels().expect("labels").end, of(EndToken::Padding));
+}
+
+#[test]
+fn texts_that_end_with_what_may_be_padding_are_counted_or_refused() -> Outcome {
+    let data = tempfile::tempdir()?;
+    let file = data.path().join("train.jsonl");
+    let rows =
+        [[7, 9, 30, 2], [7, 9, 30, 8], [5, 2, 4, 2]].map(|ids| json!({"input_ids": ids, "label": 1}).to_string());
+    std::fs::write(&file, rows.join("\n"))?;
+    let resolve = |[adapter, base]: &[tempfile::TempDir; 2]| {
+        let mut job = Job::new(adapter.path(), file.clone(), data.path().join("run"));
+        job.model.base = Some(base.path().to_owned());
+        job.data.queries = Some(file.clone());
+        Plan::resolve(job)
+    };
+    let named = json!({"pad_token": "</s>", "added_tokens_decoder": {"2": {"content": "</s>"}}});
+    let notes = resolve(&without_padding(Some(&named)))?.summary().notes.join("\n");
+    assert!(notes.contains("2 of 3 training examples end with token 2, which counts as padding"), "{notes}");
+    assert!(notes.contains("2 of 3 queries end with token 2, which counts as padding"), "{notes}");
+    let error = resolve(&without_padding(None)).err().ok_or("not refused")?;
+    assert!(error.to_string().contains("2 of 3 texts end with token 2"), "{error}");
+    assert!(error.to_string().contains("train.jsonl"), "{error}");
+    Ok(())
 }

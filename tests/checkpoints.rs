@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ascribe::curvature::Positions;
-use ascribe::data::{Batch, Inputs, Targets, TokenInputs};
+use ascribe::data::{Batch, DoubtfulEnd, EndToken, Inputs, Targets, TokenInputs};
 use ascribe::model::{LoadError, LoadOptions, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::Tensor;
@@ -471,4 +471,148 @@ fn pair_logits(model: &Model) -> Vec<f32> {
         inputs: Inputs::Tokens(TokenInputs { ids: vec![5, 9, 14, 3, 0, 22, 7], types: None, encoder }),
     };
     model.logits(&batch).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Number `i` of a tensor of fixtures/gemma3_published.json, row by row.
+fn made_up(name: &str, shape: &[usize]) -> Vec<u8> {
+    let start = 40503 * name.bytes().map(u64::from).sum::<u64>();
+    let scale = if shape.len() == 1 { 0.6 } else { 4.0 / (shape[1] as f64).sqrt() };
+    let number = |i: u64| (((i * 2_654_435_761 + start) % (1 << 32)) as f64 / (1u64 << 32) as f64 - 0.5) * scale;
+    (0..shape.iter().product::<usize>() as u64).flat_map(|i| (number(i) as f32).to_le_bytes()).collect()
+}
+
+/// The hub's Gemma 3 of 4, 12 and 27 billion parameters say inside `text_config` what differs from the class alone: the
+/// vocabulary, and 4B its heads, stand nowhere.
+#[test]
+fn a_published_gemma_3_has_the_numbers_of_its_class() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let recorded: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("gemma3_published.json")).unwrap()).unwrap();
+    let (d, inner, v) = (8, 6, 262_208);
+    let mut shapes = vec![("embed_tokens".to_owned(), vec![v, d]), ("norm".to_owned(), vec![d])];
+    for n in 0..7 {
+        let mut add = |module: &str, shape: &[usize]| shapes.push((format!("layers.{n}.{module}"), shape.to_vec()));
+        for (module, shape) in [("q_proj", [8 * 256, d]), ("k_proj", [4 * 256, d]), ("v_proj", [4 * 256, d])] {
+            add(&format!("self_attn.{module}"), &shape);
+        }
+        add("self_attn.o_proj", &[d, 8 * 256]);
+        add("self_attn.q_norm", &[256]);
+        add("self_attn.k_norm", &[256]);
+        add("mlp.gate_proj", &[inner, d]);
+        add("mlp.up_proj", &[inner, d]);
+        add("mlp.down_proj", &[d, inner]);
+        for norm in ["input", "post_attention", "pre_feedforward", "post_feedforward"] {
+            add(&format!("{norm}_layernorm"), &[d]);
+        }
+    }
+    let checkpoint = |prefix: &str| {
+        let tensor = |(module, shape): &(String, Vec<usize>)| {
+            let name = format!("{module}.weight");
+            (format!("{prefix}{name}"), (shape.clone(), made_up(&name, shape)))
+        };
+        let tensors = shapes.iter().map(tensor).collect();
+        Checkpoint { config: recorded["config"].clone(), tensors, folder: tempfile::tempdir().unwrap() }
+    };
+    // the names that transformers 4 gave to files
+    let model = checkpoint("language_model.model.").load().unwrap();
+    let taken = "`max_position_embeddings` = 131072, `num_attention_heads` = 8, `vocab_size` = 262208";
+    assert_contains(&model.notes().join("\n"), &["that `config.json` leaves out are the class's", taken]);
+    let ids: Vec<u32> = recorded["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+    let rows = ids.len();
+    let batch = Batch {
+        targets: Targets::Tokens(vec![None; rows]),
+        keys: vec![0],
+        positions: Positions::from_lengths([rows]),
+        contrasts: None,
+        range: 0..1,
+        inputs: Inputs::Tokens(TokenInputs { ids, types: None, encoder: None }),
+    };
+    let found: Vec<f32> = model.logits(&batch).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    for (row, want) in recorded["logits"].as_array().unwrap().iter().enumerate() {
+        for (column, want) in recorded["columns"].as_array().unwrap().iter().zip(want.as_array().unwrap()) {
+            let (found, want) = (f64::from(found[row * v + column.as_u64().unwrap() as usize]), want.as_f64().unwrap());
+            assert!((found - want).abs() < 1e-4 * want.abs().max(1.0), "{row}, {column}: {found}, {want}");
+        }
+    }
+    // weights that do not fit the class's numbers are not said to contradict what the file does not say
+    let smaller = checkpoint("model.language_model.").add("model.language_model.embed_tokens.weight", &[64, d]);
+    let (error, hint) = smaller.refused();
+    assert_contains(&error, &["config.json", "`vocab_size` = 262208", "embed_tokens.weight", "[64, 8]", "[262208, 8]"]);
+    assert_contains(&hint, &["write the model's own numbers into `config.json`"]);
+}
+
+/// Without a class a decoder with a classifier's head, and none of its own, would be run with its embedding as head.
+#[test]
+fn a_classifier_without_its_class_is_no_language_model() {
+    for (name, class) in
+        [("llama", "LlamaForSequenceClassification"), ("gemma3", "Gemma3TextForSequenceClassification")]
+    {
+        let tied = || Checkpoint::of(&format!("classifiers/{name}")).set("tie_word_embeddings", json!(true));
+        for nameless in [tied().without("architectures"), tied().set("architectures", json!([]))] {
+            let (error, hint) = nameless.refused();
+            assert_contains(&error, &["no `architectures`", "`score.weight`", class]);
+            assert_contains(&hint, &["\"architectures\"", class, "ForCausalLM"]);
+        }
+        // whoever says that it is a language model gets one
+        let stem =
+            class.trim_end_matches("TextForSequenceClassification").trim_end_matches("ForSequenceClassification");
+        let notes = tied().set("architectures", json!([format!("{stem}ForCausalLM")])).notes();
+        assert_contains(&notes, &["left out", "`score.weight`"]);
+    }
+}
+
+/// A token id of padding that is absent is the class's, one that is null or negative is none.
+#[test]
+fn padding_is_what_the_class_says_where_the_file_says_nothing() {
+    let end = |checkpoint: Checkpoint| checkpoint.load().unwrap().labels().unwrap().end;
+    let olmo = || Checkpoint::of("classifiers/olmo");
+    assert_eq!(end(olmo()), None);
+    assert_contains(&olmo().without("pad_token_id").notes(), &["`pad_token_id` = 1"]);
+    assert_eq!(end(olmo().without("pad_token_id")), None);
+    let text = Some(DoubtfulEnd { token: 2, counts_as: EndToken::Text });
+    for none in [Value::Null, json!(-1)] {
+        assert_eq!(end(olmo().set("pad_token_id", none.clone())), text);
+        assert_contains(&olmo().set("pad_token_id", none).notes(), &["no `pad_token_id`", "last token is classified"]);
+    }
+    assert_eq!(end(Checkpoint::of("classifiers/llama").without("pad_token_id")), text);
+    let (error, _) = olmo().set("pad_token_id", json!("<pad>")).refused();
+    assert_contains(&error, &["`pad_token_id` = \"<pad>\"", "the number of a token"]);
+}
+
+#[test]
+fn what_is_not_supported_is_named_with_what_to_do() {
+    for (kind, reason, instead) in [
+        ("mamba2", "state-space", "softmax attention"),
+        ("qwen3_next", "linear attention", "softmax attention"),
+        ("qwen2_5_vl", "images and text", "save it by itself"),
+        ("whisper", "sound", "rows of numbers"),
+        ("bart", "an encoder with a decoder", "`t5` and `mt5`"),
+        ("deepseek_v3", "a decoder with blocks", "docs/own-model.md"),
+        ("deberta-v2", "an encoder of texts", "`modernbert`"),
+        ("convnext", "neither `vit` nor `resnet`", "docs/vision.md"),
+    ] {
+        let (error, hint) = Checkpoint::of("llama-tiny").set("model_type", json!(kind)).refused();
+        assert_contains(&error, &[&format!("`model_type` is `{kind}`, which is not supported: "), reason]);
+        assert_contains(&hint, &[instead, "supported are gpt2"]);
+    }
+    // what nobody listed is known by its parts
+    let (error, _) = Checkpoint::of("llama-tiny")
+        .set("model_type", json!("brand_new_vl"))
+        .set("vision_config", json!({"hidden_size": 8}))
+        .refused();
+    assert_contains(&error, &["a model of images and text"]);
+    let (error, hint) = Checkpoint::of("llama-tiny").set("model_type", json!("brand_new")).refused();
+    assert!(error.ends_with("which is not supported"), "{error}");
+    assert!(hint.starts_with("supported are"), "{hint}");
+    for (method, instead) in [
+        ("bitsandbytes", "`--base DIR`"),
+        ("gptq", "`model.dequantize()`"),
+        ("mxfp4", "`quantization_config=Mxfp4Config(dequantize=True)`"),
+        ("fp8", "FineGrainedFP8Config"),
+    ] {
+        let settings = json!({"a_long_key_before_the_method": "x".repeat(300), "quant_method": method});
+        let (error, hint) = Checkpoint::of("llama-tiny").set("quantization_config", settings).refused();
+        assert_contains(&error, &["`quantization_config`", "is not supported"]);
+        assert_contains(&hint, &["unpacked", instead]);
+    }
 }

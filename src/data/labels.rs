@@ -21,6 +21,29 @@ pub struct Labels {
     pub names: Vec<(String, u32)>,
     /// Texts of a pair that the model tells apart by a type of each token; none: it does not.
     pub token_types: Option<usize>,
+    /// What the last token of a text may have been, where the last one that is no padding is classified and nothing
+    /// certain says which token was padding.
+    pub end: Option<DoubtfulEnd>,
+}
+
+/// A token that texts may end with and that may have been padding in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DoubtfulEnd {
+    /// The token.
+    pub token: u32,
+    /// What it counts as.
+    pub counts_as: EndToken,
+}
+
+/// What a token at the end of a text counts as, if it may be padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndToken {
+    /// Padding, by the word of a tokenizer: the token before it is classified.
+    Padding,
+    /// The text's last token, which is classified.
+    Text,
+    /// Nothing says it, and texts that end with it cannot be used.
+    Unknown,
 }
 
 impl Labels {

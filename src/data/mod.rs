@@ -73,7 +73,7 @@ pub use images::{
     ImageOptions, ImageProblem, ImageProcessor, ImageReport, Thumbnail, holds_images, read_images, thumbnails,
 };
 pub use inputs::{Inputs, RowInputs, TokenInputs};
-pub use labels::Labels;
+pub use labels::{DoubtfulEnd, EndToken, Labels};
 pub use line_problem::LineProblem;
 pub use read::{read_tokens, read_tokens_from};
 pub use read_report::{Packed, ReadReport};

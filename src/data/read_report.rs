@@ -2,6 +2,7 @@
 
 use super::chat::report::ChatReport;
 use super::images::report::ImageReport;
+use super::labels::DoubtfulEnd;
 
 /// What reading found, for the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +29,8 @@ pub struct ReadReport {
     pub longest: usize,
     /// Tokens of the longest example before it was cut or packed.
     pub longest_before_cut: usize,
+    /// A token that may have been padding, and how many examples end with it.
+    pub doubtful_ends: Option<(DoubtfulEnd, usize)>,
     /// What packing did.
     pub packed: Option<Packed>,
     /// Whether examples are rows of numbers or images, not sequences of tokens.

@@ -17,6 +17,9 @@ use super::weights::Weights;
 pub(crate) struct Architecture {
     /// `model_type` of its configurations.
     pub(crate) model_type: &'static str,
+    /// What its class of transformers takes for whole numbers whose keys a configuration leaves out, which is common
+    /// inside `text_config`: files of several modalities hold what differs from the class alone.
+    pub(crate) class_numbers: &'static [(&'static str, u64)],
     /// What `architectures` may say of it, the usual one first. Empty: no class of transformers, and nothing is checked.
     pub(crate) classes: &'static [&'static str],
     /// Builds a model of a configuration and weights.
@@ -28,6 +31,8 @@ pub(crate) struct Architecture {
     /// Keys that may stand in its configurations and change no number. Those of all classes are known already, and
     /// those that `load` reads are.
     pub(crate) without_effect: &'static [&'static str],
+    /// What transformers 5 calls a module of a file in memory, if that is another name: PEFT saves adapters under it.
+    pub(crate) renamed: Option<fn(&str) -> Option<String>>,
     /// The key with the number of blocks.
     pub(crate) blocks: Option<&'static str>,
     /// The key with the number of attention heads.
@@ -271,6 +276,9 @@ const WITHOUT_EFFECT: &[&str] = &[
 /// What the names of transformers' classes end in that give something for a whole text.
 const OF_TEXTS: &str = "ForSequenceClassification";
 
+/// What the names of transformers' classes end in that give something for an image.
+const OF_IMAGES: &str = "ForImageClassification";
+
 /// What the names of transformers' classes end in that fill in masked tokens.
 const MASKED: &str = "ForMaskedLM";
 
@@ -312,9 +320,11 @@ impl Architecture {
                     found: config.quoted("architectures"),
                     model_type: self.model_type.to_owned(),
                     expected,
+                    of_texts: self.class_of_texts(),
                 });
             }
         }
+        self.check_head(config, weights)?;
         for (key, usual) in [
             ("is_causal", true),
             ("use_bidirectional_attention", false),
@@ -336,6 +346,23 @@ impl Architecture {
         Ok(())
     }
 
+    /// Refuses weights with a classifier's head and without a language model's, if no class is named: a decoder would be
+    /// run with its embedding as head.
+    fn check_head(&self, config: &Config, weights: &Weights) -> Result<(), LoadError> {
+        let is_named = config.list("architectures")?.is_some_and(|classes| !classes.is_empty());
+        let (Some(names), Some(expected), Some(of_texts)) =
+            (self.parameters.names(), self.language_model(), self.class_of_texts())
+        else {
+            return Ok(());
+        };
+        let name = format!("{SCORE}.weight");
+        let has_head = names.heads.iter().any(|head| weights.contains(&format!("{head}.weight")));
+        if is_named || has_head || !weights.contains(&name) {
+            return Ok(());
+        }
+        Err(LoadError::NoClass { file: config.file().to_owned(), name, of_texts, expected })
+    }
+
     /// Whether an encoder reads a text and a decoder beside it writes another.
     pub(crate) fn has_encoder(&self) -> bool {
         matches!(self.model_type, "t5" | "mt5")
@@ -350,6 +377,21 @@ impl Architecture {
             || !self.has_encoder()
                 && of_texts.is_some()
                 && self.classes.iter().any(|own| stem(own).as_deref() == of_texts)
+    }
+
+    /// Its class that gives something for an image, if it has one.
+    pub(super) fn class_of_images(&self) -> Option<&'static str> {
+        self.classes.iter().copied().find(|class| class.ends_with(OF_IMAGES))
+    }
+
+    /// Whether its class that gives something for a whole text makes it of the last token that is no padding.
+    pub(super) fn classifies_last_token(&self) -> bool {
+        self.language_model().is_some() && self.class_of_texts().is_some()
+    }
+
+    /// The class that predicts the next token, if there is one.
+    fn language_model(&self) -> Option<&'static str> {
+        self.classes.iter().copied().find(|class| LANGUAGE_MODELS.iter().any(|end| class.ends_with(end)))
     }
 
     /// The class of this architecture that gives something for a whole text; none if there is none.

@@ -17,11 +17,20 @@ use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "bert",
+    class_numbers: &[
+        ("hidden_size", 768),
+        ("intermediate_size", 3_072),
+        ("num_attention_heads", 12),
+        ("num_hidden_layers", 12),
+        ("vocab_size", 30_522),
+        ("max_position_embeddings", 512),
+    ],
     classes: &["BertForSequenceClassification", "BertForMaskedLM"],
     load,
     parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING.names), others: &Parameters::Blocks(NAMES) },
     tied_by_default: true,
     without_effect: WITHOUT_EFFECT,
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

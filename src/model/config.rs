@@ -1,7 +1,7 @@
 //! `config.json`, key by key: a key that is missing, of another kind or unsupported is an error that
 //! names it. Which keys were read is remembered, so that those that nobody read can be named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,16 @@ use serde_json::{Map, Value};
 
 use super::checkpoint::{Checkpoint, read};
 use super::error::LoadError;
+use super::unsupported::instead_of_option;
+use crate::data::EndToken;
 
 /// A checkpoint's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     file: PathBuf,
     keys: Map<String, Value>,
+    /// What a token at the end of a text counts as, where that is not known from the keys.
+    end: Option<EndToken>,
     reading: Arc<Mutex<Reading>>,
 }
 
@@ -25,6 +29,10 @@ struct Reading {
     asked: BTreeSet<String>,
     /// What a person should know of how they were understood.
     notes: Vec<String>,
+    /// Whole numbers of the class, for keys that are not there.
+    class_numbers: &'static [(&'static str, u64)],
+    /// Those of them that were taken.
+    taken: BTreeMap<&'static str, u64>,
 }
 
 /// The largest `config.json` that is read, in bytes.
@@ -55,7 +63,7 @@ impl Config {
     /// [`LoadError`] if the file cannot be read or is not a JSON object.
     pub(super) fn read_file(file: PathBuf) -> Result<Self, LoadError> {
         match serde_json::from_str(&read(&file, LARGEST)?) {
-            Ok(Value::Object(keys)) => Ok(Self { file, keys, reading: Arc::default() }),
+            Ok(Value::Object(keys)) => Ok(Self { file, keys, end: None, reading: Arc::default() }),
             Ok(_) => Err(LoadError::Config { file, problem: "not a JSON object".into() }),
             Err(error) => Err(LoadError::Config { file, problem: format!("not valid JSON: {error}") }),
         }
@@ -77,6 +85,16 @@ impl Config {
         self
     }
 
+    /// This configuration as one whose keys do not say what a token at the end of a text was in training.
+    pub(super) fn with_end(self, end: EndToken) -> Self {
+        Self { end: Some(end), ..self }
+    }
+
+    /// What was said by [`Self::with_end`].
+    pub(super) fn end(&self) -> Option<EndToken> {
+        self.end
+    }
+
     /// A key's value; `null` counts as absent.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.given(key).filter(|value| !value.is_null())
@@ -86,6 +104,24 @@ impl Config {
     pub(super) fn given(&self, key: &str) -> Option<&Value> {
         self.reading().asked.insert(key.to_owned());
         self.keys.get(key)
+    }
+
+    /// Lets whole numbers of the class count for keys that are absent. A key that is `null` stays as if it were absent.
+    pub(super) fn complete(&self, class_numbers: &'static [(&'static str, u64)]) {
+        self.reading().class_numbers = class_numbers;
+    }
+
+    /// A whole number of the class, if a key is absent; that it was taken is remembered.
+    fn of_class(&self, key: &str) -> Option<u64> {
+        let mut reading = self.reading();
+        let &(key, number) = reading.class_numbers.iter().find(|(other, _)| *other == key)?;
+        reading.taken.insert(key, number);
+        Some(number)
+    }
+
+    /// The keys that are absent and whose numbers are the class's, as `key` = number.
+    pub(super) fn taken_of_class(&self) -> Vec<String> {
+        self.reading().taken.iter().map(|(key, number)| format!("`{key}` = {number}")).collect()
     }
 
     /// The keys that nobody has asked for so far.
@@ -101,7 +137,15 @@ impl Config {
 
     /// The notes so far, which are taken away.
     pub(super) fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.reading().notes)
+        let taken = self.taken_of_class();
+        let mut notes = std::mem::take(&mut self.reading().notes);
+        if !taken.is_empty() {
+            notes.push(format!(
+                "keys that `config.json` leaves out are the class's, as in transformers: {}",
+                taken.join(", ")
+            ));
+        }
+        notes
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
@@ -116,7 +160,8 @@ impl Config {
 
     /// An error about a value that is valid but not implemented.
     pub fn unsupported(&self, key: &'static str) -> LoadError {
-        LoadError::UnsupportedOption { file: self.file.clone(), key, value: self.quoted(key) }
+        let instead = instead_of_option(key, self.keys.get(key));
+        LoadError::UnsupportedOption { file: self.file.clone(), key, value: self.quoted(key), instead }
     }
 
     /// A key's value as an error quotes it.
@@ -124,7 +169,7 @@ impl Config {
         self.keys.get(key).map_or_else(|| "null".to_owned(), short)
     }
 
-    /// A positive whole number of at most 2³¹.
+    /// A positive whole number of at most 2³¹; the class's, if the key is absent and the class has one.
     ///
     /// # Errors
     /// If the key is missing or holds something else.
@@ -132,11 +177,14 @@ impl Config {
         self.optional_size(key)?.ok_or_else(|| self.problem(format!("no key `{key}`")))
     }
 
-    /// A positive whole number; none if the key is missing.
+    /// A positive whole number; if the key is absent the class's, and none if the class has none either.
     ///
     /// # Errors
     /// If it holds something else.
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>, LoadError> {
+        if self.given(key).is_none() {
+            return Ok(self.of_class(key).map(|number| number as usize));
+        }
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_u64() {
             Some(n) if (1..=1 << 31).contains(&n) => Ok(Some(n as usize)),
@@ -150,6 +198,23 @@ impl Config {
     /// If it holds something else.
     pub(super) fn size_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>, LoadError> {
         if self.given(key).is_none() { Ok(default) } else { self.optional_size(key) }
+    }
+
+    /// The number of a token, none for `null` and for a negative number, which is no token's; if the key is absent the
+    /// class's, and none if the class has none either.
+    ///
+    /// # Errors
+    /// If it holds something else.
+    pub(super) fn token(&self, key: &str) -> Result<Option<u32>, LoadError> {
+        let value = match self.given(key) {
+            None => return Ok(self.of_class(key).and_then(|number| u32::try_from(number).ok())),
+            Some(Value::Null) => return Ok(None),
+            Some(value) if value.as_i64().is_some_and(|id| id < 0) => return Ok(None),
+            Some(value) => value,
+        };
+        let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let problem = || self.problem(format!("`{key}` = {}, expected the number of a token", short(value)));
+        number.map(Some).ok_or_else(problem)
     }
 
     /// A number, or the default if the key is absent.

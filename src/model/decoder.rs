@@ -5,7 +5,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use serde_json::Value;
 
 use super::adapter::mode::AdapterMode;
 use super::adapter::module::Merged;
@@ -221,12 +220,9 @@ impl Ends {
     pub(super) fn new(source: &Source, names: &BlockNames, sizes: [usize; 2], tied: bool) -> Result<Self, LoadError> {
         let embedding = format!("{}.weight", names.before[0]);
         if class_of_texts(source.config())?.is_some() {
-            let labels = labels::labels(source.config())?;
-            let padding = source.config().get("pad_token_id").and_then(Value::as_u64);
-            let padding = padding.and_then(|id| u32::try_from(id).ok());
-            if padding.is_none() {
-                source.note("`config.json` names no `pad_token_id`: each text's last token is classified");
-            }
+            let mut labels = labels::labels(source.config())?;
+            let (padding, end) = labels::padding(source.config())?;
+            labels.end = end;
             let head = StoredSequence {
                 pooling: Pooling::Last { padding },
                 steps: vec![Step::Linear { name: SCORE, sizes: [labels.outputs, sizes[1]], bias: false }],

@@ -18,6 +18,14 @@ use crate::nn::Activation;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "distilbert",
+    class_numbers: &[
+        ("dim", 768),
+        ("hidden_dim", 3_072),
+        ("n_heads", 12),
+        ("n_layers", 6),
+        ("vocab_size", 30_522),
+        ("max_position_embeddings", 512),
+    ],
     classes: &["DistilBertForSequenceClassification", "DistilBertForMaskedLM"],
     load,
     parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING.names), others: &Parameters::Blocks(NAMES) },
@@ -31,6 +39,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "tie_weights_",
         "tie_word_embeddings",
     ],
+    renamed: None,
     blocks: Some("n_layers"),
     heads: Some("n_heads"),
     head_size: None,

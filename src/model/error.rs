@@ -36,12 +36,16 @@ pub enum LoadError {
         problem: String,
     },
     /// The architecture is not one of ours.
-    #[error("{}: `model_type` is `{found}`, which is not supported", file.display())]
+    #[error("{}: `model_type` is `{found}`, which is not supported{}", file.display(), after_colon(reason))]
     UnsupportedModel {
         /// The configuration.
         file: PathBuf,
         /// What it says.
         found: String,
+        /// What kind of model that is; empty if it is unknown.
+        reason: &'static str,
+        /// What can be done instead, if anything is known.
+        instead: Option<&'static str>,
         /// What is supported.
         supported: Vec<&'static str>,
     },
@@ -54,6 +58,8 @@ pub enum LoadError {
         key: &'static str,
         /// Its value.
         value: String,
+        /// What can be done instead, if anything is known.
+        instead: Option<&'static str>,
     },
     /// A weight file's header is broken, truncated, or does not fit the file.
     #[error("{}: not a valid safetensors file: {problem}", file.display())]
@@ -83,6 +89,23 @@ pub enum LoadError {
         /// Its `model_type`.
         model_type: String,
         /// The class that is.
+        expected: &'static str,
+        /// The class that is and gives something for a whole text, if there is one.
+        of_texts: Option<String>,
+    },
+    /// Nothing says whether the checkpoint is a language model, and the weights hold a head of another class.
+    #[error(
+        "{}: no `architectures`, and the weights hold `{name}`, the head of `{of_texts}`, and none of a language model",
+        file.display()
+    )]
+    NoClass {
+        /// The configuration.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The class with such a head.
+        of_texts: String,
+        /// The language model that it may be instead.
         expected: &'static str,
     },
     /// Nothing says what the logits are computed with.
@@ -145,6 +168,16 @@ pub enum LoadError {
         found: Vec<usize>,
         /// The shape it must have.
         expected: Vec<usize>,
+    },
+    /// The weights do not fit the numbers that the class has for keys that the configuration leaves out.
+    #[error("{}: these keys are absent, so that the class's numbers count: {taken}; with them: {source}", file.display())]
+    ClassNumbers {
+        /// The configuration.
+        file: PathBuf,
+        /// The keys with the class's numbers.
+        taken: String,
+        /// What does not fit.
+        source: Box<LoadError>,
     },
     /// An adapter whose base is not in a folder of this machine.
     #[error("{}: the base `{found}` (`base_model_name_or_path`) is not a folder with a `config.json` here", file.display())]
@@ -304,10 +337,18 @@ impl LoadError {
             },
             Self::NotACheckpoint { instead: Some(instead), .. } => instead.clone(),
             Self::NotACheckpoint { .. } => "give the folder that holds `config.json` and `model.safetensors`".into(),
-            Self::UnsupportedModel { supported, .. } => format!("supported are {}", supported.join(", ")),
-            Self::UnsupportedClass { expected, .. } => format!(
+            Self::UnsupportedModel { instead, supported, .. } => {
+                let supported = format!("supported are {}", supported.join(", "));
+                instead.map_or(supported.clone(), |instead| format!("{instead}; {supported}"))
+            }
+            Self::UnsupportedOption { instead, .. } => return instead.map(str::to_owned),
+            Self::UnsupportedClass { expected, of_texts, .. } => format!(
                 "only {} is; if the weights are that class's nevertheless, say so in `architectures` of `config.json`",
-                classes(expected)
+                classes(expected, of_texts.as_deref())
+            ),
+            Self::NoClass { of_texts, expected, .. } => format!(
+                "write `\"architectures\": [\"{of_texts}\"]` into `config.json`, or `[\"{expected}\"]` if it is a language \
+                 model whose head is the embedding"
             ),
             Self::NoHead { .. } => "a base model has no head: save it with the head that it was trained with \
                  (`AutoModelForCausalLM`); if that was the embedding, set `tie_word_embeddings` to true in `config.json`"
@@ -341,26 +382,32 @@ impl LoadError {
             Self::MissingTensor { .. } => "is this checkpoint of another class?".into(),
             Self::NoMean { .. } => "checkpoints that are averaged have to be of one model".into(),
             Self::Shape { .. } => "do `config.json` and the weights belong together?".into(),
+            Self::ClassNumbers { .. } => {
+                "write the model's own numbers into `config.json`, if it has others than its class".into()
+            }
             Self::NonFinite { .. } => {
                 "the training run diverged, or the file is damaged; use another checkpoint".into()
             }
             Self::NoLayers { available, .. } => format!("the linear layers are {}", abridged(available)),
             Self::Pattern { .. } => "write for example `*.mlp.*` or `transformer.h.0.*`".into(),
-            Self::Config { .. } | Self::UnsupportedOption { .. } | Self::Dtype { .. } => return None,
+            Self::Config { .. } | Self::Dtype { .. } => return None,
             Self::Tensor(_) | Self::Curvature(_) => return None,
         })
     }
 }
 
 /// A class that is supported, and what gives something for a whole text or fills in masked tokens instead.
-fn classes(expected: &str) -> String {
-    let stem = |endings: &[&str]| endings.iter().find_map(|ending| expected.strip_suffix(ending));
-    let other = match (stem(&["ForCausalLM", "LMHeadModel"]), stem(&["ForSequenceClassification"])) {
-        (Some(stem), _) => format!("{stem}ForSequenceClassification"),
-        (None, Some(stem)) => format!("{stem}ForMaskedLM"),
-        (None, None) => return format!("`{expected}`"),
-    };
-    format!("`{expected}` or `{other}`")
+fn classes(expected: &str, of_texts: Option<&str>) -> String {
+    match (of_texts, expected.strip_suffix("ForSequenceClassification")) {
+        (Some(of_texts), None) => format!("`{expected}` or `{of_texts}`"),
+        (_, Some(stem)) => format!("`{expected}` or `{stem}ForMaskedLM`"),
+        (None, None) => format!("`{expected}`"),
+    }
+}
+
+/// A part of a sentence behind a colon, if there is one.
+fn after_colon(part: &str) -> String {
+    if part.is_empty() { String::new() } else { format!(": {part}") }
 }
 
 /// A shape as an error quotes it, cut after a few dimensions.

@@ -25,6 +25,7 @@ use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gpt2",
+    class_numbers: &[("n_embd", 768), ("n_head", 12), ("n_layer", 12), ("vocab_size", 50_257), ("n_positions", 1_024)],
     classes: &["GPT2LMHeadModel"],
     load,
     parameters: Parameters::Blocks(NAMES),
@@ -41,6 +42,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "summary_type",
         "summary_use_proj",
     ],
+    renamed: None,
     blocks: Some("n_layer"),
     heads: Some("n_head"),
     head_size: None,

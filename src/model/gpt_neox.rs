@@ -26,11 +26,20 @@ use crate::nn::{Activation, Attention, LayerNorm, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gpt_neox",
+    class_numbers: &[
+        ("hidden_size", 6_144),
+        ("intermediate_size", 24_576),
+        ("num_hidden_layers", 44),
+        ("num_attention_heads", 64),
+        ("vocab_size", 50_432),
+        ("max_position_embeddings", 2_048),
+    ],
     classes: &["GPTNeoXForCausalLM"],
     load,
     parameters: Parameters::Blocks(NAMES),
     tied_by_default: false,
     without_effect: &["hidden_dropout", "num_key_value_heads", "rope_theta"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

@@ -23,6 +23,13 @@ use crate::nn::{Activation, Attention, LayerNorm, Pairing, RopeConfig, RopeTable
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gptj",
+    class_numbers: &[
+        ("n_embd", 4_096),
+        ("n_head", 16),
+        ("n_layer", 28),
+        ("vocab_size", 50_400),
+        ("n_positions", 2_048),
+    ],
     classes: &["GPTJForCausalLM"],
     load,
     parameters: Parameters::Blocks(NAMES),
@@ -40,6 +47,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "summary_type",
         "summary_use_proj",
     ],
+    renamed: None,
     blocks: Some("n_layer"),
     heads: Some("n_head"),
     head_size: None,

@@ -24,6 +24,14 @@ use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, tr
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "llama",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+        ("max_position_embeddings", 2_048),
+    ],
     // the second is what conversions wrote before the class had its name
     classes: &["LlamaForCausalLM", "LLaMAForCausalLM"],
     load,
@@ -31,6 +39,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     tied_by_default: false,
     // slices of products, which give the same numbers
     without_effect: &["pretraining_tp"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

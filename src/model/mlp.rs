@@ -35,11 +35,13 @@ struct Mlp {
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mlp",
+    class_numbers: &[],
     classes: &[],
     load,
     parameters: Parameters::Numbers,
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: None,
     heads: None,
     head_size: None,

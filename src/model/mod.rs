@@ -43,6 +43,7 @@ mod source;
 mod supported;
 mod t5;
 mod tracking;
+mod unsupported;
 mod untracked;
 mod vit;
 mod weights;

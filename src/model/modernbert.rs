@@ -32,6 +32,14 @@ use crate::nn::{Activation, Attention, LayerNorm, Mask, RopeConfig, RopeTables, 
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
+    class_numbers: &[
+        ("hidden_size", 768),
+        ("intermediate_size", 1_152),
+        ("num_attention_heads", 12),
+        ("num_hidden_layers", 22),
+        ("vocab_size", 50_368),
+        ("max_position_embeddings", 8_192),
+    ],
     classes: &["ModernBertForSequenceClassification", "ModernBertForMaskedLM"],
     load,
     parameters: Parameters::OfMasked { masked: &Parameters::Blocks(FILLING), others: &Parameters::Blocks(NAMES) },
@@ -48,6 +56,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "repad_logits_with_grad",
         "tie_word_embeddings",
     ],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

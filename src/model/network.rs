@@ -57,7 +57,14 @@ impl Model {
         let (config, architecture, weights) = opened(checkpoints, options)?;
         let weights = Arc::new(weights);
         architecture.check(&config, &weights)?;
-        let Loaded { body, layers, limits, labels, footprint } = (architecture.load)(&config, &weights, options)?;
+        let loaded = (architecture.load)(&config, &weights, options);
+        let Loaded { body, layers, limits, labels, footprint } = loaded.map_err(|error| match error {
+            LoadError::Shape { .. } | LoadError::MissingTensor { .. } if !config.taken_of_class().is_empty() => {
+                let (file, taken) = (config.file().to_owned(), config.taken_of_class().join(", "));
+                LoadError::ClassNumbers { file, taken, source: Box::new(error) }
+            }
+            _ => error,
+        })?;
         let adapted = weights.adapter().map(|adapter| adapter.finish()).transpose()?;
         let mut notes = architecture.notes(&config, &weights);
         if let Some(adapter) = weights.adapter() {

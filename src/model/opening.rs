@@ -9,6 +9,7 @@ use super::adapter::config::AdapterConfig;
 use super::adapter::folder::{AdapterFolder, TENSORS};
 use super::adapter::mode::AdapterMode;
 use super::adapter::overlay::Adapter;
+use super::adapter::padding::{self, PaddingToken};
 use super::adapter::parts::PREFIX;
 use super::architecture::{Architecture, class_of_texts};
 use super::checkpoint::Checkpoint;
@@ -17,6 +18,7 @@ use super::error::LoadError;
 use super::load_options::LoadOptions;
 use super::supported;
 use super::weights::Weights;
+use crate::data::EndToken;
 use crate::presence::is_file;
 
 /// The configuration of a checkpoint; of an adapter its base's, as the class that the adapter was trained as.
@@ -28,7 +30,7 @@ pub(crate) fn configuration(folder: &Path, base: Option<&Path>) -> Result<Config
         None => Config::read(folder),
         Some(AdapterFolder { folder, base }) => {
             let tensors = Checkpoint::open_mean_of_files(&[(folder.join(TENSORS), 1.0)])?;
-            of_task(Config::read(&base)?, &AdapterConfig::read(&folder)?, &tensors)
+            of_task(&base, &folder, &AdapterConfig::read(&folder)?, &tensors)
         }
     }
 }
@@ -55,18 +57,24 @@ pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Sh
 
 /// The configuration of a base as the class that an adapter was trained as. One for a whole text has as many outputs as
 /// the classifier in the adapter's file, which PEFT's settings do not say.
-fn of_task(config: Config, settings: &AdapterConfig, tensors: &Checkpoint) -> Result<Config, LoadError> {
+fn of_task(base: &Path, folder: &Path, settings: &AdapterConfig, tensors: &Checkpoint) -> Result<Config, LoadError> {
     /// The last layer of every class that gives something for a whole text, by its name in the adapter's file.
-    const LAST: [&str; 3] = ["score", "classifier", "classifier.out_proj"];
-    if !settings.of_texts {
+    const LAST: [&str; 4] = ["score", "classifier", "classifier.out_proj", "classifier.1"];
+    let config = Config::read(base)?;
+    let class_of_images = supported::architecture_of(&config)?.class_of_images();
+    if !settings.of_texts && class_of_images.is_none() {
         return Ok(config);
     }
+    let config = if settings.of_texts { with_padding(config, folder, base)? } else { config };
     let weights = LAST.map(|layer| format!("{PREFIX}{layer}.weight"));
     let Some(outputs) = weights.iter().find(|name| tensors.contains(name)).map(|name| tensors.shape(name)) else {
         return Ok(config);
     };
     let outputs = outputs?.first().copied().unwrap_or(0);
-    let named = class_of_texts(&config)?.is_some();
+    let named = match class_of_images {
+        Some(class) => config.list("architectures")?.unwrap_or_default().iter().any(|one| one == class),
+        None => class_of_texts(&config)?.is_some(),
+    };
     let stated = config.get("id2label").and_then(Value::as_object).map(serde_json::Map::len);
     let config = match stated == Some(outputs) {
         true => config,
@@ -81,6 +89,7 @@ fn of_task(config: Config, settings: &AdapterConfig, tensors: &Checkpoint) -> Re
         return Ok(config);
     }
     let class = supported::architecture_of(&config)?.class_of_texts();
+    let class = class.or_else(|| class_of_images.map(str::to_owned));
     let class =
         class.ok_or_else(|| config.problem("`task_type` is `SEQ_CLS`, and this model gives nothing for a text"))?;
     config.note(format!(
@@ -89,6 +98,31 @@ fn of_task(config: Config, settings: &AdapterConfig, tensors: &Checkpoint) -> Re
         config.quoted("architectures")
     ));
     Ok(config.with([("architectures", Value::from(vec![class]))]))
+}
+
+/// The configuration of a base with the padding token that an adapter's training had, where the base names none: PEFT
+/// saves no configuration, and the tokenizer beside the adapter is the only witness.
+fn with_padding(config: Config, folder: &Path, base: &Path) -> Result<Config, LoadError> {
+    if !supported::architecture_of(&config)?.classifies_last_token() || config.token("pad_token_id")?.is_some() {
+        return Ok(config);
+    }
+    Ok(match padding::of_tokenizers(folder, base)? {
+        Some(PaddingToken { id, file }) => {
+            config.note(format!(
+                "the base names no `pad_token_id`, and PEFT saves none: padding is token {id}, the `pad_token` of `{}`; a \
+                 text that ends with it is classified by the token before",
+                file.display()
+            ));
+            config.with([("pad_token_id", id.into())]).with_end(EndToken::Padding)
+        }
+        None => {
+            config.note(
+                "the base names no `pad_token_id`, PEFT saves none, and no tokenizer beside the adapter or the base names a \
+                 `pad_token`: each text's last token is classified",
+            );
+            config.with_end(EndToken::Unknown)
+        }
+    })
 }
 
 /// Refuses what an adapter changes of the embeddings of an encoder with a decoder. transformers reads them as
@@ -133,8 +167,8 @@ pub(crate) fn opened(
         files.push((folder.join(TENSORS), *weight));
     }
     let tensors = Checkpoint::open_mean_of_files(&files)?;
-    let settings = AdapterConfig::read(&own.folder)?;
-    let config = of_task(Config::read(&own.base)?, &settings, &tensors)?;
+    let mut settings = AdapterConfig::read(&own.folder)?;
+    let config = of_task(&own.base, &own.folder, &settings, &tensors)?;
     let architecture = supported::architecture_of(&config)?;
     architecture.check(&config, &Weights::plain(&base))?;
     if settings.of_pairs && !architecture.has_encoder() {
@@ -161,6 +195,7 @@ pub(crate) fn opened(
     }
     let none: [&[&str]; 2] = [&[], &[]];
     let names = architecture.parameters.names().map_or(none, |names| [names.prefixes, names.heads]);
-    let adapter = Adapter::new(settings, mode, tensors, &base, names)?;
+    settings.of_images = architecture.class_of_images().is_some();
+    let adapter = Adapter::new(settings, mode, tensors, &base, names, architecture.renamed)?;
     Ok((config, architecture, Weights::adapted(base, adapter)))
 }

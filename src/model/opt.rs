@@ -25,6 +25,15 @@ use crate::nn::{Activation, Attention, LayerNorm};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "opt",
+    class_numbers: &[
+        ("hidden_size", 768),
+        ("ffn_dim", 3_072),
+        ("num_hidden_layers", 12),
+        ("num_attention_heads", 12),
+        ("vocab_size", 50_272),
+        ("max_position_embeddings", 2_048),
+        ("pad_token_id", 1),
+    ],
     classes: &["OPTForCausalLM"],
     load,
     parameters: Parameters::Blocks(NAMES),
@@ -37,6 +46,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "layerdrop",
         "num_key_value_heads",
     ],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

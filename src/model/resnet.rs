@@ -32,11 +32,13 @@ use crate::nn::{Activation, BatchNorm, trace_average_pooled, trace_max_pooled};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "resnet",
+    class_numbers: &[],
     classes: &["ResNetForImageClassification"],
     load,
     parameters: Parameters::Keys { of: place, is_buffer, ends: None },
     tied_by_default: false,
     without_effect: &["out_features", "out_indices", "stage_names"],
+    renamed: None,
     blocks: None,
     heads: None,
     head_size: None,

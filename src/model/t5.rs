@@ -31,11 +31,20 @@ use crate::nn::{
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "t5",
+    class_numbers: &[
+        ("d_model", 512),
+        ("d_kv", 64),
+        ("d_ff", 2_048),
+        ("num_heads", 8),
+        ("num_layers", 6),
+        ("vocab_size", 32_128),
+    ],
     classes: &["T5ForConditionalGeneration"],
     load: |config, weights, options| load(Kind::T5, config, weights, options),
     parameters: Parameters::Keys { of: place, is_buffer, ends: Some(&NAMES) },
     tied_by_default: true,
     without_effect: WITHOUT_EFFECT,
+    renamed: None,
     blocks: Some("num_layers"),
     heads: Some("num_heads"),
     head_size: None,
@@ -53,6 +62,14 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 pub(super) const MULTILINGUAL: Architecture = Architecture {
     model_type: "mt5",
+    class_numbers: &[
+        ("d_model", 512),
+        ("d_kv", 64),
+        ("d_ff", 1_024),
+        ("num_heads", 6),
+        ("num_layers", 8),
+        ("vocab_size", 250_112),
+    ],
     classes: &["MT5ForConditionalGeneration"],
     load: |config, weights, options| load(Kind::Mt5, config, weights, options),
     tied_by_default: false,

@@ -36,6 +36,7 @@ use crate::nn::{Activation, Attention, LayerNorm, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "vit",
+    class_numbers: &[],
     classes: &["ViTForImageClassification"],
     load,
     parameters: Parameters::Since5 { before: &Parameters::Blocks(NAMES), since: &Parameters::Blocks(NAMES_SINCE_5) },
@@ -47,6 +48,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "pooler_act",
         "pooler_output_size",
     ],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

@@ -46,7 +46,7 @@ fn contrasts_without_meaning_are_refused() {
     let both = r#"{"prompt": "ab", "chosen": "ca", "rejected": "cb"}"#;
     let cut = DataOptions { max_length: Some(2), ..DataOptions::default() };
     assert!(complaint(read_queries(both, cut)).contains("the same tokens after the cut"));
-    let labels = Labels { outputs: 2, task: Some(Task::Classification), names: vec![], token_types: None };
+    let labels = Labels { outputs: 2, task: Some(Task::Classification), names: vec![], token_types: None, end: None };
     let classes = DataOptions { labels: Some(Arc::new(labels)), ..DataOptions::default() };
     assert!(complaint(read_queries(both, classes)).contains("but the model classifies texts"));
 }

@@ -14,7 +14,7 @@ const PAIRS: &str = r#"{"type": "TemplateProcessing",
 
 fn labels(outputs: usize, task: Task) -> Labels {
     let names = vec![("no".to_owned(), 0), ("yes".to_owned(), 1)];
-    Labels { outputs, task: Some(task), names, token_types: Some(2) }
+    Labels { outputs, task: Some(task), names, token_types: Some(2), end: None }
 }
 
 fn read(

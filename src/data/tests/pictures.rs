@@ -17,7 +17,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn labels(names: &[&str]) -> Labels {
     let names = names.iter().zip(0..).map(|(name, class)| ((*name).to_owned(), class)).collect();
-    Labels { outputs: 3, task: Some(Task::Classification), names, token_types: None }
+    Labels { outputs: 3, task: Some(Task::Classification), names, token_types: None, end: None }
 }
 
 fn limits(channels: usize) -> RowLimits {

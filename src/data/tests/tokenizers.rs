@@ -114,7 +114,7 @@ fn truncation_side_is_obeyed_for_classifiers_and_named_for_language_models() {
     let file = home.path().join("tokenizer.json");
     let saved = fs::read_to_string(&file).expect("readable");
     let config = home.path().join("tokenizer_config.json");
-    let classes = Labels { outputs: 2, task: Some(Task::Classification), names: vec![], token_types: None };
+    let classes = Labels { outputs: 2, task: Some(Task::Classification), names: vec![], token_types: None, end: None };
     let labels = DataOptions { labels: Some(Arc::new(classes)), max_length: Some(3), ..DataOptions::default() };
     let plain = DataOptions { max_length: Some(3), ..DataOptions::default() };
     let cut = |direction: &str, says: &str, options: &DataOptions| {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::attribution::{Error, Examples};
 use crate::data::{
-    self, Batch, ChatOptions, ChatReport, DataError, DataOptions, Dataset, FromTokenizer, ImageOptions, ImageProcessor,
-    ImageReport, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
+    self, Batch, ChatOptions, ChatReport, DataError, DataOptions, Dataset, DoubtfulEnd, EndToken, FromTokenizer,
+    ImageOptions, ImageProcessor, ImageReport, Inputs, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -293,6 +293,18 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     if report.empty > 0 {
         notes.push(format!("{} empty rows of the {what} were skipped", report.empty));
     }
+    match report.doubtful_ends {
+        Some((DoubtfulEnd { token, counts_as: EndToken::Padding }, count)) if count > 0 => notes.push(format!(
+            "{count} of {} {what} end with token {token}, which counts as padding: they are classified by the token before",
+            report.examples
+        )),
+        Some((DoubtfulEnd { token, counts_as: EndToken::Text }, count)) if count > 0 => notes.push(format!(
+            "{count} of {} {what} end with token {token}, the end token, and are classified by it; if training padded with \
+             it, they were classified by the token before: write `pad_token_id` into `config.json`",
+            report.examples
+        )),
+        _ => {}
+    }
     if report.end_may_be_padding {
         notes.push(format!(
             "end tokens of the {what} count as targets, and the tokenizer's `pad_token` is its `eos_token`; where training \
@@ -323,7 +335,7 @@ pub(in crate::job) fn read(
     memory: Option<u64>,
 ) -> Result<(Dataset, ReadReport), JobError> {
     check_fields(&job.data, &limits, labels)?;
-    Ok(match (limits, labels) {
+    let (dataset, mut report) = match (limits, labels) {
         (Limits::Tokens(limits), _) => {
             data::read_tokens(file, role, preprocessing.tokenizer, limits, options(job, labels, memory)?)?
         }
@@ -339,7 +351,42 @@ pub(in crate::job) fn read(
             data::read_images(file, limits, &options)?
         }
         (Limits::Rows(limits), _) => data::read_rows(file, limits)?,
-    })
+    };
+    report.doubtful_ends = labels.and_then(|labels| labels.end).map(|end| (end, ending_with(&dataset, end.token)));
+    match report.doubtful_ends {
+        Some((DoubtfulEnd { token, counts_as: EndToken::Unknown }, count)) if count > 0 => {
+            Err(unknown_padding(file, token, count, dataset.len()))
+        }
+        _ => Ok((dataset, report)),
+    }
+}
+
+/// How many examples end with a token.
+fn ending_with(dataset: &Dataset, token: u32) -> usize {
+    let ends = |m: &usize| match data::batch(dataset, *m..*m + 1).inputs {
+        Inputs::Tokens(tokens) => tokens.ids.last() == Some(&token),
+        _ => false,
+    };
+    (0..dataset.len()).filter(ends).count()
+}
+
+/// Texts that end with a token of which nothing says whether training took it for padding.
+fn unknown_padding(file: &Path, token: u32, count: usize, examples: usize) -> JobError {
+    JobError::Options {
+        problem: option_text!(
+            "{}: {} of {} texts end with token {}, the base's end token, and nothing says whether that was padding in \
+             training: then the token before it was classified",
+            file.display(),
+            count,
+            examples,
+            token
+        ),
+        hint: Some(
+            "put the tokenizer of the training beside the adapter (`tokenizer.save_pretrained(DIR)`), or write \
+             `pad_token_id` into the base's `config.json` as training set it"
+                .into(),
+        ),
+    }
 }
 
 /// How a job has files of text or tokens read.

@@ -35,8 +35,8 @@ impl Architecture {
     /// # Errors
     /// [`LoadError`], naming the key.
     pub(super) fn of(config: &Config, shapes: &[(String, Vec<usize>)]) -> Result<Self, LoadError> {
-        let vocabulary = config.optional_size("vocab_size")?;
         let known = model::architecture_of(config)?;
+        let vocabulary = config.optional_size("vocab_size")?;
         let repeats = known.blocks.is_some();
         let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
         for (name, shape) in shapes {

@@ -82,8 +82,8 @@ fn smaller(config: &Config, vocabulary: Option<usize>) -> Result<Map<String, Val
     if let Some(decoder) = keys.get_mut("num_decoder_layers") {
         *decoder = 1.into();
     }
-    if let (Some(vocabulary), Some(given)) = (vocabulary, keys.get_mut("vocab_size")) {
-        *given = vocabulary.into();
+    if let Some(vocabulary) = vocabulary {
+        keys.insert("vocab_size".to_owned(), vocabulary.into());
     }
     Ok(keys)
 }

@@ -33,6 +33,8 @@ pub(crate) struct AdapterConfig {
     pub(crate) ensure_weight_tying: bool,
     /// The base gives something for a whole text (`SEQ_CLS`), whatever its own `config.json` says.
     pub(crate) of_texts: bool,
+    /// The base gives something for an image, for which PEFT has no task type; whoever knows the base says it.
+    pub(crate) of_images: bool,
     /// The base is an encoder with a decoder (`SEQ_2_SEQ_LM`).
     pub(crate) of_pairs: bool,
     trains_biases: bool,
@@ -197,6 +199,7 @@ impl AdapterConfig {
             lora_bias: keys.flag("lora_bias", false)?,
             token_indices: token_indices(&keys)?,
             of_texts,
+            of_images: false,
             of_pairs: task == Some("SEQ_2_SEQ_LM"),
             ensure_weight_tying: keys.flag("ensure_weight_tying", false)?,
             trains_biases: keys.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none"),

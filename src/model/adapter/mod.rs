@@ -10,5 +10,6 @@ pub(crate) mod folder;
 pub(super) mod mode;
 pub(crate) mod module;
 pub(super) mod overlay;
+pub(super) mod padding;
 pub(crate) mod parts;
 mod targets;

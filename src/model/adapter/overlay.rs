@@ -9,6 +9,9 @@ use super::parts::{PREFIX, split};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::error::{LoadError, abridged};
 
+/// What transformers 5 calls a module of a file in memory, if that is another name.
+pub(in crate::model) type Renamed = fn(&str) -> Option<String>;
+
 /// An adapter over the weights of a base.
 #[derive(Debug)]
 pub(crate) struct Adapter {
@@ -22,6 +25,8 @@ pub(crate) struct Adapter {
     /// What may stand in front of the names of the base.
     prefixes: &'static [&'static str],
     heads: &'static [&'static str],
+    /// What transformers 5 calls a module of the base in memory, where that is another name.
+    renamed: Option<Renamed>,
     /// Modules that the model has asked for.
     used: Mutex<BTreeSet<String>>,
 }
@@ -37,6 +42,7 @@ impl Adapter {
         weights: Checkpoint,
         base: &Checkpoint,
         [prefixes, heads]: [&'static [&'static str]; 2],
+        renamed: Option<Renamed>,
     ) -> Result<Self, LoadError> {
         if mode == AdapterMode::Both && config.use_dora {
             return Err(LoadError::AdapterOption {
@@ -64,15 +70,17 @@ impl Adapter {
             }
             let plain = rest.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
             let plain = plain.replace(".original_module.", ".");
-            match base_name(&plain, base, prefixes, heads) {
+            match base_name(&plain, base, prefixes, heads).or_else(|| of_memory(&plain, base, renamed?)) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
                 // a classifier that the base does not have
-                None if config.of_texts && config.trains(&plain) => drop(replaced.insert(plain, name.clone())),
+                None if (config.of_texts || config.of_images) && config.trains(&plain) => {
+                    drop(replaced.insert(plain, name.clone()))
+                }
                 None => return Err(unknown(format!("the base has no tensor `{plain}`"))),
             }
         }
         let used = Mutex::default();
-        Ok(Self { config, mode, weights: Arc::new(weights), modules, replaced, prefixes, heads, used })
+        Ok(Self { config, mode, weights: Arc::new(weights), modules, replaced, prefixes, heads, renamed, used })
     }
 
     /// The name in the adapter's file of a tensor that takes the place of the base's.
@@ -99,6 +107,9 @@ impl Adapter {
         let all = self.prefixes.iter().map(|prefix| format!("{prefix}{bare}"));
         let mut names: Vec<String> = all.chain([bare.to_owned()]).collect();
         names.dedup();
+        if let Some(renamed) = self.renamed {
+            names.extend(names.iter().filter_map(|name| renamed(name)).collect::<Vec<_>>());
+        }
         names
     }
 
@@ -160,4 +171,13 @@ fn base_name(name: &str, base: &Checkpoint, prefixes: &[&str], heads: &[&str]) -
     let bare = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
     let mut all = prefixes.iter().map(|prefix| format!("{prefix}{bare}")).chain([bare.to_owned()]);
     all.find(|name| base.contains(name))
+}
+
+/// The base's name for a tensor that transformers 5 calls `name` in memory.
+fn of_memory(name: &str, base: &Checkpoint, renamed: Renamed) -> Option<String> {
+    let (module, leaf) = name.rsplit_once('.')?;
+    let is_it = |own: &&str| {
+        own.rsplit_once('.').is_some_and(|(file, own)| own == leaf && renamed(file).as_deref() == Some(module))
+    };
+    base.names().find(is_it).map(str::to_owned)
 }

@@ -35,11 +35,13 @@ use crate::nn::SquaredError;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "cnn",
+    class_numbers: &[],
     classes: &[],
     load,
     parameters: Parameters::Listed { of: order, is_buffer },
     tied_by_default: false,
     without_effect: &["parameter_order"],
+    renamed: None,
     blocks: None,
     heads: None,
     head_size: None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::data::{Labels, Task};
+use crate::data::{DoubtfulEnd, EndToken, Labels, Task};
 use crate::model::config::Config;
 use crate::model::error::LoadError;
 
@@ -45,7 +45,30 @@ pub(in crate::model) fn labels(config: &Config) -> Result<Labels, LoadError> {
     };
     names.retain(|&(_, class)| (class as usize) < outputs);
     names.sort_by_key(|&(_, class)| class);
-    Ok(Labels { outputs, task, names, token_types: None })
+    Ok(Labels { outputs, task, names, token_types: None, end: None })
+}
+
+/// The token that is padding, which is never classified, and what is doubtful about it.
+///
+/// # Errors
+/// If a key holds no token.
+pub(in crate::model) fn padding(config: &Config) -> Result<(Option<u32>, Option<DoubtfulEnd>), LoadError> {
+    let padding = config.token("pad_token_id")?;
+    let counts_as = match (padding, config.end()) {
+        (Some(_), None) => return Ok((padding, None)),
+        (None, None) => {
+            config.note("`config.json` names no `pad_token_id`: each text's last token is classified");
+            EndToken::Text
+        }
+        (_, Some(end)) => end,
+    };
+    let ends = match config.get("eos_token_id") {
+        Some(Value::Array(ends)) => ends.first(),
+        end => end,
+    };
+    let ends = ends.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let token = padding.or(ends);
+    Ok((padding, token.map(|token| DoubtfulEnd { token, counts_as })))
 }
 
 /// Refuses keys of `id2label` that are no whole numbers, as transformers does, and notes those that are no class.

@@ -164,6 +164,15 @@ impl Family {
         Ok(self)
     }
 
+    /// The window that `sliding_window` gives if `use_sliding_window` says that there is one; it may be 0 where not.
+    pub(super) fn window_if_used(config: &Config, usual: Option<usize>) -> Result<Option<usize>, LoadError> {
+        if config.flag("use_sliding_window", false)? {
+            return config.size_or("sliding_window", usual);
+        }
+        config.given("sliding_window");
+        Ok(None)
+    }
+
     /// Gives the layers that slide this window: those that `layer_types` names, or where it is absent, `slides`.
     pub(super) fn windows(
         &mut self,

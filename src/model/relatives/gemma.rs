@@ -17,11 +17,21 @@ use crate::nn::Activation;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gemma",
+    class_numbers: &[
+        ("hidden_size", 3_072),
+        ("intermediate_size", 24_576),
+        ("num_hidden_layers", 28),
+        ("num_attention_heads", 16),
+        ("vocab_size", 256_000),
+        ("max_position_embeddings", 8_192),
+        ("pad_token_id", 0),
+    ],
     classes: &["GemmaForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(PLAIN)),
     tied_by_default: true,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: Some(256),

@@ -16,11 +16,21 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gemma2",
+    class_numbers: &[
+        ("hidden_size", 2_304),
+        ("intermediate_size", 9_216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("vocab_size", 256_000),
+        ("max_position_embeddings", 8_192),
+        ("pad_token_id", 0),
+    ],
     classes: &["Gemma2ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(AROUND)),
     tied_by_default: true,
     without_effect: &["cache_implementation"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: Some(256),

@@ -17,11 +17,21 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const TEXT: Architecture = Architecture {
     model_type: "gemma3_text",
-    classes: &["Gemma3ForCausalLM"],
+    class_numbers: &[
+        ("hidden_size", 2_304),
+        ("intermediate_size", 9_216),
+        ("num_hidden_layers", 26),
+        ("num_attention_heads", 8),
+        ("vocab_size", 262_208),
+        ("max_position_embeddings", 131_072),
+        ("pad_token_id", 0),
+    ],
+    classes: &["Gemma3ForCausalLM", "Gemma3TextForSequenceClassification"],
     load: load_text,
     parameters: Parameters::Blocks(names(QUERY_KEY_NORMED)),
     tied_by_default: true,
     without_effect: &["_sliding_window_pattern", "cache_implementation"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: Some(256),

@@ -15,11 +15,20 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mistral",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+        ("max_position_embeddings", 131_072),
+    ],
     classes: &["MistralForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(PLAIN)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

@@ -17,12 +17,23 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "mixtral",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 14_336),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_000),
+        ("max_position_embeddings", 131_072),
+        ("num_local_experts", 8),
+        ("num_experts_per_tok", 2),
+    ],
     classes: &["MixtralForCausalLM"],
     load,
     parameters: Parameters::Blocks(with_experts(MODULES, NAMES)),
     tied_by_default: false,
     // noise of the router's inputs in training, as dropout
     without_effect: &["router_jitter_noise"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

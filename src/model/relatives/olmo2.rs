@@ -16,11 +16,21 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "olmo2",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 50_304),
+        ("max_position_embeddings", 2_048),
+        ("pad_token_id", 1),
+    ],
     classes: &["Olmo2ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(QUERY_KEY_NORMED)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

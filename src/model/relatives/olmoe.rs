@@ -17,11 +17,23 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "olmoe",
+    class_numbers: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 2_048),
+        ("num_hidden_layers", 16),
+        ("num_attention_heads", 16),
+        ("vocab_size", 50_304),
+        ("max_position_embeddings", 4_096),
+        ("num_experts", 64),
+        ("num_experts_per_tok", 8),
+        ("pad_token_id", 1),
+    ],
     classes: &["OlmoeForCausalLM"],
     load,
     parameters: Parameters::Blocks(with_experts(MODULES, COMMON)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

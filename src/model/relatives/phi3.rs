@@ -17,11 +17,21 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "phi3",
+    class_numbers: &[
+        ("hidden_size", 3_072),
+        ("intermediate_size", 8_192),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 32_064),
+        ("max_position_embeddings", 4_096),
+        ("pad_token_id", 32_000),
+    ],
     classes: &["Phi3ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(MODULES)),
     tied_by_default: false,
     without_effect: &["auto_map", "embd_pdrop", "resid_pdrop"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,

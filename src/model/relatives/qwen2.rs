@@ -16,11 +16,20 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen2",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 22_016),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+        ("max_position_embeddings", 32_768),
+    ],
     classes: &["Qwen2ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(PLAIN)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
@@ -41,8 +50,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
 
 /// Gives the last layers a window, if `use_sliding_window` says so; `sliding_window` alone says nothing.
 pub(super) fn last_layers_slide(family: &mut Family, config: &Config) -> Result<(), LoadError> {
-    let window = config.size_or("sliding_window", Some(4096))?;
-    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    let window = Family::window_if_used(config, Some(4096))?;
     let first = config.number("max_window_layers", 28.0)?;
     family.windows(config, window, |n| window.is_some() && n as f64 >= first)?;
     Ok(())

@@ -17,11 +17,22 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen2_moe",
+    class_numbers: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 5_632),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 16),
+        ("vocab_size", 151_936),
+        ("max_position_embeddings", 32_768),
+        ("num_experts", 60),
+        ("num_experts_per_tok", 4),
+    ],
     classes: &["Qwen2MoeForCausalLM"],
     load,
     parameters: Parameters::Blocks(with_experts(MODULES, COMMON)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
@@ -56,8 +67,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let mut family = Family::read(config, Defaults { kv_heads: Some(16), ..Defaults::LLAMA })?;
     family.biases.qkv = config.flag("qkv_bias", true)?;
     family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
-    let window = config.size_or("sliding_window", Some(4096))?;
-    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    let window = Family::window_if_used(config, Some(4096))?;
     let end = config.number("max_window_layers", 28.0)?;
     family.windows(config, window, |n| window.is_some() && n % 2 == 0 && (n as f64) < end)?;
     let inner = config.size_or("moe_intermediate_size", Some(1408))?.unwrap_or(1408);

@@ -16,11 +16,20 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen3",
+    class_numbers: &[
+        ("hidden_size", 4_096),
+        ("intermediate_size", 22_016),
+        ("num_hidden_layers", 32),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+        ("max_position_embeddings", 32_768),
+    ],
     classes: &["Qwen3ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(QUERY_KEY_NORMED)),
     tied_by_default: false,
     without_effect: &[],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: Some(128),

@@ -17,12 +17,23 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "qwen3_moe",
+    class_numbers: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 6_144),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 32),
+        ("vocab_size", 151_936),
+        ("max_position_embeddings", 32_768),
+        ("num_experts", 128),
+        ("num_experts_per_tok", 8),
+    ],
     classes: &["Qwen3MoeForCausalLM"],
     load,
     parameters: Parameters::Blocks(with_experts(MODULES, COMMON)),
     tied_by_default: false,
     // the window, if there is one, is every layer's
     without_effect: &["max_window_layers"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
@@ -56,8 +67,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let mut family = Family::read(config, Defaults { kv_heads: Some(4), ..Defaults::LLAMA })?.attention_bias(config)?;
     family.query_key_norms = QueryKeyNorms::OfHeads;
     family.ropes = vec![Rotary::LLAMA.read(config, family.head_size)?];
-    let window = config.size_or("sliding_window", Some(4096))?;
-    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    let window = Family::window_if_used(config, Some(4096))?;
     family.layers.iter_mut().for_each(|layer| layer.window = window);
     let inner = config.size_or("moe_intermediate_size", Some(768))?.unwrap_or(768);
     let experts = Experts::read(config, family.layers.len(), count(config)?, inner)?;

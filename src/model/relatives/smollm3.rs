@@ -16,11 +16,21 @@ use crate::model::weights::Weights;
 
 pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     model_type: "smollm3",
+    class_numbers: &[
+        ("hidden_size", 2_048),
+        ("intermediate_size", 11_008),
+        ("num_hidden_layers", 36),
+        ("num_attention_heads", 16),
+        ("vocab_size", 128_256),
+        ("max_position_embeddings", 32_768),
+        ("pad_token_id", 128_004),
+    ],
     classes: &["SmolLM3ForCausalLM"],
     load,
     parameters: Parameters::Blocks(names(PLAIN)),
     tied_by_default: true,
     without_effect: &["max_window_layers", "pretraining_tp"],
+    renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
@@ -39,8 +49,7 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     for (layer, rotated) in family.layers.iter_mut().zip(&rotated) {
         layer.rope = rotated.then_some(0);
     }
-    let window = config.size_or("sliding_window", None)?;
-    let window = if config.flag("use_sliding_window", false)? { window } else { None };
+    let window = Family::window_if_used(config, None)?;
     family.windows(config, window, |n| window.is_some() && !rotated[n])?;
     Ok(family)
 }
