@@ -14,6 +14,7 @@ use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
 use serde_json::{Value, json};
 use support::agreement::{Agreement, folders_of, logits, same_parameters};
+use support::editable::check_directions;
 use support::figures::assert_relative;
 use support::recorded::Recorded;
 use support::{fixture, load, load_layers};
@@ -80,6 +81,21 @@ fn every_classifier_gives_the_logits_losses_and_gradients_of_transformers() {
     }
 }
 
+/// The layers of the blocks at once, then those of the head.
+#[test]
+fn gradients_of_classifiers_are_the_slopes_of_losses_in_random_directions() {
+    for name in folders_of("classifiers") {
+        let folder = fixture(&format!("classifiers/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let outside = outer_layers(&expected);
+        let head: Vec<&str> = outside.iter().map(String::as_str).collect();
+        for patterns in [&[][..], &head] {
+            let batch = |model: &Model| data::batch(&texts(model, &expected, &[0, 1, 2]), 0..3);
+            check_directions(&name, &folder, patterns, batch);
+        }
+    }
+}
+
 /// Layers of the head among those whose gradients are recorded: no number stands in their names.
 fn outer_layers(expected: &Recorded) -> Vec<String> {
     let names = expected.names();
@@ -117,7 +133,7 @@ fn optimizers_number_parameters_of_classifiers_as_named_parameters_does() {
 fn what_labels_mean_is_decided_as_transformers_does() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("train.jsonl");
-    let labels = |outputs, task| Labels { outputs, task, names: vec![], token_types: None };
+    let labels = |outputs, task| Labels { outputs, task, names: vec![], token_types: None, end: None };
     let decided = |line: Value, of: Labels| {
         std::fs::write(&file, format!("\n{line}\n")).expect("written");
         of.decided(&file, &Columns::default()).task

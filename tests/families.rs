@@ -11,8 +11,9 @@ use ascribe::data::{self, Batch, DataOptions, Format, Role, read_tokens_from};
 use ascribe::model::{HeadPart, Limits, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::{DType, Device, Tensor};
-use serde_json::json;
-use support::agreement::{Agreement, folders_of, same_parameters};
+use serde_json::{Map, Value, json};
+use support::agreement::{Agreement, folders_of, logits, same_parameters};
+use support::editable::check_directions;
 use support::recorded::Recorded;
 use support::{fixture, load};
 
@@ -65,6 +66,50 @@ fn every_family_gives_the_logits_losses_and_gradients_of_transformers() {
             assert!(recorded >= 4 && compared == recorded, "{name}: {compared} of {recorded} gradients");
             agreement.report();
         }
+    }
+}
+
+/// The keys of a configuration without those whose values are the class's, as a file may leave them out that holds what
+/// differs alone.
+fn without_defaults(keys: &Value, class: &Value) -> (Value, usize) {
+    let kept = |(key, value): &(&String, &Value)| *key == "model_type" || class.get(*key) != Some(value);
+    let all = keys.as_object().expect("an object");
+    let kept: Map<String, Value> = all.iter().filter(kept).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let left_out = all.len() - kept.len();
+    (Value::Object(kept), left_out)
+}
+
+#[test]
+fn keys_that_say_what_the_class_says_may_be_left_out() {
+    let classes = read_json(&fixture("class_defaults.json"));
+    for name in folders_of("families") {
+        let folder = fixture(&format!("families/{name}"));
+        let keys = read_json(&folder.join("config.json"));
+        let class = &classes[keys["model_type"].as_str().expect("a type")];
+        let (fewer, left_out) = without_defaults(&keys, class);
+        assert!(left_out >= 5, "{name}: {left_out}");
+        let altered = tempfile::tempdir().expect("a folder");
+        std::fs::write(altered.path().join("config.json"), fewer.to_string()).expect("written");
+        std::fs::copy(folder.join("model.safetensors"), altered.path().join("model.safetensors")).expect("copied");
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let [whole, fewer] = [&folder, altered.path()].map(|folder| load(folder, DType::F32));
+        let batch = sequences(&whole, &expected);
+        assert_eq!(logits(&whole, &batch), logits(&fewer, &batch), "{name}");
+    }
+}
+
+fn read_json(file: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(file).expect("readable")).expect("JSON")
+}
+
+/// All layers at once, also experts that are chosen by the layers that move.
+#[test]
+fn gradients_are_the_slopes_of_losses_in_random_directions() {
+    // the fused ones are the same weights in other tensors
+    for name in folders_of("families").into_iter().filter(|name| !name.ends_with("-fused")) {
+        let folder = fixture(&format!("families/{name}"));
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        check_directions(&name, &folder, &[], |model| sequences(model, &expected));
     }
 }
 

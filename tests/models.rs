@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 
@@ -11,9 +10,8 @@ use ascribe::curvature::{Measurement, Network, Objective, Reduction};
 use ascribe::data::{self, Batch, DataOptions, Dataset, Format, Role, Which, read_tokens_from};
 use ascribe::model::{Limits, Model};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use support::editable::Editable;
 use support::figures::{assert_absolute, assert_relative, largest, wide};
 use support::passes::Gradients;
 use support::recorded::Recorded;
@@ -221,64 +219,6 @@ fn larger_checkpoints_give_the_logits_and_losses_of_pytorch() {
             let tolerance = if file == "facts.jsonl" { 5e-5 } else { 1e-5 };
             check_losses(&model, &source.read(&model), &expected, names, "", tolerance);
         }
-    }
-}
-
-/// A checkpoint in memory, in `f64`, whose numbers can be changed.
-struct Editable {
-    config: Vec<u8>,
-    tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
-}
-
-impl Editable {
-    fn read(folder: &Path) -> Self {
-        let config = std::fs::read(folder.join("config.json")).expect("readable");
-        let mut tensors = BTreeMap::new();
-        let files = std::fs::read_dir(folder).expect("readable").map(|entry| entry.expect("readable").path());
-        let is_weights = |name: &str| name.starts_with("model") && name.ends_with(".safetensors");
-        for file in files.filter(|file| is_weights(&file.file_name().expect("a file").to_string_lossy())) {
-            let bytes = std::fs::read(file).expect("readable");
-            for (name, view) in SafeTensors::deserialize(&bytes).expect("sound").iter() {
-                let data = view.data();
-                let values = match view.dtype() {
-                    Dtype::BF16 => data.as_chunks().0.iter().map(|&b| half::bf16::from_le_bytes(b).to_f64()).collect(),
-                    Dtype::F32 => data.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
-                    other => panic!("`{name}` holds {other:?}"),
-                };
-                tensors.insert(name.to_owned(), (view.shape().to_vec(), values));
-            }
-        }
-        Self { config, tensors }
-    }
-
-    /// Where the gradient's entry `[o, i]` of a layer is stored: tensor and place.
-    fn place(&self, layer: &ascribe::curvature::LayerSpec, o: usize, i: usize) -> (String, usize) {
-        if i == layer.inputs {
-            return (format!("{}.bias", layer.name), o);
-        }
-        let name = format!("{}.weight", layer.name);
-        // GPT-2's Conv1D lies as [in, out]
-        let conv1d = layer.name.contains(".attn.c_") || layer.name.contains(".mlp.c_");
-        let place = if conv1d { i * layer.outputs + o } else { o * layer.inputs + i };
-        (name, place)
-    }
-
-    fn write(&self, folder: &Path) {
-        std::fs::write(folder.join("config.json"), &self.config).expect("writable");
-        let bytes: Vec<(&String, &Vec<usize>, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, (shape, values))| (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()))
-            .collect();
-        let views = bytes.iter().map(|(name, shape, bytes)| {
-            (name.as_str(), TensorView::new(Dtype::F64, (*shape).clone(), bytes).expect("fitting"))
-        });
-        // a new file, not a new content: the last model may still have it mapped
-        let file = folder.join("model.safetensors");
-        if file.exists() {
-            std::fs::remove_file(&file).expect("writable");
-        }
-        std::fs::write(file, safetensors::serialize(views, None).expect("sound")).expect("writable");
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod agreement;
 pub mod dense;
+pub mod editable;
 pub mod figures;
 pub mod passes;
 pub mod recorded;
