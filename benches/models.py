@@ -38,6 +38,7 @@ SETS = {
     "classifiers": "Classifiers and reward models of texts (`fixtures/classifiers`)",
     "adapters": "Adapters of PEFT (`fixtures/adapters`)",
     "images": "Classifiers of images (`fixtures/images`)",
+    "image-adapters": "Adapters of PEFT over classifiers of images (`fixtures/image-adapters`)",
 }
 
 

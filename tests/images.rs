@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ascribe::curvature::{CurvatureKind, Graphs, Measurement, Network};
 use ascribe::data::{self, Batch, Role, read_rows_from};
-use ascribe::model::{Limits, LoadOptions, Model, Residence};
+use ascribe::model::{AdapterMode, Limits, LoadOptions, Model, Residence};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use ascribe::trajectory::{FrozenParameters, second_moments};
 use candle_core::DType;
@@ -15,6 +15,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use support::agreement::{Agreement, logits, same_parameters};
+use support::editable::check_directions;
 use support::figures::assert_relative;
 use support::passes::{BATCH, Batched, Run};
 use support::recorded::Recorded;
@@ -70,6 +71,15 @@ fn every_classifier_of_images_gives_the_logits_losses_and_gradients_of_transform
 
 /// Networks of plain PyTorch, groups of channels among their layers: gradient products of all pairs of images within
 /// 1e-5, and every layer's gradient within 1e-5 also in f32.
+/// All layers at once, convolutions and those outside of blocks among them.
+#[test]
+fn gradients_of_image_models_are_the_slopes_of_losses_in_random_directions() {
+    for name in NAMES {
+        let folder = fixture(&format!("images/{name}"));
+        check_directions(name, &folder, &["*"], |model| data::batch(&images(name, model), 0..3));
+    }
+}
+
 #[test]
 fn networks_of_plain_pytorch_have_its_gradient_products() {
     for name in NAMES.into_iter().filter(|name| is_plain(name)) {
@@ -488,4 +498,67 @@ fn images_in_files_have_the_losses_of_transformers() {
         let mut agreement = Agreement::new("images in files", &format!("step {step}"), DType::F64);
         agreement.losses(&model, &batch, &expected.values(&format!("loss_{step}")), 1e-2);
     }
+}
+
+/// PEFT's recipe for images: no task type, low-rank queries and values, and a new classifier of other classes.
+#[test]
+fn an_adapter_over_a_vit_gives_the_logits_losses_and_gradients_of_peft() {
+    let (folder, base) = (fixture("image-adapters/vit"), fixture("images/vit"));
+    let expected = Recorded::open(&folder.join("expected.safetensors"));
+    let open = |folder: &Path, base: &Path, dtype, mode| {
+        let options = LoadOptions { dtype, base: Some(base.to_owned()), adapter: Some(mode), ..LoadOptions::default() };
+        Model::load(folder, &options).expect("an adapter")
+    };
+    let batch = |model: &Model| {
+        let read = Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(model);
+        data::batch(&read, 0..3)
+    };
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-5)] {
+        let model = open(&folder, &base, dtype, AdapterMode::Only);
+        assert!(model.notes().iter().any(|note| note.contains("4 outputs")), "{:?}", model.notes());
+        let batch = batch(&model);
+        let mut agreement = Agreement::new("image-adapters", "vit", dtype);
+        agreement.logits(&model, &batch, &expected, tolerance);
+        agreement.losses(&model, &batch, &expected.values("loss"), tolerance);
+        let compared = agreement.gradients(&model, &batch, &expected, tolerance);
+        assert_eq!((model.layers().len(), compared.len()), (8, 24));
+        agreement.report();
+        let merged = open(&folder, &base, dtype, AdapterMode::Merged);
+        let mut agreement = Agreement::new("merged image-adapters", "vit", dtype);
+        agreement.logits(&merged, &batch, &expected, tolerance);
+        assert_eq!(merged.layers(), load(&base, dtype).layers());
+    }
+    let parameters = TorchParameters::read_over(&folder, Some(&base)).expect("known");
+    let found: Vec<&str> = parameters.list.iter().map(|parameter| parameter.name.as_str()).collect();
+    same_parameters("image-adapters", "vit", &folder, &found);
+    // what transformers 4 calls the same modules, in memory as in files
+    let older = tempfile::tempdir().expect("a folder");
+    let bytes = std::fs::read(folder.join("adapter_model.safetensors")).expect("readable");
+    let tensors = SafeTensors::deserialize(&bytes).expect("sound");
+    let name = |name: &str| {
+        let name =
+            name.replace("vit.layers", "vit.encoder.layer").replace("attention.q_proj", "attention.attention.query");
+        name.replace("attention.v_proj", "attention.attention.value")
+    };
+    let renamed = tensors.iter().map(|(own, tensor)| (name(own), tensor));
+    std::fs::write(
+        older.path().join("adapter_model.safetensors"),
+        safetensors::serialize(renamed, None).expect("sound"),
+    )
+    .expect("written");
+    let mut keys: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).expect("readable")).expect("JSON");
+    keys["target_modules"] = json!(["query", "value"]);
+    std::fs::write(older.path().join("adapter_config.json"), keys.to_string()).expect("written");
+    let [new, old] = [&folder, older.path()].map(|folder| open(folder, &base, DType::F64, AdapterMode::Only));
+    assert_eq!(logits(&new, &batch(&new)), logits(&old, &batch(&old)));
+    // a base that never had a classifier, as those that are pretrained without one
+    let headless = copy(
+        "vit",
+        |keys| keys["architectures"] = json!(["ViTModel"]),
+        |tensors| tensors.retain(|(name, ..)| !name.starts_with("classifier")),
+    );
+    let model = open(&folder, headless.path(), DType::F64, AdapterMode::Only);
+    assert!(model.notes().iter().any(|note| note.contains("trained as `ViTForImageClassification`")));
+    assert_eq!(logits(&model, &batch(&model)), logits(&new, &batch(&new)));
 }

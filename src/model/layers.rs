@@ -143,7 +143,11 @@ impl Source {
     ) -> Result<StoredLinear, LoadError> {
         let name = self.full(name);
         let (weight, bias) = self.kernels(&name, outputs, kernel, bias)?;
-        let layer = tracking.outer_layer(&name, outputs, kernel.iter().product(), bias.is_some());
+        let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let layer = match is_frozen && !self.is_replaced(&weight) {
+            true => None,
+            false => tracking.outer_layer(&name, outputs, kernel.iter().product(), bias.is_some()),
+        };
         if layer.is_some() {
             [Some(&weight), bias.as_ref()].into_iter().flatten().for_each(StoredTensor::count_tracked);
         }
@@ -158,6 +162,10 @@ impl Source {
         outputs: usize,
         kernel: [usize; 3],
     ) -> Result<StoredLinear, LoadError> {
+        if self.weights.adapter().is_some() {
+            let problem = "adapters of models with convolutions in their blocks are not read; save the merged model";
+            return Err(self.config().problem(problem));
+        }
         let name = self.full(name);
         let (weight, bias) = self.kernels(&name, outputs, kernel, false)?;
         let layer =
@@ -177,11 +185,6 @@ impl Source {
         [channels, height, width]: [usize; 3],
         bias: bool,
     ) -> Result<(StoredTensor, Option<StoredTensor>), LoadError> {
-        if self.weights.adapter().is_some() {
-            return Err(self
-                .config()
-                .problem("adapters of models with convolutions are not read; save the merged model"));
-        }
         let weight = self.tensor_at(format!("{name}.weight"), &[outputs, channels, height, width])?;
         let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
         Ok((weight, bias))

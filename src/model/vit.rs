@@ -39,7 +39,10 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     class_numbers: &[],
     classes: &["ViTForImageClassification"],
     load,
-    parameters: Parameters::Since5 { before: &Parameters::Blocks(NAMES), since: &Parameters::Blocks(NAMES_SINCE_5) },
+    parameters: Parameters::Since5 {
+        before: &Parameters::Blocks(NAMES),
+        since: &Parameters::Keys { of: place_since_5, is_buffer: |_| false, ends: Some(&NAMES) },
+    },
     tied_by_default: false,
     without_effect: &[
         "attention_probs_dropout_prob",
@@ -48,7 +51,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         "pooler_act",
         "pooler_output_size",
     ],
-    renamed: None,
+    renamed: Some(since_5),
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
     head_size: None,
@@ -74,12 +77,6 @@ const NAMES: BlockNames = BlockNames {
     experts: None,
 };
 
-/// The names of the file, in the order in which transformers 5 registers what it saves under them.
-const NAMES_SINCE_5: BlockNames = BlockNames {
-    modules: &[MODULES[0], MODULES[1], MODULES[2], MODULES[3], MODULES[6], MODULES[7], MODULES[4], MODULES[5]],
-    ..NAMES
-};
-
 const PROJECTION: &str = "embeddings.patch_embeddings.projection";
 
 /// The modules of a block: query, key, value, attention's output, the two layers of the MLP, the norm before attention,
@@ -94,6 +91,52 @@ const MODULES: [&str; 8] = [
     "layernorm_before",
     "layernorm_after",
 ];
+
+/// What transformers 5 calls these modules in memory, and their places there: behind attention stand the norms.
+const SINCE_5: [(&str, u64); 8] = [
+    ("attention.q_proj", 0),
+    ("attention.k_proj", 1),
+    ("attention.v_proj", 2),
+    ("attention.o_proj", 3),
+    ("mlp.fc1", 6),
+    ("mlp.fc2", 7),
+    ("layernorm_before", 4),
+    ("layernorm_after", 5),
+];
+
+/// The blocks of transformers 5 in memory.
+const BLOCKS_SINCE_5: &str = "layers";
+
+/// What transformers 5 calls a module of a block in memory.
+fn since_5(module: &str) -> Option<String> {
+    let (before, rest) = module.split_once(NAMES.blocks)?;
+    let (number, rest) = rest.strip_prefix('.')?.split_once('.')?;
+    let at = MODULES.iter().position(|&one| one == rest)?;
+    Some(format!("{before}{BLOCKS_SINCE_5}.{number}.{}", SINCE_5[at].0))
+}
+
+/// A parameter's place in transformers 5, by its name in a file or in memory.
+fn place_since_5(name: &str) -> Option<Vec<u64>> {
+    let bare = NAMES.prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name);
+    let position = |list: &[&str], wanted: &str| list.iter().position(|&one| one == wanted).map(|i| i as u64);
+    if let Some(i) = position(NAMES.before, bare) {
+        return Some(vec![1, 0, i, 0]);
+    }
+    let (module, leaf) = bare.rsplit_once('.')?;
+    let leaf = position(&["weight", "bias"], leaf)?;
+    if let Some(i) = position(NAMES.before, module) {
+        return Some(vec![1, 0, i, leaf]);
+    }
+    for (section, list) in [(3, NAMES.after), (4, NAMES.heads)] {
+        if let Some(i) = position(list, module) {
+            return Some(vec![section, 0, i, leaf]);
+        }
+    }
+    let of = |blocks: &str| module.strip_prefix(blocks)?.strip_prefix('.')?.split_once('.');
+    let (number, rest) = of(NAMES.blocks).or_else(|| of(BLOCKS_SINCE_5))?;
+    let at = MODULES.iter().zip(SINCE_5).find(|(own, (new, _))| **own == rest || *new == rest)?;
+    Some(vec![2, number.parse().ok()?, at.1.1, leaf])
+}
 
 /// `x: [R, D]` from the embeddings on, an image's rows being the class token and its patches.
 #[derive(Debug)]
