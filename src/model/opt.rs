@@ -16,10 +16,11 @@ use super::load_options::LoadOptions;
 use super::norms::{Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Embedding, Source};
+use super::source::{Embedding, Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
-use crate::curvature::{Positions, TapRecorder, Traced};
+use crate::curvature::gemm::Products;
+use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention, LayerNorm};
 
@@ -55,7 +56,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
 
 const NAMES: BlockNames = BlockNames {
     prefixes: &["model.decoder.", "decoder."],
-    before: &["embed_tokens", "embed_positions", "final_layer_norm"],
+    before: &["embed_tokens", "embed_positions", PROJECT_OUT, PROJECT_IN, "final_layer_norm"],
     blocks: "layers",
     modules: &[
         "self_attn.k_proj",
@@ -75,16 +76,23 @@ const NAMES: BlockNames = BlockNames {
     experts: None,
 };
 
+/// From the width of the embeddings to the blocks', where the two differ (350M), and back before the head.
+const PROJECT_IN: &str = "project_in";
+const PROJECT_OUT: &str = "project_out";
+
 /// Rows of `embed_positions` before the one of the first position.
 const OFFSET: usize = 2;
 
 /// Added to the variance by every norm: the configuration has no key for it.
 const EPSILON: f64 = 1e-5;
 
-/// `embed_tokens` and `embed_positions`, blocks `layers`, `final_layer_norm`, `lm_head`; `x: [R, D]` throughout.
+/// `embed_tokens` and `embed_positions`, blocks `layers`, `final_layer_norm`, `lm_head`; `x: [R, D]` throughout. Embeddings
+/// of another width W stand before `project_in`, and a head behind `project_out`; both are in no score.
 #[derive(Debug)]
 struct Opt {
     embed_positions: Embedding,
+    /// `[D, W]`.
+    project_in: Option<Held<StoredTensor>>,
 }
 
 #[derive(Debug)]
@@ -127,10 +135,15 @@ impl Transformer for Opt {
 
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
         let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
+        let tokens = match &self.project_in {
+            Some(weight) => tokens.matmul(&weight.get()?.t()?.contiguous()?)?,
+            None => tokens,
+        };
         tokens + self.embed_positions.rows(&places)?
     }
 
     fn check(&self) -> Result<(), LoadError> {
+        self.project_in.iter().try_for_each(Held::check)?;
         self.embed_positions.check()
     }
 }
@@ -160,25 +173,39 @@ impl SelfAttention {
     }
 }
 
-/// The norm behind the blocks, which models with norms behind sums lack.
+/// What stands behind the blocks: a norm, which models with norms behind sums lack, and a projection to the width of the
+/// embeddings where that is another.
 #[derive(Debug)]
-struct StoredLastNorm(Option<StoredLayerNorm>);
+struct StoredLastNorm {
+    norm: Option<StoredLayerNorm>,
+    project_out: Option<StoredTensor>,
+    products: Products,
+}
 
-/// The norm behind the blocks with its weights in memory, or none.
+/// What stands behind the blocks, with its weights in memory.
 #[derive(Debug)]
-pub(super) struct LastNorm(Option<LayerNorm>);
+pub(super) struct LastNorm {
+    norm: Option<LayerNorm>,
+    project_out: Option<Linear>,
+}
 
 impl Stored for StoredLastNorm {
     type Value = LastNorm;
 
     fn read(&self) -> Result<LastNorm, LoadError> {
-        self.0.as_ref().map(Stored::read).transpose().map(LastNorm)
+        let project_out = self
+            .project_out
+            .as_ref()
+            .map(|weight| Ok::<_, LoadError>(Linear::new(weight.read()?, None, None)?.with_products(self.products)));
+        let norm = self.norm.as_ref().map(Stored::read).transpose()?;
+        Ok(LastNorm { norm, project_out: project_out.transpose()? })
     }
 }
 
 impl Norm for LastNorm {
     fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
-        self.0.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))
+        let x = self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))?;
+        self.project_out.as_ref().map_or_else(|| Ok(x.clone()), |layer| layer.trace(&x, &TapRecorder::default()))
     }
 }
 
@@ -226,10 +253,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     if d % heads != 0 {
         return Err(config.problem(format!("`hidden_size` = {d} is not a multiple of `num_attention_heads` = {heads}")));
     }
-    if config.optional_size("word_embed_proj_dim")?.is_some_and(|width| width != d) {
-        // 350 M alone: projections between the embeddings and the blocks
-        return Err(config.unsupported("word_embed_proj_dim"));
-    }
+    let width = config.optional_size("word_embed_proj_dim")?.unwrap_or(d);
     if !config.flag("layer_norm_elementwise_affine", true)? {
         return Err(config.unsupported("layer_norm_elementwise_affine"));
     }
@@ -246,7 +270,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
-    let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
+    let ends = Ends::new(&source, &NAMES, [vocabulary, width], tied)?;
+    let projection = |name: &str, shape: [usize; 2]| {
+        (width != d).then(|| source.tensor(&format!("{name}.weight"), &shape)).transpose()
+    };
+    let (project_in, project_out) = (projection(PROJECT_IN, [d, width])?, projection(PROJECT_OUT, [width, d])?);
     let embed_positions = source.embedding("embed_positions", [max_positions + OFFSET, d])?;
     let layers = Blocks::new(&source, blocks, |n| {
         let mut qkv = SharedInput::default();
@@ -271,10 +299,15 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let parts = Parts {
         ends,
         blocks: layers,
-        norm: StoredLastNorm(last.then(|| norm("final_layer_norm")).transpose()?),
+        norm: StoredLastNorm {
+            norm: last.then(|| norm("final_layer_norm")).transpose()?,
+            project_out,
+            products: source.products,
+        },
         max_positions: Some(max_positions),
     };
     parts.load(&source, tracking, options.residence, || {
-        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)? })
+        let project_in = project_in.map(|weight| Held::new(weight, options.residence)).transpose()?;
+        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)?, project_in })
     })
 }
