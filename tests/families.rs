@@ -8,12 +8,15 @@ use std::path::Path;
 
 use ascribe::curvature::{Error, LayerSlice, Network, Objective, Side, Tap, TapSink};
 use ascribe::data::{self, Batch, DataOptions, Format, Role, read_tokens_from};
+use ascribe::job::{Job, Plan, SourceRequest};
 use ascribe::model::{HeadPart, Limits, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
+use ascribe::trajectory::{FrozenParameters, TrajectoryRequest, second_moments};
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value, json};
 use support::agreement::{Agreement, folders_of, logits, same_parameters};
 use support::editable::check_directions;
+use support::figures::assert_relative;
 use support::recorded::Recorded;
 use support::{fixture, load};
 
@@ -226,5 +229,56 @@ fn optimizers_number_parameters_as_named_parameters_does() {
         let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
         assert!(!found.is_sorted(), "{name}");
         same_parameters("families", &name, &folder, &found);
+    }
+}
+
+/// Runs of the Trainer whose optimizers hold parameters otherwise than files do, with their data.
+const RUNS: [(&str, &str); 3] = [
+    ("trainer-experts", "train.jsonl"),
+    ("trainer-pairs", "train.jsonl"),
+    ("trainer-convolutions", "train.safetensors"),
+];
+
+/// Experts of which an optimizer has two tensors for all, stacks with one embedding, convolutions.
+#[test]
+fn second_moments_of_every_layer_are_those_of_its_numbers() {
+    for (name, _) in RUNS {
+        let folder = fixture(name);
+        let checkpoint = folder.join("checkpoint-16");
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let model = load(&checkpoint, DType::F32);
+        let file = checkpoint.join("optimizer.pt");
+        let moments =
+            second_moments(&checkpoint, &file, model.layers(), None, &FrozenParameters::default()).expect("readable");
+        let mut compared = 0;
+        for (layer, moments) in model.layers().iter().zip(moments) {
+            let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
+            assert_eq!(found.len(), layer.parameters(), "{name}, {}", layer.name);
+            // none of these has a bias; Adam divides what it holds by what 16 steps have seen of its mean
+            let held = expected.values(&format!("moments.{}", layer.name));
+            let want: Vec<f64> = held.iter().map(|v| v / (1.0 - 0.999f64.powi(16))).collect();
+            assert_relative(&found, &want, 1e-6, &format!("{name}, {}", layer.name));
+            compared += 1;
+        }
+        assert!(compared >= 4, "{name}: {compared}");
+    }
+}
+
+/// Source over these runs as they lie: training on an example moved its own loss most.
+#[test]
+fn source_follows_runs_of_experts_pairs_and_convolutions() {
+    for (name, data) in RUNS {
+        let (folder, out) = (fixture(name), tempfile::tempdir().expect("a folder"));
+        let mut job = Job::new("", folder.join(data), out.path().join("run"));
+        job.data.queries = Some(folder.join(data));
+        job.source = Some(SourceRequest::new(TrajectoryRequest::new(folder.clone())));
+        let plan = Plan::resolve(job).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let rankings = plan.run(&()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(rankings.len(), 16, "{name}");
+        let own = rankings.iter().enumerate().filter(|(k, ranking)| {
+            let id = if data.ends_with("jsonl") { format!("e{k}") } else { k.to_string() };
+            ranking.proponents.iter().take(2).any(|example| example.id == id)
+        });
+        assert!(own.count() >= 12, "{name}: {rankings:?}");
     }
 }
