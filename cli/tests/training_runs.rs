@@ -80,6 +80,89 @@ fn blocks_that_trl_wrapped_are_not_read_one_by_one() {
     );
 }
 
+const TRL: &str = "fixtures/trainer-trl";
+const WRAPPED: &str = "fixtures/trainer-wrapped";
+const TRL_DATA: &str = "--train fixtures/trainer-tiny/train.jsonl --queries fixtures/trainer-tiny/queries.jsonl --tokenizer fixtures/trainer-tiny --dry-run --out target/never-written";
+
+/// A copy of the run of TRL with other arguments, and its path.
+fn with_arguments(folder: &Folder, name: &str) -> String {
+    let run = folder.copy_of("trainer-trl");
+    fs::copy(root().join(TRL).join(format!("{name}.bin")), Path::new(&run).join("training_args.bin")).expect("written");
+    run
+}
+
+/// TRL counted 1,453 tokens in each epoch; without the end of each of 48 texts there are 1,405. The run is named, so
+/// that the examples have to be its own.
+#[test]
+fn influence_over_a_run_of_trl_reads_what_trl_did() {
+    let plan = planned(&format!("influence --run {TRL} {TRL_DATA} --add-eos train"));
+    let expected = "tokens    1453 tokens of the training examples in an epoch, as the log has counted: 1453 at step 6, after 1 epoch\n";
+    assert!(plan.contains(expected) && !plan.contains("warning"), "{plan}");
+    let said = refused(&format!("influence --run {TRL} {TRL_DATA}"));
+    assert!(said.contains("1453 an epoch, but an epoch of the training data has 1405"), "{said}");
+    assert!(
+        said.contains("behind each of the 48 examples they would be 1453, as counted (`--add-eos train`"),
+        "{said}"
+    );
+    let said = refused(&format!("influence --run {TRL} {TRL_DATA} --add-eos train --pack 64"));
+    assert!(said.contains("training did not pack the examples, but they are read in blocks of 64"), "{said}");
+    let said = refused(&format!("influence --run {WRAPPED} {TRL_DATA} --add-eos train"));
+    assert!(
+        said.contains("training packed the examples into blocks of 64 tokens, but they are read one by one"),
+        "{said}"
+    );
+    // whoever says that these are not the examples of training is not refused
+    let plan = planned(&format!("influence --run {WRAPPED} {TRL_DATA} --add-eos train --train-size 100"));
+    assert!(plan.contains("but they are read one by one; scores are of the examples as they are read"), "{plan}");
+}
+
+/// Beside a checkpoint alone other examples may be scored: everything is said, and nothing refused.
+#[test]
+fn influence_at_a_checkpoint_of_trl_says_what_trl_did() {
+    let plan = planned(&format!("influence --model {TRL}/checkpoint-60 {TRL_DATA}"));
+    assert!(plan.contains("TRL puts the end token behind each text; none is added here"), "{plan}");
+    let warning = plan.lines().find(|line| line.starts_with("warning")).expect("a warning");
+    assert!(
+        warning.contains("an epoch of the training data has 1405; with an end token behind each of the 48"),
+        "{plan}"
+    );
+    assert!(plan.contains("1405 tokens of the training examples in an epoch, CONTRADICTED by the log"), "{plan}");
+    let plan = planned(&format!("influence --model {TRL}/checkpoint-60 {TRL_DATA} --no-loss-check"));
+    assert!(plan.contains("note      fixtures/trainer-trl/checkpoint-60/trainer_state.json: at step 6"), "{plan}");
+    let plan = planned(&format!("influence --model {WRAPPED}/checkpoint-60 {TRL_DATA} --add-eos train"));
+    assert!(plan.contains("but they are read one by one; scores are of the examples as they are read"), "{plan}");
+    assert!(plan.contains("to have them as training did: `--pack 64"), "{plan}");
+    // the arguments above a folder that is no checkpoint are of another model
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-trl");
+    let [from, to] = ["checkpoint-60", "base"].map(|name| Path::new(&run).join(name));
+    fs::rename(from, &to).expect("renamed");
+    fs::remove_file(to.join("trainer_state.json")).expect("removed");
+    assert!(!planned(&format!("influence --model {run}/base {TRL_DATA}")).contains("TRL"));
+}
+
+/// A loss of another kind and noise on embeddings are no part of the loss that scores explain.
+#[test]
+fn influence_says_how_training_changed_its_loss() {
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "dft");
+    for of in [format!("--model {run}/checkpoint-60"), format!("--run {run}")] {
+        let plan = planned(&format!("influence {of} {TRL_DATA} --add-eos train --no-loss-check"));
+        assert!(
+            plan.contains("note      training used `loss_type` = dft, which the loss that scores explain"),
+            "{plan}"
+        );
+        assert!(plan.contains("note      training used `neftune_noise_alpha` = 5, which"), "{plan}");
+    }
+    // what cannot be read is named, and influence goes on without it
+    fs::write(Path::new(&run).join("training_args.bin"), "no archive").expect("written");
+    let plan = planned(&format!("influence --run {run} {TRL_DATA} --add-eos train --no-loss-check"));
+    assert!(
+        plan.contains("note      what the trainer recorded of its texts is not compared with the examples: "),
+        "{plan}"
+    );
+}
+
 /// One stage of the small classifier's training, with something added.
 fn description(folder: &Folder, added: &str, checkpoint: &str) -> String {
     folder.copy_of("mlp-trajectory");

@@ -15,7 +15,7 @@ mod training;
 pub use brief::Brief;
 pub use brief::copies::{RankedCopies, RankedCopy};
 pub use brief::example_groups::RankedGroup;
-pub use brief::loss_check::{Cause, CheckpointLoss, EvaluationLoss, LossCheck};
+pub use brief::loss_check::{Cause, CheckpointLoss, EvaluationLoss, LossCheck, TokenCount};
 pub use brief::summary::{
     CheckpointSummary, DataSummary, LayerSetSummary, LayerSummary, LegSummary, StageSummary, Summary,
 };

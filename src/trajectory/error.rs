@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ascribe_attribution::trajectory::TrajectoryError;
 
 use super::optimizer_state::error::OptimizerStateError;
+use super::token_counts::TokenComparison;
 use super::torch_error::TorchFileError;
 use super::warning::first_few;
 use crate::model::LoadError;
@@ -352,23 +353,16 @@ pub enum ReadError {
     },
     /// Tokens of the data that are not those that the log counted.
     #[error(
-        "{}: at step {step}, after {epoch} epochs, the log has counted {counted} tokens{}, but an epoch of the training data has {tokens}",
+        "{}: {found}",
         file.display(),
-        per_epoch.map_or(String::new(), |tokens| format!(", {tokens} an epoch"))
     )]
     TokensDisagree {
         /// The file that has the log.
         file: PathBuf,
-        /// The step.
-        step: usize,
-        /// Epochs done at it.
-        epoch: f64,
-        /// Tokens counted by then.
-        counted: f64,
-        /// Tokens of an epoch by this count, at the end of one.
-        per_epoch: Option<f64>,
-        /// Tokens of the data.
-        tokens: usize,
+        /// The two beside each other.
+        found: TokenComparison,
+        /// What would make them alike, where one token of each example makes the difference.
+        remedy: Option<String>,
     },
     /// A logged loss that the assumed loss scale cannot give.
     #[error(
@@ -492,8 +486,11 @@ impl ReadError {
                 )
             }
             Self::Treatment { hint, .. } => hint.clone(),
-            Self::TokensDisagree { per_epoch, tokens, .. } => match per_epoch {
-                Some(counted) if *counted > *tokens as f64 => {
+            Self::TokensDisagree { remedy: Some(remedy), .. } => {
+                format!("give the whole training set as training had it: {remedy}")
+            }
+            Self::TokensDisagree { found, .. } => match found.per_epoch {
+                Some(counted) if counted > found.tokens as f64 => {
                     "give the whole training set as training had it: `--add-eos train` or `--add-bos train` adds what the trainer added to each text".to_string()
                 }
                 _ => "give the training set as training had it: `--max-length` cuts examples, `--pack` joins them".to_string(),

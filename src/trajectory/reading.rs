@@ -9,7 +9,9 @@ use ascribe_attribution::trajectory::{
 };
 
 use crate::trajectory::error::ReadError;
-use crate::trajectory::text_treatment::{TextData, TextTreatment};
+use crate::trajectory::text_record::TextRecord;
+use crate::trajectory::text_treatment::TextTreatment;
+use crate::trajectory::token_counts::LoggedTokens;
 use crate::trajectory::version::TransformersVersion;
 use crate::trajectory::warning::Warning;
 
@@ -156,8 +158,8 @@ pub struct Reading {
     pub gradient_norms: Vec<(usize, f64)>,
     /// (updates done, mean loss since the entry before) where logged.
     pub losses: Vec<(usize, f64)>,
-    /// (updates done, epochs done, input tokens by then) where the log counts them.
-    pub logged_tokens: Vec<(usize, f64, f64)>,
+    /// Input tokens, where the log counts them.
+    pub logged_tokens: LoggedTokens,
     /// What TRL did to the texts, if it trained.
     pub texts: Option<TextTreatment>,
     /// The file that has the log.
@@ -273,39 +275,17 @@ impl Reading {
         ReadError::Numbers { source_path: self.source.clone(), problem }
     }
 
-    /// `Err` if the tokens of the data cannot be those that the log counted.
-    ///
-    /// TRL counts input tokens from the start of training, or from where it was resumed. At the end of an epoch the
-    /// count is a multiple of the tokens of all examples; within one it lies between two multiples.
-    ///
-    /// # Errors
-    /// [`ReadError::TokensDisagree`].
-    pub(super) fn check_tokens(&self, data: &TextData, processes: usize) -> Result<(), ReadError> {
-        let Some(epochs) = self.epochs.as_ref().filter(|_| data.is_whole) else { return Ok(()) };
-        // with a last batch that is dropped or filled up, an epoch has other tokens than the examples
-        if epochs.drops_last != Some(false) || processes != 1 {
-            return Ok(());
+    /// What is recorded of the texts.
+    pub fn text_record(&self) -> TextRecord {
+        TextRecord {
+            source: self.source.clone(),
+            log: self.log.clone(),
+            texts: self.texts.clone(),
+            drops_last: self.epochs.as_ref().and_then(|epochs| epochs.drops_last),
+            tokens: self.logged_tokens.clone(),
+            processes: self.batch.processes,
+            training_only: vec![],
         }
-        // where training was resumed the count began again
-        let whole = self.logged_tokens.windows(2).position(|pair| pair[1].2 < pair[0].2);
-        let logged = &self.logged_tokens[..whole.map_or(self.logged_tokens.len(), |last| last + 1)];
-        // the end of an epoch says most plainly what an epoch has
-        let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) =
-            logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
-        for &(step, epoch, counted) in ends.into_iter().chain(others) {
-            let (least, most) = (epoch.floor() * data.tokens as f64, epoch.ceil() * data.tokens as f64);
-            if counted < least || counted > most {
-                return Err(ReadError::TokensDisagree {
-                    file: self.log.clone().unwrap_or_else(|| self.source.clone()),
-                    step,
-                    epoch,
-                    counted,
-                    per_epoch: (epoch.fract() == 0.0).then(|| counted / epoch),
-                    tokens: data.tokens,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// `Err` if `N` examples cannot have made the epochs of the log.

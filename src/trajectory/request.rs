@@ -86,7 +86,7 @@ pub fn read_description(path: &Path) -> Result<Vec<Reading>, ReadError> {
 ///
 /// # Errors
 /// Nothing at the path.
-pub(super) fn reads_trainer_folder(path: &Path) -> Result<bool, ReadError> {
+pub fn reads_trainer_folder(path: &Path) -> Result<bool, ReadError> {
     Ok(is_folder(path)? && !crate::presence::is_file(&path.join(DESCRIPTION)))
 }
 

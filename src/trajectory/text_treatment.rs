@@ -4,6 +4,7 @@
 //! own; where the two contradict each other, scores would explain another training run.
 
 use crate::trajectory::error::ReadError;
+use crate::trajectory::text_data::TextData;
 
 /// The fields of TRL's `SFTConfig` that say what became of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,40 +40,6 @@ pub enum Packing {
     },
 }
 
-/// What a job did to the texts of a stage, and what came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TextData {
-    /// Examples that were read, blocks if they were packed.
-    pub examples: usize,
-    /// Tokens of all examples.
-    pub tokens: usize,
-    /// Those of them that are targets.
-    pub targets: usize,
-    /// Tokens of the longest example.
-    pub longest: usize,
-    /// Examples that were cut.
-    pub cut: usize,
-    /// `--max-length`.
-    pub max_length: Option<usize>,
-    /// `--pack`.
-    pub pack: Option<usize>,
-    /// Whether the job puts an end token behind each.
-    pub adds_end: bool,
-    /// Whether all are conversations, to which nothing but their template adds an end token.
-    pub conversations: bool,
-    /// Whether the job names the chat template.
-    pub names_template: bool,
-    /// Whether these are all examples of training: no `--train-size` says otherwise.
-    pub is_whole: bool,
-}
-
-impl TextData {
-    /// Whether some tokens that could be targets are none. The first of an example never is.
-    fn is_masked(&self) -> bool {
-        self.targets < self.tokens.saturating_sub(self.examples)
-    }
-}
-
 impl TextTreatment {
     /// Whether rows of a batch are examples, so that the log's epochs count them.
     pub fn rows_are_examples(&self) -> bool {
@@ -101,38 +68,84 @@ impl TextTreatment {
     /// # Errors
     /// [`ReadError::Treatment`], with the flag that agrees with the arguments.
     pub fn compare(&self, data: &TextData) -> Result<Vec<String>, ReadError> {
-        let refuse = |what: String, found: String, hint: String| {
-            Err(ReadError::Treatment { file: self.file.clone(), what, found, hint })
-        };
-        let mut notes = vec![];
+        match self.differences(data).into_iter().next() {
+            Some(Difference { what, found, hint }) => {
+                Err(ReadError::Treatment { file: self.file.clone(), what, found, hint })
+            }
+            None => Ok(self.notes(data)),
+        }
+    }
+
+    /// Every way in which data were read otherwise than training treated them.
+    pub fn differences(&self, data: &TextData) -> Vec<Difference> {
+        [self.packed_otherwise(data), self.cut_otherwise(data), self.of_other_targets(data)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn packed_otherwise(&self, data: &TextData) -> Option<Difference> {
         match (&self.packing, data.pack, self.max_length) {
             (Packing::Blocks, pack, Some(length)) if pack != Some(length) => {
-                let found = pack.map_or("they are read one by one".to_string(), |n| format!("they are read in blocks of {n}"));
-                return refuse(format!("packed the examples into blocks of {length} tokens"), found, format!("`--pack {length}`"));
+                let found =
+                    pack.map_or("they are read one by one".to_string(), |n| format!("they are read in blocks of {n}"));
+                difference(
+                    format!("packed the examples into blocks of {length} tokens"),
+                    found,
+                    format!("`--pack {length}`"),
+                )
             }
-            (Packing::None, Some(n), _) => {
-                return refuse("did not pack the examples".into(), format!("they are read in blocks of {n}"), "leave out `--pack`".into());
-            }
-            (Packing::Whole { strategy }, Some(n), _) => {
-                return refuse(
-                    format!("kept each example whole and by itself (`{strategy}`)"),
-                    format!("they are read in blocks of {n}"),
-                    "leave out `--pack`: rows of several whole examples train like the examples".into(),
-                );
-            }
-            (Packing::Whole { strategy }, None, _) => notes.push(format!(
-                "training packed whole examples into rows (`{strategy}`), in which they do not see each other: each is scored by itself, and the log's epochs count rows, which says nothing of their number"
-            )),
-            _ => {}
+            (Packing::None, Some(n), _) => difference(
+                "did not pack the examples".into(),
+                format!("they are read in blocks of {n}"),
+                "leave out `--pack`".into(),
+            ),
+            (Packing::Whole { strategy }, Some(n), _) => difference(
+                format!("kept each example whole and by itself (`{strategy}`)"),
+                format!("they are read in blocks of {n}"),
+                "leave out `--pack`: rows of several whole examples train like the examples".into(),
+            ),
+            _ => None,
         }
-        if let (Some(length), None) = (self.max_length, data.pack)
-            && data.longest > length
-        {
-            return refuse(
-                format!("cut examples to {length} tokens"),
-                format!("the longest that was read has {}", data.longest),
-                format!("`--max-length {length}`"),
-            );
+    }
+
+    fn cut_otherwise(&self, data: &TextData) -> Option<Difference> {
+        let length = self.max_length.filter(|&length| data.pack.is_none() && data.longest > length)?;
+        difference(
+            format!("cut examples to {length} tokens"),
+            format!("the longest that was read has {}", data.longest),
+            format!("`--max-length {length}`"),
+        )
+    }
+
+    fn of_other_targets(&self, data: &TextData) -> Option<Difference> {
+        match (self.completion_only, self.assistant_only, data.is_masked()) {
+            (Some(false), false, true) => difference(
+                "had prompts and completions as targets (`completion_only_loss=False`)".into(),
+                format!("{} of {} tokens are targets", data.targets, data.tokens),
+                "`--loss-on all`, or write each prompt and completion as one `text`".into(),
+            ),
+            (Some(true), _, false) => difference(
+                "had completions alone as targets (`completion_only_loss=True`)".into(),
+                "every token that was read is a target".into(),
+                "give each example as `prompt` and `completion`".into(),
+            ),
+            (_, true, false) => difference(
+                "had the assistant's turns alone as targets (`assistant_only_loss=True`)".into(),
+                "every token that was read is a target".into(),
+                "`--loss-on assistant` for `messages`; else give each example as `prompt` and `completion`, or as `input_ids` and `labels`".into(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// What a person should know of data that were read as training treated them.
+    pub fn notes(&self, data: &TextData) -> Vec<String> {
+        let mut notes = vec![];
+        if let (Packing::Whole { strategy }, None) = (&self.packing, data.pack) {
+            notes.push(format!(
+                "training packed whole examples into rows (`{strategy}`), in which they do not see each other: each is scored by itself, and the log's epochs count rows, which says nothing of their number"
+            ));
         }
         if let Some(length) = data.max_length
             && data.cut > 0
@@ -142,39 +155,41 @@ impl TextTreatment {
             let trained = self.max_length.map_or("did not cut them".to_string(), |n| format!("cut them to {n}"));
             notes.push(format!("{} examples are cut to {length} tokens, where training {trained}", data.cut));
         }
-        match (self.completion_only, self.assistant_only, data.is_masked()) {
-            (Some(false), false, true) => refuse(
-                "had prompts and completions as targets (`completion_only_loss=False`)".into(),
-                format!("{} of {} tokens are targets", data.targets, data.tokens),
-                "`--loss-on all`, or write each prompt and completion as one `text`".into(),
-            ),
-            (Some(true), _, false) => refuse(
-                "had completions alone as targets (`completion_only_loss=True`)".into(),
-                "every token that was read is a target".into(),
-                "give each example as `prompt` and `completion`".into(),
-            ),
-            (_, true, false) => refuse(
-                "had the assistant's turns alone as targets (`assistant_only_loss=True`)".into(),
-                "every token that was read is a target".into(),
-                "`--loss-on assistant` for `messages`; else give each example as `prompt` and `completion`, or as `input_ids` and `labels`".into(),
-            ),
-            _ => {
-                if let Some(path) = self.chat_template.as_ref().filter(|_| data.conversations && !data.names_template) {
-                    notes.push(format!(
-                        "training took its chat template from `{path}`; that of the checkpoint's tokenizer is used, which a trainer saves with it (another: `--chat-template FILE`)"
-                    ));
-                }
-                if !data.adds_end && !self.assistant_only && !data.conversations {
-                    let token =
-                        self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
-                    notes.push(format!(
-                        "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it"
-                    ));
-                }
-                Ok(notes)
-            }
+        if let Some(path) = self.chat_template.as_ref().filter(|_| data.conversations && !data.names_template) {
+            notes.push(format!(
+                "training took its chat template from `{path}`; that of the checkpoint's tokenizer is used, which a trainer saves with it (another: `--chat-template FILE`)"
+            ));
         }
+        if !data.adds_end && !self.assistant_only && !data.conversations {
+            let token = self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
+            notes.push(format!(
+                "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it"
+            ));
+        }
+        notes
     }
+}
+
+/// A way in which data were read otherwise than training treated them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What training did.
+    pub what: String,
+    /// What was read.
+    pub found: String,
+    /// What makes both alike.
+    pub hint: String,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, found, .. } = self;
+        write!(f, "training {what}, but {found}")
+    }
+}
+
+fn difference(what: String, found: String, hint: String) -> Option<Difference> {
+    Some(Difference { what, found, hint })
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ use super::trainer::read_text;
 use crate::trajectory::error::ReadError;
 use crate::trajectory::optimizer_state;
 use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
+use crate::trajectory::token_counts::LoggedTokens;
 
 /// Bytes of a description that are read at most: a million rates, written out, have 20 MB.
 const MAX_TOML: u64 = 64 << 20;
@@ -211,7 +212,7 @@ impl Source<'_> {
             max_grad_norm: None,
             gradient_norms: Vec::new(),
             losses: vec![],
-            logged_tokens: vec![],
+            logged_tokens: LoggedTokens::default(),
             texts: None,
             log: None,
             version: None,

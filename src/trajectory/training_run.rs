@@ -8,7 +8,7 @@ use crate::model;
 use crate::model::adapter::folder::AdapterFolder;
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{CheckpointFiles, Reading, Stated};
-use crate::trajectory::text_treatment::TextData;
+use crate::trajectory::text_data::TextData;
 
 /// Segments of a stage where nobody says how many.
 const DEFAULT_SEGMENTS: usize = 3;
@@ -132,7 +132,7 @@ impl TrajectoryRequest {
                 if let Some(treatment) = &reading.texts {
                     treatment.compare(texts)?.into_iter().for_each(|note| notes.add(note));
                 }
-                reading.check_tokens(texts, self.processes.or(reading.batch.processes).unwrap_or(1))?;
+                reading.text_record().check_tokens(texts, self.processes.or(reading.batch.processes).unwrap_or(1))?;
             }
             let loss_scale = self.loss_scale(&reading, data, &mut notes)?;
             // Segments depend on neither number, except for `τ`, which is proportional to `c`.

@@ -93,6 +93,9 @@ pub(crate) fn losses(check: &LossCheck) -> String {
     for (index, evaluation) in check.evaluations.iter().enumerate() {
         line(if index == 0 { "eval" } else { "" }, &evaluation.sentence());
     }
+    for (index, tokens) in check.tokens.iter().enumerate() {
+        line(if index == 0 { "tokens" } else { "" }, &tokens.sentence());
+    }
     check.notes.iter().for_each(|note| line("note", note));
     check.warnings.iter().for_each(|warning| line("warning", warning));
     text

@@ -11,6 +11,9 @@ pub struct LossCheck {
     /// The loss on the evaluation set, if one was given, at the checkpoints where the log has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evaluations: Vec<EvaluationLoss>,
+    /// The tokens of the examples beside those that the log counted, of each stage where it did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<TokenCount>,
     /// What the data would have to be for the log to agree, tried on the sample; empty where it agrees.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<Cause>,
@@ -69,6 +72,45 @@ pub struct EvaluationLoss {
     pub first_labels: bool,
     /// Whether the two have three digits in common.
     pub agrees: bool,
+}
+
+/// The tokens of a stage's examples beside those that its log counted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenCount {
+    /// The stage, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// The updates after which they were compared.
+    pub step: usize,
+    /// The epochs then.
+    pub epoch: f64,
+    /// Tokens that the log had counted.
+    pub counted: f64,
+    /// Whether those of padding are among them, so that the count is a bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_padding: bool,
+    /// Tokens of the examples, once each.
+    pub tokens: usize,
+    /// Whether an epoch of the examples can have been counted so.
+    pub agrees: bool,
+}
+
+impl TokenCount {
+    /// The comparison as a sentence.
+    pub fn sentence(&self) -> String {
+        let Self { stage, step, epoch, counted, with_padding, tokens, agrees } = self;
+        let of = stage.as_ref().map_or_else(String::new, |stage| format!(" of `{stage}`"));
+        let padding = if *with_padding { " with those of padding" } else { "" };
+        let epochs = if *epoch == 1.0 { "1 epoch".to_owned() } else { format!("{epoch} epochs") };
+        let verdict = match (agrees, with_padding) {
+            (true, false) => "as the log has counted",
+            (true, true) => "as the log may have counted",
+            (false, _) => "CONTRADICTED by the log, which has counted",
+        };
+        format!(
+            "{tokens} tokens of the training examples{of} in an epoch, {verdict}: {counted}{padding} at step {step}, after {epochs}"
+        )
+    }
 }
 
 impl EvaluationLoss {

@@ -18,6 +18,7 @@ pub(in crate::job) mod passes;
 pub(in crate::job) mod query_weights;
 pub(in crate::job) mod rank_by;
 
+pub(in crate::job) mod recorded_texts;
 pub(in crate::job) mod reuse;
 pub(in crate::job) mod run_damping;
 pub(in crate::job) mod summary;
@@ -31,6 +32,7 @@ use crate::job::brief::copies::Copies;
 use crate::job::brief::data::InBatches;
 use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::recorded_texts::RecordedTexts;
 use crate::job::brief::reuse::Reused;
 use crate::job::request::{Fisher, Job, Measure, SPANNING};
 use crate::job::training::Training;
@@ -59,6 +61,8 @@ pub struct Brief {
     pub(in crate::job) query_weights: Vec<f64>,
     /// The evaluation set whose loss is compared with the log. No number depends on it.
     pub(in crate::job) evaluation: Option<Dataset>,
+    /// What training recorded of its texts, beside what was read of them. No number depends on it.
+    pub(in crate::job) texts: RecordedTexts,
     /// Another run whose curvature and query vectors are used.
     pub(in crate::job) reused: Option<Reused>,
 }

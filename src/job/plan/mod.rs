@@ -2,6 +2,7 @@
 
 mod adapters;
 mod described;
+mod recorded;
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::job::brief::data::{self, Preprocessing};
 use crate::job::brief::intervals;
 use crate::job::brief::options;
 use crate::job::brief::query_weights;
+use crate::job::brief::recorded_texts::RecordedTexts;
 use crate::job::brief::run_damping;
 use crate::job::budget::disk;
 use crate::job::budget::machine::default_budget;
@@ -38,7 +40,7 @@ use crate::job::request::{IntervalsRequest, Precision, SPANNING, Side, TokensReq
 use crate::job::training::chosen::Chosen;
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
-use crate::trajectory::{ReadError, Reading, StageData, TextData};
+use crate::trajectory::{ReadError, Reading, StageData, TextData, TextRecord, TextTreatment};
 
 /// A job whose inputs were read and checked and whose every choice is made: what its numbers depend on, which is read
 /// through the plan itself, and what this machine gives it.
@@ -128,6 +130,7 @@ impl Plan {
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
         notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
         let preprocessing = Preprocessing { tokenizer: tokenizer.as_ref(), model: &last, kind: model.kind() };
+        let record = recorded::of(&job, &last, &mut notes);
         let memory = job.resources.memory.or_else(default_budget);
         let mut reports = Vec::with_capacity(files.len());
         let mut stages = Vec::with_capacity(files.len());
@@ -140,7 +143,7 @@ impl Plan {
                 }
                 _ => (limits, labels.clone()),
             };
-            let treatment = readings.get(index).and_then(|reading| reading.texts.as_ref());
+            let treatment = treatment(readings.get(index), record.as_ref());
             let (of_train, note) = data::as_trained(&job, treatment, Role::Train);
             notes.extend(note);
             let (train, report) =
@@ -151,7 +154,7 @@ impl Plan {
         }
         let queries = match &job.data.queries {
             Some(file) => {
-                let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
+                let treatment = treatment(readings.last(), record.as_ref());
                 let (of_queries, note) = data::as_trained(&job, treatment, Role::Queries);
                 notes.extend(note);
                 Some(data::read(&of_queries, file, Role::Queries, (limits, labels.as_ref()), preprocessing, memory)?)
@@ -172,7 +175,7 @@ impl Plan {
                     });
                 };
                 // what became of the texts is said of the training examples
-                let treatment = readings.last().and_then(|reading| reading.texts.as_ref());
+                let treatment = treatment(readings.last(), record.as_ref());
                 let (of_eval, _) = data::as_trained(&job, treatment, Role::Train);
                 let labels = (limits, labels.as_ref());
                 let (evaluation, report) = data::read(&of_eval, file, Role::Train, labels, preprocessing, memory)?;
@@ -194,6 +197,10 @@ impl Plan {
         }
         let of_stages: Vec<StageData> = stages.iter().zip(&reports).map(|(s, r)| stage_data(&job, s, r)).collect();
         notes.extend(run_damping::take(&mut job, &of_stages)?);
+        if let (Some(record), Some(of_stage)) = (&record, of_stages.first()) {
+            notes.extend(recorded::compare(&job, record, of_stage)?);
+        }
+        let text_data = of_stages.iter().map(|of_stage| of_stage.texts).collect();
         let run = match &job.source {
             None => None,
             Some(source) => Some(source.trajectory.resolve(readings, &of_stages)?),
@@ -247,8 +254,24 @@ impl Plan {
         let (copies, found) = Copies::find(&job, &training, memory)?;
         notes.extend(found);
         let evaluation = evaluation.map(|(examples, _)| examples);
-        let mut brief =
-            Brief { job, training, answers, layer_sets, groups, copies, queries, query_weights, evaluation, reused };
+        let records = match &training.run {
+            Some(run) => run.readings.iter().map(|reading| Some(reading.text_record())).collect(),
+            None => vec![record],
+        };
+        let texts = RecordedTexts { records, data: text_data };
+        let mut brief = Brief {
+            job,
+            training,
+            answers,
+            layer_sets,
+            groups,
+            copies,
+            queries,
+            query_weights,
+            evaluation,
+            texts,
+            reused,
+        };
         let memory = Memory::choose(&brief.job, &Sizes::of(&brief, limits, longest, data))?;
         brief.job.resources.batch_tokens = Some(memory.batch);
         notes.extend(memory.take_solve_block(&mut brief));
@@ -296,6 +319,11 @@ impl Plan {
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
+}
+
+/// What became of the texts of a stage: of a run that is read whole, or beside a checkpoint alone.
+fn treatment<'a>(reading: Option<&'a Reading>, record: Option<&'a TextRecord>) -> Option<&'a TextTreatment> {
+    reading.and_then(|reading| reading.texts.as_ref()).or_else(|| record?.texts.as_ref())
 }
 
 /// What dividing scores over tokens adds to the work, and how large it is.

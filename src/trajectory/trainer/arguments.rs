@@ -39,6 +39,8 @@ pub(super) struct TrainingArguments {
     pub(super) evaluation_batch: Option<usize>,
     /// Whether the weights of the best checkpoint were taken when training ended.
     pub(super) loads_best: bool,
+    /// Whether padding is among the tokens that the Trainer counted, if it counted any.
+    pub(super) counts_padding: bool,
     /// What TRL did to the texts, if these are TRL's arguments.
     pub(super) texts: Option<TextTreatment>,
     /// Options that change training and not the loss that scores explain.
@@ -104,6 +106,8 @@ impl TrainingArguments {
             bf16: root.attribute("bf16").and_then(Value::as_bool).unwrap_or(false),
             evaluation_batch: root.attribute("per_device_eval_batch_size").and_then(Value::as_usize),
             loads_best: root.attribute("load_best_model_at_end").and_then(Value::as_bool).unwrap_or(false),
+            counts_padding: root.attribute("include_num_input_tokens_seen").and_then(Value::as_name)
+                != Some("non_padding"),
             texts: text_treatment(file, root),
             training_only,
         })

@@ -30,6 +30,8 @@ use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs, GroupRates};
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
+use crate::trajectory::text_record::TextRecord;
+use crate::trajectory::token_counts::LoggedTokens;
 use crate::trajectory::warning::Warning;
 
 /// How a Trainer folder is read.
@@ -129,11 +131,8 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     }
     warnings.extend(missing_checkpoints(&state, &folders));
     warnings.extend(missing_files(run, &folders));
-    for (option, value) in &arguments.training_only {
-        warnings.push(Warning::TrainingOnly { option, value: value.clone() });
-    }
-    let tokens = |entry: &LogEntry| Some((entry.step, entry.epoch?, entry.tokens?));
-    let logged_tokens = state.log.iter().filter_map(tokens).collect();
+    warnings.extend(training_only(&arguments));
+    let logged_tokens = logged_tokens(&state, &arguments);
     let mut reading = Reading {
         source: run.to_path_buf(),
         name: "training".to_string(),
@@ -163,6 +162,55 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     };
     reading.facts = facts(&reading, &state, &arguments, options, groups.map(|(file, _)| file));
     Ok(reading)
+}
+
+/// What is recorded of texts beside a checkpoint: in its folder, and of the arguments also in the run's folder that it
+/// lies in. `None` if there is neither a state nor arguments.
+///
+/// # Errors
+/// A file that is damaged.
+pub fn text_record(folder: &Path) -> Result<Option<TextRecord>, ReadError> {
+    let there = |file: PathBuf| Some(file).filter(|file| crate::presence::is_file(file));
+    let state = there(folder.join("trainer_state.json")).map(|file| TrainerState::read(&file)).transpose()?;
+    // the arguments above a folder that is no checkpoint are of another model
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let run = folder.parent().filter(|_| state.is_some() || name.starts_with("checkpoint-"));
+    let file = [Some(folder), run].into_iter().flatten().find_map(|place| there(place.join("training_args.bin")));
+    let arguments = file.map(|file| TrainingArguments::read(&file)).transpose()?;
+    if state.is_none() && arguments.is_none() {
+        return Ok(None);
+    }
+    let of_arguments = arguments.as_ref();
+    let both = state.as_ref().zip(of_arguments);
+    Ok(Some(TextRecord {
+        source: folder.to_path_buf(),
+        log: state.as_ref().map(|state| state.file.clone()),
+        texts: of_arguments.and_then(|arguments| arguments.texts.clone()),
+        drops_last: both
+            .and_then(|(state, arguments)| epochs(state, arguments, &mut vec![]))
+            .and_then(|epochs| epochs.drops_last),
+        tokens: both.map(|(state, arguments)| logged_tokens(state, arguments)).unwrap_or_default(),
+        processes: of_arguments.and_then(|arguments| arguments.processes),
+        training_only: of_arguments.map(|arguments| training_only(arguments).collect()).unwrap_or_default(),
+    }))
+}
+
+/// Options that changed training and are not part of the loss that scores explain.
+fn training_only(arguments: &TrainingArguments) -> impl Iterator<Item = Warning> + '_ {
+    let warning = |(option, value): &(&'static str, String)| Warning::TrainingOnly { option, value: value.clone() };
+    arguments.training_only.iter().map(warning)
+}
+
+/// The input tokens that TRL counted, else those that the Trainer did.
+fn logged_tokens(state: &TrainerState, arguments: &TrainingArguments) -> LoggedTokens {
+    let of = |tokens: fn(&LogEntry) -> Option<f64>| -> Vec<(usize, f64, f64)> {
+        state.log.iter().filter_map(|entry| Some((entry.step, entry.epoch?, tokens(entry)?))).collect()
+    };
+    let entries = of(|entry| entry.tokens);
+    if !entries.is_empty() {
+        return LoggedTokens { entries, with_padding: false };
+    }
+    LoggedTokens { entries: of(|entry| entry.input_tokens), with_padding: arguments.counts_padding }
 }
 
 /// The checkpoints of a run, first trained first, without its optimizer and learning rates.

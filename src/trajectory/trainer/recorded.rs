@@ -8,7 +8,7 @@ use super::tests::{copy, edit, fixture};
 use super::*;
 use crate::trajectory::reading::Stated;
 use crate::trajectory::request::TrajectoryRequest;
-use crate::trajectory::text_treatment::TextData;
+use crate::trajectory::text_data::TextData;
 use crate::trajectory::training_run::StageData;
 
 const RUNS: [&str; 8] =

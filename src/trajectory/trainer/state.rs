@@ -28,6 +28,8 @@ pub(super) struct LogEntry {
     pub(super) epoch: Option<f64>,
     /// Input tokens since training began or was resumed, where TRL counts them.
     pub(super) tokens: Option<f64>,
+    /// Input tokens since training began, where the Trainer counts them.
+    pub(super) input_tokens: Option<f64>,
 }
 
 /// What we take from a state file.
@@ -70,6 +72,7 @@ struct RawEntry {
     loss: Option<Value>,
     epoch: Option<Value>,
     num_tokens: Option<Value>,
+    num_input_tokens_seen: Option<Value>,
     #[serde(flatten)]
     evaluation: Evaluation,
 }
@@ -167,7 +170,8 @@ impl TrainerState {
                 .map(|norm| float(&norm).ok_or_else(|| entry(file, "log_history.grad_norm", Some(&norm))))
                 .transpose()?;
             let (loss, epoch, tokens) = (finite(&item.loss), finite(&item.epoch), finite(&item.num_tokens));
-            log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens });
+            let input_tokens = finite(&item.num_input_tokens_seen);
+            log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens, input_tokens });
         }
         log.sort_by_key(|entry| entry.step);
         evaluations.sort_by_key(|&(step, _)| step);

@@ -19,12 +19,12 @@ use self::compared::{Compared, Conversations, Logged, OfStage, rounded, toleranc
 use self::rows::losses;
 use crate::attribution::{Observer, foreign_file};
 use crate::data::Dataset;
-use crate::job::brief::loss_check::{CheckpointLoss, LossCheck};
+use crate::job::brief::loss_check::{CheckpointLoss, LossCheck, TokenCount};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::training::{Site, Training, folder_name};
 use crate::model::adapter::folder::AdapterFolder;
-use crate::trajectory::TrainingLog;
+use crate::trajectory::{TokenComparison, TrainingLog};
 
 /// The file of a run folder that holds what was found.
 const FILE: &str = "loss_check.json";
@@ -125,10 +125,28 @@ impl Plan {
         crate::job::folder::whole_file::write_file(&file, format!("{text}\n").as_bytes())
     }
 
+    /// Adds what the log counted of a stage's tokens, which is exact where a loss is not.
+    fn compare_tokens(&self, stage: usize, check: &mut LossCheck) {
+        let processes = self.job.source.as_ref().and_then(|source| source.trajectory.processes);
+        let Some((found, remedy)) = self.texts.tokens(stage, processes) else { return };
+        let name = (self.training.stages.len() > 1).then(|| self.training.stages[stage].name.clone());
+        if !found.agrees {
+            let what = remedy.unwrap_or_else(|| {
+                "they are other examples, or were read otherwise (`--add-eos`, `--max-length`, `--pack`, a template, \
+                 masks); if others are meant, `--train-size` says how many training had"
+                    .to_owned()
+            });
+            check.warnings.push(format!("the training data are probably not what training saw: {found}; {what}"));
+        }
+        let TokenComparison { step, epoch, counted, tokens, with_padding, agrees, .. } = found;
+        check.tokens.push(TokenCount { stage: name, step, epoch, counted, with_padding, tokens, agrees });
+    }
+
     fn compare_losses(&self, observer: &dyn Observer) -> Result<Option<LossCheck>, JobError> {
         let mut found = LossCheck::default();
         let sites = Training::sites(self.training.whole_fits());
         for stage in 0..self.training.stages.len() {
+            self.compare_tokens(stage, &mut found);
             // the mean of several checkpoints' weights is no state of training
             let is_state = |site: &&Site| {
                 site.stage == stage && matches!(self.training.networks.parameters()[site.network].of.as_slice(), [_])

@@ -68,7 +68,7 @@ pub(super) fn rendered_otherwise(stage: &OfStage<'_>) -> Result<Vec<(String, Dat
     if stage.population > ROWS || job.data.pack.is_some() || !are_conversations(stage, &from.file)? {
         return Ok(vec![]);
     }
-    let treatment = stage.plan.training.run.as_ref().and_then(|run| run.readings.get(from.stage)?.texts.as_ref());
+    let treatment = stage.plan.texts.treatment(from.stage);
     let (job, _) = reading::as_trained(job, treatment, Role::Train);
     let Limits::Tokens(limits) = stage.plan.training.networks.get(stage.plan.training.last_network())?.model.limits()
     else {

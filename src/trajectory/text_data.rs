@@ -1,0 +1,35 @@
+//! What a job read of the texts of a stage, for comparison with what training did to them.
+
+/// What a job did to the texts of a stage, and what came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TextData {
+    /// Examples that were read, blocks if they were packed.
+    pub examples: usize,
+    /// Tokens of all examples.
+    pub tokens: usize,
+    /// Those of them that are targets.
+    pub targets: usize,
+    /// Tokens of the longest example.
+    pub longest: usize,
+    /// Examples that were cut.
+    pub cut: usize,
+    /// `--max-length`.
+    pub max_length: Option<usize>,
+    /// `--pack`.
+    pub pack: Option<usize>,
+    /// Whether the job puts an end token behind each.
+    pub adds_end: bool,
+    /// Whether all are conversations, to which nothing but their template adds an end token.
+    pub conversations: bool,
+    /// Whether the job names the chat template.
+    pub names_template: bool,
+    /// Whether these are all examples of training: no `--train-size` says otherwise.
+    pub is_whole: bool,
+}
+
+impl TextData {
+    /// Whether some tokens that could be targets are none. The first of an example never is.
+    pub(super) fn is_masked(&self) -> bool {
+        self.targets < self.tokens.saturating_sub(self.examples)
+    }
+}
