@@ -116,6 +116,94 @@ fn influence_over_a_run_of_trl_reads_what_trl_did() {
     assert!(plan.contains("but they are read one by one; scores are of the examples as they are read"), "{plan}");
 }
 
+/// TRL cut its 1,453 tokens into 22 blocks of 64 and kept the other 45 as a 23rd: 6 batches of 4.
+#[test]
+fn blocks_as_trl_wraps_them_are_read_exactly() {
+    let flags = format!("influence --run {WRAPPED} {TRL_DATA} --add-eos train");
+    let plan = planned(&format!("{flags} --pack 64:1000:keep"));
+    assert!(plan.contains("23 examples, 1,453 tokens, 1,430 targets, the longest has 64"), "{plan}");
+    assert!(plan.contains("48 documents were packed; 1 block at the ends of groups of 1000 rows is shorter"), "{plan}");
+    assert!(plan.contains("1453 tokens of the training examples in an epoch, as the log has counted"), "{plan}");
+    assert!(!plan.contains("warning") && plan.matches(": agrees").count() == 2, "{plan}");
+    assert!(planned(&format!("{flags} --pack 64:keep")).contains("1 block at the end is shorter"));
+    let said = refused(&format!("{flags} --pack 64"));
+    assert!(said.contains("training kept what filled no block as a shorter one (`wrapped`), but 45 tokens"), "{said}");
+    assert!(said.contains("hint: `--pack 64:1000:keep`"), "{said}");
+    // two processes had 24 rows each
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "wrapped_by_two");
+    let flags = format!("influence --model {run}/checkpoint-60 {TRL_DATA} --add-eos train --no-loss-check");
+    assert!(
+        planned(&format!("{flags} --pack 64:1000:keep")).contains("to have them as training did: `--pack 64:24:keep`")
+    );
+    assert!(!planned(&format!("{flags} --pack 64:24:keep")).contains("as training did"));
+}
+
+/// What TRL did to long texts: 24 tokens, the last of each, or every piece of 24.
+#[test]
+fn the_end_of_long_texts_that_trl_kept_is_kept() {
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "keep_end");
+    let model = format!("influence --model {run}/checkpoint-60 {TRL_DATA} --add-eos train --no-loss-check");
+    let plan = planned(&format!("{model} --max-length 24"));
+    assert!(plan.contains("long training examples keep their end, as `truncation_mode=keep_end` in "), "{plan}");
+    assert!(plan.contains("training examples were cut to their last 24 tokens"), "{plan}");
+    assert!(plan.contains("[targets] marked: akes[ a][pp]") && plan.contains("[.][<|endoftext|>]"), "{plan}");
+    let plan = planned(&model);
+    assert!(plan.contains("cut examples to their last 24 tokens, but the longest that was read has"), "{plan}");
+    assert!(plan.contains("to have them as training did: `--max-length 24`"), "{plan}");
+    let run = with_arguments(&folder, "bfd_split");
+    assert!(model.contains(&run), "the same folder");
+    for cut in ["", " --max-length 24"] {
+        let plan = planned(&format!("{model}{cut}"));
+        assert!(
+            plan.contains("divided examples of more than 24 tokens into pieces that do not see each other"),
+            "{plan}"
+        );
+        assert!(plan.contains("packed whole examples into rows (`bfd_split`)"), "{plan}");
+    }
+    with_arguments(&folder, "bfd");
+    assert!(planned(&model).contains("cut examples to 24 tokens, but"), "the first tokens");
+    assert!(!planned(&format!("{model} --max-length 24")).contains("as training did"));
+    with_arguments(&folder, "padding_free");
+    assert!(planned(&model).contains("`padding_free=True`"));
+    let said = refused(&format!("{model} --keep-end"));
+    assert!(said.contains("--max-length"), "{said}");
+}
+
+/// TRL read the column `body`; the file has `text` too.
+#[test]
+fn the_column_that_trl_read_is_read() {
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "field");
+    let rows =
+        folder.write("rows.jsonl", "{\"text\": \"a title\", \"body\": \"Old apple trees need water twice a week.\"}\n");
+    let flags = TRL_DATA.replace("fixtures/trainer-tiny/train.jsonl", &rows);
+    let flags = format!("influence --model {run}/checkpoint-60 {flags} --no-loss-check --add-eos train");
+    let plan = planned(&flags);
+    assert!(
+        plan.contains("texts of the training examples are those of the column `body`, as `dataset_text_field`"),
+        "{plan}"
+    );
+    assert!(plan.contains("[ apple][ trees]") || plan.contains("pp"), "{plan}");
+    assert!(!plan.contains("the first, [targets] marked: a"), "{plan}");
+    let plan = planned(&format!("{flags} --text-field text"));
+    assert!(plan.contains("which has the column `body` too, and that was read in training"), "{plan}");
+    assert!(plan.contains("the first, [targets] marked: a"), "{plan}");
+}
+
+/// The recorded run of blocks of 64: 13 rows and 814 tokens in an epoch.
+#[test]
+fn the_recorded_run_of_wrapped_blocks_is_read_exactly() {
+    let Some(flags) = run("sft_wrapped") else { return };
+    let plan = planned(&format!("{flags} --add-eos train --pack 64:1000:keep"));
+    assert!(
+        plan.contains("13 examples, 814 tokens") && plan.contains("as the log has counted: 4070 at step 35"),
+        "{plan}"
+    );
+    assert!(!plan.contains("warning") && plan.matches(": agrees").count() == 3, "{plan}");
+}
+
 /// Beside a checkpoint alone other examples may be scored: everything is said, and nothing refused.
 #[test]
 fn influence_at_a_checkpoint_of_trl_says_what_trl_did() {

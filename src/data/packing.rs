@@ -49,10 +49,18 @@ impl Packer {
 
     /// The next full block, if there is one.
     pub(super) fn block(&mut self) -> Option<Block<'_>> {
-        let (start, end) = (self.start, self.start + self.length);
-        if end > self.tokens.len() {
-            return None;
-        }
+        let end = self.start + self.length;
+        (end <= self.tokens.len()).then(|| self.up_to(end))
+    }
+
+    /// What fills no block, as a shorter one. The blocks that are full must have been taken.
+    pub(super) fn shorter_block(&mut self) -> Option<Block<'_>> {
+        let end = self.tokens.len();
+        (end > self.start).then(|| self.up_to(end))
+    }
+
+    fn up_to(&mut self, end: usize) -> Block<'_> {
+        let start = self.start;
         self.start = end;
         let mut documents = Vec::new();
         while let Some((document_end, id)) = self.documents.front() {
@@ -66,7 +74,7 @@ impl Packer {
                 break;
             }
         }
-        Some(Block { tokens: &self.tokens[start..end], labels: &self.labels[start..end], documents })
+        Block { tokens: &self.tokens[start..end], labels: &self.labels[start..end], documents }
     }
 
     /// Tokens that fill no block: those that are left, and those that were dropped.
@@ -108,5 +116,11 @@ mod tests {
         assert_eq!(packer.rest(), 3, "13, 14, 15");
         packer.push("e".into(), &[16], &[None]);
         assert_eq!(packer.block().map(|block| block.documents.join(" ")), Some("c d e".into()));
+        assert!(packer.shorter_block().is_none(), "nothing is left");
+        packer.push("f".into(), &[17, 18, 19, 20, 21], &[None; 5]);
+        assert_eq!(packer.block().map(|block| block.tokens.len()), Some(4));
+        let rest = packer.shorter_block().map(|block| (block.tokens.to_vec(), block.documents.join(" ")));
+        assert_eq!(rest, Some((vec![21], "f".into())));
+        assert!(packer.shorter_block().is_none() && packer.rest() == 0);
     }
 }

@@ -16,7 +16,7 @@ use super::excerpt::Source;
 use super::fields;
 use super::files::{Bounds, Format, Row, Rows, expand};
 use super::line_problem::LineProblem;
-use super::packing::Packer;
+use super::packing::{Block, Packer};
 use super::read_report::{Packed, ReadReport};
 use super::reading_options::{DataOptions, ModelLimits, names_of};
 use super::seen_ids::SeenIds;
@@ -111,9 +111,12 @@ impl<'a> Reading<'a> {
         let collector = Collector {
             path,
             max_length: options.max_length,
+            keep_end: options.keep_end,
             max_positions: limits.max_positions,
             packer: pack.map(Packer::new),
             pack_rows: options.pack_rows,
+            shorter_blocks: options.pack_keeps_rest.then_some(0),
+            without_target: 0,
             rows: 0,
             dataset: match &options.labels {
                 None if limits.masked.is_some() => TokenDataset::masked(tokenizer.cloned()),
@@ -162,9 +165,11 @@ impl<'a> Reading<'a> {
     fn finish(self) -> Result<(Dataset, ReadReport), DataError> {
         let Self { encoder, chat, options, mut collector, pack, texts, .. } = self;
         collector.report.end_may_be_padding = texts && encoder.end_may_be_padding();
+        collector.report.kept_end = options.keep_end && collector.report.cut > 0;
         collector.report.cut_at_other_end = texts
             && collector.report.cut > 0
             && options.labels.is_none()
+            && !options.keep_end
             && encoder.decoder().is_none()
             && encoder.cuts_the_beginning();
         collector.report.chat = chat.report();
@@ -185,9 +190,14 @@ fn check_length(option: &'static str, length: Option<usize>, positions: Option<u
 struct Collector<'a> {
     path: &'a Path,
     max_length: Option<usize>,
+    keep_end: bool,
     max_positions: Option<usize>,
     packer: Option<Packer>,
     pack_rows: Option<usize>,
+    /// Blocks of what filled none; `None` where that is left out.
+    shorter_blocks: Option<usize>,
+    /// Tokens of such blocks in which nothing is predicted.
+    without_target: usize,
     /// Rows read so far.
     rows: usize,
     dataset: TokenDataset,
@@ -225,8 +235,8 @@ impl Collector<'_> {
         let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
         if let Some(length) = self.max_length.filter(|&length| length < whole) {
-            tokens.truncate(length);
-            labels.truncate(length);
+            shorten(&mut tokens, length, self.keep_end);
+            shorten(&mut labels, length, self.keep_end);
             types.truncate(length);
             if let Some(target) = &mut target {
                 target.types.truncate(length);
@@ -269,8 +279,8 @@ impl Collector<'_> {
             let whole = tokens.len();
             self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
             if let Some(length) = self.max_length.filter(|&length| length < whole) {
-                tokens.truncate(length);
-                labels.truncate(length);
+                shorten(tokens, length, self.keep_end);
+                shorten(labels, length, self.keep_end);
             }
             let cut = tokens.len() < whole;
             was_cut |= cut;
@@ -294,34 +304,47 @@ impl Collector<'_> {
     /// Counts a row, and begins packing anew if that was the last of its group.
     fn end_row(&mut self) {
         self.rows += 1;
-        if let (Some(packer), Some(rows)) = (&mut self.packer, self.pack_rows)
-            && self.rows.is_multiple_of(rows)
-        {
-            packer.drop_rest();
+        if self.pack_rows.is_some_and(|rows| self.rows.is_multiple_of(rows)) {
+            self.take_rest();
+            if let Some(packer) = &mut self.packer {
+                packer.drop_rest();
+            }
         }
     }
 
     fn take_blocks(&mut self) -> Result<(), DataError> {
         let Some(packer) = &mut self.packer else { return Ok(()) };
         while let Some(block) = packer.block() {
-            let number = self.dataset.examples().len();
-            if block.labels.iter().skip(1).all(Option::is_none) {
-                return Err(DataError::BlockWithoutTarget { file: self.path.to_owned(), block: number });
+            if !push_block(&mut self.dataset, block) {
+                let block = self.dataset.examples().len();
+                return Err(DataError::BlockWithoutTarget { file: self.path.to_owned(), block });
             }
-            let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
-            self.dataset.push(format!("block-{number}"), &metadata, Source::Tokens, block.tokens, block.labels);
         }
         Ok(())
     }
 
-    fn finish(self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
-        let Self { path, packer, pack_rows, dataset, ids, mut report, .. } = self;
+    /// Makes a shorter block of what fills none, if such blocks are kept. One of a single token has no target, and a
+    /// training loop that has it takes nothing from it.
+    fn take_rest(&mut self) {
+        let (Some(packer), Some(count)) = (&mut self.packer, &mut self.shorter_blocks) else { return };
+        let Some(block) = packer.shorter_block() else { return };
+        let tokens = block.tokens.len();
+        match push_block(&mut self.dataset, block) {
+            true => *count += 1,
+            false => self.without_target += tokens,
+        }
+    }
+
+    fn finish(mut self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
+        self.take_rest();
+        let Self { path, packer, pack_rows, shorter_blocks, without_target, dataset, ids, mut report, .. } = self;
         if ids.is_empty() {
             return Err(DataError::Empty { file: path.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
-            report.packed = Some(Packed { documents: ids.len(), dropped_tokens: packer.rest(), rows: pack_rows });
+            let dropped_tokens = packer.rest() + without_target;
+            report.packed = Some(Packed { documents: ids.len(), dropped_tokens, shorter_blocks, rows: pack_rows });
             if n == 0 {
                 let length = pack.unwrap_or_default();
                 return Err(DataError::NoBlock { file: path.to_owned(), tokens: packer.rest(), length });
@@ -337,4 +360,23 @@ impl Collector<'_> {
         dataset.forget();
         Ok((Dataset::new(Kind::Tokens(dataset)), report))
     }
+}
+
+/// Keeps so many of a longer list: the first, or the last.
+fn shorten<T>(list: &mut Vec<T>, length: usize, keep_end: bool) {
+    match keep_end {
+        true => drop(list.drain(..list.len().saturating_sub(length))),
+        false => list.truncate(length),
+    }
+}
+
+/// Adds a block to a dataset; `false`, and nothing is added, if it predicts nothing.
+fn push_block(dataset: &mut TokenDataset, block: Block<'_>) -> bool {
+    if block.labels.iter().skip(1).all(Option::is_none) {
+        return false;
+    }
+    let number = dataset.examples().len();
+    let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
+    dataset.push(format!("block-{number}"), &metadata, Source::Tokens, block.tokens, block.labels);
+    true
 }

@@ -16,6 +16,8 @@ pub struct ReadReport {
     pub targets: usize,
     /// Examples (before packing) that `max_length` cut.
     pub cut: usize,
+    /// Whether they kept their last tokens and not their first.
+    pub kept_end: bool,
     /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.
     pub cut_at_other_end: bool,
     /// Examples that are contrasts of two completions.
@@ -66,6 +68,8 @@ pub struct Packed {
     pub documents: usize,
     /// Tokens at the end, or at ends of groups of rows, that filled no block and were left out.
     pub dropped_tokens: usize,
+    /// Blocks that such tokens make; `None` where they are left out.
+    pub shorter_blocks: Option<usize>,
     /// Rows after which packing began anew.
     pub rows: Option<usize>,
 }

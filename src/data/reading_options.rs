@@ -14,11 +14,15 @@ pub struct DataOptions {
     /// Longer examples are cut to this many tokens, special tokens included. Without it an example that
     /// is longer than the model's positions is an error.
     pub max_length: Option<usize>,
+    /// Whether those keep their last tokens and not their first.
+    pub keep_end: bool,
     /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
     pub pack: Option<usize>,
-    /// After every so many rows of the file packing begins anew, and what filled no block is left out; a script that
-    /// packs each batch of a mapped data set does so. None: one stream.
+    /// After every so many rows of the file packing begins anew; a script that packs each batch of a mapped data set
+    /// does so. None: one stream.
     pub pack_rows: Option<usize>,
+    /// What fills no block, at the end and where packing begins anew, is a shorter block; else it is left out.
+    pub pack_keeps_rest: bool,
     /// Special tokens added to text.
     pub specials: Specials,
     /// What names an example.

@@ -15,8 +15,18 @@ pub struct TextData {
     pub cut: usize,
     /// `--max-length`.
     pub max_length: Option<usize>,
+    /// Whether those kept their last tokens.
+    pub keep_end: bool,
     /// `--pack`.
     pub pack: Option<usize>,
+    /// Rows after which packing begins anew (`--pack N:ROWS`).
+    pub pack_rows: Option<usize>,
+    /// Whether what fills no block is a shorter one (`--pack N:keep`).
+    pub pack_keeps_rest: bool,
+    /// Texts that were joined, or examples if none were.
+    pub documents: usize,
+    /// Tokens of them that are in no block.
+    pub unpacked: usize,
     /// Whether the job puts an end token behind each.
     pub adds_end: bool,
     /// Whether all are conversations, to which nothing but their template adds an end token.

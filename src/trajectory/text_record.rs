@@ -93,7 +93,14 @@ mod tests {
     }
 
     fn data(tokens: usize) -> TextData {
-        TextData { examples: 28, tokens, targets: tokens - 28, longest: 50, is_whole: true, ..TextData::default() }
+        TextData {
+            examples: 28,
+            tokens,
+            targets: tokens.saturating_sub(28),
+            longest: 50,
+            is_whole: true,
+            ..TextData::default()
+        }
     }
 
     #[test]

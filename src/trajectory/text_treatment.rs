@@ -13,8 +13,14 @@ pub struct TextTreatment {
     pub file: std::path::PathBuf,
     /// Tokens after which an example is cut, or of a block; `None` if it was not cut.
     pub max_length: Option<usize>,
+    /// Whether examples that were cut kept their last tokens (`truncation_mode`).
+    pub keeps_end: bool,
     /// How examples were packed.
     pub packing: Packing,
+    /// Whether rows of a batch were one after another in one row without padding.
+    pub padding_free: bool,
+    /// The column of texts (`dataset_text_field`).
+    pub text_field: Option<String>,
     /// Whether completions alone were targets; `None` where TRL decides by whether there are prompts.
     pub completion_only: Option<bool>,
     /// Whether the assistant's turns alone were targets.
@@ -30,9 +36,8 @@ pub struct TextTreatment {
 pub enum Packing {
     /// Each is a row of its own.
     None,
-    /// Joined and cut into blocks of the maximal length, the last one shorter: `wrapped`, and what TRL did before it
-    /// had strategies.
-    Blocks,
+    /// Joined and cut into blocks of the maximal length: `wrapped`, and what TRL did before it had strategies.
+    Blocks(Blocks),
     /// Rows hold whole examples that do not see each other.
     Whole {
         /// TRL's name for it.
@@ -48,10 +53,12 @@ impl TextTreatment {
 
     /// For printing.
     pub(super) fn describe(&self) -> String {
-        let length = self.max_length.map_or("not cut".to_string(), |n| format!("at most {n} tokens"));
+        let which = if self.keeps_end { ", the last ones" } else { "" };
+        let length = self.max_length.map_or("not cut".to_string(), |n| format!("at most {n} tokens{which}"));
         let packing = match &self.packing {
             Packing::None => "not packed".to_string(),
-            Packing::Blocks => "packed into blocks".to_string(),
+            Packing::Blocks(Blocks { wrapped: true, .. }) => "packed into blocks (wrapped)".to_string(),
+            Packing::Blocks(_) => "packed into blocks".to_string(),
             Packing::Whole { strategy } => format!("packed whole ({strategy})"),
         };
         let targets = match (self.assistant_only, self.completion_only) {
@@ -86,15 +93,13 @@ impl TextTreatment {
 
     fn packed_otherwise(&self, data: &TextData) -> Option<Difference> {
         match (&self.packing, data.pack, self.max_length) {
-            (Packing::Blocks, pack, Some(length)) if pack != Some(length) => {
+            (Packing::Blocks(blocks), pack, Some(length)) if pack != Some(length) => {
                 let found =
                     pack.map_or("they are read one by one".to_string(), |n| format!("they are read in blocks of {n}"));
-                difference(
-                    format!("packed the examples into blocks of {length} tokens"),
-                    found,
-                    format!("`--pack {length}`"),
-                )
+                let hint = if blocks.wrapped { blocks.flag(length, data) } else { format!("`--pack {length}`") };
+                difference(format!("packed the examples into blocks of {length} tokens"), found, hint)
             }
+            (Packing::Blocks(blocks), Some(length), _) if blocks.wrapped => blocks.difference(length, data),
             (Packing::None, Some(n), _) => difference(
                 "did not pack the examples".into(),
                 format!("they are read in blocks of {n}"),
@@ -110,12 +115,40 @@ impl TextTreatment {
     }
 
     fn cut_otherwise(&self, data: &TextData) -> Option<Difference> {
-        let length = self.max_length.filter(|&length| data.pack.is_none() && data.longest > length)?;
-        difference(
-            format!("cut examples to {length} tokens"),
-            format!("the longest that was read has {}", data.longest),
-            format!("`--max-length {length}`"),
-        )
+        let length = self.max_length.filter(|_| data.pack.is_none())?;
+        let longest = format!("the longest that was read has {}", data.longest);
+        if let Packing::Whole { strategy } = &self.packing
+            && SPLITTING.contains(&strategy.as_str())
+            && (data.longest > length || data.cut > 0 && data.longest >= length)
+        {
+            let found = if data.cut > 0 { format!("{} are cut here", data.cut) } else { longest };
+            return difference(
+                format!(
+                    "divided examples of more than {length} tokens into pieces that do not see each other (`{strategy}`)"
+                ),
+                found,
+                format!(
+                    "leave `--max-length` out, and write each piece of at most {length} tokens as a row of its own"
+                ),
+            );
+        }
+        if data.longest > length {
+            let which = if self.keeps_end { "their last " } else { "" };
+            return difference(
+                format!("cut examples to {which}{length} tokens"),
+                longest,
+                format!("`--max-length {length}`"),
+            );
+        }
+        // whatever the arguments say is taken where the job says nothing
+        if data.cut > 0 && data.keep_end && !self.keeps_end {
+            return difference(
+                "kept the first tokens of examples that it cut".to_string(),
+                "the last are kept here".to_string(),
+                "leave out `--keep-end`".to_string(),
+            );
+        }
+        None
     }
 
     fn of_other_targets(&self, data: &TextData) -> Option<Difference> {
@@ -142,10 +175,23 @@ impl TextTreatment {
     /// What a person should know of data that were read as training treated them.
     pub fn notes(&self, data: &TextData) -> Vec<String> {
         let mut notes = vec![];
+        if let (Packing::Blocks(blocks), Some(_)) = (&self.packing, data.pack) {
+            notes.extend(blocks.notes(data));
+        }
         if let (Packing::Whole { strategy }, None) = (&self.packing, data.pack) {
             notes.push(format!(
                 "training packed whole examples into rows (`{strategy}`), in which they do not see each other: each is scored by itself, and the log's epochs count rows, which says nothing of their number"
             ));
+            if !WHOLE.contains(&strategy.as_str()) {
+                notes.push(format!(
+                    "the packing strategy `{strategy}` is not known here: its rows are taken to hold whole examples"
+                ));
+            }
+        }
+        if self.padding_free && self.packing == Packing::None {
+            notes.push(
+                "training joined the examples of a batch into one row without padding (`padding_free=True`), where they do not see each other if its attention knew their borders, as flash attention does: each is scored by itself".to_string(),
+            );
         }
         if let Some(length) = data.max_length
             && data.cut > 0
@@ -165,6 +211,93 @@ impl TextTreatment {
             notes.push(format!(
                 "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it"
             ));
+        }
+        notes
+    }
+}
+
+/// How TRL joined examples into blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blocks {
+    /// Whether the strategy is `wrapped`, which begins anew with each batch of 1,000 mapped rows and keeps its shorter
+    /// last block. Releases without strategies differ in both.
+    pub wrapped: bool,
+    /// `dataset_num_proc`: processes that mapped the rows, each its own share.
+    pub processes: usize,
+    /// Whether the examples were shuffled before they were joined.
+    pub shuffled: bool,
+}
+
+/// Strategies that divide examples that are too long, and lose nothing of them.
+const SPLITTING: [&str; 2] = ["bfd_split", "bfd-requeue"];
+
+/// Strategies whose rows hold whole examples, all that are known.
+const WHOLE: [&str; 4] = ["bfd", "bfd_split", "bfd-requeue", "ffd"];
+
+/// Rows of a batch of `datasets`' `map`.
+const MAPPED_ROWS: usize = 1000;
+
+impl Blocks {
+    /// Rows after which blocks begin anew in every process, if that is the same number everywhere; `None` where it never
+    /// happens.
+    fn rows(self, data: &TextData) -> Option<Option<usize>> {
+        let share = data.documents.div_ceil(self.processes.max(1));
+        match (share <= MAPPED_ROWS, self.processes > 1) {
+            (true, false) => Some(None),
+            (false, false) => Some(Some(MAPPED_ROWS)),
+            // shares of the same size that are one batch each, or whole batches
+            (true, true) if data.documents.is_multiple_of(self.processes) => Some(Some(share)),
+            (false, true) if data.documents.is_multiple_of(self.processes * MAPPED_ROWS) => Some(Some(MAPPED_ROWS)),
+            _ => None,
+        }
+    }
+
+    /// The flag that makes these blocks, as far as one does.
+    fn flag(self, length: usize, data: &TextData) -> String {
+        let rows = self.rows(data).flatten().unwrap_or(MAPPED_ROWS);
+        format!("`--pack {length}:{rows}:keep`")
+    }
+
+    /// What is another block.
+    fn difference(self, length: usize, data: &TextData) -> Option<Difference> {
+        if let Some(rows) = self.rows(data)
+            // beyond the end of the data nothing begins anew
+            && rows != data.pack_rows.filter(|&rows| rows < data.documents)
+        {
+            let place = |rows: Option<usize>| rows.map_or("nowhere".to_string(), |n| format!("after every {n} rows"));
+            return difference(
+                format!("began its blocks anew {} (`wrapped`)", place(rows)),
+                format!("{} here", place(data.pack_rows)),
+                self.flag(length, data),
+            );
+        }
+        if !data.pack_keeps_rest && data.unpacked > 0 {
+            return difference(
+                "kept what filled no block as a shorter one (`wrapped`)".to_string(),
+                format!("{} tokens are left out", data.unpacked),
+                self.flag(length, data),
+            );
+        }
+        None
+    }
+
+    fn notes(self, data: &TextData) -> Vec<String> {
+        let mut notes = vec![];
+        if self.shuffled {
+            notes.push(
+                "training shuffled the texts before it joined them (`shuffle_dataset=True`): its blocks had other texts side by side than these, which are joined in the order of the file".to_string(),
+            );
+        }
+        if self.wrapped && self.rows(data).is_none() {
+            notes.push(format!(
+                "training joined the texts in {} processes (`dataset_num_proc`), each its own share of the rows, where blocks began anew: some blocks are others here",
+                self.processes
+            ));
+        }
+        if !self.wrapped {
+            notes.push(
+                "the arguments name no strategy of packing, as of a TRL before 0.17: whether blocks began anew within the data, and whether the last was kept, is not recorded (`--pack N:1000:keep` does both)".to_string(),
+            );
         }
         notes
     }
@@ -200,7 +333,10 @@ mod tests {
         TextTreatment {
             file: "training_args.bin".into(),
             max_length: Some(64),
+            keeps_end: false,
             packing: Packing::None,
+            padding_free: false,
+            text_field: Some("text".into()),
             completion_only: None,
             assistant_only: false,
             end_token: None,
@@ -241,20 +377,57 @@ mod tests {
 
     #[test]
     fn packing_of_another_kind_is_refused() {
-        let blocks = TextTreatment { packing: Packing::Blocks, ..treatment() };
+        let packing = Packing::Blocks(Blocks { wrapped: false, processes: 1, shuffled: false });
+        let blocks = TextTreatment { packing, ..treatment() };
         let (message, hint) = refused(&blocks, &data());
         assert_eq!(
             message,
             "training_args.bin: training packed the examples into blocks of 64 tokens, but they are read one by one"
         );
         assert_eq!(hint, "`--pack 64`");
-        assert!(blocks.compare(&TextData { pack: Some(64), ..data() }).is_ok());
+        let notes = blocks.compare(&TextData { pack: Some(64), ..data() }).unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("no strategy"), "{notes:?}");
         assert!(refused(&blocks, &TextData { pack: Some(32), ..data() }).0.contains("blocks of 32"));
         assert!(refused(&treatment(), &TextData { pack: Some(64), ..data() }).1.contains("--pack"));
         let whole = TextTreatment { packing: Packing::Whole { strategy: "bfd".into() }, ..treatment() };
         assert!(!whole.rows_are_examples() && blocks.rows_are_examples());
         assert_eq!(whole.compare(&data()).unwrap().len(), 1);
         assert!(refused(&whole, &TextData { pack: Some(64), ..data() }).0.contains("`bfd`"));
+    }
+
+    /// `wrapped` begins anew with each mapped batch of 1,000 rows of each process, and keeps what fills no block.
+    #[test]
+    fn blocks_of_trl_are_asked_for_with_their_flag() {
+        let of = |processes, shuffled| {
+            let packing = Packing::Blocks(Blocks { wrapped: true, processes, shuffled });
+            TextTreatment { packing, ..treatment() }
+        };
+        let read = |documents, pack_rows, pack_keeps_rest| TextData {
+            pack: Some(64),
+            pack_rows,
+            pack_keeps_rest,
+            documents,
+            unpacked: if pack_keeps_rest { 0 } else { 46 },
+            ..data()
+        };
+        for (processes, documents, right, flag) in [
+            (1, 28, None, "`--pack 64:1000:keep`"),
+            (1, 2500, Some(1000), "`--pack 64:1000:keep`"),
+            (2, 28, Some(14), "`--pack 64:14:keep`"),
+            (2, 4000, Some(1000), "`--pack 64:1000:keep`"),
+        ] {
+            let trl = of(processes, false);
+            assert_eq!(trl.compare(&read(documents, right, true)).unwrap(), [""; 0], "{processes} {documents}");
+            let (message, hint) = refused(&trl, &read(documents, right, false));
+            assert!(message.ends_with("but 46 tokens are left out") && hint == flag, "{message} {hint}");
+            let (message, hint) = refused(&trl, &read(documents, Some(9), true));
+            assert!(message.ends_with("but after every 9 rows here") && hint == flag, "{message} {hint}");
+            assert_eq!(refused(&trl, &TextData { documents, ..data() }).1, flag);
+        }
+        // as many rows as there are, or more, begin nothing anew
+        assert_eq!(of(1, false).compare(&read(28, Some(1000), true)).unwrap(), [""; 0]);
+        let notes = of(3, true).compare(&read(28, None, true)).unwrap();
+        assert!(notes[0].contains("shuffled") && notes[1].contains("in 3 processes"), "{notes:?}");
     }
 
     #[test]
@@ -265,6 +438,28 @@ mod tests {
             "{message}"
         );
         assert_eq!(hint, "`--max-length 64`");
+    }
+
+    #[test]
+    fn the_other_end_and_pieces_of_long_examples_are_refused() {
+        let cut = TextData { cut: 3, max_length: Some(64), longest: 64, ..data() };
+        assert_eq!(treatment().compare(&cut).unwrap(), [""; 0]);
+        let (message, hint) = refused(&treatment(), &TextData { keep_end: true, ..cut });
+        assert!(message.ends_with("but the last are kept here") && hint.contains("--keep-end"), "{message}");
+        let ends = TextTreatment { keeps_end: true, ..treatment() };
+        assert_eq!(ends.compare(&TextData { keep_end: true, ..cut }).unwrap(), [""; 0]);
+        assert!(refused(&ends, &TextData { longest: 65, ..data() }).0.contains("cut examples to their last 64 tokens"));
+        for strategy in SPLITTING {
+            let pieces = TextTreatment { packing: Packing::Whole { strategy: strategy.into() }, ..treatment() };
+            assert_eq!(pieces.compare(&data()).unwrap().len(), 1);
+            assert!(refused(&pieces, &cut).0.ends_with("but 3 are cut here"));
+            let (message, hint) = refused(&pieces, &TextData { longest: 65, ..data() });
+            assert!(message.contains("into pieces that do not see each other") && hint.contains("row of its own"));
+        }
+        let unknown = TextTreatment { packing: Packing::Whole { strategy: "tetris".into() }, ..treatment() };
+        assert!(unknown.compare(&data()).unwrap()[1].contains("`tetris` is not known"));
+        let free = TextTreatment { padding_free: true, ..treatment() };
+        assert!(free.compare(&data()).unwrap()[0].contains("`padding_free=True`"));
     }
 
     #[test]

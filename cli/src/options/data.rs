@@ -62,11 +62,15 @@ pub(crate) struct DataOptions {
     /// Without it none is cut, and one that exceeds the model's positions is an error.
     #[arg(long, value_name = "TOKENS")]
     max_length: Option<usize>,
+    /// Of longer examples keep the last tokens and not the first, as TRL with `truncation_mode="keep_end"`
+    #[arg(long, requires = "max_length")]
+    keep_end: bool,
     /// Join training documents and cut them into blocks of this many tokens, as pretraining does
     ///
     /// `128:1000` begins anew after every 1000 rows and leaves out what filled no block, as `run_clm` does in each
-    /// batch of a mapped data set.
-    #[arg(long, value_name = "TOKENS[:ROWS]", value_parser = pack)]
+    /// batch of a mapped data set. `128:1000:keep` makes a shorter block of it, as TRL does (`packing_strategy="wrapped"`);
+    /// `128:keep` keeps the end of the whole file alone.
+    #[arg(long, value_name = "TOKENS[:ROWS][:keep]", value_parser = pack)]
     pack: Option<Pack>,
     /// The field that names an example, or `line` for the line's number [default: `id`, else the line's number]
     ///
@@ -153,8 +157,9 @@ impl DataOptions {
         data.eval_name = self.eval_name.clone().or(data.eval_name.take());
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
-        if let Some(Pack { length, rows }) = self.pack {
-            (data.pack, data.pack_rows) = (Some(length), rows);
+        data.keep_end |= self.keep_end;
+        if let Some(Pack { length, rows, keeps_rest }) = self.pack {
+            (data.pack, data.pack_rows, data.pack_keeps_rest) = (Some(length), rows, keeps_rest);
         }
         data.id_field = self.id_field.clone().or(data.id_field.take());
         if self.text_field.is_some() {

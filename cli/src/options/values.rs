@@ -56,22 +56,30 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "write `8GiB`, `512MiB` or a number of bytes".to_owned())
 }
 
-/// Blocks of so many tokens; begun anew after so many rows, if that is said.
+/// Blocks of so many tokens; begun anew after so many rows, if that is said, and with what fills no block, or without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pack {
     pub(super) length: usize,
     pub(super) rows: Option<usize>,
+    pub(super) keeps_rest: bool,
 }
 
-/// `128`, or `128:1000`.
+/// `128`, `128:1000`, `128:keep` or `128:1000:keep`.
 pub(super) fn pack(text: &str) -> Result<Pack, String> {
-    let (length, rows) = text.split_once(':').map_or((text, None), |(length, rows)| (length, Some(rows)));
+    let (numbers, keeps_rest) = text.strip_suffix(":keep").map_or((text, false), |numbers| (numbers, true));
+    let (length, rows) = numbers.split_once(':').map_or((numbers, None), |(length, rows)| (length, Some(rows)));
     let number = |text: &str| text.parse().ok();
     let found = match rows {
-        None => number(length).map(|length| Pack { length, rows: None }),
-        Some(rows) => number(length).zip(number(rows)).map(|(length, rows)| Pack { length, rows: Some(rows) }),
+        None => number(length).map(|length| Pack { length, rows: None, keeps_rest }),
+        Some(rows) => {
+            number(length).zip(number(rows)).map(|(length, rows)| Pack { length, rows: Some(rows), keeps_rest })
+        }
     };
-    found.ok_or_else(|| "write a number of tokens, `128`, or of tokens and rows, `128:1000`".to_owned())
+    found.ok_or_else(|| {
+        "write a number of tokens, `128`, or of tokens and rows, `128:1000`; with `:keep` behind it what fills no block \
+         is a shorter one"
+            .to_owned()
+    })
 }
 
 /// `2/8`: the second of eight.
@@ -124,9 +132,10 @@ mod tests {
 
     #[test]
     fn blocks_are_tokens_and_rows() {
-        assert_eq!(pack("128"), Ok(Pack { length: 128, rows: None }));
-        assert_eq!(pack("128:1000"), Ok(Pack { length: 128, rows: Some(1000) }));
-        for wrong in ["", "128:", ":5", "-1", "128:1000:2"] {
+        let of = |rows, keeps_rest| Ok(Pack { length: 128, rows, keeps_rest });
+        assert_eq!((pack("128"), pack("128:keep")), (of(None, false), of(None, true)));
+        assert_eq!((pack("128:1000"), pack("128:1000:keep")), (of(Some(1000), false), of(Some(1000), true)));
+        for wrong in ["", "128:", ":5", "-1", "128:1000:2", "keep", ":keep", "128:keep:1000", "128:kept", "128::keep"] {
             assert!(pack(wrong).is_err(), "{wrong}");
         }
     }

@@ -5,6 +5,21 @@ use serde_json::json;
 use super::*;
 
 #[test]
+fn long_examples_keep_their_first_tokens_or_their_last() {
+    let cut = |keep_end| {
+        let options = DataOptions { max_length: Some(3), keep_end, ..DataOptions::default() };
+        let row = json!({"input_ids": [2, 3, 4, 5, 6], "labels": [-100, -100, 4, 5, 6]});
+        let (dataset, report) = read(row.to_string(), options).expect("sound");
+        let data = tokens(&dataset);
+        (data.tokens(0).to_vec(), data.is_target(0).to_vec(), report.cut, report.kept_end)
+    };
+    assert_eq!(cut(false), (vec![2, 3, 4], vec![false, false, true], 1, false));
+    assert_eq!(cut(true).0, [4, 5, 6]);
+    // the first token of an example is predicted by none, whatever its label says
+    assert_eq!((cut(true).1[1..].to_vec(), cut(true).2, cut(true).3), (vec![true, true], 1, true));
+}
+
+#[test]
 fn every_row_predicts_the_token_after_it() {
     let text = "{\"id\": 7, \"text\": \"ab ab abc\", \"topic\": {\"deep\": [1]}}\n\n{\"text\": \"a\\tö\"}\n";
     let (dataset, report) = read(text, add(Which::None, Which::Train)).expect("sound");
@@ -175,7 +190,7 @@ fn documents_are_packed_into_blocks() {
     assert_eq!(packed.is_target(2), [false, true, true], "a document's first token is predicted by the one before");
     assert_eq!(dataset.id(2), "block-2");
     assert_eq!(dataset.metadata(1), *json!({"documents": ["b", "3"]}).as_object().expect("an object"));
-    assert_eq!(report.packed, Some(Packed { documents: 4, dropped_tokens: 1, rows: None }));
+    assert_eq!(report.packed, Some(Packed { documents: 4, dropped_tokens: 1, shorter_blocks: None, rows: None }));
     assert_eq!((report.examples, report.tokens, report.longest_before_cut), (3, 9, 3));
     assert_eq!(dataset.excerpt(0, 20), "ab ab</s>");
 }

@@ -34,7 +34,10 @@ fn empty_rows_add_nothing_to_blocks() {
     let pack = |options| DataOptions { pack: Some(2), ..options };
     let (dataset, report) = read(wikitext(), pack(add(Which::None, Which::Train))).expect("sound");
     assert_eq!([tokens(&dataset).tokens(0), tokens(&dataset).tokens(1)], [[7, 1], [7, 4]]);
-    assert_eq!((report.empty, report.packed), (2, Some(Packed { documents: 2, dropped_tokens: 1, rows: None })));
+    assert_eq!(
+        (report.empty, report.packed),
+        (2, Some(Packed { documents: 2, dropped_tokens: 1, shorter_blocks: None, rows: None }))
+    );
 }
 
 #[test]
@@ -177,10 +180,31 @@ fn blocks_begin_anew_with_every_batch_of_rows() {
     let (dataset, report) = blocks(Some(1000));
     assert_eq!(report.examples, 54 + 54 + 27);
     let dropped = 2 * (7000 - 54 * 128) + 3500 - 27 * 128;
-    assert_eq!(report.packed, Some(Packed { documents: 2500, dropped_tokens: dropped, rows: Some(1000) }));
+    assert_eq!(
+        report.packed,
+        Some(Packed { documents: 2500, dropped_tokens: dropped, shorter_blocks: None, rows: Some(1000) })
+    );
     assert_eq!(tokens(&dataset).tokens(54)[..3], [2, 3, 4], "the 1,001st document begins a block");
     assert_eq!(dataset.metadata(54)["documents"][0], "1001");
     assert_eq!(blocks(None).1.examples, 136);
+    // TRL keeps what fills no block: 88 tokens twice, and 44
+    let options =
+        DataOptions { pack: Some(128), pack_rows: Some(1000), pack_keeps_rest: true, ..DataOptions::default() };
+    let file = Path::new("x.jsonl");
+    let (dataset, report) =
+        read_tokens_from(text.as_bytes(), file, Format::JsonLines, Role::Train, None, limits, options).expect("sound");
+    assert_eq!((report.examples, report.tokens), (55 + 55 + 28, 17_500));
+    let lengths = [53, 54, 55, 109, 137].map(|block| tokens(&dataset).tokens(block).len());
+    assert_eq!(lengths, [128, 88, 128, 88, 44]);
+    let expected = Packed { documents: 2500, dropped_tokens: 0, shorter_blocks: Some(3), rows: Some(1000) };
+    assert_eq!(report.packed, Some(expected));
+    // one token alone predicts nothing
+    let options = DataOptions { pack: Some(3), pack_keeps_rest: true, ..DataOptions::default() };
+    let (_, report) = read(lines(&[json!({"text": "abab"})]), options.clone()).expect("sound");
+    assert_eq!((report.examples, report.packed.expect("packed").shorter_blocks), (1, Some(1)));
+    let (_, report) = read(lines(&[json!({"input_ids": [2, 3, 4, 5]})]), options).expect("sound");
+    let packed = report.packed.expect("packed");
+    assert_eq!((report.examples, packed.shorter_blocks, packed.dropped_tokens), (1, Some(0), 1));
     // Empty rows are rows of a batch.
     let text = lines(&[json!({"text": "ab ab"}), json!({"text": ""}), json!({"text": "abc"}), json!({"text": "c"})]);
     let (dataset, _) =

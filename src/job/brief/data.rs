@@ -124,13 +124,14 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         (Limits::Tokens(limits), None) if limits.masked.is_some() => ("fills in masked tokens", &[]),
         (Limits::Tokens(_), None) => (
             "predicts the next token",
-            &["text_field", "prompt_field", "completion_field", "loss_on", "chat_template", "chat_date"],
+            &["text_field", "prompt_field", "completion_field", "keep_end", "loss_on", "chat_template", "chat_date"],
         ),
     };
     let given = [
         ("text_field", data.text_field.is_some()),
         ("prompt_field", data.prompt_field.is_some()),
         ("completion_field", data.completion_field.is_some()),
+        ("keep_end", data.keep_end),
         ("label_field", data.label_field.is_some()),
         ("image_field", data.image_field.is_some()),
         ("image_processor", data.image_processor.is_some()),
@@ -172,9 +173,46 @@ pub(in crate::job) fn tokenizer_notes(model: &Model, tokenizer: &Tokenizer) -> V
     notes
 }
 
+/// The job with what TRL's arguments name and it leaves open: the targets, of training examples the column of texts, and
+/// which end of a long example is kept; with a note of each that is another choice than the default.
+pub(in crate::job) fn as_trained(
+    job: &Job,
+    treatment: Option<&TextTreatment>,
+    role: Role,
+    file: &Path,
+) -> (Job, Vec<String>) {
+    let (mut job, note) = with_targets_of(job, treatment, role);
+    let mut notes: Vec<String> = note.into_iter().collect();
+    let Some(texts) = treatment.filter(|_| role == Role::Train) else { return (job, notes) };
+    let arguments = texts.file.display();
+    if texts.keeps_end && job.data.max_length.is_some() && !job.data.keep_end {
+        job.data.keep_end = true;
+        notes.push(format!(
+            "long training examples keep their end, as `truncation_mode=keep_end` in {arguments} says (as with `--keep-end`)"
+        ));
+    }
+    let recorded = texts.text_field.as_deref().unwrap_or("text");
+    let is_there = || data::first_row(file, &job.data.columns()).is_some_and(|row| row.contains_key(recorded));
+    let names_parts = job.data.prompt_field.is_some() || job.data.completion_field.is_some();
+    match job.data.text_field.as_deref() {
+        Some(own) if own != recorded && is_there() => notes.push(format!(
+            "`--text-field {own}` is read of {}, which has the column `{recorded}` too, and that was read in training (`dataset_text_field` in {arguments})",
+            file.display()
+        )),
+        None if recorded != "text" && !names_parts && is_there() => {
+            notes.push(format!(
+                "texts of the training examples are those of the column `{recorded}`, as `dataset_text_field` in {arguments} says (as with `--text-field {recorded}`)"
+            ));
+            job.data.text_field = Some(recorded.to_owned());
+        }
+        _ => {}
+    }
+    (job, notes)
+}
+
 /// The job with the targets that TRL's arguments name, where it chooses none; and a note if that is another choice
 /// than the default. Queries ask what the assistant says where training did; their prompts are never targets for it.
-pub(in crate::job) fn as_trained(job: &Job, treatment: Option<&TextTreatment>, role: Role) -> (Job, Option<String>) {
+fn with_targets_of(job: &Job, treatment: Option<&TextTreatment>, role: Role) -> (Job, Option<String>) {
     let mut job = job.clone();
     let (Some(texts), None) = (treatment, job.data.loss_on) else { return (job, None) };
     let (loss_on, field, flag) = match (texts.assistant_only, texts.completion_only, role) {
@@ -265,7 +303,8 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
     if report.cut > 0 && report.contrasts > 0 {
         notes.push(format!("{} {what} were cut, in contrasts each completion with its prompt", report.cut));
     } else if report.cut > 0 {
-        notes.push(format!("{} {what} were cut to {} tokens", report.cut, report.longest));
+        let which = if report.kept_end { "their last " } else { "" };
+        notes.push(format!("{} {what} were cut to {which}{} tokens", report.cut, report.longest));
     }
     if report.cut_at_other_end {
         notes.push(format!(
@@ -278,10 +317,21 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
             None => "at the end".to_owned(),
             Some(rows) => format!("at the ends of groups of {rows} rows"),
         };
-        notes.push(format!(
-            "{} documents were packed; {} tokens {place} filled no block and are left out",
-            packed.documents, packed.dropped_tokens
-        ));
+        let (documents, dropped) = (packed.documents, packed.dropped_tokens);
+        notes.push(match packed.shorter_blocks {
+            None => {
+                format!("{documents} documents were packed; {dropped} tokens {place} filled no block and are left out")
+            }
+            Some(0) => format!("{documents} documents were packed, and filled their blocks {place}"),
+            Some(1) => format!("{documents} documents were packed; 1 block {place} is shorter"),
+            Some(n) => format!("{documents} documents were packed; {n} blocks {place} are shorter"),
+        });
+        if packed.shorter_blocks.is_some() && dropped > 0 {
+            notes.push(format!(
+                "in {dropped} {} of the {what} there was nothing to predict, and they are left out",
+                if dropped == 1 { "token" } else { "tokens" }
+            ));
+        }
     }
     if report.contrasts > 0 {
         notes.push(format!(
@@ -402,8 +452,10 @@ pub(in crate::job) fn options(
     };
     Ok(DataOptions {
         max_length: job.data.max_length,
+        keep_end: job.data.keep_end,
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
+        pack_keeps_rest: job.data.pack_keeps_rest,
         specials,
         id_field: job.data.id_field.as_deref().into(),
         columns: job.data.columns(),

@@ -76,6 +76,7 @@ pub(in crate::job) fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Bri
         queries,
         query_weights: vec![],
         evaluation: None,
+        texts: Default::default(),
         reused: None,
     }
 }

@@ -106,6 +106,12 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     if job.data.pack_rows == Some(0) || job.data.pack_rows.is_some() && job.data.pack.is_none() {
         return options("`pack_rows` groups rows for <pack>", "give both, at least 1 row and 2 tokens, or neither");
     }
+    if job.data.keep_end && job.data.max_length.is_none() {
+        return options("<keep_end> says what <max_length> keeps of a longer example", "give both, or neither");
+    }
+    if job.data.pack_keeps_rest && job.data.pack.is_none() {
+        return options("`pack_keeps_rest` is about what fills no block of <pack>", "give both, or neither");
+    }
     if job.data.text_field.is_some() && (job.data.prompt_field.is_some() || job.data.completion_field.is_some()) {
         return options(
             "<text_field> names whole texts, <prompt_field> and <completion_field> name their parts",

@@ -144,7 +144,7 @@ impl Plan {
                 _ => (limits, labels.clone()),
             };
             let treatment = treatment(readings.get(index), record.as_ref());
-            let (of_train, note) = data::as_trained(&job, treatment, Role::Train);
+            let (of_train, note) = data::as_trained(&job, treatment, Role::Train, &file);
             notes.extend(note);
             let (train, report) =
                 data::read(&of_train, &file, Role::Train, (limits, labels.as_ref()), preprocessing, memory)?;
@@ -155,7 +155,7 @@ impl Plan {
         let queries = match &job.data.queries {
             Some(file) => {
                 let treatment = treatment(readings.last(), record.as_ref());
-                let (of_queries, note) = data::as_trained(&job, treatment, Role::Queries);
+                let (of_queries, note) = data::as_trained(&job, treatment, Role::Queries, file);
                 notes.extend(note);
                 Some(data::read(&of_queries, file, Role::Queries, (limits, labels.as_ref()), preprocessing, memory)?)
             }
@@ -176,7 +176,7 @@ impl Plan {
                 };
                 // what became of the texts is said of the training examples
                 let treatment = treatment(readings.last(), record.as_ref());
-                let (of_eval, _) = data::as_trained(&job, treatment, Role::Train);
+                let (of_eval, _) = data::as_trained(&job, treatment, Role::Train, file);
                 let labels = (limits, labels.as_ref());
                 let (evaluation, report) = data::read(&of_eval, file, Role::Train, labels, preprocessing, memory)?;
                 notes.extend(data::notes("evaluation examples", &report));
@@ -450,7 +450,12 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         longest: report.longest,
         cut: report.cut,
         max_length: job.data.max_length,
+        keep_end: report.kept_end,
         pack: job.data.pack,
+        pack_rows: job.data.pack_rows,
+        pack_keeps_rest: job.data.pack_keeps_rest,
+        documents: report.packed.map_or(report.examples, |packed| packed.documents),
+        unpacked: report.packed.map_or(0, |packed| packed.dropped_tokens),
         adds_end: matches!(job.data.add_eos, Side::Train | Side::Both),
         conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),
         names_template: job.data.chat_template.is_some(),

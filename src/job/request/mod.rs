@@ -173,12 +173,18 @@ pub struct DataRequest {
     /// Longer examples are cut to this many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_length: Option<usize>,
+    /// Longer examples keep their last tokens and not their first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_end: bool,
     /// Training documents are joined and cut into blocks of this many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack: Option<usize>,
-    /// Packing begins anew after every so many rows, and what filled no block is left out.
+    /// Packing begins anew after every so many rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack_rows: Option<usize>,
+    /// What fills no block, at the end and where packing begins anew, is a shorter block and not left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pack_keeps_rest: bool,
     /// The field that names an example, or `line` for the line's number; none: `id`, else the line's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id_field: Option<String>,

@@ -8,7 +8,7 @@ use super::super::pickle::Value;
 use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
 use crate::trajectory::error::ReadError;
-use crate::trajectory::text_treatment::{Packing, TextTreatment};
+use crate::trajectory::text_treatment::{Blocks, Packing, TextTreatment};
 
 /// What we take from the arguments, whatever class they are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -174,13 +174,20 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
     }
     let packing = match name("packing_strategy") {
         _ if !packs => Packing::None,
-        None | Some("wrapped") => Packing::Blocks,
+        strategy @ (None | Some("wrapped")) => Packing::Blocks(Blocks {
+            wrapped: strategy.is_some(),
+            processes: root.attribute("dataset_num_proc").and_then(Value::as_usize).unwrap_or(1).max(1),
+            shuffled: flag("shuffle_dataset").unwrap_or(false),
+        }),
         Some(strategy) => Packing::Whole { strategy: strategy.to_string() },
     };
     Some(TextTreatment {
         file: file.to_path_buf(),
         max_length: length.as_usize(),
         packing,
+        keeps_end: name("truncation_mode") == Some("keep_end"),
+        text_field: name("dataset_text_field").map(str::to_string),
+        padding_free: flag("padding_free").unwrap_or(false),
         completion_only: flag("completion_only_loss"),
         assistant_only: flag("assistant_only_loss").unwrap_or(false),
         end_token: name("eos_token").map(str::to_string),

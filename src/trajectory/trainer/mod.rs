@@ -23,8 +23,8 @@ use self::parts::Parts;
 pub use self::replay::Gaps;
 use self::replay::{Convention, Record};
 use self::scheduler_file::SchedulerState;
+use self::state::TrainerState;
 pub(super) use self::state::read_text;
-use self::state::{LogEntry, TrainerState};
 pub use self::training_log::{Around, TrainingLog};
 use super::optimizer_state::{self, OptimizerStateError, ParameterGroup};
 use super::reading::{Batch, Epochs, GroupRates};
@@ -203,14 +203,10 @@ fn training_only(arguments: &TrainingArguments) -> impl Iterator<Item = Warning>
 
 /// The input tokens that TRL counted, else those that the Trainer did.
 fn logged_tokens(state: &TrainerState, arguments: &TrainingArguments) -> LoggedTokens {
-    let of = |tokens: fn(&LogEntry) -> Option<f64>| -> Vec<(usize, f64, f64)> {
-        state.log.iter().filter_map(|entry| Some((entry.step, entry.epoch?, tokens(entry)?))).collect()
-    };
-    let entries = of(|entry| entry.tokens);
-    if !entries.is_empty() {
-        return LoggedTokens { entries, with_padding: false };
-    }
-    LoggedTokens { entries: of(|entry| entry.input_tokens), with_padding: arguments.counts_padding }
+    let of_trl = state.log.iter().any(|entry| entry.counted_by_trl);
+    let counted = state.log.iter().filter(|entry| entry.counted_by_trl == of_trl);
+    let entries = counted.filter_map(|entry| Some((entry.step, entry.epoch?, entry.tokens?))).collect();
+    LoggedTokens { entries, with_padding: !of_trl && arguments.counts_padding }
 }
 
 /// The checkpoints of a run, first trained first, without its optimizer and learning rates.

@@ -9,6 +9,7 @@ use super::*;
 use crate::trajectory::reading::Stated;
 use crate::trajectory::request::TrajectoryRequest;
 use crate::trajectory::text_data::TextData;
+use crate::trajectory::text_treatment::{Blocks, Packing};
 use crate::trajectory::training_run::StageData;
 
 const RUNS: [&str; 8] =
@@ -146,6 +147,32 @@ fn tokens_that_the_log_did_not_count_are_refused() {
     request.resolve(request.read().unwrap(), &[part]).unwrap();
 }
 
+/// `include_num_input_tokens_seen` logs `num_input_tokens_seen`, with padding unless the argument says otherwise.
+#[test]
+fn tokens_that_the_trainer_counted_are_read() {
+    let run = copy("linear-1");
+    let folder = run.path().join("checkpoint-24");
+    let state = folder.join("trainer_state.json");
+    let mut json: Json = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+    for entry in json["log_history"].as_array_mut().unwrap() {
+        entry["num_input_tokens_seen"] = (100.0 * entry["step"].as_f64().unwrap()).into();
+    }
+    std::fs::write(&state, json.to_string()).unwrap();
+    let record = super::text_record(&folder).unwrap().unwrap();
+    assert!(record.tokens.with_padding && record.texts.is_none());
+    assert!(!record.tokens.entries.is_empty());
+    assert!(record.tokens.entries.iter().all(|&(step, _, tokens)| tokens == 100.0 * step as f64));
+    assert_eq!(read(run.path(), &TrainerOptions::default()).unwrap().logged_tokens, record.tokens);
+    // what TRL counts leaves padding out, and is taken
+    for entry in json["log_history"].as_array_mut().unwrap() {
+        entry["num_tokens"] = 7.into();
+    }
+    std::fs::write(&state, json.to_string()).unwrap();
+    let record = super::text_record(&folder).unwrap().unwrap();
+    assert!(!record.tokens.with_padding && record.tokens.entries.iter().all(|&(_, _, tokens)| tokens == 7.0));
+    assert!(super::text_record(&folder.join("nowhere")).unwrap().is_none());
+}
+
 /// A vocabulary of 12: a mean over tokens is below 2 ln 12 = 4.97, and the sum over an example's is not.
 #[test]
 fn a_loss_that_no_mean_over_tokens_gives_is_a_contradiction() {
@@ -184,11 +211,14 @@ fn the_arguments_of_trl_say_what_became_of_texts() {
     let Some((folder, _)) = run("sft_wrapped") else { return };
     let reading = read(&folder, &TrainerOptions::default()).unwrap();
     let texts = reading.texts.clone().unwrap();
-    assert_eq!((texts.max_length, &texts.packing), (Some(64), &crate::trajectory::text_treatment::Packing::Blocks));
+    assert_eq!(
+        (texts.max_length, &texts.packing),
+        (Some(64), &Packing::Blocks(Blocks { wrapped: true, processes: 1, shuffled: false }))
+    );
     assert_eq!((texts.completion_only, texts.assistant_only), (None, false));
     let request = TrajectoryRequest::new(folder);
     let error = request.resolve(vec![reading], &[whole(814, 28)]).unwrap_err();
-    assert_eq!(error.hint().unwrap(), "`--pack 64`");
+    assert_eq!(error.hint().unwrap(), "`--pack 64:1000:keep`");
     let Some((folder, _)) = run("linear") else { return };
     assert_eq!(read(&folder, &TrainerOptions::default()).unwrap().texts, None);
 }

@@ -234,7 +234,7 @@ mod tests {
     }
 
     fn entry(step: usize, rate: f64) -> LogEntry {
-        LogEntry { step, rate, gradient_norm: None, loss: None, epoch: None, tokens: None }
+        LogEntry { step, rate, gradient_norm: None, loss: None, epoch: None, tokens: None, counted_by_trl: false }
     }
 
     fn record<'a>(log: &'a [LogEntry], schedulers: &'a [SchedulerState], convention: Option<Convention>) -> Record<'a> {

@@ -26,10 +26,10 @@ pub(super) struct LogEntry {
     pub(super) loss: Option<f64>,
     /// Epochs done.
     pub(super) epoch: Option<f64>,
-    /// Input tokens since training began or was resumed, where TRL counts them.
+    /// Input tokens since training began, or as TRL counts them since it was resumed.
     pub(super) tokens: Option<f64>,
-    /// Input tokens since training began, where the Trainer counts them.
-    pub(super) input_tokens: Option<f64>,
+    /// Whether TRL counted them, which leaves padding out.
+    pub(super) counted_by_trl: bool,
 }
 
 /// What we take from a state file.
@@ -72,14 +72,17 @@ struct RawEntry {
     loss: Option<Value>,
     epoch: Option<Value>,
     num_tokens: Option<Value>,
-    num_input_tokens_seen: Option<Value>,
     #[serde(flatten)]
     evaluation: Evaluation,
 }
 
 /// What an entry has of evaluations, if it has any; most have none. Of all other keys nothing is kept.
 #[derive(Debug, Default)]
-struct Evaluation(Option<Box<Evaluated>>);
+struct Evaluation {
+    all: Option<Box<Evaluated>>,
+    /// `num_input_tokens_seen`.
+    input_tokens: Option<f64>,
+}
 
 #[derive(Debug, Default)]
 struct Evaluated {
@@ -102,11 +105,14 @@ impl<'de> Deserialize<'de> for Evaluation {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Evaluation, A::Error> {
-                let mut all: Option<Box<Evaluated>> = None;
+                let (mut all, mut input_tokens): (Option<Box<Evaluated>>, _) = (None, None);
                 while let Some(key) = map.next_key::<String>()? {
                     let name = key.strip_prefix("eval_");
                     let of = |end: &str| name.and_then(|name| name.strip_suffix(end)).map(str::to_owned);
-                    if name == Some("loss") {
+                    if key == "num_input_tokens_seen" {
+                        let value: Value = map.next_value()?;
+                        input_tokens = float(&value).filter(|tokens| tokens.is_finite());
+                    } else if name == Some("loss") {
                         all.get_or_insert_default().loss = Some(map.next_value()?);
                     } else if let Some(name) = of("_loss") {
                         all.get_or_insert_default().named.push((name, map.next_value()?));
@@ -117,7 +123,7 @@ impl<'de> Deserialize<'de> for Evaluation {
                         map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(Evaluation(all))
+                Ok(Evaluation { all, input_tokens })
             }
         }
         deserializer.deserialize_map(Keys)
@@ -148,7 +154,7 @@ impl TrainerState {
         let (mut log, mut evaluations) = (Vec::new(), Vec::new());
         let mut named_evaluations = BTreeMap::<String, Vec<(usize, f64)>>::new();
         for item in history {
-            let evaluated = item.evaluation.0.map(|all| *all).unwrap_or_default();
+            let evaluated = item.evaluation.all.map(|all| *all).unwrap_or_default();
             if let Some(loss) = finite(&evaluated.loss) {
                 evaluations.push((whole("log_history.step", &item.step)?, loss));
             }
@@ -169,9 +175,9 @@ impl TrainerState {
             let gradient_norm = norm
                 .map(|norm| float(&norm).ok_or_else(|| entry(file, "log_history.grad_norm", Some(&norm))))
                 .transpose()?;
-            let (loss, epoch, tokens) = (finite(&item.loss), finite(&item.epoch), finite(&item.num_tokens));
-            let input_tokens = finite(&item.num_input_tokens_seen);
-            log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens, input_tokens });
+            let (loss, epoch, of_trl) = (finite(&item.loss), finite(&item.epoch), finite(&item.num_tokens));
+            let (tokens, counted_by_trl) = (of_trl.or(item.evaluation.input_tokens), of_trl.is_some());
+            log.push(LogEntry { step, rate, gradient_norm, loss, epoch, tokens, counted_by_trl });
         }
         log.sort_by_key(|entry| entry.step);
         evaluations.sort_by_key(|&(step, _)| step);

@@ -69,7 +69,7 @@ pub(super) fn rendered_otherwise(stage: &OfStage<'_>) -> Result<Vec<(String, Dat
         return Ok(vec![]);
     }
     let treatment = stage.plan.texts.treatment(from.stage);
-    let (job, _) = reading::as_trained(job, treatment, Role::Train);
+    let (job, _) = reading::as_trained(job, treatment, Role::Train, &from.file);
     let Limits::Tokens(limits) = stage.plan.training.networks.get(stage.plan.training.last_network())?.model.limits()
     else {
         return Ok(vec![]);
