@@ -5,7 +5,8 @@
 //! No file inside `src/data`, `src/nn`, `src/model`, `src/trajectory`, `src/exact` or `src/job` names the face of its module, such as
 //! `src/job/mod.rs`, which is for callers. Among the files of each of them there is no circle, so that every file can
 //! be understood, and tested, with the files below it alone. Of `curvature/src` the rooms are listed too, and there is no
-//! circle among its files, nor among those of `cli/src`.
+//! circle among its files, nor among those of `cli/src`. Of `attribution/src` the store and a training run's numbers name
+//! nothing of what is built on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -25,6 +26,9 @@ const CURVATURE: [&str; 5] = ["error", "linalg", "network", "contraction estimat
 
 /// A module's path below the crate, such as `job::brief::keys`; empty for the crate itself.
 type Module = Vec<String>;
+
+/// Rooms of `attribution/src` that know nothing of methods, and what of the crate they may name beside themselves.
+const BELOW_ATTRIBUTION: [(&str, &[&str]); 2] = [("store", &["foreign_file"]), ("trajectory", &[])];
 
 /// The text of every module.
 type Sources = BTreeMap<Module, String>;
@@ -303,6 +307,23 @@ fn rooms_of_curvature_name_none_above_them_and_its_files_each_other_in_no_circle
     assert!(files.len() > 30 && names > 3 * files.len(), "{} files with {names} names: gone blind", files.len());
     let found = circles(&files, None);
     assert!(found.is_empty(), "these lead back to themselves: {}", found.join(", "));
+}
+
+#[test]
+fn the_store_and_a_runs_numbers_lie_below_attribution() {
+    let attribution = modules_of("attribution/src");
+    for (room, below) in BELOW_ATTRIBUTION {
+        let is_allowed = |to: &Module| to.first().is_some_and(|first| first == room || below.contains(&first.as_str()));
+        let of_room = attribution.iter().filter(|(from, _)| from.first().is_some_and(|first| first == room));
+        let found: Vec<String> = of_room
+            .clone()
+            .flat_map(|(from, named)| named.iter().map(move |to| (from, to)))
+            .filter(|(_, to)| !is_allowed(to))
+            .map(|(from, to)| format!("{} names crate::{}", from.join("::"), to.join("::")))
+            .collect();
+        assert!(of_room.count() > 5, "no files of `{room}`: gone blind");
+        assert!(found.is_empty(), "{}", found.join("\n"));
+    }
 }
 
 #[test]
