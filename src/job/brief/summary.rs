@@ -296,3 +296,90 @@ fn legs_of(brief: &Brief) -> Vec<LegSummary> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Dataset;
+    use crate::job::brief::in_memory::{brief, job, source_job};
+    use crate::job::request::{AggregateRequest, Curvature, Job, Several};
+
+    fn report(examples: usize) -> ReadReport {
+        ReadReport { examples, tokens: examples, targets: examples, longest: 1, is_rows: true, ..ReadReport::default() }
+    }
+
+    /// The summary of a job about the small perceptron, with its brief.
+    fn summary(job: Job) -> (Brief, Summary) {
+        let brief = brief(job, |_| ());
+        let reports: Vec<ReadReport> = brief.training.stages.iter().map(|stage| report(stage.train.len())).collect();
+        let queries = report(brief.queries.as_ref().map_or(0, Dataset::len));
+        let summary = Summary::of(&brief, &reports, Some(&queries), vec!["a note".into()]);
+        (brief, summary)
+    }
+
+    fn changed(change: impl FnOnce(&mut Job)) -> Job {
+        let mut job = job();
+        change(&mut job);
+        job
+    }
+
+    #[test]
+    fn bytes_and_passes_are_those_of_the_brief() {
+        let (brief, of) = summary(job());
+        let (train, rows) = (brief.train().len() as u64, brief.query_rows() as u64);
+        // 12 -> 16 -> 8 -> 4, each with a bias
+        let parameters = 16 * 13 + 8 * 17 + 4 * 9;
+        assert_eq!((of.tracked_parameters, of.layers.len()), (parameters, 3));
+        let shapes: Vec<[usize; 2]> = of.layers.iter().map(|layer| [layer.outputs, layer.columns]).collect();
+        assert_eq!(shapes, [[16, 13], [8, 17], [4, 9]]);
+        assert_eq!((of.query_bytes, of.full_query_bytes), (4 * rows * parameters as u64, of.query_bytes));
+        assert_eq!(of.factor_bytes, CurvatureFiles::of(&brief).bytes());
+        // covariances, their eigenvalues, scores
+        assert_eq!(of.differentiations, 3 * train);
+        assert_eq!((of.notes, of.machine_notes.len(), of.answers.len()), (vec!["a note".to_owned()], 0, 1));
+        assert_eq!((of.stages[0].train.examples as u64, of.stages[0].train_size as u64), (train, train));
+        assert!(of.stages[0].train.is_rows && of.queries.expect("queries").examples as u64 == rows);
+    }
+
+    #[test]
+    fn what_a_job_asks_for_is_summed_up() {
+        let differentiations = |curvature| {
+            let (brief, of) = summary(changed(|job| job.method.curvature = curvature));
+            of.differentiations / brief.train().len() as u64
+        };
+        let kinds = [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac, Curvature::Soap];
+        assert_eq!(kinds.map(differentiations), [1, 2, 2, 3, 3]);
+        let (_, whole) = summary(job());
+        let (_, wide) = summary(changed(|job| job.model.dtype = Precision::F64));
+        assert_eq!(wide.query_bytes, 2 * whole.query_bytes);
+        let (_, one) = summary(changed(|job| job.method.aggregate = AggregateRequest::Sum));
+        assert_eq!(one.query_bytes * whole.queries.expect("queries").examples as u64, whole.query_bytes);
+        let (_, low) = summary(changed(|job| job.method.query_rank = Some(2)));
+        // two factors of rank 2 in place of 208, 136 and 36 numbers, but where they would be more
+        let numbers: Vec<Option<usize>> = low.layers.iter().map(|layer| layer.query_rank).collect();
+        assert_eq!((numbers, low.full_query_bytes), (vec![Some(2), Some(2), Some(2)], whole.query_bytes));
+        assert_eq!(low.query_bytes * (208 + 136 + 36), whole.query_bytes * 2 * (29 + 25 + 13));
+        let (_, cut) = summary(changed(|job| job.method.eigen_block_width = Some(8)));
+        let blocks: Vec<Option<[usize; 2]>> = cut.layers.iter().map(|layer| layer.eigen_blocks).collect();
+        assert_eq!(blocks, [Some([2, 2]), Some([1, 3]), Some([1, 2])]);
+        let (_, sets) = summary(changed(|job| {
+            job.output.layer_sets.insert("first".into(), Several(vec!["layers.0".into()]));
+        }));
+        assert_eq!((sets.layer_sets[0].name.as_str(), sets.layer_sets[0].parameters), ("first", 208));
+        assert_eq!((sets.answers.len(), sets.query_bytes), (2, whole.query_bytes), "sets share the vectors");
+    }
+
+    #[test]
+    fn a_training_run_has_a_leg_for_each_segment() {
+        let (brief, of) = summary(source_job());
+        assert_eq!(of.legs.len(), brief.training.segments().len());
+        let steps: usize = of.legs.iter().map(|leg| leg.steps).sum();
+        assert_eq!(of.legs.last().map(|leg| leg.first_step + leg.steps), Some(steps));
+        for leg in &of.legs {
+            let weights: f64 = leg.weights.iter().sum();
+            assert!((weights - 1.0).abs() < 1e-12 && leg.checkpoints.len() == leg.weights.len(), "{leg:?}");
+            assert!(leg.tau > 0.0 && leg.rate_sum >= leg.mean_rate, "{leg:?}");
+        }
+        assert!(of.checkpoints.is_empty() && of.tracked_parameters > 0);
+    }
+}

@@ -283,3 +283,95 @@ fn own_influence(brief: &Brief) -> OwnInfluence {
         false => OwnInfluence::None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{RowLimits, RowShape, Task};
+    use crate::job::brief::in_memory::{brief, job, source_job};
+    use crate::job::request::{AggregateRequest, Beside, Curvature, DampingRequest, Job, Precision, Several};
+
+    /// Asks the sizes of a job about the small perceptron, of examples of one position.
+    fn sizes<R>(job: Job, ask: impl FnOnce(&Brief, Sizes<'_>) -> R) -> R {
+        let brief = brief(job, |_| ());
+        let limits = RowLimits { inputs: RowShape::Numbers(12), outputs: 4, task: Task::Classification };
+        let of = Sizes::of(&brief, Limits::Rows(limits), 1, 100);
+        ask(&brief, of)
+    }
+
+    fn changed(change: impl FnOnce(&mut Job)) -> Job {
+        let mut job = job();
+        change(&mut job);
+        job
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_layers_the_data_and_the_queries() {
+        sizes(job(), |brief, sizes| {
+            let (train, queries) = (brief.train().len(), brief.query_rows());
+            assert_eq!((sizes.longest, sizes.positions, sizes.data, sizes.number), (1, train, 100, 4));
+            assert_eq!(sizes.layers, brief.training.layers());
+            let expected = FitSize { kind: CurvatureKind::Ekfac, places: 1, preconditioner: Preconditioner::None };
+            assert_eq!((&sizes.fits[..], sizes.fitting), (&[expected][..], Fitting::Here { lambdas: 1 }));
+            let of = sizes.queries.expect("there are queries");
+            assert_eq!((of.lengths.len(), of.vectors, of.sums, of.slice), (queries, queries as u64, 1, 0));
+            assert_eq!((of.examples, of.rank, of.carried, of.own), (train as u64, None, 2, OwnInfluence::None));
+            assert_eq!((of.tokens, sizes.solve), (None, None));
+        });
+    }
+
+    #[test]
+    fn sizes_follow_what_a_job_asks_for() {
+        let queries =
+            |job: Job| sizes(job, |brief, sizes| (brief.query_rows() as u64, sizes.queries.expect("queries")));
+        let dampings = [0.5, 0.25, 0.125].map(|x| DampingRequest::Value(crate::curvature::Damping::Absolute(x)));
+        let (rows, of) = queries(changed(|job| job.method.damping = Several(dampings.to_vec())));
+        assert_eq!((of.vectors, of.carried), (3 * rows, 3), "gradients are kept for the walks after the first");
+        let sets = |job: &mut Job| {
+            job.output.layer_sets.insert("first".into(), Several(vec!["layers.0".into()]));
+        };
+        let (rows, of) = queries(changed(sets));
+        assert_eq!((of.vectors, of.sums), (rows, 2), "sets share the vectors, and have a sum of their own");
+        let (_, of) = queries(changed(|job| job.method.self_influence = true));
+        assert_eq!(of.own, OwnInfluence::Form);
+        let (rows, of) = queries(changed(|job| job.method.aggregate = AggregateRequest::Mean));
+        assert_eq!((rows, of.vectors, of.aggregate), (1, 1, Aggregate::Mean));
+        let number = |job: Job| sizes(job, |_, sizes| sizes.number);
+        assert_eq!(number(changed(|job| job.model.dtype = Precision::F64)), 8);
+        let kinds = |curvature| {
+            sizes(changed(|job| job.method.curvature = curvature), |_, sizes| (sizes.fits[0].kind, sizes.fitting))
+        };
+        assert_eq!(kinds(Curvature::Kfac), (CurvatureKind::Kfac, Fitting::Here { lambdas: 0 }));
+        assert_eq!(kinds(Curvature::Soap), (CurvatureKind::Soap, Fitting::Here { lambdas: 1 }));
+        let joint = changed(|job| {
+            job.method.solve = Solve::GaussNewton;
+            job.method.solve_iterations = Some(5);
+        });
+        sizes(joint, |brief, sizes| {
+            let solve = sizes.solve.expect("joint solves");
+            assert_eq!((solve.products, solve.dampings, solve.rows, solve.block), (5, 1, brief.query_rows(), None));
+            assert_eq!(solve.least(), 1);
+        });
+    }
+
+    #[test]
+    fn sizes_of_a_training_run_count_its_networks() {
+        sizes(source_job(), |brief, sizes| {
+            assert_eq!(sizes.fits.len(), brief.training.segments().len());
+            let places: u64 = sizes.fits.iter().map(|fit| fit.places).sum();
+            assert_eq!(places, brief.training.networks.parameters().len() as u64);
+            let of = sizes.queries.expect("queries");
+            assert_eq!((of.carried, of.own), (3, OwnInfluence::None), "what goes on to the leg before is there, too");
+        });
+        let mut job = source_job();
+        job.source.iter_mut().for_each(|source| source.form = FormRequest::Momentum);
+        assert_eq!(sizes(job, |_, sizes| sizes.queries.expect("queries").carried), 5);
+        let mut job = source_job();
+        job.source.iter_mut().for_each(|source| source.with = vec![Beside::Influence]);
+        sizes(job, |brief, sizes| assert_eq!(sizes.fits.len(), brief.training.segments().len() + 1));
+        let mut job = source_job();
+        job.method.self_influence = true;
+        let own = sizes(job, |_, sizes| sizes.queries.expect("queries").own);
+        assert!(matches!(own, OwnInfluence::Pass { networks } if networks > 1), "{own:?}");
+    }
+}
