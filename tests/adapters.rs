@@ -378,6 +378,15 @@ fn texts_that_end_with_what_may_be_padding_are_counted_or_refused() -> Outcome {
     let notes = resolve(&without_padding(Some(&named)))?.summary().notes.join("\n");
     assert!(notes.contains("2 of 3 training examples end with token 2, which counts as padding"), "{notes}");
     assert!(notes.contains("2 of 3 queries end with token 2, which counts as padding"), "{notes}");
+    // the base's own key counts beside a tokenizer that pads with another token
+    let contradicted = without_padding(Some(&named));
+    let config = contradicted[1].path().join("config.json");
+    let mut keys: Value = serde_json::from_slice(&std::fs::read(&config)?)?;
+    keys["pad_token_id"] = json!(0);
+    std::fs::write(&config, keys.to_string())?;
+    let notes = resolve(&contradicted)?.summary().notes.join("\n");
+    assert!(notes.contains("padding is token 0, the base's") && notes.contains("is another, 2"), "{notes}");
+    assert!(notes.contains("2 of 3 training examples end with token 2 and are classified by it"), "{notes}");
     let error = resolve(&without_padding(None)).err().ok_or("not refused")?;
     assert!(error.to_string().contains("2 of 3 texts end with token 2"), "{error}");
     assert!(error.to_string().contains("train.jsonl"), "{error}");

@@ -17,8 +17,8 @@ use crate::data::EndToken;
 pub struct Config {
     file: PathBuf,
     keys: Map<String, Value>,
-    /// What a token at the end of a text counts as, where that is not known from the keys.
-    end: Option<EndToken>,
+    /// What a token at the end of a text counts as, and which it is, where that is not known from the keys.
+    end: Option<(EndToken, Option<u32>)>,
     reading: Arc<Mutex<Reading>>,
 }
 
@@ -85,13 +85,14 @@ impl Config {
         self
     }
 
-    /// This configuration as one whose keys do not say what a token at the end of a text was in training.
-    pub(super) fn with_end(self, end: EndToken) -> Self {
-        Self { end: Some(end), ..self }
+    /// This configuration as one whose keys do not say what a token at the end of a text was in training; without a token
+    /// it is the padding token, or where there is none the end token.
+    pub(super) fn with_end(self, end: EndToken, token: Option<u32>) -> Self {
+        Self { end: Some((end, token)), ..self }
     }
 
     /// What was said by [`Self::with_end`].
-    pub(super) fn end(&self) -> Option<EndToken> {
+    pub(super) fn end(&self) -> Option<(EndToken, Option<u32>)> {
         self.end
     }
 

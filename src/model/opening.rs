@@ -103,8 +103,19 @@ fn of_task(base: &Path, folder: &Path, settings: &AdapterConfig, tensors: &Check
 /// The configuration of a base with the padding token that an adapter's training had, where the base names none: PEFT
 /// saves no configuration, and the tokenizer beside the adapter is the only witness.
 fn with_padding(config: Config, folder: &Path, base: &Path) -> Result<Config, LoadError> {
-    if !supported::architecture_of(&config)?.classifies_last_token() || config.token("pad_token_id")?.is_some() {
+    if !supported::architecture_of(&config)?.classifies_last_token() {
         return Ok(config);
+    }
+    if let Some(own) = config.token("pad_token_id")? {
+        // the tokenizer that was saved with the adapter is the training's
+        let other = padding::of_folder(folder)?.filter(|PaddingToken { id, .. }| *id != own);
+        let Some(PaddingToken { id, file }) = other else { return Ok(config) };
+        config.note(format!(
+            "padding is token {own}, the base's `pad_token_id`; the `pad_token` of `{}` is another, {id}, and PEFT does not \
+             save whether training set that",
+            file.display()
+        ));
+        return Ok(config.with_end(EndToken::Text, Some(id)));
     }
     Ok(match padding::of_tokenizers(folder, base)? {
         Some(PaddingToken { id, file }) => {
@@ -113,14 +124,14 @@ fn with_padding(config: Config, folder: &Path, base: &Path) -> Result<Config, Lo
                  text that ends with it is classified by the token before",
                 file.display()
             ));
-            config.with([("pad_token_id", id.into())]).with_end(EndToken::Padding)
+            config.with([("pad_token_id", id.into())]).with_end(EndToken::Padding, None)
         }
         None => {
             config.note(
                 "the base names no `pad_token_id`, PEFT saves none, and no tokenizer beside the adapter or the base names a \
                  `pad_token`: each text's last token is classified",
             );
-            config.with_end(EndToken::Unknown)
+            config.with_end(EndToken::Unknown, None)
         }
     })
 }

@@ -349,8 +349,8 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
             report.examples
         )),
         Some((DoubtfulEnd { token, counts_as: EndToken::Text }, count)) if count > 0 => notes.push(format!(
-            "{count} of {} {what} end with token {token}, the end token, and are classified by it; if training padded with \
-             it, they were classified by the token before: write `pad_token_id` into `config.json`",
+            "{count} of {} {what} end with token {token} and are classified by it; if training padded with it, they were \
+             classified by the token before: write `pad_token_id` into `config.json` (of an adapter's base)",
             report.examples
         )),
         _ => {}

@@ -55,7 +55,11 @@ pub(in crate::model) fn of_tokenizers(adapter: &Path, base: &Path) -> Result<Opt
     Ok(None)
 }
 
-fn of_folder(folder: &Path) -> Result<Option<PaddingToken>, LoadError> {
+/// The padding token that a folder's tokenizer names.
+///
+/// # Errors
+/// As [`of_tokenizers`].
+pub(in crate::model) fn of_folder(folder: &Path) -> Result<Option<PaddingToken>, LoadError> {
     let file = folder.join("tokenizer_config.json");
     if !is_file(&file) {
         return Ok(None);

@@ -54,11 +54,11 @@ pub(in crate::model) fn labels(config: &Config) -> Result<Labels, LoadError> {
 /// If a key holds no token.
 pub(in crate::model) fn padding(config: &Config) -> Result<(Option<u32>, Option<DoubtfulEnd>), LoadError> {
     let padding = config.token("pad_token_id")?;
-    let counts_as = match (padding, config.end()) {
+    let (counts_as, token) = match (padding, config.end()) {
         (Some(_), None) => return Ok((padding, None)),
         (None, None) => {
             config.note("`config.json` names no `pad_token_id`: each text's last token is classified");
-            EndToken::Text
+            (EndToken::Text, None)
         }
         (_, Some(end)) => end,
     };
@@ -67,7 +67,7 @@ pub(in crate::model) fn padding(config: &Config) -> Result<(Option<u32>, Option<
         end => end,
     };
     let ends = ends.and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-    let token = padding.or(ends);
+    let token = token.or(padding).or(ends);
     Ok((padding, token.map(|token| DoubtfulEnd { token, counts_as })))
 }
 
