@@ -126,6 +126,49 @@ fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' }).collect()
 }
 
+/// What a person should know of sets that have layers in common, whose scores do not add up to the whole score. They are
+/// computed all the same: each is right by itself.
+pub(in crate::job) fn overlap_notes(job: &Job, sets: &[LayerSet], layers: &[LayerSpec]) -> Vec<String> {
+    let named = &sets[..sets.len().min(job.output.layer_sets.len())];
+    let common = |a: &LayerSet, b: &LayerSet| -> Vec<String> {
+        a.layers.iter().filter(|l| b.layers.contains(l)).map(|&l| layers[l].name.clone()).collect()
+    };
+    let mut notes: Vec<String> = vec![];
+    for (index, set) in named.iter().enumerate() {
+        for other in &named[..index] {
+            let both = common(other, set);
+            if !both.is_empty() {
+                notes.push(format!(
+                    "the layer sets `{}` and `{}` overlap in {}: each is right by itself, but their scores do not add up",
+                    other.name,
+                    set.name,
+                    abridged(&both)
+                ));
+            }
+        }
+    }
+    const NAMED: usize = 4;
+    if notes.len() > NAMED {
+        let more = notes.len() - NAMED;
+        notes.truncate(NAMED);
+        notes.push(format!("{more} more pairs of layer sets overlap"));
+    }
+    let mut ways: Vec<String> = job.output.split_layers.iter().map(|split| format!("`{}`", split.name())).collect();
+    if !named.is_empty() {
+        ways.insert(0, "the named sets".to_owned());
+    }
+    // a layer in no block is one set of several ways
+    let overlaps = |(index, set): (usize, &LayerSet)| sets[..index].iter().any(|other| !common(other, set).is_empty());
+    if ways.len() > 1 && sets.iter().enumerate().skip(named.len()).any(overlaps) {
+        notes.push(format!(
+            "layers are divided in {} ways ({}): scores add up over the sets of one way, not over those of several",
+            ways.len(),
+            ways.join(", ")
+        ));
+    }
+    notes
+}
+
 /// The parts of a model's attention, if the job asks for heads.
 ///
 /// # Errors
@@ -261,6 +304,31 @@ mod tests {
         );
         let error = named(&["a.b", "a-b"], &[LayerSplit::Each]).expect_err("one file for two sets").to_string();
         assert_eq!(error, "two layer sets are named `a-b`, and their layers are not the same");
+        Ok(())
+    }
+
+    #[test]
+    fn sets_that_overlap_are_named() -> Result<(), JobError> {
+        let notes = |sets: &[(&str, &[&str])], split: &[LayerSplit]| {
+            let mut job = job(sets);
+            job.output.split_layers = split.to_vec();
+            let sets = LayerSet::all(&job, &layers(), vec![])?;
+            Ok::<_, JobError>(overlap_notes(&job, &sets, &layers()))
+        };
+        assert_eq!(notes(&[("a", &["*.attn"]), ("b", &["*.mlp"])], &[])?, Vec::<String>::new());
+        assert_eq!(notes(&[], &[LayerSplit::Block])?, Vec::<String>::new());
+        assert_eq!(
+            notes(&[("a", &["*.attn"]), ("b", &["*"])], &[])?,
+            [
+                "the layer sets `a` and `b` overlap in `h.0.attn`, `h.1.attn`: each is right by itself, but their scores do not add up"
+            ]
+        );
+        assert_eq!(
+            notes(&[("a", &["*.attn"])], &[LayerSplit::Block, LayerSplit::Module])?,
+            [
+                "layers are divided in 3 ways (the named sets, `block`, `module`): scores add up over the sets of one way, not over those of several"
+            ]
+        );
         Ok(())
     }
 

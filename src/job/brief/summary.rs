@@ -8,7 +8,7 @@ use crate::curvature::LayerSpec;
 use crate::data::ReadReport;
 use crate::job::brief::Brief;
 use crate::job::brief::artifacts::CurvatureFiles;
-use crate::job::brief::layer_sets::LayerSet;
+use crate::job::brief::layer_sets::{LayerSet, overlap_notes};
 use crate::job::brief::loss_check::LossCheck;
 use crate::job::request::Precision;
 use crate::job::training::moments::Moments;
@@ -170,8 +170,11 @@ pub struct DataSummary {
     /// Examples that were cut to the maximal length.
     pub cut: usize,
     /// Whether examples are rows of numbers or images, not sequences of tokens.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_rows: bool,
+    /// Whether they are images in files.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_images: bool,
     /// The first example's tokens; whether each is a target.
     pub first: Vec<(String, bool)>,
 }
@@ -185,6 +188,7 @@ impl From<&ReadReport> for DataSummary {
             longest: report.longest,
             cut: report.cut,
             is_rows: report.is_rows,
+            is_images: report.images.is_some(),
             first: report.first.clone(),
         }
     }
@@ -196,10 +200,11 @@ impl Summary {
         brief: &Brief,
         train: &[ReadReport],
         queries: Option<&ReadReport>,
-        notes: Vec<String>,
+        mut notes: Vec<String>,
     ) -> Self {
         let (job, training) = (&brief.job, &brief.training);
         let layers = training.layers();
+        notes.extend(overlap_notes(job, &brief.layer_sets, layers));
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
         let blocks = brief.block_width();
         let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();

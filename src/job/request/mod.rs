@@ -411,6 +411,18 @@ pub enum LayerSplit {
     Head,
 }
 
+impl LayerSplit {
+    /// Its name, as flags and job files have it.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::Each => "each",
+            Self::Block => "block",
+            Self::Module => "module",
+            Self::Head => "head",
+        }
+    }
+}
+
 fn ten() -> usize {
     10
 }
