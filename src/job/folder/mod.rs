@@ -5,6 +5,7 @@ pub(in crate::job) mod metadata;
 pub(in crate::job) mod output;
 pub(in crate::job) mod places;
 pub(in crate::job) mod present;
+pub(in crate::job) mod query_losses;
 pub(in crate::job) mod rankings;
 pub(in crate::job) mod record;
 pub(in crate::job) mod report;

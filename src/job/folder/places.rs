@@ -43,6 +43,11 @@ pub(in crate::job) fn tokens_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("tokens.safetensors")
 }
 
+/// How badly the model predicts each target token of the queries.
+pub(in crate::job) fn query_losses_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("query_losses.safetensors")
+}
+
 /// Which training examples are copies of one another.
 pub(in crate::job) fn copies_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("duplicates.jsonl")

@@ -64,6 +64,23 @@ pub struct QueryInfo {
     /// solution, at the checkpoint where that is most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<f64>,
+    /// Its tokens, those that are targets with their losses; none where queries are no texts, or asked together, or too
+    /// long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<QueryToken>>,
+}
+
+/// A token of a query.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QueryToken {
+    /// Its text, or its number where there is no tokenizer.
+    pub text: String,
+    /// How badly the model predicts it, `-log p` to four digits behind the point, if it is a target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f32>,
+    /// Whether it is a target of the rejected completion of a contrast.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_rejected: bool,
 }
 
 /// What a choice of candidates kept of a query's ranking.

@@ -5,6 +5,7 @@ pub(in crate::job) mod curvature;
 pub(in crate::job) mod joint_solve;
 pub(in crate::job) mod loss_check;
 pub(in crate::job) mod queries;
+mod query_losses;
 mod query_tokens;
 pub(in crate::job) mod rank;
 pub(in crate::job) mod results;

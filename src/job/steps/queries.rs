@@ -54,7 +54,7 @@ impl Run<'_> {
                 false => self.prepare(sets, curvatures)?,
             }
         }
-        Ok(())
+        self.query_losses()
     }
 
     fn prepare<T: Number>(&self, sets: &[VectorSet], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {

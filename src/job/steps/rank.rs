@@ -10,8 +10,8 @@ use crate::job::brief::options::measure_name;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::{Amount, scale_of};
 use crate::job::folder::rankings::{
-    CandidateCheck, EXCERPT, PairShare, QueryInfo, QueryRanking, RankedExample, STRONGEST_PAIRS, TargetShare,
-    TokenShare, write_copies, write_rankings,
+    CandidateCheck, EXCERPT, PairShare, QueryInfo, QueryRanking, QueryToken, RankedExample, STRONGEST_PAIRS,
+    TargetShare, TokenShare, write_copies, write_rankings,
 };
 use crate::job::folder::tokens::{StoredPair, StoredShares};
 use crate::job::folder::{metadata, output, places, present};
@@ -140,6 +140,7 @@ impl Plan {
             };
             side.into_iter().zip(copies).map(example).collect()
         };
+        let losses = self.stored_query_losses()?;
         let mut whole = |ranking: Ranking| {
             let (excerpt, value) = query(ranking.query);
             let [helping, hurting] = copies.get_mut(ranking.query).map(std::mem::take).unwrap_or_default();
@@ -156,6 +157,10 @@ impl Plan {
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
                     residual: solved_by(Solve::GaussNewton),
                     disagreement: solved_by(Solve::Subspace),
+                    tokens: losses
+                        .as_ref()
+                        .and_then(|losses| losses.get(ranking.query))
+                        .and_then(|own| tokens_with_losses(queries, ranking.query, own)),
                 },
                 proponents: examples(ranking.query, ranking.proponents, helping),
                 opponents: examples(ranking.query, ranking.opponents, hurting),
@@ -243,6 +248,23 @@ fn target_tokens(queries: &Dataset, query: usize) -> Vec<TargetToken> {
         Kind::Tokens(tokens) => tokens.target_tokens(query),
         Kind::Rows(_) => vec![],
     }
+}
+
+/// The tokens of a query with the losses of its targets; none if these are not known.
+fn tokens_with_losses(queries: &Dataset, query: usize, losses: &[f32]) -> Option<Vec<QueryToken>> {
+    let Kind::Tokens(tokens) = queries.kind() else { return None };
+    let targets = tokens.target_tokens(query);
+    if losses.is_empty() || targets.len() != losses.len() {
+        return None;
+    }
+    let mut targets = targets.into_iter().zip(losses);
+    let of_token = |(text, is_target): (String, bool)| match is_target.then(|| targets.next()).flatten() {
+        None => QueryToken { text, loss: None, is_rejected: false },
+        Some((target, loss)) => {
+            QueryToken { text: target.text, loss: Some((loss * 1e4).round() / 1e4), is_rejected: target.is_rejected }
+        }
+    };
+    Some(tokens.marked_tokens(query).into_iter().map(of_token).collect())
 }
 
 /// The pairs of a query's target and an example's token that add most to the score.
