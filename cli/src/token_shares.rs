@@ -22,7 +22,7 @@ pub(crate) fn pairs<'a>(shares: impl Iterator<Item = (&'a str, &'a str, f32)>) -
 }
 
 /// A token without the spaces around it, if it is more than these.
-fn seen(text: &str) -> &str {
+pub(crate) fn seen(text: &str) -> &str {
     match text.trim() {
         "" => "␣",
         text => text,

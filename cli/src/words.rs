@@ -44,6 +44,19 @@ pub(crate) fn stable(stable: usize, listed: usize) -> String {
     }
 }
 
+/// `41 %`, `0.25 %`, `1 in 12,345`: a probability as a person says it.
+pub(crate) fn probability(p: f64) -> String {
+    let percent = 100.0 * p;
+    match percent {
+        percent if percent > 99.0 && p < 1.0 => format!("{:.1} %", (10.0 * percent).floor() / 10.0),
+        percent if percent >= 10.0 => format!("{percent:.0} %"),
+        percent if percent >= 1.0 => format!("{percent:.1} %"),
+        percent if percent >= 0.01 => format!("{percent:.2} %"),
+        _ if 1.0 / p < 1e15 => format!("1 in {}", count((1.0 / p).round() as u64)),
+        _ => "almost 0".to_owned(),
+    }
+}
+
 /// What a choice of candidates kept of one side of a ranking, as its control sample shows it; none if nothing is listed
 /// and nothing is missed.
 pub(crate) fn kept(side: &str, check: &ControlRecall) -> Option<String> {
@@ -162,6 +175,12 @@ mod tests {
             [duration(0.04), duration(59.97), duration(125.0), duration(11_520.0)],
             ["0.0 s", "1 min 00 s", "2 min 05 s", "3 h 12 min"]
         );
+    }
+
+    #[test]
+    fn probabilities_are_readable() {
+        let shown = [1.0, 0.9999, 0.405, 0.0512, 0.0025, 4e-5, 0.0].map(probability);
+        assert_eq!(shown, ["100 %", "99.9 %", "40 %", "5.1 %", "0.25 %", "1 in 25,000", "almost 0"]);
     }
 
     #[test]

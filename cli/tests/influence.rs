@@ -299,11 +299,14 @@ fn rankings_say_how_sure_they_are() {
     let csv = String::from_utf8(file("ranking.csv")).expect("text");
     assert!(csv.lines().next().is_some_and(|header| header.ends_with(",score_low,score_high")), "{csv}");
     let page = String::from_utf8(file("report.html")).expect("text");
-    assert!(page.contains("class=\"span\"") && page.contains("class=\"verdict\">Stable: "), "no intervals");
+    assert!(
+        page.contains("class=\"span\"") && page.contains("class=\"verdict\">How sure: stable are "),
+        "no intervals"
+    );
     assert!(page.contains("<dt>between</dt>"), "no numbers");
     done(&format!("report {run} --format markdown"));
     let markdown = fs::read_to_string(folder.path("sure").join("report.md")).expect("a report");
-    assert!(markdown.contains("\nStable: "), "{markdown}");
+    assert!(markdown.contains("\nHow sure: stable are "), "{markdown}");
 
     // again: the same bytes; without: the same scores
     let before = folder.files("sure");

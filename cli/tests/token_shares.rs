@@ -74,10 +74,10 @@ fn they_are_kept_listed_and_reported() {
     let before = [&file, &ranking].map(|file| fs::read(file).expect("written"));
     let page = fs::read_to_string(folder.path("run").join("report.html")).expect("a report");
     assert!(page.contains("class=\"text shaded\"") && page.contains("class=\"p4\" title=\"+"), "no shades");
-    assert!(page.contains("strongest tokens"), "no numbers in words");
+    assert!(page.contains("words that add most"), "no numbers in words");
     done(&format!("report {out} --format markdown"));
     let markdown = fs::read_to_string(folder.path("run").join("report.md")).expect("a report");
-    assert!(markdown.contains("(tokens: "), "{markdown}");
+    assert!(markdown.contains("(words that add most: "), "{markdown}");
     // again: from what is there, with the same bytes
     let written = || fs::metadata(&file).and_then(|file| file.modified()).expect("a file with a time");
     let earlier = written();

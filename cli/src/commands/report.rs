@@ -19,7 +19,7 @@ pub(crate) struct Report {
     /// The run folder
     #[arg(value_name = "RUN")]
     run: PathBuf,
-    /// The file that is written [default: report.html in the run folder]
+    /// The file that is written [default: report.html or report.md in the run folder; a text is printed]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// What it is written as
@@ -32,11 +32,16 @@ const EXAMPLES: &str = with_exit_codes!(
 Examples:
   ascribe report run
   ascribe report run --out for-a-colleague.html
-  ascribe report run --format markdown --out report.md"
+  ascribe report run --format markdown --out report.md
+  ascribe report run --format text"
 );
 
 impl Report {
     pub(super) fn run(self) -> anyhow::Result<Status> {
+        if self.format == ReportFormat::Text && self.out.is_none() {
+            report::print(&self.run)?;
+            return Ok(Status::Done);
+        }
         let text = report::of_run_folder(&self.run, self.format)?;
         let file = self.out.unwrap_or_else(|| report::default_file(&self.run, self.format));
         report::write(&file, &text)?;

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use ascribe::attribution::store::{Store, TensorFile};
-use ascribe::job::{CandidateCheck, Job, Saturation};
+use ascribe::job::{CandidateCheck, Job, LossCheck, Saturation};
 use ascribe::presence::is_file;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::failure::Problem;
+use crate::words::{count, counted};
 
 /// Bytes of the longest line of a ranking, and of the longest `run.json`, that are read.
 const LONGEST: u64 = 64 << 20;
@@ -40,6 +41,18 @@ pub(super) struct StoredQuery {
     pub(super) value: f64,
     #[serde(default)]
     pub(super) captured: Option<f64>,
+    #[serde(default)]
+    pub(super) tokens: Option<Vec<StoredQueryToken>>,
+}
+
+/// A token of a query; targets have a loss.
+#[derive(Debug, Deserialize)]
+pub(super) struct StoredQueryToken {
+    pub(super) text: String,
+    #[serde(default)]
+    pub(super) loss: Option<f32>,
+    #[serde(default)]
+    pub(super) is_rejected: bool,
 }
 
 /// A training example of a ranking.
@@ -173,7 +186,7 @@ pub(super) struct StoredSummary {
     pub(super) legs: Vec<StoredLeg>,
     pub(super) answers: Vec<String>,
     #[serde(default)]
-    pub(super) layer_sets: Vec<Named>,
+    pub(super) layer_sets: Vec<StoredSet>,
     pub(super) notes: Vec<String>,
 }
 
@@ -181,6 +194,15 @@ pub(super) struct StoredSummary {
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {
     pub(super) name: String,
+}
+
+/// A set of layers, or of parts of layers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct StoredSet {
+    pub(super) name: String,
+    pub(super) layers: Vec<String>,
+    pub(super) slices: Vec<String>,
 }
 
 /// A stage of training.
@@ -198,6 +220,46 @@ pub(super) struct StoredData {
     pub(super) positions: u64,
     #[serde(default)]
     pub(super) cut: u64,
+    #[serde(default)]
+    is_rows: bool,
+    #[serde(default)]
+    is_images: bool,
+    #[serde(default)]
+    targets: u64,
+    #[serde(default)]
+    first: Vec<(String, bool)>,
+}
+
+/// What examples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inputs {
+    Texts,
+    Rows,
+    Images,
+}
+
+impl StoredData {
+    /// What its examples are. Records of earlier versions do not say; there the first of rows or images is one entry, which
+    /// no text is.
+    pub(super) fn inputs(&self) -> Inputs {
+        match (self.is_images, self.is_rows || (self.first.len() == 1 && self.targets == self.examples)) {
+            (true, _) => Inputs::Images,
+            (false, true) => Inputs::Rows,
+            (false, false) => Inputs::Texts,
+        }
+    }
+
+    /// How much there is: `48 examples with 1,405 tokens`, `60 rows of numbers`.
+    pub(super) fn amount(&self) -> String {
+        match self.inputs() {
+            Inputs::Texts => {
+                format!("{} with {}", counted(self.examples, "examples"), counted(self.positions, "tokens"))
+            }
+            Inputs::Rows if self.examples == 1 => "1 row of numbers".to_owned(),
+            Inputs::Rows => format!("{} rows of numbers", count(self.examples)),
+            Inputs::Images => counted(self.examples, "images"),
+        }
+    }
 }
 
 /// A segment of Source.
@@ -265,10 +327,11 @@ impl Scores {
 /// A run folder whose job is done.
 #[derive(Debug)]
 pub(super) struct RunFolder {
-    pub(super) path: PathBuf,
     pub(super) job: Job,
     pub(super) records: Records,
     pub(super) saturation: Vec<Saturation>,
+    /// The check of the data against the training log, if the run has one; an error if its file cannot be read.
+    pub(super) loss_check: Option<Result<LossCheck, String>>,
     pub(super) rankings: Vec<StoredRanking>,
     /// The matrix, unless the run kept each query's best and worst alone.
     pub(super) scores: Option<Scores>,
@@ -360,11 +423,15 @@ impl RunFolder {
             }
         }
         let saturation = Saturation::of_run_folder(path)?;
-        let path = path.to_owned();
+        let check = path.join("loss_check.json");
+        let loss_check = is_file(&check).then(|| {
+            LossCheck::of_run_folder(path)
+                .ok_or_else(|| "`loss_check.json` of the run folder cannot be read".to_owned())
+        });
         Ok(Self {
-            path,
             job,
             saturation,
+            loss_check,
             rankings,
             scores,
             columns,
@@ -374,6 +441,11 @@ impl RunFolder {
             others,
             records,
         })
+    }
+
+    /// What training examples are.
+    pub(super) fn inputs(&self) -> Inputs {
+        self.records.summary.stages.last().map_or(Inputs::Texts, |stage| stage.train.inputs())
     }
 
     /// What was read of all training data.

@@ -20,14 +20,23 @@ pub(super) fn text(report: &Report) -> String {
     for caution in &report.cautions {
         let _ = writeln!(out, "- {}", plain(format!("{} {}", caution.found, caution.follows).trim_end()));
     }
+    if !report.computed.is_empty() {
+        out.push_str("\n## How it was computed\n\n");
+        for line in &report.computed {
+            let _ = writeln!(out, "- {}", plain(line));
+        }
+    }
     for query in &report.queries {
         let _ = writeln!(out, "\n## {}. {}\n\n> {}\n", query.number, plain(&query.id), quoted(&query.text));
         let _ = writeln!(out, "{} now: {:.4}. {}", plain(&query.measured), query.value, plain(&query.sentence));
         for kept in &query.kept {
             let _ = writeln!(out, "\n{}.", plain(kept));
         }
-        if let Some(verdict) = &query.verdict {
-            let _ = writeln!(out, "\n{}", plain(verdict));
+        if let Some(sure) = &query.sure {
+            let _ = writeln!(out, "\n{}", plain(sure));
+        }
+        if let Some(of) = query.losses.as_ref().filter(|of| !of.hardest.is_empty()) {
+            let _ = writeln!(out, "\nHardest words: {}", plain(&of.hardest));
         }
         for side in query.sides() {
             table(&mut out, &side);
@@ -38,6 +47,24 @@ pub(super) fn text(report: &Report) -> String {
                 let _ = writeln!(out, "| {} | {} | {} |", plain(&row.name), row.examples, row.score_text());
             }
         }
+        for grid in &query.grids {
+            let names = grid.columns.iter().map(|name| format!(" {} |", plain(name))).collect::<String>();
+            let _ = writeln!(out, "\n| Layers of {} |{names} sum |", plain(&grid.id));
+            let _ = writeln!(out, "|---|{}---:|", "---:|".repeat(grid.columns.len()));
+            for row in &grid.rows {
+                let cell =
+                    |cell: &Option<(String, String)>| format!(" {} |", cell.as_ref().map_or("", |(number, _)| number));
+                let _ = writeln!(
+                    out,
+                    "| {} |{} {} |",
+                    plain(&row.name),
+                    row.cells.iter().map(cell).collect::<String>(),
+                    row.sum
+                );
+            }
+            let sums = grid.sums.iter().map(|sum| format!(" {sum} |")).collect::<String>();
+            let _ = writeln!(out, "| sum |{sums} {} |", grid.score_text());
+        }
         for parts in &query.parts {
             let names = parts.columns.iter().map(|name| format!(" {} |", plain(name))).collect::<String>();
             let _ = writeln!(out, "\n| {} | whole |{names}", parts.title);
@@ -46,6 +73,7 @@ pub(super) fn text(report: &Report) -> String {
                 let cells = row.parts.iter().map(|part| format!(" {} |", words::score(*part))).collect::<String>();
                 let _ = writeln!(out, "| {} | {} |{cells}", plain(&row.id), row.score_text());
             }
+            let _ = writeln!(out, "\n_{}_", parts.says);
             if parts.left_out > 0 {
                 let _ = writeln!(out, "\n_{} parts with smaller numbers are not shown._", parts.left_out);
             }
@@ -59,6 +87,10 @@ pub(super) fn text(report: &Report) -> String {
             let (helped, hurt) = (leader.helped.len(), leader.hurt.len());
             let _ = writeln!(out, "| {} | {helped} | {hurt} | {} |", plain(&leader.id), plain(&leader.line));
         }
+    }
+    out.push_str("\n## Words\n\n");
+    for term in &report.terms {
+        let _ = writeln!(out, "- **{}**: {}", plain(&term.name), plain(&term.says));
     }
     for line in &report.left_out {
         let _ = writeln!(out, "\n_{}_", plain(line));
@@ -81,7 +113,7 @@ fn table(out: &mut String, side: &Side<'_>) {
         };
         let line = plain(&card.text.line(LINE));
         let line = match &card.tokens {
-            Some(shaded) => format!("{line} (tokens: {})", plain(&shaded.strongest)),
+            Some(shaded) => format!("{line} (words that add most: {})", plain(&shaded.strongest)),
             None => line,
         };
         let line = match &card.moved {

@@ -5,11 +5,16 @@
 //! originals.rs   the texts and images behind its excerpts
 //! text.rs        texts made visible and bounded
 //! plot.rs        bars and distributions as paths of SVG
-//! shading.rs     tokens shaded by what they add to a score
-//! cautions.rs    what to distrust in this run
+//! shading.rs     tokens shaded by what they add to a score, and by their losses
+//! parts.rs       where scores come from: layer sets, stages, a heat map of all layers
+//! texts.rs       the texts and pictures that there is room for
+//! sentences.rs   what was asked, what a score is, what the strongest example did, how sure that is
+//! terms.rs       words that not everybody knows
+//! cautions.rs    what to distrust in this run, and how it was computed
 //! build.rs       all of it as a `model::Report`
 //! html.rs        the report as a page        (templates/report.html, .css, .js)
 //! markdown.rs    the report for an issue or a notebook
+//! plain.rs       the report on a terminal
 //! ```
 //!
 //! A report needs the run folder alone, so runs of long ago can be reported, and nothing is computed that the run did
@@ -23,15 +28,23 @@ mod html;
 mod markdown;
 mod model;
 mod originals;
+mod parts;
+mod plain;
 mod plot;
+mod sentences;
 mod shading;
+mod terms;
 mod text;
+mod texts;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ValueEnum;
+use console::Term;
+
+use crate::terminal;
 
 /// What a report is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -41,9 +54,11 @@ pub(crate) enum ReportFormat {
     Html,
     /// For an issue or a notebook
     Markdown,
+    /// For a terminal, with shaded words where it has colours
+    Text,
 }
 
-/// The report of a run folder.
+/// The report of a run folder; a text for a file, without colours.
 ///
 /// # Errors
 /// If it is none, or its job is not finished.
@@ -52,7 +67,23 @@ pub(crate) fn of_run_folder(folder: &Path, format: ReportFormat) -> anyhow::Resu
     match format {
         ReportFormat::Html => html::page(&report),
         ReportFormat::Markdown => Ok(markdown::text(&report)),
+        ReportFormat::Text => Ok(plain::text(&report, plain::WIDTH, false)),
     }
+}
+
+/// Prints the report of a run folder as text: as wide as the terminal, with colours if it has them and `NO_COLOR` is not
+/// set.
+///
+/// # Errors
+/// If it is no finished run folder, or stdout cannot be written.
+pub(crate) fn print(folder: &Path) -> anyhow::Result<()> {
+    let width = match terminal::stdout_is_terminal() {
+        true => usize::from(Term::stdout().size().1),
+        false => plain::WIDTH,
+    };
+    let is_coloured = console::colors_enabled() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let text = plain::text(&build::of_run_folder(folder)?, width, is_coloured);
+    terminal::print_prepared(text.as_bytes(), "the report")
 }
 
 /// Where the report of a run folder is written unless another place is given.
@@ -60,6 +91,7 @@ pub(crate) fn default_file(folder: &Path, format: ReportFormat) -> PathBuf {
     folder.join(match format {
         ReportFormat::Html => "report.html",
         ReportFormat::Markdown => "report.md",
+        ReportFormat::Text => "report.txt",
     })
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::plot::{Bar, Histogram, Span, shade, shade_class};
-use super::shading::ShadedText;
+use super::shading::{LossText, ShadedText};
 use super::text::ShownText;
 use crate::words;
 
@@ -20,8 +20,12 @@ pub(crate) struct Report {
     pub(crate) meaning: String,
     /// What its sign is, for a person.
     pub(crate) sign: String,
+    /// What the words of the page are.
+    pub(crate) terms: Vec<Term>,
     /// What to distrust in this run.
     pub(crate) cautions: Vec<Caution>,
+    /// How the scores were computed, what gives no reason for distrust.
+    pub(crate) computed: Vec<String>,
     /// The queries, in the order of the run.
     pub(crate) queries: Vec<QueryView>,
     /// Training examples that are among the strongest of several queries.
@@ -35,31 +39,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Whether scores have intervals.
-    pub(crate) fn has_intervals(&self) -> bool {
-        self.queries.iter().any(|query| query.verdict.is_some())
-    }
-
     /// Whether queries or examples are images that are shown.
     pub(crate) fn has_pictures(&self) -> bool {
         let cards = |query: &QueryView| {
             query.sides().iter().any(|side| side.cards.iter().any(|card| card.text.image.is_some()))
         };
         self.queries.iter().any(|query| query.text.image.is_some() || cards(query))
-    }
-
-    /// Whether texts of cards are shaded by token.
-    pub(crate) fn is_shaded(&self) -> bool {
-        self.has_card(|card| card.tokens.is_some())
-    }
-
-    /// Whether cards show the query's targets shaded by what each adds.
-    pub(crate) fn has_moved(&self) -> bool {
-        self.has_card(|card| card.moved.is_some())
-    }
-
-    fn has_card(&self, is_so: impl Fn(&Card) -> bool) -> bool {
-        self.queries.iter().flat_map(QueryView::sides).any(|side| side.cards.iter().any(&is_so))
     }
 }
 
@@ -68,6 +53,13 @@ impl Report {
 pub(crate) struct Fact {
     pub(crate) name: &'static str,
     pub(crate) value: String,
+}
+
+/// A word that not everybody knows.
+#[derive(Debug, Serialize)]
+pub(crate) struct Term {
+    pub(crate) name: String,
+    pub(crate) says: String,
 }
 
 /// A reason to distrust numbers of this run.
@@ -87,6 +79,9 @@ pub(crate) struct QueryView {
     pub(crate) number: usize,
     pub(crate) id: String,
     pub(crate) text: ShownText,
+    /// The text by its tokens, shaded by their losses, where the run has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) losses: Option<LossText>,
     /// What was measured, and its value now.
     pub(crate) measured: String,
     pub(crate) value: f64,
@@ -94,7 +89,7 @@ pub(crate) struct QueryView {
     pub(crate) sentence: String,
     /// How sure it is, where the run has variants.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) verdict: Option<String>,
+    pub(crate) sure: Option<String>,
     /// What the choice of candidates kept of the ranking, a sentence for each side; empty if every example is scored.
     pub(crate) kept: Vec<String>,
     pub(crate) proponents: Vec<Card>,
@@ -103,6 +98,8 @@ pub(crate) struct QueryView {
     pub(crate) groups: Option<GroupTable>,
     /// Scores of the shown examples by layer set or stage.
     pub(crate) parts: Vec<PartTable>,
+    /// Scores of shown examples by block and module of the network.
+    pub(crate) grids: Vec<PartGrid>,
 }
 
 impl QueryView {
@@ -162,6 +159,8 @@ pub(crate) struct Card {
     pub(crate) relatif: Option<String>,
     /// Its other fields.
     pub(crate) fields: Vec<(String, String)>,
+    /// Whether it is a text, whose length says something.
+    pub(crate) is_text: bool,
     /// Others with the same text, or nearly the same.
     #[serde(skip_serializing_if = "CardCopies::is_empty")]
     pub(crate) copies: CardCopies,
@@ -247,6 +246,8 @@ impl GroupRow {
 #[derive(Debug, Serialize)]
 pub(crate) struct PartTable {
     pub(crate) title: &'static str,
+    /// Whether parts add up.
+    pub(crate) says: &'static str,
     /// What its columns are.
     pub(crate) columns: Vec<String>,
     /// Parts with smaller numbers that have no column.
@@ -274,6 +275,34 @@ impl PartRow {
     pub(crate) fn score_text(&self) -> String {
         words::score(self.score)
     }
+}
+
+/// The score of an example by the network's blocks, below each other, and their modules, side by side.
+#[derive(Debug, Serialize)]
+pub(crate) struct PartGrid {
+    pub(crate) id: String,
+    pub(crate) score: f32,
+    /// Whether it is the strongest example of its side.
+    pub(crate) is_first: bool,
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<GridRow>,
+    /// Sum of each column.
+    pub(crate) sums: Vec<String>,
+}
+
+impl PartGrid {
+    pub(crate) fn score_text(&self) -> String {
+        words::score(self.score)
+    }
+}
+
+/// A block of the network.
+#[derive(Debug, Serialize)]
+pub(crate) struct GridRow {
+    pub(crate) name: String,
+    /// Each module's number and shade; none where the block has no such module.
+    pub(crate) cells: Vec<Option<(String, String)>>,
+    pub(crate) sum: String,
 }
 
 /// A training example that is listed for several queries.
