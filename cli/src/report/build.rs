@@ -6,11 +6,12 @@ use std::path::Path;
 use ascribe::job::CandidateCheck;
 use serde_json::Value;
 
-use super::folder::{Inputs, RunFolder, StoredExample, StoredRanking, StoredTarget, StoredToken};
+use super::folder::RunFolder;
 use super::model::{Agreement, Card, CardCopies, GroupRow, GroupTable, Leader, QueryView, Report, SegmentRow};
 use super::parts::Division;
 use super::plot::{Bar, Histogram, Span};
 use super::shading::{LossText, ShadedText};
+use super::stored::{Inputs, StoredExample, StoredRanking, StoredTarget, StoredToken};
 use super::text::name;
 use super::texts::Texts;
 use super::{cautions, sentences, terms};

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! folder.rs      what a run folder holds, read and checked
+//! stored.rs      its rankings and record, as far as a report reads them
 //! originals.rs   the texts and images behind its excerpts
 //! text.rs        texts made visible and bounded
 //! plot.rs        bars and distributions as paths of SVG
@@ -33,6 +34,7 @@ mod plain;
 mod plot;
 mod sentences;
 mod shading;
+mod stored;
 mod terms;
 mod text;
 mod texts;

@@ -2,9 +2,10 @@
 //! map of the network's blocks and modules.
 
 use super::build::Bounds;
-use super::folder::{Part, RunFolder, StoredExample, StoredSet};
+use super::folder::{Part, RunFolder};
 use super::model::{GridRow, PartGrid, PartRow, PartTable};
 use super::plot::{shade, shade_class};
+use super::stored::{StoredExample, StoredSet};
 use super::text::name;
 use crate::words;
 

@@ -251,7 +251,8 @@ fn style(class: &str) -> Option<Style> {
 /// Breaks texts into lines of at most so many columns, at spaces where there are any, and joins what has one shade.
 fn wrapped<'a>(runs: &[(&str, &'a str)], width: usize) -> Vec<Vec<(String, &'a str)>> {
     let mut lines = vec![];
-    let (mut line, mut word): (Vec<(char, &'a str)>, Vec<(char, &'a str)>) = (vec![], vec![]);
+    let mut line: Vec<(char, &'a str)> = vec![];
+    let mut word: Vec<(char, &'a str)> = vec![];
     let (mut used, mut wide) = (0, 0);
     let columns = |c: char| measure_text_width(c.encode_utf8(&mut [0; 4]));
     let characters = runs.iter().flat_map(|(text, class)| text.chars().map(move |c| (c, *class)));

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use ascribe::job::{Job, Normalize, ReductionRequest, ScoreScale, Solve};
 
-use super::folder::{Inputs, RunFolder, StoredRanking, StoredStability};
+use super::folder::RunFolder;
 use super::model::Fact;
+use super::stored::{Inputs, StoredRanking, StoredStability};
 use super::text::name;
 use crate::words::{self, counted, name_of};
 

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use super::folder::{StoredQueryToken, StoredToken};
 use super::plot::{shade, shade_class};
+use super::stored::{StoredQueryToken, StoredToken};
 use super::text::piece;
 use crate::token_shares::{seen, strongest};
 use crate::words;

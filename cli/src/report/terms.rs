@@ -3,9 +3,10 @@
 
 use ascribe::job::{RankBy, ReductionRequest, Solve};
 
-use super::folder::{Inputs, RunFolder};
+use super::folder::RunFolder;
 use super::model::{QueryView, Term};
 use super::sentences::curvature_name;
+use super::stored::Inputs;
 use crate::words::name_of;
 
 /// Whether a text holds a sign that stands for something, as `<|endoftext|>` or `[SEP]`.

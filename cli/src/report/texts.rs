@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use ascribe::job::{AggregateRequest, Job};
 
 use super::build::{Bounds, MANY_CARDS};
-use super::folder::{Inputs, RunFolder, StoredExample, StoredRanking};
+use super::folder::RunFolder;
 use super::originals::{self, Original};
+use super::stored::{Inputs, StoredExample, StoredRanking};
 use super::text::{ShownImage, ShownText};
 use crate::words::counted;
 
