@@ -11,6 +11,7 @@
 //! texts.rs       the texts and pictures that there is room for
 //! sentences.rs   what was asked, what a score is, what the strongest example did, how sure that is
 //! terms.rs       words that not everybody knows
+//! bounds.rs      how much of a run a page has room for
 //! cautions.rs    what to distrust in this run, and how it was computed
 //! build.rs       all of it as a `model::Report`
 //! html.rs        the report as a page        (templates/report.html, .css, .js)
@@ -22,6 +23,7 @@
 //! not. The page makes no request and needs no script; its content security policy allows its own style and script by
 //! their hashes, pictures within the page if it has any, and nothing else.
 
+mod bounds;
 mod build;
 mod cautions;
 mod folder;

@@ -1,7 +1,7 @@
 //! Where scores come from: layer sets and stages of training as columns of a table, and every layer by itself as a heat
 //! map of the network's blocks and modules.
 
-use super::build::Bounds;
+use super::bounds::Bounds;
 use super::folder::{Part, RunFolder};
 use super::model::{GridRow, PartGrid, PartRow, PartTable};
 use super::plot::{shade, shade_class};

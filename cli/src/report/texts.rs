@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ascribe::job::{AggregateRequest, Job};
 
-use super::build::{Bounds, MANY_CARDS};
+use super::bounds::{Bounds, MANY_CARDS};
 use super::folder::RunFolder;
 use super::originals::{self, Original};
 use super::stored::{Inputs, StoredExample, StoredRanking};

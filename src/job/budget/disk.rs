@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::attribution::store::{file_size, free_space};
-use crate::data::Dataset;
+use crate::data::{Dataset, Kind};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::ScorePass;
 use crate::job::brief::artifacts::CurvatureFiles;
@@ -11,7 +11,7 @@ use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
 use crate::job::folder::rankings::{EXCERPT, STRONGEST_PAIRS};
 use crate::job::folder::{metadata, output, places};
-use crate::job::request::{StoreScores, TokensRequest};
+use crate::job::request::{AggregateRequest, StoreScores, TokensRequest};
 
 /// Bytes of a run folder.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -127,6 +127,22 @@ fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
 /// Bytes of a token and its share in `ranking.jsonl`: `{"text":" word","share":-0.0012345678},`.
 const TOKEN_IN_RANKING: usize = 40;
 
+/// Bytes of a token of a query in `ranking.jsonl`, `{"text":" word","loss":0.0123},`, and of its loss in a file of their
+/// own.
+const TOKEN_OF_QUERY: usize = 32;
+const LOSS: usize = 4;
+
+/// Bytes of the queries' tokens in a ranking, and of all their losses; nothing where queries have none.
+fn query_tokens(brief: &Brief, queries: &Dataset) -> [u64; 2] {
+    let Kind::Tokens(tokens) = queries.kind() else { return [0; 2] };
+    if tokens.is_labelled() || brief.job.method.aggregate != AggregateRequest::Each {
+        return [0; 2];
+    }
+    let count = |of: &dyn Fn(usize) -> usize| (0..queries.len()).map(of).sum::<usize>();
+    let (all, targets) = (count(&|q| tokens.tokens(q).len()), count(&|q| tokens.targets(q)));
+    [all * TOKEN_OF_QUERY, targets * LOSS].map(|bytes| bytes as u64)
+}
+
 /// `ranking.jsonl` of every answer, from the length of some examples' lines.
 fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
     let train = brief.training.last_stage().all();
@@ -150,5 +166,6 @@ fn rankings(brief: &Brief, queries: &Dataset) -> u64 {
     let of_both = if request == TokensRequest::Matrix { rows * STRONGEST_PAIRS } else { 0 };
     let tokens = ((of_examples + of_queries + 2 * of_both) * TOKEN_IN_RANKING) as u64 * listed;
     let ranked = brief.answers.iter().filter(|answer| answer.variant.is_none()).count() as u64;
-    tokens + ranked * (files * rows as u64 * listed * mean + own)
+    let [in_ranking, losses] = query_tokens(brief, queries);
+    tokens + losses + ranked * (files * rows as u64 * listed * mean + own + in_ranking)
 }

@@ -1,19 +1,13 @@
 //! `query_losses.safetensors`: how badly the last network predicts each target token of the queries.
 
-use crate::attribution::store::{Key, TensorData, TensorFile, write_safetensors};
+use crate::attribution::store::{FORMAT, Key, Metadata, TensorData, TensorFile, write_safetensors};
 use crate::job::brief::Brief;
-use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::metadata::score_metadata;
+use crate::job::folder::metadata::{KEY, query_ids};
 use crate::job::folder::places::query_losses_file;
 
 /// Writes the losses of each query's targets, in their order; a list is empty where they are not known.
-pub(in crate::job) fn write_query_losses(
-    brief: &Brief,
-    summary: &Summary,
-    key: &Key,
-    losses: &[Vec<f32>],
-) -> Result<(), JobError> {
+pub(in crate::job) fn write_query_losses(brief: &Brief, key: &Key, losses: &[Vec<f32>]) -> Result<(), JobError> {
     let ends = losses.iter().scan(0, |end, own| {
         *end += own.len() as i64;
         Some(*end)
@@ -22,8 +16,16 @@ pub(in crate::job) fn write_query_losses(
     let values = losses.concat();
     let shapes = [[offsets.len()], [values.len()]];
     let tensors = [TensorData::new("offsets", &shapes[0], &offsets), TensorData::new("losses", &shapes[1], &values)];
-    let mut metadata = score_metadata(brief, summary, 0, key);
-    metadata.insert("unit".into(), "-log p of each target token of the query, at the last checkpoint".into());
+    // nothing of the training examples, of which there may be millions
+    let ids = serde_json::to_string(&query_ids(brief)).expect("texts are JSON");
+    let entries = [
+        (KEY, key.to_string()),
+        ("ascribe_version", env!("CARGO_PKG_VERSION").into()),
+        ("format", FORMAT.to_string()),
+        ("query_ids", ids),
+        ("units", "-log p of each target token of the query, at the last checkpoint".into()),
+    ];
+    let metadata: Metadata = entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     Ok(write_safetensors(&query_losses_file(brief), &tensors, &metadata)?)
 }
 

@@ -75,7 +75,7 @@ impl Run<'_> {
             let found = of_logits(&logits, tokens, range.clone()).map_err(curvature::Error::from);
             losses.splice(range, found.map_err(Error::from)?);
         }
-        write_query_losses(plan, plan.summary(), &key, &losses)
+        write_query_losses(plan, &key, &losses)
     }
 }
 
