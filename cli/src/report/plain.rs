@@ -109,7 +109,7 @@ fn asked(out: &mut Lines, of: &LossText) {
     let mut runs = vec![(of.given.as_str(), if of.is_prompted { "quiet" } else { "" })];
     runs.extend(of.pieces.iter().map(run_of));
     out.paragraph(2, &runs);
-    let hardest = if of.hardest.is_empty() { "none; the model expects each of them" } else { &of.hardest };
+    let hardest = if of.hardest.is_empty() { "none; each by itself has a probability above 75 %" } else { &of.hardest };
     out.paragraph(2, &[("Hardest words: ", "quiet"), (hardest, "")]);
 }
 

@@ -29,8 +29,7 @@ pub(super) fn of(run: &RunFolder, queries: &[QueryView]) -> Vec<Term> {
     if queries.iter().any(|query| query.sure.is_some()) {
         add(
             "between, stable",
-            "The scores were also computed in other ways that are as good: with the curvature of each half of the training \
-             data, other dampings, fewer checkpoints. The line over a bar, and the numbers at “between”, are the lowest and \
+            "The scores were also computed in other ways that are as good (“How it was computed” names them). The line over a bar, and the numbers at “between”, are the lowest and \
              the highest score of all ways; where they lie on both sides of 0, not even the sign is sure. An example is \
              stable if it and all above it are among the strongest in every way. These are no confidence intervals: how far \
              training again without an example would agree is another question, which only training again answers."
