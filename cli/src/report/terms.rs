@@ -91,6 +91,9 @@ fn measurement(measure: &str, run: &RunFolder) -> String {
             "The logarithm of the probability that the model gives to what is explained{many}. 0 is certainty, -0.7 one \
              chance in two, -2.3 one in ten."
         ),
+        "probability" => {
+            format!("The probability, from 0 to 1, that the model gives to what is explained{many}.")
+        }
         "prediction" => "The number that the model gives for the query.".to_owned(),
         _ => "What was measured on each query.".to_owned(),
     }
