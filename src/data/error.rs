@@ -24,6 +24,14 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
     },
+    /// A text in another encoding than UTF-8, by its first bytes.
+    #[error("{}: the text is in {encoding}, and UTF-8 is read", file.display())]
+    Encoding {
+        /// The file.
+        file: PathBuf,
+        /// The name of its encoding.
+        encoding: &'static str,
+    },
     /// The file holds no example.
     #[error("{}: no examples", file.display())]
     Empty {
@@ -402,6 +410,7 @@ impl DataError {
             },
             Self::BrokenConfig { .. } => return None,
             Self::Format { file } => conversion(file),
+            Self::Encoding { .. } => "save the file as UTF-8".into(),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
             Self::Image { problem, .. } => return problem.hint().map(str::to_owned),

@@ -67,13 +67,28 @@ impl Format {
 
     /// The format of a file whose stream begins here: by its name, else by its content.
     pub(super) fn find(file: &Path, reader: &mut impl BufRead) -> Result<Self, DataError> {
-        match Self::by_name(file) {
-            Some(format) => Ok(format),
-            None => {
-                let first = reader.fill_buf().map_err(|source| DataError::Read { file: file.to_owned(), source })?;
-                Self::by_content(first).ok_or_else(|| DataError::Format { file: file.to_owned() })
-            }
+        let by_name = Self::by_name(file);
+        if let Some(format @ (Self::Parquet | Self::Arrow)) = by_name {
+            return Ok(format);
         }
+        let first = reader.fill_buf().map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+        if let Some(encoding) = wide_characters(first) {
+            return Err(DataError::Encoding { file: file.to_owned(), encoding });
+        }
+        by_name.or_else(|| Self::by_content(first)).ok_or_else(|| DataError::Format { file: file.to_owned() })
+    }
+}
+
+/// The encoding of a text whose characters have two or four bytes each, by the mark that it begins with or the zeros
+/// between its letters.
+fn wide_characters(first: &[u8]) -> Option<&'static str> {
+    match first {
+        [0xFF, 0xFE, 0, 0, ..] | [0, 0, 0xFE, 0xFF, ..] => Some("UTF-32"),
+        [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] => Some("UTF-16"),
+        [a, 0, b, 0, ..] | [0, a, 0, b, ..] if a.is_ascii_graphic() && (b.is_ascii_graphic() || *b == b' ') => {
+            Some("UTF-16")
+        }
+        _ => None,
     }
 }
 
@@ -138,6 +153,32 @@ impl<R: Read> Read for Named<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_wide_characters_are_named() {
+        let wide = |text: &str, mark: &[u8], little: bool| -> Vec<u8> {
+            let of = |unit: u16| if little { unit.to_le_bytes() } else { unit.to_be_bytes() };
+            mark.iter().copied().chain(text.encode_utf16().flat_map(of)).collect()
+        };
+        let refused = |name: &str, bytes: &[u8]| {
+            let error = Format::find(Path::new(name), &mut &bytes[..]).expect_err("no UTF-8");
+            error.to_string()
+        };
+        for name in ["x.csv", "x.tsv", "x.txt", "x.jsonl", "x.json", "x"] {
+            for (mark, little) in [(&b"\xFF\xFE"[..], true), (b"\xFE\xFF", false), (b"", true), (b"", false)] {
+                let said = refused(name, &wide("text,label\n", mark, little));
+                assert_eq!(said, format!("{name}: the text is in UTF-16, and UTF-8 is read"));
+            }
+        }
+        assert!(refused("x.csv", b"\xFF\xFE\0\0t\0\0\0").contains("UTF-32"));
+        // a mark of UTF-8, short files and binary formats are none of these
+        for (name, bytes) in
+            [("x.csv", &b"\xEF\xBB\xBFtext\n"[..]), ("x.csv", b"a"), ("x.parquet", b"\xFF\xFE"), ("x.txt", b"")]
+        {
+            assert!(Format::find(Path::new(name), &mut &bytes[..]).is_ok(), "{name}");
+        }
+        assert_eq!(Format::find(Path::new("x"), &mut &b"\xff\xff\xff\xff\x10"[..]).ok(), Some(Format::Arrow));
+    }
 
     #[test]
     fn names_and_first_bytes_show_the_format() {
