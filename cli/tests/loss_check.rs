@@ -62,6 +62,63 @@ fn an_end_token_as_a_target_that_was_masked_is_named() {
     assert!(warning.contains(", as logged"), "{warning}");
 }
 
+/// A run of TRL corrupted in each way: its 48 texts with an end token behind each, 1,453 tokens in all.
+#[test]
+fn a_run_of_trl_read_otherwise_is_caught() {
+    let run = "fixtures/trainer-trl/checkpoint-60";
+    let plan = |train: &str, flags: &str| {
+        let command = format!(
+            "influence --model {run} --train {train} --queries {TINY}/queries.jsonl --tokenizer {TINY} {flags} --dry-run --out target/never-written"
+        );
+        done(&command).out
+    };
+    let train = format!("{TINY}/train.jsonl");
+    agrees(&plan(&train, "--add-eos train"), 1);
+    // the model was trained to expect end tokens, and the count has them
+    let missing = plan(&train, "");
+    let expected = "with an end token behind each of the 48 examples they would be 1453, as counted (`--add-eos train`";
+    assert!(warning(&missing).contains(expected), "{missing}");
+    let twice = plan(&train, "--add-eos train --add-bos train");
+    assert!(warning(&twice).contains("has 1501; without the end token behind each of the 48"), "{twice}");
+    let rows = fs::read_to_string(root().join(&train)).expect("text");
+    let folder = Folder::new();
+    let half = folder.write("half.jsonl", rows.lines().take(24).map(|line| format!("{line}\n")).collect::<String>());
+    let half = plan(&half, "--add-eos train");
+    assert!(half.contains("they are other examples, or were read otherwise"), "{half}");
+    assert!(half.contains("so training had between 40 and 56 of them; 24 are given"), "{half}");
+    // another template in front of each text: more tokens than the log has
+    let templated = rows.lines().map(|line| {
+        let row: Value = serde_json::from_str(line).expect("an object");
+        serde_json::json!({"text": format!("### Text:\n{}", row["text"].as_str().expect("text"))}).to_string() + "\n"
+    });
+    let templated = folder.write("templated.jsonl", templated.collect::<String>());
+    assert!(warning(&plan(&templated, "--add-eos train")).contains("an epoch of the training data has"));
+    // the count has end tokens that are read, whether or not they are targets: the loss or the model has to tell
+    let masked = plan(&train, "--add-eos train:input");
+    assert!(masked.contains("TRL's end tokens are targets, unless"), "{masked}");
+    assert!(masked.contains("warning") || masked.contains("cannot tell how training had end tokens"), "{masked}");
+}
+
+/// Too few targets are end tokens for the loss to show them: then the check does not claim to know.
+#[test]
+fn losses_that_cannot_tell_say_so() {
+    let data = root().join("../shared/data/runs/linear");
+    if !data.is_dir() {
+        eprintln!("skipped: {} is not there", data.display());
+        return;
+    }
+    let at = |file: &str| data.join(file).display().to_string();
+    let (run, train, queries, tokenizer) = (at("run"), at("train.jsonl"), at("queries.jsonl"), at("tokenizer.json"));
+    let files = format!("--train {train} --queries {queries} --tokenizer {tokenizer}");
+    for flags in ["", "--add-eos train", "--add-eos train:input"] {
+        let plan = done(&format!("influence --run {run} {files} {flags} --dry-run --out target/never-written")).out;
+        assert!(
+            plan.contains("warning") || plan.contains("cannot tell how training had end tokens"),
+            "{flags}\n{plan}"
+        );
+    }
+}
+
 #[test]
 fn prompts_as_targets_disagree() {
     let folder = Folder::new();

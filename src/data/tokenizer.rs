@@ -253,6 +253,26 @@ impl Tokenizer {
         notes
     }
 
+    /// A warning of a release of transformers whose Llama class splits text in another way than the file says.
+    ///
+    /// # Source
+    /// transformers 5.0 to at least 5.8 (reported of 5.3 and 5.15 too): `LlamaTokenizer` sets its own splitting at `▁` in
+    /// place of a byte-level one, whose vocabulary has no such token, and the blanks of a text are lost.
+    pub fn note_of_llama_class(&self, transformers_version: &str) -> Option<String> {
+        let config = self.config();
+        let class = config["tokenizer_class"].as_str()?;
+        let is_llama = matches!(class, "LlamaTokenizer" | "LlamaTokenizerFast");
+        let splits = serde_json::to_string(&self.inner.get_pre_tokenizer()?).ok()?;
+        (is_llama && transformers_version.starts_with("5.") && splits.contains("\"ByteLevel\"")).then(|| {
+            format!(
+                "`tokenizer_config.json` names the class `{class}`, `tokenizer.json` is byte-level, and `config.json` was \
+                 written by transformers {transformers_version}: releases from 5.0 to 5.8 and some later ones make other \
+                 tokens with that class, without blanks; those of `tokenizer.json` are taken here, so if training loaded \
+                 its tokenizer so, give what it read as `input_ids`"
+            )
+        })
+    }
+
     /// Refuses a text that is too long to be tokenized within `limit` bytes, as it is or as the normalizer makes it.
     pub(super) fn check_length(&self, text: &str, limit: usize) -> Result<(), LineProblem> {
         let problem = |bytes, normalized| LineProblem::TextTooLong { bytes, normalized, limit };

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
+mod averaging;
 mod error;
 mod frozen_parameters;
 mod layer_names;
@@ -34,6 +35,7 @@ mod version;
 mod warning;
 mod zip_directory;
 
+pub use averaging::{Averaging, Over, Targets};
 pub use error::ReadError;
 pub use frozen_parameters::FrozenParameters;
 pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, GroupRates, RatesOrigin, Reading, Stated};

@@ -68,10 +68,14 @@ pub struct CheckpointFiles {
 pub struct Batch {
     /// Examples in a micro-batch of one process, over its devices.
     pub per_process: usize,
+    /// Devices of a process that have a share of its micro-batch each.
+    pub devices: usize,
     /// Micro-batches accumulated into one update.
     pub accumulation: usize,
     /// Processes; `None` if not recorded.
     pub processes: Option<usize>,
+    /// Whether label tokens were counted over all processes (`average_tokens_across_devices`).
+    pub across_processes: bool,
 }
 
 /// Parameter groups with rates of their own.

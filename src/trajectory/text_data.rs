@@ -29,6 +29,8 @@ pub struct TextData {
     pub unpacked: usize,
     /// Whether the job puts an end token behind each.
     pub adds_end: bool,
+    /// Whether that is read and no target.
+    pub ends_are_input: bool,
     /// Whether all are conversations, to which nothing but their template adds an end token.
     pub conversations: bool,
     /// Whether the job names the chat template.

@@ -206,6 +206,11 @@ impl TextTreatment {
                 "training took its chat template from `{path}`; that of the checkpoint's tokenizer is used, which a trainer saves with it (another: `--chat-template FILE`)"
             ));
         }
+        if data.ends_are_input {
+            notes.push(
+                "TRL's end tokens are targets, unless its collator left padding out of the loss and padded with them, as it did before it had one of its own; they are none here (`--add-eos train`)".to_string(),
+            );
+        }
         if !data.adds_end && !self.assistant_only && !data.conversations {
             let token = self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
             notes.push(format!(

@@ -6,8 +6,9 @@ use serde_json::Value;
 use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
 use crate::model;
 use crate::model::adapter::folder::AdapterFolder;
+use crate::trajectory::averaging::{Averaging, Targets};
 use crate::trajectory::error::ReadError;
-use crate::trajectory::reading::{CheckpointFiles, Reading, Stated};
+use crate::trajectory::reading::{Batch, CheckpointFiles, Reading, Stated};
 use crate::trajectory::text_data::TextData;
 
 /// Segments of a stage where nobody says how many.
@@ -20,6 +21,8 @@ pub struct StageData {
     pub examples: Option<usize>,
     /// Mean number of targets of an example: label tokens of a language model, 1 of a classifier.
     pub targets_per_example: Option<f64>,
+    /// How many targets examples have, where that differs.
+    pub targets: Option<Targets>,
     /// How texts were read, if they are texts.
     pub texts: Option<TextData>,
 }
@@ -206,15 +209,18 @@ impl TrajectoryRequest {
                 Ok(LossScale::MeanOverExamples)
             }
             (None, None) if trained_by_trainer.is_some() => {
-                if let Some(TrainersLoss::OfTokens { vocabulary }) = trained_by_trainer {
-                    check_loss(reading, vocabulary)?;
-                }
                 notes.add(match data.targets_per_example {
                     Some(tokens) => format!(
                         "the loss scale is that of transformers, a mean over label tokens; the training data have {tokens:.2} for each example"
                     ),
                     None => "the loss scale is that of transformers, a mean over label tokens".to_string(),
                 });
+                if let Some(TrainersLoss::OfTokens { vocabulary, class }) = trained_by_trainer {
+                    check_loss(reading, vocabulary)?;
+                    let batch = Batch { processes: self.processes.or(reading.batch.processes), ..reading.batch };
+                    let averaging = Averaging::of(reading.version, &class, batch);
+                    notes.add(averaging.sentence(reading.version, batch, data.targets.as_ref()));
+                }
                 over_tokens(data.targets_per_example)
             }
             (None, None) => Err(Unknown::LossScale),
@@ -266,12 +272,14 @@ fn n_examples(reading: &Reading, data: StageData, notes: &mut Notes<'_>) -> Opti
 }
 
 /// What transformers' Trainer divided the loss by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum TrainersLoss {
     /// Label tokens, for a model that predicts tokens; the vocabulary's size is 0 if it is not recorded.
     OfTokens {
         /// Tokens of the vocabulary.
         vocabulary: usize,
+        /// The model's class.
+        class: String,
     },
     /// Examples, for a model that gives something for a whole text or image.
     OfExamples,
@@ -295,7 +303,8 @@ fn loss_of_trainer(reading: &Reading) -> Result<Option<TrainersLoss>, ReadError>
     const OF_EXAMPLES: [&str; 2] = ["ForSequenceClassification", "ForImageClassification"];
     let is_one_of = |endings: &[&str]| class.is_some_and(|class| endings.iter().any(|ending| class.ends_with(ending)));
     let vocabulary = config.get("vocab_size").and_then(Value::as_u64).and_then(|n| usize::try_from(n).ok());
-    let of_tokens = TrainersLoss::OfTokens { vocabulary: vocabulary.unwrap_or(0) };
+    let of_tokens =
+        TrainersLoss::OfTokens { vocabulary: vocabulary.unwrap_or(0), class: class.unwrap_or_default().to_owned() };
     Ok(is_one_of(&OF_TOKENS).then_some(of_tokens).or(is_one_of(&OF_EXAMPLES).then_some(TrainersLoss::OfExamples)))
 }
 

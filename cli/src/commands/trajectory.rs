@@ -61,6 +61,7 @@ fn recorded_data(folder: &Path) -> anyhow::Result<Vec<StageData>> {
         StageData {
             examples: (stage.train_size > 0).then_some(stage.train_size),
             targets_per_example: is_text.then_some(per_example),
+            targets: None,
             texts: None,
         }
     };

@@ -167,6 +167,27 @@ fn another_field_or_the_line_can_be_the_id() {
     );
 }
 
+/// The Llama class of transformers 5 sets its own splitting over a byte-level file.
+#[test]
+fn a_llama_class_over_a_byte_level_file_is_noted() {
+    let home = tempfile::tempdir().expect("a temporary folder");
+    let byte_level = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trainer-tiny/tokenizer.json");
+    let noted = |class: &str, version: &str| {
+        let config = json!({"tokenizer_class": class}).to_string();
+        std::fs::write(home.path().join("tokenizer_config.json"), config).expect("writable");
+        Tokenizer::find(home.path(), None).expect("sound").note_of_llama_class(version)
+    };
+    std::fs::copy(byte_level, home.path().join("tokenizer.json")).expect("copied");
+    for class in ["LlamaTokenizer", "LlamaTokenizerFast"] {
+        let note = noted(class, "5.3.0").expect("a note");
+        assert!(note.contains(&format!("`{class}`")) && note.contains("transformers 5.3.0"), "{note}");
+        assert_eq!(noted(class, "4.57.1"), None);
+    }
+    assert_eq!(noted("PreTrainedTokenizerFast", "5.3.0"), None);
+    write_tokenizer(home.path(), ADDS_BOS);
+    assert_eq!(noted("LlamaTokenizer", "5.3.0"), None, "not byte-level");
+}
+
 #[test]
 fn blocks_begin_anew_with_every_batch_of_rows() {
     // 2,500 documents of 7 tokens in batches of 1,000 rows: 7,000 tokens are 54 blocks of 128, 3,500 are 27.

@@ -167,8 +167,12 @@ pub(in crate::job) fn label_note(model: &Model, decided: Option<&Arc<Labels>>, f
 }
 
 /// What a person should know of the tokenizer of a model.
-pub(in crate::job) fn tokenizer_notes(model: &Model, tokenizer: &Tokenizer) -> Vec<String> {
+pub(in crate::job) fn tokenizer_notes(model: &Model, folder: &Path, tokenizer: &Tokenizer) -> Vec<String> {
     let mut notes = tokenizer.notes();
+    // whatever loads the model says what is wrong with its configuration
+    let config = crate::model::configuration(folder, None).ok();
+    let version = config.as_ref().and_then(|config| config.get("transformers_version")?.as_str());
+    notes.extend(version.and_then(|version| tokenizer.note_of_llama_class(version)));
     notes.extend(tokenizer.note_of_types_for_gpt2().filter(|_| model.kind() == "gpt2"));
     notes
 }

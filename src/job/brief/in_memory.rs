@@ -56,7 +56,7 @@ pub(in crate::job) fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Bri
                 reading.find_frozen_layers(None, model.layers()).expect("checkpoints");
             }
             let n = stages[0].train.len();
-            let data = [StageData { examples: Some(n), targets_per_example: None, texts: None }];
+            let data = [StageData { examples: Some(n), targets_per_example: None, targets: None, texts: None }];
             let run = source.trajectory.resolve(readings, &data).expect("a run");
             Training::of_run(&job, source, run, (folder, model), stages, options)
         }

@@ -40,7 +40,7 @@ use crate::job::request::{IntervalsRequest, Precision, SPANNING, Side, TokensReq
 use crate::job::training::chosen::Chosen;
 use crate::job::training::{Stage, Training};
 use crate::model::{LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
-use crate::trajectory::{ReadError, Reading, StageData, TextData, TextRecord, TextTreatment};
+use crate::trajectory::{ReadError, Reading, StageData, Targets, TextData, TextRecord, TextTreatment};
 
 /// A job whose inputs were read and checked and whose every choice is made: what its numbers depend on, which is read
 /// through the plan itself, and what this machine gives it.
@@ -128,7 +128,7 @@ impl Plan {
         options::check_tokens_of(&job, limits, task)?;
 
         let tokenizer = data::load_tokenizer(&job, &last, &files, limits)?;
-        notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, tokenizer)));
+        notes.extend(tokenizer.iter().flat_map(|tokenizer| data::tokenizer_notes(&model, &last, tokenizer)));
         let preprocessing = Preprocessing { tokenizer: tokenizer.as_ref(), model: &last, kind: model.kind() };
         let record = recorded::of(&job, &last, &mut notes);
         let memory = job.resources.memory.or_else(default_budget);
@@ -437,6 +437,14 @@ fn stage_files(job: &Job, readings: &[Reading]) -> Result<Vec<(String, PathBuf)>
     }
 }
 
+/// How many targets examples have, of at most a few thousand at equal distances.
+fn counts_of_targets(stage: &Stage) -> Vec<usize> {
+    const MOST: usize = 4096;
+    let Kind::Tokens(tokens) = stage.train.kind() else { return vec![] };
+    let n = stage.train.len();
+    (0..n).step_by(n.div_ceil(MOST).max(1)).map(|example| tokens.targets(example)).collect()
+}
+
 /// What a stage's data say where the run's files do not.
 fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
     let examples = job.data.train_size.unwrap_or(stage.train.len());
@@ -456,7 +464,8 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         pack_keeps_rest: job.data.pack_keeps_rest,
         documents: report.packed.map_or(report.examples, |packed| packed.documents),
         unpacked: report.packed.map_or(0, |packed| packed.dropped_tokens),
-        adds_end: matches!(job.data.add_eos, Side::Train | Side::Both),
+        adds_end: matches!(job.data.add_eos, Side::Train | Side::Both | Side::TrainInput | Side::BothInput),
+        ends_are_input: matches!(job.data.add_eos, Side::TrainInput | Side::BothInput),
         conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),
         names_template: job.data.chat_template.is_some(),
         is_whole: examples == stage.train.len(),
@@ -464,6 +473,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
     StageData {
         examples: Some(examples),
         targets_per_example: Some(targets).filter(|_| is_text),
+        targets: Targets::of(counts_of_targets(stage)).filter(|_| is_text),
         texts: Some(texts).filter(|_| is_text),
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct TrainingArguments {
     pub(super) devices: usize,
     pub(super) processes: Option<usize>,
     pub(super) accumulation: usize,
+    /// `average_tokens_across_devices`.
+    pub(super) across_processes: bool,
     pub(super) optimizer: String,
     pub(super) optimizer_arguments: Option<String>,
     pub(super) weight_decay: f64,
@@ -95,6 +97,7 @@ impl TrainingArguments {
             devices: root.attribute("_n_gpu").and_then(Value::as_usize).unwrap_or(1).max(1),
             processes,
             accumulation: fields.count("gradient_accumulation_steps")?,
+            across_processes: root.attribute("average_tokens_across_devices").and_then(Value::as_bool).unwrap_or(false),
             optimizer: fields.name("optim")?,
             optimizer_arguments: root.attribute("optim_args").and_then(Value::as_str).map(str::to_string),
             weight_decay: fields.number("weight_decay")?,

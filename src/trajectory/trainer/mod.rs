@@ -100,8 +100,10 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         per_process: state
             .train_batch_size
             .unwrap_or(arguments.per_device_batch_size.saturating_mul(arguments.devices)),
+        devices: arguments.devices,
         accumulation: arguments.accumulation,
         processes: arguments.processes,
+        across_processes: arguments.across_processes,
     };
     if batch.processes.is_none() {
         warnings.push(Warning::UnknownProcesses);
@@ -398,7 +400,7 @@ fn facts(
         fact("rates of parameter groups", each.join(", "), relative(&rates.file));
     }
     fact("optimizer", reading.optimizer.to_string(), optimizer_origin);
-    let Batch { per_process, accumulation, processes } = reading.batch;
+    let Batch { per_process, accumulation, processes, .. } = reading.batch;
     let processes = match processes {
         Some(1) => "1 process".to_string(),
         Some(n) => format!("{n} processes"),

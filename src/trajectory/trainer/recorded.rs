@@ -127,7 +127,7 @@ fn whole(tokens: usize, examples: usize) -> StageData {
         is_whole: true,
         ..TextData::default()
     };
-    StageData { examples: Some(examples), targets_per_example: Some(28.0), texts: Some(texts) }
+    StageData { examples: Some(examples), targets_per_example: Some(28.0), targets: None, texts: Some(texts) }
 }
 
 /// TRL counted 814 tokens an epoch; without the end of each of 28 texts there are 786.

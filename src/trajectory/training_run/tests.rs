@@ -25,7 +25,7 @@ fn run(request: &TrajectoryRequest, data: &[StageData]) -> Result<TrainingRun, R
 }
 
 fn data(examples: usize, targets: f64) -> StageData {
-    StageData { examples: Some(examples), targets_per_example: Some(targets), texts: None }
+    StageData { examples: Some(examples), targets_per_example: Some(targets), targets: None, texts: None }
 }
 
 #[test]

@@ -15,8 +15,8 @@ use crate::model::{Limits, LoadOptions, Model};
 /// Lengths to which trainers cut.
 const LENGTHS: [usize; 8] = [4096, 2048, 1024, 512, 256, 128, 64, 32];
 
-/// The block that is tried for packing, if the model takes as many positions.
-const BLOCK: usize = 1024;
+/// The blocks that are tried for packing, if the model takes as many positions and training recorded no length.
+const BLOCKS: [usize; 4] = [1024, 512, 128, 64];
 
 /// How many nats more likely an end token is at ends of texts than elsewhere, if a model has learned where texts end.
 const KNOWS_ENDS: f64 = 2.0;
@@ -27,8 +27,19 @@ type SumOfLosses<'a> = Box<dyn Fn(&ExampleLosses) -> Share + 'a>;
 /// Another way to read the data, whose loss follows from rows that were computed.
 struct Reading<'a> {
     what: String,
+    /// What it does to end tokens, if it is about them.
+    ends: Option<Ends>,
     /// What an example adds to the loss.
     sum: SumOfLosses<'a>,
+}
+
+/// What another way to read the data does to end tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// They are no targets.
+    Ignored,
+    /// There is one behind each text.
+    Added,
 }
 
 /// Says why, if the losses are not the log's or if end tokens tell that they were read otherwise.
@@ -166,7 +177,9 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
         examples.clone().any(|i| tokens.tokens(i).iter().zip(tokens.is_target(i)).any(|(&t, &is)| is && t == token))
     };
     let mut add = |what: &str, sum: SumOfLosses<'a>| {
-        list.push(Reading { what: what.to_owned(), sum });
+        let ends = [("train:input`)", Ends::Ignored), ("`--add-eos train`)", Ends::Added)];
+        let ends = ends.into_iter().find(|(flag, _)| what.ends_with(flag)).map(|(_, ends)| ends);
+        list.push(Reading { what: what.to_owned(), ends, sum });
     };
     if let Some(end) = stage.end {
         if has(end) {
@@ -210,6 +223,7 @@ fn altered(
     vocabulary: usize,
     most: Option<usize>,
 ) -> Vec<(String, Dataset)> {
+    let recorded = stage.conversations.as_ref().and_then(|of| stage.plan.texts.treatment(of.stage)?.max_length);
     let mut list = vec![];
     if tokens.is_split() {
         // an encoder's and a decoder's tokens are not one sequence that could begin otherwise or be joined to others
@@ -233,16 +247,81 @@ fn altered(
             } else {
                 "without the begin token in front (`--special-tokens none`)"
             };
-            list.extend(tokens.without_front().map(|data| (what.to_owned(), data)));
+            let without = tokens.without_front();
+            let both = without.as_ref().filter(|_| twice).and_then(|data| match data.kind() {
+                Kind::Tokens(tokens) => tokens.without_front(),
+                Kind::Rows(_) => None,
+            });
+            list.extend(without.map(|data| (what.to_owned(), data)));
+            let what = "without the two begin tokens in front (`--special-tokens none`, and no `--add-bos`)";
+            list.extend(both.map(|data| (what.to_owned(), data)));
         }
     }
     let is_packed = stage.plan.job.data.pack.is_some();
-    let block = BLOCK.min(most.unwrap_or(BLOCK));
-    if !is_packed && block > 1 {
-        let packed = tokens.in_blocks(block);
-        list.extend(packed.map(|data| (format!("packed into blocks of {block} tokens (`--pack {block}`)"), data)));
+    if !is_packed {
+        for block in blocks(recorded, most) {
+            let packed = tokens.in_blocks(block);
+            list.extend(packed.map(|data| (format!("packed into blocks of {block} tokens (`--pack {block}`)"), data)));
+        }
     }
     list
+}
+
+/// Lengths of blocks that a model of at most so many positions may have been trained on: the recorded one, else common
+/// ones and that of the model.
+fn blocks(recorded: Option<usize>, most: Option<usize>) -> Vec<usize> {
+    let fits = |length: &usize| *length > 1 && most.is_none_or(|most| *length <= most);
+    if let Some(length) = recorded.filter(fits) {
+        return vec![length];
+    }
+    let mut list: Vec<usize> = BLOCKS.into_iter().filter(fits).collect();
+    // a model of few positions was trained on no longer blocks
+    list.extend(most.filter(|most| *most > 1 && *most < BLOCKS[0] && !BLOCKS.contains(most)));
+    list
+}
+
+/// The mean of `-log p` of the end token where texts end, and at all other rows.
+fn end_losses(stage: &OfStage<'_>, at: &Compared, end: u32) -> Option<(f64, f64)> {
+    let is_cut =
+        |rows: &ExampleLosses| stage.plan.job.data.max_length.is_some_and(|length| rows.tokens.len() >= length);
+    let whole = || at.rows.iter().filter(|rows| !rows.end.is_empty() && !is_cut(rows));
+    let last = |rows: &ExampleLosses| rows.last_of_text(end);
+    let ends: Vec<f64> = whole().filter_map(|rows| Some(f64::from(rows.end[last(rows)?]))).collect();
+    let before = |rows: &'_ ExampleLosses| last(rows).map_or(vec![], |row| rows.end[..row].to_vec());
+    let others = whole().flat_map(before).map(f64::from);
+    let (sum, count) = others.fold((0.0, 0.0), |(sum, count), loss| (sum + loss, count + 1.0));
+    (!ends.is_empty() && count > 0.0).then(|| (ends.iter().sum::<f64>() / ends.len() as f64, sum / count))
+}
+
+/// What losses that agree cannot tell: how training had end tokens, where they would agree as well with them or without
+/// them and the model does not show it either. `counted` says that the log's tokens are those of the examples, so that
+/// none is missing.
+pub(super) fn undecided(stage: &OfStage<'_>, compared: &[Compared], counted: bool) -> Option<String> {
+    let (Kind::Tokens(tokens), Some(end), Some(last)) = (stage.sample.kind(), stage.end, compared.last()) else {
+        return None;
+    };
+    if tokens.is_labelled() || tokens.is_masked() || stage.plan.job.data.pack.is_some() {
+        return None;
+    }
+    let (at_end, elsewhere) = end_losses(stage, last, end)?;
+    let knows_ends = at_end + KNOWS_ENDS < elsewhere;
+    let agrees = |reading: &Reading<'_>| {
+        compared.iter().all(|at| {
+            let sums: Vec<Share> = at.rows.iter().map(|rows| (reading.sum)(rows)).collect();
+            stage.judge(&sums, 1.0, &at.logged).is_some_and(|judged| judged.agrees())
+        })
+    };
+    let is_read = (0..stage.sample.len()).any(|i| tokens.tokens(i).contains(&end));
+    let other = readings(stage, tokens).into_iter().find(|reading| match reading.ends {
+        // a model that expects them was trained to
+        Some(Ends::Ignored) => !knows_ends,
+        // a count has those that are read and no targets
+        Some(Ends::Added) => is_read || !counted,
+        None => false,
+    })?;
+    agrees(&other).then(|| {
+        format!("the losses agree and cannot tell how training had end tokens: {} they would agree as well", other.what)
+    })
 }
 
 /// What end tokens tell that the loss hardly shows, being one target of many: whether the model knows where texts end,
@@ -252,20 +331,8 @@ fn of_ends(stage: &OfStage<'_>, compared: &[Compared], end: u32) -> Option<Strin
     if tokens.is_labelled() || tokens.is_masked() || stage.plan.job.data.pack.is_some() {
         return None;
     }
-    let is_cut =
-        |rows: &ExampleLosses| stage.plan.job.data.max_length.is_some_and(|length| rows.tokens.len() >= length);
-    // mean of `-log p` of the end token where texts end, and at all other rows
-    let of = |at: &Compared| {
-        let whole = || at.rows.iter().filter(|rows| !rows.end.is_empty() && !is_cut(rows));
-        let last = |rows: &ExampleLosses| rows.last_of_text(end);
-        let ends: Vec<f64> = whole().filter_map(|rows| Some(f64::from(rows.end[last(rows)?]))).collect();
-        let before = |rows: &'_ ExampleLosses| last(rows).map_or(vec![], |row| rows.end[..row].to_vec());
-        let others = whole().flat_map(before).map(f64::from);
-        let (sum, count) = others.fold((0.0, 0.0), |(sum, count), loss| (sum + loss, count + 1.0));
-        (!ends.is_empty() && count > 0.0).then(|| (ends.iter().sum::<f64>() / ends.len() as f64, sum / count))
-    };
     let (first, last) = (compared.first()?, compared.last()?);
-    let ((at_first, _), (at_end, elsewhere)) = (of(first)?, of(last)?);
+    let ((at_first, _), (at_end, elsewhere)) = (end_losses(stage, first, end)?, end_losses(stage, last, end)?);
     let mean = stage.as_read(&last.rows)?.loss;
     let n = stage.sample.len();
     let is_read = (0..n).any(|i| tokens.tokens(i).contains(&end));

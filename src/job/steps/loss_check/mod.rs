@@ -196,7 +196,7 @@ impl Plan {
         let file = self.job.data.stages.get(&of_stage.name).unwrap_or(&self.job.data.train).clone();
         let conversations = Some(Conversations { file, stage });
         let of_stage = OfStage { plan: self, log, sample, population: of_stage.all().len(), conversations, end };
-        let mut compared = vec![];
+        let (mut compared, before) = (vec![], check.checkpoints.len());
         for &site in sites {
             let parameters = &self.training.networks.parameters()[site.network];
             let Some(step) = step_of(&parameters.of[0].0) else { continue };
@@ -219,7 +219,14 @@ impl Plan {
             });
             compared.push(Compared { site, name: parameters.name.clone(), rows, logged });
         }
+        let warnings = check.warnings.len();
         causes::explain(&of_stage, &compared, check, observer)?;
+        if check.warnings.len() == warnings {
+            // with several stages a count may be of another
+            let counted = check.tokens.iter().any(|tokens| tokens.agrees && !tokens.with_padding);
+            let all_agree = check.checkpoints[before..].iter().all(|checkpoint| checkpoint.agrees);
+            check.notes.extend(causes::undecided(&of_stage, &compared, counted).filter(|_| all_agree));
+        }
         Ok(true)
     }
 
