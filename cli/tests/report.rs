@@ -135,7 +135,7 @@ fn a_run_is_reported_with_all_it_has() {
         "influence.damping-0.01x",
         "own score",
         "The parts of an example add up to its whole score.",
-        "Nothing in this run says how sure the order is.",
+        "How sure the order is was not computed in this run.",
         "a probability of 41 % for these words",
     ] {
         assert!(found.text.contains(words), "{words}");

@@ -25,7 +25,7 @@ const DIVERGES: f64 = 2.0;
 
 /// Parts of notes of a plan that say how something was computed, or what it cost, and give no reason for distrust. A note
 /// that is not known here is one.
-const NEUTRAL: [&str; 17] = [
+const NEUTRAL: [&str; 18] = [
     " are divided over ",
     "intervals are the lowest and the highest of",
     "the network runs on ",
@@ -42,6 +42,7 @@ const NEUTRAL: [&str; 17] = [
     "empty rows of the ",
     "since the run was trained by",
     "layers are divided in ",
+    "labels are drawn for each",
     // it has a reason of its own
     " were cut to ",
 ];
@@ -244,7 +245,7 @@ pub(super) fn of(run: &RunFolder, agreements: &[Agreement]) -> Vec<Caution> {
     }
     if run.rankings.iter().all(|ranking| ranking.stability.is_none()) {
         add(
-            "Nothing in this run says how sure the order is.".to_owned(),
+            "How sure the order is was not computed in this run.".to_owned(),
             "With --intervals every score has the range of other ways to compute it, and every query says which examples \
              all of them list.",
         );

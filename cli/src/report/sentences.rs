@@ -48,15 +48,15 @@ pub(super) fn sentence(job: &Job, ranking: &StoredRanking) -> String {
         None if is_loss && is_amount(job) && f64::from(top.score) > now => {
             format!(", which is more than the {now:.4} that there is: read the order of the examples, not the sizes")
         }
-        None => format!(" (a straight-line estimate, {}: the order of the examples is surer)", of_size(job)),
+        None => format!(" (a straight-line estimate, {}: the order of the examples is more reliable)", of_size(job)),
     };
-    let once = format!("{id} helped most: had the model been trained on it once more,");
+    let once = format!("{id} helped most: one more copy of it in training is predicted to");
     if !is_loss {
-        return format!("{once} the {what} of this is predicted to rise by {score}{times}{size}. It is {now:.4} now.");
+        return format!("{once} raise the {what} of this query by {score}{times}{size}. It is {now:.4} now.");
     }
     format!(
-        "{once} its loss on this answer is predicted to fall by {score}{times}{size}. The loss is {now:.4} now{}; the lower \
-         it is, the more likely the model finds the answer.",
+        "{once} lower the model's loss on this answer by {score}{times}{size}. The loss is {now:.4} now{}; the lower the \
+         loss, the more likely the model finds the answer.",
         probability(job, ranking)
     )
 }
@@ -95,8 +95,13 @@ pub(super) fn meaning(job: &Job, is_calibrated: bool) -> String {
         if what == "loss" { "loss is predicted to fall".to_owned() } else { format!("{what} is predicted to rise") };
     let size = match is_calibrated {
         true => String::new(),
-        false => format!(" It is a straight-line estimate, {}: compare scores with each other.", of_size(job)),
+        false => format!(
+            " It is a straight-line estimate (effects are taken to grow in proportion), {}: what counts is which examples \
+             come first.",
+            of_size(job)
+        ),
     };
+    let size = format!(" What an example did in training is inferred from what one more copy of it would do.{size}");
     match (job.method.normalize, job.output.scale, job.data.train_size) {
         (Normalize::Cosine, ..) => {
             "Each score is the cosine, from -1 to 1, between what training on the example and what the query would \
@@ -204,13 +209,14 @@ mod tests {
         let mut job = Job::new("model", "train.jsonl", "run");
         let too_much = sentence(&job, &ranking(3.759, 0.9037, ""));
         assert!(
-            too_much
-                .contains("fall by 3.759, which is more than the 0.9037 that there is: read the order of the examples"),
+            too_much.contains(
+                "answer by 3.759, which is more than the 0.9037 that there is: read the order of the examples"
+            ),
             "{too_much}"
         );
         assert!(too_much.contains("a probability of 41 % for these words"), "{too_much}");
         let small = sentence(&job, &ranking(0.01, 0.9037, ""));
-        assert!(small.contains("fall by 0.01000 (a straight-line estimate, usually too large: the order"), "{small}");
+        assert!(small.contains("answer by 0.01000 (a straight-line estimate, usually too large: the order"), "{small}");
         let calibrated = r#", "amount": {"value": 0.25, "low": 0.125, "high": 0.5}"#;
         let said = sentence(&job, &ranking(3.759, 0.9037, calibrated));
         let want = "by 3.759; calibrated with retrained models that is about +0.2500 (+0.1250 to +0.5000).";

@@ -84,8 +84,8 @@ fn measurement(measure: &str, run: &RunFolder) -> String {
             .to_owned(),
         "margin" => format!(
             "How much surer the model is of the right answer than of all others together: the logarithm of p/(1-p), with p \
-             the right answer's probability{many}. 0 is one chance in two, 2.2 is 90 %, below 0 the model rather gives \
-             another answer."
+             the right answer's probability{many}. 0 is one chance in two, 2.2 is 90 %, below 0 all other answers \
+             together are likelier."
         ),
         "logprob" => format!(
             "The logarithm of the probability that the model gives to what is explained{many}. 0 is certainty, -0.7 one \
@@ -156,6 +156,14 @@ fn of_texts(run: &RunFolder, queries: &[QueryView], add: &mut impl FnMut(&str, S
     let cards = || queries.iter().flat_map(QueryView::sides).flat_map(|side| side.cards.iter());
     let (is_shaded, is_moved) = (cards().any(|card| card.tokens.is_some()), cards().any(|card| card.moved.is_some()));
     let has_losses = queries.iter().any(|query| query.losses.is_some());
+    if queries.iter().any(|query| !query.text.prompt.is_empty()) {
+        add(
+            "given, explained",
+            "Of a query's text the model is given the first part; the second is what the scores explain: how likely the \
+             model finds it is what was measured."
+                .to_owned(),
+        );
+    }
     if is_shaded || is_moved || has_losses {
         let of_queries = run.rankings.iter().filter_map(|ranking| ranking.query.tokens.as_ref()).flatten();
         let of_queries = of_queries.map(|token| token.text.as_str());
@@ -187,7 +195,8 @@ fn of_texts(run: &RunFolder, queries: &[QueryView], add: &mut impl FnMut(&str, S
         add(
             "words that add most",
             "Words of a training example are shaded by what each adds to its score: blue, and underlined where it is much, \
-             for it; orange, and dotted, against it. The tokens of an example add up to its score."
+             for it; orange, and dotted, against it. What a word adds includes what the model learned there to say next. The \
+             tokens of an example add up to its score."
                 .to_owned(),
         );
     }
