@@ -24,6 +24,9 @@ use crate::presence::is_file;
 const LOGITS: usize = 8 << 20;
 const MOST_LOGITS: usize = 64 << 20;
 
+/// Bytes of a budget for each logit at the most: they and what is made of them take a small part of it.
+const BUDGET_OF_LOGIT: u64 = 64;
+
 /// Rows whose softmax is taken at once.
 const ROWS: usize = 128;
 
@@ -63,12 +66,14 @@ impl Run<'_> {
         let network = plan.training.networks.get(set.network)?;
         let Limits::Tokens(limits) = network.model.limits() else { return Ok(()) };
         let mut losses = vec![vec![]; queries.len()];
-        for range in data::batches(queries, 0..queries.len(), (LOGITS / limits.vocabulary.max(1)).max(1)) {
+        let room = plan.job.resources.memory.map_or(usize::MAX, |bytes| (bytes / BUDGET_OF_LOGIT) as usize);
+        let positions = (LOGITS.min(room) / limits.vocabulary.max(1)).max(1);
+        for range in data::batches(queries, 0..queries.len(), positions) {
             if self.observer().interrupted() {
                 return Err(Error::Interrupted.into());
             }
             let rows: usize = range.clone().map(|query| tokens.predicted(query).len()).sum();
-            if rows.saturating_mul(limits.vocabulary) > MOST_LOGITS {
+            if rows.saturating_mul(limits.vocabulary) > MOST_LOGITS.min(room) {
                 continue;
             }
             let logits = network.model.logits(&data::batch(queries, range.clone())).map_err(Error::from)?;
