@@ -31,7 +31,7 @@ struct Reading {
     notes: Vec<String>,
     /// Whole numbers of the class, for keys that are not there.
     class_numbers: &'static [(&'static str, u64)],
-    /// Those of them that were taken.
+    /// The whole numbers of the class that counted, by the keys that are not there.
     taken: BTreeMap<&'static str, u64>,
 }
 

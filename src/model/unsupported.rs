@@ -288,7 +288,7 @@ const OBSTACLES: &[(Obstacle, &[&str])] = &[
 ];
 
 impl Obstacle {
-    /// Of a configuration; none if nothing is known of its type.
+    /// What stands in the way of a model of this type; none if nothing is known of the type.
     fn of(model_type: &str, keys: &Map<String, Value>) -> Option<Self> {
         let listed = OBSTACLES.iter().find(|(_, types)| types.contains(&model_type)).map(|(obstacle, _)| *obstacle);
         let has = |key: &str| keys.contains_key(key);

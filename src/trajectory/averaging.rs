@@ -38,7 +38,7 @@ const UNUSED: [&str; 8] = [
 pub enum Over {
     /// A micro-batch of one device.
     MicroBatch,
-    /// The same, and the micro-batches' means were added up instead of averaged.
+    /// A micro-batch of one device, and the means of an update's micro-batches were added up instead of averaged.
     MicroBatchSummed,
     /// All micro-batches of an update in one process.
     Accumulated,
@@ -139,7 +139,7 @@ pub struct Targets {
 const ALIKE: f64 = 0.05;
 
 impl Targets {
-    /// Of the numbers of a sample of examples; `None` of none.
+    /// The mean, the variance and both ends of the numbers of targets of a sample; `None` if the sample is empty.
     pub fn of(mut counts: Vec<usize>) -> Option<Self> {
         counts.sort_unstable();
         let n = counts.len() as f64;

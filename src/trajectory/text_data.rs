@@ -7,7 +7,7 @@ pub struct TextData {
     pub examples: usize,
     /// Tokens of all examples.
     pub tokens: usize,
-    /// Those of them that are targets.
+    /// Tokens that are targets, of all examples.
     pub targets: usize,
     /// Tokens of the longest example.
     pub longest: usize,

@@ -161,11 +161,7 @@ impl Run<'_> {
                 let (bases, scales): (Vec<_>, Vec<_>) = fitted.unzip();
                 Factors::kfac(bases, &scales)
             }
-            CurvatureKind::Ekfac => {
-                let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
-                Factors::ekfac_of_trained(bases()?.0, lambda)
-            }
-            CurvatureKind::Soap => {
+            CurvatureKind::Ekfac | CurvatureKind::Soap => {
                 let lambda = self.lambda_of(fit)?.ok_or_else(missing)?;
                 Factors { kind: fit.kind, ..Factors::ekfac_of_trained(bases()?.0, lambda) }
             }
