@@ -12,3 +12,4 @@ pub mod trajectory;
 pub use ascribe_attribution as attribution;
 pub use ascribe_attribution::foreign_file;
 pub use ascribe_curvature as curvature;
+pub use ascribe_curvature::Hint;

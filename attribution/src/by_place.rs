@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{GradientProducts, LayerSpec, Network, Objective, Positions, Tap, TapSink, Vectors};
+use ascribe_curvature::{GradientProducts, LayerId, LayerSpec, Network, Objective, Positions, Tap, TapSink, Vectors};
 
 use crate::{Error, QueryRows};
 
@@ -101,7 +101,7 @@ fn wanted_vectors<'a, T: Real>(
 ) -> Result<Vec<Vectors<'a, T>>, ascribe_curvature::Error> {
     let mut vectors = Vec::with_capacity(rows.len() * wanted.len());
     for rows in rows {
-        match rows.vectors.vectors(rows.leg, l) {
+        match rows.vectors.vectors(rows.leg, LayerId(l)) {
             Ok(all) => vectors.extend(wanted.iter().map(|&query| all.only(query, layer))),
             Err(error) => {
                 let message = error.to_string();
@@ -133,7 +133,7 @@ impl<T: Real> TapSink for WholeTaps<'_, T> {
         for (rows, scores) in self.rows.iter().zip(scores.chunks_exact(self.wanted.len().max(1))) {
             self.found.iter_mut().zip(scores).for_each(|(sum, score)| *sum += rows.weight * score);
         }
-        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
+        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, LayerId(l)));
         Ok(())
     }
 }
@@ -181,7 +181,7 @@ impl<T: Real> TapSink for PlaceTaps<'_, T> {
                 sums.iter_mut().zip(scores).for_each(|(sum, score)| *sum += rows.weight * score);
             }
         }
-        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
+        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, LayerId(l)));
         Ok(())
     }
 }

@@ -5,8 +5,8 @@ use std::ops::Range;
 use ascribe_curvature::contraction::{RotationRoute, Shape};
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
-    Eigenbasis, Eigenpairs, GradientProducts, LayerSpec, LowRank, Measurement, Network, Norms, Objective, Reduction,
-    Tap, TapSink, Vectors,
+    Eigenbasis, Eigenpairs, GradientProducts, LayerId, LayerSpec, LowRank, Measurement, Network, Norms, Objective,
+    Reduction, Tap, TapSink, Vectors,
 };
 
 use crate::walk::Start;
@@ -46,7 +46,7 @@ pub trait VectorSink<T> {
     ///
     /// # Errors
     /// If they cannot be kept.
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error>;
+    fn put(&mut self, leg: usize, layer: LayerId, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error>;
 }
 
 /// Where the scorer finds them again.
@@ -55,10 +55,10 @@ pub trait VectorSource<T>: Sync {
     ///
     /// # Errors
     /// If they cannot be read.
-    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error>;
+    fn vectors(&self, leg: usize, layer: LayerId) -> Result<Vectors<'_, T>, Error>;
 
     /// Says that a layer's products are not needed before the next batch.
-    fn used(&self, _leg: usize, _layer: usize) {}
+    fn used(&self, _leg: usize, _layer: LayerId) {}
 
     /// Rows of the score matrix.
     fn queries(&self) -> usize;
@@ -106,8 +106,8 @@ impl<T: Real> MemoryVectors<T> {
     }
 
     /// What is kept of a query's vectors at one layer of one leg; zeros unless the form is low rank.
-    pub fn norms(&self, leg: usize, layer: usize, query: usize) -> Norms {
-        self.places[leg * self.layers + layer].norms[query]
+    pub fn norms(&self, leg: usize, layer: LayerId, query: usize) -> Norms {
+        self.places[leg * self.layers + layer.0].norms[query]
     }
 }
 
@@ -116,8 +116,8 @@ impl<T: Real> VectorSink<T> for MemoryVectors<T> {
         self.form
     }
 
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
-        let place = &mut self.places[leg * self.layers + layer];
+    fn put(&mut self, leg: usize, layer: LayerId, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let place = &mut self.places[leg * self.layers + layer.0];
         let sides: [&[T]; 2] = match found.vectors() {
             Vectors::Full(vectors) => [vectors, &[]],
             Vectors::LowRank(LowRank { left, right, .. }) => [left, right],
@@ -132,8 +132,8 @@ impl<T: Real> VectorSink<T> for MemoryVectors<T> {
 }
 
 impl<T: Real> VectorSource<T> for MemoryVectors<T> {
-    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
-        let Place { rank, numbers: [left, right], .. } = &self.places[leg * self.layers + layer];
+    fn vectors(&self, leg: usize, layer: LayerId) -> Result<Vectors<'_, T>, Error> {
+        let Place { rank, numbers: [left, right], .. } = &self.places[leg * self.layers + layer.0];
         Ok(match *rank {
             None => Vectors::Full(left),
             Some(rank) => Vectors::LowRank(LowRank { rank, left, right }),
@@ -232,7 +232,7 @@ fn put_products<T: Real>(
     for (k, walk) in walks.iter().enumerate() {
         let start = start(walk, if k + 1 == walks.len() { Taker::Last } else { Taker::Earlier })?;
         walk.products(layer, spec, start, |leg, product| {
-            sink.put(first_leg + leg, layer, queries.clone(), &product.into_form(form)?)
+            sink.put(first_leg + leg, LayerId(layer), queries.clone(), &product.into_form(form)?)
         })?;
         first_leg += walk.legs.len();
     }

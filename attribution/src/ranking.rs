@@ -4,6 +4,7 @@
 //! falling score, opponents by rising score, equal scores by the example's place in the training set.
 //! NaN and infinity have no place in it and are refused.
 
+use ascribe_curvature::Hint;
 use serde::Serialize;
 
 /// Scores in memory, `[queries, examples]`, row-major.
@@ -118,9 +119,8 @@ pub enum RankingError {
     },
 }
 
-impl RankingError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for RankingError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NonFinite { .. } => {
                 "look for a non-finite loss of that example or query, or raise the damping".to_owned()

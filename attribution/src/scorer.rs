@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
-    GradientProducts, LayerSlice, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink, Tee,
+    GradientProducts, LayerId, LayerSlice, LayerSpec, Network, Objective, QuadraticForm, Tap, TapSink, Tee,
 };
 
 use crate::{ChunkEnd, Error, Sweep, VectorSource};
@@ -158,7 +158,8 @@ struct ScoreTaps<'a, T> {
 impl<T: Real> TapSink for ScoreTaps<'_, T> {
     fn tap(&mut self, tap: Tap<'_>) -> Result<(), ascribe_curvature::Error> {
         let l = tap.layer.0;
-        let vectors = self.rows.iter().map(|rows| rows.vectors.vectors(rows.leg, l)).collect::<Result<Vec<_>, _>>();
+        let vectors =
+            self.rows.iter().map(|rows| rows.vectors.vectors(rows.leg, LayerId(l))).collect::<Result<Vec<_>, _>>();
         let vectors = vectors.map_err(|error| {
             let message = error.to_string();
             self.failure = Some(error);
@@ -174,7 +175,7 @@ impl<T: Real> TapSink for ScoreTaps<'_, T> {
                 self.products.add_sliced_scores(tap, &self.layers[l], slice, &vectors, sum)?;
             }
         }
-        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, l));
+        self.rows.iter().for_each(|rows| rows.vectors.used(rows.leg, LayerId(l)));
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Errors that are found in the command and not in the library.
 
+use ascribe::Hint;
+
 /// An error that is found here and not in the library, with what to do about it.
 #[derive(Debug)]
 pub(crate) struct Problem {
@@ -12,9 +14,10 @@ impl Problem {
     pub(crate) fn hinted(message: impl Into<String>, hint: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { message: message.into(), hint: Some(hint.into()) })
     }
+}
 
-    /// What to do about it.
-    pub(crate) fn hint(&self) -> Option<String> {
+impl Hint for Problem {
+    fn hint(&self) -> Option<String> {
         self.hint.clone()
     }
 }

@@ -1,7 +1,9 @@
 //! Errors as a person reads them: what went wrong, why, and what to do; and how the process ends after one.
 
+use std::error::Error;
 use std::io;
 
+use ascribe::Hint;
 use ascribe::attribution::evaluate::EvaluateError;
 use ascribe::attribution::store::StoreError;
 use ascribe::data::DataError;
@@ -32,21 +34,29 @@ impl From<ProgressMode> for MessageStyle {
     }
 }
 
+/// The hint of an error that is of this kind.
+fn hint_of<E: Hint + Error + 'static>(error: &(dyn Error + 'static)) -> Option<String> {
+    error.downcast_ref::<E>()?.hint()
+}
+
+/// [`hint_of`] every kind of error that reaches a person.
+const HINTS: [fn(&(dyn Error + 'static)) -> Option<String>; 8] = [
+    hint_of::<JobError>,
+    hint_of::<LoadError>,
+    hint_of::<DataError>,
+    hint_of::<StoreError>,
+    hint_of::<EvaluateError>,
+    hint_of::<ExactError>,
+    hint_of::<ReadError>,
+    hint_of::<Problem>,
+];
+
 /// What to do about an error, if whoever made it knows.
 fn hint(error: &anyhow::Error) -> Option<String> {
     if exit_status(error) == Status::Interrupted {
         return Some("what was finished is kept; run the same command again to go on".to_owned());
     }
-    error.chain().find_map(|cause| {
-        None.or_else(|| cause.downcast_ref::<JobError>().and_then(JobError::hint))
-            .or_else(|| cause.downcast_ref::<LoadError>().and_then(LoadError::hint))
-            .or_else(|| cause.downcast_ref::<DataError>().and_then(DataError::hint))
-            .or_else(|| cause.downcast_ref::<StoreError>().and_then(StoreError::hint))
-            .or_else(|| cause.downcast_ref::<EvaluateError>().and_then(EvaluateError::hint))
-            .or_else(|| cause.downcast_ref::<ExactError>().and_then(ExactError::hint))
-            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::hint))
-            .or_else(|| cause.downcast_ref::<Problem>().and_then(Problem::hint))
-    })
+    error.chain().find_map(|cause| HINTS.iter().find_map(|of_kind| of_kind(cause)))
 }
 
 /// Prints an error, its causes and its hint on stderr.

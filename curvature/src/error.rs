@@ -2,6 +2,12 @@
 
 use std::ops::Range;
 
+/// What a person can do about an error, beside what the error says of itself.
+pub trait Hint {
+    /// One sentence that says what to do; `None` where the message says all that is known.
+    fn hint(&self) -> Option<String>;
+}
+
 /// What can go wrong while curvature is fitted or applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -3,7 +3,7 @@
 use serde_json::Map;
 
 use super::dataset::{Dataset, Kind};
-use super::excerpt::Source;
+use super::excerpt::ExcerptOf;
 use super::special_tokens::resolve;
 use super::specials::Special;
 use super::tokenizer::Tokenizer;
@@ -32,7 +32,7 @@ impl TokenDataset {
         let mut altered = Self::new(None);
         let has_target = |labels: &[Option<u32>]| labels.iter().skip(1).any(Option::is_some);
         for (i, (tokens, labels)) in examples.filter(|(_, labels)| has_target(labels)).enumerate() {
-            altered.push(i.to_string(), &Map::new(), Source::Tokens, &tokens, &labels);
+            altered.push(i.to_string(), &Map::new(), ExcerptOf::Tokens, &tokens, &labels);
         }
         let altered = Dataset::new(Kind::Tokens(altered));
         (!altered.is_empty()).then_some(altered)
@@ -81,8 +81,8 @@ mod tests {
 
     fn tokens() -> TokenDataset {
         let mut data = TokenDataset::new(None);
-        data.push("a".into(), &Map::new(), Source::Tokens, &[1, 2, 3], &[None, Some(2), Some(3)]);
-        data.push("b".into(), &Map::new(), Source::Tokens, &[4, 5, 6, 7], &[None, None, Some(6), Some(7)]);
+        data.push("a".into(), &Map::new(), ExcerptOf::Tokens, &[1, 2, 3], &[None, Some(2), Some(3)]);
+        data.push("b".into(), &Map::new(), ExcerptOf::Tokens, &[4, 5, 6, 7], &[None, None, Some(6), Some(7)]);
         data
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::excerpt::Source;
+use super::excerpt::ExcerptOf;
 use super::line_problem::LineProblem;
 use super::reading_options::DecoderTokens;
 use super::targets::Target;
@@ -12,7 +12,7 @@ use super::targets::Target;
 pub(super) struct Document {
     pub(super) id: Option<String>,
     pub(super) metadata: Map<String, Value>,
-    pub(super) source: Source,
+    pub(super) source: ExcerptOf,
     pub(super) tokens: Vec<u32>,
     /// Label of each token, at the token: not shifted. `None` is no target. Empty where the text has one `target`.
     pub(super) labels: Vec<Option<u32>>,
@@ -41,7 +41,7 @@ impl Document {
         Self {
             id,
             metadata,
-            source: Source::text(""),
+            source: ExcerptOf::text(""),
             tokens: vec![],
             labels: vec![],
             target: None,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::images::problem::ImageProblem;
 use super::line_problem::LineProblem;
+use crate::Hint;
 use crate::foreign_file::{Refusal, size};
 
 /// Why data or a tokenizer cannot be used.
@@ -400,9 +401,8 @@ fn list(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" or ")
 }
 
-impl DataError {
-    /// What to do about it, in one sentence.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for DataError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { source, .. } => match Refusal::of(source)? {
                 Refusal::NotRegular { found: "a pipe" } => "write it to a file first, and give that".into(),
@@ -413,7 +413,7 @@ impl DataError {
             Self::Encoding { .. } => "save the file as UTF-8".into(),
             Self::Empty { .. } => "a data file needs at least one example".into(),
             Self::Line { problem, .. } | Self::Row { problem, .. } => return problem.hint(),
-            Self::Image { problem, .. } => return problem.hint().map(str::to_owned),
+            Self::Image { problem, .. } => return problem.hint(),
             Self::NoImageProcessor { .. } => {
                 "copy training's `preprocessor_config.json` there, or give one with `--image-processor PATH`; it may declare \
                  the steps itself: `size`, `resample`, `rescale_factor`, `image_mean`, `image_std`"

@@ -8,9 +8,9 @@ const KEPT_CHARS: usize = 2000;
 /// What stands between the chosen and the rejected completion of a contrast.
 pub(super) const BETWEEN_SEQUENCES: &str = " | rather than | ";
 
-/// Where an example's excerpt comes from.
+/// What an example's excerpt is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Source<T = Box<str>> {
+pub(super) enum ExcerptOf<T = Box<str>> {
     /// The text, or its beginning.
     Text(T),
     /// The end of the prompt, and the beginning of the completion.
@@ -21,7 +21,7 @@ pub(super) enum Source<T = Box<str>> {
     Tokens,
 }
 
-impl Source {
+impl ExcerptOf {
     pub(super) fn text(text: &str) -> Self {
         Self::Text(head(text, KEPT_CHARS).into())
     }
@@ -39,39 +39,39 @@ impl Source {
     }
 }
 
-/// Where the excerpts of many examples come from, one text for each.
+/// What the excerpts of many examples are made of, one text for each.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(super) struct Excerpts {
     /// The parts of each, with a mark behind each but the last.
     texts: LongTexts,
 }
 
-/// What stands between the parts of a source: no text of a row has it, since a part loses it where it does.
+/// What stands between the parts of an excerpt: no text of a row has it, since a part loses it where it does.
 const BETWEEN_PARTS: char = '\u{0}';
 
-impl Sources {
-    pub(super) fn push(&mut self, source: &Source) {
+impl Excerpts {
+    pub(super) fn push(&mut self, source: &ExcerptOf) {
         let parts: &[&str] = match source {
-            Source::Text(text) => &[text],
-            Source::Prompted(prompt, completion) => &[prompt, completion],
-            Source::Contrast(prompt, chosen, rejected) => &[prompt, chosen, rejected],
-            Source::Tokens => return self.texts.push(TOKENS),
+            ExcerptOf::Text(text) => &[text],
+            ExcerptOf::Prompted(prompt, completion) => &[prompt, completion],
+            ExcerptOf::Contrast(prompt, chosen, rejected) => &[prompt, chosen, rejected],
+            ExcerptOf::Tokens => return self.texts.push(TOKENS),
         };
         // a zero is shown as every control character is
         let parts: Vec<String> = parts.iter().map(|part| part.replace(BETWEEN_PARTS, "\u{FFFD}")).collect();
         self.texts.push(&parts.join("\u{0}"));
     }
 
-    /// The source of example `i`.
-    pub(super) fn get(&self, i: usize) -> Source<&str> {
+    /// What the excerpt of example `i` is made of.
+    pub(super) fn get(&self, i: usize) -> ExcerptOf<&str> {
         let text = self.texts.get(i);
         let mut parts = text.split(BETWEEN_PARTS);
         let first = parts.next().unwrap_or_default();
         match (parts.next(), parts.next()) {
-            _ if text == TOKENS => Source::Tokens,
-            (None, _) => Source::Text(first),
-            (Some(completion), None) => Source::Prompted(first, completion),
-            (Some(chosen), Some(rejected)) => Source::Contrast(first, chosen, rejected),
+            _ if text == TOKENS => ExcerptOf::Tokens,
+            (None, _) => ExcerptOf::Text(first),
+            (Some(completion), None) => ExcerptOf::Prompted(first, completion),
+            (Some(chosen), Some(rejected)) => ExcerptOf::Contrast(first, chosen, rejected),
         }
     }
 

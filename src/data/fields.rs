@@ -8,7 +8,7 @@ use super::chat::Chat;
 use super::columns::Columns;
 use super::document::{Document, OfText, Texts, joined};
 use super::encoder::Encoder;
-use super::excerpt::Source;
+use super::excerpt::ExcerptOf;
 use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::reading_options::{DecoderTokens, IdField, MaskedTokens};
@@ -73,7 +73,7 @@ pub(super) fn parse(
         (["text"], [Some(text), ..]) => {
             encoder.check_no_turns("text")?;
             let text = string("text", text)?;
-            (Source::text(&text), encoder.text(&text)?)
+            (ExcerptOf::text(&text), encoder.text(&text)?)
         }
         (["prompt", "completion"], [_, Some(prompt), Some(completion), ..]) => {
             let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
@@ -81,12 +81,12 @@ pub(super) fn parse(
                 true => encoder.text(&format!("{prompt}{completion}"))?,
                 false => encoder.prompted(&prompt, &completion)?,
             };
-            (Source::prompted(&prompt, &completion), tokens)
+            (ExcerptOf::prompted(&prompt, &completion), tokens)
         }
         (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
             encoder.check_ids()?;
             let mask = take("attention_mask");
-            (Source::Tokens, tokenized(ids, labels, mask, encoder.vocabulary())?.0)
+            (ExcerptOf::Tokens, tokenized(ids, labels, mask, encoder.vocabulary())?.0)
         }
         (&["prompt"], _) => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
         (&["completion"], _) => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
@@ -134,10 +134,10 @@ fn chosen(
             Value::Null => return Ok(Document::empty(id, fields)),
             value => string(text, value)?,
         };
-        (Source::text(&text), encoder.text(&text)?)
+        (ExcerptOf::text(&text), encoder.text(&text)?)
     } else {
         let (prompt, completion) = columns.take_pair(&mut fields)?;
-        (Source::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
+        (ExcerptOf::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
     };
     Ok(Document {
         id,
@@ -188,7 +188,7 @@ fn contrast(
         }
         (prompt, completion) => {
             let (prompt, completion) = (string("prompt", prompt.clone())?, string(name, completion)?);
-            let source = Source::prompted(&prompt, &completion);
+            let source = ExcerptOf::prompted(&prompt, &completion);
             Ok(Some((source, encoder.prompted(&prompt, &completion)?, fields.clone())))
         }
     };
@@ -236,14 +236,14 @@ fn labelled(
             let text = string("text", text)?;
             let pair = pair.map(|pair| string("text_pair", pair)).transpose()?;
             let tokens = encoder.text_or_pair(&text, pair.as_deref())?;
-            (pair.map_or_else(|| Source::text(&text), |pair| Source::prompted(&text, &pair)), tokens)
+            (pair.map_or_else(|| ExcerptOf::text(&text), |pair| ExcerptOf::prompted(&text, &pair)), tokens)
         }
         (None, None, Some(ids)) => {
             encoder.check_ids()?;
             let (mask, types) = (take("attention_mask"), take("token_type_ids"));
             let (tokens, attended) = attended(ids, mask, encoder.vocabulary())?;
             let types = token_types(types, attended)?;
-            (Source::Tokens, Texts { tokens, types, cut: 0 })
+            (ExcerptOf::Tokens, Texts { tokens, types, cut: 0 })
         }
     };
     let types = known_types(types, labels.token_types)?;
@@ -274,7 +274,7 @@ fn split(
     if let Some(columns) = columns {
         let (prompt, completion) = columns.take_pair(&mut fields)?;
         let (tokens, labels, split) = encoder.split(&prompt, &completion, decoder)?;
-        let source = Source::prompted(&prompt, &completion);
+        let source = ExcerptOf::prompted(&prompt, &completion);
         return Ok(Document {
             id,
             metadata: fields,
@@ -293,7 +293,7 @@ fn split(
         [_, Some(_), _, Some(_)] => return Err(LineProblem::TwoContents { first: "completion", second: "labels" }),
         [Some(prompt), Some(completion), None, None] => {
             let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
-            (Source::prompted(&prompt, &completion), encoder.split(&prompt, &completion, decoder)?)
+            (ExcerptOf::prompted(&prompt, &completion), encoder.split(&prompt, &completion, decoder)?)
         }
         [None, None, Some(ids), Some(labels)] => {
             encoder.check_ids()?;
@@ -304,7 +304,7 @@ fn split(
                 label => token("labels", k, label, encoder.vocabulary()).map(Some),
             };
             let targets = labels.iter().enumerate().map(target).collect::<Result<Vec<_>, _>>()?;
-            (Source::Tokens, joined(&read, &targets, decoder, 0)?)
+            (ExcerptOf::Tokens, joined(&read, &targets, decoder, 0)?)
         }
         [Some(_), ..] => return Err(LineProblem::Partner { has: "prompt", lacks: "completion" }),
         [_, Some(_), ..] => return Err(LineProblem::Partner { has: "completion", lacks: "prompt" }),
@@ -345,7 +345,7 @@ fn filled(
     Ok(Document {
         id,
         metadata: fields,
-        source: Source::Tokens,
+        source: ExcerptOf::Tokens,
         tokens,
         labels,
         target: None,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::chat::problem::ChatProblem;
 use super::images::problem::ImageProblem;
+use crate::Hint;
 use crate::foreign_file::size;
 
 /// What is wrong with one line of a data file.
@@ -329,9 +330,8 @@ pub enum LineProblem {
     },
 }
 
-impl LineProblem {
-    /// What to do about it, in one sentence.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for LineProblem {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Utf8 { .. } | Self::Utf8Cell { .. } => "save the file as UTF-8".into(),
             Self::Cells { .. } => "a cell with a separator or a line break in it stands between quotation marks".into(),
@@ -341,7 +341,7 @@ impl LineProblem {
             Self::NoImage { fields } => {
                 format!("the row has `{}`; `--image-field FIELD` says which of them is the image", fields.join("`, `"))
             }
-            Self::Image { problem, .. } => return problem.hint().map(str::to_owned),
+            Self::Image { problem, .. } => return problem.hint(),
             Self::TooLong { .. } => "is the file one example a line? a larger `--memory` allows up to 64 MiB".into(),
             Self::Json { .. } => "each line must be one complete JSON object".into(),
             Self::NotObject { found } if found.starts_with("an array") => {

@@ -12,7 +12,7 @@ use super::dataset::{Dataset, Kind};
 use super::document::{Document, OfText, Split};
 use super::encoder::Encoder;
 use super::error::DataError;
-use super::excerpt::Source;
+use super::excerpt::ExcerptOf;
 use super::fields;
 use super::files::{Bounds, Format, Row, Rows, expand};
 use super::line_problem::LineProblem;
@@ -148,7 +148,7 @@ impl<'a> Reading<'a> {
             let last = documents.is_empty();
             for (number, document) in documents {
                 last_number = number;
-                self.texts |= document.as_ref().is_ok_and(|document| document.source != Source::Tokens);
+                self.texts |= document.as_ref().is_ok_and(|document| document.source != ExcerptOf::Tokens);
                 let taken = document.and_then(|document| self.collector.take(number, document));
                 taken.map_err(|problem| rows.fail(number, problem))?;
                 self.collector.take_blocks()?;
@@ -271,7 +271,7 @@ impl Collector<'_> {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         mut sequences: [(Vec<u32>, Vec<Option<u32>>); 2],
     ) -> Result<(), LineProblem> {
         let mut was_cut = false;
@@ -377,6 +377,6 @@ fn push_block(dataset: &mut TokenDataset, block: Block<'_>) -> bool {
     }
     let number = dataset.examples().len();
     let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
-    dataset.push(format!("block-{number}"), &metadata, Source::Tokens, block.tokens, block.labels);
+    dataset.push(format!("block-{number}"), &metadata, ExcerptOf::Tokens, block.tokens, block.labels);
     true
 }

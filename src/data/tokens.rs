@@ -10,7 +10,7 @@ use ascribe_attribution::store::LongArray;
 use ascribe_curvature::Positions;
 
 use super::example::Examples;
-use super::excerpt::{BETWEEN_SEQUENCES, Source, Sources, contrast, one_line, prompted};
+use super::excerpt::{BETWEEN_SEQUENCES, ExcerptOf, Excerpts, contrast, one_line, prompted};
 use super::inputs::TokenInputs;
 use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
@@ -38,7 +38,7 @@ pub struct TokenDataset {
     encoders: Option<LongArray<usize>>,
     /// Where each example's second sequence begins, 0 where it has one alone; absent while all have.
     seconds: Option<LongArray<usize>>,
-    sources: Sources,
+    sources: Excerpts,
     tokenizer: Option<Arc<Tokenizer>>,
 }
 
@@ -77,7 +77,7 @@ impl TokenDataset {
             types: None,
             encoders: None,
             seconds: None,
-            sources: Sources::default(),
+            sources: Excerpts::default(),
             tokenizer,
         }
     }
@@ -113,7 +113,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         (tokens, types): (&[u32], &[u32]),
         labels: &[Option<u32>],
     ) {
@@ -137,7 +137,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         (tokens, types): (&[u32], &[u32]),
         target: &Target,
     ) {
@@ -166,7 +166,7 @@ impl TokenDataset {
     }
 
     /// Notes what every example has behind its tokens.
-    fn end_example(&mut self, second: usize, source: &Source) {
+    fn end_example(&mut self, second: usize, source: &ExcerptOf) {
         let before = self.offsets.len() - 1;
         self.offsets.push(self.tokens.len());
         self.sources.push(source);
@@ -221,8 +221,8 @@ impl TokenDataset {
             *end += rows.len();
             Some(*end)
         });
-        let mut sources = Sources::default();
-        places.iter().for_each(|_| sources.push(&Source::Tokens));
+        let mut sources = Excerpts::default();
+        places.iter().for_each(|_| sources.push(&ExcerptOf::Tokens));
         Self {
             examples: self.examples.sample(places),
             tokens: gather(&self.tokens, &rows),
@@ -286,7 +286,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         tokens: &[u32],
         labels: &[Option<u32>],
     ) {
@@ -299,7 +299,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         tokens_and_labels: (&[u32], &[Option<u32>]),
         encoder: usize,
     ) {
@@ -311,7 +311,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         chosen: (Vec<u32>, Vec<Option<u32>>),
         rejected: (Vec<u32>, Vec<Option<u32>>),
     ) {
@@ -324,7 +324,7 @@ impl TokenDataset {
         &mut self,
         id: String,
         metadata: &Map<String, Value>,
-        source: Source,
+        source: ExcerptOf,
         (tokens, labels): (&[u32], &[Option<u32>]),
         divided: Divided,
     ) {
@@ -453,10 +453,10 @@ impl TokenDataset {
 
     pub(super) fn excerpt(&self, i: usize, max_chars: usize) -> String {
         match (self.sources.get(i), &self.tokenizer) {
-            (Source::Text(text), _) => one_line(text, max_chars),
-            (Source::Prompted(prompt, completion), _) => prompted(prompt, completion, max_chars),
-            (Source::Contrast(prompt, chosen, rejected), _) => contrast([prompt, chosen, rejected], max_chars),
-            (Source::Tokens, tokenizer) => {
+            (ExcerptOf::Text(text), _) => one_line(text, max_chars),
+            (ExcerptOf::Prompted(prompt, completion), _) => prompted(prompt, completion, max_chars),
+            (ExcerptOf::Contrast(prompt, chosen, rejected), _) => contrast([prompt, chosen, rejected], max_chars),
+            (ExcerptOf::Tokens, tokenizer) => {
                 // A token has at least one character or is joined with others to one: 4 for each are enough.
                 let tokens = self.tokens(i);
                 let shown = &tokens[..tokens.len().min(max_chars.saturating_mul(4).saturating_add(1))];

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
 use crate::attribution::store::StoreError;
 use crate::data::DataError;
 use crate::foreign_file;
@@ -145,9 +146,8 @@ pub enum ExactError {
     Store(#[from] StoreError),
 }
 
-impl ExactError {
-    /// What to do about it, if that is not in the message.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ExactError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unsupported { .. } => {
                 "it is there for SGD, with momentum, of all layers at one rate; `ascribe source` approximates the rest"

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
+
 /// Why something cannot be had from the hub.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -106,9 +108,8 @@ pub enum HubError {
     },
 }
 
-impl HubError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for HubError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Name { .. } => "a folder or file of this machine is given without `hub:`".into(),
             Self::Unreachable { .. } => {

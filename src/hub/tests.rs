@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::test_server::{COMMIT, Hub, hash};
 use super::*;
+use crate::Hint;
 
 struct Trial {
     hub: Hub,

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
 use crate::attribution::source::SourceError;
 use crate::attribution::store::StoreError;
 use crate::data::DataError;
@@ -158,8 +159,14 @@ impl JobError {
         Self::Options { problem: problem.into(), hint: Some(hint.into()) }
     }
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+    /// Whether somebody asked the run to stop.
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Pass(crate::attribution::Error::Interrupted))
+    }
+}
+
+impl Hint for JobError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Load(error) => error.hint(),
             Self::Hub(error) => error.hint(),
@@ -195,11 +202,6 @@ impl JobError {
             ),
             Self::Memory { .. } => Some("allow more memory, or take fewer queries or layers".into()),
         }
-    }
-
-    /// Whether somebody asked the run to stop.
-    pub fn is_interruption(&self) -> bool {
-        matches!(self, Self::Pass(crate::attribution::Error::Interrupted))
     }
 }
 

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::checkpoint::{Checkpoint, read};
 use super::error::LoadError;
 use super::unsupported::instead_of_option;
+use crate::Hint;
 use crate::data::EndToken;
 
 /// A checkpoint's configuration.

@@ -10,6 +10,7 @@ use super::adapter::mode::AdapterMode;
 use super::adapter::module::Merged;
 use super::architecture::{BlockNames, SCORE, class_of_texts};
 use super::body::{Body, Loaded, wrong_batch};
+use super::checkpoint_reader::{CheckpointReader, Embedding, StoredTensor};
 use super::error::LoadError;
 use super::footprint::Footprint;
 use super::heads::adapter::StoredHeadAdapter;
@@ -23,7 +24,6 @@ use super::layout::Layout;
 use super::limits::Limits;
 use super::norms::Norm;
 use super::residence::{Held, Residence, Stored};
-use super::source::{Embedding, Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use crate::curvature::{
     Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
@@ -75,6 +75,8 @@ struct Decoder<T: Transformer> {
     /// Whether each block has tracked layers.
     tracked: Vec<bool>,
     norm: Held<T::Norm>,
+    /// Whether vectors of the last norm are tracked.
+    norm_is_tracked: bool,
     head: Box<dyn Head>,
 }
 
@@ -97,9 +99,9 @@ impl<T: Transformer> Decoder<T> {
             let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, context, taps));
             Tracked { section, has_layers }
         };
-        let norm = Taped(|x: &Traced, _: &TapRecorder| self.norm.get()?.trace(x));
+        let norm = Taped(|x: &Traced, taps: &TapRecorder| self.norm.get()?.trace(x, taps));
         let blocks = self.blocks.iter().zip(self.tracked.iter().copied());
-        (blocks.map(section).collect(), Tracked { section: norm, has_layers: false })
+        (blocks.map(section).collect(), Tracked { section: norm, has_layers: self.norm_is_tracked })
     }
 }
 
@@ -148,7 +150,7 @@ impl<T: Transformer> Body for Decoder<T> {
         for block in &self.blocks {
             x = block.get()?.trace(&x, &context, &taps)?;
         }
-        self.head.logits(self.norm.get()?.trace(&x)?.value(), batch)
+        self.head.logits(self.norm.get()?.trace(&x, &taps)?.value(), batch)
     }
 
     fn check(&self) -> Result<(), LoadError> {
@@ -172,7 +174,7 @@ pub(super) struct Blocks<B> {
 impl<B> Blocks<B> {
     /// `count` blocks of the same sizes, in order, made of tensors of this source.
     pub(super) fn new(
-        source: &Source,
+        source: &CheckpointReader,
         count: usize,
         mut block: impl FnMut(usize) -> Result<B, LoadError>,
     ) -> Result<Self, LoadError> {
@@ -217,7 +219,12 @@ impl Ends {
     /// A file may hold the embedding and a language model's head although the configuration says tied; then equal
     /// values mean tied, and different ones are both kept. It may hold one of the two under either name. So does
     /// transformers 5.
-    pub(super) fn new(source: &Source, names: &BlockNames, sizes: [usize; 2], tied: bool) -> Result<Self, LoadError> {
+    pub(super) fn new(
+        source: &CheckpointReader,
+        names: &BlockNames,
+        sizes: [usize; 2],
+        tied: bool,
+    ) -> Result<Self, LoadError> {
         let embedding = format!("{}.weight", names.before[0]);
         if class_of_texts(source.config())?.is_some() {
             let mut labels = labels::labels(source.config())?;
@@ -264,7 +271,7 @@ impl Ends {
 
     /// The ends of a model that gives something for a whole text.
     pub(super) fn of_texts(
-        source: &Source,
+        source: &CheckpointReader,
         names: &BlockNames,
         sizes: [usize; 2],
         head: StoredSequence,
@@ -277,7 +284,7 @@ impl Ends {
     /// The ends of a model that fills in masked tokens. Its logits are those of the embedding, or of a matrix of its own;
     /// `bias` says whether they have one.
     pub(super) fn of_masked(
-        source: &Source,
+        source: &CheckpointReader,
         names: &BlockNames,
         sizes: [usize; 2],
         (reads, head, bias): (MaskedTokens, StoredMasked, bool),
@@ -297,7 +304,7 @@ impl Ends {
     }
 
     /// Adds a language model's head's bias, which does not belong to the embedding where they are tied.
-    pub(super) fn with_bias(mut self, source: &Source) -> Result<Self, LoadError> {
+    pub(super) fn with_bias(mut self, source: &CheckpointReader) -> Result<Self, LoadError> {
         if let StoredHead::NextToken(head) = &mut self.head {
             head.bias = Some(source.tensor_at(format!("{}.bias", head.name), &self.sizes[..1])?);
         }
@@ -335,14 +342,15 @@ impl<T: Transformer + 'static> Parts<T> {
     /// The decoder; numbers are read, if they are kept, once everything is known to fit.
     pub(super) fn load(
         self,
-        source: &Source,
-        mut tracking: Tracking<'_>,
+        source: &CheckpointReader,
+        tracking: Tracking<'_>,
         residence: Residence,
         transformer: impl FnOnce() -> Result<T, LoadError>,
     ) -> Result<Loaded, LoadError> {
         let in_blocks = tracking.count() as u64;
         // a block whose layers the source does not know all counts as one that has tracked layers
-        let is_known = self.blocks.tracked.iter().sum::<u64>() == in_blocks;
+        let known = self.blocks.tracked.iter().sum::<u64>();
+        let is_known = known == in_blocks;
         let tracked = self.blocks.tracked.iter().map(|&count| !is_known || count > 0).collect();
         let Ends { tokens, head, sizes: [vocabulary, width], labels, masked } = self.ends;
         let (reads_masked, before_logits) = masked.unzip();
@@ -351,7 +359,7 @@ impl<T: Transformer + 'static> Parts<T> {
                 let StoredNextToken { mut weight, bias, soft_cap, name } = *head;
                 let before = source.sizes().parameters;
                 let before_logits =
-                    before_logits.map(|layers| layers.load(source, &mut tracking, residence)).transpose()?;
+                    before_logits.map(|layers| layers.load(source, &tracking, residence)).transpose()?;
                 let own_parameters = (source.sizes().parameters - before) as usize;
                 let mode = source.weights.adapter().map(|adapter| adapter.mode);
                 let is_saved = weight.as_ref().is_some_and(|weight| source.is_replaced(weight));
@@ -395,7 +403,7 @@ impl<T: Transformer + 'static> Parts<T> {
             }
             StoredHead::Sequence(head) => {
                 let before = source.sizes().parameters;
-                let head = head.load(source, &mut tracking, residence)?;
+                let head = head.load(source, &tracking, residence)?;
                 let tokens = Arc::new(Held::new(tokens, residence)?);
                 ((Box::new(head), tokens), ((source.sizes().parameters - before) as usize, 0, false))
             }
@@ -423,6 +431,7 @@ impl<T: Transformer + 'static> Parts<T> {
             blocks: blocks.collect::<Result<_, _>>()?,
             tracked,
             norm: Held::new(self.norm, residence)?,
+            norm_is_tracked: !is_known,
             head,
         };
         let limits = Limits::Tokens(ModelLimits {

@@ -8,6 +8,7 @@ use candle_core::Tensor;
 
 use super::architecture::{BlockNames, is_masked};
 use super::body::Loaded;
+use super::checkpoint_reader::{CheckpointReader, Embedding};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -17,15 +18,14 @@ use super::heads::sequence::{Pooling, StoredSequence};
 use super::heads::steps::Step;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::{NoNorm, StoredLayerNorm};
+use super::norms::{LayerNorm, NoNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Embedding, Source};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{MaskedTokens, TokenInputs};
-use crate::nn::{Activation, Attention, LayerNorm, Mask};
+use crate::nn::{Activation, Attention, Mask};
 
 /// Embeddings and blocks `layer`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -111,9 +111,9 @@ impl Transformer for Encoder {
 
 impl decoder::Block<Positions> for Block {
     fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let x = self.attention_norm.trace(&x.add(&self.self_attention.trace(x, positions, taps)?)?)?;
+        let x = self.attention_norm.trace(&x.add(&self.self_attention.trace(x, positions, taps)?)?, taps)?;
         let inner = self.activation.trace(&self.intermediate.trace(&x, taps)?)?; // [R, I]
-        self.output_norm.trace(&x.add(&self.output.trace(&inner, taps)?)?)
+        self.output_norm.trace(&x.add(&self.output.trace(&inner, taps)?)?, taps)
     }
 }
 
@@ -241,14 +241,15 @@ impl Family {
         if width % heads != 0 {
             return Err(config.problem(format!("a width of {width} is not a multiple of {heads} attention heads")));
         }
-        let source = Source::new(weights, names.prefix_in(weights), config, options);
+        let source = CheckpointReader::new(weights, names.prefix_in(weights), config, options);
+        let tracking = Tracking::new(&options.selection);
         let filling = match self.filling {
             Some(filling) if is_masked(config)? => Some(filling),
             _ => None,
         };
         let ends = match filling {
             Some((filling, activation)) => {
-                let norm = StoredLayerNorm::at(&source, filling.head.norm, width, epsilon, true)?;
+                let norm = StoredLayerNorm::at(&source, &tracking, filling.head.norm, width, epsilon, true)?;
                 let head = StoredMasked { names: filling.head, width, dense_bias: true, activation, norm };
                 let reads = MaskedTokens { token_types: self.token_types };
                 Ends::of_masked(&source, &filling.names, [self.vocabulary, width], (reads, head, true))?
@@ -273,11 +274,11 @@ impl Family {
         let table = |name: &str, rows: usize| source.tensor(&format!("embeddings.{name}.weight"), &[rows, width]);
         let position_embeddings = table("position_embeddings", self.rows_of_positions)?;
         let types = self.token_types.map(|rows| table("token_type_embeddings", rows)).transpose()?;
-        let norm = |name: &str| StoredLayerNorm::new(&source, name, width, epsilon);
-        let embedding_norm = norm("embeddings.LayerNorm")?;
-        let mut tracking = Tracking::new(&options.selection);
-        let mut linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
-            source.linear(&mut tracking, name, [outputs, inputs], true, Layout::OutputsFirst, input)
+        let name = source.full("embeddings.LayerNorm");
+        let embedding_norm = StoredLayerNorm::untracked(&source, &name, width, epsilon, true)?;
+        let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, width, epsilon);
+        let linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
+            source.linear(&tracking, name, [outputs, inputs], true, Layout::OutputsFirst, input)
         };
         let blocks = Blocks::new(&source, self.blocks, |n| {
             let mut qkv = SharedInput::default();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
 use crate::hub;
 
 /// Why a checkpoint cannot be used.
@@ -325,9 +326,8 @@ pub enum LoadError {
     Curvature(#[from] crate::curvature::Error),
 }
 
-impl LoadError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for LoadError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { path, source } => match hub::would_be(path) {
                 Some(name) if source.kind() == std::io::ErrorKind::NotFound => format!(

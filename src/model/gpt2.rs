@@ -8,20 +8,20 @@ use candle_core::Tensor;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
+use super::checkpoint_reader::{CheckpointReader, Embedding};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::StoredLayerNorm;
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Embedding, Source};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
-use crate::nn::{Activation, Attention, LayerNorm, Mask};
+use crate::nn::{Activation, Attention, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gpt2",
@@ -111,8 +111,8 @@ impl Transformer for Gpt2 {
 
 impl decoder::Block<Positions> for Block {
     fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let x = x.add(&self.attn.trace(&self.ln_1.trace(x)?, positions, taps)?)?;
-        x.add(&self.mlp.trace(&self.ln_2.trace(&x)?, taps)?)
+        let x = x.add(&self.attn.trace(&self.ln_1.trace(x, taps)?, positions, taps)?)?;
+        x.add(&self.mlp.trace(&self.ln_2.trace(&x, taps)?, taps)?)
     }
 }
 
@@ -169,13 +169,13 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let by_head = if config.flag("scale_attn_weights", true)? { 1.0 / ((d / heads) as f64).sqrt() } else { 1.0 };
     let by_depth = config.flag("scale_attn_by_inverse_layer_idx", false)?;
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, epsilon);
-    let mut tracking = Tracking::new(&options.selection);
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, d, epsilon);
     // Conv1D computes x W + b with W: [in, out]
-    let mut conv1d = |name: &str, outputs: usize, inputs: usize| {
+    let conv1d = |name: &str, outputs: usize, inputs: usize| {
         let mut input = SharedInput::default();
-        source.linear(&mut tracking, name, [outputs, inputs], true, Layout::InputsFirst, &mut input)
+        source.linear(&tracking, name, [outputs, inputs], true, Layout::InputsFirst, &mut input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;

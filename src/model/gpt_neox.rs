@@ -8,21 +8,21 @@ use serde_json::{Map, Value, json};
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::StoredLayerNorm;
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::Stored;
 use super::rotary::{Partial, Rotary};
-use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
-use crate::nn::{Activation, Attention, LayerNorm, RopeConfig, RopeTables};
+use crate::nn::{Activation, Attention, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gpt_neox",
@@ -122,12 +122,12 @@ impl Transformer for GptNeoX {
 
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let attended = x.add(&self.attention.trace(&self.input_layernorm.trace(x)?, context, taps)?)?;
+        let attended = x.add(&self.attention.trace(&self.input_layernorm.trace(x, taps)?, context, taps)?)?;
         let read = match self.residual {
             Residual::Parallel => x,
             Residual::Sequential => &attended,
         };
-        attended.add(&self.mlp.trace(&self.post_attention_layernorm.trace(read)?, taps)?)
+        attended.add(&self.mlp.trace(&self.post_attention_layernorm.trace(read, taps)?, taps)?)
     }
 }
 
@@ -195,12 +195,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let residual = if config.flag("use_parallel_residual", true)? { Residual::Parallel } else { Residual::Sequential };
     let rope = rope(config, d / heads)?;
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, epsilon);
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, d, epsilon);
+    let linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
         let mut input = SharedInput::default();
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, &mut input)
+        source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, &mut input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;

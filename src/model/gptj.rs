@@ -6,20 +6,20 @@ use std::sync::Arc;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::separate;
 use super::body::Loaded;
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::StoredLayerNorm;
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::Stored;
-use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
-use crate::nn::{Activation, Attention, LayerNorm, Pairing, RopeConfig, RopeTables};
+use crate::nn::{Activation, Attention, Pairing, RopeConfig, RopeTables};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "gptj",
@@ -117,7 +117,7 @@ impl Transformer for GptJ {
 
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let normal = self.ln_1.trace(x)?;
+        let normal = self.ln_1.trace(x, taps)?;
         x.add(&self.attn.trace(&normal, context, taps)?)?.add(&self.mlp.trace(&normal, taps)?)
     }
 }
@@ -185,11 +185,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let activation = config.text("activation_function", "gelu_new")?;
     let activation = Activation::from_name(activation).ok_or_else(|| config.unsupported("activation_function"))?;
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, epsilon);
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, d, epsilon);
+    let linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+        source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?.with_bias(&source)?;

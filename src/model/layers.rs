@@ -3,13 +3,13 @@
 
 use super::adapter::mode::AdapterMode;
 use super::adapter::module::{Kind, LowRank, Merged};
+use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::projection::{StoredBranch, StoredLinear};
-use super::source::{Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 
-impl Source {
+impl CheckpointReader {
     /// The table of an embedding, with the adapter merged into it that it may have.
     pub(super) fn embedding(&self, name: &str, [rows, width]: [usize; 2]) -> Result<StoredTensor, LoadError> {
         let mut tensor = self.tensor(&format!("{name}.weight"), &[rows, width])?;
@@ -54,7 +54,7 @@ impl Source {
     /// A linear layer, numbered if it is tracked, with the adapter that lies over it.
     pub(super) fn linear(
         &self,
-        tracking: &mut Tracking<'_>,
+        tracking: &Tracking<'_>,
         name: &str,
         [outputs, inputs]: [usize; 2],
         bias: bool,
@@ -71,7 +71,7 @@ impl Source {
         let module = self.full(name);
         let products = self.products;
         let stored: Vec<StoredTensor> = [Some(&weight), bias.as_ref()].into_iter().flatten().cloned().collect();
-        let mut track_base = |bias: bool, input: &mut SharedInput| {
+        let track_base = |bias: bool, input: &mut SharedInput| {
             let layer = tracking.layer(&module, outputs, inputs, bias, input);
             if layer.is_some() {
                 self.add_tracked(1);
@@ -113,7 +113,7 @@ impl Source {
     /// A linear layer without bias whose matrix `[outputs, inputs]` is not stored under its own name.
     pub(super) fn linear_at(
         &self,
-        tracking: &mut Tracking<'_>,
+        tracking: &Tracking<'_>,
         name: &str,
         weight: StoredTensor,
         [outputs, inputs]: [usize; 2],
@@ -135,7 +135,7 @@ impl Source {
     /// `[outputs, channels, height, width]`. It is tracked only if a pattern names it.
     pub(super) fn outer_convolution(
         &self,
-        tracking: &mut Tracking<'_>,
+        tracking: &Tracking<'_>,
         name: &str,
         outputs: usize,
         kernel: [usize; 3],
@@ -157,7 +157,7 @@ impl Source {
     /// A convolution inside the blocks, without bias.
     pub(super) fn convolution(
         &self,
-        tracking: &mut Tracking<'_>,
+        tracking: &Tracking<'_>,
         name: &str,
         outputs: usize,
         kernel: [usize; 3],
@@ -194,7 +194,7 @@ impl Source {
     /// names it.
     pub(super) fn outer_linear(
         &self,
-        tracking: &mut Tracking<'_>,
+        tracking: &Tracking<'_>,
         name: &str,
         [outputs, inputs]: [usize; 2],
         bias: bool,

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::LLAMA_ATTENTION;
 use super::body::Loaded;
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::StoredRmsNorm;
+use super::norms::{Norm, RmsNorm, StoredRmsNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::Stored;
 use super::rotary::Rotary;
-use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
-use crate::nn::{Activation, Attention, Mask, RmsNorm, RopeConfig, RopeTables, trace_gated};
+use crate::nn::{Activation, Attention, Mask, RopeConfig, RopeTables, trace_gated};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "llama",
@@ -118,8 +118,8 @@ impl Transformer for Llama {
 
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let x = x.add(&self.self_attn.trace(&self.input_layernorm.trace(x)?, context, taps)?)?;
-        x.add(&self.mlp.trace(&self.post_attention_layernorm.trace(&x)?, taps)?)
+        let x = x.add(&self.self_attn.trace(&self.input_layernorm.trace(x, taps)?, context, taps)?)?;
+        x.add(&self.mlp.trace(&self.post_attention_layernorm.trace(&x, taps)?, taps)?)
     }
 }
 
@@ -192,11 +192,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let rope = Rotary::LLAMA.read(config, head_size)?;
     let (attention_bias, mlp_bias) = (config.flag("attention_bias", false)?, config.flag("mlp_bias", false)?);
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let norm = |name: &str| StoredRmsNorm::new(&source, name, d, epsilon);
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredRmsNorm::new(&source, &tracking, name, d, epsilon);
+    let linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+        source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;

@@ -198,7 +198,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let tensor = |name: &str, shape: &[usize]| -> Result<Tensor, LoadError> {
         Ok(weights.tensor(name, shape, *dtype)?.to_device(device)?)
     };
-    let mut tracking = Tracking::new(selection);
+    let tracking = Tracking::new(selection);
     let mut layers = vec![];
     for (name, outputs, inputs) in outline.layers() {
         let bias_name = format!("{name}.bias");

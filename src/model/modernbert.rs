@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -19,16 +20,15 @@ use super::heads::sequence::{Pooling, StoredSequence};
 use super::heads::steps::Step;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::StoredLayerNorm;
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
 use super::rotary::RotaryByLayer;
-use super::source::Source;
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{MaskedTokens, TokenInputs};
-use crate::nn::{Activation, Attention, LayerNorm, Mask, RopeConfig, RopeTables, trace_gated_packed};
+use crate::nn::{Activation, Attention, Mask, RopeConfig, RopeTables, trace_gated_packed};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "modernbert",
@@ -129,12 +129,12 @@ impl Transformer for ModernBert {
 
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let y = self.attn_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))?;
+        let y = self.attn_norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x, taps))?;
         let rope = &context.ropes[usize::from(self.attention.window.is_some())];
         let qkv = self.wqkv.trace(&y, taps)?; // [R, 3 D]
         let y = self.attention.trace_packed(&qkv, &context.positions, Some(rope))?;
         let x = x.add(&self.wo.trace(&y, taps)?)?;
-        let gated = trace_gated_packed(self.activation, &self.wi.trace(&self.mlp_norm.trace(&x)?, taps)?)?; // [R, I]
+        let gated = trace_gated_packed(self.activation, &self.wi.trace(&self.mlp_norm.trace(&x, taps)?, taps)?)?; // [R, I]
         x.add(&self.mlp_wo.trace(&gated, taps)?)
     }
 }
@@ -221,8 +221,9 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let is_sparse = config.flag("sparse_prediction", false)?;
     let ignored = config.get("sparse_pred_ignore_index").and_then(Value::as_i64).unwrap_or(-100);
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let head_norm = StoredLayerNorm::at(&source, HEAD.norm, d, epsilon, norm_bias)?;
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let head_norm = StoredLayerNorm::at(&source, &tracking, HEAD.norm, d, epsilon, norm_bias)?;
     let ends = if is_masked(config)? {
         if is_sparse && ignored != -100 {
             return Err(config.unsupported("sparse_pred_ignore_index"));
@@ -246,11 +247,10 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         };
         Ends::of_texts(&source, &NAMES, [vocabulary, d], head, labels)?
     };
-    let norm = |name: &str| StoredLayerNorm::at(&source, &source.full(name), d, epsilon, norm_bias);
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
+    let norm = |name: &str| StoredLayerNorm::at(&source, &tracking, &source.full(name), d, epsilon, norm_bias);
+    let linear = |name: &str, outputs: usize, inputs: usize, bias: bool| {
         let input = &mut SharedInput::default();
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+        source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
     let layers = Blocks::new(&source, blocks, |n| {
         let name = |part: &str| format!("layers.{n}.{part}");
@@ -270,7 +270,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
             mlp_wo: linear(&name("mlp.Wo"), d, inner, mlp_bias)?,
         })
     })?;
-    let embedding_norm = norm("embeddings.norm")?;
+    let name = source.full("embeddings.norm");
+    let embedding_norm = StoredLayerNorm::untracked(&source, &name, d, epsilon, norm_bias)?;
     let parts = Parts {
         ends,
         blocks: layers,

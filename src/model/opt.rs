@@ -8,21 +8,21 @@ use candle_core::Tensor;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::separate;
 use super::body::Loaded;
+use super::checkpoint_reader::{CheckpointReader, Embedding, StoredTensor};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::{Norm, StoredLayerNorm};
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Embedding, Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Linear, Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
-use crate::nn::{Activation, Attention, LayerNorm};
+use crate::nn::{Activation, Attention};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "opt",
@@ -153,12 +153,13 @@ impl decoder::Block<Positions> for Block {
         let mlp = |x: &Traced| self.fc2.trace(&self.activation.trace(&self.fc1.trace(x, taps)?)?, taps);
         match self.norms {
             Places::BeforeBranches => {
-                let x = x.add(&self.self_attn.trace(&self.self_attn_layer_norm.trace(x)?, positions, taps)?)?;
-                x.add(&mlp(&self.final_layer_norm.trace(&x)?)?)
+                let x = x.add(&self.self_attn.trace(&self.self_attn_layer_norm.trace(x, taps)?, positions, taps)?)?;
+                x.add(&mlp(&self.final_layer_norm.trace(&x, taps)?)?)
             }
             Places::BehindSums => {
-                let x = self.self_attn_layer_norm.trace(&x.add(&self.self_attn.trace(x, positions, taps)?)?)?;
-                self.final_layer_norm.trace(&x.add(&mlp(&x)?)?)
+                let sum = x.add(&self.self_attn.trace(x, positions, taps)?)?;
+                let x = self.self_attn_layer_norm.trace(&sum, taps)?;
+                self.final_layer_norm.trace(&x.add(&mlp(&x)?)?, taps)
             }
         }
     }
@@ -203,8 +204,8 @@ impl Stored for StoredLastNorm {
 }
 
 impl Norm for LastNorm {
-    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
-        let x = self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))?;
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let x = self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x, taps))?;
         self.project_out.as_ref().map_or_else(|| Ok(x.clone()), |layer| layer.trace(&x, &TapRecorder::default()))
     }
 }
@@ -263,11 +264,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let norms = if config.flag("do_layer_norm_before", true)? { Places::BeforeBranches } else { Places::BehindSums };
     let removed = config.flag("_remove_final_layer_norm", false)?;
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
-    let norm = |name: &str| StoredLayerNorm::new(&source, name, d, EPSILON);
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, d, EPSILON);
+    let linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
+        source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, width], tied)?;

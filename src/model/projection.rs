@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 
 use super::adapter::module::LowRank;
+use super::checkpoint_reader::StoredTensor;
 use super::error::LoadError;
 use super::layout::Layout;
 use super::residence::Stored;
-use super::source::StoredTensor;
 use crate::curvature::gemm::Products;
 use crate::curvature::{LayerId, Linear, TapRecorder, Traced};
 

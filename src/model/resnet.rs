@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::architecture::{Architecture, Parameters};
 use super::body::{Body, Loaded};
+use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::config::Config;
 use super::error::LoadError;
 use super::footprint::Footprint;
@@ -20,7 +21,6 @@ use super::limits::Limits;
 use super::load_options::LoadOptions;
 use super::projection::StoredLinear;
 use super::residence::{Held, Stored};
-use super::source::{Source, StoredTensor};
 use super::tracking::Tracking;
 use super::weights::Weights;
 use crate::curvature::{
@@ -359,9 +359,9 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let (labels, task) = images::labels(config)?;
 
     let names = Names::of(weights);
-    let source = Source::new(weights, "", config, options);
+    let source = CheckpointReader::new(weights, "", config, options);
     let residence = options.residence;
-    let mut tracking = Tracking::new(&options.selection);
+    let tracking = Tracking::new(&options.selection);
     let norm = |name: &str, width: usize| -> Result<[StoredTensor; 4], LoadError> {
         let tensor = |part: &str| source.tensor(&format!("{name}.{part}"), &[width]);
         Ok([tensor("weight")?, tensor("bias")?, tensor("running_mean")?, tensor("running_var")?])
@@ -371,7 +371,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let kernel = [channels, window.size[0], window.size[1]];
     let [convolution, normalization] = names.stem();
     let stem = StoredUnit {
-        convolution: source.outer_convolution(&mut tracking, &convolution, embedding, kernel, false)?,
+        convolution: source.outer_convolution(&tracking, &convolution, embedding, kernel, false)?,
         window,
         normalization: norm(&normalization, embedding)?,
         activation,
@@ -388,10 +388,10 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         for n in 0..depth {
             let stride = if n == 0 && (stage > 0 || in_first_stage) { 2 } else { 1 };
             let (parameters, numbers, so_far) = (source.sizes().parameters, per_pixel.numbers, source.sizes().tracked);
-            let mut unit = |role: Role, [outputs, inputs]: [usize; 2], size: usize, stride: usize, activation| {
+            let unit = |role: Role, [outputs, inputs]: [usize; 2], size: usize, stride: usize, activation| {
                 let window = Window::square(size, stride, size / 2);
                 let [convolution, normalization] = names.unit(stage, n, role);
-                let convolution = source.convolution(&mut tracking, &convolution, outputs, [inputs, size, size])?;
+                let convolution = source.convolution(&tracking, &convolution, outputs, [inputs, size, size])?;
                 let normalization = norm(&normalization, outputs)?;
                 Ok::<_, LoadError>(StoredUnit { convolution, window, normalization, activation })
             };
@@ -433,7 +433,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         steps: vec![Step::Linear { name: names.classifier(), sizes: [labels.outputs, before], bias: true }],
         outputs: labels.outputs,
     };
-    let classifier = head.load(&source, &mut tracking, residence)?;
+    let classifier = head.load(&source, &tracking, residence)?;
     let footprint = Footprint {
         parameters: source.sizes().parameters,
         section: most.0,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::config::Config;
 use super::error::LoadError;
+use crate::Hint;
 use crate::nn::RopeConfig;
 
 /// What one class does with rotary settings that others do not.

@@ -11,22 +11,21 @@ use candle_core::Tensor;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
+use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
-use super::norms::{Norm, StoredRmsNorm};
+use super::norms::{Norm, RmsNorm, StoredRmsNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{DecoderTokens, TokenInputs};
 use crate::nn::{
-    Activation, Between, BiasedAttention, Mask, RelativeBuckets, RmsNorm, trace_gated, trace_rows, trace_scaled,
-    trace_stacked,
+    Activation, Between, BiasedAttention, Mask, RelativeBuckets, trace_gated, trace_rows, trace_scaled, trace_stacked,
 };
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -204,7 +203,8 @@ impl decoder::Block<Context> for Block {
                 let taps = taps.at(encoder);
                 let read = self.self_attention.trace(&read, None, between, [&taps, &taps])?;
                 let read = self.feed_forward.trace(&read, &taps)?;
-                let read = self.final_layer_norm.as_ref().map_or_else(|| Ok(read.clone()), |norm| norm.trace(&read))?;
+                let read =
+                    self.final_layer_norm.as_ref().map_or_else(|| Ok(read.clone()), |norm| norm.trace(&read, &taps))?;
                 trace_stacked(&read, &written)
             }
             Stack::Decoder => {
@@ -231,7 +231,7 @@ impl Attention {
         between: Between<'_>,
         [taps, taps_of_keys]: [&TapRecorder; 2],
     ) -> candle_core::Result<Traced> {
-        let y = self.layer_norm.trace(x)?;
+        let y = self.layer_norm.trace(x, taps)?;
         let read = read.unwrap_or(&y);
         let q = self.q.trace(&y, taps)?; // [S, H d]
         let k = self.k.trace(read, taps_of_keys)?;
@@ -242,7 +242,7 @@ impl Attention {
 
 impl FeedForward {
     fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let y = self.layer_norm.trace(x)?;
+        let y = self.layer_norm.trace(x, taps)?;
         let inner = match &self.wi {
             Inner::Plain(wi) => self.activation.trace(&wi.trace(&y, taps)?)?, // [R, I]
             Inner::Gated([wi_0, wi_1]) => trace_gated(self.activation, &wi_0.trace(&y, taps)?, &wi_1.trace(&y, taps)?)?,
@@ -274,8 +274,8 @@ impl Stored for StoredLastNorm {
 }
 
 impl Norm for LastNorm {
-    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
-        trace_scaled(&self.norm.trace(x)?, self.factor)
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        trace_scaled(&self.norm.trace(x, taps)?, self.factor)
     }
 }
 
@@ -451,22 +451,22 @@ fn load(kind: Kind, config: &Config, weights: &Arc<Weights>, options: &LoadOptio
     let settings = Settings::read(kind, config)?;
     let Settings { width, heads, head_dimension, inner, vocabulary, epsilon, activation, starts, buckets, .. } =
         settings;
-    let source = Source::new(weights, "", config, options);
+    let source = CheckpointReader::new(weights, "", config, options);
     let names = names_in(weights);
     // transformers 5 says tied of every model, and a file of its has two tensors where they are not
     let both = [names.before[0], "lm_head"].iter().all(|module| weights.contains(&format!("{module}.weight")));
     let tied = settings.tied && !(both && config.text("transformers_version", "")?.starts_with("5."));
     let ends = Ends::new(&source, names, [vocabulary, width], tied)?;
     check_copies(&source, &ends, [vocabulary, width])?;
-    let norm = |name: &str| StoredRmsNorm::new(&source, name, width, epsilon);
     let bias = |stack: &str| {
         let name = format!("{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
         source.tensor(&name, &[buckets[0].count, heads])
     };
     let biases = [bias("encoder")?, bias("decoder")?];
-    let mut tracking = Tracking::new(&options.selection);
-    let mut linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, [outputs, inputs], false, Layout::OutputsFirst, input)
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str| StoredRmsNorm::new(&source, &tracking, name, width, epsilon);
+    let linear = |name: &str, outputs: usize, inputs: usize, input: &mut SharedInput| {
+        source.linear(&tracking, name, [outputs, inputs], false, Layout::OutputsFirst, input)
     };
     let all = heads * head_dimension;
     let [of_encoder, of_decoder] = settings.blocks;
@@ -480,7 +480,7 @@ fn load(kind: Kind, config: &Config, weights: &Arc<Weights>, options: &LoadOptio
         // rows that were divided and are joined again are copies
         source.add_activations(4 * width);
         let block = format!("{}.block.{n}.layer", if is_decoder { "decoder" } else { "encoder" });
-        let mut attention = |layer: &str, module: &str, read: Option<&mut SharedInput>| {
+        let attention = |layer: &str, module: &str, read: Option<&mut SharedInput>| {
             let name = |part: &str| format!("{block}.{layer}.{module}.{part}");
             let mut own = SharedInput::default();
             let q = linear(&name("q"), all, width, &mut own)?;
@@ -536,7 +536,7 @@ fn names_in(weights: &Weights) -> &'static BlockNames {
 }
 
 /// Refuses other names of the embedding that hold other numbers.
-fn check_copies(source: &Source, ends: &Ends, sizes: [usize; 2]) -> Result<(), LoadError> {
+fn check_copies(source: &CheckpointReader, ends: &Ends, sizes: [usize; 2]) -> Result<(), LoadError> {
     for name in COPIES.into_iter().filter(|name| source.weights.contains(name)) {
         if source.weights.shape(name)? != sizes || !ends.are_under(name)? {
             return Err(source.config().problem(format!(

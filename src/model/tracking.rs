@@ -1,6 +1,9 @@
 //! Which linear layers of a model are tracked.
 
+use std::cell::RefCell;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
 use crate::curvature::{LayerId, LayerSpec};
@@ -10,6 +13,27 @@ use crate::curvature::{LayerId, LayerSpec};
 pub struct LayerSelection {
     include: Option<(GlobSet, Vec<String>)>,
     skip: Option<(GlobSet, Vec<String>)>,
+    also: Vec<AlsoTracked>,
+}
+
+/// Parameters outside the linear layers of blocks that are tracked on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AlsoTracked {
+    /// The factors and biases of norms, each vector a layer of its own.
+    Norms,
+    /// The linear layer that gives logits or classes; where it is tied to the embedding, its part of their gradient.
+    Head,
+}
+
+impl AlsoTracked {
+    /// The name in jobs and flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Norms => "norms",
+            Self::Head => "head",
+        }
+    }
 }
 
 impl LayerSelection {
@@ -19,12 +43,22 @@ impl LayerSelection {
     /// # Errors
     /// [`LoadError::Pattern`].
     pub fn new(include: &[String], skip: &[String]) -> Result<Self, LoadError> {
-        Ok(Self { include: globs(include)?, skip: globs(skip)? })
+        Ok(Self { include: globs(include)?, skip: globs(skip)?, also: vec![] })
+    }
+
+    /// The same selection with other parameters beside it, which no pattern has to include.
+    #[must_use]
+    pub fn and(self, also: &[AlsoTracked]) -> Self {
+        Self { also: also.to_vec(), ..self }
     }
 
     fn tracks(&self, name: &str, by_default: bool) -> bool {
         let included = self.include.as_ref().map_or(by_default, |(globs, _)| globs.is_match(name));
-        included && !self.skip.as_ref().is_some_and(|(globs, _)| globs.is_match(name))
+        included && !self.skips(name)
+    }
+
+    fn skips(&self, name: &str) -> bool {
+        self.skip.as_ref().is_some_and(|(globs, _)| globs.is_match(name))
     }
 
     /// The numbers of those layers among `layers` that are selected; else a pattern that matches none of them.
@@ -65,9 +99,17 @@ fn globs(patterns: &[String]) -> Result<Option<(GlobSet, Vec<String>)>, LoadErro
 #[derive(Debug)]
 pub(super) struct Tracking<'a> {
     selection: &'a LayerSelection,
+    numbered: RefCell<Numbered>,
+}
+
+/// What was asked for so far.
+#[derive(Debug, Default)]
+struct Numbered {
     layers: Vec<LayerSpec>,
     available: Vec<String>,
     groups: usize,
+    /// Kinds of other parameters that the model has.
+    found: Vec<AlsoTracked>,
 }
 
 /// A tensor that several layers read: they share its covariance if they have the same bias setting.
@@ -79,64 +121,79 @@ pub(super) struct SharedInput {
 impl<'a> Tracking<'a> {
     /// Nothing tracked yet.
     pub(super) fn new(selection: &'a LayerSelection) -> Self {
-        Self { selection, layers: vec![], available: vec![], groups: 0 }
+        Self { selection, numbered: RefCell::default() }
     }
 
     /// The number of this layer if the selection tracks it.
     pub(super) fn layer(
-        &mut self,
+        &self,
         name: &str,
         outputs: usize,
         inputs: usize,
         bias: bool,
         input: &mut SharedInput,
     ) -> Option<LayerId> {
-        self.add(name, outputs, inputs, bias, input, true)
+        self.numbered.borrow_mut().available.push(name.to_owned());
+        self.selection.tracks(name, true).then(|| self.add(name, outputs, inputs, bias, input))
     }
 
-    /// The number of a layer outside the blocks, which is tracked only if a pattern names it.
-    pub(super) fn outer_layer(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
-        self.add(name, outputs, inputs, bias, &mut SharedInput::default(), false)
+    /// The number of a layer outside the blocks, which is tracked only if a pattern names it or heads are asked for.
+    pub(super) fn outer_layer(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
+        self.numbered.borrow_mut().available.push(name.to_owned());
+        let is_wanted = self.also(AlsoTracked::Head, name) || self.selection.tracks(name, false);
+        is_wanted.then(|| self.add(name, outputs, inputs, bias, &mut SharedInput::default()))
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-        bias: bool,
-        input: &mut SharedInput,
-        by_default: bool,
-    ) -> Option<LayerId> {
-        self.available.push(name.to_owned());
-        if !self.selection.tracks(name, by_default) {
-            return None;
+    /// The number of a vector of parameters, which is tracked only if norms are asked for: a layer of one input.
+    pub(super) fn vector(&self, name: &str, width: usize) -> Option<LayerId> {
+        self.also(AlsoTracked::Norms, name).then(|| {
+            self.numbered.borrow_mut().available.push(name.to_owned());
+            self.add(name, width, 1, false, &mut SharedInput::default())
+        })
+    }
+
+    /// Whether parameters of this kind are asked for, these among them.
+    fn also(&self, kind: AlsoTracked, name: &str) -> bool {
+        let is_wanted = self.selection.also.contains(&kind);
+        if is_wanted {
+            self.numbered.borrow_mut().found.push(kind);
         }
+        is_wanted && !self.selection.skips(name)
+    }
+
+    fn add(&self, name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput) -> LayerId {
+        let mut numbered = self.numbered.borrow_mut();
         let input_group = *input.groups[usize::from(bias)].get_or_insert_with(|| {
-            self.groups += 1;
-            self.groups - 1
+            numbered.groups += 1;
+            numbered.groups - 1
         });
-        self.layers.push(LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group });
-        Some(LayerId(self.layers.len() - 1))
+        numbered.layers.push(LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group });
+        LayerId(numbered.layers.len() - 1)
     }
 
     /// How many layers are tracked so far.
     pub(super) fn count(&self) -> usize {
-        self.layers.len()
+        self.numbered.borrow().layers.len()
     }
 
     /// The tracked layers.
     ///
     /// # Errors
-    /// [`LoadError::NoLayers`] if there is none, or if a pattern matched nothing.
+    /// [`LoadError::NoLayers`] if there is none, if a pattern matched nothing, or if the model has nothing of a kind that
+    /// was asked for.
     pub(super) fn finish(self) -> Result<Vec<LayerSpec>, LoadError> {
-        let names = || self.available.iter().map(String::as_str);
+        let Numbered { layers, available, found, .. } = self.numbered.into_inner();
+        let names = || available.iter().map(String::as_str);
+        let absent = self.selection.also.iter().find(|kind| !found.contains(kind));
         let reason = match (unmatched(&self.selection.include, names), unmatched(&self.selection.skip, names)) {
             (Some(pattern), _) | (None, Some(pattern)) => format!("the pattern `{pattern}` matches no linear layer"),
-            (None, None) if self.layers.is_empty() => "every linear layer is skipped".to_owned(),
-            (None, None) => return Ok(self.layers),
+            (None, None) if layers.is_empty() => "every linear layer is skipped".to_owned(),
+            (None, None) => match absent {
+                None => return Ok(layers),
+                Some(kind) => format!("this model has no {} that could be tracked", kind.name()),
+            },
         };
-        Err(LoadError::NoLayers { reason, available: self.available })
+        Err(LoadError::NoLayers { reason, available })
     }
 }
 
@@ -147,7 +204,7 @@ mod tests {
     fn tracked(include: &[&str], skip: &[&str]) -> Result<Vec<LayerSpec>, LoadError> {
         let own = |patterns: &[&str]| patterns.iter().map(|&pattern| pattern.to_owned()).collect::<Vec<_>>();
         let selection = LayerSelection::new(&own(include), &own(skip))?;
-        let mut tracking = Tracking::new(&selection);
+        let tracking = Tracking::new(&selection);
         let mut input = SharedInput::default();
         tracking.layer("h.0.attn.q", 4, 3, true, &mut input);
         tracking.layer("h.0.attn.k", 2, 3, true, &mut input);

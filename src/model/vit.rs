@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::separate;
 use super::body::{Body, Loaded};
+use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::config::Config;
 use super::decoder;
 use super::decoder::{Block as _, Blocks};
@@ -21,10 +22,9 @@ use super::images::{self, ImageBatch, pair};
 use super::layout::Layout;
 use super::limits::Limits;
 use super::load_options::LoadOptions;
-use super::norms::StoredLayerNorm;
+use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
-use super::source::{Source, StoredTensor};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{
@@ -32,7 +32,7 @@ use crate::curvature::{
     backward_through,
 };
 use crate::data::{Batch, ImageSize, RowLimits, RowShape};
-use crate::nn::{Activation, Attention, LayerNorm, Mask};
+use crate::nn::{Activation, Attention, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "vit",
@@ -149,6 +149,8 @@ struct Vit {
     /// Whether each block has tracked layers.
     tracked: Vec<bool>,
     layernorm: Held<StoredLayerNorm>,
+    /// Whether vectors of the last norm are tracked.
+    norm_is_tracked: bool,
     classifier: Sequence,
     dtype: DType,
     device: Device,
@@ -203,12 +205,12 @@ impl Embeddings {
 
 impl decoder::Block<Positions> for Block {
     fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let y = self.layernorm_before.trace(x)?;
+        let y = self.layernorm_before.trace(x, taps)?;
         let q = self.query.trace(&y, taps)?; // [R, D]
         let k = self.key.trace(&y, taps)?;
         let v = self.value.trace(&y, taps)?;
         let x = x.add(&self.output.trace(&self.attention.trace(&q, &k, &v, positions, None)?, taps)?)?;
-        let inner = self.activation.trace(&self.fc1.trace(&self.layernorm_after.trace(&x)?, taps)?)?; // [R, I]
+        let inner = self.activation.trace(&self.fc1.trace(&self.layernorm_after.trace(&x, taps)?, taps)?)?; // [R, I]
         x.add(&self.fc2.trace(&inner, taps)?)
     }
 }
@@ -230,8 +232,8 @@ impl Body for Vit {
             Tracked { section, has_layers }
         };
         let blocks: Vec<_> = self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect();
-        let norm = Taped(|x: &Traced, _: &TapRecorder| self.layernorm.get()?.trace(x));
-        let norm = Tracked { section: norm, has_layers: false };
+        let norm = Taped(|x: &Traced, taps: &TapRecorder| self.layernorm.get()?.trace(x, taps));
+        let norm = Tracked { section: norm, has_layers: self.norm_is_tracked };
         let mut sections: Vec<&dyn Section> = vec![&embeddings];
         sections.extend(blocks.iter().map(|block| block as &dyn Section));
         sections.push(&norm);
@@ -250,7 +252,7 @@ impl Body for Vit {
         for block in &self.blocks {
             x = block.get()?.trace(&x, &batch.positions, &taps)?;
         }
-        self.classifier.logits(self.layernorm.get()?.trace(&x)?.value(), batch)
+        self.classifier.logits(self.layernorm.get()?.trace(&x, &taps)?.value(), batch)
     }
 
     fn check(&self) -> Result<(), LoadError> {
@@ -333,19 +335,19 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let patches = (height / down) * (length / across);
     let (labels, task) = images::labels(config)?;
 
-    let source = Source::new(weights, NAMES.prefix_in(weights), config, options);
+    let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
     let residence = options.residence;
-    let mut tracking = Tracking::new(&options.selection);
+    let tracking = Tracking::new(&options.selection);
     let kernel = [channels, down, across];
     let embeddings = StoredEmbeddings {
-        projection: source.outer_convolution(&mut tracking, PROJECTION, width, kernel, true)?,
+        projection: source.outer_convolution(&tracking, PROJECTION, width, kernel, true)?,
         cls_token: source.tensor(NAMES.before[0], &[1, 1, width])?,
         position_embeddings: source.tensor(NAMES.before[1], &[1, 1 + patches, width])?,
     };
     let tracks_projection = embeddings.projection.layer.is_some();
-    let norm = |name: &str| StoredLayerNorm::new(&source, name, width, epsilon);
-    let mut linear = |name: &str, sizes: [usize; 2], bias: bool, input: &mut SharedInput| {
-        source.linear(&mut tracking, name, sizes, bias, Layout::OutputsFirst, input)
+    let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, width, epsilon);
+    let linear = |name: &str, sizes: [usize; 2], bias: bool, input: &mut SharedInput| {
+        source.linear(&tracking, name, sizes, bias, Layout::OutputsFirst, input)
     };
     let blocks = Blocks::new(&source, blocks, |n| {
         let mut qkv = SharedInput::default();
@@ -368,13 +370,15 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
             norms: [norm(&before)?, norm(&after)?],
         })
     })?;
+    let before = tracking.count();
     let layernorm = norm("layernorm")?;
+    let norm_is_tracked = tracking.count() > before;
     let head = StoredSequence {
         pooling: Pooling::First,
         steps: vec![Step::Linear { name: NAMES.heads[0], sizes: [labels.outputs, width], bias: true }],
         outputs: labels.outputs,
     };
-    let classifier = head.load(&source, &mut tracking, residence)?;
+    let classifier = head.load(&source, &tracking, residence)?;
     let patch = (channels * down * across) as u64;
     let footprint = Footprint {
         parameters: source.sizes().parameters,
@@ -394,6 +398,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         blocks: blocks.stored.into_iter().map(|block| Held::new(block, residence)).collect::<Result<_, _>>()?,
         tracked,
         layernorm: Held::new(layernorm, residence)?,
+        norm_is_tracked,
         classifier,
         dtype: options.dtype,
         device: options.device.clone(),

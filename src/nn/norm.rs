@@ -62,6 +62,14 @@ impl LayerNorm {
         }
     }
 
+    /// `(x - mean(x)) / √(var(x) + ε)`, which the weights multiply.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit.
+    pub fn normalised(&self, x: &Tensor) -> Result<Tensor> {
+        Self { weight: self.weight.ones_like()?, bias: None, epsilon: self.epsilon }.forward(x)
+    }
+
     fn op(&self, x: &Tensor) -> Result<Norm> {
         norm(x, Origin::Mean, &self.weight, 0.0, self.bias.as_ref(), self.epsilon)
     }
@@ -160,6 +168,14 @@ impl RmsNorm {
                 Traced::composed_with([x], |[x]| self.forward_heads_with(x, composed), TangentRule::Each(&tangent))
             }
         }
+    }
+
+    /// `x / √(mean(x²) + ε)` of every D features by themselves, which the weights multiply.
+    ///
+    /// # Errors
+    /// If rows are no multiple of D, or types do not fit.
+    pub fn normalised_heads(&self, x: &Tensor) -> Result<Tensor> {
+        Self { weight: self.weight.ones_like()?, epsilon: self.epsilon, offset: 0.0 }.forward_heads(x)
     }
 
     fn check_heads(&self, x: &Tensor) -> Result<()> {

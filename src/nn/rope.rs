@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::Hint;
+
 /// What can be wrong with the rotary part of a `config.json`.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -40,9 +42,8 @@ pub enum RopeError {
     },
 }
 
-impl RopeError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for RopeError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::UnknownType { .. } => {
                 format!("supported types: {}", RopeConfig::TYPES.map(|t| format!("`{t}`")).join(", "))

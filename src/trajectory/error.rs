@@ -8,6 +8,7 @@ use super::optimizer_state::error::OptimizerStateError;
 use super::token_counts::TokenComparison;
 use super::torch_error::TorchFileError;
 use super::warning::first_few;
+use crate::Hint;
 use crate::model::LoadError;
 
 /// Why a description of training on disk cannot be turned into a trajectory.
@@ -415,9 +416,8 @@ fn counted(n: usize, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
-impl ReadError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ReadError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { .. } => "check the path and its permissions".to_string(),
             Self::LoggedRate { .. } => {

@@ -74,6 +74,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::Hint;
     use crate::curvature::Network;
     use crate::model::{LoadOptions, Model};
     use crate::trajectory::request::TrajectoryRequest;

@@ -333,6 +333,7 @@ fn difference(what: String, found: String, hint: String) -> Option<Difference> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
 
     fn treatment() -> TextTreatment {
         TextTreatment {

@@ -140,7 +140,7 @@ struct Checkpoint {
 /// contradicts another.
 pub fn read(file: &Path) -> Result<Vec<Reading>, ReadError> {
     let text = read_text(file, MAX_TOML)?;
-    let source = Source { file, text: &text };
+    let source = TomlText { file, text: &text };
     let has_stages = toml::from_str::<toml::Table>(&text).map_err(|error| source.syntax(&error))?.contains_key("stage");
     if !has_stages {
         let stage: Stage = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
@@ -156,12 +156,12 @@ pub fn read(file: &Path) -> Result<Vec<Reading>, ReadError> {
 }
 
 /// The file, for messages.
-struct Source<'a> {
+struct TomlText<'a> {
     file: &'a Path,
     text: &'a str,
 }
 
-impl Source<'_> {
+impl TomlText<'_> {
     fn at(&self, offset: usize, message: String) -> ReadError {
         ReadError::Toml { file: self.file.to_path_buf(), line: self.line(offset), message }
     }

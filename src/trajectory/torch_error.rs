@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::pickle::PickleError;
+use crate::Hint;
 
 /// Why a file is not a torch file that we read.
 #[derive(Debug, thiserror::Error)]
@@ -132,9 +133,8 @@ pub enum TorchProblem {
     },
 }
 
-impl TorchFileError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for TorchFileError {
+    fn hint(&self) -> Option<String> {
         Some(match self.problem {
             TorchProblem::OldFormat | TorchProblem::Tar | TorchProblem::ByteOrder { .. } => {
                 "load it with torch 1.6 or later on a little-endian machine and save it again: `torch.save(torch.load(PATH, map_location=\"cpu\"), PATH)`"

@@ -132,6 +132,7 @@ mod tests {
 
     use super::super::golden;
     use super::*;
+    use ascribe_curvature::Hint;
 
     fn with_seeds(every: &[Vec<f32>], subsets: usize, queries: usize) -> Outcomes {
         // `every`: one [J, Q] matrix for each seed.

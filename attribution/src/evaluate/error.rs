@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use ascribe_curvature::Hint;
+
 /// What can go wrong when scores are compared with what is known.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -262,9 +264,8 @@ pub enum EvaluateError {
     },
 }
 
-impl EvaluateError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for EvaluateError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::MissingTensor { tensor, present, .. }
                 if tensor == "mask" && present.iter().any(|name| name == "removed") =>

@@ -211,6 +211,7 @@ pub(super) fn require_finite_row(what: &str, row: &[f32]) -> Result<(), Evaluate
 mod tests {
     use super::super::golden;
     use super::*;
+    use ascribe_curvature::Hint;
 
     #[test]
     fn predictions_are_sums_over_kept_examples_in_one_part_or_many() {

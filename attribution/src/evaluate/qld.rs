@@ -69,6 +69,7 @@ pub fn qld(removals: &Removals, query: &[usize], bootstrap: Bootstrap) -> Result
 mod tests {
     use super::super::{SeedOutcomes, Subsets};
     use super::*;
+    use ascribe_curvature::Hint;
 
     #[test]
     fn each_query_is_held_against_its_fall_in_the_removals_of_others() {

@@ -202,6 +202,7 @@ pub fn rank_of(scores: &[f32], m: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ascribe_curvature::Hint;
 
     fn strings(ids: &[&str]) -> Vec<String> {
         ids.iter().map(|id| (*id).to_owned()).collect()

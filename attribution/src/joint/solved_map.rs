@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Factors, LayerSpec, Spectrum};
+use ascribe_curvature::{Damping, Factors, LayerId, LayerSpec, Spectrum};
 
 use super::subspace::{groups, spectra};
 use super::vectors::put_solution;
@@ -65,14 +65,14 @@ impl<'a, 's, T: Real> SolvedMap<'a, 's, T> {
 }
 
 impl<T: Real> VectorSink<T> for SolvedMap<'_, '_, T> {
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+    fn put(&mut self, leg: usize, layer: LayerId, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
         let Some(gradients) = found.vectors().full() else {
             return Err(Error::Refinement("the gradients are not whole".into()));
         };
-        let (mut vectors, spec, factors) = (gradients.to_vec(), &self.specs[layer], &self.factors.layers[layer]);
+        let (mut vectors, spec, factors) = (gradients.to_vec(), &self.specs[layer.0], &self.factors.layers[layer.0]);
         factors.rotate(&mut vectors, spec);
-        self.functions[layer].scale(&mut vectors);
+        self.functions[layer.0].scale(&mut vectors);
         factors.rotate_back(&mut vectors, spec);
-        put_solution(self.sink, (leg, layer), queries, vectors, self.specs, self.factors)
+        put_solution(self.sink, (leg, layer.0), queries, vectors, self.specs, self.factors)
     }
 }

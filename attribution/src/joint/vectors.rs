@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Factors, LayerSpec, Vectors};
+use ascribe_curvature::{Damping, Factors, LayerId, LayerSpec, Vectors};
 
 use super::block::Block;
 use crate::leg_product::LegProduct;
@@ -21,7 +21,7 @@ pub(super) fn unit_gradients<T: Real>(
 ) -> Result<(Block<T>, Vec<f64>), Error> {
     let mut q = Block { count: queries.len(), layers: Vec::with_capacity(specs.len()) };
     for (l, spec) in specs.iter().enumerate() {
-        match gradients.vectors(0, l)? {
+        match gradients.vectors(0, LayerId(l))? {
             Vectors::Full(all) => {
                 let size = spec.parameters();
                 q.layers.push(all[queries.start * size..queries.end * size].to_vec());
@@ -75,5 +75,5 @@ pub(super) fn put_solution<T: Real>(
         VectorForm::Full => LegProduct { vectors, spec, place: None },
         VectorForm::LowRank(_) => LegProduct::of_standard_basis(vectors, spec, &factors.layers[l]),
     };
-    sink.put(leg, l, queries, &product.into_form(form)?)
+    sink.put(leg, LayerId(l), queries, &product.into_form(form)?)
 }

@@ -172,6 +172,7 @@ fn elementwise<T: Real>(vectors: &mut [T], by: &Matrix<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ascribe_curvature::Hint;
 
     fn layer() -> LayerSpec {
         LayerSpec { name: "fc".into(), outputs: 2, inputs: 2, bias: true, input_group: 0 }

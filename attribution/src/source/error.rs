@@ -1,5 +1,7 @@
 //! Why a walk over a training run cannot be built.
 
+use ascribe_curvature::Hint;
+
 /// Why a walk over training cannot be built.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -90,9 +92,8 @@ pub enum SourceError {
     Weights(f64),
 }
 
-impl SourceError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for SourceError {
+    fn hint(&self) -> Option<String> {
         Some(
             match self {
                 Self::NoSecondMoments { .. } => {

@@ -223,6 +223,7 @@ fn with_own(
 mod tests {
     use super::*;
     use crate::store::{Dtype, KeyBuilder, Writer};
+    use ascribe_curvature::Hint;
     use std::fs;
 
     const KIND: &str = "query-vectors";

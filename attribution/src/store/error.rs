@@ -4,6 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ascribe_curvature::Hint;
+
 use super::{Dtype, Key, Shard};
 
 /// What can go wrong while a run folder is read or written.
@@ -344,9 +346,10 @@ impl StoreError {
             _ => Self::Io { action, file: file.to_owned(), source },
         }
     }
+}
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for StoreError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Damaged { file } if !is_cache(file) => Some(
                 "the disk or a program changed it after it was written; delete it and run the job again: what is intact is used again"

@@ -206,6 +206,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ascribe_curvature::Hint;
 
     fn key(seed: u64) -> Key {
         KeyBuilder::new("job", 1).field("seed", seed).finish()

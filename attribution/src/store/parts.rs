@@ -300,6 +300,7 @@ fn parse_name(name: &str, kind: &str) -> Option<PartName> {
 mod tests {
     use super::*;
     use crate::store::{KeyBuilder, Shard, Writer};
+    use ascribe_curvature::Hint;
     use proptest::prelude::*;
     use tempfile::TempDir;
 

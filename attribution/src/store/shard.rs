@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use ascribe_curvature::Hint;
+
 /// Shard `index` of `count`, counted from 1 and written `2/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Shard {
@@ -31,9 +33,8 @@ pub enum ShardError {
     },
 }
 
-impl ShardError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ShardError {
+    fn hint(&self) -> Option<String> {
         match self {
             Self::Format { .. } => Some("write `i/n`, such as `2/8` for the second of eight".to_owned()),
             Self::Range { count: 0, .. } => Some("there must be at least one shard: `1/1`".to_owned()),

@@ -205,6 +205,7 @@ impl Coverage {
 mod tests {
     use super::*;
     use crate::store::{Dtype, TensorFile};
+    use ascribe_curvature::Hint;
     use proptest::prelude::*;
 
     fn metadata() -> Metadata {

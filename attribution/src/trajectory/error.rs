@@ -1,5 +1,7 @@
 //! Why numbers do not describe a training run.
 
+use ascribe_curvature::Hint;
+
 /// Why numbers do not describe a training run.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -161,9 +163,8 @@ pub enum TrajectoryError {
     },
 }
 
-impl TrajectoryError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for TrajectoryError {
+    fn hint(&self) -> Option<String> {
         use TrajectoryError as E;
         Some(match self {
             E::UnsupportedOptimizer { .. } => {

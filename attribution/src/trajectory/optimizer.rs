@@ -154,6 +154,7 @@ impl std::fmt::Display for Optimizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ascribe_curvature::Hint;
 
     fn sgd(momentum: f64, dampening: f64, nesterov: bool) -> Optimizer {
         Optimizer::Sgd { momentum, dampening, nesterov, weight_decay: 0.0 }

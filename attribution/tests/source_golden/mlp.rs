@@ -11,7 +11,8 @@ use ascribe_attribution::{
 };
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
-    Eigenpairs, Factors, LambdaSum, LayerSpec, Measurement, Network, Objective, Reduction, SpectralFn, Spectrum,
+    Eigenpairs, Factors, LambdaSum, LayerId, LayerSpec, Measurement, Network, Objective, Reduction, SpectralFn,
+    Spectrum,
 };
 use candle_core::DType;
 use serde_json::Value;
@@ -108,7 +109,10 @@ impl<T: Real> Run<T> {
         let of_query = |leg: usize, q: usize| {
             let part = |l: usize| {
                 let size = layers[l].parameters();
-                wide(&vectors.vectors(leg, l).expect("in memory").full().expect("whole")[q * size..(q + 1) * size])
+                wide(
+                    &vectors.vectors(leg, LayerId(l)).expect("in memory").full().expect("whole")
+                        [q * size..(q + 1) * size],
+                )
             };
             (0..layers.len()).flat_map(part).collect::<Vec<f64>>()
         };

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use ascribe_attribution::source::{Conditioner, LegCurvature, SourceError, SourceForm, SourceLeg, SourceOptions};
 use ascribe_attribution::trajectory::{LossScale, Optimizer, Segment, StageNumbers, TrainedLayers, TrainingStage};
 use ascribe_attribution::{Buffer, Leg, LegFn, Walk};
+use ascribe_curvature::Hint;
 use ascribe_curvature::{CurvatureKind, Eigenbasis, Eigenpairs, Factors, LayerFactors, LayerSpec, Matrix, SpectralFn};
 use serde_json::Value;
 

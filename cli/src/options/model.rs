@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ascribe::job::{CheckpointsRequest, Job, Precision};
-use ascribe::model::AdapterMode;
+use ascribe::model::{AdapterMode, AlsoTracked};
 use clap::Args;
 
 use super::values::one_of;
@@ -41,6 +41,12 @@ pub(crate) struct ModelOptions {
     /// Leave out layers whose name matches this glob; may be repeated
     #[arg(long, value_name = "GLOB")]
     skip_layers: Vec<String>,
+    /// Track other parameters beside these layers; several with commas [default: none of them]
+    #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = one_of::<AlsoTracked>(&[
+        ("norms", "factors and biases of norms, each vector a layer with a curvature of its own"),
+        ("head", "the layer that gives logits or classes; of one tied to the embedding, its part of their gradient"),
+    ]))]
+    track: Vec<AlsoTracked>,
     /// Type of the arithmetic [default: f32]
     ///
     /// Scores in f32 agree with f64 to about four digits; sums over batches are in f64 anyway.
@@ -77,6 +83,9 @@ impl ModelOptions {
         }
         if !self.skip_layers.is_empty() {
             model.skip_layers.clone_from(&self.skip_layers);
+        }
+        if !self.track.is_empty() {
+            model.track.clone_from(&self.track);
         }
         model.dtype = self.dtype.unwrap_or(model.dtype);
     }

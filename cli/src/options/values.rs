@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use ascribe::Hint;
 use ascribe::attribution::store::Shard;
 use ascribe::job::Measure;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};

@@ -262,7 +262,8 @@ pub(super) fn of(run: &RunFolder, agreements: &[Agreement]) -> Vec<Caution> {
             counted(summary.tracked_parameters, "weights"),
             counted(summary.layers.len() as u64, "linear layers")
         ),
-        match run.job.model.layers.is_empty() && run.job.model.skip_layers.is_empty() {
+        match run.job.model.layers.is_empty() && run.job.model.skip_layers.is_empty() && run.job.model.track.is_empty()
+        {
             true => "What an example changed in embeddings, norms and other weights is not in its score.",
             false => "They were chosen for this run; what an example changed in other weights is not in its score.",
         },

@@ -13,4 +13,5 @@ pub(crate) mod slices;
 pub(crate) mod tangent;
 pub(crate) mod tap;
 pub(crate) mod tape;
+pub(crate) mod vector;
 pub(crate) mod window;

@@ -29,7 +29,7 @@ pub use self::report::ChatReport;
 use self::template::Template;
 use super::document::Document;
 use super::encoder::Encoder;
-use super::excerpt::Source;
+use super::excerpt::ExcerptOf;
 use super::line_problem::LineProblem;
 use super::tokenizer::Tokenizer;
 
@@ -86,7 +86,7 @@ impl Chat {
         count(&self.by_prefixes, by_prefixes);
         count(&self.parted, parted);
         count(&self.renamed, conversation.renamed);
-        let source = Source::prompted(&excerpt.0, &excerpt.1);
+        let source = ExcerptOf::prompted(&excerpt.0, &excerpt.1);
         Ok(Some(Document {
             id: id.cloned(),
             metadata: std::mem::take(fields),

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
+
 /// Why a conversation cannot be turned into tokens.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -125,9 +127,8 @@ pub enum ChatProblem {
     },
 }
 
-impl ChatProblem {
-    /// What to do about it, in one sentence.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for ChatProblem {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoTemplate { .. } => "give the template that training had with `--chat-template FILE`".into(),
             Self::BrokenTemplate { .. } => "give another with `--chat-template FILE`".into(),

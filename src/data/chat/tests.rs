@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::*;
+use crate::Hint;
 use crate::data::{
     DataError, DataOptions, Dataset, Format, FromTokenizer, Kind, ModelLimits, ReadReport, Role, Specials, Which,
     read_tokens_from,

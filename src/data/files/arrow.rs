@@ -22,7 +22,7 @@ use arrow_ipc::{Message, RecordBatch as BatchMessage, root_as_message};
 use arrow_schema::{ArrowError, DataType, Schema, TimeUnit};
 use serde_json::{Map, Number, Value};
 
-use super::row::{Bounds, Content, Row, Source, shortest};
+use super::row::{Bounds, Content, Row, RowReader, shortest};
 use crate::data::error::DataError;
 use crate::data::guarded::guarded;
 use crate::data::line_problem::LineProblem;
@@ -191,7 +191,7 @@ impl<'a, R: BufRead> Arrow<'a, R> {
     }
 }
 
-impl<R: BufRead> Source for Arrow<'_, R> {
+impl<R: BufRead> RowReader for Arrow<'_, R> {
     fn fail(&self, row: usize, problem: LineProblem) -> DataError {
         DataError::Row { file: self.file.to_owned(), row, problem }
     }

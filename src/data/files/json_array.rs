@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::form::UTF8_MARK;
 use super::lines::Lines;
-use super::row::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, RowReader};
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
 
@@ -17,7 +17,7 @@ pub(super) fn array_or_lines<'a>(
     mut reader: impl BufRead + 'a,
     file: &'a Path,
     bounds: Bounds,
-) -> Box<dyn Source + 'a> {
+) -> Box<dyn RowReader + 'a> {
     // What stands before an array may be the mark of UTF-8 and white space. More white space than a buffer holds is
     // counted as lines are; an error of reading is met again there, and reported.
     let first = reader.fill_buf().ok().and_then(|buffer| {
@@ -112,7 +112,7 @@ fn scalar(first: u8) -> &'static str {
     }
 }
 
-impl<R: BufRead> Source for Array<'_, R> {
+impl<R: BufRead> RowReader for Array<'_, R> {
     fn fail(&self, row: usize, problem: LineProblem) -> DataError {
         DataError::Row { file: self.file.to_owned(), row, problem }
     }

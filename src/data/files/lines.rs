@@ -3,7 +3,7 @@
 use std::io::{BufRead, Read};
 use std::path::Path;
 
-use super::row::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, RowReader};
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
 
@@ -23,7 +23,7 @@ impl<'a, R: BufRead> Lines<'a, R> {
     }
 }
 
-impl<R: BufRead> Source for Lines<'_, R> {
+impl<R: BufRead> RowReader for Lines<'_, R> {
     fn fail(&self, line: usize, problem: LineProblem) -> DataError {
         DataError::Line { file: self.file.to_owned(), line, problem }
     }

@@ -26,7 +26,7 @@ pub use form::Format;
 pub(super) use row::{Bounds, Row};
 pub use several::expand;
 
-use self::row::{Content, Source};
+use self::row::{Content, RowReader};
 use super::columns::Columns;
 use super::error::DataError;
 use super::line_problem::LineProblem;
@@ -71,7 +71,7 @@ pub fn first_row(path: &Path, columns: &Columns) -> Option<Map<String, Value>> {
 
 /// The rows of a file, a chunk at a time.
 pub(super) struct Rows<'a> {
-    source: Box<dyn Source + 'a>,
+    source: Box<dyn RowReader + 'a>,
     bounds: Bounds,
     /// A row that was read and did not fit into its chunk.
     pending: Option<Row>,
@@ -117,7 +117,7 @@ impl<'a> Rows<'a> {
         chosen: &'a Columns,
         bounds: Bounds,
     ) -> Result<Self, DataError> {
-        let source: Box<dyn Source + 'a> = match format {
+        let source: Box<dyn RowReader + 'a> = match format {
             Format::JsonLines => Box::new(lines::Lines::new(reader, file, bounds, Content::Json)),
             Format::Text => Box::new(lines::Lines::new(reader, file, bounds, Content::Text)),
             Format::Json => json_array::array_or_lines(reader, file, bounds),

@@ -12,7 +12,7 @@ use parquet::record::{Field, Row as Record};
 use serde_json::{Map, Number, Value};
 
 use super::parquet_pages;
-use super::row::{Bounds, Content, Row, Source, shortest};
+use super::row::{Bounds, Content, Row, RowReader, shortest};
 use crate::data::error::DataError;
 use crate::data::guarded::guarded;
 use crate::data::line_problem::LineProblem;
@@ -53,7 +53,7 @@ fn broken(file: &Path, rows: usize, error: Box<dyn std::error::Error + Send + Sy
     DataError::Table { file: file.to_owned(), form: "Parquet", rows, message }
 }
 
-impl Source for Parquet<'_> {
+impl RowReader for Parquet<'_> {
     fn fail(&self, row: usize, problem: LineProblem) -> DataError {
         DataError::Row { file: self.file.to_owned(), row, problem }
     }

@@ -112,7 +112,7 @@ pub(super) fn shortest(value: f32) -> Value {
 }
 
 /// The rows of one file, one after the other.
-pub(super) trait Source {
+pub(super) trait RowReader {
     /// What is wrong with a row, at its place.
     fn fail(&self, number: usize, problem: LineProblem) -> DataError;
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
-use super::row::{Bounds, Content, Row, Source};
+use super::row::{Bounds, Content, Row, RowReader};
 use crate::data::columns::Columns;
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
@@ -130,7 +130,7 @@ impl<R: Read> Table<'_, R> {
     }
 }
 
-impl<R: Read> Source for Table<'_, R> {
+impl<R: Read> RowReader for Table<'_, R> {
     fn fail(&self, row: usize, problem: LineProblem) -> DataError {
         DataError::Row { file: self.file.to_owned(), row, problem }
     }

@@ -1,5 +1,6 @@
 //! What is wrong with an image, or with the file that says what becomes of images.
 
+use crate::Hint;
 use crate::foreign_file::size;
 
 /// What is wrong with an image.
@@ -62,19 +63,17 @@ pub enum ImageProblem {
     },
 }
 
-impl ImageProblem {
-    /// What to do.
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Read(_) => Some("names in a table are those of files relative to the table's folder"),
-            Self::Form | Self::Broken { .. } => Some("convert the image to PNG or JPEG, or take it out of the data"),
-            Self::TooLarge { .. } => Some("resize the image, or raise `--memory`"),
-            Self::Pixels { .. } => Some("convert it as training did, for example with Pillow's `convert(\"RGB\")`"),
-            Self::Channels { .. } => Some("give a safetensors file with `inputs` as the model sees them"),
-            Self::SmallerThanCrop { .. } => Some("let the image processor resize images first: `size` and `do_resize`"),
-            Self::Size { .. } => {
-                Some("let the image processor resize images: `size`, and `crop_size` where sides differ")
-            }
-        }
+impl Hint for ImageProblem {
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Read(_) => "names in a table are those of files relative to the table's folder",
+            Self::Form | Self::Broken { .. } => "convert the image to PNG or JPEG, or take it out of the data",
+            Self::TooLarge { .. } => "resize the image, or raise `--memory`",
+            Self::Pixels { .. } => "convert it as training did, for example with Pillow's `convert(\"RGB\")`",
+            Self::Channels { .. } => "give a safetensors file with `inputs` as the model sees them",
+            Self::SmallerThanCrop { .. } => "let the image processor resize images first: `size` and `do_resize`",
+            Self::Size { .. } => "let the image processor resize images: `size`, and `crop_size` where sides differ",
+        };
+        Some(text.to_owned())
     }
 }

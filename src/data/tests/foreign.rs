@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Hint;
 
 /// Why a file cannot be read, below the message and the hint.
 fn causes<T>(result: Result<T, DataError>) -> String {

@@ -18,6 +18,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::Hint;
 
 /// Limits of a model with the small tokenizer's vocabulary.
 const LIMITS: ModelLimits = ModelLimits { vocabulary: 12, max_positions: Some(8), decoder: None, masked: None };

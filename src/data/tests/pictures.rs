@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 
 use super::*;
+use crate::Hint;
 
 /// Images that are stored without loss; the others are JPEG, whose decoders differ by a few levels.
 const EXACT: usize = 4;

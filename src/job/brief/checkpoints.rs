@@ -50,7 +50,9 @@ impl Checkpoints {
         let [(first, _), .., (last, _)] = self.list.as_slice() else { return None };
         let (first, last) = (Weights::open_trained(first).ok()?, Weights::open_trained(last).ok()?);
         let layers: Vec<&str> = layers.collect();
-        let is_untrained = |layer: &&str| first.same(&last, &format!("{layer}.weight"));
+        // the vector of a norm's biases is the layer of its own tensor's name
+        let tensor = |layer: &str| if layer.ends_with(".bias") { layer.to_owned() } else { format!("{layer}.weight") };
+        let is_untrained = |layer: &&str| first.same(&last, &tensor(layer));
         let untrained: Vec<String> = layers.iter().copied().filter(is_untrained).map(str::to_owned).collect();
         if untrained.is_empty() {
             return None;

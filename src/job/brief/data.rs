@@ -43,16 +43,16 @@ impl Examples<Batch> for InBatches<'_> {
     }
 }
 
-/// Batches of at most so many examples: every one of them has a whole gradient in memory.
+/// Batches with an upper bound on their examples, for passes that keep the whole gradient of every example of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::job) struct Few<'a> {
+pub(in crate::job) struct SmallBatches<'a> {
     /// The batches that are cut further.
     pub batches: InBatches<'a>,
     /// Examples of a batch.
     pub at_most: usize,
 }
 
-impl Examples<Batch> for Few<'_> {
+impl Examples<Batch> for SmallBatches<'_> {
     fn len(&self) -> usize {
         self.batches.len()
     }

@@ -39,7 +39,8 @@ pub(in crate::job) fn source_job() -> Job {
 
 /// The brief of a job, whose data and training may be changed before its answers are made.
 pub(in crate::job) fn brief(job: Job, change: impl FnOnce(&mut Training)) -> Brief {
-    let selection = LayerSelection::new(&job.model.layers, &job.model.skip_layers).expect("globs");
+    let selection =
+        LayerSelection::new(&job.model.layers, &job.model.skip_layers).expect("globs").and(&job.model.track);
     let options = LoadOptions { selection, ..LoadOptions::default() };
     let folder = match &job.source {
         None => fixtures().join("mlp-tiny"),

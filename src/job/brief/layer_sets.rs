@@ -231,6 +231,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
     use crate::job::request::Several;
 
     fn layers() -> Vec<LayerSpec> {

@@ -12,7 +12,7 @@ use crate::job::request::{
     FitExamples, FormRequest, IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest,
     StoreScores, TokensRequest,
 };
-use crate::model::Limits;
+use crate::model::{AlsoTracked, Limits};
 
 /// The largest rank that can be asked for: no layer has more outputs or inputs.
 const MAX_RANK: usize = 1 << 20;
@@ -71,6 +71,12 @@ fn options<T>(problem: impl Into<OptionText>, hint: impl Into<OptionText>) -> Re
 
 /// Refuses what can be refused without reading a file.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
+    if job.source.is_some() && job.model.track.contains(&AlsoTracked::Norms) {
+        return options(
+            "<track = norms> is for influence functions: Source follows the optimizer through linear layers alone",
+            "leave `norms` out of <track>",
+        );
+    }
     // `job.toml` has to be able to say what was asked
     let trajectory = job.source.as_ref().map(|source| &source.trajectory.path);
     let checkpoints = job.checkpoints.iter().flat_map(|of| of.run.iter().chain(&of.folders));
@@ -558,6 +564,7 @@ pub(in crate::job) fn measure_name(measure: Measure) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
 
     #[test]
     fn bf16_is_refused_where_the_processor_lacks_it() {

@@ -5,7 +5,7 @@ use crate::job::budget::limits::STAYS;
 use crate::job::budget::machine::default_budget;
 use crate::job::budget::mapped::MappedRoom;
 use crate::job::budget::sizes::Sizes;
-use crate::job::budget::stage_memory::{Counts, StageMemory, Way};
+use crate::job::budget::stage_memory::{MemoryCount, PassSetting, StageMemory};
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::model::Residence;
@@ -52,12 +52,12 @@ impl Memory {
         let default = if sizes.limits.has_one_position() { 4096 } else { 2048 };
         let wanted = job.resources.batch_tokens.unwrap_or(default);
         let budget = job.resources.memory.or_else(default_budget);
-        let counts = Counts(sizes);
-        let chosen = |way: Way, groups: Vec<Vec<usize>>, mapped| {
-            let mut stages = counts.stages(way, &groups, mapped);
-            let (solve_block, solve_tangents) = counts.take_block(way, budget, mapped, &mut stages);
-            let token_block = counts.take_token_block(way, budget, mapped, &mut stages);
-            let Way { batch, graphs, residence } = way;
+        let counts = MemoryCount(sizes);
+        let chosen = |setting: PassSetting, groups: Vec<Vec<usize>>, mapped| {
+            let mut stages = counts.stages(setting, &groups, mapped);
+            let (solve_block, solve_tangents) = counts.take_block(setting, budget, mapped, &mut stages);
+            let token_block = counts.take_token_block(setting, budget, mapped, &mut stages);
+            let PassSetting { batch, graphs, residence } = setting;
             let needed = stages.largest();
             Self {
                 batch,
@@ -76,8 +76,8 @@ impl Memory {
         };
         let all: Vec<usize> = (0..sizes.layers.len()).collect();
         let Some(limit) = budget else {
-            let way = Way { batch: wanted, graphs: Graphs::Kept, residence: Residence::Kept };
-            return Ok(chosen(way, vec![all], STAYS));
+            let setting = PassSetting { batch: wanted, graphs: Graphs::Kept, residence: Residence::Kept };
+            return Ok(chosen(setting, vec![all], STAYS));
         };
         let mut best: Option<Self> = None;
         let mut least = u64::MAX;
@@ -87,9 +87,9 @@ impl Memory {
                 (Graphs::Rebuilt, Residence::Kept),
                 (Graphs::Rebuilt, Residence::BySection),
             ] {
-                let way = Way { batch, graphs, residence };
-                let groups = counts.groups(limit, way);
-                let needed = |mapped| counts.stages(way, &groups, mapped).largest();
+                let setting = PassSetting { batch, graphs, residence };
+                let groups = counts.groups(limit, setting);
+                let needed = |mapped| counts.stages(setting, &groups, mapped).largest();
                 let bare = needed(0);
                 least = least.min(bare);
                 if bare > limit || best.as_ref().is_some_and(|best| best.groups.len() <= groups.len()) {
@@ -97,7 +97,7 @@ impl Memory {
                 }
                 // several files may be mapped at a time, each with as much room
                 let mapped = (0..=STAYS).rev().step_by(MAPPED_STEP).find(|&mapped| needed(mapped) <= limit);
-                best = Some(chosen(way, groups, mapped.unwrap_or(0)));
+                best = Some(chosen(setting, groups, mapped.unwrap_or(0)));
             }
         }
         best.ok_or(JobError::Memory { needed: least, budget: limit })

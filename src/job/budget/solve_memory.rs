@@ -6,7 +6,7 @@ use crate::job::brief::{Brief, DRAWS_OF_DIRECTION};
 use crate::job::budget::limits::TANGENTS;
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::{Sizes, SolveSize};
-use crate::job::budget::stage_memory::{Counts, Way};
+use crate::job::budget::stage_memory::{MemoryCount, PassSetting};
 use crate::job::request::{Fisher, SPANNING, Solve};
 use crate::nn::head;
 
@@ -59,9 +59,9 @@ impl Memory {
     }
 }
 
-impl Counts<'_> {
+impl MemoryCount<'_> {
     /// Bytes of a block of so many queries that are solved for in subspaces, beside every pass's own.
-    fn subspace_solve(&self, way: Way, block: usize, mapped: u64) -> u64 {
+    fn subspace_solve(&self, setting: PassSetting, block: usize, mapped: u64) -> u64 {
         let Sizes { layers, number, threads, positions, .. } = *self.0;
         let spanning = SPANNING.len() as u64;
         let block = block as u64;
@@ -76,26 +76,26 @@ impl Counts<'_> {
         let squares = 8 * block * spanning * (spanning * layers.len() as u64 + directions);
         // products of a batch's examples: of each group of layers, and of all
         let length = (positions as u64 / self.0.queries.as_ref().map_or(1, |queries| queries.examples).max(1)).max(1);
-        let examples = (self.rows(way.batch) / length).max(1);
+        let examples = (self.rows(setting.batch) / length).max(1);
         let products = 8 * examples * block * (directions + spanning);
         // a batch's rows, rotated
         let turned = |layer: &LayerSpec| (layer.outputs + layer.columns()) as u64;
-        let turned = number * self.rows(way.batch) * layers.iter().map(turned).max().unwrap_or(0);
-        let beside = self.pass(way, way.batch) + self.packed(way.batch) + turned + self.factors(mapped);
+        let turned = number * self.rows(setting.batch) * layers.iter().map(turned).max().unwrap_or(0);
+        let beside = self.pass(setting, setting.batch) + self.packed(setting.batch) + turned + self.factors(mapped);
         beside.saturating_add(vectors).saturating_add(forms + squares + products)
     }
 
     /// Bytes of a block of so many queries, beside every pass's own.
     pub(in crate::job) fn joint_solve(
         &self,
-        way: Way,
+        setting: PassSetting,
         solve: SolveSize,
         block: usize,
         tangents: usize,
         mapped: u64,
     ) -> u64 {
         if solve.solve == Solve::Subspace {
-            return self.subspace_solve(way, block, mapped);
+            return self.subspace_solve(setting, block, mapped);
         }
         let Sizes { layers, model, number, .. } = self.0;
         let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
@@ -104,7 +104,7 @@ impl Counts<'_> {
         let vectors = ((2 * products + 6 + dampings) * block as u64).saturating_mul(tracked * number);
         let space = products * block as u64;
         let small = (8 * (dampings + 3)).saturating_mul(space.saturating_mul(space));
-        let rows = self.rows(way.batch);
+        let rows = self.rows(setting.batch);
         let widest =
             layers.iter().map(|layer: &LayerSpec| layer.outputs.max(layer.columns()) as u64).max().unwrap_or(1);
         let together = (tangents as u64 / (rows * widest).max(1)).clamp(1, (block as u64).max(1));
@@ -113,20 +113,20 @@ impl Counts<'_> {
         let vocabulary = model.vocabulary;
         let tile = (together * (head::ROWS as u64).min(rows) * vocabulary).min(crate::nn::TILE as u64 + vocabulary);
         let head = number * (4 * tile + if model.tracked_head { 2 * together * rows * vocabulary } else { 0 });
-        let beside = self.pass(way, way.batch) + moving + head + self.factors(mapped);
+        let beside = self.pass(setting, setting.batch) + moving + head + self.factors(mapped);
         beside.saturating_add(vectors).saturating_add(small)
     }
 
     /// The most queries of a block, and the most tangents beside them, that fit; none if the least do not.
     pub(in crate::job) fn solve_block(
         &self,
-        way: Way,
+        setting: PassSetting,
         solve: SolveSize,
         limit: Option<u64>,
         mapped: u64,
     ) -> Option<(usize, usize)> {
         let Some(limit) = limit else { return Some((solve.block.unwrap_or(solve.rows).min(solve.rows), TANGENTS[0])) };
-        let fits = |block: usize, tangents: usize| self.joint_solve(way, solve, block, tangents, mapped) <= limit;
+        let fits = |block: usize, tangents: usize| self.joint_solve(setting, solve, block, tangents, mapped) <= limit;
         let tangents = TANGENTS.into_iter().find(|&tangents| fits(solve.least(), tangents))?;
         let (mut least, mut most) = (solve.least(), solve.block.unwrap_or(solve.rows).min(solve.rows));
         while least < most {

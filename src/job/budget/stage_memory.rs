@@ -51,9 +51,9 @@ impl StageMemory {
     }
 }
 
-/// How passes are run.
+/// How the passes of a job run: the size of their batches, and what of activations and weights stays in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::job) struct Way {
+pub(in crate::job) struct PassSetting {
     /// Positions of a batch.
     pub batch: usize,
     pub graphs: Graphs,
@@ -74,45 +74,45 @@ const READING: u64 = 48 << 20;
 const COMPOSED: u64 = 5;
 const COMPOSED_SCORES: u64 = 7;
 
-/// Counts everything.
-pub(in crate::job) struct Counts<'a>(pub &'a Sizes<'a>);
+/// Counts the bytes of every stage for given sizes.
+pub(in crate::job) struct MemoryCount<'a>(pub &'a Sizes<'a>);
 
-impl Counts<'_> {
+impl MemoryCount<'_> {
     /// Every stage, with layers fitted in these groups and so many bytes of a mapped file that stay between two uses.
-    pub(in crate::job) fn stages(&self, way: Way, groups: &[Vec<usize>], mapped: u64) -> StageMemory {
+    pub(in crate::job) fn stages(&self, setting: PassSetting, groups: &[Vec<usize>], mapped: u64) -> StageMemory {
         let mut found = StageMemory::default();
         let of_groups = |of: &dyn Fn(usize) -> u64| {
             groups.iter().map(|group| group.iter().map(|&l| of(l)).sum::<u64>()).max().unwrap_or(0)
         };
         if let Fitting::Here { lambdas } = self.0.fitting {
-            let pass = self.pass(way, way.batch);
+            let pass = self.pass(setting, setting.batch);
             if self.has_eigenbasis() {
-                found.covariance = pass + of_groups(&|l| self.covariance_sums(l)) + self.weighted_rows(way.batch);
+                found.covariance = pass + of_groups(&|l| self.covariance_sums(l)) + self.weighted_rows(setting.batch);
             }
             if lambdas > 0 {
                 let sums = lambdas * of_groups(&|l| self.lambda_sums(l));
                 let bases = lambdas * self.stays(mapped, &|l| self.bases(l));
                 let conditioners = self.most_conditioners(lambdas);
-                found.lambda = pass + (sums + self.rotation(way.batch) + bases + conditioners).max(self.moments());
+                found.lambda = pass + (sums + self.rotation(setting.batch) + bases + conditioners).max(self.moments());
             }
             if self.has_eigenbasis() {
-                let beside = self.beside_decompositions(way.residence);
+                let beside = self.beside_decompositions(setting.residence);
                 let room = found.covariance.max(found.lambda).saturating_sub(beside);
                 found.alone_from = self.alone_from(room);
                 found.eigendecomposition = beside + self.largest(&|l| self.decomposing(l, found.alone_from));
             }
         }
         if let Some(queries) = &self.0.queries {
-            found.queries = self.queries(way, queries, mapped);
-            found.scores = self.scores(way, queries, mapped);
+            found.queries = self.queries(setting, queries, mapped);
+            found.scores = self.scores(setting, queries, mapped);
             if let Some(solve) = self.0.solve {
                 let least = TANGENTS[TANGENTS.len() - 1];
-                found.products = self.joint_solve(way, solve, solve.least(), least, mapped);
+                found.products = self.joint_solve(setting, solve, solve.least(), least, mapped);
             }
             if let OwnInfluence::Pass { networks } = queries.own {
-                found.self_influence = self.self_influence(way, queries, networks, mapped);
+                found.self_influence = self.self_influence(setting, queries, networks, mapped);
             }
-            found.tokens = self.tokens(way, queries, 1, mapped);
+            found.tokens = self.tokens(setting, queries, 1, mapped);
         }
         found
     }
@@ -120,29 +120,29 @@ impl Counts<'_> {
     /// The block of joint solves that the budget has room for, which `stages` then counts.
     pub(in crate::job) fn take_block(
         &self,
-        way: Way,
+        setting: PassSetting,
         budget: Option<u64>,
         mapped: u64,
         stages: &mut StageMemory,
     ) -> (usize, usize) {
         let Some(solve) = self.0.solve else { return (0, 0) };
         let least = (solve.least(), TANGENTS[TANGENTS.len() - 1]);
-        let (block, tangents) = self.solve_block(way, solve, budget, mapped).unwrap_or(least);
-        stages.products = self.joint_solve(way, solve, block, tangents, mapped);
+        let (block, tangents) = self.solve_block(setting, solve, budget, mapped).unwrap_or(least);
+        stages.products = self.joint_solve(setting, solve, block, tangents, mapped);
         (block, tangents)
     }
 
     /// The block of target tokens that the budget has room for, which `stages` then counts; 0 if there are none.
     pub(in crate::job) fn take_token_block(
         &self,
-        way: Way,
+        setting: PassSetting,
         budget: Option<u64>,
         mapped: u64,
         stages: &mut StageMemory,
     ) -> usize {
         let Some(queries) = &self.0.queries else { return 0 };
         let Some(all) = queries.tokens.map(|tokens| tokens.targets).filter(|&all| all > 0) else { return 0 };
-        let bytes = |block: u64| self.tokens(way, queries, block, mapped);
+        let bytes = |block: u64| self.tokens(setting, queries, block, mapped);
         let block = match budget {
             None => all,
             Some(budget) => {
@@ -155,16 +155,16 @@ impl Counts<'_> {
     }
 
     /// Layers in groups whose sums fit into `limit`; a layer that takes more is alone.
-    pub(in crate::job) fn groups(&self, limit: u64, way: Way) -> Vec<Vec<usize>> {
+    pub(in crate::job) fn groups(&self, limit: u64, setting: PassSetting) -> Vec<Vec<usize>> {
         let layers = self.0.layers;
         let lambdas = match self.0.fitting {
             Fitting::Here { lambdas } => lambdas,
             Fitting::Reused => 0,
         };
-        let pass = self.pass(way, way.batch);
+        let pass = self.pass(setting, setting.batch);
         let lambda =
-            self.rotation(way.batch) + lambdas * self.largest(&|l| self.bases(l)) + self.most_conditioners(lambdas);
-        let rooms = [pass + self.weighted_rows(way.batch), pass + lambda].map(|taken| limit.saturating_sub(taken));
+            self.rotation(setting.batch) + lambdas * self.largest(&|l| self.bases(l)) + self.most_conditioners(lambdas);
+        let rooms = [pass + self.weighted_rows(setting.batch), pass + lambda].map(|taken| limit.saturating_sub(taken));
         let of = |l: usize| [self.covariance_sums(l), lambdas * self.lambda_sums(l)];
         let mut groups: Vec<Vec<usize>> = vec![vec![]];
         let mut taken = [0; 2];
@@ -191,7 +191,7 @@ impl Counts<'_> {
     }
 
     /// What every pass keeps: the program, data, weights, and a batch of so many positions while it is differentiated.
-    pub(super) fn pass(&self, way: Way, positions: usize) -> u64 {
+    pub(super) fn pass(&self, setting: PassSetting, positions: usize) -> u64 {
         let model = &self.0.model;
         let rows = self.rows(positions);
         let section = rows * self.kept(model.activations, 1);
@@ -200,11 +200,11 @@ impl Counts<'_> {
             head += rows * model.vocabulary;
         }
         // a matrix that is stored the other way round is there twice while it is turned
-        let (read_section, read_head) = match way.residence {
+        let (read_section, read_head) = match setting.residence {
             Residence::Kept => (0, 0),
             Residence::BySection => (model.section + model.section / 2, model.head),
         };
-        let differentiation = match way.graphs {
+        let differentiation = match setting.graphs {
             // beside all activations the gradients of a section and those of the one before
             Graphs::Kept => {
                 rows * self.kept(model.all_activations, model.sections)
@@ -217,7 +217,7 @@ impl Counts<'_> {
                 rows * model.width * (model.sections + 1) + (2 * section + read_section).max(head + read_head)
             }
         };
-        self.standing(way.residence) + self.number() * differentiation
+        self.standing(setting.residence) + self.number() * differentiation
     }
 
     /// Numbers of a position that so many sections, with so many inputs and outputs of linear layers, keep for their
@@ -425,18 +425,18 @@ impl Counts<'_> {
     }
 
     /// Gradients of some queries and what a walk makes of them, halves of rotations, and a spectrum.
-    fn queries(&self, way: Way, queries: &QuerySizes, mapped: u64) -> u64 {
+    fn queries(&self, setting: PassSetting, queries: &QuerySizes, mapped: u64) -> u64 {
         let gradient = |l: usize| self.number() * self.parameters(l);
         let widest = self.largest(&gradient);
-        let at_once = (GRADIENT_BYTES as u64 / widest.max(1)).max(1).min(queries.in_batch(way.batch) as u64);
-        let positions = way.batch.min(at_once as usize * self.0.longest);
+        let at_once = (GRADIENT_BYTES as u64 / widest.max(1)).max(1).min(queries.in_batch(setting.batch) as u64);
+        let positions = setting.batch.min(at_once as usize * self.0.longest);
         let summed = if queries.aggregate == Aggregate::Each { 0 } else { self.total(&gradient) };
         let carried = queries.carried * at_once * widest + (self.0.threads + 1) * widest;
-        self.pass(way, positions) + (carried + summed + self.factors(mapped)).max(self.moments())
+        self.pass(setting, positions) + (carried + summed + self.factors(mapped)).max(self.moments())
     }
 
     /// Query vectors, and scores until they are written.
-    fn scores(&self, way: Way, queries: &QuerySizes, mapped: u64) -> u64 {
+    fn scores(&self, setting: PassSetting, queries: &QuerySizes, mapped: u64) -> u64 {
         let vector = |l: usize| self.query_vectors(queries, l);
         let all = self.total(&|l| self.number() * self.parameters(l));
         // spectra of all layers
@@ -444,7 +444,7 @@ impl Counts<'_> {
             OwnInfluence::Form => {
                 all + self.stays(mapped, &|l| self.bases(l))
                     + self.stays(mapped, &|l| 8 * self.parameters(l))
-                    + self.rotation(way.batch)
+                    + self.rotation(setting.batch)
             }
             OwnInfluence::None | OwnInfluence::Pass { .. } => 0,
         };
@@ -453,11 +453,11 @@ impl Counts<'_> {
             0 => 0,
             numbers => {
                 let widest = self.largest(&|l| self.0.layers[l].outputs.max(self.0.layers[l].columns()) as u64);
-                self.number() * (queries.vectors * numbers + self.rows(way.batch) * widest)
+                self.number() * (queries.vectors * numbers + self.rows(setting.batch) * widest)
             }
         };
-        let pass = self.pass(way, way.batch) + self.packed(way.batch) + sliced;
-        pass + self.stays(mapped, &vector) + self.columns(way, queries) + forms
+        let pass = self.pass(setting, setting.batch) + self.packed(setting.batch) + sliced;
+        pass + self.stays(mapped, &vector) + self.columns(setting, queries) + forms
     }
 
     /// A layer's vectors of all queries that a pass meets.
@@ -469,10 +469,10 @@ impl Counts<'_> {
 
     /// Vectors of a block of target tokens, beside what making them or multiplying with them takes, and the shares of all
     /// listed pairs; or the shares of all examples; 0 if neither is asked for.
-    fn tokens(&self, way: Way, queries: &QuerySizes, block: u64, mapped: u64) -> u64 {
+    fn tokens(&self, setting: PassSetting, queries: &QuerySizes, block: u64, mapped: u64) -> u64 {
         let Some(TokenSizes { targets, legs, shares, longest }) = queries.tokens else { return 0 };
         let all = self.total(&|l| self.number() * self.parameters(l));
-        let one = self.pass(way, self.0.longest) + self.packed(self.0.longest);
+        let one = self.pass(setting, self.0.longest) + self.packed(self.0.longest);
         if targets == 0 {
             let vectors = self.stays(mapped, &|l| self.query_vectors(queries, l));
             return one + vectors + 16 * longest * queries.vectors + 4 * shares;
@@ -481,32 +481,32 @@ impl Counts<'_> {
         let multiplying = one + 8 * longest * block * legs;
         // in a subspace also the map of one query
         let map = if self.0.solve.is_some() { all } else { 0 };
-        let making = self.queries(way, queries, mapped) + map;
+        let making = self.queries(setting, queries, mapped) + map;
         making.max(multiplying) + block * legs * all + 12 * shares
     }
 
     /// Scores of a batch by layer and in sum, of a chunk, and those that wait to be written.
-    fn columns(&self, way: Way, queries: &QuerySizes) -> u64 {
+    fn columns(&self, setting: PassSetting, queries: &QuerySizes) -> u64 {
         let shortest = (self.0.positions as u64 / queries.examples.max(1)).max(1);
         let of = |positions: usize| (positions as u64 / shortest).clamp(1, queries.examples.max(1));
         let width = queries.vectors * queries.sums;
-        let batch = of(way.batch) * (width + queries.vectors);
-        let chunk = of(CHUNK_POSITIONS + way.batch) * width;
+        let batch = of(setting.batch) * (width + queries.vectors);
+        let chunk = of(CHUNK_POSITIONS + setting.batch) * width;
         8 * (batch + chunk) + 4 * (queries.examples * width).min(PENDING as u64 + chunk)
     }
 
     /// Vectors of a batch's examples at all layers of one leg, beside what carrying queries takes.
-    fn self_influence(&self, way: Way, queries: &QuerySizes, networks: u64, mapped: u64) -> u64 {
+    fn self_influence(&self, setting: PassSetting, queries: &QuerySizes, networks: u64, mapped: u64) -> u64 {
         let shortest = (self.0.positions as u64 / queries.examples.max(1)).max(1);
-        let examples = (way.batch as u64 / shortest).clamp(1, PART as u64).min(queries.examples.max(1));
+        let examples = (setting.batch as u64 / shortest).clamp(1, PART as u64).min(queries.examples.max(1));
         let gradient = |l: usize| self.number() * self.parameters(l);
         let (all, widest) = (self.total(&gradient), self.largest(&gradient));
         let carried = (queries.carried * examples + self.0.threads + 1) * widest;
-        let others = match way.residence {
+        let others = match setting.residence {
             Residence::Kept => networks.saturating_sub(1) * self.number() * self.0.model.parameters,
             Residence::BySection => 0,
         };
-        let positions = way.batch.min(PART * self.0.longest);
-        self.pass(way, positions) + others + examples * all + (carried + self.factors(mapped)).max(self.moments())
+        let positions = setting.batch.min(PART * self.0.longest);
+        self.pass(setting, positions) + others + examples * all + (carried + self.factors(mapped)).max(self.moments())
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::Hint;
 use crate::attribution::evaluate::{CALIBRATION, Calibration, EvaluateError, Interval, Scale};
 use crate::job::brief::Brief;
 use crate::job::error::JobError;

@@ -1,5 +1,6 @@
 //! Writes results at the fixed places of the run folder, for people and scripts.
 
+use crate::Hint;
 use crate::attribution::VectorForm;
 use crate::attribution::ranking::{Ranking, RankingError};
 use crate::attribution::store::{Dtype, Key, TensorData, TensorSpec, write_safetensors};

@@ -80,6 +80,7 @@ impl From<DeviceRequest> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
 
     #[test]
     fn devices_are_read_as_they_are_written() {

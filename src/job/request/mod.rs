@@ -33,7 +33,7 @@ pub(in crate::job) use self::solve::SPANNING;
 pub use self::solve::Solve;
 pub use self::source::*;
 use crate::data::{Columns, FromTokenizer, LossOn, Which};
-use crate::model::AdapterMode;
+use crate::model::{AdapterMode, AlsoTracked};
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,6 +110,9 @@ pub struct ModelRequest {
     /// Glob patterns over layer names that are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skip_layers: Vec<String>,
+    /// Parameters outside these layers that are tracked beside them; none of them unless they are named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub track: Vec<AlsoTracked>,
     /// Type of the arithmetic.
     #[serde(default)]
     pub dtype: Precision,

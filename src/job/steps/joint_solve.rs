@@ -9,12 +9,12 @@ use crate::attribution::{
     prepare_queries, refine_queries, solve_in_subspace,
 };
 use crate::curvature::random::stream;
-use crate::curvature::{Damping, Directions, Factors, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
+use crate::curvature::{Damping, Directions, Factors, LayerId, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
 use crate::data;
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
 use crate::job::brief::artifacts::{CAPTURED, COEFFICIENTS, NORMS, RESIDUALS, VALUES};
-use crate::job::brief::data::Few;
+use crate::job::brief::data::SmallBatches;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::option_text::option_text;
@@ -78,7 +78,7 @@ impl Run<'_> {
         let train = plan.in_batches(stage.solve_data());
         let products = self.sweep(&*network, &train, 0..stage.solve_data().len(), Pass::Products);
         let at_most = queries_at_once(layers, size_of::<T>());
-        let examples = Few { batches: plan.in_batches(queries), at_most };
+        let examples = SmallBatches { batches: plan.in_batches(queries), at_most };
         let form = plan.vector_form();
         let norms = vec![vec![Norms::default(); rows * layers.len()]; writers.len()];
         let places = writers.iter().map(|writer| (writer, 0)).collect();
@@ -209,7 +209,7 @@ impl<T: Number> VectorSink<T> for Moved<'_, T> {
         self.form
     }
 
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+    fn put(&mut self, leg: usize, layer: LayerId, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
         let Some(leg) = self.legs[leg] else { return Ok(()) };
         let moved = |query: usize| query - self.from + self.to;
         self.sink.put(leg, layer, moved(queries.start)..moved(queries.end), found)

@@ -9,10 +9,10 @@ use crate::attribution::{
     Aggregate, Error, Event, LegFn, LegVectors, Pass, QueryRows, Sweep, VectorForm, VectorSink, VectorSource,
     prepare_queries, quadratic_forms,
 };
-use crate::curvature::{Factors, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
+use crate::curvature::{Factors, LayerId, LayerSpec, LowRank, Measurement, Norms, Objective, QuadraticForm, Vectors};
 use crate::job::brief::answers::{Contribution, Method, ScorePass, VectorSet};
 use crate::job::brief::artifacts::{CAPTURED, COEFFICIENTS, NORMS, RESIDUALS, VALUES, vectors_name, vectors_sides};
-use crate::job::brief::data::Few;
+use crate::job::brief::data::SmallBatches;
 use crate::job::budget::limits::GRADIENT_BYTES;
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
 use crate::job::error::JobError;
@@ -77,7 +77,7 @@ impl Run<'_> {
         }
         let network = self.network(sets[0].network)?;
         let at_most = queries_at_once(layers, size_of::<T>());
-        let examples = Few { batches: self.plan.in_batches(queries), at_most };
+        let examples = SmallBatches { batches: self.plan.in_batches(queries), at_most };
         let range = 0..queries.len();
         let sweep =
             Sweep { network: &*network, examples: &examples, range, pass: Pass::Queries, observer: self.observer() };
@@ -274,8 +274,8 @@ impl StoredVectors {
 }
 
 impl<T: Number> VectorSource<T> for StoredVectors {
-    fn vectors(&self, leg: usize, layer: usize) -> Result<Vectors<'_, T>, Error> {
-        Ok(match &self.names[leg][layer] {
+    fn vectors(&self, leg: usize, layer: LayerId) -> Result<Vectors<'_, T>, Error> {
+        Ok(match &self.names[leg][layer.0] {
             Names::Full(name) => Vectors::Full(self.artifact.values(name)?),
             Names::LowRank(rank, [left, right]) => {
                 let (left, right) = (self.artifact.values(left)?, self.artifact.values(right)?);
@@ -284,9 +284,9 @@ impl<T: Number> VectorSource<T> for StoredVectors {
         })
     }
 
-    fn used(&self, leg: usize, layer: usize) {
-        if self.after_use[leg][layer] == AfterUse::Forgotten {
-            self.names[leg][layer].tensors().iter().for_each(|name| self.artifact.forget(name));
+    fn used(&self, leg: usize, layer: LayerId) {
+        if self.after_use[leg][layer.0] == AfterUse::Forgotten {
+            self.names[leg][layer.0].tensors().iter().for_each(|name| self.artifact.forget(name));
         }
     }
 
@@ -310,10 +310,10 @@ impl<T: Number> VectorSink<T> for Writing<'_> {
         self.form
     }
 
-    fn put(&mut self, leg: usize, layer: usize, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
-        let start = layer * self.rows + queries.start;
+    fn put(&mut self, leg: usize, layer: LayerId, queries: Range<usize>, found: &LegVectors<T>) -> Result<(), Error> {
+        let start = layer.0 * self.rows + queries.start;
         self.norms[leg][start..].iter_mut().zip(&found.norms).for_each(|(kept, norms)| *kept = *norms);
-        let layer = &self.layers[layer];
+        let layer = &self.layers[layer.0];
         let (writer, leg) = self.legs[leg];
         match found.vectors() {
             Vectors::Full(vectors) => {

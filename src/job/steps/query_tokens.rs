@@ -13,7 +13,7 @@ use crate::attribution::{
 use crate::curvature::{Damping, Factors, Measurement, Reduction};
 use crate::data::Dataset;
 use crate::job::brief::answers::{Method, ScorePass, VectorSet};
-use crate::job::brief::data::Few;
+use crate::job::brief::data::SmallBatches;
 use crate::job::error::JobError;
 use crate::job::folder::tokens::Shares;
 use crate::job::number::Number;
@@ -111,7 +111,7 @@ impl Run<'_> {
         let places: Vec<(usize, usize)> = block.iter().map(|part| (part.query, part.place)).collect();
         let data = queries.with_one_target(&places);
         let at_most = queries_at_once(layers, size_of::<T>());
-        let examples = Few { batches: plan.in_batches(&data), at_most };
+        let examples = SmallBatches { batches: plan.in_batches(&data), at_most };
         let network = self.network(set.network)?;
         let identity = Factors::identity(layers.len());
         let measurement = Measurement::from(plan.measure());

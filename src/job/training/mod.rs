@@ -6,236 +6,29 @@
 //! checkpoint, of which every pass is shared.
 
 pub(in crate::job) mod chosen;
+mod columns;
+mod fit;
 pub(in crate::job) mod moments;
 pub(in crate::job) mod networks;
+mod stage;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::attribution::source::{Conditioner, SourceLeg};
-use crate::attribution::store::{LongArray, LongTexts};
+pub(in crate::job) use self::columns::Columns;
+pub(in crate::job) use self::fit::{Fit, Place, Site};
+pub(in crate::job) use self::stage::{Sample, Stage};
+use crate::attribution::source::SourceLeg;
 use crate::attribution::trajectory::{Segment, SegmentRule, TrainingStage, segments};
-use crate::curvature::{CurvatureKind, LayerSpec, SharedInputs};
-use crate::data::Dataset;
+use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::job::error::JobError;
-use crate::job::number::Number;
 use crate::job::request::Job;
-use crate::job::request::{
-    AdamRequest, Average, Beside, FitExamples, IntervalsRequest, POSITIONS_PER_ROW, SourceRequest,
-};
+use crate::job::request::{AdamRequest, Average, Beside, IntervalsRequest, SourceRequest};
 use crate::job::training::chosen::Chosen;
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
 use crate::model::{LoadOptions, Model};
 use crate::trajectory::request::WeightsRequest;
 use crate::trajectory::{ReadError, TrainingRun};
-
-/// Examples for each direction of a subspace that [`FitExamples::Auto`] takes for joint systems: far more than their
-/// forms need to be known well, so that a pass over millions of examples is spared.
-const EXAMPLES_OF_DIRECTION: usize = 200;
-
-/// Which of a stage's examples a curvature is taken on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(in crate::job) enum Sample {
-    /// All that the stage takes its curvature on.
-    #[default]
-    Whole,
-    /// Every other one of them: from the first, or from the second.
-    Half(usize),
-}
-
-/// A part of training with its own data.
-#[derive(Debug)]
-pub(in crate::job) struct Stage {
-    /// Its name.
-    pub name: String,
-    /// N of `docs/method.md`, Score: examples that its objective averaged over.
-    pub n_examples: usize,
-    /// Those that are scored.
-    pub train: Dataset,
-    /// All of its examples, where only some are scored, and which these are.
-    pub chosen: Option<(Dataset, Chosen)>,
-    /// The part of them that the curvature is taken on; none if that is all.
-    pub sample: Option<Dataset>,
-    /// Every other example that the curvature is taken on, from the first and from the second; none unless halves of
-    /// the data have curvatures of their own.
-    pub halves: Option<[Dataset; 2]>,
-    /// The part of them that joint solves multiply with the Gauss-Newton matrix of; none if that is all.
-    pub solve_sample: Option<Dataset>,
-}
-
-impl Stage {
-    /// A stage whose curvature is taken on all of its examples.
-    pub(in crate::job) fn new(name: String, train: Dataset) -> Self {
-        Self { name, n_examples: train.len(), train, chosen: None, sample: None, halves: None, solve_sample: None }
-    }
-
-    /// All examples of its file, scored or not.
-    pub(in crate::job) fn all(&self) -> &Dataset {
-        self.chosen.as_ref().map_or(&self.train, |(all, _)| all)
-    }
-
-    /// Which of all examples the `m`th that is scored is.
-    pub(in crate::job) fn place(&self, m: usize) -> usize {
-        self.chosen.as_ref().map_or(m, |(_, chosen)| chosen.places[m])
-    }
-
-    /// Scores these examples alone. Curvatures and joint systems stay on what they were taken on.
-    fn score_only(&mut self, chosen: Chosen) {
-        let scored = self.train.at(&chosen.places);
-        self.chosen = Some((std::mem::replace(&mut self.train, scored), chosen));
-    }
-
-    /// The examples that the curvature is taken on.
-    pub(in crate::job) fn fit_data(&self) -> &Dataset {
-        self.sample.as_ref().unwrap_or_else(|| self.all())
-    }
-
-    /// The examples that a curvature is taken on.
-    pub(in crate::job) fn data_of(&self, sample: Sample) -> &Dataset {
-        match (sample, &self.halves) {
-            (Sample::Half(k), Some(halves)) => &halves[k],
-            _ => self.fit_data(),
-        }
-    }
-
-    /// Divides the examples that the curvature is taken on into two halves.
-    ///
-    /// # Errors
-    /// If there is one example alone.
-    pub(in crate::job) fn take_halves(&mut self) -> Result<(), JobError> {
-        let data = self.fit_data();
-        if data.len() < 2 {
-            return Err(JobError::Options {
-                problem: "<intervals = all> takes curvatures on halves of the training examples, and there is one"
-                    .into(),
-                hint: Some("write <intervals = damping>, or leave it out".into()),
-            });
-        }
-        self.halves = Some([0, 1].map(|first| data.every_other(first)));
-        Ok(())
-    }
-
-    /// The examples whose Gauss-Newton matrix joint solves multiply with.
-    pub(in crate::job) fn solve_data(&self) -> &Dataset {
-        self.solve_sample.as_ref().unwrap_or_else(|| self.all())
-    }
-
-    /// Takes the matrix of joint systems on as many examples as are asked for, the same for all queries, draws and
-    /// products, and returns what a person should know of it.
-    ///
-    /// # Errors
-    /// If more are asked for than there are.
-    pub(in crate::job) fn take_solve_sample(
-        &mut self,
-        request: FitExamples,
-        directions: usize,
-    ) -> Result<Option<String>, JobError> {
-        let n = self.train.len();
-        let count = match request {
-            FitExamples::Auto => n.min(EXAMPLES_OF_DIRECTION * directions),
-            FitExamples::All | FitExamples::Count(_) | FitExamples::Share(_) => request.count(n, 0, 0),
-        };
-        if count > n {
-            return Err(JobError::Options {
-                problem: format!("joint systems are to be taken on {count} examples, and there are {n}").into(),
-                hint: Some(format!("`--solve-examples` of at most {n}, or leave it out to take all").into()),
-            });
-        }
-        if count == n {
-            return Ok(None);
-        }
-        self.solve_sample = Some(self.train.sample(count));
-        Ok(Some(format!("joint systems are taken on {count} of {n} examples")))
-    }
-
-    /// Takes the curvature on as many examples as are asked for, `widest` being the rows of the widest covariance, and
-    /// returns what a person should know of it.
-    ///
-    /// # Errors
-    /// If more are asked for than there are.
-    pub(in crate::job) fn take_sample(
-        &mut self,
-        request: FitExamples,
-        widest: usize,
-    ) -> Result<Option<String>, JobError> {
-        let n = self.train.len();
-        let positions = |data: &Dataset| (0..data.len()).map(|m| data.positions(m)).sum::<usize>();
-        let all = positions(&self.train);
-        let count = request.count(n, all, widest);
-        if count > n {
-            return Err(JobError::Options {
-                problem: format!("the curvature is to be taken on {count} examples, and there are {n}").into(),
-                hint: Some(format!("`--fit-examples` of at most {n}, or leave it out to take all").into()),
-            });
-        }
-        let why = match request {
-            FitExamples::Auto => format!(
-                " (`--fit-examples auto`: {POSITIONS_PER_ROW} positions for each of the {widest} rows of the widest covariance)"
-            ),
-            _ => String::new(),
-        };
-        if count == n {
-            return Ok(
-                (request == FitExamples::Auto).then(|| format!("the curvature is taken on all {n} examples{why}"))
-            );
-        }
-        let sample = self.train.sample(count);
-        let share = 100.0 * positions(&sample) as f64 / all.max(1) as f64;
-        self.sample = Some(sample);
-        Ok(Some(format!("the curvature is taken on {count} of {n} examples, {share:.3} % of the positions{why}")))
-    }
-}
-
-/// Where a part of a curvature is taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::job) struct Place {
-    /// The network.
-    pub network: usize,
-    /// `w_a`; they sum to 1 in a fit.
-    pub weight: f64,
-}
-
-/// Curvature that is fitted as one: at one checkpoint, or at those of a segment.
-#[derive(Debug, Clone)]
-pub(in crate::job) struct Fit {
-    /// For people.
-    pub name: String,
-    /// How it is approximated.
-    pub kind: CurvatureKind,
-    /// The stage whose data it is taken on.
-    pub stage: usize,
-    /// Which of them.
-    pub sample: Sample,
-    /// The networks that it is taken at.
-    pub places: Vec<Place>,
-    /// Layers without a curvature here: the stage did not train them.
-    pub frozen: Vec<usize>,
-    /// Second moments of an optimizer that has them.
-    pub moments: Option<Moments>,
-}
-
-impl Fit {
-    /// Whether a pass there serves it.
-    pub(in crate::job) fn is_taken_at(&self, site: Site) -> bool {
-        let is_here = self.stage == site.stage && self.sample == site.sample;
-        is_here && self.places.iter().any(|place| place.network == site.network)
-    }
-
-    /// Whether layers that read the same input have its eigenvectors in common: each conditioner turns a shared
-    /// covariance into another one.
-    pub(in crate::job) fn shared_inputs(&self) -> SharedInputs {
-        if self.moments.is_some() { SharedInputs::Own } else { SharedInputs::Shared }
-    }
-
-    /// A conditioner for every layer that is not frozen; empty unless the optimizer is preconditioned.
-    pub(in crate::job) fn conditioners<T: Number>(
-        &self,
-        layers: &[LayerSpec],
-    ) -> Result<Vec<Option<Conditioner<T>>>, JobError> {
-        self.moments.as_ref().map_or_else(|| Ok(vec![]), |moments| moments.conditioners(layers, &self.frozen))
-    }
-}
 
 /// What training was.
 #[derive(Debug)]
@@ -541,17 +334,6 @@ fn mean_weights(run: &TrainingRun, weights: &WeightsRequest, count: usize) -> Re
     Ok(weights)
 }
 
-/// A network, and the stage whose data it is run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::job) struct Site {
-    /// The network.
-    pub network: usize,
-    /// The stage.
-    pub stage: usize,
-    /// Which of the stage's examples, where a curvature is taken; all of them where they are scored.
-    pub sample: Sample,
-}
-
 /// `Err` if a stage trained a layer that its checkpoint does not have.
 fn check_layers(networks: &Networks, network: usize, fit: &Fit, stage: &TrainingStage) -> Result<(), JobError> {
     let absent = &networks.absent()[network];
@@ -574,118 +356,4 @@ fn check_layers(networks: &Networks, network: usize, fit: &Fit, stage: &Training
 pub(in crate::job) fn folder_name(folder: &std::path::Path) -> String {
     let name = folder.file_name().or_else(|| folder.components().next_back().map(|part| part.as_os_str()));
     name.map_or_else(|| "checkpoint".to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-/// Columns of the scores: every example once, whichever stages have it.
-///
-/// Two examples of different stages are one if they have the same id and the same contents.
-#[derive(Debug)]
-pub(in crate::job) struct Columns {
-    /// For each stage, the column of each of its examples.
-    of_stage: Vec<LongArray<usize>>,
-    /// For each column the first stage that has it, and its place there.
-    first: LongArray<[usize; 2]>,
-    ids: LongTexts,
-}
-
-impl Columns {
-    fn of(stages: &[Stage]) -> Self {
-        let columns = Self::found(stages);
-        columns.of_stage.iter().for_each(LongArray::forget);
-        columns.first.forget();
-        columns.ids.forget();
-        columns
-    }
-
-    fn found(stages: &[Stage]) -> Self {
-        let mut columns = Self { of_stage: vec![], first: LongArray::new(), ids: LongTexts::new() };
-        if let [stage] = stages {
-            // within a stage every example is itself: ids are unique there
-            columns.of_stage.push((0..stage.train.len()).collect());
-            columns.first.extend((0..stage.train.len()).map(|m| [0, m]));
-            (0..stage.train.len()).for_each(|m| columns.ids.push(stage.train.id(m)));
-            return columns;
-        }
-        let mut known: BTreeMap<(&str, u64), usize> = BTreeMap::new();
-        for (s, stage) in stages.iter().enumerate() {
-            let column = |m: usize| {
-                let fresh = columns.first.len();
-                let column = *known.entry((stage.train.id(m), stage.train.key(m))).or_insert(fresh);
-                if column == fresh {
-                    columns.first.push([s, m]);
-                }
-                column
-            };
-            columns.of_stage.push((0..stage.train.len()).map(column).collect());
-        }
-        let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
-        for &[s, m] in &*columns.first {
-            *uses.entry(stages[s].train.id(m)).or_default() += 1;
-        }
-        for &[s, m] in &*columns.first {
-            let id = stages[s].train.id(m);
-            // line numbers of two files, say
-            match uses[id] {
-                1 => columns.ids.push(id),
-                _ => columns.ids.push(&format!("{}/{id}", stages[s].name)),
-            }
-        }
-        columns
-    }
-
-    /// How many.
-    pub(in crate::job) fn len(&self) -> usize {
-        self.first.len()
-    }
-
-    /// The column of an example of a stage.
-    pub(in crate::job) fn column(&self, stage: usize, example: usize) -> usize {
-        self.of_stage[stage].passed(example..example + 1);
-        self.of_stage[stage][example]
-    }
-
-    /// The id of a column.
-    pub(in crate::job) fn id(&self, column: usize) -> &str {
-        self.ids.get(column)
-    }
-
-    /// A stage and a place there for each column.
-    pub(in crate::job) fn examples(&self) -> &[[usize; 2]] {
-        &self.first
-    }
-
-    /// A stage and a place there where the column's example stands.
-    pub(in crate::job) fn example(&self, column: usize) -> (usize, usize) {
-        self.first.passed(column..column + 1);
-        self.first[column].into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-    use crate::data::{self, DataOptions, ModelLimits, Role};
-
-    fn stage(name: &str, lines: &[&str]) -> Stage {
-        let mut file = tempfile::Builder::new().suffix(".jsonl").tempfile().expect("a file");
-        file.write_all(lines.join("\n").as_bytes()).expect("writable");
-        let limits = ModelLimits { vocabulary: 9, max_positions: Some(9), decoder: None, masked: None };
-        let (train, _) =
-            data::read_tokens(file.path(), Role::Train, None, limits, DataOptions::default()).expect("examples");
-        Stage::new(name.into(), train)
-    }
-
-    #[test]
-    fn an_example_of_two_stages_is_one_column() {
-        let first = stage("a", &[r#"{"id":"x","input_ids":[1,2]}"#, r#"{"id":"y","input_ids":[3,4]}"#]);
-        let second = stage("b", &[r#"{"id":"y","input_ids":[3,4]}"#, r#"{"id":"x","input_ids":[5,6]}"#]);
-        let columns = Columns::of(&[first, second]);
-        assert_eq!(columns.len(), 3);
-        assert_eq!([columns.column(0, 1), columns.column(1, 0), columns.column(1, 1)], [1, 1, 2]);
-        // the same id, another example
-        assert_eq!([columns.id(0), columns.id(1), columns.id(2)], ["a/x", "y", "b/x"]);
-        assert_eq!(columns.example(2), (1, 1));
-    }
 }

@@ -7,10 +7,10 @@ use candle_core::{D, Tensor};
 use super::overlay::Adapter;
 use super::parts::PREFIX;
 use super::targets::ModuleKind;
+use crate::model::checkpoint_reader::{Change, CheckpointReader, StoredTensor};
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
 use crate::model::residence::Stored;
-use crate::model::source::{Change, Source, StoredTensor};
 use crate::model::weights::Weights;
 
 /// What a module of the base is.
@@ -102,7 +102,7 @@ impl Adapter {
     /// Tensors that are missing, of another shape than the settings say, or of a module that is not selected.
     pub(in crate::model) fn low_rank(
         &self,
-        source: &Source,
+        source: &CheckpointReader,
         module: &str,
         kind: Kind,
         [outputs, inputs]: [usize; 2],
@@ -206,7 +206,7 @@ impl Adapter {
     /// A tensor of another shape than the settings say; ids that the embedding does not have.
     pub(in crate::model) fn token_rows(
         &self,
-        source: &Source,
+        source: &CheckpointReader,
         module: &str,
         [rows, width]: [usize; 2],
     ) -> Result<Option<(Vec<u32>, StoredTensor)>, LoadError> {

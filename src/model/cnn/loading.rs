@@ -5,17 +5,17 @@ use candle_core::Result as CandleResult;
 use super::description::Described;
 use super::modules::{Flow, StoredChain, StoredConvolution, StoredModule, StoredNorm};
 use crate::curvature::{Plane, Window};
+use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::config::Config;
 use crate::model::error::{LoadError, abridged_shape};
 use crate::model::layout::Layout;
-use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
 
 /// What turns descriptions into modules on disk.
 pub(super) struct Loader<'a, 'b> {
     pub(super) config: &'a Config,
-    pub(super) source: &'a Source,
-    pub(super) tracking: &'a mut Tracking<'b>,
+    pub(super) source: &'a CheckpointReader,
+    pub(super) tracking: &'a Tracking<'b>,
     /// Inputs and outputs of layers of an image so far.
     pub(super) numbers: u64,
 }

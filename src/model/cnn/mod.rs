@@ -15,6 +15,7 @@ use self::loading::Loader;
 use self::modules::{Flow, StoredChain};
 use super::architecture::{Architecture, Parameters};
 use super::body::{Body, Loaded, wrong_batch};
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::error::LoadError;
 use super::footprint::Footprint;
@@ -23,7 +24,6 @@ use super::images::{self, ImageBatch};
 use super::limits::Limits;
 use super::load_options::LoadOptions;
 use super::residence::Held;
-use super::source::Source;
 use super::tracking::Tracking;
 use super::weights::Weights;
 use crate::curvature::{
@@ -126,10 +126,10 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         return Err(config.problem(format!("`num_channels` or `image_size` is larger than {LARGEST}")));
     }
 
-    let source = Source::new(weights, "", config, options);
-    let mut tracking = Tracking::new(&options.selection);
+    let source = CheckpointReader::new(weights, "", config, options);
+    let tracking = Tracking::new(&options.selection);
     let input = Flow { channels, plane, is_flat: false };
-    let mut loader = Loader { config, source: &source, tracking: &mut tracking, numbers: 0 };
+    let mut loader = Loader { config, source: &source, tracking: &tracking, numbers: 0 };
     let (chains, output) = loader.sections(&described, input)?;
     if output.plane.places() != 1 {
         let Plane { height, width } = output.plane;

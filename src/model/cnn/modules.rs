@@ -7,10 +7,10 @@ use candle_core::{DType, Tensor};
 use super::description::Plain;
 use crate::curvature::gemm::Products;
 use crate::curvature::{Convolution, LayerId, Linear, Plane, Positions, TapRecorder, Traced, Window};
+use crate::model::checkpoint_reader::StoredTensor;
 use crate::model::error::LoadError;
 use crate::model::projection::StoredLinear;
 use crate::model::residence::Stored;
-use crate::model::source::StoredTensor;
 use crate::nn::{
     BatchNorm, Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled, trace_scaled,
 };

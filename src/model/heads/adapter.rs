@@ -4,9 +4,9 @@ use candle_core::Tensor;
 
 use crate::curvature::{LayerId, TapRecorder};
 use crate::model::adapter::module::LowRank;
+use crate::model::checkpoint_reader::StoredTensor;
 use crate::model::error::LoadError;
 use crate::model::residence::Stored;
-use crate::model::source::StoredTensor;
 
 /// The tracked matrices of a head's adapter on disk.
 #[derive(Debug)]

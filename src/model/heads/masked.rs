@@ -8,11 +8,11 @@ use super::next_token::NextToken;
 use super::steps::{Step, StoredSteps};
 use crate::curvature::{Directions, Error, Gradient, Moving, Objective, Section, TapRecorder, Taped, Traced};
 use crate::data::Batch;
+use crate::model::checkpoint_reader::{CheckpointReader, StoredTensor};
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
 use crate::model::norms::StoredLayerNorm;
 use crate::model::residence::{Held, Residence};
-use crate::model::source::{Source, StoredTensor};
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::nn::Activation;
 
@@ -54,7 +54,11 @@ pub(in crate::model) struct Masked {
 impl MaskedNames {
     /// The logits' bias, `[V]`. A file may hold it as the decoder's own as well, which is what runs: with a decoder that is
     /// not tied the other is a parameter that nothing reads.
-    pub(in crate::model) fn bias(&self, source: &Source, vocabulary: usize) -> Result<StoredTensor, LoadError> {
+    pub(in crate::model) fn bias(
+        &self,
+        source: &CheckpointReader,
+        vocabulary: usize,
+    ) -> Result<StoredTensor, LoadError> {
         let own = format!("{}.bias", self.decoder);
         match self.bias {
             Some(shared) if !source.weights.contains(&own) => source.tensor_at(shared.to_owned(), &[vocabulary]),
@@ -75,8 +79,8 @@ impl StoredMasked {
     /// What comes before the logits; its linear layer is tracked.
     pub(in crate::model) fn load(
         self,
-        source: &Source,
-        tracking: &mut Tracking<'_>,
+        source: &CheckpointReader,
+        tracking: &Tracking<'_>,
         residence: Residence,
     ) -> Result<BeforeLogits, LoadError> {
         let (whole, width) = (source.of(&source.weights), self.width);

@@ -10,9 +10,9 @@ use crate::curvature::gemm::Products;
 use crate::curvature::{Directions, Error, LayerId, Moving, Objective, TapRecorder};
 use crate::data::{Batch, Targets};
 use crate::model::body::wrong_batch;
+use crate::model::checkpoint_reader::{Embedding, StoredTensor};
 use crate::model::error::LoadError;
 use crate::model::residence::{Held, InUse};
-use crate::model::source::{Embedding, StoredTensor};
 use crate::nn::{
     LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss, language_model_product,
 };

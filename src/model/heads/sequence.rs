@@ -12,9 +12,9 @@ use crate::curvature::{
 };
 use crate::data::{Batch, Inputs};
 use crate::model::body::wrong_batch;
+use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::error::LoadError;
 use crate::model::residence::{Held, Residence};
-use crate::model::source::Source;
 use crate::model::tracking::Tracking;
 use crate::nn::SquaredError;
 
@@ -57,8 +57,8 @@ impl StoredSequence {
     /// The head; its linear layers are tracked if a pattern names them.
     pub(in crate::model) fn load(
         self,
-        source: &Source,
-        tracking: &mut Tracking<'_>,
+        source: &CheckpointReader,
+        tracking: &Tracking<'_>,
         residence: Residence,
     ) -> Result<Sequence, LoadError> {
         let steps = StoredSteps::new(self.steps, |name, sizes, bias| source.outer_linear(tracking, name, sizes, bias))?;

@@ -2,10 +2,10 @@
 
 use crate::curvature::{TapRecorder, Traced};
 use crate::model::error::LoadError;
-use crate::model::norms::StoredLayerNorm;
+use crate::model::norms::{LayerNorm, Norm, StoredLayerNorm};
 use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
-use crate::nn::{Activation, LayerNorm};
+use crate::nn::Activation;
 
 /// One step of a head.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl Steps {
         self.0.iter().try_fold(x.clone(), |x, step| match step {
             StepInMemory::Linear(linear) => linear.trace(&x, taps),
             StepInMemory::Activation(activation) => activation.trace(&x),
-            StepInMemory::Norm(norm) => norm.trace(&x),
+            StepInMemory::Norm(norm) => norm.trace(&x, taps),
         })
     }
 }

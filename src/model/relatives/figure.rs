@@ -4,9 +4,9 @@ use super::mlp::Mlp;
 use super::sparse_mlp::SparseMlp;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::model::decoder;
-use crate::model::norms::Norm;
+use crate::model::norms::{Norm, RmsNorm};
 use crate::model::projection::Projection;
-use crate::nn::{Attention, LayerNorm, RmsNorm, RopeConfig, RopeTables, trace_clamped};
+use crate::nn::{Attention, LayerNorm, RopeConfig, RopeTables, trace_clamped};
 
 /// `embed_tokens`, blocks `layers`, `norm`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) enum Projections {
         k_proj: Projection,
         v_proj: Projection,
         clip: Option<f64>,
-        norms: Option<[RmsNorm; 2]>,
+        norms: Option<Box<[RmsNorm; 2]>>,
     },
     /// One layer with queries, keys and values side by side.
     Packed(Projection),
@@ -62,7 +62,8 @@ pub(super) enum FeedForward {
 #[derive(Debug)]
 pub(in crate::model) enum AnyNorm {
     Rms(RmsNorm),
-    Layer(LayerNorm),
+    /// A layer norm without parameters.
+    PlainLayer(LayerNorm),
 }
 
 /// What every block needs of a batch.
@@ -73,14 +74,14 @@ pub(in crate::model) struct Context {
 
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
-        let y = self.self_attn.trace(&normed(&self.before_attention, x)?, context, taps)?;
-        let x = x.add(&normed(&self.behind_attention, &y)?)?;
-        let y = normed(&self.before_mlp, &x)?;
+        let y = self.self_attn.trace(&normed(&self.before_attention, x, taps)?, context, taps)?;
+        let x = x.add(&normed(&self.behind_attention, &y, taps)?)?;
+        let y = normed(&self.before_mlp, &x, taps)?;
         let y = match &self.mlp {
             FeedForward::Dense(mlp) => mlp.trace(&y, taps)?,
             FeedForward::Sparse(experts) => experts.trace(&y, &context.positions, taps)?,
         };
-        x.add(&normed(&self.behind_mlp, &y)?)
+        x.add(&normed(&self.behind_mlp, &y, taps)?)
     }
 }
 
@@ -92,8 +93,8 @@ impl SelfAttention {
                 let mut q = q_proj.trace(x, taps)?; // [R, H d]
                 let mut k = k_proj.trace(x, taps)?; // [R, H_kv d]
                 let v = v_proj.trace(x, taps)?;
-                if let Some([q_norm, k_norm]) = norms {
-                    (q, k) = (q_norm.trace_heads(&q)?, k_norm.trace_heads(&k)?);
+                if let Some([q_norm, k_norm]) = norms.as_deref() {
+                    (q, k) = (q_norm.trace_heads(&q, taps)?, k_norm.trace_heads(&k, taps)?);
                 }
                 let (q, k, v) = (clipped(q, *clip)?, clipped(k, *clip)?, clipped(v, *clip)?);
                 self.attention.trace(&q, &k, &v, &context.positions, rope)?
@@ -107,16 +108,16 @@ impl SelfAttention {
 }
 
 impl Norm for AnyNorm {
-    fn trace(&self, x: &Traced) -> candle_core::Result<Traced> {
+    fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
         match self {
-            Self::Rms(norm) => norm.trace(x),
-            Self::Layer(norm) => norm.trace(x),
+            Self::Rms(norm) => norm.trace(x, taps),
+            Self::PlainLayer(norm) => norm.trace(x),
         }
     }
 }
 
-fn normed(norm: &Option<AnyNorm>, x: &Traced) -> candle_core::Result<Traced> {
-    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x))
+fn normed(norm: &Option<AnyNorm>, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
+    norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x, taps))
 }
 
 /// Every number brought into `[-limit, limit]`; the gradient is none outside.

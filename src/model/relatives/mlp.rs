@@ -2,11 +2,11 @@
 
 use super::family::{Family, Packing};
 use crate::curvature::{TapRecorder, Traced};
+use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
 use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
-use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::nn::{Activation, trace_gated, trace_gated_packed};
 
@@ -70,8 +70,8 @@ impl Stored for StoredMlp {
 
 /// The MLP of this name, `inner` wide inside, as the family stores it.
 pub(super) fn dense(
-    source: &Source,
-    tracking: &mut Tracking<'_>,
+    source: &CheckpointReader,
+    tracking: &Tracking<'_>,
     name: &str,
     family: &Family,
     inner: usize,

@@ -11,11 +11,11 @@ use super::family::Family;
 use super::mlp::{Mlp, StoredMlp, dense};
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::model::architecture::ExpertNames;
+use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
 use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
-use crate::model::source::Source;
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::nn::{ExpertWeights, Routes, trace_sigmoid_gated};
 
@@ -67,8 +67,8 @@ pub(super) struct StoredSparseMlp {
 impl StoredSparseMlp {
     /// The experts of block `n`.
     pub(super) fn new(
-        source: &Source,
-        tracking: &mut Tracking<'_>,
+        source: &CheckpointReader,
+        tracking: &Tracking<'_>,
         family: &Family,
         experts: &Experts,
         n: usize,
@@ -86,10 +86,10 @@ impl StoredSparseMlp {
         source.add_activations(count + width);
         // of all experts together a token is seen by `chosen`
         source.add_activations(chosen * 3 * (width + inner));
-        let expert = |tracking: &mut Tracking<'_>, e: usize| {
+        let expert = |tracking: &Tracking<'_>, e: usize| {
             let mut read_by_expert = SharedInput::default();
             let [gate, up, down] = names.matrices.map(|matrix| format!("{module}.experts.{e}.{matrix}"));
-            let mut linear = |name: &str, of: usize, before: usize, shape: [usize; 2], input: &mut SharedInput| {
+            let linear = |name: &str, of: usize, before: usize, shape: [usize; 2], input: &mut SharedInput| {
                 let weight = if is_fused {
                     let rows = [2 * inner, width][of];
                     let first = e * rows + before;

@@ -12,26 +12,23 @@ use crate::curvature::Positions;
 use crate::data::TokenInputs;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::body::Loaded;
+use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::config::Config;
 use crate::model::decoder::{Blocks, Ends, Parts, Transformer};
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
 use crate::model::load_options::LoadOptions;
+use crate::model::norms::StoredRmsNorm;
 use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
-use crate::model::source::{Source, StoredTensor};
 use crate::model::tracking::{SharedInput, Tracking};
 use crate::model::weights::Weights;
-use crate::nn::{Attention, LayerNorm, Mask, RmsNorm, RopeTables};
+use crate::nn::{Attention, LayerNorm, Mask, RopeTables};
 
 /// A norm of either kind.
 #[derive(Debug)]
 pub(in crate::model) enum StoredNorm {
-    Rms {
-        weight: StoredTensor,
-        epsilon: f64,
-        offset: f64,
-    },
+    Rms(StoredRmsNorm),
     /// Nothing is stored of it.
     PlainLayer {
         width: usize,
@@ -43,7 +40,8 @@ pub(in crate::model) enum StoredNorm {
 
 impl StoredNorm {
     fn new(
-        source: &Source,
+        source: &CheckpointReader,
+        tracking: &Tracking<'_>,
         kind: NormKind,
         name: &str,
         width: usize,
@@ -51,7 +49,7 @@ impl StoredNorm {
     ) -> Result<Self, LoadError> {
         Ok(match kind {
             NormKind::Rms { epsilon, offset } => {
-                Self::Rms { weight: source.tensor(&format!("{name}.weight"), &[width])?, epsilon, offset }
+                Self::Rms(StoredRmsNorm::new(source, tracking, name, width, epsilon)?.with_offset(offset))
             }
             NormKind::PlainLayer { epsilon } => {
                 Self::PlainLayer { width, epsilon, dtype: options.dtype, device: options.device.clone() }
@@ -65,10 +63,8 @@ impl Stored for StoredNorm {
 
     fn read(&self) -> Result<AnyNorm, LoadError> {
         Ok(match self {
-            Self::Rms { weight, epsilon, offset } => {
-                AnyNorm::Rms(RmsNorm { weight: weight.read()?, epsilon: *epsilon, offset: *offset })
-            }
-            Self::PlainLayer { width, epsilon, dtype, device } => AnyNorm::Layer(LayerNorm {
+            Self::Rms(norm) => AnyNorm::Rms(norm.read()?),
+            Self::PlainLayer { width, epsilon, dtype, device } => AnyNorm::PlainLayer(LayerNorm {
                 weight: Tensor::ones(*width, *dtype, device)?,
                 bias: None,
                 epsilon: *epsilon,
@@ -108,7 +104,7 @@ impl Stored for StoredBlock {
         let norm = |norm: &Option<StoredNorm>| norm.as_ref().map(Stored::read).transpose();
         let norms = match &self.query_key_norms {
             Some([q, k]) => match (q.read()?, k.read()?) {
-                (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some([q, k]),
+                (AnyNorm::Rms(q), AnyNorm::Rms(k)) => Some(Box::new([q, k])),
                 _ => None,
             },
             None => None,
@@ -164,17 +160,17 @@ pub(super) fn build(
         return Err(config.problem("an architecture without blocks is no relative of Llama's"));
     };
     let Family { width, heads, kv_heads, head_size, vocabulary, .. } = family;
-    let source = Source::new(weights, names.prefix_in(weights), config, options);
+    let source = CheckpointReader::new(weights, names.prefix_in(weights), config, options);
     let tied = config.flag("tie_word_embeddings", architecture.tied_by_default)?;
     let ends = Ends::new(&source, names, [vocabulary, width], tied)?.capped(family.logits_soft_cap);
-    let norm = |name: &str, width: usize| StoredNorm::new(&source, family.norm, name, width, options);
-    let mut tracking = Tracking::new(&options.selection);
+    let tracking = Tracking::new(&options.selection);
+    let norm = |name: &str, width: usize| StoredNorm::new(&source, &tracking, family.norm, name, width, options);
     let (all, kv) = (heads * head_size, kv_heads * head_size);
     let [before_attention, behind_attention, before_mlp, behind_mlp] = norm_names(family.norm_places);
     let blocks = Blocks::new(&source, family.layers.len(), |n| {
         let Layer { window, rope } = family.layers[n];
-        let mut linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
-            source.linear(&mut tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
+        let linear = |name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput| {
+            source.linear(&tracking, name, [outputs, inputs], bias, Layout::OutputsFirst, input)
         };
         let mut read_by_attention = SharedInput::default();
         let name = |part: &str| format!("layers.{n}.{part}");
@@ -199,18 +195,11 @@ pub(super) fn build(
         };
         let mlp = match family.experts.as_ref().filter(|experts| experts.sparse[n]) {
             Some(experts) => {
-                StoredFeedForward::Sparse(Box::new(StoredSparseMlp::new(&source, &mut tracking, &family, experts, n)?))
+                StoredFeedForward::Sparse(Box::new(StoredSparseMlp::new(&source, &tracking, &family, experts, n)?))
             }
             None => {
                 let (name, mut input) = (name("mlp"), SharedInput::default());
-                StoredFeedForward::Dense(Box::new(dense(
-                    &source,
-                    &mut tracking,
-                    &name,
-                    &family,
-                    family.inner,
-                    &mut input,
-                )?))
+                StoredFeedForward::Dense(Box::new(dense(&source, &tracking, &name, &family, family.inner, &mut input)?))
             }
         };
         Ok(StoredBlock {

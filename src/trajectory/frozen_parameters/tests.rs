@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::Hint;
 use crate::curvature::Network;
 use crate::model::{LoadOptions, Model};
 use crate::trajectory::request::TrajectoryRequest;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::Hint;
 use crate::trajectory::torch_zip::{TorchFile, TorchFileError};
 
 /// Why second moments cannot be taken from a file.
@@ -79,9 +80,8 @@ pub enum OptimizerStateError {
     },
 }
 
-impl OptimizerStateError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+impl Hint for OptimizerStateError {
+    fn hint(&self) -> Option<String> {
         Some(match self {
             Self::File(error) => return error.hint(),
             Self::Kind { kind, .. } if kind.contains("DeepSpeed") => {

@@ -8,6 +8,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::*;
+use crate::Hint;
 
 /// Nothing is known to be frozen.
 pub(in crate::trajectory) fn nothing() -> FrozenParameters {

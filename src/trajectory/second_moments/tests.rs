@@ -7,6 +7,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value as Json;
 
 use super::*;
+use crate::Hint;
 use crate::curvature::Network;
 use crate::model::{LoadOptions, Model, Weights};
 use crate::trajectory::optimizer_state::tests::{nothing, text, torch_file};

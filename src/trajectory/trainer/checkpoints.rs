@@ -88,6 +88,7 @@ fn difference(a: &Value, b: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Hint;
 
     fn run(folders: &[&str]) -> tempfile::TempDir {
         let run = tempfile::tempdir().unwrap();

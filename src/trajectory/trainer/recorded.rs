@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use super::tests::{copy, edit, fixture};
 use super::*;
+use crate::Hint;
 use crate::trajectory::reading::Stated;
 use crate::trajectory::request::TrajectoryRequest;
 use crate::trajectory::text_data::TextData;

@@ -4,6 +4,7 @@ use ascribe_attribution::trajectory::{CheckpointWeights, LossScale, Optimizer, S
 use serde_json::Value as Json;
 
 use super::*;
+use crate::Hint;
 use crate::trajectory::reading::Stated;
 use crate::trajectory::version::TransformersVersion;
 

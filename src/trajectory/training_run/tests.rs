@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::Hint;
 
 fn fixture(name: &str) -> TrajectoryRequest {
     TrajectoryRequest::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory").join(name))

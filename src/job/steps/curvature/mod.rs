@@ -7,14 +7,15 @@ mod counts;
 mod decomposition;
 mod groups;
 mod kinds;
+mod merge;
 mod passes;
 mod stored;
 
-use self::kinds::{COVARIANCE, EIGENBASIS, LAMBDA};
+use self::kinds::{EIGENBASIS, LAMBDA};
 use crate::attribution::source::{LambdaPool, LegCurvature};
-use crate::attribution::store::{Key, Part};
+use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
-use crate::curvature::{Counts, CovarianceSum, CurvatureKind, Factors, Lambda, LambdaSum};
+use crate::curvature::{CurvatureKind, Factors, Lambda};
 use crate::job::brief::keys::site;
 use crate::job::error::JobError;
 use crate::job::number::Number;
@@ -228,81 +229,4 @@ impl Run<'_> {
         };
         Ok(Some(format!("when all {} shards are done: `ascribe merge --out {place}`, {then}", shard.count())))
     }
-
-    /// Joins the shards' sums of the next round, if they are complete.
-    pub(in crate::job) fn merge_fit<T: Number>(&self, from: &[std::path::PathBuf]) -> Result<Option<String>, JobError> {
-        let folders: Vec<_> = std::iter::once(self.store.folder().to_owned()).chain(from.iter().cloned()).collect();
-        let place = self.store.folder().display();
-        let layers = self.plan.training.layers();
-        match self.round()? {
-            Round::Done => Ok(None),
-            Round::Covariances => {
-                for site in self.covariance_sites()? {
-                    if self.covariance(site)?.is_some() {
-                        continue;
-                    }
-                    let key = self.plan.covariance_key(site);
-                    let parts = self.complete_parts(&folders, COVARIANCE, &key, site)?;
-                    let writer = self.covariance_writer(site, &merged_counts(&parts, layers.len())?)?;
-                    for group in self.groups() {
-                        let mut sum = CovarianceSum::<T>::weighted(&group.specs, self.plan.pair_weights());
-                        for part in &parts {
-                            let part = part.open()?;
-                            let counts = counts::of_file(&part, group.layers.iter().copied())?;
-                            sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), &counts)?;
-                        }
-                        self.write_covariance(&writer, &group.specs, &sum.finish()?)?;
-                    }
-                    writer.finish()?;
-                    self.store.remove_partial(COVARIANCE, &key)?;
-                    self.store.remove_parts(COVARIANCE, &key)?;
-                }
-                self.decompose_missing::<T>()?;
-                let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
-                let next = if has_lambda { "fit --shard i/n" } else { "query" };
-                Ok(Some(format!("covariances joined; next: `ascribe {next} --out {place}`")))
-            }
-            Round::Lambdas => {
-                for (site, fits) in self.lambda_sites()? {
-                    for index in fits {
-                        let key = self.lambda_key_at(index, site);
-                        let parts = self.complete_parts(&folders, LAMBDA, &key, site)?;
-                        let mut writer = None;
-                        for group in self.groups() {
-                            let mut sum = LambdaSum::<T>::new(&group.specs, vec![None; group.specs.len()]);
-                            for part in &parts {
-                                let part = part.open()?;
-                                let examples = counts::count(&part, "examples")?;
-                                sum.add_state(|name| part.f64(&group.name_in_run(name)).ok(), examples)?;
-                            }
-                            let lambda = sum.finish()?;
-                            let writer = match &mut writer {
-                                Some(writer) => writer,
-                                none => none.insert(self.lambda_writer(index, site, lambda.examples)?),
-                            };
-                            self.write_lambda(writer, &group.specs, &lambda)?;
-                        }
-                        if let Some(writer) = writer {
-                            writer.finish()?;
-                        }
-                        self.store.remove_partial(LAMBDA, &key)?;
-                        self.store.remove_parts(LAMBDA, &key)?;
-                    }
-                }
-                Ok(Some(format!("lambda joined; next: `ascribe query --out {place}`")))
-            }
-        }
-    }
-}
-
-/// What the covariances of so many layers are means over, from the shards' sums.
-fn merged_counts(parts: &[Part], layers: usize) -> Result<Counts, JobError> {
-    let mut merged = Counts { positions: vec![0; layers], examples: 0 };
-    for part in parts {
-        let part = part.open()?;
-        let own = counts::of_file(&part, 0..layers)?;
-        merged.positions.iter_mut().zip(own.positions).for_each(|(sum, positions)| *sum += positions);
-        merged.examples += own.examples;
-    }
-    Ok(merged)
 }

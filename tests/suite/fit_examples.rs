@@ -1,0 +1,181 @@
+//! Curvature from a part of the training examples: the same as a run on a file of that part alone, whose curvature
+//! scores all.
+
+use std::path::Path;
+
+use crate::support::figures::assert_relative;
+use crate::support::passes::{BATCH, Batched, KfacScale, fit, score_and, vectors};
+use crate::support::recorded::Recorded;
+use crate::support::{Source, fixture, load};
+use ascribe::Hint;
+use ascribe::attribution::LabelMode;
+use ascribe::attribution::store::Shard;
+use ascribe::curvature::{CurvatureKind, Damping, Measurement};
+use ascribe::data::{Role, Which};
+use ascribe::job::{Curvature, Fisher, FitExamples, IntervalsRequest, Job, JobError, Plan, Precision};
+use candle_core::DType;
+
+fn job(train: &Path, out: &Path) -> Job {
+    let mut job = Job::new(fixture("gpt2-tiny"), train, out);
+    job.data.queries = Some(fixture("gpt2-tiny").join("queries.jsonl"));
+    job.model.dtype = Precision::F64;
+    job.resources.batch_tokens = Some(64);
+    job
+}
+
+fn scores(folder: &Path) -> Vec<f64> {
+    Recorded::open(&folder.join("scores.safetensors")).values("scores")
+}
+
+/// Every third line of the training file, from the first on: what a third of the examples at equal distances are.
+#[test]
+fn a_sample_is_the_file_of_its_lines() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let all = fixture("gpt2-tiny").join("train.jsonl");
+    let lines = std::fs::read_to_string(&all).expect("readable");
+    let lines: Vec<&str> = lines.lines().collect();
+    let count = lines.len().div_ceil(3);
+    let places: Vec<usize> = (0..count).map(|k| k * lines.len() / count).collect();
+    assert!(places.windows(2).all(|pair| pair[1] - pair[0] >= 2) && places[0] == 0);
+    let part: String = places.iter().map(|&i| format!("{}\n", lines[i])).collect();
+    std::fs::write(path("part.jsonl"), part).expect("writable");
+    // K-FAC and EK-FAC, labels from the model and from the data: a sample draws the labels that its lines draw
+    for (curvature, fisher) in [(Curvature::Ekfac, Fisher::True), (Curvature::Kfac, Fisher::Empirical)] {
+        let with = |mut job: Job, change: &dyn Fn(&mut Job)| {
+            (job.method.curvature, job.method.fisher) = (curvature, fisher);
+            change(&mut job);
+            Plan::resolve(job).expect("sound").run(&()).expect("a whole run");
+        };
+        let of = |name: &str| path(&format!("{name}-{curvature:?}"));
+        with(job(&all, &of("sample")), &|job| job.method.fit_examples = FitExamples::Count(count));
+        with(job(&path("part.jsonl"), &of("part")), &|_| ());
+        with(job(&all, &of("scored")), &|job| {
+            job.method.factors = Some(of("part"));
+            job.data.train_size = Some(lines.len());
+        });
+        with(job(&all, &of("whole")), &|_| ());
+        let (found, want) = (scores(&of("sample")), scores(&of("scored")));
+        assert_relative(&found, &want, 1e-6, "a sample and the file of its lines");
+        let whole = scores(&of("whole"));
+        let largest = whole.iter().fold(0.0f64, |most, score| most.max(score.abs()));
+        let apart = found.iter().zip(&whole).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(apart > 1e-3 * largest, "a third of the examples makes another curvature: {apart} of {largest}");
+    }
+}
+
+#[test]
+fn shards_add_up_the_sample() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let train = fixture("gpt2-tiny").join("train.jsonl");
+    let sampled = |out: &str| {
+        let mut job = job(&train, &folder.path().join(out));
+        job.method.fit_examples = FitExamples::Share(0.3);
+        Plan::resolve(job).expect("sound")
+    };
+    sampled("whole").run(&()).expect("a whole run");
+    let plan = sampled("shards");
+    let both = |step: &dyn Fn(Shard)| (1..=2).for_each(|index| step(Shard::new(index, 2).expect("of two")));
+    for _ in 0..2 {
+        both(&|shard| _ = plan.fit(Some(shard), &()).expect("a part"));
+        plan.merge(&[], &()).expect("complete parts");
+    }
+    plan.query(&()).expect("fitted");
+    both(&|shard| _ = plan.score(Some(shard), &()).expect("a part"));
+    plan.merge(&[], &()).expect("complete parts");
+    let at = |out: &str| scores(&folder.path().join(out));
+    assert_relative(&at("shards"), &at("whole"), 1e-6, "two shards");
+}
+
+#[test]
+fn a_sample_is_shown_and_may_not_be_larger_than_the_data() {
+    let train = fixture("gpt2-tiny").join("train.jsonl");
+    let with = |examples: FitExamples| {
+        let mut job = job(&train, Path::new("no-folder"));
+        job.method.fit_examples = examples;
+        Plan::resolve(job)
+    };
+    let notes = |examples: FitExamples| with(examples).expect("sound").summary().notes.join("\n");
+    assert!(
+        notes(FitExamples::Count(3)).contains("the curvature is taken on 3 of "),
+        "{}",
+        notes(FitExamples::Count(3))
+    );
+    // a tiny model's text has fewer than 50 positions for each row of its widest covariance
+    assert!(notes(FitExamples::Auto).contains("the curvature is taken on all "), "{}", notes(FitExamples::Auto));
+    assert!(!notes(FitExamples::All).contains("the curvature is taken"));
+    let error = with(FitExamples::Count(100_000)).expect_err("too many");
+    assert!(matches!(&error, JobError::Options { .. }), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--fit-examples")), "{error}");
+}
+
+/// `intervals = all`: curvatures of every other line of the file, each fitted from the library's pieces on a file of
+/// these lines alone, and 0.3 and 3 times the damping; all of them score every example.
+#[test]
+fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let first = |file: &str, count: usize| {
+        let text = std::fs::read_to_string(fixture("gpt2-tiny").join(file)).expect("readable");
+        text.lines().take(count).map(|line| format!("{line}\n")).collect::<Vec<_>>()
+    };
+    // an odd number, so that the halves are not of one size
+    let (lines, queries) = (first("train.jsonl", 31), first("queries.jsonl", 3));
+    let every_other = |from: usize| lines.iter().skip(from).step_by(2).cloned().collect::<String>();
+    for (name, text) in [
+        ("all.jsonl", lines.concat()),
+        ("half-1.jsonl", every_other(0)),
+        ("half-2.jsonl", every_other(1)),
+        ("queries.jsonl", queries.concat()),
+    ] {
+        std::fs::write(path(name), text).expect("writable");
+    }
+    let out = path("run");
+    let mut job = job(&path("all.jsonl"), &out);
+    job.data.queries = Some(path("queries.jsonl"));
+    (job.output.intervals, job.output.top) = (IntervalsRequest::All, 4);
+    let rankings = Plan::resolve(job).expect("sound").run(&()).expect("a whole run");
+
+    let model = load(&fixture("gpt2-tiny"), DType::F64);
+    let tokenizer = fixture("gpt2-tiny");
+    let read = |name: &str, role: Role| {
+        Source { add_eos: Which::None, ..Source::new(path(name), role, &tokenizer) }.read(&model)
+    };
+    let (train, queries) = (read("all.jsonl", Role::Train), read("queries.jsonl", Role::Queries));
+    let labels = LabelMode::Sampled { seed: 0, draws: 1 };
+    let scores_with = |data: &str, damping: f64| {
+        let data = read(data, Role::Train);
+        let of = Batched(&data, BATCH);
+        let factors = fit::<_, f64>(&model, &of, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?.factors;
+        let damping = Damping::MeanFraction(damping);
+        let (found, _) = vectors(&model, &Batched(&queries, BATCH), &factors, damping, Measurement::Loss)?;
+        score_and(&model, &Batched(&train, BATCH), &found, 1.0 / 31.0, None)
+    };
+    let stored = |file: &str| Recorded::open(&out.join(file)).values("scores");
+    let first = stored("scores.safetensors");
+    let (mut low, mut high) = (first.clone(), first.clone());
+    for (file, data, damping) in [
+        ("scores.safetensors", "all.jsonl", 0.1),
+        ("scores.variant-half-1.safetensors", "half-1.jsonl", 0.1),
+        ("scores.variant-half-2.safetensors", "half-2.jsonl", 0.1),
+        ("scores.variant-damping-0.3.safetensors", "all.jsonl", 0.03),
+        ("scores.variant-damping-3.safetensors", "all.jsonl", 0.3),
+    ] {
+        let (found, want) = (stored(file), scores_with(data, damping).expect("scores").wide());
+        assert_relative(&found, &want, 1e-6, file);
+        let largest = first.iter().fold(0.0f64, |most, score| most.max(score.abs()));
+        let apart = found.iter().zip(&first).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
+        assert!(file == "scores.safetensors" || apart > 1e-2 * largest, "{file}: {apart} of {largest}");
+        for (k, score) in found.into_iter().enumerate() {
+            (low[k], high[k]) = (low[k].min(score), high[k].max(score));
+        }
+    }
+    for (q, ranking) in rankings.iter().enumerate() {
+        for example in ranking.proponents.iter().chain(&ranking.opponents) {
+            let k = q * 31 + (0..31).find(|&m| train.id(m) == example.id).expect("a training example");
+            assert_eq!(example.interval.map(|ends| ends.map(f64::from)), Some([low[k], high[k]]), "{}", example.id);
+        }
+        let of_variants = ranking.stability.as_ref().expect("a verdict").proponents.kept.len();
+        assert_eq!(of_variants, 4);
+    }
+}
