@@ -42,6 +42,7 @@ mod images;
 mod inputs;
 mod labels;
 mod line_problem;
+mod mapped_rows;
 mod packing;
 mod read;
 mod read_report;
@@ -75,6 +76,7 @@ pub use images::{
 pub use inputs::{Inputs, RowInputs, TokenInputs};
 pub use labels::{DoubtfulEnd, EndToken, Labels};
 pub use line_problem::LineProblem;
+pub use mapped_rows::MappedRows;
 pub use read::{read_tokens, read_tokens_from};
 pub use read_report::{Packed, ReadReport};
 pub use reading_options::{DataOptions, DecoderTokens, IdField, MaskedTokens, ModelLimits};

@@ -16,6 +16,7 @@ use super::excerpt::ExcerptOf;
 use super::fields;
 use super::files::{Bounds, Format, Row, Rows, expand};
 use super::line_problem::LineProblem;
+use super::mapped_rows::MappedRows;
 use super::packing::{Block, Packer};
 use super::read_report::{Packed, ReadReport};
 use super::reading_options::{DataOptions, ModelLimits, names_of};
@@ -40,6 +41,13 @@ pub fn read_tokens(
     let bounds = Bounds::of(options.memory);
     let chat = Chat::new(options.chat.clone(), tokenizer.map(Arc::as_ref));
     let mut reading = Reading::new(path, role, tokenizer, limits, &options, &chat, bounds)?;
+    if reading.needs_count() {
+        let mut rows = 0;
+        for file in &files {
+            rows += count(Rows::open(file, &options.columns, bounds)?.0)?;
+        }
+        reading.counted(rows);
+    }
     for file in &files {
         let (rows, format) = Rows::open(file, &options.columns, bounds)?;
         reading.read(rows, format)?;
@@ -47,12 +55,13 @@ pub fn read_tokens(
     reading.finish()
 }
 
-/// As [`read_tokens`], from any stream; `file` is its name in messages.
+/// As [`read_tokens`], from any stream; `file` is its name in messages. For shares of several processes the stream is
+/// read into memory, since its rows have to be counted first.
 ///
 /// # Errors
 /// As [`read_tokens`].
 pub fn read_tokens_from(
-    reader: impl BufRead,
+    mut reader: impl BufRead,
     file: &Path,
     format: Format,
     role: Role,
@@ -63,8 +72,25 @@ pub fn read_tokens_from(
     let bounds = Bounds::of(options.memory);
     let chat = Chat::new(options.chat.clone(), tokenizer.map(Arc::as_ref));
     let mut reading = Reading::new(file, role, tokenizer, limits, &options, &chat, bounds)?;
+    if reading.needs_count() {
+        let mut bytes = vec![];
+        reader.read_to_end(&mut bytes).map_err(|source| DataError::Read { file: file.to_owned(), source })?;
+        reading.counted(count(Rows::of(&bytes[..], file, format, &options.columns, bounds)?)?);
+        reading.read(Rows::of(&bytes[..], file, format, &options.columns, bounds)?, format)?;
+        return reading.finish();
+    }
     reading.read(Rows::of(reader, file, format, &options.columns, bounds)?, format)?;
     reading.finish()
+}
+
+/// How many rows there are.
+fn count(mut rows: Rows<'_>) -> Result<usize, DataError> {
+    let mut count = 0;
+    rows.each(|_, _| {
+        count += 1;
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// Reading of one file after another into one dataset.
@@ -115,6 +141,8 @@ impl<'a> Reading<'a> {
             max_positions: limits.max_positions,
             packer: pack.map(Packer::new),
             pack_rows: options.pack_rows,
+            pack_processes: options.pack_processes,
+            ends: vec![],
             shorter_blocks: options.pack_keeps_rest.then_some(0),
             without_target: 0,
             rows: 0,
@@ -131,6 +159,18 @@ impl<'a> Reading<'a> {
             report: ReadReport::default(),
         };
         Ok(Self { encoder, chat, options, role, collector, pack, texts: false })
+    }
+
+    /// Whether the number of rows has to be known before they are read: several processes have a share each.
+    fn needs_count(&self) -> bool {
+        self.collector.packer.is_some() && self.options.pack_processes.is_some_and(|processes| processes > 1)
+    }
+
+    /// Says how many rows will be read.
+    fn counted(&mut self, rows: usize) {
+        let mapped = MappedRows { rows: self.options.pack_rows, processes: self.options.pack_processes.unwrap_or(1) };
+        self.collector.ends = mapped.ends(rows).collect();
+        self.collector.ends.reverse();
     }
 
     /// Reads the rows of one file.
@@ -194,6 +234,9 @@ struct Collector<'a> {
     max_positions: Option<usize>,
     packer: Option<Packer>,
     pack_rows: Option<usize>,
+    pack_processes: Option<usize>,
+    /// Where packing begins anew, in rows, the next place last; empty if `pack_rows` alone says it.
+    ends: Vec<usize>,
     /// Blocks of what filled none; `None` where that is left out.
     shorter_blocks: Option<usize>,
     /// Tokens of such blocks in which nothing is predicted.
@@ -304,7 +347,12 @@ impl Collector<'_> {
     /// Counts a row, and begins packing anew if that was the last of its group.
     fn end_row(&mut self) {
         self.rows += 1;
-        if self.pack_rows.is_some_and(|rows| self.rows.is_multiple_of(rows)) {
+        let ends = match self.ends.last() {
+            Some(&end) => end == self.rows,
+            None => self.pack_rows.is_some_and(|rows| self.rows.is_multiple_of(rows)),
+        };
+        if ends {
+            self.ends.pop();
             self.take_rest();
             if let Some(packer) = &mut self.packer {
                 packer.drop_rest();
@@ -337,14 +385,26 @@ impl Collector<'_> {
 
     fn finish(mut self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
         self.take_rest();
-        let Self { path, packer, pack_rows, shorter_blocks, without_target, dataset, ids, mut report, .. } = self;
+        let Self {
+            path,
+            packer,
+            pack_rows,
+            pack_processes,
+            shorter_blocks,
+            without_target,
+            dataset,
+            ids,
+            mut report,
+            ..
+        } = self;
         if ids.is_empty() {
             return Err(DataError::Empty { file: path.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
             let dropped_tokens = packer.rest() + without_target;
-            report.packed = Some(Packed { documents: ids.len(), dropped_tokens, shorter_blocks, rows: pack_rows });
+            let (documents, rows, shares) = (ids.len(), pack_rows, pack_processes);
+            report.packed = Some(Packed { documents, dropped_tokens, shorter_blocks, rows, shares });
             if n == 0 {
                 let length = pack.unwrap_or_default();
                 return Err(DataError::NoBlock { file: path.to_owned(), tokens: packer.rest(), length });

@@ -72,4 +72,6 @@ pub struct Packed {
     pub shorter_blocks: Option<usize>,
     /// Rows after which packing began anew.
     pub rows: Option<usize>,
+    /// Shares of the rows, each packed by itself; none: one.
+    pub shares: Option<usize>,
 }

@@ -21,6 +21,8 @@ pub struct DataOptions {
     /// After every so many rows of the file packing begins anew; a script that packs each batch of a mapped data set
     /// does so. None: one stream.
     pub pack_rows: Option<usize>,
+    /// Processes that packed, each a share of the rows; none: one.
+    pub pack_processes: Option<usize>,
     /// What fills no block, at the end and where packing begins anew, is a shorter block; else it is left out.
     pub pack_keeps_rest: bool,
     /// Special tokens added to text.

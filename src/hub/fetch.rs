@@ -29,6 +29,13 @@ const TOKENIZER: [&str; 6] = [
 /// What becomes of images before a model sees them.
 const IMAGES: [&str; 2] = ["preprocessor_config.json", "processor_config.json"];
 
+/// What a Trainer writes beside the weights of a checkpoint.
+const TRAINING: [&str; 5] =
+    ["trainer_state.json", "training_args.bin", "scheduler.pt", "optimizer.pt", "optimizer.bin"];
+
+/// The weights of an adapter.
+const ADAPTER: &str = "adapter_model.safetensors";
+
 /// Bytes of an index of shards at most.
 const LARGEST_INDEX: u64 = 128 << 20;
 
@@ -75,6 +82,9 @@ pub fn model(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf,
         if !CONFIGS.iter().any(has) {
             return Err(place.not_cached("`config.json`"));
         }
+        if ![SINGLE, INDEX, ADAPTER].iter().any(has) {
+            return Err(place.not_cached(format!("`{SINGLE}`")));
+        }
         if has(&INDEX) && !has(&SINGLE) {
             let shards = place.shards(&folder.join(INDEX))?;
             if let Some(missing) = shards.iter().find(|shard| !has(&shard.as_str())) {
@@ -88,7 +98,7 @@ pub fn model(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf,
     if !CONFIGS.iter().any(has) {
         return Err(place.absent("model with a `config.json` or an `adapter_config.json` there"));
     }
-    let weights = [SINGLE, "adapter_model.safetensors"];
+    let weights = [SINGLE, ADAPTER];
     if !weights.iter().any(has) && !has(&INDEX) {
         let instead = if has(&"pytorch_model.bin") { "; its weights are in `pytorch_model.bin`" } else { "" };
         return Err(place.absent(&format!("safetensors of this model{instead}")));
@@ -136,6 +146,84 @@ pub fn tokenizer(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<Path
     place.fetch(&contents, &needed, tell)
 }
 
+/// The folder of `hub:ORG/NAME[@REVISION]` with what becomes of images.
+///
+/// # Errors
+/// [`HubError`].
+pub fn image_processor(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, HubError> {
+    Ok(some_of(name, &IMAGES, settings, tell)?.0)
+}
+
+/// The file of `hub:ORG/NAME[@REVISION]` that has its chat template: the first that is there of `chat_template.jinja`,
+/// `chat_template.json` and `tokenizer_config.json`.
+///
+/// # Errors
+/// [`HubError`].
+pub fn chat_template(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, HubError> {
+    const PLACES: [&str; 3] = ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"];
+    let (folder, found) = some_of(name, &PLACES, settings, tell)?;
+    Ok(folder.join(found))
+}
+
+/// The folder of a model's repository with those of these files that it has, at least one, and the first of them.
+fn some_of(
+    name: &str,
+    files: &[&'static str],
+    settings: &Settings,
+    tell: Tell<'_>,
+) -> Result<(PathBuf, &'static str), HubError> {
+    let repository = of_model(name)?;
+    let place = Place::of(name, settings, &repository);
+    let which = files.iter().map(|file| format!("`{file}`")).collect::<Vec<_>>().join(" or ");
+    if settings.is_offline {
+        let folder = place.offline()?;
+        let first = files.iter().find(|file| folder.join(file).is_file()).copied();
+        return Ok((folder, first.ok_or_else(|| place.not_cached(which))?));
+    }
+    let contents = place.client.contents()?;
+    let there: Vec<&str> = files.iter().filter(|file| contents.files.contains_key(**file)).copied().collect();
+    let first = files.iter().find(|file| there.contains(*file)).copied();
+    let first = first.ok_or_else(|| place.absent(&format!("{which} there")))?;
+    let needed = there.into_iter().map(str::to_owned).collect();
+    Ok((place.fetch(&contents, &needed, tell)?, first))
+}
+
+/// The folder of `hub:ORG/NAME[@REVISION]` as a Trainer's output folder: its folders `checkpoint-N` with weights,
+/// settings and what the Trainer wrote there, and the tokenizer beside them.
+///
+/// # Errors
+/// [`HubError`].
+pub fn run(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, HubError> {
+    let repository = of_model(name)?;
+    let place = Place::of(name, settings, &repository);
+    if settings.is_offline {
+        // which checkpoints there are the hub alone knows
+        return Err(place.not_cached("list of its checkpoints"));
+    }
+    let contents = place.client.contents()?;
+    let needed: BTreeSet<String> = contents.files.keys().filter(|file| is_of_run(file)).cloned().collect();
+    if !needed.iter().any(|file| file.contains('/')) {
+        return Err(place.absent("folder `checkpoint-N` there"));
+    }
+    place.fetch(&contents, &needed, tell)
+}
+
+/// Whether a file of a repository is one that a training run is read from.
+pub(super) fn is_of_run(file: &str) -> bool {
+    let (folder, name) = file.split_once('/').unwrap_or(("", file));
+    let number = folder.strip_prefix("checkpoint-").unwrap_or_default();
+    let is_checkpoint = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let is_shard = || {
+        let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        numbers.is_some_and(|numbers| numbers.split("-of-").all(|n| n.bytes().all(|b| b.is_ascii_digit())))
+    };
+    let described = CONFIGS.iter().chain(&TOKENIZER).chain(&IMAGES).chain(&TRAINING).any(|known| *known == name);
+    match folder {
+        "" => described,
+        _ => is_checkpoint && (described || [SINGLE, INDEX, ADAPTER].contains(&name) || is_shard()),
+    }
+}
+
 /// The file `hub:ORG/NAME[@REVISION]/FILE` of a data set, or a pattern that all files fit that FILE fits.
 ///
 /// # Errors
@@ -143,16 +231,15 @@ pub fn tokenizer(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<Path
 pub fn file(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, HubError> {
     let (repository, file) = of_file(name)?;
     let place = Place::of(name, settings, &repository);
-    let is_pattern = file.contains(['*', '?', '[', '{']);
     if settings.is_offline {
-        if is_pattern {
+        if is_pattern(&file) {
             return Err(place.not_cached("list of the files that it fits"));
         }
         let found = place.offline()?.join(&file);
         return if found.is_file() { Ok(found) } else { Err(place.not_cached(format!("`{file}`"))) };
     }
     let contents = place.client.contents()?;
-    let needed: BTreeSet<String> = if is_pattern {
+    let needed: BTreeSet<String> = if is_pattern(&file) {
         let glob = globset::GlobBuilder::new(&file).literal_separator(true).build();
         let fits = glob.map_err(|_| place.absent(&format!("file that fits `{file}`")))?.compile_matcher();
         contents.files.keys().filter(|name| fits.is_match(name)).cloned().collect()
@@ -163,6 +250,21 @@ pub fn file(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, 
         return Err(place.absent(&format!("file `{file}` there")));
     }
     Ok(place.fetch(&contents, &needed, tell)?.join(file))
+}
+
+/// Where the cache has a name at a commit, or would have it; with a file of a data set, else a model's folder.
+pub(super) fn place(is_file: bool, name: &str, settings: &Settings) -> Option<PathBuf> {
+    let (repository, file) = match is_file {
+        true => of_file(name).ok()?,
+        false => (of_model(name).ok()?, String::new()),
+    };
+    let folder = Cached::of(settings, &repository).snapshot(&repository.revision);
+    Some(if is_file { folder.join(file) } else { folder })
+}
+
+/// Whether the file of a data set's name is a pattern.
+pub(super) fn is_pattern(file: &str) -> bool {
+    file.contains(['*', '?', '[', '{'])
 }
 
 /// A repository at the hub and in the cache.

@@ -11,6 +11,7 @@ mod download;
 mod error;
 mod fetch;
 mod name;
+mod pin;
 mod settings;
 #[cfg(test)]
 #[allow(unreachable_pub)] // the command's tests have it too
@@ -19,6 +20,7 @@ mod test_server;
 mod tests;
 
 pub use self::error::HubError;
-pub use self::fetch::{Event, file, model, tokenizer};
+pub use self::fetch::{Event, chat_template, file, image_processor, model, run, tokenizer};
 pub use self::name::{is_name, of_snapshot, would_be};
+pub use self::pin::{Pin, What};
 pub use self::settings::Settings;

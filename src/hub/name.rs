@@ -103,6 +103,27 @@ pub(super) fn of_model(name: &str) -> Result<Repository, HubError> {
     Ok(Repository { kind: Kind::Model, id: id.to_owned(), revision: revision.to_owned() })
 }
 
+/// A model's name at a commit, whatever revision it names.
+pub(super) fn model_at(name: &str, commit: &str) -> Result<String, HubError> {
+    let Repository { id, .. } = of_model(name)?;
+    check_commit(name, commit)?;
+    Ok(format!("{PREFIX}{id}@{commit}"))
+}
+
+/// The name of a data set's file at a commit, whatever revision it names.
+pub(super) fn file_at(name: &str, commit: &str) -> Result<String, HubError> {
+    let (Repository { id, .. }, file) = of_file(name)?;
+    check_commit(name, commit)?;
+    Ok(format!("{PREFIX}{id}@{commit}/{file}"))
+}
+
+fn check_commit(name: &str, commit: &str) -> Result<(), HubError> {
+    match is_commit(commit) {
+        true => Ok(()),
+        false => Err(HubError::Name { name: name.to_owned(), problem: "is held to a commit that is none" }),
+    }
+}
+
 /// The data set and the file in it that `hub:ORG/NAME[@REVISION]/FILE` names.
 pub(super) fn of_file(name: &str) -> Result<(Repository, String), HubError> {
     let problem = |problem| HubError::Name { name: name.to_owned(), problem };
@@ -166,6 +187,16 @@ mod tests {
         ] {
             assert!(of_file(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_commit_takes_the_place_of_a_revision() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        assert_eq!(model_at("hub:o/m@v1", commit).expect("a name"), format!("hub:o/m@{commit}"));
+        assert_eq!(model_at("hub:gpt2", commit).expect("a name"), format!("hub:gpt2@{commit}"));
+        let file = file_at("hub:o/d@refs%2Fpr%2F1/data/a@b-*.parquet", commit).expect("a name");
+        assert_eq!(file, format!("hub:o/d@{commit}/data/a@b-*.parquet"));
+        assert!(model_at("hub:o/m", "main").is_err() && file_at("hub:o/d/x", "../x").is_err());
     }
 
     #[test]

@@ -209,3 +209,96 @@ fn files_of_data_sets_come_alone_or_by_a_pattern() {
     says(offline("hub:o/d@v1/data/train-9.parquet"), &["no `data/train-9.parquet`"]);
     says(offline("hub:o/d/data/*.parquet"), &["list of the files that it fits"]);
 }
+
+#[test]
+fn a_trainers_folder_comes_with_its_checkpoints_and_little_else() {
+    let trial = Trial::new();
+    says(run("hub:o/m", &trial.settings(), &mut |_| {}), &["has no folder `checkpoint-N` there"]);
+    let wanted = [
+        "checkpoint-60/config.json",
+        "checkpoint-60/model-00001-of-00002.safetensors",
+        "checkpoint-60/model.safetensors.index.json",
+        "checkpoint-60/optimizer.pt",
+        "checkpoint-60/trainer_state.json",
+        "checkpoint-120/adapter_model.safetensors",
+        "training_args.bin",
+    ];
+    let others = [
+        "checkpoint-60/pytorch_model.bin",
+        "checkpoint-60/rng_state.pth",
+        "checkpoint-60/model-x-of-y.safetensors",
+        "checkpoint-60/deep/config.json",
+        "checkpoint-last/config.json",
+        "trajectory.toml",
+    ];
+    for file in wanted.into_iter().chain(others) {
+        trial.hub.add(&format!("models/o/m/{file}"), file);
+    }
+    let (folder, pin) = What::Run.get("hub:o/m@v1", None, &trial.settings(), &mut |_| {}).expect("a run");
+    for file in wanted.into_iter().chain(["config.json", "tokenizer.json"]) {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+    assert!(!others.iter().any(|file| folder.join(file).exists()));
+    assert_eq!(pin, Some(Pin { commit: COMMIT.into(), files: Some(9) }));
+    // the same commit is not asked for again; a cache that lacks a file of it is none
+    trial.hub.asked();
+    let again = |settings: &Settings| What::Run.get("hub:o/m@v1", pin.as_ref(), settings, &mut |_| {});
+    assert_eq!(again(&trial.offline()).expect("the cache").0, folder);
+    assert!(trial.hub.asked().is_empty());
+    fs::remove_file(folder.join("checkpoint-60/optimizer.pt")).expect("a link");
+    says(again(&trial.offline()).map(|found| found.0), &["no list of its checkpoints"]);
+    assert_eq!(again(&trial.settings()).expect("the rest").0, folder);
+    assert!(folder.join("checkpoint-60/optimizer.pt").is_file());
+}
+
+#[test]
+fn a_name_that_is_held_to_a_commit_is_that_commit() {
+    let trial = Trial::new();
+    trial.hub.add("models/o/m/model.safetensors", "weights");
+    for file in ["data/a.jsonl", "data/b.jsonl"] {
+        trial.hub.add(&format!("datasets/o/d/{file}"), file);
+    }
+    let get =
+        |what: What, name: &str, pin: Option<&Pin>, settings: &Settings| what.get(name, pin, settings, &mut |_| {});
+    for (what, name, files) in [
+        (What::Model, "hub:o/m", None),
+        (What::File, "hub:o/d/data/a.jsonl", None),
+        (What::File, "hub:o/d/data/*.jsonl", Some(2)),
+    ] {
+        let (path, pin) = get(what, name, None, &trial.settings()).expect("there");
+        assert_eq!(pin, Some(Pin { commit: COMMIT.into(), files }), "{name}");
+        trial.hub.asked();
+        // without a network, and without being told so
+        let nowhere = Settings { is_offline: false, ..trial.offline() };
+        assert_eq!(get(what, name, pin.as_ref(), &nowhere).expect("the cache").0, path);
+        assert_eq!(what.find(name, pin.as_ref().expect("one"), &nowhere), Some(path));
+        let other = Pin { commit: "f".repeat(40), files };
+        assert_eq!(what.find(name, &other, &nowhere), None);
+        says(get(what, name, Some(&other), &trial.settings()).map(|found| found.0), &["has no", "revision"]);
+        let none = Pin { commit: "main".into(), files };
+        says(get(what, name, Some(&none), &trial.settings()).map(|found| found.0), &["held to a commit that is none"]);
+    }
+    // one of the files that the pattern fits is gone
+    let (path, pin) = get(What::File, "hub:o/d/data/*.jsonl", None, &trial.settings()).expect("there");
+    fs::remove_file(path.with_file_name("b.jsonl")).expect("a link");
+    let pin = pin.expect("one");
+    assert_eq!(What::File.find("hub:o/d/data/*.jsonl", &pin, &trial.settings()), None);
+}
+
+#[test]
+fn templates_and_image_processors_come_alone() {
+    let trial = Trial::new();
+    let none = chat_template("hub:o/m", &trial.settings(), &mut |_| {});
+    says(none, &["has no `chat_template.jinja` or `chat_template.json` or `tokenizer_config.json` there"]);
+    trial.hub.add("models/o/m/tokenizer_config.json", "{}");
+    trial.hub.add("models/o/m/preprocessor_config.json", "{}");
+    let of_config = chat_template("hub:o/m", &trial.settings(), &mut |_| {}).expect("a template");
+    assert!(of_config.ends_with("tokenizer_config.json"));
+    trial.hub.add("models/o/m/chat_template.jinja", "{{ messages }}");
+    let template = chat_template("hub:o/m", &trial.settings(), &mut |_| {}).expect("a template");
+    assert_eq!(fs::read_to_string(&template).expect("a file"), "{{ messages }}");
+    assert_eq!(chat_template("hub:o/m", &trial.offline(), &mut |_| {}).expect("the cache"), template);
+    let folder = image_processor("hub:o/m", &trial.settings(), &mut |_| {}).expect("a folder");
+    assert!(folder.join("preprocessor_config.json").is_file() && !folder.join("tokenizer.json").exists());
+    says(image_processor("hub:o/other", &trial.offline(), &mut |_| {}), &["not in the cache"]);
+}

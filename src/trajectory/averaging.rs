@@ -9,7 +9,7 @@
 //! then on the sum by the label tokens of the accumulated micro-batches, where the model takes their number
 //! (`num_items_in_batch`), over all processes where `average_tokens_across_devices` says so.
 
-use crate::trajectory::reading::Batch;
+use crate::trajectory::reading::{Batch, Company};
 use crate::trajectory::version::TransformersVersion;
 
 /// The release that began to divide by the label tokens of all micro-batches.
@@ -79,8 +79,22 @@ impl Averaging {
         }
     }
 
+    /// What examples counted, where that is recorded.
+    pub fn weights(self, batch: Batch, targets: Targets) -> Option<ExampleWeights> {
+        let known = self.over != Over::Either && batch.company != Company::Other;
+        known.then_some(ExampleWeights { examples: self.examples, company: batch.company, targets })
+    }
+
     /// The averaging in words, and what it does to examples of few and of many targets.
-    pub fn sentence(self, version: Option<TransformersVersion>, batch: Batch, targets: Option<&Targets>) -> String {
+    ///
+    /// `applied` says that scores are multiplied with what examples counted.
+    pub fn sentence(
+        self,
+        version: Option<TransformersVersion>,
+        batch: Batch,
+        targets: Option<&Targets>,
+        applied: bool,
+    ) -> String {
         let Self { over, examples } = self;
         let by = version
             .map_or("transformers of a version that is not recorded".to_owned(), |v| format!("transformers {v}"));
@@ -112,8 +126,23 @@ impl Averaging {
                 counted(examples, "example")
             ),
         };
-        let Some(effect) = targets.and_then(|targets| targets.effect(examples)) else { return each };
+        let each = match batch.company {
+            Company::OfLikeLength => format!("{each}, which were of about the same length (`group_by_length`)"),
+            Company::Drawn | Company::Other => each,
+        };
+        let weights = targets.map(|&targets| ExampleWeights { examples, company: batch.company, targets });
+        let Some(effect) = weights.and_then(|weights| weights.effect()) else {
+            let near = "; scores are multiplied with what an example counted so, which is near 1 (`--example-weights batches`)";
+            return if applied { each + near } else { each };
+        };
         let ([(few, more), (many, less)], at_most) = (effect, if over == Over::Either { "up to " } else { "" });
+        if applied {
+            return format!(
+                "{each}; scores are multiplied with what an example counted so, {more:.2} for one of {} and {less:.2} for one of {} (`--example-weights batches`)",
+                counted(few, "target"),
+                counted(many, "target")
+            );
+        }
         format!(
             "{each}; scores take every target alike, so that an example of {} counted {at_most}{more:.2} times what its score says, and one of {} {less:.2} times",
             counted(few, "target"),
@@ -156,10 +185,33 @@ impl Targets {
         let sum = targets as f64 + others * self.mean;
         examples as f64 * self.mean / sum * (1.0 + others * self.variance / (sum * sum))
     }
+}
+
+/// What the examples of a stage counted in the means that training took, beside the mean over all targets.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExampleWeights {
+    /// Examples that a mean was over.
+    pub examples: usize,
+    /// Which examples these were.
+    pub company: Company,
+    /// The targets of the stage's examples.
+    pub targets: Targets,
+}
+
+impl ExampleWeights {
+    /// What an example of so many targets counted: the mean over the orders of the data, to second order; among examples
+    /// of its own length the mean number of targets by its own.
+    pub fn weight(&self, targets: usize) -> f64 {
+        match self.company {
+            Company::OfLikeLength => self.targets.mean / targets.max(1) as f64,
+            Company::Drawn | Company::Other => self.targets.weight(targets, self.examples),
+        }
+    }
 
     /// The weights of an example of few and of one of many targets, if one of them is far from 1.
-    fn effect(&self, examples: usize) -> Option<[(usize, f64); 2]> {
-        let both = [self.few.max(1), self.many.max(1)].map(|targets| (targets, self.weight(targets, examples)));
+    fn effect(&self) -> Option<[(usize, f64); 2]> {
+        let ends = [self.targets.few, self.targets.many];
+        let both = ends.map(|targets| (targets.max(1), self.weight(targets.max(1))));
         both.iter().any(|(_, weight)| (weight - 1.0).abs() > ALIKE).then_some(both)
     }
 }
@@ -169,7 +221,8 @@ mod tests {
     use super::*;
 
     fn batch(accumulation: usize, processes: usize, across_processes: bool) -> Batch {
-        Batch { per_process: 4, devices: 1, accumulation, processes: Some(processes), across_processes }
+        let processes = Some(processes);
+        Batch { per_process: 4, devices: 1, accumulation, processes, across_processes, company: Company::Drawn }
     }
 
     #[test]
@@ -215,7 +268,30 @@ mod tests {
         // a batch of one is the mean of its own targets
         assert_eq!(targets.weight(20, 1), targets.mean / 20.0);
         // all examples together take every target alike
-        assert!((targets.weight(20, 100_000) - 1.0).abs() < 1e-3 && targets.effect(100_000).is_none());
+        let whole = ExampleWeights { examples: 100_000, company: Company::Drawn, targets };
+        assert!((whole.weight(20) - 1.0).abs() < 1e-3 && whole.effect().is_none());
+        // examples of one length are each other's company
+        let alike = ExampleWeights { examples: 8, company: Company::OfLikeLength, targets };
+        assert_eq!(alike.weight(20), targets.mean / 20.0);
+    }
+
+    #[test]
+    fn weights_are_known_where_the_release_and_the_sampler_are() {
+        let targets = Targets::of(vec![10, 20, 30, 40]).unwrap();
+        let known = |version: &str, company| {
+            let batch = Batch { company, ..batch(8, 1, false) };
+            Averaging::of(TransformersVersion::parse(version), "LlamaForCausalLM", batch).weights(batch, targets)
+        };
+        assert_eq!(known("4.40.0", Company::Drawn).map(|weights| weights.examples), Some(4));
+        assert_eq!(known("4.50.0", Company::OfLikeLength).map(|weights| weights.examples), Some(32));
+        assert_eq!(known("4.40.0", Company::Other), None);
+        assert_eq!(known("nothing", Company::Drawn), None);
+        // the weight is the mean over all pairs: n T̄ E[1 / (t + S)] for n = 2, here of the other three
+        let pairs = ExampleWeights { examples: 2, company: Company::Drawn, targets };
+        let exact = |t: f64| [10.0, 20.0, 30.0, 40.0].iter().map(|s| 2.0 * 25.0 / (t + s)).sum::<f64>() / 4.0;
+        for t in [10, 40] {
+            assert!((pairs.weight(t) / exact(t as f64) - 1.0).abs() < 0.02, "{t}: {}", pairs.weight(t));
+        }
     }
 
     #[test]
@@ -223,11 +299,16 @@ mod tests {
         let targets = Targets { mean: 40.0, variance: 100.0, few: 20, many: 60 };
         let version = TransformersVersion::parse("4.40.0");
         let micro = Averaging::of(version, "LlamaForCausalLM", batch(8, 1, false));
-        let text = micro.sentence(version, batch(8, 1, false), Some(&targets));
+        let text = micro.sentence(version, batch(8, 1, false), Some(&targets), false);
         let expected = "transformers 4.40 divides by the label tokens of each micro-batch of 4 examples by itself; scores take every target alike, so that an example of 20 targets counted 1.16 times what its score says, and one of 60 targets 0.90 times";
         assert_eq!(text, expected);
+        let text = micro.sentence(version, batch(8, 1, false), Some(&targets), true);
+        assert!(text.contains("by itself; scores are multiplied with what an example counted so, 1.16 for"), "{text}");
+        let alike = Batch { company: Company::OfLikeLength, ..batch(8, 1, false) };
+        let text = micro.sentence(version, alike, Some(&targets), false);
+        assert!(text.contains("(`group_by_length`); scores take") && text.contains("counted 2.00 times"), "{text}");
         let summed = Averaging { over: Over::MicroBatchSummed, examples: 4 };
-        let text = summed.sentence(TransformersVersion::parse("5.24.0"), batch(8, 2, true), None);
+        let text = summed.sentence(TransformersVersion::parse("5.24.0"), batch(8, 2, true), None, false);
         assert!(text.contains("an update is their sum, 16 times the mean that is taken here"), "{text}");
     }
 }

@@ -152,6 +152,42 @@ pub enum ReadError {
         /// The state's.
         found: usize,
     },
+    /// What examples counted in their batches is asked for, and not recorded.
+    #[error("{}: what each example counted in its batches is not recorded", source_path.display())]
+    UnknownWeights {
+        /// The run.
+        source_path: PathBuf,
+    },
+    /// Checkpoints of two runs in one folder.
+    #[error("{} has the loss {loss} at step {step}, and {} {of_last}: they are of two runs", file.display(), last.display())]
+    OtherRun {
+        /// The state of the earlier checkpoint.
+        file: PathBuf,
+        /// The state of the last.
+        last: PathBuf,
+        /// The first step at which they differ.
+        step: usize,
+        /// The loss in the earlier one.
+        loss: f64,
+        /// The loss in the last.
+        of_last: f64,
+    },
+    /// A part of a run whose steps it has no checkpoints of.
+    #[error(
+        "{}: the checkpoints are of the steps {steps:?}, and a stage is asked for that begins after step {after} and ends at {}",
+        folder.display(),
+        last.map_or("the last".to_owned(), |last| format!("step {last}"))
+    )]
+    PartOfRun {
+        /// The run.
+        folder: PathBuf,
+        /// Updates after which the part begins.
+        after: usize,
+        /// The step of its last checkpoint.
+        last: Option<usize>,
+        /// The steps of all checkpoints.
+        steps: Vec<usize>,
+    },
     /// Checkpoints of one run that disagree about it.
     #[error("`{key}` is {first} in {} and {second} in {}", first_file.display(), second_file.display())]
     CheckpointsDiffer {
@@ -450,7 +486,16 @@ impl Hint for ReadError {
                 "all checkpoints of a stage must be of one model".to_string()
             }
             Self::CheckpointsDiffer { .. } => {
-                "the run was changed on the way: describe each part as a stage in a `trajectory.toml`".to_string()
+                "the run was changed on the way: describe each part as a stage in a `trajectory.toml`, with `run` and `last_step` or `after_step`".to_string()
+            }
+            Self::UnknownWeights { .. } => {
+                "leave `--example-weights` out: it is known of language models in a Trainer's folder whose release of transformers is recorded, whose loss scale is not stated, and whose batches were drawn at random or by length".to_string()
+            }
+            Self::OtherRun { .. } => {
+                "a later run wrote into the folder of an earlier one: move the checkpoints of the one that is not meant elsewhere; if one began with the weights of the other, two `[[stage]]` tables with `run` describe both".to_string()
+            }
+            Self::PartOfRun { .. } => {
+                "`last_step` names a checkpoint, and `after_step` one before it".to_string()
             }
             Self::RateDisagrees { .. } => {
                 "the run used another schedule than its arguments say: state it, or list the rates in a `trajectory.toml`".to_string()

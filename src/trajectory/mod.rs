@@ -33,12 +33,15 @@ pub mod trainer;
 mod training_run;
 mod version;
 mod warning;
+mod written_stages;
 mod zip_directory;
 
-pub use averaging::{Averaging, Over, Targets};
+pub use averaging::{Averaging, ExampleWeights, Over, Targets};
 pub use error::ReadError;
 pub use frozen_parameters::FrozenParameters;
-pub use reading::{Batch, CheckpointFiles, ClippingUse, Epochs, Fact, GroupRates, RatesOrigin, Reading, Stated};
+pub use reading::{
+    Batch, CheckpointFiles, ClippingUse, Company, Epochs, Fact, GroupRates, RatesOrigin, Reading, Stated,
+};
 pub use request::{TrajectoryRequest, read_description, reads_trainer_folder};
 pub use run_checkpoints::{RunCheckpoints, nearest_shares};
 pub use second_moments::second_moments;

@@ -76,6 +76,20 @@ pub struct Batch {
     pub processes: Option<usize>,
     /// Whether label tokens were counted over all processes (`average_tokens_across_devices`).
     pub across_processes: bool,
+    /// Which examples were together.
+    pub company: Company,
+}
+
+/// Which examples were in a batch together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Company {
+    /// Any: they were drawn anew in every epoch.
+    #[default]
+    Drawn,
+    /// Those of about the same length (`group_by_length`).
+    OfLikeLength,
+    /// Others, as those that stood side by side in the file.
+    Other,
 }
 
 /// Parameter groups with rates of their own.
@@ -268,6 +282,24 @@ impl Reading {
             layer_rates: self.layer_rates.clone(),
         })
         .map_err(|problem| self.numbers(problem))
+    }
+
+    /// Leaves out the first `after` updates: what remains counts its steps from there. The log's epochs and tokens, which
+    /// began to be counted with the run, say nothing of it.
+    ///
+    /// # Errors
+    /// Rates that are none.
+    pub(super) fn begin_after(&mut self, after: usize) -> Result<(), TrajectoryError> {
+        let n_steps = self.rates.n_steps();
+        self.rates = StepRates::per_step((after..n_steps).filter_map(|k| self.rates.rate(k)).collect())?;
+        self.checkpoints.retain(|files| files.step > after);
+        self.checkpoints.iter_mut().for_each(|files| files.step -= after);
+        self.gradient_norms.retain(|(step, _)| *step >= after);
+        self.gradient_norms.iter_mut().for_each(|(step, _)| *step -= after);
+        self.losses.retain(|(step, _)| *step > after);
+        self.losses.iter_mut().for_each(|(step, _)| *step -= after);
+        (self.epochs, self.logged_tokens) = (None, LoggedTokens::default());
+        Ok(())
     }
 
     /// Examples in one update of this many processes.

@@ -37,6 +37,9 @@ pub struct TrajectoryRequest {
     /// What training divided the loss by; it wins over what is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<LossScaleRequest>,
+    /// What each example counts beside its targets.
+    #[serde(default, skip_serializing_if = "ExampleWeightsRequest::is_alike")]
+    pub example_weights: ExampleWeightsRequest,
 }
 
 impl TrajectoryRequest {
@@ -50,6 +53,7 @@ impl TrajectoryRequest {
             interpolate_rates: false,
             processes: None,
             loss_scale: None,
+            example_weights: ExampleWeightsRequest::Alike,
         }
     }
 
@@ -58,11 +62,11 @@ impl TrajectoryRequest {
     /// # Errors
     /// Nothing at the path; files that are missing, damaged or disagree; rates that nothing tells.
     pub fn read(&self) -> Result<Vec<Reading>, ReadError> {
+        let gaps = if self.interpolate_rates { Gaps::Interpolate } else { Gaps::Refuse };
         if reads_trainer_folder(&self.path)? {
-            let gaps = if self.interpolate_rates { Gaps::Interpolate } else { Gaps::Refuse };
-            return Ok(vec![trainer::read(&self.path, &TrainerOptions { schedule: None, gaps })?]);
+            return Ok(vec![trainer::read(&self.path, &TrainerOptions { gaps, ..TrainerOptions::default() })?]);
         }
-        read_description(&self.path)
+        described(&self.path, gaps)
     }
 }
 
@@ -75,9 +79,13 @@ pub fn read_description(path: &Path) -> Result<Vec<Reading>, ReadError> {
     if reads_trainer_folder(path)? {
         return Ok(vec![]);
     }
+    described(path, Gaps::Refuse)
+}
+
+fn described(path: &Path, gaps: Gaps) -> Result<Vec<Reading>, ReadError> {
     match is_folder(path)? {
-        true => toml_file::read(&path.join(DESCRIPTION)),
-        false => toml_file::read(path),
+        true => toml_file::read(&path.join(DESCRIPTION), gaps),
+        false => toml_file::read(path, gaps),
     }
 }
 
@@ -205,6 +213,23 @@ impl From<WeightsRequest> for CheckpointWeights {
             WeightsRequest::Uniform => Self::Uniform,
             WeightsRequest::Nearest => Self::Nearest,
         }
+    }
+}
+
+/// What each example counts beside its targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExampleWeightsRequest {
+    /// Every target counts alike.
+    #[default]
+    Alike,
+    /// What it counted in the means over batches that training took, on average over the orders of the data.
+    Batches,
+}
+
+impl ExampleWeightsRequest {
+    fn is_alike(&self) -> bool {
+        *self == Self::Alike
     }
 }
 

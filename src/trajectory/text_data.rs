@@ -21,6 +21,8 @@ pub struct TextData {
     pub pack: Option<usize>,
     /// Rows after which packing begins anew (`--pack N:ROWS`).
     pub pack_rows: Option<usize>,
+    /// Shares of the rows, each packed by itself (`--pack N:ROWS:PROCESSES`).
+    pub pack_processes: Option<usize>,
     /// Whether what fills no block is a shorter one (`--pack N:keep`).
     pub pack_keeps_rest: bool,
     /// Texts that were joined, or examples if none were.

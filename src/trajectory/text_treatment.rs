@@ -3,6 +3,7 @@
 //! TRL's trainer cuts texts, packs them and chooses which tokens are targets. A job says the same with flags of its
 //! own; where the two contradict each other, scores would explain another training run.
 
+use crate::data::MappedRows;
 use crate::trajectory::error::ReadError;
 use crate::trajectory::text_data::TextData;
 
@@ -96,7 +97,7 @@ impl TextTreatment {
             (Packing::Blocks(blocks), pack, Some(length)) if pack != Some(length) => {
                 let found =
                     pack.map_or("they are read one by one".to_string(), |n| format!("they are read in blocks of {n}"));
-                let hint = if blocks.wrapped { blocks.flag(length, data) } else { format!("`--pack {length}`") };
+                let hint = if blocks.wrapped { blocks.flag(length) } else { format!("`--pack {length}`") };
                 difference(format!("packed the examples into blocks of {length} tokens"), found, hint)
             }
             (Packing::Blocks(blocks), Some(length), _) if blocks.wrapped => blocks.difference(length, data),
@@ -176,7 +177,7 @@ impl TextTreatment {
     pub fn notes(&self, data: &TextData) -> Vec<String> {
         let mut notes = vec![];
         if let (Packing::Blocks(blocks), Some(_)) = (&self.packing, data.pack) {
-            notes.extend(blocks.notes(data));
+            notes.extend(blocks.notes());
         }
         if let (Packing::Whole { strategy }, None) = (&self.packing, data.pack) {
             notes.push(format!(
@@ -243,61 +244,52 @@ const WHOLE: [&str; 4] = ["bfd", "bfd_split", "bfd-requeue", "ffd"];
 const MAPPED_ROWS: usize = 1000;
 
 impl Blocks {
-    /// Rows after which blocks begin anew in every process, if that is the same number everywhere; `None` where it never
-    /// happens.
-    fn rows(self, data: &TextData) -> Option<Option<usize>> {
-        let share = data.documents.div_ceil(self.processes.max(1));
-        match (share <= MAPPED_ROWS, self.processes > 1) {
-            (true, false) => Some(None),
-            (false, false) => Some(Some(MAPPED_ROWS)),
-            // shares of the same size that are one batch each, or whole batches
-            (true, true) if data.documents.is_multiple_of(self.processes) => Some(Some(share)),
-            (false, true) if data.documents.is_multiple_of(self.processes * MAPPED_ROWS) => Some(Some(MAPPED_ROWS)),
-            _ => None,
-        }
+    /// The batches of rows within which texts were joined.
+    fn mapped(self) -> MappedRows {
+        MappedRows { rows: Some(MAPPED_ROWS), processes: self.processes }
     }
 
-    /// The flag that makes these blocks, as far as one does.
-    fn flag(self, length: usize, data: &TextData) -> String {
-        let rows = self.rows(data).flatten().unwrap_or(MAPPED_ROWS);
-        format!("`--pack {length}:{rows}:keep`")
+    /// The flag that makes these blocks.
+    fn flag(self, length: usize) -> String {
+        match self.processes {
+            0 | 1 => format!("`--pack {length}:{MAPPED_ROWS}:keep`"),
+            processes => format!("`--pack {length}:{MAPPED_ROWS}:{processes}:keep`"),
+        }
     }
 
     /// What is another block.
     fn difference(self, length: usize, data: &TextData) -> Option<Difference> {
-        if let Some(rows) = self.rows(data)
-            // beyond the end of the data nothing begins anew
-            && rows != data.pack_rows.filter(|&rows| rows < data.documents)
-        {
-            let place = |rows: Option<usize>| rows.map_or("nowhere".to_string(), |n| format!("after every {n} rows"));
+        let (here, n) =
+            (MappedRows { rows: data.pack_rows, processes: data.pack_processes.unwrap_or(1) }, data.documents);
+        if self.mapped().ends(n).ne(here.ends(n)) {
+            let place = |mapped: MappedRows| match (mapped.rows.filter(|&rows| rows < n), mapped.processes) {
+                (None, 0 | 1) => "nowhere".to_string(),
+                (Some(rows), 0 | 1) => format!("after every {rows} rows"),
+                (None, processes) => format!("in each of {processes} shares of the rows"),
+                (Some(rows), processes) => format!("after every {rows} rows of each of {processes} shares of them"),
+            };
             return difference(
-                format!("began its blocks anew {} (`wrapped`)", place(rows)),
-                format!("{} here", place(data.pack_rows)),
-                self.flag(length, data),
+                format!("began its blocks anew {} (`wrapped`)", place(self.mapped())),
+                format!("{} here", place(here)),
+                self.flag(length),
             );
         }
         if !data.pack_keeps_rest && data.unpacked > 0 {
             return difference(
                 "kept what filled no block as a shorter one (`wrapped`)".to_string(),
                 format!("{} tokens are left out", data.unpacked),
-                self.flag(length, data),
+                self.flag(length),
             );
         }
         None
     }
 
-    fn notes(self, data: &TextData) -> Vec<String> {
+    fn notes(self) -> Vec<String> {
         let mut notes = vec![];
         if self.shuffled {
             notes.push(
                 "training shuffled the texts before it joined them (`shuffle_dataset=True`): its blocks had other texts side by side than these, which are joined in the order of the file".to_string(),
             );
-        }
-        if self.wrapped && self.rows(data).is_none() {
-            notes.push(format!(
-                "training joined the texts in {} processes (`dataset_num_proc`), each its own share of the rows, where blocks began anew: some blocks are others here",
-                self.processes
-            ));
         }
         if !self.wrapped {
             notes.push(
@@ -408,32 +400,37 @@ mod tests {
             let packing = Packing::Blocks(Blocks { wrapped: true, processes, shuffled });
             TextTreatment { packing, ..treatment() }
         };
-        let read = |documents, pack_rows, pack_keeps_rest| TextData {
+        let read = |documents, (pack_rows, pack_processes), pack_keeps_rest| TextData {
             pack: Some(64),
             pack_rows,
+            pack_processes,
             pack_keeps_rest,
             documents,
             unpacked: if pack_keeps_rest { 0 } else { 46 },
             ..data()
         };
         for (processes, documents, right, flag) in [
-            (1, 28, None, "`--pack 64:1000:keep`"),
-            (1, 2500, Some(1000), "`--pack 64:1000:keep`"),
-            (2, 28, Some(14), "`--pack 64:14:keep`"),
-            (2, 4000, Some(1000), "`--pack 64:1000:keep`"),
+            (1, 28, (None, None), "`--pack 64:1000:keep`"),
+            (1, 2500, (Some(1000), None), "`--pack 64:1000:keep`"),
+            (2, 28, (Some(14), None), "`--pack 64:1000:2:keep`"),
+            (2, 28, (None, Some(2)), "`--pack 64:1000:2:keep`"),
+            (2, 4000, (Some(1000), None), "`--pack 64:1000:2:keep`"),
+            (3, 28, (Some(1000), Some(3)), "`--pack 64:1000:3:keep`"),
         ] {
             let trl = of(processes, false);
             assert_eq!(trl.compare(&read(documents, right, true)).unwrap(), [""; 0], "{processes} {documents}");
             let (message, hint) = refused(&trl, &read(documents, right, false));
             assert!(message.ends_with("but 46 tokens are left out") && hint == flag, "{message} {hint}");
-            let (message, hint) = refused(&trl, &read(documents, Some(9), true));
+            let (message, hint) = refused(&trl, &read(documents, (Some(9), None), true));
             assert!(message.ends_with("but after every 9 rows here") && hint == flag, "{message} {hint}");
             assert_eq!(refused(&trl, &TextData { documents, ..data() }).1, flag);
         }
         // as many rows as there are, or more, begin nothing anew
-        assert_eq!(of(1, false).compare(&read(28, Some(1000), true)).unwrap(), [""; 0]);
-        let notes = of(3, true).compare(&read(28, None, true)).unwrap();
-        assert!(notes[0].contains("shuffled") && notes[1].contains("in 3 processes"), "{notes:?}");
+        assert_eq!(of(1, false).compare(&read(28, (Some(1000), None), true)).unwrap(), [""; 0]);
+        let notes = of(3, true).compare(&read(28, (None, Some(3)), true)).unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("shuffled"), "{notes:?}");
+        let message = refused(&of(3, false), &read(28, (None, None), true)).0;
+        assert!(message.contains("anew in each of 3 shares of the rows (`wrapped`), but nowhere here"), "{message}");
     }
 
     #[test]

@@ -4,6 +4,18 @@
 //! is an error with its line. Steps are optimizer updates; `from_step` counts them from 0, a checkpoint's `step` is
 //! how many were done when it was saved.
 //!
+//! A stage may be a Trainer's run, or a part of one, instead of being written out:
+//!
+//! ```toml
+//! [[stage]]
+//! name = "tuning"
+//! run = "output"               # a Trainer's output folder, relative to this file
+//! after_step = 60              # optional: the updates after this one alone, which count from there
+//! last_step = 120              # optional: up to this checkpoint
+//! ```
+//!
+//! Beside these `train_examples`, `base`, `segment_ends`, `trained_layers` and `layer_rates` may be stated.
+//!
 //! ```toml
 //! name = "training"            # optional; needed when there are several stages
 //! optimizer = "sgd"            # "sgd", "adam" or "adamw"
@@ -45,9 +57,9 @@ use ascribe_attribution::trajectory::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::reading::{Batch, Epochs};
+use super::reading::{Batch, Company, Epochs};
 use super::schedule_arguments::{Argument, schedule_kind};
-use super::trainer::read_text;
+use super::trainer::{self, Gaps, TrainerOptions, read_text};
 use crate::trajectory::error::ReadError;
 use crate::trajectory::optimizer_state;
 use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
@@ -66,7 +78,10 @@ struct Stages {
 #[serde(deny_unknown_fields)]
 struct Stage {
     name: Option<String>,
-    optimizer: String,
+    run: Option<String>,
+    after_step: Option<usize>,
+    last_step: Option<usize>,
+    optimizer: Option<String>,
     momentum: Option<f64>,
     dampening: Option<f64>,
     nesterov: Option<bool>,
@@ -74,7 +89,7 @@ struct Stage {
     betas: Option<[f64; 2]>,
     epsilon: Option<f64>,
     train_examples: Option<usize>,
-    batch_size: usize,
+    batch_size: Option<usize>,
     loss_reduction: Option<LossReduction>,
     loss_scale: Option<f64>,
     label_tokens_per_example: Option<f64>,
@@ -133,14 +148,14 @@ struct Checkpoint {
     optimizer_state: Option<String>,
 }
 
-/// Reads a file: one [`Reading`] for each stage, first trained first.
+/// Reads a file: one [`Reading`] for each stage, first trained first. `gaps` is about stages that are a Trainer's run.
 ///
 /// # Errors
 /// Text that is not TOML; an unknown key or a value of the wrong kind, with its line; a value that is missing or
 /// contradicts another.
-pub fn read(file: &Path) -> Result<Vec<Reading>, ReadError> {
+pub fn read(file: &Path, gaps: Gaps) -> Result<Vec<Reading>, ReadError> {
     let text = read_text(file, MAX_TOML)?;
-    let source = TomlText { file, text: &text };
+    let source = TomlText { file, text: &text, gaps };
     let has_stages = toml::from_str::<toml::Table>(&text).map_err(|error| source.syntax(&error))?.contains_key("stage");
     if !has_stages {
         let stage: Stage = toml::from_str(&text).map_err(|error| source.syntax(&error))?;
@@ -159,6 +174,7 @@ pub fn read(file: &Path) -> Result<Vec<Reading>, ReadError> {
 struct TomlText<'a> {
     file: &'a Path,
     text: &'a str,
+    gaps: Gaps,
 }
 
 impl TomlText<'_> {
@@ -183,9 +199,18 @@ impl TomlText<'_> {
     /// A stage; `start` is where it stands, for what has no line of its own.
     fn reading(&self, stage: Stage, start: usize, default_name: &str) -> Result<Reading, ReadError> {
         let wrong = |message: String| self.at(start, message);
+        if stage.run.is_some() {
+            return self.of_run(stage, start, default_name);
+        }
+        if stage.after_step.or(stage.last_step).is_some() {
+            return Err(wrong("`after_step` and `last_step` are of a stage with a `run`".into()));
+        }
+        let missing = |key: &str| wrong(format!("missing field `{key}`"));
+        let name = stage.optimizer.as_deref().ok_or_else(|| missing("optimizer"))?;
+        let batch_size = stage.batch_size.ok_or_else(|| missing("batch_size"))?;
         let checkpoints = self.checkpoints(&stage)?;
-        let optimizer = optimizer(&stage).map_err(wrong)?;
-        let loss_scale = loss_scale(&stage).map_err(wrong)?;
+        let optimizer = optimizer(&stage, name).map_err(wrong)?;
+        let loss_scale = loss_scale(&stage, batch_size).map_err(wrong)?;
         let (rates, rates_origin) = self.rates(&stage, start)?;
         self.check_means(&stage, &rates)?;
         if let (Some(steps), Some(epochs), Some(per_epoch)) = (stage.steps, stage.epochs, stage.steps_per_epoch) {
@@ -205,11 +230,12 @@ impl TomlText<'_> {
             rates_origin,
             optimizer,
             batch: Batch {
-                per_process: stage.batch_size,
+                per_process: batch_size,
                 devices: 1,
                 accumulation: 1,
                 processes: Some(1),
                 across_processes: false,
+                company: Company::Drawn,
             },
             checkpoints,
             n_examples: stage.train_examples,
@@ -232,6 +258,26 @@ impl TomlText<'_> {
             warnings: Vec::new(),
         };
         reading.facts = facts(&reading);
+        Ok(reading)
+    }
+
+    /// A stage that a Trainer's folder tells.
+    fn of_run(&self, stage: Stage, start: usize, default_name: &str) -> Result<Reading, ReadError> {
+        let wrong = |message: String| self.at(start, message);
+        if let Some(key) = stage.written_out() {
+            return Err(wrong(format!("`{key}` of a stage with a `run` is what the run's files say: leave one out")));
+        }
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        let run = folder.join(stage.run.as_deref().unwrap_or_default());
+        let (after, last) = (stage.after_step.unwrap_or(0), stage.last_step);
+        let options = TrainerOptions { schedule: None, gaps: self.gaps, after, last };
+        let mut reading = trainer::read(&run, &options)?;
+        reading.name = stage.name.unwrap_or_else(|| default_name.to_string());
+        reading.n_examples = stage.train_examples;
+        reading.base = stage.base.map(|base| folder.join(base));
+        reading.segment_ends = stage.segment_ends;
+        reading.trained_layers = stage.trained_layers.map_or(TrainedLayers::All, TrainedLayers::Only);
+        reading.layer_rates = stage.layer_rates;
         Ok(reading)
     }
 
@@ -334,6 +380,34 @@ impl TomlText<'_> {
     }
 }
 
+impl Stage {
+    /// A key of a stage that is written out.
+    fn written_out(&self) -> Option<&'static str> {
+        let given = [
+            ("optimizer", self.optimizer.is_some()),
+            ("momentum", self.momentum.is_some()),
+            ("dampening", self.dampening.is_some()),
+            ("nesterov", self.nesterov.is_some()),
+            ("weight_decay", self.weight_decay.is_some()),
+            ("betas", self.betas.is_some()),
+            ("epsilon", self.epsilon.is_some()),
+            ("batch_size", self.batch_size.is_some()),
+            ("loss_reduction", self.loss_reduction.is_some()),
+            ("loss_scale", self.loss_scale.is_some()),
+            ("label_tokens_per_example", self.label_tokens_per_example.is_some()),
+            ("outputs", self.outputs.is_some()),
+            ("steps", self.steps.is_some()),
+            ("epochs", self.epochs.is_some()),
+            ("steps_per_epoch", self.steps_per_epoch.is_some()),
+            ("learning_rate", self.learning_rate.is_some()),
+            ("learning_rates", self.learning_rates.is_some()),
+            ("schedule", self.schedule.is_some()),
+            ("checkpoint", !self.checkpoint.is_empty()),
+        ];
+        given.into_iter().find_map(|(key, given)| given.then_some(key))
+    }
+}
+
 impl ScheduleTable {
     fn schedule(&self, steps: usize) -> Result<Result<Schedule, TrajectoryError>, String> {
         let mut arguments = Vec::new();
@@ -355,8 +429,8 @@ impl ScheduleTable {
     }
 }
 
-fn optimizer(stage: &Stage) -> Result<Optimizer, String> {
-    let name = stage.optimizer.to_lowercase();
+fn optimizer(stage: &Stage, given: &str) -> Result<Optimizer, String> {
+    let name = given.to_lowercase();
     let need = |key: &str, value: Option<f64>| value.ok_or_else(|| format!("`{key}` is missing, which `{name}` needs"));
     let refuse = |key: &str, given: bool| {
         if given { Err(format!("`{key}` is not an option of the optimizer `{name}`")) } else { Ok(()) }
@@ -384,11 +458,11 @@ fn optimizer(stage: &Stage) -> Result<Optimizer, String> {
                 _ => Optimizer::AdamW { beta1, beta2, epsilon, weight_decay },
             })
         }
-        _ => Ok(Optimizer::Other(stage.optimizer.clone())),
+        _ => Ok(Optimizer::Other(given.to_owned())),
     }
 }
 
-fn loss_scale(stage: &Stage) -> Result<Option<LossScale>, String> {
+fn loss_scale(stage: &Stage, batch_size: usize) -> Result<Option<LossScale>, String> {
     if stage.loss_scale.is_some() && stage.loss_reduction.is_some() {
         return Err("`loss_scale` and `loss_reduction` are both given: keep one".to_string());
     }
@@ -397,7 +471,7 @@ fn loss_scale(stage: &Stage) -> Result<Option<LossScale>, String> {
     let scale = match stage.loss_reduction {
         None => stage.loss_scale.map(LossScale::Stated),
         Some(LossReduction::Mean) => Some(LossScale::MeanOverExamples),
-        Some(LossReduction::Sum) => Some(LossScale::SumOverBatch { batch_size: stage.batch_size }),
+        Some(LossReduction::Sum) => Some(LossScale::SumOverBatch { batch_size }),
         Some(LossReduction::TokenMean) => {
             let tokens = stage.label_tokens_per_example;
             let tokens_per_example = tokens.ok_or_else(|| needs("label_tokens_per_example", "token_mean"))?;

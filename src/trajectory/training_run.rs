@@ -3,10 +3,10 @@
 use ascribe_attribution::trajectory::{Clipping, LossScale, Segment, SegmentRule, TrainingStage, Trajectory, segments};
 use serde_json::Value;
 
-use super::request::{LossScaleRequest, SegmentRequest, TrajectoryRequest};
+use super::request::{ExampleWeightsRequest, LossScaleRequest, SegmentRequest, TrajectoryRequest};
 use crate::model;
 use crate::model::adapter::folder::AdapterFolder;
-use crate::trajectory::averaging::{Averaging, Targets};
+use crate::trajectory::averaging::{Averaging, ExampleWeights, Targets};
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{Batch, CheckpointFiles, Reading, Stated};
 use crate::trajectory::text_data::TextData;
@@ -36,6 +36,8 @@ pub struct TrainingRun {
     pub trajectory: Trajectory,
     /// All segments in the order of training, each with the index of its stage.
     pub segments: Vec<(usize, Segment)>,
+    /// What each stage's scores of an example are multiplied with, by its targets; `None` if nothing is.
+    pub example_weights: Vec<Option<ExampleWeights>>,
     /// What a person should know of how the numbers came about, beside the readings' warnings.
     pub notes: Vec<String>,
 }
@@ -70,6 +72,8 @@ pub struct Outline {
     /// All segments in the order of training, each with the index of its stage. Where `c` is not known, `tau` is
     /// that of `c = 1`.
     pub segments: Vec<(usize, Segment)>,
+    /// What the examples of each stage counted, where that is asked for and recorded.
+    pub example_weights: Vec<Option<ExampleWeights>>,
     /// What the data have to say, with the index of its stage.
     pub unknown: Vec<(usize, Unknown)>,
     /// As [`TrainingRun::notes`].
@@ -100,8 +104,13 @@ impl TrajectoryRequest {
             .collect();
         let source_path = self.path.clone();
         let trajectory = Trajectory::new(stages?).map_err(|problem| ReadError::Numbers { source_path, problem })?;
-        let Outline { readings, segments, notes, .. } = outline;
-        Ok(TrainingRun { readings, trajectory, segments, notes })
+        let Outline { readings, segments, example_weights, notes, .. } = outline;
+        if self.example_weights == ExampleWeightsRequest::Batches
+            && let Some(stage) = example_weights.iter().position(Option::is_none)
+        {
+            return Err(ReadError::UnknownWeights { source_path: readings[stage].source.clone() });
+        }
+        Ok(TrainingRun { readings, trajectory, segments, example_weights, notes })
     }
 
     /// As [`resolve`](Self::resolve), but numbers that are not known are listed instead of refused.
@@ -122,6 +131,7 @@ impl TrajectoryRequest {
             readings: Vec::with_capacity(readings.len()),
             n_examples: Vec::new(),
             loss_scales: Vec::new(),
+            example_weights: Vec::new(),
             segments: Vec::new(),
             unknown: Vec::new(),
             notes: Vec::new(),
@@ -137,7 +147,8 @@ impl TrajectoryRequest {
                 }
                 reading.text_record().check_tokens(texts, self.processes.or(reading.batch.processes).unwrap_or(1))?;
             }
-            let loss_scale = self.loss_scale(&reading, data, &mut notes)?;
+            let mut weights = None;
+            let loss_scale = self.loss_scale(&reading, data, &mut notes, &mut weights)?;
             // Segments depend on neither number, except for `τ`, which is proportional to `c`.
             let mut stand_in = reading.clone();
             if n_examples.is_none() {
@@ -162,6 +173,7 @@ impl TrajectoryRequest {
             outline.unknown.extend(loss_scale.err().map(|unknown| (index, unknown)));
             outline.n_examples.push(n_examples);
             outline.loss_scales.push(loss_scale.ok());
+            outline.example_weights.push(weights);
             outline.readings.push(reading);
         }
         Ok(outline)
@@ -181,12 +193,14 @@ impl TrajectoryRequest {
         }
     }
 
-    /// `c`: stated, else recorded, else the Trainer's own. The inner error says what is missing.
+    /// `c`: stated, else recorded, else the Trainer's own. The inner error says what is missing. `weights` is what
+    /// examples counted, where that is asked for and recorded.
     fn loss_scale(
         &self,
         reading: &Reading,
         data: StageData,
         notes: &mut Notes<'_>,
+        weights: &mut Option<ExampleWeights>,
     ) -> Result<Result<LossScale, Unknown>, ReadError> {
         let over_tokens = |tokens: Option<f64>| match tokens {
             Some(tokens_per_example) => Ok(LossScale::MeanOverTokens { tokens_per_example }),
@@ -219,7 +233,10 @@ impl TrajectoryRequest {
                     check_loss(reading, vocabulary)?;
                     let batch = Batch { processes: self.processes.or(reading.batch.processes), ..reading.batch };
                     let averaging = Averaging::of(reading.version, &class, batch);
-                    notes.add(averaging.sentence(reading.version, batch, data.targets.as_ref()));
+                    let asked = self.example_weights == ExampleWeightsRequest::Batches;
+                    *weights = data.targets.filter(|_| asked).and_then(|targets| averaging.weights(batch, targets));
+                    let applied = weights.is_some();
+                    notes.add(averaging.sentence(reading.version, batch, data.targets.as_ref(), applied));
                 }
                 over_tokens(data.targets_per_example)
             }

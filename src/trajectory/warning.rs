@@ -40,6 +40,13 @@ pub enum Warning {
         /// Updates done when it was, each time.
         after: Vec<usize>,
     },
+    /// The weights that training began with are a checkpoint of another run.
+    BeganFrom {
+        /// The checkpoint.
+        checkpoint: std::path::PathBuf,
+        /// Updates done at it.
+        step: usize,
+    },
     /// The log contradicts the schedule of the arguments, and has the rate of every step.
     OtherSchedule {
         /// The schedule's name.
@@ -162,8 +169,17 @@ impl std::fmt::Display for Warning {
             ),
             Self::Resumed { after } => {
                 let steps: Vec<String> = after.iter().map(ToString::to_string).collect();
-                write!(f, "training was resumed with another schedule after step {}; each part has its own", steps.join(", "))
+                write!(
+                    f,
+                    "training was resumed with another schedule after step {}; each part has its own. Parts with other training examples are stages, which `ascribe trajectory` writes out",
+                    steps.join(", ")
+                )
             }
+            Self::BeganFrom { checkpoint, .. } => write!(
+                f,
+                "training began with a checkpoint of another run ({}), whose examples are not scored; both runs are stages, which `ascribe trajectory` writes out",
+                checkpoint.display()
+            ),
             Self::OtherSchedule { schedule, step, logged, replayed } => write!(
                 f,
                 "the schedule `{schedule}` of the arguments was not used (at step {step} it has the rate {replayed:e}, the log {logged:e}); the log has the rate of every step, which is used"

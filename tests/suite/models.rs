@@ -298,6 +298,19 @@ fn gradients_of_language_models_are_finite_differences() {
     }
 }
 
+/// Twenty tokens of a prompt and one of a completion: every row of the prompt has a gradient, not the last alone.
+#[test]
+fn gradients_of_a_long_prompt_with_a_completion_of_one_token_are_finite_differences() {
+    for name in ["gpt2-tiny", "llama-tiny"] {
+        let model = load(&fixture(name), DType::F64);
+        let ids: Vec<usize> = (0..21).map(|k| 3 + 11 * k % 40).collect();
+        let labels: Vec<i64> = (0..21).map(|k| if k < 20 { -100 } else { ids[20] as i64 }).collect();
+        let data = tokens(&model, &[json!({"input_ids": ids, "labels": labels})]);
+        let batch = whole(&data);
+        check_differences(name, &batch, &[Objective::TrainingLoss]);
+    }
+}
+
 /// An encoder and a decoder, with the head tied and scaled, and apart.
 #[test]
 fn gradients_of_encoder_decoders_are_finite_differences() {

@@ -78,7 +78,7 @@ impl Plan {
             PlanFormat::Json => {
                 let total = seconds.as_ref().map(|seconds| inputs + seconds.total());
                 let all = json!({
-                    "job": plan.job, "summary": plan.summary(), "cost": cost, "calibration": machine,
+                    "job": plan.job.as_asked(), "summary": plan.summary(), "cost": cost, "calibration": machine,
                     "seconds": seconds, "inputs_seconds": inputs, "total_seconds": total,
                 });
                 terminal::print_json(&format!("{}\n", serde_json::to_string_pretty(&all)?), WHAT)?;

@@ -65,7 +65,7 @@ impl Session {
         const WHAT: &str = "the plan";
         match format {
             RankingFormat::Jsonl => {
-                let mut line = json!({"job": self.plan.job, "summary": self.plan.summary()});
+                let mut line = json!({"job": self.plan.job.as_asked(), "summary": self.plan.summary()});
                 if let Some(check) = self.plan.loss_check(&*self.progress)? {
                     line["loss_check"] = json!(check);
                 }

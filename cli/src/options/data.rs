@@ -68,9 +68,10 @@ pub(crate) struct DataOptions {
     /// Join training documents and cut them into blocks of this many tokens, as pretraining does
     ///
     /// `128:1000` begins anew after every 1000 rows and leaves out what filled no block, as `run_clm` does in each
-    /// batch of a mapped data set. `128:1000:keep` makes a shorter block of it, as TRL does (`packing_strategy="wrapped"`);
-    /// `128:keep` keeps the end of the whole file alone.
-    #[arg(long, value_name = "TOKENS[:ROWS][:keep]", value_parser = pack)]
+    /// batch of a mapped data set; `128:1000:4` does so in each of four shares of the rows, as with
+    /// `preprocessing_num_workers=4`. `:keep` makes a shorter block of what fills none, as TRL does
+    /// (`packing_strategy="wrapped"`); `128:keep` keeps the end of the whole file alone.
+    #[arg(long, value_name = "TOKENS[:ROWS[:PROCESSES]][:keep]", value_parser = pack)]
     pack: Option<Pack>,
     /// The field that names an example, or `line` for the line's number [default: `id`, else the line's number]
     ///
@@ -142,6 +143,18 @@ pub(crate) struct DataOptions {
 }
 
 impl DataOptions {
+    /// Why these flags mean nothing to a command that compares training examples with a log, if they do.
+    pub(crate) fn without_meaning(&self) -> Option<&'static str> {
+        let (mut job, plain) = (Job::new("", "", ""), Job::new("", "", ""));
+        self.apply(&mut job);
+        match job.data != plain.data {
+            _ if self.queries.is_some() => Some("`--queries` are asked of scores, and none are computed here"),
+            _ if self.no_loss_check => Some("`--no-loss-check` leaves out what `--train` is given for"),
+            true if self.train.is_none() => Some("flags about data say how `--train` is read, which is not given"),
+            _ => None,
+        }
+    }
+
     /// Lays the flags that were given on top of a job.
     pub(crate) fn apply(&self, job: &mut Job) {
         let data = &mut job.data;
@@ -158,8 +171,9 @@ impl DataOptions {
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
         data.keep_end |= self.keep_end;
-        if let Some(Pack { length, rows, keeps_rest }) = self.pack {
-            (data.pack, data.pack_rows, data.pack_keeps_rest) = (Some(length), rows, keeps_rest);
+        if let Some(Pack { length, rows, processes, keeps_rest }) = self.pack {
+            (data.pack, data.pack_rows, data.pack_processes) = (Some(length), rows, processes);
+            data.pack_keeps_rest = keeps_rest;
         }
         data.id_field = self.id_field.clone().or(data.id_field.take());
         if self.text_field.is_some() {

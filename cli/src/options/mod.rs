@@ -14,6 +14,7 @@ mod trajectory;
 mod values;
 mod wording;
 
+pub(crate) use data::DataOptions;
 pub(crate) use output::RankingFormat;
 pub(crate) use source::JobOptions;
 pub(crate) use talk::{ProgressMode, TalkOptions};

@@ -25,7 +25,7 @@ pub(crate) enum RunMethod {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training run")]
 pub(crate) struct TrainingOptions {
-    /// Output folder of a Hugging Face Trainer, with its `checkpoint-N` folders
+    /// Output folder of a Hugging Face Trainer, with its `checkpoint-N` folders, or `hub:ORG/NAME` with them
     #[arg(long, value_name = "DIR", conflicts_with = "trajectory")]
     pub(crate) run: Option<PathBuf>,
     /// A training run written down as TOML: checkpoints, learning rates, optimizer, stages

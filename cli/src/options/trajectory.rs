@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use ascribe::job::MeanWeights;
 use ascribe::trajectory::TrajectoryRequest;
-use ascribe::trajectory::request::{ClippingRequest, LossScaleRequest, SegmentRequest, WeightsRequest};
+use ascribe::trajectory::request::{
+    ClippingRequest, ExampleWeightsRequest, LossScaleRequest, SegmentRequest, WeightsRequest,
+};
 use clap::Args;
 
 use super::values::one_of;
@@ -47,6 +49,12 @@ pub(crate) struct TrajectoryOptions {
     /// multiplied by.
     #[arg(long, value_name = "SCALE")]
     loss_scale: Option<LossScaleRequest>,
+    /// What each example counts beside its targets [default: alike]
+    #[arg(long, value_name = "WHICH", value_parser = one_of::<ExampleWeightsRequest>(&[
+        ("alike", "every target counts alike"),
+        ("batches", "what it counted in the means over batches that training took, on average over orders"),
+    ]))]
+    example_weights: Option<ExampleWeightsRequest>,
 }
 
 impl TrajectoryOptions {
@@ -72,6 +80,7 @@ impl TrajectoryOptions {
             ("--interpolate-rates", self.interpolate_rates),
             ("--processes", self.processes.is_some()),
             ("--loss-scale", self.loss_scale.is_some()),
+            ("--example-weights", self.example_weights.is_some()),
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
     }
@@ -98,5 +107,6 @@ impl TrajectoryOptions {
         request.interpolate_rates |= self.interpolate_rates;
         request.processes = self.processes.or(request.processes);
         request.loss_scale = self.loss_scale.or(request.loss_scale);
+        request.example_weights = self.example_weights.unwrap_or(request.example_weights);
     }
 }

@@ -57,30 +57,29 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| "write `8GiB`, `512MiB` or a number of bytes".to_owned())
 }
 
-/// Blocks of so many tokens; begun anew after so many rows, if that is said, and with what fills no block, or without.
+/// Blocks of so many tokens; begun anew after so many rows, if that is said, in so many shares of the rows, and with what
+/// fills no block, or without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pack {
     pub(super) length: usize,
     pub(super) rows: Option<usize>,
+    pub(super) processes: Option<usize>,
     pub(super) keeps_rest: bool,
 }
 
-/// `128`, `128:1000`, `128:keep` or `128:1000:keep`.
+/// `128`, `128:1000` or `128:1000:4`, each with or without `:keep`.
 pub(super) fn pack(text: &str) -> Result<Pack, String> {
     let (numbers, keeps_rest) = text.strip_suffix(":keep").map_or((text, false), |numbers| (numbers, true));
-    let (length, rows) = numbers.split_once(':').map_or((numbers, None), |(length, rows)| (length, Some(rows)));
-    let number = |text: &str| text.parse().ok();
-    let found = match rows {
-        None => number(length).map(|length| Pack { length, rows: None, keeps_rest }),
-        Some(rows) => {
-            number(length).zip(number(rows)).map(|(length, rows)| Pack { length, rows: Some(rows), keeps_rest })
-        }
-    };
-    found.ok_or_else(|| {
-        "write a number of tokens, `128`, or of tokens and rows, `128:1000`; with `:keep` behind it what fills no block \
-         is a shorter one"
-            .to_owned()
-    })
+    let numbers: Option<Vec<usize>> = numbers.split(':').map(|number| number.parse().ok()).collect();
+    let of = |length, rows, processes| Ok(Pack { length, rows, processes, keeps_rest });
+    match numbers.as_deref() {
+        Some(&[length]) => of(length, None, None),
+        Some(&[length, rows]) => of(length, Some(rows), None),
+        Some(&[length, rows, processes]) => of(length, Some(rows), Some(processes)),
+        _ => Err("write a number of tokens, `128`, of tokens and rows, `128:1000`, or of tokens, rows and processes, \
+                  `128:1000:4`; with `:keep` behind it what fills no block is a shorter one"
+            .to_owned()),
+    }
 }
 
 /// `2/8`: the second of eight.
@@ -133,10 +132,13 @@ mod tests {
 
     #[test]
     fn blocks_are_tokens_and_rows() {
-        let of = |rows, keeps_rest| Ok(Pack { length: 128, rows, keeps_rest });
+        let of = |rows, keeps_rest| Ok(Pack { length: 128, rows, processes: None, keeps_rest });
         assert_eq!((pack("128"), pack("128:keep")), (of(None, false), of(None, true)));
         assert_eq!((pack("128:1000"), pack("128:1000:keep")), (of(Some(1000), false), of(Some(1000), true)));
-        for wrong in ["", "128:", ":5", "-1", "128:1000:2", "keep", ":keep", "128:keep:1000", "128:kept", "128::keep"] {
+        let shares = |keeps_rest| Ok(Pack { length: 128, rows: Some(1000), processes: Some(4), keeps_rest });
+        assert_eq!((pack("128:1000:4"), pack("128:1000:4:keep")), (shares(false), shares(true)));
+        for wrong in ["", "128:", ":5", "-1", "128:1000:2:1", "keep", ":keep", "128:keep:1000", "128:kept", "128::keep"]
+        {
             assert!(pack(wrong).is_err(), "{wrong}");
         }
     }

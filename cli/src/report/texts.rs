@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use ascribe::hub::Settings;
 use ascribe::job::{AggregateRequest, Job};
 
 use super::bounds::{Bounds, MANY_CARDS};
@@ -27,7 +28,9 @@ pub(super) struct Texts {
 
 impl Texts {
     pub(super) fn of(run: &RunFolder, shown: &[StoredRanking], bounds: &Bounds, left_out: &mut Vec<String>) -> Self {
-        let job = &run.job;
+        let mut job = run.job.clone();
+        job.find_in_cache(&Settings::from_environment());
+        let job = &job;
         let is_each = job.method.aggregate == AggregateRequest::Each;
         let queries = match &job.data.queries {
             Some(file) if is_each => {

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use ascribe::attribution::trajectory::{LossScale, Segment};
-use ascribe::job::Saturation;
+use ascribe::job::{LossCheck, Saturation};
 use ascribe::trajectory::{CheckpointFiles, Outline, Reading, TrainingLog, TrajectoryRequest, Unknown};
 use serde::Serialize;
 
 use super::columns::Columns;
+use super::plan::losses;
 use crate::terminal::inline;
 use crate::words::count;
 
@@ -24,6 +25,9 @@ pub(crate) struct TrajectoryReport {
     notes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     saturation: Vec<Saturation>,
+    /// The loss of the training examples beside the log, where they were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loss_check: Option<LossCheck>,
 }
 
 #[derive(Debug, Serialize)]
@@ -38,6 +42,12 @@ struct StageReport {
     checkpoints: Vec<CheckpointReport>,
     segments: Vec<SegmentReport>,
     warnings: Vec<String>,
+    /// A `trajectory.toml` with the parts of the run as stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_stages: Option<String>,
+    /// The names of these stages.
+    #[serde(skip)]
+    stage_names: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,7 +103,12 @@ struct MemberReport {
 
 impl TrajectoryReport {
     /// Gathers it.
-    pub(crate) fn new(request: &TrajectoryRequest, outline: &Outline, saturation: Vec<Saturation>) -> Self {
+    pub(crate) fn new(
+        request: &TrajectoryRequest,
+        outline: &Outline,
+        saturation: Vec<Saturation>,
+        loss_check: Option<LossCheck>,
+    ) -> Self {
         let stages = outline.readings.iter().enumerate().map(|(index, reading)| {
             let loss_scale = outline.loss_scales[index];
             let unknown = outline.unknown.iter().filter(|(stage, _)| *stage == index).map(|(_, unknown)| *unknown);
@@ -112,9 +127,12 @@ impl TrajectoryReport {
                 checkpoints: reading.checkpoints.iter().map(|files| checkpoint(files, log.as_ref())).collect(),
                 segments: segments.map(|((_, s), number)| segment(number, s, reading, loss_scale)).collect(),
                 warnings: reading.warnings.iter().map(ToString::to_string).collect(),
+                as_stages: reading.as_stages().map(|(file, _)| file),
+                stage_names: reading.as_stages().map(|(_, names)| names).unwrap_or_default(),
             }
         });
-        Self { path: request.path.clone(), stages: stages.collect(), notes: outline.notes.clone(), saturation }
+        let (path, notes) = (request.path.clone(), outline.notes.clone());
+        Self { path, stages: stages.collect(), notes, saturation, loss_check }
     }
 
     /// For reading.
@@ -131,6 +149,9 @@ impl TrajectoryReport {
         if !self.saturation.is_empty() {
             let _ = write!(text, "\n{}", saturation_table(&self.saturation));
         }
+        if let Some(check) = &self.loss_check {
+            let _ = write!(text, "\n{}\n", losses(check).trim_end());
+        }
         let prefix =
             |stage: &StageReport| if several { format!("stage `{}`: ", inline(&stage.name)) } else { String::new() };
         for stage in &self.stages {
@@ -140,6 +161,16 @@ impl TrajectoryReport {
         }
         for note in &self.notes {
             let _ = writeln!(text, "note: {}", inline(note));
+        }
+        for (file, names) in
+            self.stages.iter().filter_map(|stage| Some((stage.as_stages.as_ref()?, &stage.stage_names)))
+        {
+            let _ = writeln!(text, "stages: this as `trajectory.toml` gives each part its own training examples:");
+            file.lines().for_each(|line| {
+                let _ = writeln!(text, "{}", format!("  {}", inline(line)).trim_end());
+            });
+            let each = names.iter().map(|name| format!(" --stage-train {}=FILE", inline(name)));
+            let _ = writeln!(text, "  ascribe source --trajectory trajectory.toml{}", each.collect::<String>());
         }
         for stage in &self.stages {
             for unknown in &stage.unknown {

@@ -105,6 +105,34 @@ fn names_of_the_hub_are_fetched_once_and_paths_never() {
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("cannot be reached") && said.err.contains("HF_HUB_OFFLINE=1"), "{}", said.err);
 
+    // the job keeps the names, is held to their commit, and runs again without a hub
+    let said = run(&job, true, "http://127.0.0.1:1");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let written = fs::read_to_string(folder.path("run/job.toml")).unwrap();
+    for part in ["\"hub:org/tiny\"", "\"hub:org/facts/data/train.jsonl\"", "\"hub:org/facts@v1/queries.jsonl\"", commit]
+    {
+        assert!(written.contains(part), "{part}\n{written}");
+    }
+    assert!(!written.contains("snapshots") && !written.contains(&folder.arg("hf")), "{written}");
+    let again = |endpoint: &str| {
+        let mut command = ascribe(&format!("run {} --out {} --quiet", folder.arg("run/job.toml"), folder.arg("again")));
+        command.env("HF_ENDPOINT", endpoint).env("HF_HOME", folder.path("hf")).env("HF_TOKEN", "secret");
+        for name in ["HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN"] {
+            command.env_remove(name);
+        }
+        ended(command)
+    };
+    let said = again("http://127.0.0.1:1");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(support::tensors(&folder.path("again/scores.safetensors")) == local);
+    assert_eq!(fs::read_to_string(folder.path("again/job.toml")).unwrap(), written.replace("/run\"", "/again\""));
+    // another commit is another one
+    let other = written.replace(commit, &"f".repeat(40));
+    fs::write(folder.path("run/job.toml"), other).unwrap();
+    let said = again(&hub.endpoint);
+    assert!(said.code == Some(2) && said.err.contains("revision `ffff"), "{}", said.err);
+    hub.asked();
+
     // a path is never looked for at the hub
     let paths = GPT2.replace("--model fixtures/gpt2-tiny", "--model org/tiny");
     let said = run(&paths, false, &hub.endpoint);

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use crate::support::{Folder, MLP, ROWS, TRAINER, ascribe, done, ended, json_lines, root};
+use crate::support::{
+    Folder, MLP, ROWS, TRAINER, ascribe, assert_near, done, ended, json_lines, root, scores, scores_of,
+};
+use ascribe::attribution::store::TensorFile;
+use ascribe::trajectory::{Company, ExampleWeights, Targets, TrajectoryRequest};
 use serde_json::Value;
 
 /// Two stages of the small classifier's training, each with its own data.
@@ -160,4 +164,112 @@ fn other_options_in_the_same_folder_are_refused() {
     let shared = done(&format!("source {job} --segments 2 --out {} --quiet", folder.arg("run"))).out;
     let alone = done(&format!("source {job} --segments 2 --out {} --quiet", folder.arg("alone"))).out;
     assert_eq!(shared, alone);
+}
+
+/// What examples counted in the means over their batches multiplies their scores, self-influences and tokens' shares.
+#[test]
+fn examples_count_what_they_did_in_their_batches() {
+    let folder = Folder::new();
+    let rows = fs::read_to_string(root().join("fixtures/trainer-experts/train.jsonl")).expect("a fixture");
+    let queries = folder.write("queries.jsonl", rows.lines().take(2).collect::<Vec<_>>().join("\n"));
+    let job = format!(
+        "source --run fixtures/trainer-experts --train fixtures/trainer-experts/train.jsonl --queries {queries} \
+         --segments 1 --average parameters --self-influence --self-influence-form local --tokens ranked --quiet"
+    );
+    done(&format!("{job} --out {}", folder.arg("alike")));
+    done(&format!("{job} --example-weights batches --out {}", folder.arg("batches")));
+    let counts: Vec<usize> =
+        json_lines(&rows).iter().map(|row| row["input_ids"].as_array().expect("tokens").len() - 1).collect();
+    let run = root().join("fixtures/trainer-experts");
+    let batch = TrajectoryRequest::new(run).read().expect("a run")[0].batch;
+    let weights = ExampleWeights {
+        examples: batch.per_process * batch.accumulation,
+        company: Company::Drawn,
+        targets: Targets::of(counts.clone()).expect("examples"),
+    };
+    let [alike, batches] = ["alike", "batches"].map(|run| scores_of(&folder, run));
+    let n = counts.len();
+    let weight = |m: usize| weights.weight(counts[m]) as f32;
+    assert!((0..n).map(weight).fold(0.0, f32::max) > 1.01, "some count more than others");
+    let expected: Vec<f32> = alike.iter().enumerate().map(|(k, score)| weight(k % n) * score).collect();
+    assert_near(&batches, &expected, 1e-6, "scores");
+    let own = |run: &str| {
+        let file = TensorFile::open(&folder.path(run).join("self_influence.safetensors")).expect("a file");
+        file.f32("self_influence").expect("f32").to_vec()
+    };
+    let expected: Vec<f32> = own("alike").iter().enumerate().map(|(m, own)| weight(m) * own).collect();
+    assert_near(&own("batches"), &expected, 1e-6, "self-influence");
+    // shares of tokens add up to the score
+    let lines = fs::read_to_string(folder.path("batches/ranking.jsonl")).expect("a ranking");
+    for ranking in json_lines(&lines) {
+        let first = &ranking["proponents"][0];
+        let share = |of: &Value| of["share"].as_f64().expect("a number");
+        let sum: f64 = first["tokens"].as_array().expect("tokens").iter().map(share).sum();
+        let (sum, score) = (sum + first["rest"].as_f64().unwrap_or(0.0), first["score"].as_f64().expect("a number"));
+        assert!((sum - score).abs() <= 1e-4 * score.abs(), "{sum} {score}: {first}");
+    }
+    let metadata = fs::read(folder.path("batches/scores.safetensors")).expect("scores");
+    assert!(String::from_utf8_lossy(&metadata).contains("scores are multiplied with what an example counted so"));
+    // what is not recorded is refused
+    for (flags, problem) in [
+        (format!("source --run fixtures/mlp-trajectory {ROWS}"), "is not recorded"),
+        (format!("{job} --loss-scale token-mean"), "is not recorded"),
+        (job.replace("source --run", "influence --run"), "is for Source"),
+    ] {
+        let refused =
+            ended(ascribe(&format!("{flags} --example-weights batches --dry-run --out {}", folder.arg("no"))));
+        assert!(refused.code == Some(2) && refused.err.contains(problem), "{}", refused.err);
+    }
+}
+
+/// A Trainer's run as two stages, each with the examples that it had.
+#[test]
+fn parts_of_a_trainers_run_are_stages() {
+    let folder = Folder::new();
+    let run = toml::Value::from(root().join("fixtures/trainer-experts").to_string_lossy().as_ref()).to_string();
+    let text = format!(
+        "[[stage]]\nname = \"a\"\nrun = {run}\nlast_step = 8\n\n[[stage]]\nname = \"b\"\nrun = {run}\nafter_step = 8\n"
+    );
+    let file = folder.write("trajectory.toml", text);
+    let train = "fixtures/trainer-experts/train.jsonl";
+    let job = format!("--queries {train} --segments 1 --average parameters --quiet");
+    let stages = format!("source --trajectory {file} --stage-train a={train} --stage-train b={train} {job} --by-stage");
+    done(&format!("{stages} --out {}", folder.arg("stages")));
+    done(
+        &format!(
+            "source --run fixtures/trainer-experts --train {train} {job} --segments 2 --out {}",
+            folder.arg("one")
+        )
+        .replace("--segments 1 ", ""),
+    );
+    // the same segments of the same run: two stages of the same examples are one run
+    let [stages, one] = ["stages", "one"].map(|run| scores_of(&folder, run));
+    assert_near(&stages, &one, 1e-4, "two stages of one run");
+}
+
+/// TracIn of two checkpoints with the rates 0.1 and 0.2: the products of gradients at each, times its rate.
+#[test]
+fn tracin_of_two_checkpoints_is_their_products_times_their_rates() {
+    let folder = Folder::new();
+    folder.copy_of("mlp-trajectory");
+    let of = |step: usize| format!("mlp-trajectory/checkpoint-{step}");
+    let text = format!(
+        "optimizer = \"sgd\"\nmomentum = 0.0\nweight_decay = 0.0\ntrain_examples = 60\nbatch_size = 10\n\
+         loss_reduction = \"mean\"\nlearning_rates = [0.1, 0.2]\n\
+         checkpoint = [{{ path = \"{}\", step = 1 }}, {{ path = \"{}\", step = 2 }}]\n",
+        of(336),
+        of(504)
+    );
+    let file = folder.write("run.toml", text);
+    done(&format!("source --trajectory {file} {ROWS} --with tracin --quiet --out {}", folder.arg("run")));
+    let products = |step: usize| {
+        let out = format!("dots-{step}");
+        let model = folder.arg(&of(step));
+        done(&format!("influence --model {model} {ROWS} --curvature identity --quiet --out {}", folder.arg(&out)));
+        scores_of(&folder, &out)
+    };
+    let [first, second] = [336, 504].map(products);
+    let expected: Vec<f32> = first.iter().zip(&second).map(|(a, b)| 0.1 * a + 0.2 * b).collect();
+    let found = scores(&folder.path("run/scores.tracin.safetensors"));
+    assert_near(&found, &expected, 1e-5, "TracIn");
 }

@@ -131,10 +131,11 @@ fn blocks_as_trl_wraps_them_are_read_exactly() {
     let folder = Folder::new();
     let run = with_arguments(&folder, "wrapped_by_two");
     let flags = format!("influence --model {run}/checkpoint-60 {TRL_DATA} --add-eos train --no-loss-check");
-    assert!(
-        planned(&format!("{flags} --pack 64:1000:keep")).contains("to have them as training did: `--pack 64:24:keep`")
-    );
-    assert!(!planned(&format!("{flags} --pack 64:24:keep")).contains("as training did"));
+    let plan = planned(&format!("{flags} --pack 64:1000:keep"));
+    assert!(plan.contains("to have them as training did: `--pack 64:1000:2:keep`"), "{plan}");
+    for pack in ["64:24:keep", "64:1000:2:keep"] {
+        assert!(!planned(&format!("{flags} --pack {pack}")).contains("as training did"), "{pack}");
+    }
 }
 
 /// What TRL did to long texts: 24 tokens, the last of each, or every piece of 24.

@@ -177,3 +177,39 @@ fn states_that_are_not_read_are_named() {
     let said: Vec<&str> = out.lines().skip_while(|line| !line.starts_with("warning")).collect();
     insta::assert_snapshot!(folder.filtered(&said.join("\n")));
 }
+
+/// With examples their loss at each checkpoint stands beside the log, and what they count is known.
+#[test]
+fn the_loss_of_examples_stands_beside_the_log() {
+    let tiny = "trajectory fixtures/trainer-tiny --train fixtures/trainer-tiny/train.jsonl";
+    let found = done(&format!("{tiny} --add-eos train")).out;
+    assert_eq!(found.matches(": agrees").count(), 4, "{found}");
+    assert!(found.contains("loss      checkpoint-60: loss ") && !found.contains("not known"), "{found}");
+    assert!(found.lines().any(|line| line.contains("training examples") && line.contains("48")), "{found}");
+    let json = done(&format!("{tiny} --add-eos train --format json")).out;
+    let json: Value = serde_json::from_str(&json).expect("one object");
+    assert_eq!(json["loss_check"]["checkpoints"].as_array().expect("a list").len(), 4);
+    assert!(json["stages"][0]["loss_scale"].as_f64().expect("a number") < 0.1, "one over the tokens of an example");
+    let other = done(tiny).out;
+    assert!(other.contains("warning   the training data are probably not what training saw"), "{other}");
+    assert!(other.contains("(`--add-eos train`)"), "{other}");
+    // one checkpoint is enough, and nothing is written
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-tiny");
+    for step in [60, 120, 180] {
+        fs::remove_dir_all(folder.path(&format!("trainer-tiny/checkpoint-{step}"))).unwrap();
+    }
+    let before = folder.files("trainer-tiny");
+    let found = done(&format!("trajectory {run} --train fixtures/trainer-tiny/train.jsonl --add-eos train")).out;
+    assert_eq!(found.matches(": agrees").count(), 1, "{found}");
+    support::assert_untouched(&before, &folder.files("trainer-tiny"));
+    for (flags, problem) in [
+        ("--add-eos train", "flags about data say how `--train` is read"),
+        ("--train t.jsonl --queries q.jsonl", "`--queries` are asked of scores"),
+        ("--train t.jsonl --no-loss-check", "leaves out what `--train` is given for"),
+        ("--train nowhere.jsonl", "nowhere.jsonl"),
+    ] {
+        let refused = ended(ascribe(&format!("trajectory fixtures/trainer-tiny {flags}")));
+        assert!(refused.code == Some(2) && refused.err.contains(problem), "{flags}: {}", refused.err);
+    }
+}

@@ -190,7 +190,10 @@ fn documents_are_packed_into_blocks() {
     assert_eq!(packed.is_target(2), [false, true, true], "a document's first token is predicted by the one before");
     assert_eq!(dataset.id(2), "block-2");
     assert_eq!(dataset.metadata(1), *json!({"documents": ["b", "3"]}).as_object().expect("an object"));
-    assert_eq!(report.packed, Some(Packed { documents: 4, dropped_tokens: 1, shorter_blocks: None, rows: None }));
+    assert_eq!(
+        report.packed,
+        Some(Packed { documents: 4, dropped_tokens: 1, shorter_blocks: None, rows: None, shares: None })
+    );
     assert_eq!((report.examples, report.tokens, report.longest_before_cut), (3, 9, 3));
     assert_eq!(dataset.excerpt(0, 20), "ab ab</s>");
 }

@@ -36,7 +36,7 @@ fn empty_rows_add_nothing_to_blocks() {
     assert_eq!([tokens(&dataset).tokens(0), tokens(&dataset).tokens(1)], [[7, 1], [7, 4]]);
     assert_eq!(
         (report.empty, report.packed),
-        (2, Some(Packed { documents: 2, dropped_tokens: 1, shorter_blocks: None, rows: None }))
+        (2, Some(Packed { documents: 2, dropped_tokens: 1, shorter_blocks: None, rows: None, shares: None }))
     );
 }
 
@@ -201,7 +201,7 @@ fn blocks_begin_anew_with_every_batch_of_rows() {
     let dropped = 2 * (7000 - 54 * 128) + 3500 - 27 * 128;
     assert_eq!(
         report.packed,
-        Some(Packed { documents: 2500, dropped_tokens: dropped, shorter_blocks: None, rows: Some(1000) })
+        Some(Packed { documents: 2500, dropped_tokens: dropped, shorter_blocks: None, rows: Some(1000), shares: None })
     );
     assert_eq!(tokens(&dataset).tokens(54)[..3], [2, 3, 4], "the 1,001st document begins a block");
     assert_eq!(dataset.metadata(54)["documents"][0], "1001");
@@ -215,7 +215,8 @@ fn blocks_begin_anew_with_every_batch_of_rows() {
     assert_eq!((report.examples, report.tokens), (55 + 55 + 28, 17_500));
     let lengths = [53, 54, 55, 109, 137].map(|block| tokens(&dataset).tokens(block).len());
     assert_eq!(lengths, [128, 88, 128, 88, 44]);
-    let expected = Packed { documents: 2500, dropped_tokens: 0, shorter_blocks: Some(3), rows: Some(1000) };
+    let expected =
+        Packed { documents: 2500, dropped_tokens: 0, shorter_blocks: Some(3), rows: Some(1000), shares: None };
     assert_eq!(report.packed, Some(expected));
     // one token alone predicts nothing
     let options = DataOptions { pack: Some(3), pack_keeps_rest: true, ..DataOptions::default() };
@@ -229,4 +230,40 @@ fn blocks_begin_anew_with_every_batch_of_rows() {
     let (dataset, _) =
         read(text, DataOptions { pack: Some(2), pack_rows: Some(2), ..DataOptions::default() }).expect("sound");
     assert_eq!([tokens(&dataset).tokens(0), tokens(&dataset).tokens(1)], [[6, 7], [6, 4]]);
+}
+
+/// `group_texts` of two processes: each has 1,250 rows, which are a batch of 1,000 and one of 250.
+#[test]
+fn blocks_begin_anew_in_every_process_that_packs() {
+    let text: String = (0..2500).map(|_| "{\"input_ids\": [2, 3, 4, 5, 6, 7, 8]}\n").collect();
+    let limits = ModelLimits { vocabulary: 12, max_positions: None, decoder: None, masked: None };
+    let options = |pack_rows, processes| DataOptions {
+        pack: Some(128),
+        pack_rows,
+        pack_processes: Some(processes),
+        ..DataOptions::default()
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let rows: Vec<&str> = text.split_inclusive('\n').collect();
+    for (name, part) in [("a.jsonl", &rows[..700]), ("b.jsonl", &rows[700..])] {
+        std::fs::write(folder.path().join(name), part.concat()).expect("writable");
+    }
+    for (pack_rows, processes, blocks, begins) in [
+        (Some(1000), 2, 54 + 13 + 54 + 13, [(54, "1001"), (67, "1251"), (121, "2251")]),
+        (Some(1000), 3, 45 + 45 + 45, [(45, "835"), (90, "1668"), (1, "19")]),
+        (None, 3, 45 + 45 + 45, [(45, "835"), (90, "1668"), (1, "19")]),
+        (Some(1000), 1, 54 + 54 + 27, [(54, "1001"), (108, "2001"), (1, "19")]),
+    ] {
+        let (file, format, options) = (Path::new("x.jsonl"), Format::JsonLines, options(pack_rows, processes));
+        let (dataset, report) =
+            read_tokens_from(text.as_bytes(), file, format, Role::Train, None, limits, options.clone()).expect("sound");
+        assert_eq!((report.examples, report.packed.expect("packed").shares), (blocks, Some(processes)));
+        for (block, document) in begins {
+            assert_eq!(dataset.metadata(block)["documents"][0], document, "{processes} {block}");
+        }
+        // two files are one set of rows
+        let pattern = folder.path().join("*.jsonl");
+        let (two, _) = read_tokens(&pattern, Role::Train, None, limits, options).expect("sound");
+        assert_eq!(two.content_hash(), dataset.content_hash());
+    }
 }

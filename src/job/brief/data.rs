@@ -317,9 +317,11 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
         ));
     }
     if let Some(packed) = report.packed {
-        let place = match packed.rows {
-            None => "at the end".to_owned(),
-            Some(rows) => format!("at the ends of groups of {rows} rows"),
+        let place = match (packed.rows, packed.shares.filter(|&shares| shares > 1)) {
+            (None, None) => "at the end".to_owned(),
+            (Some(rows), None) => format!("at the ends of groups of {rows} rows"),
+            (None, Some(shares)) => format!("at the ends of {shares} shares of the rows"),
+            (Some(rows), Some(shares)) => format!("at the ends of groups of {rows} rows in {shares} shares of them"),
         };
         let (documents, dropped) = (packed.documents, packed.dropped_tokens);
         notes.push(match packed.shorter_blocks {
@@ -459,6 +461,7 @@ pub(in crate::job) fn options(
         keep_end: job.data.keep_end,
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
+        pack_processes: job.data.pack_processes,
         pack_keeps_rest: job.data.pack_keeps_rest,
         specials,
         id_field: job.data.id_field.as_deref().into(),

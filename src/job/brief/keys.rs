@@ -14,6 +14,7 @@ use crate::job::request::{
     ReductionRequest, SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
 };
 use crate::job::training::{Fit, Place, Sample, Site};
+use crate::trajectory::{Company, ExampleWeights};
 
 /// The version of the arithmetic. Raising it whenever the arithmetic changes keeps older artifacts from being mixed in.
 const ARITHMETIC: u32 = 2;
@@ -281,6 +282,7 @@ impl Brief {
                 .field("leg", contribution.leg as u64)
                 .field("weight", contribution.weight);
         }
+        builder = self.example_weights(builder, pass.site.stage);
         for &set in &pass.layer_sets {
             let layers = self.layer_sets[set].layers.iter().map(|&l| self.training.layers()[l].name.as_str());
             builder = builder.list("layer set", layers);
@@ -327,8 +329,21 @@ impl Brief {
         for fit in self.training.segment_fits() {
             let stage = &self.training.stages[fit.stage];
             builder = builder.field("data", &stage.train.content_hash()[..]).field("n", stage.n_examples as u64);
+            builder = self.example_weights(builder, fit.stage);
         }
         builder.finish()
+    }
+
+    /// What scores of a stage's examples are multiplied with.
+    fn example_weights(&self, builder: KeyBuilder, stage: usize) -> KeyBuilder {
+        let of_run = self.training.run.as_ref().and_then(|run| run.example_weights.get(stage)?.as_ref());
+        let Some(ExampleWeights { examples, company, targets }) = of_run else { return builder };
+        let company = match company {
+            Company::Drawn | Company::Other => "drawn",
+            Company::OfLikeLength => "of like length",
+        };
+        let builder = builder.field("examples of a mean", *examples as u64).field("company", company);
+        builder.list("targets", [targets.mean, targets.variance])
     }
 
     fn stored(&self, builder: KeyBuilder) -> KeyBuilder {

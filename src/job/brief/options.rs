@@ -64,6 +64,9 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
     note
 }
 
+/// Processes that map a data set, at most.
+const MOST_PROCESSES: usize = 65_536;
+
 /// Refuses options, with what to do.
 fn options<T>(problem: impl Into<OptionText>, hint: impl Into<OptionText>) -> Result<T, JobError> {
     Err(JobError::options(problem, hint))
@@ -111,6 +114,12 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.data.pack_rows == Some(0) || job.data.pack_rows.is_some() && job.data.pack.is_none() {
         return options("`pack_rows` groups rows for <pack>", "give both, at least 1 row and 2 tokens, or neither");
+    }
+    if job.data.pack_processes == Some(0) || job.data.pack_processes.is_some() && job.data.pack.is_none() {
+        return options("`pack_processes` divides rows for <pack>", "give both, at least 1 process, or neither");
+    }
+    if job.data.pack_processes.is_some_and(|processes| processes > MOST_PROCESSES) {
+        return options("`pack_processes` is out of range", option_text!("give at most {} processes", MOST_PROCESSES));
     }
     if job.data.keep_end && job.data.max_length.is_none() {
         return options("<keep_end> says what <max_length> keeps of a longer example", "give both, or neither");

@@ -131,6 +131,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         keep_end: report.kept_end,
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
+        pack_processes: job.data.pack_processes,
         pack_keeps_rest: job.data.pack_keeps_rest,
         documents: report.packed.map_or(report.examples, |packed| packed.documents),
         unpacked: report.packed.map_or(0, |packed| packed.dropped_tokens),

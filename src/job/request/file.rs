@@ -20,8 +20,8 @@ impl Job {
         })
     }
 
-    /// The job as a file that [`Job::read`] reads.
+    /// The job as a file that [`Job::read`] reads, with names of the hub as they were asked for.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a job holds only what TOML can say")
+        toml::to_string(&self.as_asked()).expect("a job holds only what TOML can say")
     }
 }

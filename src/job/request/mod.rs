@@ -33,6 +33,7 @@ pub(in crate::job) use self::solve::SPANNING;
 pub use self::solve::Solve;
 pub use self::source::*;
 use crate::data::{Columns, FromTokenizer, LossOn, Which};
+use crate::hub::Pin;
 use crate::model::{AdapterMode, AlsoTracked};
 
 /// A whole run. `None` means "the default for this model"; [`super::Plan`] has every choice resolved.
@@ -58,6 +59,12 @@ pub struct Job {
     pub resources: ResourceRequest,
     /// Where results go, and which.
     pub output: OutputRequest,
+    /// The commits that names of the hub among the paths are, by name: a job that is run again is held to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hub: BTreeMap<String, Pin>,
+    /// The names of the hub that were asked for, by what was fetched.
+    #[serde(skip)]
+    names: BTreeMap<PathBuf, String>,
 }
 
 impl Job {
@@ -87,6 +94,8 @@ impl Job {
                 candidates: None,
                 candidate_control: None,
             },
+            hub: BTreeMap::new(),
+            names: BTreeMap::new(),
         }
     }
 }
@@ -185,6 +194,9 @@ pub struct DataRequest {
     /// Packing begins anew after every so many rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack_rows: Option<usize>,
+    /// Processes that packed, each a share of the rows; none: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pack_processes: Option<usize>,
     /// What fills no block, at the end and where packing begins anew, is a shorter block and not left out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pack_keeps_rest: bool,

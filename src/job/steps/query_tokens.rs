@@ -199,17 +199,19 @@ impl Run<'_> {
                 return Err(Error::Interrupted.into());
             }
             let (batch, count) = (examples.batch(m..m + 1)?, tokens.tokens(m).len());
+            let counts = plan.training.counts(stage, m);
             let parts: Vec<usize> = pairs.iter().map(|(_, part)| *part).collect();
             if !plan.job.output.tokens.divides_examples() {
                 let found = score_one(&*network, &batch, rows, &parts).map_err(|error| of_example(error, m))?;
                 for (&(k, part), score) in pairs.iter().zip(found) {
-                    shares[k].targets[block[part].target] += block[part].weight * score;
+                    shares[k].targets[block[part].target] += counts * block[part].weight * score;
                 }
             } else {
                 let found = score_by_place(&*network, &batch, rows, &parts, count, tokens.own_places(m))
                     .map_err(|error| of_example(error, m))?;
                 for (place, &(k, part)) in pairs.iter().enumerate() {
                     let Part { target, weight, .. } = block[part];
+                    let weight = counts * weight;
                     let of = &mut shares[k];
                     let own = found.places.iter().skip(place).step_by(pairs.len());
                     for (sum, share) in of.pairs[target * count..(target + 1) * count].iter_mut().zip(own) {

@@ -150,8 +150,12 @@ impl Run<'_> {
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {
             pending.end = columns.examples.end;
-            pending.scores.extend(columns.scores.iter().map(|score| *score as f32));
-            pending.self_influence.extend(columns.self_influence.iter().map(|value| *value as f32));
+            let counts = columns.examples.clone().map(|m| plan.training.counts(pass.site.stage, m));
+            for (count, scores) in counts.clone().zip(columns.scores.chunks_exact(width.max(1))) {
+                pending.scores.extend(scores.iter().map(|score| (count * score) as f32));
+            }
+            let own = counts.zip(&columns.self_influence).map(|(count, value)| (count * value) as f32);
+            pending.self_influence.extend(own);
             // parts are written when it is time, or when they have grown large
             if chunk.save || pending.scores.len() > PENDING {
                 self.keep_part(key, &pending, width)?;

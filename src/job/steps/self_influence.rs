@@ -112,6 +112,7 @@ impl Run<'_> {
                 }
             }
         }
+        sums.iter_mut().zip(range).for_each(|(sum, m)| *sum *= training.counts(stage, m));
         Ok(sums)
     }
 

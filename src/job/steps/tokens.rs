@@ -155,8 +155,10 @@ impl Run<'_> {
                 return Err(Error::Interrupted.into());
             }
             let (batch, count) = (examples.batch(m..m + 1)?, tokens.tokens(m).len());
-            let found = score_by_place(&*network, &batch, &rows, queries(place), count, tokens.own_places(m))
+            let mut found = score_by_place(&*network, &batch, &rows, queries(place), count, tokens.own_places(m))
                 .map_err(|error| of_example(error, m))?;
+            let counts = plan.training.counts(pass.site.stage, m);
+            found.places.iter_mut().chain(&mut found.rest).for_each(|score| *score *= counts);
             take(place, found);
             self.observer().event(Event::Advanced { pass: Pass::Tokens, units: 1 });
         }

@@ -265,6 +265,16 @@ impl Training {
         self.run.as_ref().map(|run| &run.trajectory.stages()[stage])
     }
 
+    /// What the scores of a stage's example are multiplied with: what it counted in the means over batches, where that is
+    /// asked for, else 1.
+    pub(in crate::job) fn counts(&self, stage: usize, example: usize) -> f64 {
+        let of_run = self.run.as_ref().and_then(|run| run.example_weights.get(stage).copied().flatten());
+        match (of_run, self.stages[stage].train.kind()) {
+            (Some(weights), Kind::Tokens(tokens)) => weights.weight(tokens.targets(example)),
+            _ => 1.0,
+        }
+    }
+
     /// What multiplies the rates of each layer in a stage, by layer; empty if nothing does.
     pub(in crate::job) fn layer_rates(&self, stage: usize) -> Vec<f64> {
         let Some(numbers) = self.stage_numbers(stage) else { return vec![] };

@@ -36,7 +36,7 @@ fn read_text(text: &str) -> Result<Vec<Reading>, ReadError> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("trajectory.toml");
     std::fs::write(&file, text).unwrap();
-    read(&file)
+    read(&file, Gaps::Refuse)
 }
 
 fn one(text: &str) -> Reading {
@@ -190,7 +190,7 @@ fn shared_files_are_read() {
             eprintln!("skipped: {} is not there", file.display());
             continue;
         }
-        let readings = read(&file).unwrap();
+        let readings = read(&file, Gaps::Refuse).unwrap();
         let stage = readings[0].stage(&Stated::default()).unwrap();
         assert_eq!((stage.n_examples(), stage.checkpoints().len()), (n_examples, 6));
         let three = segments(&stage, &SegmentRule::EqualSteps(3), CheckpointWeights::Uniform).unwrap();
@@ -201,4 +201,41 @@ fn shared_files_are_read() {
         assert!(readings[0].checkpoints.iter().all(|checkpoint| checkpoint.folder.is_dir()));
         assert_eq!(stage.notes(), []);
     }
+}
+
+/// `trainer-tiny` as one run, and as two stages of it: rates, checkpoints and norms are those of its parts.
+#[test]
+fn a_stage_may_be_a_trainers_run_or_a_part_of_one() {
+    let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trainer-tiny");
+    let quoted = toml::Value::from(run.to_string_lossy().as_ref()).to_string();
+    let stage = |name: &str, more: &str| format!("[[stage]]\nname = \"{name}\"\nrun = {quoted}\n{more}\n");
+    let whole = trainer::read(&run, &TrainerOptions::default()).unwrap();
+    let text = stage("first", "last_step = 120\ntrain_examples = 48") + &stage("second", "after_step = 120");
+    let readings = read_text(&text).unwrap();
+    let [first, second] = readings.as_slice() else { panic!("{}", readings.len()) };
+    assert_eq!((first.name.as_str(), second.name.as_str(), first.n_examples), ("first", "second", Some(48)));
+    let steps = |reading: &Reading| reading.checkpoints.iter().map(|files| files.step).collect::<Vec<_>>();
+    assert_eq!((steps(first), steps(second)), (vec![60, 120], vec![60, 120]));
+    assert!(second.checkpoints[1].folder.ends_with("checkpoint-240"));
+    let rates: Vec<f64> = first.rates.iter().chain(second.rates.iter()).collect();
+    assert_eq!(rates, whole.rates.iter().collect::<Vec<_>>());
+    let norms = |reading: &Reading, before: usize| {
+        reading.gradient_norms.iter().map(|(step, norm)| (step + before, *norm)).collect::<Vec<_>>()
+    };
+    assert_eq!([norms(first, 0), norms(second, 120)].concat(), whole.gradient_norms);
+    assert_eq!(first.losses.len() + second.losses.len(), whole.losses.len());
+    assert_eq!((first.optimizer.clone(), second.batch, second.version), (whole.optimizer, whole.batch, whole.version));
+    assert!(second.epochs.is_none() && first.epochs.is_some());
+    assert!(second.facts.iter().any(|fact| fact.value == "121 to 240 of 240"), "{:?}", second.facts);
+    for (more, problem) in [
+        ("last_step = 100", "the checkpoints are of the steps [60, 120, 180, 240]"),
+        ("after_step = 240", "begins after step 240 and ends at the last"),
+        ("after_step = 120\nlast_step = 60", "begins after step 120 and ends at step 60"),
+        ("optimizer = \"sgd\"", "`optimizer` of a stage with a `run` is what the run's files say"),
+    ] {
+        let message = read_text(&stage("x", more)).unwrap_err().to_string();
+        assert!(message.contains(problem), "{more}: {message}");
+    }
+    assert!(error(&format!("after_step = 3\n{PLAIN}")).contains("are of a stage with a `run`"));
+    assert!(error("momentum = 0.9\n").contains("missing field `optimizer`"));
 }

@@ -8,6 +8,7 @@ use super::super::pickle::Value;
 use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
 use crate::trajectory::error::ReadError;
+use crate::trajectory::reading::Company;
 use crate::trajectory::text_treatment::{Blocks, Packing, TextTreatment};
 
 /// What we take from the arguments, whatever class they are of.
@@ -28,6 +29,8 @@ pub(super) struct TrainingArguments {
     pub(super) accumulation: usize,
     /// `average_tokens_across_devices`.
     pub(super) across_processes: bool,
+    /// Which examples a batch has: `train_sampling_strategy`, or `group_by_length` of earlier releases.
+    pub(super) company: Company,
     pub(super) optimizer: String,
     pub(super) optimizer_arguments: Option<String>,
     pub(super) weight_decay: f64,
@@ -98,6 +101,15 @@ impl TrainingArguments {
             processes,
             accumulation: fields.count("gradient_accumulation_steps")?,
             across_processes: root.attribute("average_tokens_across_devices").and_then(Value::as_bool).unwrap_or(false),
+            company: match root.attribute("train_sampling_strategy").and_then(Value::as_name) {
+                Some("random") => Company::Drawn,
+                Some("group_by_length") => Company::OfLikeLength,
+                Some(_) => Company::Other,
+                None if root.attribute("group_by_length").and_then(Value::as_bool) == Some(true) => {
+                    Company::OfLikeLength
+                }
+                None => Company::Drawn,
+            },
             optimizer: fields.name("optim")?,
             optimizer_arguments: root.attribute("optim_args").and_then(Value::as_str).map(str::to_string),
             weight_decay: fields.number("weight_decay")?,

@@ -42,6 +42,24 @@ pub(super) fn find(run: &Path) -> Result<Vec<Folder>, ReadError> {
     Ok(folders)
 }
 
+/// The checkpoints up to step `last`, the place of the first one behind step `after`, and whether there are later ones.
+///
+/// # Errors
+/// As [`find`]; no checkpoint of step `last`, or none behind `after`.
+pub(super) fn part(run: &Path, after: usize, last: Option<usize>) -> Result<(Vec<Folder>, usize, bool), ReadError> {
+    let mut folders = find(run)?;
+    let steps: Vec<usize> = folders.iter().map(|folder| folder.step).collect();
+    let end = last.map_or(Some(folders.len()), |last| steps.iter().position(|&step| step == last).map(|at| at + 1));
+    let begins = steps.partition_point(|&step| step <= after);
+    match end.filter(|&end| begins < end) {
+        Some(end) => {
+            folders.truncate(end);
+            Ok((folders, begins, end < steps.len()))
+        }
+        None => Err(ReadError::PartOfRun { folder: run.to_path_buf(), after, last, steps }),
+    }
+}
+
 /// The version that wrote the last checkpoint, after a check that all have the same model.
 pub(super) fn check_configs(folders: &[Folder]) -> Result<Option<TransformersVersion>, ReadError> {
     let mut first: Option<(PathBuf, Value)> = None;
@@ -71,6 +89,19 @@ pub(super) fn check_configs(folders: &[Folder]) -> Result<Option<TransformersVer
         }
     }
     Ok(version)
+}
+
+/// The checkpoint of another run that the weights of this one began with, and its step: where the configuration names a
+/// folder that is one, as transformers before its release 5 writes it.
+pub(super) fn began_from(run: &Path, last: &Folder) -> Option<(PathBuf, usize)> {
+    let config = read_json(&last.path.join("config.json")).ok()?;
+    let named = config.get("_name_or_path").and_then(Value::as_str).filter(|name| !name.is_empty())?;
+    let places = [Some(Path::new("")), run.parent()].into_iter().flatten().map(|folder| folder.join(named));
+    places.into_iter().find_map(|place| {
+        let step = place.file_name()?.to_str()?.strip_prefix("checkpoint-")?.parse().ok()?;
+        let of_other = place.canonicalize().ok()?.parent()? != run.canonicalize().ok()?;
+        (of_other && crate::presence::is_file(&place.join("trainer_state.json"))).then_some((place, step))
+    })
 }
 
 /// The first key of two configurations that differs and belongs to the model.

@@ -41,24 +41,33 @@ pub struct TrainerOptions {
     pub schedule: Option<Schedule>,
     /// Steps whose rate nothing tells.
     pub gaps: Gaps,
+    /// Updates after which the part of the run begins that is read; 0 for all of it.
+    pub after: usize,
+    /// The checkpoint that it ends with, by its step; none: the last one.
+    pub last: Option<usize>,
 }
 
-/// Reads a run: its checkpoints, arguments, optimizer, and the rate of every step up to the last checkpoint.
+/// Reads a run, or a part of it: its checkpoints, arguments, optimizer, and the rate of every step up to the last
+/// checkpoint.
 ///
 /// # Errors
-/// No checkpoints; files that are missing, damaged or disagree; rates that the replayed schedule contradicts or that
+/// No checkpoints; checkpoints of two runs; files that are missing, damaged or disagree; rates that the replayed schedule contradicts or that
 /// nothing tells.
 pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> {
-    let folders = checkpoints::find(run)?;
-    let version = checkpoints::check_configs(&folders)?;
+    let (folders, begins, later) = checkpoints::part(run, options.after, options.last)?;
+    let of_part = &folders[begins..];
+    let version = checkpoints::check_configs(of_part)?;
     let n_steps = folders[folders.len() - 1].step;
     if n_steps > MAX_STEPS {
         let problem = TrajectoryError::TooManySteps { n_steps };
         return Err(ReadError::Numbers { source_path: run.to_path_buf(), problem });
     }
+    let began_from = checkpoints::began_from(run, &folders[folders.len() - 1]).filter(|_| options.after == 0);
     let states = parts::states(&folders)?;
-    let all_arguments = parts::arguments(run, &folders)?;
+    parts::check_one_run(&folders)?;
+    let all_arguments = parts::arguments(run, &folders, begins, later)?;
     let mut warnings = Vec::new();
+    warnings.extend(began_from.map(|(checkpoint, step)| Warning::BeganFrom { checkpoint, step }));
     let mut schedulers = Vec::new();
     for folder in &folders {
         let file = folder.path.join("scheduler.pt");
@@ -72,7 +81,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
     };
     let state = states.into_iter().next_back().flatten().expect("`states` refuses a run whose last has none");
     let arguments = all_arguments.into_iter().next_back().flatten().expect("`arguments` fills the last");
-    let (checkpoints, groups) = checkpoint_files(&folders, &mut warnings)?;
+    let (checkpoints, groups) = checkpoint_files(of_part, &mut warnings)?;
     check_updates(&checkpoints, &schedulers)?;
     let group_rates = group_rates(groups.as_ref(), &checkpoints, &schedulers, schedule.as_ref().map(Parts::last))?;
     let mut log = state.log.clone();
@@ -104,6 +113,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         accumulation: arguments.accumulation,
         processes: arguments.processes,
         across_processes: arguments.across_processes,
+        company: arguments.company,
     };
     if batch.processes.is_none() {
         warnings.push(Warning::UnknownProcesses);
@@ -132,7 +142,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         warnings.push(Warning::Unfinished { step: n_steps, max_steps: state.max_steps });
     }
     warnings.extend(missing_checkpoints(&state, &folders));
-    warnings.extend(missing_files(run, &folders));
+    warnings.extend(missing_files(run, of_part));
     warnings.extend(training_only(&arguments));
     let logged_tokens = logged_tokens(&state, &arguments);
     let mut reading = Reading {
@@ -162,7 +172,16 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         facts: Vec::new(),
         warnings,
     };
+    if options.after > 0 || later {
+        // each part is described by itself
+        reading.warnings.retain(|warning| !matches!(warning, Warning::Resumed { .. }));
+    }
     reading.facts = facts(&reading, &state, &arguments, options, groups.map(|(file, _)| file));
+    if options.after > 0 {
+        reading
+            .begin_after(options.after)
+            .map_err(|problem| ReadError::Numbers { source_path: run.into(), problem })?;
+    }
     Ok(reading)
 }
 
@@ -218,6 +237,7 @@ fn logged_tokens(state: &TrainerState, arguments: &TrainingArguments) -> LoggedT
 pub fn checkpoints(run: &Path) -> Result<Vec<CheckpointFiles>, ReadError> {
     let folders = checkpoints::find(run)?;
     checkpoints::check_configs(&folders)?;
+    parts::check_one_run(&folders)?;
     let files = |folder: Folder| CheckpointFiles {
         step: folder.step,
         id: format!("checkpoint-{}", folder.step),
@@ -375,7 +395,11 @@ fn facts(
     let mut fact = |what, value: String, origin: String| facts.push(Fact { what, value, origin });
     let steps: Vec<String> = reading.checkpoints.iter().map(|checkpoint| checkpoint.step.to_string()).collect();
     fact("checkpoints", steps.join(", "), "folders `checkpoint-N`".to_string());
-    fact("steps", format!("{} of {}", reading.rates.n_steps(), state.max_steps), state_file.clone());
+    let steps = match options.after {
+        0 => format!("{} of {}", reading.rates.n_steps(), state.max_steps),
+        after => format!("{} to {} of {}", after + 1, reading.rates.n_steps(), state.max_steps),
+    };
+    fact("steps", steps, state_file.clone());
     let (value, origin) = match &reading.rates_origin {
         RatesOrigin::Schedule { schedule, checked } => (
             format!("{}, base {:e}, {} warm-up steps", schedule.kind.name(), schedule.base, schedule.warmup_steps),

@@ -5,6 +5,7 @@
 //! `scheduler.pt` has, and the first update after resuming uses the rate that the old schedule had left in the
 //! optimizer. From the second update on the new schedule counts.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use ascribe_attribution::trajectory::Schedule;
@@ -101,20 +102,54 @@ pub(super) fn states(folders: &[Folder]) -> Result<Vec<Option<TrainerState>>, Re
     }
 }
 
-/// The arguments of all checkpoints; those of the run's own folder stand in for what the last ones lack.
+/// `Err` if the log of a checkpoint is not the beginning of the last one's: then a second run wrote into the folder of
+/// the first, and training never went from the one to the other. What a state lacks shows nothing.
+pub(super) fn check_one_run(folders: &[Folder]) -> Result<(), ReadError> {
+    let losses = |folder: &Folder| {
+        let state = TrainerState::read(&folder.path.join("trainer_state.json")).ok()?;
+        let losses = state.log.iter().filter_map(|entry| Some((entry.step, entry.loss?)));
+        Some(losses.filter(|(_, loss)| loss.is_finite()).collect::<BTreeMap<usize, f64>>())
+    };
+    let Some((last, earlier)) = folders.split_last() else { return Ok(()) };
+    let Some(whole) = losses(last) else { return Ok(()) };
+    for folder in earlier {
+        let own = losses(folder).unwrap_or_default();
+        let other = own.into_iter().find_map(|(step, loss)| {
+            let of_last = *whole.get(&step).filter(|of_last| **of_last != loss)?;
+            Some((step, loss, of_last))
+        });
+        if let Some((step, loss, of_last)) = other {
+            let [file, last] = [folder, last].map(|folder| folder.path.join("trainer_state.json"));
+            return Err(ReadError::OtherRun { file, last, step, loss, of_last });
+        }
+    }
+    Ok(())
+}
+
+/// The arguments of all checkpoints; those of the run's own folder stand in for what the last ones lack. Where `later`
+/// says that the run went on, they are of its last part, and count only if no checkpoint has its own.
 ///
 /// # Errors
-/// None anywhere; two that differ in more than the schedule, as which alone a run is resumed here.
-pub(super) fn arguments(run: &Path, folders: &[Folder]) -> Result<Vec<Option<TrainingArguments>>, ReadError> {
+/// None anywhere; two of the checkpoints from place `begins` on that differ in more than the schedule, as which alone a
+/// run is resumed here.
+pub(super) fn arguments(
+    run: &Path,
+    folders: &[Folder],
+    begins: usize,
+    later: bool,
+) -> Result<Vec<Option<TrainingArguments>>, ReadError> {
     let read = |folder: &Path| {
         let file = folder.join("training_args.bin");
         crate::presence::is_file(&file).then(|| TrainingArguments::read(&file)).transpose()
     };
     let mut all: Vec<Option<TrainingArguments>> =
         folders.iter().map(|folder| read(&folder.path)).collect::<Result<_, _>>()?;
-    let of_run = read(run)?;
+    let of_run = match later && all.iter().any(Option::is_some) {
+        true => None,
+        false => read(run)?,
+    };
     let mut common: Option<&TrainingArguments> = None;
-    for arguments in all.iter().chain([&of_run]).flatten() {
+    for arguments in all[begins..].iter().chain([&of_run]).flatten() {
         if let Some(earlier) = common
             && let Some((key, first, second)) = earlier.difference(arguments)
         {

@@ -335,10 +335,68 @@ fn a_resumed_run_has_a_schedule_for_each_part() {
         assert_eq!(rate, applied(k), "step {k}");
     }
     assert!(reading.warnings.contains(&Warning::Resumed { after: vec![18] }), "{:?}", reading.warnings);
+    // as stages: the parts, each with its own rates
+    let (text, names) = reading.as_stages().unwrap();
+    assert_eq!(names, ["part-1", "part-2"]);
+    assert!(text.contains("name = \"part-1\"\n") && text.contains("last_step = 18\n"), "{text}");
+    assert!(text.contains("after_step = 18\n") && whole.as_stages().is_none(), "{text}");
+    let file = run.path().with_extension("toml");
+    std::fs::write(&file, text).unwrap();
+    let stages = crate::trajectory::toml_file::read(&file, Gaps::Refuse).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    for (stage, steps) in stages.iter().zip([0..18, 18..36]) {
+        assert_eq!(stage.rates.iter().collect::<Vec<_>>(), steps.map(applied).collect::<Vec<_>>(), "{}", stage.name);
+        assert!(!stage.warnings.iter().any(|warning| matches!(warning, Warning::Resumed { .. })));
+    }
     // the log is believed: another place to resume contradicts it
     edit(&run.path().join("checkpoint-18/trainer_state.json"), "\"max_steps\":27", "\"max_steps\":28");
     let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
     assert!(matches!(error, ReadError::RateDisagrees { step: 10, .. }), "{error}");
+}
+
+/// The first checkpoint is of another run, whose folder a second run wrote into.
+#[test]
+fn checkpoints_of_two_runs_in_one_folder_are_refused() {
+    let run = copy("linear-10");
+    let state = run.path().join("checkpoint-18/trainer_state.json");
+    let mut json: Json = serde_json::from_str(&std::fs::read_to_string(&state).unwrap()).unwrap();
+    let entry = json["log_history"].as_array_mut().unwrap().iter_mut().find(|entry| entry.get("loss").is_some());
+    let entry = entry.unwrap();
+    let step = entry["step"].as_u64().unwrap() as usize;
+    entry["loss"] = 9.25.into();
+    std::fs::write(&state, json.to_string()).unwrap();
+    let error = read(run.path(), &TrainerOptions::default()).unwrap_err();
+    assert!(matches!(error, ReadError::OtherRun { step: found, loss: 9.25, .. } if found == step), "{error}");
+    assert!(error.to_string().ends_with(": they are of two runs"), "{error}");
+    assert!(matches!(checkpoints(run.path()).unwrap_err(), ReadError::OtherRun { .. }));
+    // by itself the last checkpoint is a run
+    std::fs::remove_dir_all(run.path().join("checkpoint-18")).unwrap();
+    assert!(read(run.path(), &TrainerOptions::default()).is_ok());
+}
+
+/// transformers 4 writes the folder that a model was loaded from into its configuration.
+#[test]
+fn a_run_that_began_with_a_checkpoint_of_another_is_two_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let [before, run] = ["before", "run"].map(|name| folder.path().join(name));
+    std::fs::rename(copy("linear-10").keep(), &before).unwrap();
+    std::fs::rename(copy("linear-10").keep(), &run).unwrap();
+    let named = |place: &str| {
+        let file = run.join("checkpoint-36/config.json");
+        let mut config: Json = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        config["_name_or_path"] = place.into();
+        std::fs::write(&file, config.to_string()).unwrap();
+        read(&run, &TrainerOptions::default()).unwrap()
+    };
+    let reading = named("before/checkpoint-36");
+    assert!(matches!(&reading.warnings[0], Warning::BeganFrom { step: 36, .. }), "{:?}", reading.warnings);
+    let (text, names) = reading.as_stages().unwrap();
+    assert_eq!(names, ["before", "training"]);
+    assert!(text.contains("last_step = 36\n") && text.contains("/before\"\n") && text.contains("/run\"\n"), "{text}");
+    // its own checkpoint, one that is not there, and a name of the hub are none
+    for other in ["run/checkpoint-18", "before/checkpoint-7", "gpt2", "before"] {
+        assert!(named(other).as_stages().is_none(), "{other}");
+    }
 }
 
 #[test]

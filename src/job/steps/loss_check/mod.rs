@@ -24,7 +24,7 @@ use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::training::{Site, Training, folder_name};
 use crate::model::adapter::folder::AdapterFolder;
-use crate::trajectory::{TokenComparison, TrainingLog};
+use crate::trajectory::{Reading, TokenComparison, TrainingLog};
 
 /// The file of a run folder that holds what was found.
 const FILE: &str = "loss_check.json";
@@ -190,7 +190,12 @@ impl Plan {
             }
         };
         let log = TrainingLog { noise: log.noise + sites.last().map_or(0.0, |last| self.dropout(folder(last))), ..log };
-        check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
+        // the epochs of a run are not those of a part that began later
+        let is_later_part = |reading: &Reading| reading.log.is_some() && reading.epochs.is_none();
+        let reading = self.training.run.as_ref().and_then(|run| run.readings.get(stage));
+        if !reading.is_some_and(is_later_part) {
+            check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
+        }
         let sample = sample(of_stage.all());
         let end = self.end_token(&sample)?;
         let file = self.job.data.stages.get(&of_stage.name).unwrap_or(&self.job.data.train).clone();
