@@ -128,7 +128,8 @@ impl Averaging {
         };
         let each = match batch.company {
             Company::OfLikeLength => format!("{each}, which were of about the same length (`group_by_length`)"),
-            Company::Drawn | Company::Other => each,
+            Company::Other => return format!("{each}, which were not drawn at random from all"),
+            Company::Drawn => each,
         };
         let weights = targets.map(|&targets| ExampleWeights { examples, company: batch.company, targets });
         let Some(effect) = weights.and_then(|weights| weights.effect()) else {
@@ -216,6 +217,23 @@ impl ExampleWeights {
     }
 }
 
+/// Which examples were in the company of others, by the batch's sampler and the data: batches of like length are made
+/// of several batches that are sorted together, at most 50 and as many as make a quarter of the data.
+pub(super) fn company(batch: Batch, examples: Option<usize>, is_masked: bool) -> Company {
+    /// So many batches together make each one's examples alike.
+    const MANY: usize = 8;
+    let together = examples.map_or(MANY, |n| n / (4 * batch.per_process.saturating_mul(batch.accumulation)).max(1));
+    match batch.company {
+        // lengths are those of inputs
+        Company::OfLikeLength if is_masked => Company::Other,
+        Company::OfLikeLength if together >= MANY => Company::OfLikeLength,
+        // each batch is sorted by itself
+        Company::OfLikeLength if together <= 1 && batch.accumulation == 1 => Company::Drawn,
+        Company::OfLikeLength => Company::Other,
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,6 +310,26 @@ mod tests {
         for t in [10, 40] {
             assert!((pairs.weight(t) / exact(t as f64) - 1.0).abs() < 0.02, "{t}: {}", pairs.weight(t));
         }
+    }
+
+    #[test]
+    fn batches_of_like_length_need_many_that_are_sorted_together() {
+        let of = |accumulation, examples, is_masked| {
+            company(Batch { company: Company::OfLikeLength, ..batch(accumulation, 1, false) }, examples, is_masked)
+        };
+        // batches of 4: 8 of them together where there are 128 examples
+        assert_eq!(of(1, Some(128), false), Company::OfLikeLength);
+        assert_eq!(of(1, Some(127), false), Company::Other);
+        assert_eq!(of(1, Some(31), false), Company::Drawn);
+        assert_eq!(of(2, Some(31), false), Company::Other);
+        assert_eq!(of(1, Some(128), true), Company::Other);
+        assert_eq!(company(batch(2, 1, false), Some(31), true), Company::Drawn);
+        let version = TransformersVersion::parse("4.40.0");
+        let other = Batch { company: Company::Other, ..batch(8, 1, false) };
+        let micro = Averaging::of(version, "LlamaForCausalLM", other);
+        let targets = Targets { mean: 40.0, variance: 100.0, few: 20, many: 60 };
+        let text = micro.sentence(version, other, Some(&targets), false);
+        assert!(text.ends_with("by itself, which were not drawn at random from all"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::request::{ExampleWeightsRequest, LossScaleRequest, SegmentRequest, TrajectoryRequest};
 use crate::model;
 use crate::model::adapter::folder::AdapterFolder;
-use crate::trajectory::averaging::{Averaging, ExampleWeights, Targets};
+use crate::trajectory::averaging::{Averaging, ExampleWeights, Targets, company};
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{Batch, CheckpointFiles, Reading, Stated};
 use crate::trajectory::text_data::TextData;
@@ -232,6 +232,8 @@ impl TrajectoryRequest {
                 if let Some(TrainersLoss::OfTokens { vocabulary, class }) = trained_by_trainer {
                     check_loss(reading, vocabulary)?;
                     let batch = Batch { processes: self.processes.or(reading.batch.processes), ..reading.batch };
+                    let is_masked = data.texts.is_some_and(|texts| texts.is_masked());
+                    let batch = Batch { company: company(batch, data.examples, is_masked), ..batch };
                     let averaging = Averaging::of(reading.version, &class, batch);
                     let asked = self.example_weights == ExampleWeightsRequest::Batches;
                     *weights = data.targets.filter(|_| asked).and_then(|targets| averaging.weights(batch, targets));
