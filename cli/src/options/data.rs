@@ -65,13 +65,13 @@ pub(crate) struct DataOptions {
     /// Of longer examples keep the last tokens and not the first, as TRL with `truncation_mode="keep_end"`
     #[arg(long, requires = "max_length")]
     keep_end: bool,
-    /// Join training documents and cut them into blocks of this many tokens, as pretraining does
+    /// Join training documents and cut them into blocks of N tokens, as pretraining does
     ///
     /// `128:1000` begins anew after every 1000 rows and leaves out what filled no block, as `run_clm` does in each
     /// batch of a mapped data set; `128:1000:4` does so in each of four shares of the rows, as with
     /// `preprocessing_num_workers=4`. `:keep` makes a shorter block of what fills none, as TRL does
     /// (`packing_strategy="wrapped"`); `128:keep` keeps the end of the whole file alone.
-    #[arg(long, value_name = "TOKENS[:ROWS[:PROCESSES]][:keep]", value_parser = pack)]
+    #[arg(long, value_name = "N[:ROWS[:P]][:keep]", value_parser = pack)]
     pack: Option<Pack>,
     /// The field that names an example, or `line` for the line's number [default: `id`, else the line's number]
     ///
