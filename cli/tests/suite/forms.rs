@@ -148,3 +148,32 @@ fn names_of_the_hub_are_fetched_once_and_paths_never() {
         assert!(said.code == Some(2) && said.err.contains(problem), "{}", said.err);
     }
 }
+
+/// A Trainer's folder at the hub, with its examples there: the run, and the loss beside its log.
+#[test]
+fn a_trainers_folder_of_the_hub_is_a_run() {
+    let (folder, hub) = (Folder::new(), hub::Hub::start());
+    let root = support::root().join("fixtures/trainer-tiny");
+    hub.add("models/org/run/tokenizer.json", fs::read(root.join("tokenizer.json")).unwrap());
+    for step in [60, 240] {
+        for file in ["config.json", "model.safetensors", "trainer_state.json", "training_args.bin", "optimizer.pt"] {
+            let name = format!("checkpoint-{step}/{file}");
+            hub.add(&format!("models/org/run/{name}"), fs::read(root.join(&name)).unwrap());
+        }
+    }
+    hub.add("datasets/org/facts/train.jsonl", fs::read(root.join("train.jsonl")).unwrap());
+    let run = |endpoint: &str, flags: &str| {
+        let mut command = ascribe(&format!("trajectory hub:org/run {flags}"));
+        command.env("HF_ENDPOINT", endpoint).env("HF_HOME", folder.path("hf"));
+        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"] {
+            command.env_remove(name);
+        }
+        ended(command)
+    };
+    let said = run(&hub.endpoint, "--train hub:org/facts/train.jsonl --add-eos train");
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.err.contains("hub:org/run is commit "), "{}", said.err);
+    assert!(said.out.contains("checkpoint-60") && said.out.matches(": agrees").count() == 2, "{}", said.out);
+    let said = run("http://127.0.0.1:1", "");
+    assert!(said.code == Some(2) && said.err.contains("cannot be reached"), "{}", said.err);
+}
