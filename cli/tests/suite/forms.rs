@@ -124,7 +124,7 @@ fn names_of_the_hub_are_fetched_once_and_paths_never() {
     };
     let said = again("http://127.0.0.1:1");
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(support::tensors(&folder.path("again/scores.safetensors")) == local);
+    assert!(crate::support::tensors(&folder.path("again/scores.safetensors")) == local);
     assert_eq!(fs::read_to_string(folder.path("again/job.toml")).unwrap(), written.replace("/run\"", "/again\""));
     // another commit is another one
     let other = written.replace(commit, &"f".repeat(40));
@@ -153,7 +153,7 @@ fn names_of_the_hub_are_fetched_once_and_paths_never() {
 #[test]
 fn a_trainers_folder_of_the_hub_is_a_run() {
     let (folder, hub) = (Folder::new(), hub::Hub::start());
-    let root = support::root().join("fixtures/trainer-tiny");
+    let root = crate::support::root().join("fixtures/trainer-tiny");
     hub.add("models/org/run/tokenizer.json", fs::read(root.join("tokenizer.json")).unwrap());
     for step in [60, 240] {
         for file in ["config.json", "model.safetensors", "trainer_state.json", "training_args.bin", "optimizer.pt"] {

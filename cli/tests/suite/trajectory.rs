@@ -202,7 +202,7 @@ fn the_loss_of_examples_stands_beside_the_log() {
     let before = folder.files("trainer-tiny");
     let found = done(&format!("trajectory {run} --train fixtures/trainer-tiny/train.jsonl --add-eos train")).out;
     assert_eq!(found.matches(": agrees").count(), 1, "{found}");
-    support::assert_untouched(&before, &folder.files("trainer-tiny"));
+    crate::support::assert_untouched(&before, &folder.files("trainer-tiny"));
     for (flags, problem) in [
         ("--add-eos train", "flags about data say how `--train` is read"),
         ("--train t.jsonl --queries q.jsonl", "`--queries` are asked of scores"),

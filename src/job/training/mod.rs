@@ -20,6 +20,7 @@ pub(in crate::job) use self::stage::{Sample, Stage};
 use crate::attribution::source::SourceLeg;
 use crate::attribution::trajectory::{Segment, SegmentRule, TrainingStage, segments};
 use crate::curvature::{CurvatureKind, LayerSpec};
+use crate::data::Kind;
 use crate::job::error::JobError;
 use crate::job::request::Job;
 use crate::job::request::{AdamRequest, Average, Beside, IntervalsRequest, SourceRequest};
