@@ -14,6 +14,8 @@ pub enum VectorForm {
     /// Vectors are whole, `[O, columns]` for each query, layer and leg.
     #[default]
     Full,
+    /// Vectors are whole, and stay in the eigenbasis of their leg's curvature.
+    InBasis,
     /// Vectors are factors of this rank, wherever these are smaller ([`kept_rank`]).
     LowRank(usize),
 }
@@ -22,7 +24,7 @@ impl VectorForm {
     /// The rank at which a layer's vectors are kept; `None` if whole.
     pub fn rank_at(self, layer: &LayerSpec) -> Option<usize> {
         match self {
-            Self::Full => None,
+            Self::Full | Self::InBasis => None,
             Self::LowRank(rank) => kept_rank(rank, layer.outputs, layer.columns()),
         }
     }
@@ -83,6 +85,9 @@ impl<'a, T: Real> LegProduct<'a, T> {
 
     /// In the form that is asked for.
     pub(crate) fn into_form(self, form: VectorForm) -> Result<LegVectors<T>, Error> {
+        if form == VectorForm::InBasis {
+            return Ok(LegVectors { numbers: Numbers::Full(self.vectors), norms: vec![] });
+        }
         if form == VectorForm::Full {
             return Ok(LegVectors { numbers: Numbers::Full(self.full()), norms: vec![] });
         }

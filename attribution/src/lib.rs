@@ -11,6 +11,7 @@ pub mod foreign_file;
 mod joint;
 mod leg_product;
 mod observer;
+mod pair_scores;
 mod pass;
 mod query;
 pub mod ranking;
@@ -24,9 +25,12 @@ mod walk;
 
 pub use by_place::{PlaceScores, score_by_place, score_one};
 pub use error::Error;
-pub use joint::{Refined, Refinement, SolvedMap, Subspace, SubspaceSolved, refine_queries, solve_in_subspace};
+pub use joint::{
+    Refined, Refinement, SolvedMap, Subspace, SubspaceSolved, SubspaceSystem, refine_queries, solve_in_subspace,
+};
 pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};
+pub use pair_scores::{PairRows, score_pairs};
 pub use pass::{CHUNK_POSITIONS, ChunkEnd, Examples, LabelMode, SAVE_INTERVAL, Sweep};
 pub use query::{Aggregate, MemoryVectors, VectorSink, VectorSource, prepare_queries};
 pub use scorer::{LayerPart, QueryRows, ScoreColumns, quadratic_forms, score, score_in_sets};

@@ -20,6 +20,8 @@ pub enum Pass {
     SelfInfluence,
     /// Scores of the ranked training examples by token.
     Tokens,
+    /// Scores of the ranked training examples in variants of them.
+    Intervals,
     /// Derivatives of queries, backwards through the steps of training.
     Reverse,
     /// What each target token of a query asks for: gradients and vectors of single tokens.
@@ -38,6 +40,7 @@ impl Pass {
             Self::Scores => "scores",
             Self::SelfInfluence => "self-influence",
             Self::Tokens => "tokens",
+            Self::Intervals => "intervals",
             Self::Reverse => "reverse",
             Self::QueryTokens => "query tokens",
         }

@@ -3,39 +3,50 @@
   const get = (id) => document.getElementById(id);
   const holder = get("queries");
   const articles = [...holder.querySelectorAll("article")];
-  const cards = new Map(articles.map((article) => [article, [...article.querySelectorAll(".card")]]));
-  const text = new Map();
-  for (const article of articles) {
-    text.set(article, (article.querySelector("h2").textContent + " " + article.querySelector(".asked").textContent).toLowerCase());
-    for (const card of cards.get(article)) text.set(card, card.textContent.toLowerCase());
-  }
+  // whatever reads the whole page waits until it is asked for: opening it must not
+  const cardsOf = new Map();
+  const cards = (article) => {
+    if (!cardsOf.has(article)) cardsOf.set(article, [...article.querySelectorAll(".card")]);
+    return cardsOf.get(article);
+  };
+  const texts = new Map();
+  const has = (place, wanted) => {
+    if (!texts.has(place)) {
+      const parts = place.matches("article") ? [place.querySelector("h2"), place.querySelector(".asked")] : [place];
+      texts.set(place, parts.map((part) => part.textContent).join(" ").toLowerCase());
+    }
+    return texts.get(place).includes(wanted);
+  };
 
   const values = new Map();
   const read = (place) => [place.querySelector("dt").textContent, place.querySelector("dd").textContent];
-  for (const place of holder.querySelectorAll(".field")) {
-    const [field, value] = read(place);
-    const of = values.get(field) ?? new Set();
-    if (of.size < 200) of.add(value);
-    values.set(field, of);
-  }
   const option = (value) => {
     const made = document.createElement("option");
     made.value = value;
     made.textContent = value.length > 60 ? value.slice(0, 60) + "…" : value;
     return made;
   };
-  for (const field of values.keys()) get("field").append(option(field));
+  const fields = () => {
+    for (const place of holder.querySelectorAll(".field")) {
+      const [field, value] = read(place);
+      const of = values.get(field) ?? new Set();
+      if (of.size < 200) of.add(value);
+      values.set(field, of);
+    }
+    for (const field of values.keys()) get("field").append(option(field));
+  };
+  if (globalThis.requestIdleCallback) requestIdleCallback(fields); else setTimeout(fields);
 
   const show = () => {
     const wanted = get("search").value.trim().toLowerCase();
     const [field, value] = [get("field").value, get("value").value];
-    const has = (card) => !field || [...card.querySelectorAll(".field")].map(read).some(([name, is]) => name === field && is === value);
+    const fits = (card) => !field || [...card.querySelectorAll(".field")].map(read).some(([name, is]) => name === field && is === value);
     let [queries, examples] = [0, 0];
     for (const article of articles) {
-      const all = text.get(article).includes(wanted);
+      const all = has(article, wanted);
       let shown = 0;
-      for (const card of cards.get(article)) {
-        card.hidden = !(has(card) && (all || text.get(card).includes(wanted)));
+      for (const card of cards(article)) {
+        card.hidden = !(fits(card) && (all || has(card, wanted)));
         if (!card.hidden) shown += 1;
       }
       article.hidden = shown === 0 && !(all && !field);

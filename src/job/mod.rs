@@ -25,8 +25,8 @@ pub use cost::{Calibration, Contraction, Cost, EigenRate, Seconds, StageCost, Wo
 pub use error::JobError;
 pub use folder::calibration::Amount;
 pub use folder::rankings::{
-    CandidateCheck, PairShare, QueryInfo, QueryRanking, QueryToken, RankedExample, SideStability, Stability,
-    TargetShare, TokenShare, VariantShare, write_csv,
+    Before, CandidateCheck, Compared, PairShare, QueryInfo, QueryRanking, QueryToken, RankedExample, SideStability,
+    Stability, TargetShare, TokenShare, VariantShare, write_csv,
 };
 pub use folder::record::RunRecord;
 pub use folder::report::{LayerSaturation, Saturation, StageReport, StepReport};

@@ -12,7 +12,9 @@ use ascribe::attribution::LabelMode;
 use ascribe::attribution::store::Shard;
 use ascribe::curvature::{CurvatureKind, Damping, Measurement};
 use ascribe::data::{Role, Which};
-use ascribe::job::{Curvature, Fisher, FitExamples, IntervalsRequest, Job, JobError, Plan, Precision};
+use ascribe::job::{
+    Compared, Curvature, Fisher, FitExamples, IntervalScores, IntervalsRequest, Job, JobError, Plan, Precision,
+};
 use candle_core::DType;
 
 fn job(train: &Path, out: &Path) -> Job {
@@ -177,5 +179,61 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
         }
         let of_variants = ranking.stability.as_ref().expect("a verdict").proponents.kept.len();
         assert_eq!(of_variants, 4);
+    }
+}
+
+/// `interval_scores = strongest`: the intervals and verdicts of variants that score all examples, from some of them, and
+/// the scores of a run without variants, byte for byte. Texts, whose gradients are formed for all queries, and rows of
+/// numbers, whose vectors meet all examples at once.
+#[test]
+fn variants_of_the_strongest_examples_say_what_those_of_all_say() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(fixture("gpt2-tiny").join("train.jsonl")).expect("readable");
+    let lines: Vec<&str> = text.lines().take(70).collect();
+    let train = folder.path().join("train.jsonl");
+    std::fs::write(&train, lines.join("\n")).expect("writable");
+    let texts = |out: &Path| job(&train, out);
+    let rows = |out: &Path| {
+        let file = |name: &str| fixture("mlp-tiny").join(name);
+        let mut job = Job::new(fixture("mlp-tiny"), file("train.safetensors"), out);
+        (job.data.queries, job.model.dtype) = (Some(file("query.safetensors")), Precision::F64);
+        job
+    };
+    for (name, count) in [("texts", 70), ("rows", 60)] {
+        let job = |out: &Path| if name == "texts" { texts(out) } else { rows(out) };
+        let done = |out: &str, intervals: IntervalsRequest, examples: IntervalScores| {
+            let out = folder.path().join(format!("{name}-{out}"));
+            let mut job = job(&out);
+            (job.output.intervals, job.output.interval_scores, job.output.top) = (intervals, examples, 1);
+            let plan = Plan::resolve(job).expect("sound");
+            (plan.run(&()).expect("a whole run"), plan, out)
+        };
+        // vectors of the perceptron's variants stay in the bases of three curvatures
+        let intervals = if name == "rows" { IntervalsRequest::All } else { IntervalsRequest::Damping };
+        let (want, ..) = done("all", intervals, IntervalScores::All);
+        let (found, plan, out) = done("strongest", intervals, IntervalScores::Strongest);
+        let (_, _, without) = done("without", IntervalsRequest::None, IntervalScores::Auto);
+        assert!(scores(&out) == scores(&without), "{name}: other scores");
+        assert!(!out.join("scores.variant-damping-3.safetensors").exists(), "{name}: a matrix was written");
+        assert!(plan.summary().notes.iter().any(|note| note.contains("the 4 strongest examples of each side")));
+        for (found, want) in found.iter().zip(&want) {
+            let [stable, all] = [found, want].map(|ranking| ranking.stability.clone().expect("a verdict"));
+            assert_eq!(stable.compared, Some(Compared { strongest: 4, sample: 50, of: count }), "{name}");
+            assert_eq!((&stable.proponents, &stable.opponents), (&all.proponents, &all.opponents), "{name}");
+            let both =
+                found.proponents.iter().chain(&found.opponents).zip(want.proponents.iter().chain(&want.opponents));
+            for (found, want) in both {
+                let [found, want] = [found, want].map(|example| example.interval.expect("an interval").map(f64::from));
+                assert_relative(&found, &want, 1e-5, name);
+            }
+        }
+        // a longer list has examples that no variant scored, and no verdict then
+        let mut longer = plan.job.clone();
+        longer.output.top = 12;
+        let rankings = Plan::resolve(longer).expect("sound").rank().expect("scores");
+        let sides = rankings.iter().flat_map(|ranking| ranking.proponents.iter().chain(&ranking.opponents));
+        assert!(sides.clone().any(|example| example.interval.is_some()));
+        assert!(sides.clone().any(|example| example.interval.is_none()));
+        assert!(rankings.iter().any(|ranking| ranking.stability.is_none()), "{name}");
     }
 }

@@ -24,6 +24,8 @@ struct Asked {
     queries: PathBuf,
     batch_tokens: usize,
     seed: u64,
+    /// Over which tokens scores are divided.
+    tokens: &'static str,
 }
 
 #[derive(Debug, Clone)]
@@ -38,13 +40,13 @@ impl Asked {
     fn text(model: &str) -> Self {
         let text = fixture("gpt2-tiny");
         let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| text.join(name));
-        Self { model: Scored::Checkpoint(fixture(model)), train, queries, batch_tokens: 512, seed: 3 }
+        Self { model: Scored::Checkpoint(fixture(model)), train, queries, batch_tokens: 512, seed: 3, tokens: "none" }
     }
 
     fn training_of_text() -> Self {
         let run = fixture("trainer-tiny");
         let [train, queries] = ["train.jsonl", "queries.jsonl"].map(|name| run.join(name));
-        Self { model: Scored::Run(run, 3), train, queries, batch_tokens: 512, seed: 3 }
+        Self { model: Scored::Run(run, 3), train, queries, batch_tokens: 512, seed: 3, tokens: "none" }
     }
 
     fn plan(&self, out: &Path) -> Plan {
@@ -59,7 +61,7 @@ impl Asked {
         };
         let text = format!(
             "{scored}[data]\ntrain = {}\nqueries = {}\n{}[method]\nseed = {}\nlabel_draws = {draws}\n\
-             self_influence = true\n[resources]\nbatch_tokens = {}\n[output]\npath = {}\n\
+             self_influence = true\n[resources]\nbatch_tokens = {}\n[output]\npath = {}\ntokens = \"{}\"\n\
              [output.layer_sets]\npart = {}\n",
             path(&self.train),
             path(&self.queries),
@@ -67,6 +69,7 @@ impl Asked {
             self.seed,
             self.batch_tokens,
             path(out),
+            self.tokens,
             if language { "\"*attn*\"" } else { "[\"0\"]" },
         );
         Plan::resolve(toml::from_str::<Job>(&text).expect("a job")).expect("sound inputs")
@@ -105,7 +108,7 @@ fn many_rows_of(rows: usize) -> (tempfile::TempDir, Asked) {
     }
     let [model, train, queries] =
         [folder.path().to_owned(), folder.path().join("train.safetensors"), folder.path().join("query.safetensors")];
-    (folder, Asked { model: Scored::Checkpoint(model), train, queries, batch_tokens: 4096, seed: 3 })
+    (folder, Asked { model: Scored::Checkpoint(model), train, queries, batch_tokens: 4096, seed: 3, tokens: "none" })
 }
 
 /// 300 steps of training that perceptron, three checkpoints in two segments, with 6,000 rows: two chunks of a pass with
@@ -263,6 +266,25 @@ fn interrupted_runs_of_language_models_end_with_the_same_bytes() {
             interrupted(&asked, stop, &want);
         }
     }
+}
+
+/// Shares of all tokens go on behind the examples that were divided.
+#[test]
+fn interrupted_shares_of_all_tokens_end_with_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = Asked::text("gpt2-tiny");
+    let few = |file: &Path, count: usize| {
+        let text = std::fs::read_to_string(file).expect("readable");
+        let path = folder.path().join(file.file_name().expect("a name"));
+        std::fs::write(&path, text.lines().take(count).collect::<Vec<_>>().join("\n")).expect("writable");
+        path
+    };
+    let (train, queries) = (few(&all.train, 8), few(&all.queries, 2));
+    let asked = Asked { train, queries, tokens: "all", ..all };
+    let (want, events) = whole(&asked);
+    assert!(want.contains_key("tokens.safetensors"), "{:?}", want.keys());
+    let resumed = interrupted(&asked, events - 4, &want);
+    assert!(resumed.contains(&(Pass::Tokens, 5)), "{resumed:?}");
 }
 
 #[test]

@@ -6,14 +6,17 @@ use crate::support::passes::{self, BATCH, Batched, KfacScale};
 use crate::support::{Outcome, fixture, load, open};
 use ascribe::attribution::store::TensorFile;
 use ascribe::attribution::{
-    Aggregate, LabelMode, MemoryVectors, Pass, Subspace, Sweep, VectorSource, Walk, prepare_queries, solve_in_subspace,
+    Aggregate, LabelMode, MemoryVectors, Pass, Subspace, SubspaceSystem, Sweep, VectorSource, Walk, prepare_queries,
+    solve_in_subspace,
 };
 use ascribe::curvature::random::stream;
 use ascribe::curvature::{
     CurvatureKind, Damping, Factors, LayerId, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
 use ascribe::data::{self, Dataset};
-use ascribe::job::{CheckpointsRequest, Fisher, FitExamples, Job, Plan, Precision, Solve};
+use ascribe::job::{
+    CheckpointsRequest, DampingRequest, Fisher, FitExamples, IntervalsRequest, Job, Plan, Precision, Several, Solve,
+};
 use ascribe::model::Model;
 use candle_core::DType;
 
@@ -114,20 +117,35 @@ fn solutions_are_those_of_the_definition() -> Outcome {
             .collect();
         let spanning = SPANNING.map(Damping::MeanFraction);
         let dampings = [Damping::Absolute(0.005), Damping::Absolute(0.1), Damping::MeanFraction(0.3)];
-        let subspace =
-            Subspace { factors: &factors, spanning: &spanning, dampings: &dampings, objectives: &objectives };
+        let whole = dampings.map(SubspaceSystem::whole);
+        // the systems of either half of the draws, too
+        let halves = [0, 1].map(|half| SubspaceSystem { half: Some(half), ..whole[0] });
+        let systems = [whole.as_slice(), &halves].concat();
+        let subspace = Subspace { factors: &factors, spanning: &spanning, systems: &systems, objectives: &objectives };
+        let is_drawn = matches!(labels, LabelMode::Sampled { .. });
+        // draws of each example follow one another, and classes do, of which none is a draw
+        let of_half = |half: usize| {
+            let place = |k: usize| if is_drawn { k % objectives.len() } else { k / objectives.len() };
+            let own = drawn.iter().enumerate().filter(|(k, _)| place(*k) % 2 == half);
+            own.map(|(_, gradient)| gradient.clone()).collect::<Vec<_>>()
+        };
+        let drawn_halves = [of_half(0), of_half(1)];
         for batch in [7, BATCH] {
             let train = Batched(&fixture.train, batch);
             let sweep = Sweep { range: 0..examples, ..passes::sweep(model, &train, Pass::Products) };
-            let mut found = MemoryVectors::<f64>::new(layers, dampings.len(), queries.0.len());
+            let mut found = MemoryVectors::<f64>::new(layers, systems.len(), queries.0.len());
             let solved = solve_in_subspace(&sweep, &subspace, &gradients, 1..4, &mut found)?;
-            for (leg, damping) in dampings.into_iter().enumerate() {
+            for (leg, &SubspaceSystem { damping, half }) in systems.iter().enumerate() {
                 for query in 1..4 {
-                    let want = by_definition(layers, &factors, &drawn, &part(&gradients, 0, layers, query), damping);
+                    let drawn = half.map_or(&drawn, |half| &drawn_halves[half]);
+                    let want = by_definition(layers, &factors, drawn, &part(&gradients, 0, layers, query), damping);
                     let (want, found) = (want.concat(), part(&found, leg, layers, query).concat());
                     let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
                     for (found, want) in found.iter().zip(&want) {
-                        assert!((found - want).abs() <= 1e-7 * scale, "{name}, {damping:?}, {query}: {found} {want}");
+                        assert!(
+                            (found - want).abs() <= 1e-7 * scale,
+                            "{name}, {damping:?}, {half:?}, {query}: {found} {want}"
+                        );
                     }
                     let disagreement = solved.disagreements[leg][query - 1];
                     assert!(disagreement > 0.0 && disagreement < 10.0, "{disagreement}");
@@ -213,6 +231,53 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
     std::fs::remove_file(&scores)?;
     Plan::resolve(job(&run))?.run(&())?;
     assert!(std::fs::read(&scores)? == before, "other bytes");
+    Ok(())
+}
+
+/// Intervals of joint solves: other dampings as runs of their own have them, and the systems of either half of the drawn labels; the scores themselves are those of a run without.
+#[test]
+fn joint_systems_have_variants() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let done = |name: &str, change: &dyn Fn(&mut Job)| {
+        let mut job = job(&folder.path().join(name));
+        job.method.solve_label_draws = Some(6);
+        change(&mut job);
+        let plan = Plan::resolve(job).expect("sound");
+        plan.run(&()).expect("a whole run")
+    };
+    let scores = |name: &str, of: &str| -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        Ok(TensorFile::open(&folder.path().join(name).join(format!("scores{of}.safetensors")))?
+            .values("scores")?
+            .to_vec())
+    };
+    let rankings = done("all", &|job| {
+        (job.output.intervals, job.method.solve, job.output.top) = (IntervalsRequest::All, Solve::Auto, 3);
+    });
+    done("without", &|_| ());
+    done("smaller", &|job| job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.003))]));
+    let near = |found: &[f32], want: &[f32]| {
+        let largest = want.iter().fold(0.0f32, |most, score| most.max(score.abs()));
+        found.len() == want.len() && found.iter().zip(want).all(|(a, b)| (a - b).abs() <= 1e-5 * largest)
+    };
+    let whole = scores("all", "")?;
+    assert!(near(&whole, &scores("without", "")?), "without variants");
+    assert!(near(&scores("all", ".variant-damping-0.3")?, &scores("smaller", "")?), "0.3 times the damping");
+    let (first, second) = (scores("all", ".variant-draws-1")?, scores("all", ".variant-draws-2")?);
+    assert!(!near(&first, &whole) && !near(&second, &whole) && !near(&first, &second), "halves of the draws");
+    let correlation = |a: &[f32], b: &[f32]| {
+        let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        product(a, b) / (product(a, a) * product(b, b)).sqrt()
+    };
+    assert!(
+        correlation(&first, &whole) > 0.9 && correlation(&second, &whole) > 0.9,
+        "the same systems, known less well"
+    );
+    for ranking in rankings {
+        let verdict = ranking.stability.ok_or("a verdict")?;
+        let names: Vec<&str> = verdict.proponents.kept.iter().map(|of| of.variant.as_str()).collect();
+        let want = ["draws-1", "draws-2", "damping-0.3", "damping-3", "checkpoints-1", "checkpoints-2"];
+        assert_eq!(names, want.map(|name| format!("variant-{name}")));
+    }
     Ok(())
 }
 

@@ -11,4 +11,4 @@ mod vectors;
 
 pub use refine::{Refined, Refinement, refine_queries};
 pub use solved_map::SolvedMap;
-pub use subspace::{Subspace, SubspaceSolved, solve_in_subspace};
+pub use subspace::{Subspace, SubspaceSolved, SubspaceSystem, solve_in_subspace};

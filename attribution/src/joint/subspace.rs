@@ -38,10 +38,27 @@ pub struct Subspace<'a, T> {
     pub factors: &'a Factors<T>,
     /// What is added to its eigenvalues for the vectors that span the space.
     pub spanning: &'a [Damping],
-    /// What is added to H.
-    pub dampings: &'a [Damping],
+    /// The systems that are solved in it.
+    pub systems: &'a [SubspaceSystem],
     /// What is differentiated at each example; the form is the mean over these.
     pub objectives: &'a [Objective],
+}
+
+/// A system of each query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SubspaceSystem {
+    /// What is added to H.
+    pub damping: Damping,
+    /// Whether H is known from every other draw of labels alone (every other example's where each has one), from the
+    /// first or from the second on; none: from all.
+    pub half: Option<usize>,
+}
+
+impl SubspaceSystem {
+    /// The system of everything that was drawn.
+    pub fn whole(damping: Damping) -> Self {
+        Self { damping, half: None }
+    }
 }
 
 impl<T> Subspace<'_, T> {
@@ -54,15 +71,15 @@ impl<T> Subspace<'_, T> {
 /// How far solutions can be relied on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SubspaceSolved {
-    /// For each damping and query `|x₁ - x₂| / |x|` in the norm of `H + δ`, `x₁` and `x₂` the solutions with every other
+    /// For each system and query `|x₁ - x₂| / |x|` in the norm of `H + δ`, `x₁` and `x₂` the solutions with every other
     /// draw of labels, or with every other example's where each has one: how much of the answer is the luck of the draw.
     pub disagreements: Vec<Vec<f64>>,
-    /// For each damping and query the coefficients of its solution, and last the norm of its gradient: what
-    /// [`SolvedMap`](super::SolvedMap) makes the solution's map of. `[dampings][queries · (directions + 1)]`.
+    /// For each system and query the coefficients of its solution, and last the norm of its gradient: what
+    /// [`SolvedMap`](super::SolvedMap) makes the solution's map of. `[systems][queries · (directions + 1)]`.
     pub coefficients: Vec<Vec<f64>>,
 }
 
-/// Solves `(H + δ) x = q` in each query's space, and puts the solutions into `sink`: damping k as leg k, under the numbers
+/// Solves `(H + δ) x = q` in each query's space, and puts the solutions into `sink`: those of system k as leg k, under the numbers
 /// `queries`.
 ///
 /// `sweep` is over the examples that H is the mean of; `gradients` has one leg.
@@ -79,7 +96,8 @@ pub fn solve_in_subspace<N: Network, T: Real>(
 ) -> Result<SubspaceSolved, Error> {
     let specs = sweep.network.layers();
     let (mut q, norms) = unit_gradients(specs, gradients, queries.clone())?;
-    let dampings = layer_dampings(specs, subspace.factors, subspace.dampings)?;
+    let of_systems: Vec<Damping> = subspace.systems.iter().map(|system| system.damping).collect();
+    let dampings = layer_dampings(specs, subspace.factors, &of_systems)?;
     let layers = subspace.factors.layers.iter();
     for ((layer, spec), vectors) in layers.clone().zip(specs).zip(&mut q.layers) {
         layer.rotate(vectors, spec);
@@ -95,9 +113,9 @@ pub fn solve_in_subspace<N: Network, T: Real>(
     let forms = forms(sweep, subspace.objectives, &space)?;
     let systems = Systems::new(&space);
     let (mut disagreements, mut coefficients) = (Vec::with_capacity(dampings.len()), vec![]);
-    for (leg, added) in dampings.iter().enumerate() {
-        let solved: Vec<Solved> =
-            (0..space.q.count).into_par_iter().map(|query| systems.solve(query, &forms[query], added)).collect();
+    for (leg, (added, system)) in dampings.iter().zip(subspace.systems).enumerate() {
+        let solve = |query: usize| systems.solve(query, &forms[query], added, system.half);
+        let solved: Vec<Solved> = (0..space.q.count).into_par_iter().map(solve).collect();
         disagreements.push(solved.iter().map(|solved| solved.disagreement).collect());
         let of_queries = solved.iter().zip(&norms);
         let scaled = of_queries.flat_map(|(of, norm)| of.coefficients.iter().map(move |x| x * norm).chain([*norm]));
@@ -332,8 +350,8 @@ impl<'a> Systems<'a> {
         Self { groups: &space.groups, spanning, queries, right, squares }
     }
 
-    /// The solution of one query's system, `added` to H in each layer.
-    fn solve(&self, query: usize, form: &Form, added: &[f64]) -> Solved {
+    /// The solution of one query's system, `added` to H in each layer, H from all that was drawn or from one half.
+    fn solve(&self, query: usize, form: &Form, added: &[f64], half: Option<usize>) -> Solved {
         let n = self.groups.len() * self.spanning;
         let right: Vec<f64> = (0..n).map(|k| self.right[k * self.queries + query]).collect();
         let damped = self.damped(query, added);
@@ -352,6 +370,11 @@ impl<'a> Systems<'a> {
         };
         let whole = size(&coefficients);
         let disagreement = if whole > 0.0 { size(&difference) / whole } else { 0.0 };
+        let coefficients = match half {
+            None => coefficients,
+            Some(0) => first,
+            Some(_) => second,
+        };
         Solved { coefficients, disagreement }
     }
 

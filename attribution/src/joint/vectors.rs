@@ -73,7 +73,9 @@ pub(super) fn put_solution<T: Real>(
     }
     let product = match form {
         VectorForm::Full => LegProduct { vectors, spec, place: None },
-        VectorForm::LowRank(_) => LegProduct::of_standard_basis(vectors, spec, &factors.layers[l]),
+        VectorForm::LowRank(_) | VectorForm::InBasis => {
+            LegProduct::of_standard_basis(vectors, spec, &factors.layers[l])
+        }
     };
     sink.put(leg, LayerId(l), queries, &product.into_form(form)?)
 }

@@ -25,6 +25,11 @@ pub(crate) struct ModelOptions {
     /// An adapter's folder (`adapter_config.json`, `adapter_model.safetensors`) is a model together with its base. `hub:ORG/NAME` fetches it.
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
+    /// Another checkpoint of the model, such as the one that was tuned: queries are measured there too
+    ///
+    /// Says how much of each answer is training's doing. Scores are of the last checkpoint's measurement all the same.
+    #[arg(long, value_name = "DIR")]
+    before: Option<PathBuf>,
     /// Which layers of an adapter and its base are tracked [default: only]
     #[arg(long, value_parser = one_of::<AdapterMode>(&[
         ("only", "the adapter's matrices A and B; the base is frozen"),
@@ -76,6 +81,9 @@ impl ModelOptions {
         let model = &mut job.model;
         if self.base.is_some() {
             model.base.clone_from(&self.base);
+        }
+        if self.before.is_some() {
+            model.before.clone_from(&self.before);
         }
         model.adapter = self.adapter.or(model.adapter);
         if !self.layers.is_empty() {

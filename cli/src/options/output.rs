@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use ascribe::job::{
-    CandidatesRequest, DuplicateScores, DuplicatesRequest, IntervalsRequest, Job, LayerSplit, RankBy, ScoreScale,
-    Several, StoreScores, TokensRequest,
+    CandidatesRequest, DuplicateScores, DuplicatesRequest, IntervalScores, IntervalsRequest, Job, LayerSplit, RankBy,
+    ScoreScale, Several, StoreScores, TokensRequest,
 };
 use clap::{Args, ValueEnum};
 
@@ -47,9 +47,17 @@ pub(crate) struct OutputOptions {
     #[arg(long, value_name = "VARIANTS", value_parser = one_of::<IntervalsRequest>(&[
         ("none", "no variants"),
         ("damping", "0.3 and 3 times the damping, and halves of the checkpoints where there are several"),
-        ("all", "these, and curvatures of two halves of the training examples"),
+        ("all", "these, and curvatures of two halves of the training examples; of joint systems, halves of the drawn \
+          labels"),
     ]))]
     intervals: Option<IntervalsRequest>,
+    /// Which training examples the variants of --intervals score [default: auto]
+    #[arg(long, value_name = "EXAMPLES", value_parser = one_of::<IntervalScores>(&[
+        ("auto", "whichever of the others takes fewer operations; the plan says which"),
+        ("all", "all, with the scores: the score matrix of every variant is written"),
+        ("strongest", "of each query the examples that may be listed and a random sample, in a further pass over these"),
+    ]))]
+    interval_scores: Option<IntervalScores>,
     /// By which number training examples are listed [default: score]
     ///
     /// Needs --self-influence for the second. It can be asked of scores that are there: `ascribe rank --rank-by relatif`.
@@ -141,6 +149,7 @@ impl OutputOptions {
         output.store_scores = self.store_scores.unwrap_or(output.store_scores);
         output.tokens = self.tokens.unwrap_or(output.tokens);
         output.intervals = self.intervals.unwrap_or(output.intervals);
+        output.interval_scores = self.interval_scores.unwrap_or(output.interval_scores);
         output.rank_by = self.rank_by.unwrap_or(output.rank_by);
         output.csv |= self.csv;
         if let Some(field) = &self.group_by {

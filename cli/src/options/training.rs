@@ -42,6 +42,9 @@ pub(crate) struct TrainingOptions {
     /// Of a run with several stages, also write what each stage contributes to the scores
     #[arg(long)]
     by_stage: bool,
+    /// Also write what each segment of training contributes to the scores
+    #[arg(long)]
+    by_segment: bool,
     /// What a segment's checkpoints are averaged in [default: factors]
     #[arg(long, value_name = "WHAT", value_parser = one_of::<Average>(&[
         ("factors", "their curvatures and scores"),
@@ -97,6 +100,7 @@ impl TrainingOptions {
         let given = [
             ("--stage-train", !self.stage_train.is_empty()),
             ("--by-stage", self.by_stage),
+            ("--by-segment", self.by_segment),
             ("--average", self.average.is_some()),
             ("--form", self.form.is_some()),
             ("--adam", self.adam.is_some()),
@@ -139,6 +143,7 @@ impl TrainingOptions {
         let Some(source) = &mut job.source else { return };
         self.reading.apply(&mut source.trajectory);
         source.by_stage |= self.by_stage;
+        source.by_segment |= self.by_segment;
         source.average = self.average.unwrap_or(source.average);
         source.form = self.form.unwrap_or(source.form);
         source.adam = self.adam.unwrap_or(source.adam);

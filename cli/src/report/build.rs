@@ -116,6 +116,7 @@ fn query(
         measured: name(&ranking.query.measurement, NAME),
         value: ranking.query.value,
         losses: ranking.query.tokens.as_ref().map(|tokens| LossText::of(tokens, bounds.query_tokens)),
+        before: sentences::before(&ranking.query),
         sentence: sentences::sentence(&run.job, ranking),
         sure: ranking.stability.as_ref().and_then(sentences::sure),
         kept: ranking.candidates.iter().flat_map(kept).collect(),

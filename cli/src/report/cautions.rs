@@ -25,8 +25,9 @@ const DIVERGES: f64 = 2.0;
 
 /// Parts of notes of a plan that say how something was computed, or what it cost, and give no reason for distrust. A note
 /// that is not known here is one.
-const NEUTRAL: [&str; 18] = [
+const NEUTRAL: [&str; 19] = [
     " are divided over ",
+    "queries are measured at ",
     "intervals are the lowest and the highest of",
     "the network runs on ",
     "images are ",

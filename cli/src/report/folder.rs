@@ -87,6 +87,8 @@ pub(super) struct RunFolder {
     pub(super) self_influence: Option<Vec<f32>>,
     pub(super) layer_sets: Vec<Part>,
     pub(super) stages: Vec<Part>,
+    /// The first answer's scores by segment of training.
+    pub(super) segments: Vec<Part>,
     /// Rankings of further methods, dampings and time scales, by name.
     pub(super) others: Vec<(String, Vec<StoredRanking>)>,
 }
@@ -146,6 +148,11 @@ impl RunFolder {
         let summary = &records.summary;
         let layer_sets = parts(summary.layer_sets.iter().map(|set| set.name.as_str()).collect(), "layers")?;
         let stages = parts(summary.stages.iter().map(|stage| stage.name.as_str()).collect(), "stage")?;
+        let mut segments = vec![];
+        for (leg, of) in summary.legs.iter().enumerate() {
+            let found = part(&(leg + 1).to_string(), "segment")?;
+            segments.extend(found.map(|part| Part { name: of.name.clone(), ..part }));
+        }
         let self_influence = path.join("self_influence.safetensors");
         let self_influence = match is_file(&self_influence) {
             true => {
@@ -184,6 +191,7 @@ impl RunFolder {
             self_influence,
             layer_sets,
             stages,
+            segments,
             others,
             records,
         })

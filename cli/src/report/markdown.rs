@@ -32,6 +32,9 @@ pub(super) fn text(report: &Report) -> String {
         for kept in &query.kept {
             let _ = writeln!(out, "\n{}.", plain(kept));
         }
+        if let Some(before) = &query.before {
+            let _ = writeln!(out, "\n{}", plain(before));
+        }
         if let Some(sure) = &query.sure {
             let _ = writeln!(out, "\n{}", plain(sure));
         }

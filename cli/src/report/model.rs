@@ -85,6 +85,9 @@ pub(crate) struct QueryView {
     /// What was measured, and its value now.
     pub(crate) measured: String,
     pub(crate) value: f64,
+    /// What it was at another checkpoint, in a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) before: Option<String>,
     /// The ranking in a sentence.
     pub(crate) sentence: String,
     /// How sure it is, where the run has variants.

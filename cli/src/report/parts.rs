@@ -168,7 +168,7 @@ impl<'a> Division<'a> {
         examples.filter_map(grid).collect()
     }
 
-    /// The tables of a query's parts: of layer sets that are in no heat map, and of stages of training.
+    /// The tables of a query's parts: of layer sets that are in no heat map, and of stages and segments of training.
     pub(super) fn tables(&self, run: &RunFolder, query: usize, sides: [&[StoredExample]; 2]) -> Vec<PartTable> {
         let mut tables = vec![];
         if !self.sets.is_empty() {
@@ -180,6 +180,10 @@ impl<'a> Division<'a> {
         if run.stages.len() > 1 {
             let stages: Vec<&Part> = run.stages.iter().collect();
             tables.push(table(run, "Stages of training", ADDS_UP, &stages, query, sides));
+        }
+        if run.segments.len() > 1 {
+            let segments: Vec<&Part> = run.segments.iter().collect();
+            tables.push(table(run, "Segments of training", ADDS_UP, &segments, query, sides));
         }
         tables
     }

@@ -87,6 +87,9 @@ fn of_query(out: &mut Lines, query: &QueryView) {
     for kept in &query.kept {
         out.paragraph(2, &[(kept, ""), (".", "")]);
     }
+    if let Some(before) = &query.before {
+        out.paragraph(2, &[(before, "")]);
+    }
     if let Some(sure) = &query.sure {
         out.paragraph(2, &[(sure, "")]);
     }

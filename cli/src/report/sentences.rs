@@ -3,11 +3,11 @@
 
 use std::path::Path;
 
-use ascribe::job::{Job, Normalize, ReductionRequest, ScoreScale, Solve};
+use ascribe::job::{Compared, Job, Normalize, ReductionRequest, ScoreScale, Solve};
 
 use super::folder::RunFolder;
 use super::model::Fact;
-use super::stored::{Inputs, StoredRanking, StoredStability};
+use super::stored::{Inputs, StoredQuery, StoredRanking, StoredStability};
 use super::text::name;
 use crate::words::{self, counted, name_of};
 
@@ -71,6 +71,23 @@ fn probability(job: &Job, ranking: &StoredRanking) -> String {
     }
 }
 
+/// What a query's measurement was at another checkpoint; none if none was compared.
+pub(super) fn before(query: &StoredQuery) -> Option<String> {
+    let before = query.before.as_ref()?;
+    let (what, change) = (name(&query.measurement, NAME), query.value - before.value);
+    let moved = match change {
+        change if change < 0.0 => format!("is lower by {:.4} now", -change),
+        change if change > 0.0 => format!("is higher by {change:.4} now"),
+        _ => "is the same now".to_owned(),
+    };
+    Some(format!(
+        "At the checkpoint {} this {what} was {:.4}: it {moved}. All training in between did that; the scores say which \
+         examples' parts of it are the largest.",
+        name(&before.checkpoint, NAME),
+        before.value
+    ))
+}
+
 /// How sure a ranking is; none if nothing is listed.
 pub(super) fn sure(stability: &StoredStability) -> Option<String> {
     let sides = [("helped", &stability.proponents), ("hurt", &stability.opponents)];
@@ -80,10 +97,16 @@ pub(super) fn sure(stability: &StoredStability) -> Option<String> {
     let ways = sides.iter().map(|(_, side)| side.kept.len()).max()?;
     let shares = sides.iter().flat_map(|(_, side)| &side.kept).map(|of| of.share);
     let least = 100.0 * shares.fold(1.0, f64::min);
+    let on = stability.compared.map_or_else(String::new, |Compared { strongest, sample, of }| {
+        format!(
+            " The other ways were not computed for all {of} examples, but for the {strongest} strongest of each side and \
+             for {sample} drawn at random; what these show is taken for the rest."
+        )
+    });
     Some(format!(
         "How sure: stable are {of_side}. The scores were computed in {} that are as good, and the stable examples are among \
          the strongest in every one; the way that agrees least has {least:.0} % of the examples listed here among its \
-         strongest. This says how much the choice of the way matters. It is no confidence interval.",
+         strongest. This says how much the choice of the way matters. It is no confidence interval.{on}",
         counted(ways as u64, "other ways")
     ))
 }

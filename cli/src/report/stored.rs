@@ -1,6 +1,6 @@
 //! What a report reads of a run folder's `ranking.jsonl` and `run.json`. Whatever earlier versions did not write is optional.
 
-use ascribe::job::CandidateCheck;
+use ascribe::job::{Before, CandidateCheck, Compared};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -29,6 +29,8 @@ pub(super) struct StoredQuery {
     pub(super) value: f64,
     #[serde(default)]
     pub(super) captured: Option<f64>,
+    #[serde(default)]
+    pub(super) before: Option<Before>,
     #[serde(default)]
     pub(super) tokens: Option<Vec<StoredQueryToken>>,
 }
@@ -94,6 +96,8 @@ pub(super) struct StoredCopy {
 /// How much of a ranking stays in its variants.
 #[derive(Debug, Deserialize)]
 pub(super) struct StoredStability {
+    #[serde(default)]
+    pub(super) compared: Option<Compared>,
     pub(super) proponents: StoredSide,
     pub(super) opponents: StoredSide,
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use ascribe::attribution::evaluate::{ControlRecall, Interval};
 use ascribe::job::{
-    CandidateCheck, DuplicateScores, DuplicatesRequest, Job, Normalize, QueryRanking, RankBy, RankedExample,
+    CandidateCheck, Compared, DuplicateScores, DuplicatesRequest, Job, Normalize, QueryRanking, RankBy, RankedExample,
     RankedGroup, ScoreScale, Stability, write_csv,
 };
 use console::{Term, measure_text_width, pad_str, style, truncate_str};
@@ -90,7 +90,11 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     for ranking in rankings {
         let query = &ranking.query;
         writeln!(out, "{}", truncate_str(&format!("{}  {}", style(&query.id).bold(), query.excerpt), width, "…"))?;
-        writeln!(out, "  {} {:.4}", query.measurement, query.value)?;
+        let before = query.before.as_ref().map_or_else(String::new, |before| {
+            let change = words::score((query.value - before.value) as f32);
+            format!(" ({:.4} at {}, a change of {change})", before.value, inline(&before.checkpoint))
+        });
+        writeln!(out, "  {} {:.4}{before}", query.measurement, query.value)?;
         if let Some(captured) = query.captured.filter(|&captured| captured < CAPTURED) {
             writeln!(out, "  captured {:.1} %: scores are approximate; raise --query-rank", 100.0 * captured)?;
         }
@@ -176,6 +180,13 @@ fn table(out: &mut impl Write, rankings: &[QueryRanking], job: &Job) -> io::Resu
     }
     if rankings.iter().any(|ranking| ranking.stability.is_some()) {
         writeln!(out, "{INTERVALS}")?;
+        let compared = rankings.iter().find_map(|ranking| ranking.stability.as_ref()?.compared);
+        if let Some(Compared { strongest, sample, of }) = compared {
+            writeln!(
+                out,
+                "Variants scored the {strongest} strongest of each side and {sample} drawn at random, not all {of} examples."
+            )?;
+        }
     }
     if let Some(line) = copies_line(job) {
         writeln!(out, "{line}")?;

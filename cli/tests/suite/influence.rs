@@ -352,13 +352,58 @@ fn what_has_no_intervals_is_refused() {
         (format!("influence {MLP} --curvature identity"), "vary the curvature and its damping"),
         (format!("influence {MLP} --normalize cosine"), "cosines have no `--intervals`"),
         (format!("influence {MLP} --store-scores top"), "need every score of every variant"),
-        (format!("influence {MLP} --solve subspace"), "`--solve subspace` solves for all jointly"),
+        (
+            format!("influence {MLP} --solve gauss-newton --damping 0.03"),
+            "`--solve gauss-newton` all dampings share one",
+        ),
+        (
+            format!("influence {MLP} --interval-scores strongest --duplicates exact"),
+            "`--duplicates` lists copies as one",
+        ),
         (source.to_owned(), "Source is asked for"),
     ] {
         let refused = ended(ascribe(&format!("{command} --intervals all --out {}", folder.arg("refused"))));
         assert_eq!(refused.code, Some(2), "{command}: {}", refused.err);
         assert!(refused.err.contains(problem), "{command}: {}", refused.err);
         assert!(!folder.path("refused").exists());
+    }
+}
+
+/// `--before`: each query's measurement at another checkpoint stands beside it, and the scores are the same.
+#[test]
+fn queries_are_measured_at_another_checkpoint_too() {
+    let folder = Folder::new();
+    let before = "fixtures/mlp-trajectory/checkpoint-336";
+    let flags = format!("influence {MLP} --curvature identity --quiet");
+    let rankings =
+        |name: &str| json_lines(&fs::read_to_string(folder.path(name).join("ranking.jsonl")).expect("written"));
+    let shown = done(&format!("{flags} --before {before} --report --out {}", folder.arg("both")));
+    done(&format!("{flags} --out {}", folder.arg("now")));
+    done(&format!(
+        "{} --out {}",
+        flags.replace("--model fixtures/mlp-tiny", &format!("--model {before}")),
+        folder.arg("then")
+    ));
+    assert_eq!(scores_of(&folder, "both"), scores_of(&folder, "now"));
+    for (both, then) in rankings("both").iter().zip(rankings("then")) {
+        let found = both["query"]["before"]["value"].as_f64().expect("a number");
+        let want = then["query"]["value"].as_f64().expect("a number");
+        assert!((found - want).abs() <= 1e-6 * want.abs().max(1.0), "{found} {want}");
+        assert_eq!(both["query"]["before"]["checkpoint"], "checkpoint-336");
+        let line = format!("({want:.4} at checkpoint-336, a change of ");
+        assert!(shown.out.contains(&line), "{line}: {}", shown.out);
+    }
+    let page = fs::read_to_string(folder.path("both").join("report.html")).expect("a report");
+    assert!(page.contains("At the checkpoint checkpoint-336 this "), "no sentence");
+    for (before, problem) in [
+        ("fixtures/mlp-tiny", "holds the weights that the queries are asked at"),
+        ("fixtures/mlp-regression", "fixtures/mlp-regression"),
+        ("fixtures/gpt2-tiny", "fixtures/gpt2-tiny"),
+        ("fixtures/nowhere", "fixtures/nowhere"),
+    ] {
+        let refused = ended(ascribe(&format!("{flags} --before {before} --out {}", folder.arg("none"))));
+        assert!(refused.code == Some(2) && refused.err.contains(problem), "{before}: {}", refused.err);
+        assert!(!folder.path("none").exists(), "{before}");
     }
 }
 

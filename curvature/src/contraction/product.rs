@@ -129,6 +129,23 @@ impl<T: Real> GradientProducts<T> {
         Ok(())
     }
 
+    /// The batch's rows in the coordinates of an eigenbasis: inputs `[R, columns]`, the column of ones among them, and
+    /// output gradients `[R, O]`.
+    ///
+    /// # Errors
+    /// If the tap is not of this layer's shape or type.
+    /// # Source
+    /// `docs/method.md`, Gradients.
+    pub fn rows_in_basis(
+        &mut self,
+        tap: Tap<'_>,
+        layer: &LayerSpec,
+        basis: Option<&Eigenbasis<T>>,
+    ) -> Result<[Vec<T>; 2], Error> {
+        let rows = self.buffers.rotated_rows(LayerRows::of(tap, layer, basis, None))?;
+        Ok([rows.a.to_vec(), rows.s.to_vec()])
+    }
+
     /// The gradient of every example of the batch, `[B, O, columns]`.
     ///
     /// # Errors

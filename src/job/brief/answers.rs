@@ -30,6 +30,9 @@ pub(in crate::job) enum Variant {
     Half(usize),
     /// Its damping is so many times as large.
     Damping(f64),
+    /// Its joint systems are known from every other draw of labels (every other example's where each has one), from the
+    /// first (0) or from the second (1) on.
+    Draws(usize),
     /// The mean is taken over every other checkpoint, from the first (0) or from the second (1).
     Checkpoints(usize),
 }
@@ -40,6 +43,7 @@ impl Variant {
         match self {
             Self::Half(k) => format!("variant-half-{}", k + 1),
             Self::Damping(times) => format!("variant-damping-{times}"),
+            Self::Draws(k) => format!("variant-draws-{}", k + 1),
             Self::Checkpoints(k) => format!("variant-checkpoints-{}", k + 1),
         }
     }
@@ -50,6 +54,7 @@ impl Variant {
         match self {
             Self::Half(k) => format!("curvature of every other training example from the {} on", from(k)),
             Self::Damping(times) => format!("{times} times the damping"),
+            Self::Draws(k) => format!("joint systems of every other draw of labels from the {} on", from(k)),
             Self::Checkpoints(k) => format!("mean over every other checkpoint from the {} on", from(k)),
         }
     }
@@ -244,7 +249,10 @@ impl Answer {
         };
         let mut found: Vec<(Variant, Option<Method>, bool)> = vec![];
         if job.output.intervals == IntervalsRequest::All {
-            found.extend([0, 1].map(|k| (Variant::Half(k), of(damping, Sample::Half(k)), true)));
+            found.extend([0, 1].map(|k| match job.takes_halves() {
+                true => (Variant::Half(k), of(damping, Sample::Half(k)), true),
+                false => (Variant::Draws(k), of(damping, Sample::Whole), true),
+            }));
         }
         if job.output.intervals != IntervalsRequest::None {
             found.extend(DAMPINGS.map(|times| {

@@ -115,6 +115,11 @@ impl Brief {
     }
 
     /// In which form queries' vectors are kept.
+    pub(in crate::job) fn form_of(&self, set: VectorSet) -> VectorForm {
+        if self.keeps_in_basis(set) { VectorForm::InBasis } else { self.vector_form() }
+    }
+
+    /// The form of the vectors that are multiplied with all examples' gradients.
     pub(in crate::job) fn vector_form(&self) -> VectorForm {
         self.job.method.query_rank.map_or(VectorForm::Full, VectorForm::LowRank)
     }

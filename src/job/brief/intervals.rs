@@ -24,13 +24,13 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "leave <curvature> or <intervals> out",
         );
     }
-    if method.solve != Solve::Ekfac {
+    if method.solve == Solve::GaussNewton {
         return refused(
             option_text!(
-                "<intervals> vary the curvature of each layer, and <solve = {}> solves for all jointly",
+                "<intervals> vary each query's systems, and with <solve = {}> all dampings share one space, which variants would change",
                 method.solve.name()
             ),
-            "add `--solve ekfac`, or leave <intervals> out",
+            "write <solve = subspace> or <solve = ekfac>, or leave <intervals> out",
         );
     }
     if method.normalize == Normalize::Cosine {
@@ -58,26 +58,39 @@ pub(in crate::job) fn note(brief: &Brief) -> Option<String> {
     if variants.is_empty() {
         return None;
     }
-    let answers = brief.answers.len();
-    let (with, without) = (brief.vectors_alike(0..answers), brief.vectors_alike(0..answers - variants.len()));
+    let (answers, scored) = (brief.all_answers(), brief.scored_answers());
+    let of_scores: Vec<usize> =
+        answers.iter().copied().filter(|&answer| brief.answers[answer].variant.is_none()).collect();
+    let (with, without) = (brief.vectors_alike(&scored), brief.vectors_alike(&of_scores));
     let fits = match brief.job.output.intervals {
-        IntervalsRequest::All => {
+        IntervalsRequest::All if brief.job.takes_halves() => {
             "; the curvature is fitted a second time, on two halves of the training examples, and decomposed three times"
         }
         _ => "",
     };
+    let shortlisted = brief.shortlisted();
+    let (count, named) = (variants.len(), variants.join(", "));
+    let products = match shortlisted.is_empty() {
+        true => format!("every pass of scores multiplies with {with} query vectors instead of {without}"),
+        false => format!(
+            "{} of them score the {} strongest examples of each side of every query and {} drawn at random alone, in a pass \
+             over these ({} of {} examples at most), and whether one of them lists an example is estimated from these",
+            shortlisted.len(),
+            brief.shortlist_depth(),
+            brief.shortlist_control().len(),
+            brief.shortlisted_examples(),
+            brief.training.columns.len()
+        ),
+    };
     Some(format!(
-        "intervals are the lowest and the highest of {} variants of each score: {}{fits}; every pass of scores multiplies \
-         with {with} query vectors instead of {without}",
-        variants.len(),
-        variants.join(", ")
+        "intervals are the lowest and the highest of {count} variants of each score: {named}{fits}; {products}"
     ))
 }
 
 impl Brief {
     /// Query vectors that the largest pass over training examples meets for these answers.
-    fn vectors_alike(&self, answers: std::ops::Range<usize>) -> usize {
-        let passes = self.score_passes(&answers.collect::<Vec<_>>());
+    fn vectors_alike(&self, answers: &[usize]) -> usize {
+        let passes = self.score_passes(answers);
         passes.iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }
 }

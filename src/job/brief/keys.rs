@@ -240,6 +240,10 @@ impl Brief {
             None => key,
             Some(rank) => key.field("rank", rank as u64),
         };
+        let key = match self.keeps_in_basis(set) {
+            true => key.field("coordinates", "eigenbasis"),
+            false => key,
+        };
         Some(self.joint_solve(key, set).finish())
     }
 
@@ -261,6 +265,10 @@ impl Brief {
                 let key = key.list("spanning", spanning.iter().map(String::as_str));
                 key.field("draws of the form", u64::from(self.form_draws()))
             }
+        };
+        let key = match self.answers[set.answer].variant {
+            Some(Variant::Draws(half)) => key.field("half of the draws", half as u64),
+            _ => key,
         };
         key.field("solve", method.solve.name())
             .field("products", method.products() as u64)

@@ -21,6 +21,7 @@ pub(in crate::job) mod rank_by;
 pub(in crate::job) mod recorded_texts;
 pub(in crate::job) mod reuse;
 pub(in crate::job) mod run_damping;
+pub(in crate::job) mod shortlist;
 pub(in crate::job) mod summary;
 #[cfg(test)]
 mod tests;

@@ -3,14 +3,14 @@
 use crate::curvature::gemm::Products;
 use crate::curvature::{CurvatureKind, Damping};
 use crate::data::{RowLimits, RowShape, Task};
-use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets, rank_by};
+use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets, rank_by, shortlist};
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::Job;
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, IntervalsRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest,
-    StoreScores, TokensRequest,
+    FitExamples, FormRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest, StoreScores,
+    TokensRequest,
 };
 use crate::model::{AlsoTracked, Limits};
 
@@ -33,7 +33,6 @@ pub(in crate::job) fn take_solve(job: &mut Job) -> Option<String> {
             (method.self_influence, "self-influence is asked for"),
             (method.normalize == Normalize::Cosine, "cosines are asked for"),
             (method.factors.is_some(), "the curvature is that of another run"),
-            (job.output.intervals != IntervalsRequest::None, "intervals are asked for"),
             (!is_open, "a damping is named"),
         ];
         let has_factors = CurvatureKind::from(method.curvature).has_eigenbasis();
@@ -87,6 +86,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         Some(&job.model.path),
         Some(&job.data.train),
         trajectory,
+        job.model.before.as_ref(),
         job.method.factors.as_ref(),
         job.data.queries.as_ref(),
         job.data.eval.as_ref(),
@@ -191,6 +191,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     copies::check(job)?;
     rank_by::check(job)?;
     intervals::check(job)?;
+    shortlist::check(job)?;
     layer_sets::check(job)?;
     let has_sets = !job.output.layer_sets.is_empty() || !job.output.split_layers.is_empty();
     if has_sets && job.method.normalize == Normalize::Cosine {

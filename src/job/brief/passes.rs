@@ -129,7 +129,7 @@ impl Brief {
 
     /// Query vectors that the largest pass over training examples meets.
     pub(in crate::job) fn most_vectors(&self) -> usize {
-        self.score_passes(&self.all_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
+        self.score_passes(&self.scored_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }
 
     /// Every pass over training examples that these answers need, each with all that it serves.

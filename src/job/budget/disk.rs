@@ -66,7 +66,11 @@ pub(in crate::job) fn of(brief: &Brief, summary: &Summary) -> Result<DiskCost, J
             };
             4 * kept * pass.width(rows) as u64
         };
-        parts = brief.score_passes(&answers).iter().map(of_pass).sum();
+        parts = brief.score_passes(&brief.scored_answers()).iter().map(of_pass).sum();
+        if brief.job.output.tokens == TokensRequest::All {
+            let of_tokens = brief.score_passes(&[0]).len() as u64 * brief.token_shares() * size_of::<f32>() as u64;
+            parts = of_tokens.max(parts);
+        }
     }
     let about = brief.job.to_toml().len() + serde_json::to_string_pretty(summary).map_or(0, |text| text.len());
     // the report stands one level deeper, beside its stages
@@ -106,15 +110,16 @@ fn in_units(bytes: u64) -> String {
 /// Score matrices, or the best and worst of them, of all answers; self-influence.
 fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
     let mut bytes = 0;
-    for answer in brief.all_answers() {
+    for answer in brief.scored_answers() {
         let key = brief.answer_key(answer).ok_or(JobError::NoQueries)?;
         let tensors = output::score_specs(brief, answer);
         bytes += file_size(&tensors, &metadata::score_metadata(brief, summary, answer, &key))?;
-        for stage in places::stages_apart(brief, answer) {
-            bytes += file_size(&tensors, &metadata::stage_metadata(brief, summary, (answer, stage), &key))?;
+        for part in places::parts_apart(brief, answer) {
+            bytes += file_size(&tensors, &metadata::part_metadata(brief, summary, (answer, part), &key))?;
         }
         if answer == 0 {
             bytes += brief.token_shares() * size_of::<f32>() as u64;
+            bytes += shortlist(brief);
         }
         if answer == 0 && brief.job.method.self_influence {
             let own = [output::self_influence_spec(brief)];
@@ -122,6 +127,13 @@ fn scores(brief: &Brief, summary: &Summary) -> Result<u64, JobError> {
         }
     }
     Ok(bytes)
+}
+
+/// Scores in variants of some examples alone: two numbers of 8 bytes for each pair, and a score of each variant.
+fn shortlist(brief: &Brief) -> u64 {
+    let variants = brief.shortlisted().len() as u64;
+    let pairs = (brief.query_rows() * brief.shortlist_of_query()) as u64;
+    if variants == 0 { 0 } else { pairs * (16 + 4 * variants) }
 }
 
 /// Bytes of a token and its share in `ranking.jsonl`: `{"text":" word","share":-0.0012345678},`.

@@ -192,7 +192,7 @@ impl<'a> Sizes<'a> {
             let queries = brief.queries.as_ref()?;
             let mut lengths: Vec<usize> = (0..queries.len()).map(|q| queries.positions(q)).collect();
             lengths.sort_unstable();
-            let passes = brief.score_passes(&brief.all_answers());
+            let passes = brief.score_passes(&brief.scored_answers());
             Some(QuerySizes {
                 lengths,
                 aggregate: Aggregate::from(method.aggregate),

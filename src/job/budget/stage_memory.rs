@@ -37,7 +37,7 @@ impl StageMemory {
             Pass::Lambda => self.lambda,
             Pass::Queries => self.queries,
             Pass::Products => self.products,
-            Pass::Scores => self.scores,
+            Pass::Scores | Pass::Intervals => self.scores,
             Pass::SelfInfluence => self.self_influence,
             Pass::Tokens | Pass::QueryTokens => self.tokens,
             _ => 0,

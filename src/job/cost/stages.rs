@@ -66,7 +66,8 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
                 all.push(stages.products(sets[0].network));
             }
         }
-        all.extend(plan.score_passes(&answers).iter().map(|pass| stages.scores(pass)));
+        all.extend(plan.score_passes(&plan.scored_answers()).iter().map(|pass| stages.scores(pass)));
+        all.extend(plan.score_passes(&plan.shortlisted()).iter().map(|pass| stages.shortlisted(pass)));
         all.extend(stages.tokens(queries));
         if plan.walks_to_itself() {
             all.extend((0..training.stages.len()).map(|stage| stages.self_influence(stage)));
@@ -312,15 +313,17 @@ impl Stages<'_> {
         };
         let mut found = self.work(batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;
+        let in_basis: Vec<bool> = sets.iter().map(|set| plan.keeps_in_basis(*set)).collect();
         for (l, layer) in layers.iter().enumerate() {
             let rank = plan.vector_form().rank_at(layer);
-            for walk in sets.iter().map(|set| carried(plan, *set, l)) {
+            for (walk, &stays) in sets.iter().map(|set| carried(plan, *set, l)).zip(&in_basis) {
                 if !is_each {
                     found[1].flop += rows * walk.rotations * work::rotation(layer, width);
                 }
                 for fit in walk.products {
                     let Some(rank) = rank else {
-                        found[1].flop += if fit.is_some() { rows * work::rotation(layer, width) } else { 0 };
+                        let is_turned = fit.is_some() && !stays;
+                        found[1].flop += if is_turned { rows * work::rotation(layer, width) } else { 0 };
                         continue;
                     };
                     truncations += rows * Truncation::flops(rank, layer.outputs, layer.columns());
@@ -418,7 +421,8 @@ impl Stages<'_> {
         let squares = 2 * directions * directions * (rows * data.len()) as u128 * u128::from(draws);
         // a query's gradient into the eigenbasis, and each of its solutions back
         let rotations = layers.iter().map(|layer| work::rotation(layer, plan.block_width())).sum::<u128>();
-        let spanned = (rows * (1 + plan.job.method.damping.0.len())) as u128 * rotations;
+        let solved = plan.vector_sets(&plan.all_answers()).iter().filter(|set| set.network == network).count();
+        let spanned = (rows * (1 + solved)) as u128 * rotations;
         work.push(Work { kind: WorkKind::Vectors, flop: squares + spanned });
         StageCost {
             of: plan.training.networks.parameters()[network].name.clone(),
@@ -458,6 +462,35 @@ impl Stages<'_> {
         stage.written = 4 * (rows * pass.sums()) as u64 * stage.units;
         stage.disk = stage.written;
         stage
+    }
+
+    /// A pass over the examples that variants score, each with the queries that list it. Lists are taken to be as long as
+    /// they can be and to have nothing in common, and examples to have the mean length.
+    fn shortlisted(&self, pass: &ScorePass) -> StageCost {
+        let plan = self.plan;
+        let (length, examples) = (plan.tokens_of_example(), plan.shortlisted_examples());
+        let pairs = plan.query_rows() * plan.shortlist_of_query();
+        let whole = BatchShape::of([length], length);
+        let mut work = self.work(&Batches::from([(whole, examples as u64)]), 1, WorkKind::Scores, |_| 0);
+        let vectors = (pairs * pass.contributions.len()).div_ceil(examples.max(1));
+        let of = |layer: &LayerSpec| work::scores(layer, &whole, vectors, plan.vector_form().rank_at(layer));
+        work[1].flop = self.layers().iter().map(of).sum::<u128>() * examples as u128;
+        let in_basis = pass.contributions.iter().filter(|of| plan.keeps_in_basis(of.set));
+        let mut fits: Vec<&Fit> = vec![];
+        for fit in in_basis.filter_map(|of| plan.fit_of(of.set)) {
+            if !fits.iter().any(|known| std::ptr::eq(*known, fit)) {
+                fits.push(fit);
+            }
+        }
+        let turned = |layer: &LayerSpec| work::rows_into_basis(layer, &whole, plan.block_width());
+        work[1].flop += self.layers().iter().map(turned).sum::<u128>() * (examples * fits.len()) as u128;
+        StageCost {
+            of: plan.training.networks.parameters()[pass.site.network].name.clone(),
+            units: examples as u64,
+            positions: (examples * length) as u64,
+            work,
+            ..self.named(Pass::Intervals)
+        }
     }
 
     fn self_influence(&self, stage: usize) -> StageCost {

@@ -10,6 +10,7 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::Method;
 use crate::job::brief::options::measure_name;
 use crate::job::brief::summary::Summary;
+use crate::job::folder::places::Apart;
 use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale, Solve};
 
 /// The entry that holds the key of what the file was made from.
@@ -25,15 +26,19 @@ pub(in crate::job) fn query_ids(brief: &Brief) -> Vec<String> {
     }
 }
 
-/// What a reader of one stage's contribution to the scores has to know.
-pub(in crate::job) fn stage_metadata(
+/// What a reader of one part's contribution to the scores has to know.
+pub(in crate::job) fn part_metadata(
     brief: &Brief,
     summary: &Summary,
-    (answer, stage): (usize, usize),
+    (answer, part): (usize, Apart),
     key: &Key,
 ) -> Metadata {
     let mut metadata = score_metadata(brief, summary, answer, key);
-    metadata.insert("answer".into(), format!("stage {}", brief.training.stages[stage].name));
+    let of = match part {
+        Apart::Stage(stage) => format!("stage {}", brief.training.stages[stage].name),
+        Apart::Segment(leg) => format!("segment {}", brief.training.segment_fits()[leg].name),
+    };
+    metadata.insert("answer".into(), of);
     metadata
 }
 

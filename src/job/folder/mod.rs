@@ -1,6 +1,8 @@
 //! The run folder: what lies where in it, what its files say, and reading and writing them.
 
+pub(in crate::job) mod before;
 pub(in crate::job) mod calibration;
+pub(in crate::job) mod intervals;
 pub(in crate::job) mod metadata;
 pub(in crate::job) mod output;
 pub(in crate::job) mod places;

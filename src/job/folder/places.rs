@@ -43,9 +43,19 @@ pub(in crate::job) fn tokens_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("tokens.safetensors")
 }
 
+/// Scores in variants of each query's strongest examples and of a random sample.
+pub(in crate::job) fn intervals_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("intervals.safetensors")
+}
+
 /// How badly the model predicts each target token of the queries.
 pub(in crate::job) fn query_losses_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("query_losses.safetensors")
+}
+
+/// The queries' measurements at another checkpoint.
+pub(in crate::job) fn before_file(brief: &Brief) -> PathBuf {
+    brief.job.output.path.join("before.safetensors")
 }
 
 /// Which training examples are copies of one another.
@@ -53,17 +63,36 @@ pub(in crate::job) fn copies_file(brief: &Brief) -> PathBuf {
     brief.job.output.path.join("duplicates.jsonl")
 }
 
-/// Stages whose contributions to an answer's scores are written apart.
-pub(in crate::job) fn stages_apart(brief: &Brief, answer: usize) -> std::ops::Range<usize> {
-    let by_stage = brief.job.source.as_ref().is_some_and(|source| source.by_stage);
-    let wanted = by_stage && answer == 0 && brief.job.output.store_scores == StoreScores::Full;
-    if wanted { 0..brief.training.stages.len() } else { 0..0 }
+/// A part of Source's scores that is written apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Apart {
+    /// What one stage of training contributes.
+    Stage(usize),
+    /// What one segment contributes, by its leg.
+    Segment(usize),
 }
 
-/// What one stage contributes to the first answer's scores.
-pub(in crate::job) fn stage_file(brief: &Brief, stage: usize) -> PathBuf {
-    let names: Vec<&str> = brief.training.stages.iter().map(|stage| stage.name.as_str()).collect();
-    brief.job.output.path.join(format!("scores.stage-{}.safetensors", stage_in_path(&names, stage)))
+/// Parts of an answer's scores that are written apart.
+pub(in crate::job) fn parts_apart(brief: &Brief, answer: usize) -> Vec<Apart> {
+    let Some(source) = brief.job.source.as_ref().filter(|_| answer == 0) else { return vec![] };
+    if brief.job.output.store_scores != StoreScores::Full {
+        return vec![];
+    }
+    let stages = if source.by_stage { brief.training.stages.len() } else { 0 };
+    let segments = if source.by_segment { brief.training.segments().len() } else { 0 };
+    (0..stages).map(Apart::Stage).chain((0..segments).map(Apart::Segment)).collect()
+}
+
+/// What a part contributes to the first answer's scores.
+pub(in crate::job) fn part_file(brief: &Brief, part: Apart) -> PathBuf {
+    let name = match part {
+        Apart::Stage(stage) => {
+            let names: Vec<&str> = brief.training.stages.iter().map(|stage| stage.name.as_str()).collect();
+            format!("scores.stage-{}.safetensors", stage_in_path(&names, stage))
+        }
+        Apart::Segment(leg) => format!("scores.segment-{}.safetensors", leg + 1),
+    };
+    brief.job.output.path.join(name)
 }
 
 /// A stage's name as a part of a file's. The name is a person's, so whatever may mean something in a path is a hyphen;

@@ -8,7 +8,7 @@ use crate::job::brief::Brief;
 use crate::job::error::JobError;
 use crate::job::folder::calibration::scale_of;
 use crate::job::folder::metadata::KEY;
-use crate::job::folder::places::{scores_file, stage_file, stages_apart, tokens_file, top_file};
+use crate::job::folder::places::{part_file, parts_apart, scores_file, tokens_file, top_file};
 use crate::job::folder::tokens::{COPIES, DIVIDED, TOP};
 use crate::job::request::TokensRequest;
 use crate::presence::is_file;
@@ -30,8 +30,8 @@ pub(in crate::job) fn check_results(brief: &Brief) -> Result<(), JobError> {
 
 /// Whether the folder holds an answer's results with this key.
 pub(in crate::job) fn has_results(brief: &Brief, answer: usize, key: &Key) -> Result<bool, JobError> {
-    for stage in stages_apart(brief, answer) {
-        if !has_key(&stage_file(brief, stage), key)? {
+    for part in parts_apart(brief, answer) {
+        if !has_key(&part_file(brief, part), key)? {
             return Ok(false);
         }
     }

@@ -64,10 +64,22 @@ pub struct QueryInfo {
     /// solution, at the checkpoint where that is most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disagreement: Option<f64>,
+    /// What the measurement is at another checkpoint, if one is compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
     /// Its tokens, those that are targets with their losses; none where queries are no texts, or asked together, or too
     /// long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<QueryToken>>,
+}
+
+/// A query at another checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Before {
+    /// The checkpoint's name.
+    pub checkpoint: String,
+    /// What the measurement is there.
+    pub value: f64,
 }
 
 /// A token of a query.
@@ -104,10 +116,24 @@ impl CandidateCheck {
 /// How much of a query's ranking stays in its variants.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stability {
+    /// Which examples the variants were compared on, if not on all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
     /// Of its proponents.
     pub proponents: SideStability,
     /// Of its opponents.
     pub opponents: SideStability,
+}
+
+/// The examples that were scored in a ranking's variants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The strongest of each side, so many.
+    pub strongest: usize,
+    /// So many examples that were drawn at random from all.
+    pub sample: usize,
+    /// How many examples are scored without a variant.
+    pub of: usize,
 }
 
 /// How much of one side of a ranking stays in its variants.

@@ -32,7 +32,7 @@ use crate::job::folder::record::open_reused;
 use crate::job::plan::described::Described;
 use crate::job::plan::examples::Examples;
 use crate::job::plan::opened::Opened;
-use crate::job::request::{IntervalsRequest, Job, SPANNING};
+use crate::job::request::{Job, SPANNING};
 use crate::job::training::{Stage, Training};
 use crate::model::Limits;
 
@@ -116,6 +116,15 @@ impl Plan {
             }
             None => Training::of_checkpoints(&job, checkpoints.list, model, stages, options)?,
         };
+        if let Some(before) = &job.model.before {
+            training.networks.take_before(before)?;
+            notes.extend(training.networks.before().map(|before| {
+                format!(
+                    "queries are measured at `{}` too; scores are of the last checkpoint's measurements",
+                    before.name
+                )
+            }));
+        }
         notes.extend(take_samples(&job, &mut training)?);
         if let (Some(request), Some(file), Some((queries, _))) =
             (&job.output.candidates, &job.data.queries, &examples.queries)
@@ -201,7 +210,7 @@ fn take_samples(job: &Job, training: &mut Training) -> Result<Vec<String>, JobEr
     for stage in &mut training.stages {
         notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
         notes.extend(stage.take_solve_sample(job.method.solve_examples, directions)?);
-        if job.output.intervals == IntervalsRequest::All {
+        if job.takes_halves() {
             stage.take_halves()?;
         }
     }

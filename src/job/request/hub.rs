@@ -16,7 +16,7 @@ impl Job {
             runs.extend(&mut of.run);
         }
         runs.extend(self.source.as_mut().map(|source| &mut source.trajectory.path));
-        let models = [&mut model.path].into_iter().chain(&mut model.base).chain(folders);
+        let models = [&mut model.path].into_iter().chain(&mut model.base).chain(&mut model.before).chain(folders);
         let files = [&mut data.train].into_iter().chain(data.stages.values_mut());
         let files = files.chain(&mut data.queries).chain(&mut data.eval);
         let mut all: Vec<(&mut PathBuf, What)> = vec![];
@@ -85,11 +85,12 @@ impl Job {
         let folders = of_checkpoints.map(|of| of.folders.clone()).unwrap_or_default();
         let runs = of_checkpoints.and_then(|of| of.run.clone());
         let runs = runs.into_iter().chain(self.source.iter().map(|source| source.trajectory.path.clone())).collect();
-        let of: [(&str, Vec<PathBuf>); 11] = [
+        let of: [(&str, Vec<PathBuf>); 12] = [
             ("the model", vec![model.path.clone()]),
             ("a checkpoint", folders),
             ("the training run", runs),
             ("the base", some(&model.base)),
+            ("the checkpoint before", some(&model.before)),
             ("the tokenizer", some(&data.tokenizer)),
             ("the image processor", some(&data.image_processor)),
             ("the chat template", some(&data.chat_template)),

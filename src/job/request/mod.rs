@@ -91,12 +91,21 @@ impl Job {
                 split_layers: vec![],
                 tokens: TokensRequest::None,
                 intervals: IntervalsRequest::None,
+                interval_scores: IntervalScores::Auto,
                 candidates: None,
                 candidate_control: None,
             },
             hub: BTreeMap::new(),
             names: BTreeMap::new(),
         }
+    }
+}
+
+impl Job {
+    /// Whether curvatures are also taken on two halves of the training examples, for intervals. Joint systems are known
+    /// from draws of labels instead, and have halves of these.
+    pub(in crate::job) fn takes_halves(&self) -> bool {
+        self.output.intervals == IntervalsRequest::All && !self.method.solve.is_joint()
     }
 }
 
@@ -110,6 +119,9 @@ pub struct ModelRequest {
     /// The base's folder, if the checkpoint is an adapter; none: the folder that the adapter's settings name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
+    /// Another checkpoint of the model, such as the one that training began from, at which queries are measured too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<PathBuf>,
     /// Which layers of an adapter and its base are tracked; none: the adapter's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterMode>,
@@ -394,6 +406,9 @@ pub struct OutputRequest {
     /// What says how sure rankings are.
     #[serde(default, skip_serializing_if = "IntervalsRequest::is_none")]
     pub intervals: IntervalsRequest,
+    /// Which training examples are scored in the variants of `intervals`.
+    #[serde(default, skip_serializing_if = "IntervalScores::is_auto")]
+    pub interval_scores: IntervalScores,
     /// Which training examples are scored; none: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidates: Option<CandidatesRequest>,
@@ -503,6 +518,25 @@ pub enum IntervalsRequest {
 impl IntervalsRequest {
     fn is_none(&self) -> bool {
         *self == Self::None
+    }
+}
+
+/// Which training examples are scored in the variants that intervals are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IntervalScores {
+    /// Whichever of the others takes fewer operations.
+    #[default]
+    Auto,
+    /// All, in the passes of the scores.
+    All,
+    /// Of each query those that may be listed, and a random sample of the others, in a pass over these alone.
+    Strongest,
+}
+
+impl IntervalScores {
+    fn is_auto(&self) -> bool {
+        *self == Self::Auto
     }
 }
 

@@ -31,6 +31,9 @@ pub struct SourceRequest {
     /// Scores of each stage apart, beside their sum.
     #[serde(default)]
     pub by_stage: bool,
+    /// Scores of each segment apart, beside their sum.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_segment: bool,
     /// The training run.
     pub trajectory: TrajectoryRequest,
 }
@@ -50,6 +53,7 @@ impl SourceRequest {
             with: vec![],
             self_influence: SelfInfluenceForm::default(),
             by_stage: false,
+            by_segment: false,
             trajectory,
         }
     }

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use crate::attribution::source::LegCurvature;
 use crate::attribution::{
-    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Subspace, Sweep, VectorForm, VectorSink, Walk,
-    prepare_queries, refine_queries, solve_in_subspace,
+    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Subspace, SubspaceSystem, Sweep, VectorForm,
+    VectorSink, Walk, prepare_queries, refine_queries, solve_in_subspace,
 };
 use crate::curvature::random::stream;
 use crate::curvature::{Damping, Directions, Factors, LayerId, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
 use crate::data;
 use crate::job::brief::Brief;
-use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::answers::{Method, Variant, VectorSet};
 use crate::job::brief::artifacts::{CAPTURED, COEFFICIENTS, NORMS, RESIDUALS, VALUES};
 use crate::job::brief::data::SmallBatches;
 use crate::job::error::JobError;
@@ -64,14 +64,29 @@ impl Run<'_> {
             Method::Influence { fit, .. } => fit,
             _ => plan.averaged_fit(sets[0].network, Sample::Whole),
         };
-        let dampings: Vec<Damping> = method.damping.0.iter().map(|damping| damping.value()).collect();
+        let mut systems = vec![];
+        for set in sets {
+            let half = match plan.answers[set.answer].variant {
+                Some(Variant::Draws(half)) => Some(half),
+                _ => None,
+            };
+            let damping = damping_of(plan, *set).ok_or(JobError::NoQueries)?;
+            systems.push(SubspaceSystem { damping, half });
+        }
+        // dampings whose vectors an earlier start has finished shape a space of products all the same
+        let dampings: Vec<Damping> = match method.solve {
+            Solve::Subspace => systems.iter().map(|system| system.damping).collect(),
+            _ => method.damping.0.iter().map(|damping| damping.value()).collect(),
+        };
         let mut writers = Vec::with_capacity(sets.len());
         for set in sets {
             writers.push(self.writer::<T>(*set, rows, queries.len())?);
         }
-        // dampings whose vectors an earlier start has finished shape the space all the same
         let of_set = |damping: &Damping| sets.iter().position(|set| damping_of(plan, *set) == Some(*damping));
-        let legs: Vec<Option<usize>> = dampings.iter().map(of_set).collect();
+        let legs: Vec<Option<usize>> = match method.solve {
+            Solve::Subspace => (0..sets.len()).map(Some).collect(),
+            _ => dampings.iter().map(of_set).collect(),
+        };
         let network = self.network(sets[0].network)?;
         let name = &plan.training.networks.parameters()[sets[0].network].name;
         let stage = plan.training.last_stage();
@@ -94,7 +109,7 @@ impl Run<'_> {
         let subspace = Subspace {
             factors: &curvatures[fit].factors,
             spanning: &spanning,
-            dampings: &dampings,
+            systems: &systems,
             objectives: &objectives,
         };
         let identity = Factors::identity(layers.len());

@@ -1,5 +1,6 @@
 //! Doing what was planned, step by step, in a run folder.
 
+mod before;
 pub(in crate::job) mod context;
 pub(in crate::job) mod curvature;
 pub(in crate::job) mod joint_solve;
@@ -13,6 +14,7 @@ pub(in crate::job) mod saturation;
 pub(in crate::job) mod scores;
 pub(in crate::job) mod self_influence;
 pub(in crate::job) mod sensitivity;
+mod shortlist;
 #[cfg(test)]
 mod small_memory;
 mod spread;
@@ -195,6 +197,7 @@ impl Run<'_> {
     fn score_step<T: Number>(&self) -> Result<Option<String>, JobError> {
         let next = self.score::<T>()?;
         if self.shard.is_none() {
+            self.shortlist::<T>()?;
             self.tokens::<T>()?;
         }
         Ok(next)
@@ -205,6 +208,7 @@ impl Run<'_> {
         self.query(&self.plan.all_answers(), &curvatures)?;
         drop(curvatures);
         self.score::<T>()?;
+        self.shortlist::<T>()?;
         self.tokens::<T>()
     }
 }

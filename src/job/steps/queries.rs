@@ -48,13 +48,17 @@ impl Run<'_> {
         if missing.is_empty() {
             self.observer().event(Event::Reused { pass: Pass::Queries });
         }
-        for sets in missing.chunk_by(|a, b| a.network == b.network) {
+        let alike = |a: &VectorSet, b: &VectorSet| {
+            a.network == b.network && self.plan.keeps_in_basis(*a) == self.plan.keeps_in_basis(*b)
+        };
+        for sets in missing.chunk_by(alike) {
             match self.plan.solves_jointly(sets[0].answer) {
                 true => self.solve_jointly(sets, curvatures)?,
                 false => self.prepare(sets, curvatures)?,
             }
         }
-        self.query_losses()
+        self.query_losses()?;
+        self.measure_before()
     }
 
     fn prepare<T: Number>(&self, sets: &[VectorSet], curvatures: &[LegCurvature<T>]) -> Result<(), JobError> {
@@ -86,7 +90,7 @@ impl Run<'_> {
         for (set, writer) in sets.iter().zip(&writers) {
             legs.extend((0..self.plan.legs(set.answer)).map(|leg| (writer, leg)));
         }
-        let form = self.plan.vector_form();
+        let form = self.plan.form_of(sets[0]);
         let norms = vec![vec![Norms::default(); rows * layers.len()]; legs.len()];
         let mut sink = Writing { legs, layers, form, rows, norms };
         let walk_list: Vec<_> = walks.iter().collect();
@@ -96,7 +100,7 @@ impl Run<'_> {
         drop(sink);
         for (set, writer) in sets.iter().zip(writers) {
             let of_legs: Vec<Norms> = norms.by_ref().take(self.plan.legs(set.answer)).flatten().collect();
-            if form != VectorForm::Full {
+            if matches!(form, VectorForm::LowRank(_)) {
                 let pairs: Vec<f64> = of_legs.iter().flat_map(|norms| [norms.kept, norms.whole]).collect();
                 writer.write_values_at(CAPTURED, 0, &pairs)?;
             }
@@ -125,7 +129,7 @@ impl Run<'_> {
     ) -> Result<TensorWriter, JobError> {
         let key = self.plan.vectors_key(set).ok_or(JobError::NoQueries)?;
         let specs = self.plan.vector_specs(set, rows, queries, <T as Element>::DTYPE);
-        let form = self.plan.vector_form();
+        let form = self.plan.form_of(set);
         let metadata = Metadata::from([
             ("of".into(), self.plan.answers[set.answer].name.clone()),
             ("checkpoint".into(), self.plan.training.networks.parameters()[set.network].name.clone()),
@@ -134,6 +138,7 @@ impl Run<'_> {
                 "units".into(),
                 match form {
                     VectorForm::Full => "LEG/LAYER: response of the leg to the gradient of the query's cost (docs/method.md, Score and Source), [queries, outputs, columns]",
+                    VectorForm::InBasis => "LEG/LAYER: response of the leg to the gradient of the query's cost (docs/method.md, Score) in the coordinates of the curvature's eigenbasis, [queries, outputs, columns]",
                     VectorForm::LowRank(_) => "LEG/LAYER: response of the leg to the gradient of the query's cost (docs/method.md, Score and Source), [queries, outputs, columns]; LEG/LAYER.left [queries, rank, outputs], LEG/LAYER.right [queries, rank, columns]: the same approximately, the sum of their outer products; ascribe.captured [legs, layers, queries, 2]: squared norms of what is kept and of the whole (docs/method.md, Score, Low rank)",
                 }
                 .into(),

@@ -114,7 +114,7 @@ impl Plan {
                     copies,
                     self_influence: to_itself,
                     relatif: to_itself.filter(|own| by_relatif && *own > 0.0).map(|own| score / own.sqrt()),
-                    interval: variants.as_ref().map(|variants| variants.interval(query, column, score)),
+                    interval: variants.as_ref().and_then(|variants| variants.interval(query, column, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: stage.all().excerpt(place, EXCERPT),
                     tokens: own
@@ -141,6 +141,7 @@ impl Plan {
             side.into_iter().zip(copies).map(example).collect()
         };
         let losses = self.stored_query_losses()?;
+        let before = self.stored_before()?;
         let mut whole = |ranking: Ranking| {
             let (excerpt, value) = query(ranking.query);
             let [helping, hurting] = copies.get_mut(ranking.query).map(std::mem::take).unwrap_or_default();
@@ -148,12 +149,13 @@ impl Plan {
             let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
             QueryRanking {
                 candidates: checks.as_ref().map(|checks| checks[ranking.query].clone()),
-                stability: variants.as_ref().map(|variants| variants.stability(&ranking, self.copies.as_ref())),
+                stability: variants.as_ref().and_then(|variants| variants.stability(&ranking, self.copies.as_ref())),
                 query: QueryInfo {
                     id: ids[ranking.query].clone(),
                     excerpt,
                     measurement,
                     value,
+                    before: before.as_ref().and_then(|before| before.get(ranking.query)).cloned(),
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
                     residual: solved_by(Solve::GaussNewton),
                     disagreement: solved_by(Solve::Subspace),

@@ -9,9 +9,9 @@ use crate::job::brief::Brief;
 use crate::job::brief::answers::{Answer, ScorePass};
 use crate::job::brief::summary::Summary;
 use crate::job::error::JobError;
-use crate::job::folder::metadata::{score_metadata, stage_metadata};
+use crate::job::folder::metadata::{part_metadata, score_metadata};
 use crate::job::folder::output::{CAPTURED, OfQueries, ranking_error, score_specs, solved_name, write_top};
-use crate::job::folder::places::{scores_file, stage_file};
+use crate::job::folder::places::{Apart, part_file, scores_file};
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
 use crate::job::steps::spread::SpreadMean;
@@ -23,8 +23,8 @@ pub(in crate::job) struct Sums<'a> {
     pub passes: &'a [ScorePass],
     pub parts: &'a [Vec<Part>],
     pub rows: usize,
-    /// What this stage contributes alone.
-    pub stage: Option<usize>,
+    /// What this part contributes alone.
+    pub part: Option<Apart>,
 }
 
 impl Sums<'_> {
@@ -80,8 +80,18 @@ impl Sums<'_> {
         let n = columns.len();
         // every contribution has as many rows
         let width = pass.width(self.rows);
-        let places = pass.places(answer, self.rows);
-        if places.is_empty() || share == 0.0 || self.stage.is_some_and(|stage| stage != pass.site.stage) {
+        let mut places = pass.places(answer, self.rows);
+        match self.part {
+            Some(Apart::Stage(stage)) if stage != pass.site.stage => places.clear(),
+            Some(Apart::Segment(leg)) => {
+                let own = pass.contributions.iter().filter(|of| of.set.answer == answer.vectors);
+                let legs: Vec<usize> = own.map(|of| of.leg).collect();
+                let mut of_places = legs.iter();
+                places.retain(|_| of_places.next() == Some(&leg));
+            }
+            _ => {}
+        }
+        if places.is_empty() || share == 0.0 {
             return Ok(());
         }
         for part in parts {
@@ -104,12 +114,12 @@ impl Sums<'_> {
 const BLOCK: usize = 1 << 24;
 
 /// `scores.safetensors` from sums that are read a block of rows at a time; `finish(q, row)` has the last word on a
-/// row. With a stage they are what it contributes. If the matrix is not to be kept, its best and worst are, as in
+/// row. With a part they are what it contributes. If the matrix is not to be kept, its best and worst are, as in
 /// [`write_top`].
 pub(in crate::job) fn write_scores(
     brief: &Brief,
     summary: &Summary,
-    (answer, stage): (usize, Option<usize>),
+    (answer, part): (usize, Option<Apart>),
     key: &Key,
     of_queries: OfQueries<'_>,
     sums: &mut Sums<'_>,
@@ -117,9 +127,9 @@ pub(in crate::job) fn write_scores(
 ) -> Result<(), JobError> {
     let (rows, n) = (sums.rows(), brief.training.columns.len());
     let full = brief.job.output.store_scores == StoreScores::Full;
-    let (file, metadata) = match stage {
+    let (file, metadata) = match part {
         None => (scores_file(brief, answer), score_metadata(brief, summary, answer, key)),
-        Some(stage) => (stage_file(brief, stage), stage_metadata(brief, summary, (answer, stage), key)),
+        Some(part) => (part_file(brief, part), part_metadata(brief, summary, (answer, part), key)),
     };
     let specs = score_specs(brief, answer);
     let writer = if full { Some(TensorWriter::create(&file, &specs, &metadata)?) } else { None };

@@ -23,7 +23,7 @@ impl Run<'_> {
     /// Answers whose results are not there yet.
     pub(in crate::job) fn open_answers(&self) -> Result<Vec<usize>, JobError> {
         let mut open = vec![];
-        for answer in 0..self.plan.answers.len() {
+        for answer in self.plan.scored_answers() {
             let key = self.plan.answer_key(answer).ok_or(JobError::NoQueries)?;
             if !present::has_results(self.plan, answer, &key)? {
                 open.push(answer);
@@ -39,7 +39,7 @@ impl Run<'_> {
             self.observer().event(Event::Reused { pass: Pass::Scores });
         }
         // all answers share their passes, so that what is scored does not depend on what was joined before
-        let passes = if open.is_empty() { vec![] } else { self.plan.score_passes(&self.plan.all_answers()) };
+        let passes = if open.is_empty() { vec![] } else { self.plan.score_passes(&self.plan.scored_answers()) };
         for pass in &passes {
             let key = self.plan.pass_key(pass).ok_or(JobError::NoQueries)?;
             let range = self.range(pass.site.stage);
@@ -84,11 +84,12 @@ impl Run<'_> {
         }
         let next = format!("next: `ascribe rank --out {}`", self.store.folder().display());
         let open = self.open_answers()?;
-        let passes = self.plan.score_passes(&self.plan.all_answers());
+        let passes = self.plan.score_passes(&self.plan.scored_answers());
         if open.is_empty() {
             // joined before: by a merge that was killed before it tidied up, or asked for twice
             self.observer().event(Event::Reused { pass: Pass::Scores });
             self.remove_parts()?;
+            self.shortlist::<T>()?;
             self.tokens::<T>()?;
             return Ok(Some(format!("the scores are joined; {next}")));
         }
@@ -113,12 +114,13 @@ impl Run<'_> {
         if self.walks_to_itself() {
             self.join_self_influence(&folders)?;
         }
+        self.shortlist::<T>()?;
         self.tokens::<T>()?;
         Ok(Some(format!("scores joined; {next}")))
     }
 
     fn remove_parts(&self) -> Result<(), JobError> {
-        for pass in self.plan.score_passes(&self.plan.all_answers()) {
+        for pass in self.plan.score_passes(&self.plan.scored_answers()) {
             if let Some(key) = self.plan.pass_key(&pass) {
                 self.store.remove_parts(SCORES, &key)?;
             }
@@ -234,9 +236,9 @@ impl Run<'_> {
             let rankings = self.top_of_parts(answer, passes, parts, vectors.rows())?;
             return output::write_top(plan, plan.summary(), answer, &key, &rankings, values);
         }
-        let sums = |stage| Sums { run: self, answer, passes, parts, rows: vectors.rows(), stage };
-        for stage in places::stages_apart(plan, answer) {
-            write_scores(plan, plan.summary(), (answer, Some(stage)), &key, values, &mut sums(Some(stage)), |_, _| ())?;
+        let sums = |part| Sums { run: self, answer, passes, parts, rows: vectors.rows(), part };
+        for part in places::parts_apart(plan, answer) {
+            write_scores(plan, plan.summary(), (answer, Some(part)), &key, values, &mut sums(Some(part)), |_, _| ())?;
         }
         let norms = match plan.job.method.normalize {
             Normalize::None => vec![],

@@ -23,7 +23,7 @@ use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::Kind;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{AdamRequest, Average, Beside, IntervalsRequest, SourceRequest};
+use crate::job::request::{AdamRequest, Average, Beside, SourceRequest};
 use crate::job::training::chosen::Chosen;
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
@@ -94,7 +94,7 @@ impl Training {
         }
         let fit = |network: usize| Self::influence_fit(job, networks.parameters()[network].name.clone(), network, 0);
         let mut fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
-        if job.output.intervals == IntervalsRequest::All {
+        if job.takes_halves() {
             for half in [0, 1] {
                 let of_half = |fit: Fit| Fit {
                     name: format!("{}, half {}", fit.name, half + 1),

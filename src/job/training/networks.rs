@@ -7,9 +7,9 @@ use crate::curvature::gemm::Products;
 use crate::curvature::{
     Directions, Error, Graphs, LayerId, LayerSpec, Network, Objective, Positions, Renumbered, TapSink,
 };
-use crate::data::Batch;
+use crate::data::{Batch, Labels};
 use crate::job::error::JobError;
-use crate::model::{Footprint, Identity, LoadOptions, Model, Residence};
+use crate::model::{Footprint, Identity, LayerSelection, Limits, LoadOptions, Model, Residence};
 
 /// Where a network's parameters come from.
 #[derive(Debug, Clone)]
@@ -32,6 +32,10 @@ pub(in crate::job) struct Networks {
     /// For each network the layers of the run that it does not have.
     absent: Vec<Vec<usize>>,
     options: LoadOptions,
+    limits: Limits,
+    labels: Option<Arc<Labels>>,
+    /// Another checkpoint, at which queries are measured too.
+    before: Option<Parameters>,
     latest: Mutex<Option<(usize, Arc<TrackedNetwork>)>>,
     /// Set when all weights were found to be finite numbers.
     checked: OnceLock<()>,
@@ -70,7 +74,8 @@ impl Networks {
             parameters.push(Parameters { name, of, identity });
         }
         let latest = Mutex::new(Some((count - 1, last)));
-        Ok(Self { parameters, kind, footprint, layers, absent, options, latest, checked: OnceLock::new() })
+        let checked = OnceLock::new();
+        Ok(Self { parameters, kind, footprint, layers, absent, options, limits, labels, before: None, latest, checked })
     }
 
     /// Where they come from, in the order of training.
@@ -91,6 +96,68 @@ impl Networks {
     /// For each network the layers of the run that it does not have.
     pub(in crate::job) fn absent(&self) -> &[Vec<usize>] {
         &self.absent
+    }
+
+    /// Takes another checkpoint of the same model, at which queries are measured too.
+    ///
+    /// # Errors
+    /// As [`Networks::open`]; if it has the weights of the last.
+    pub(in crate::job) fn take_before(&mut self, folder: &Path) -> Result<(), JobError> {
+        let folder = folder.to_owned();
+        let model = Model::load(&folder, &self.options_before(&folder))?;
+        if model.kind() != self.kind {
+            let (found, expected) = (model.kind().to_owned(), self.kind.clone());
+            return Err(JobError::OtherArchitecture { folder, found, expected });
+        }
+        if !model.limits().agree(self.limits) || model.labels() != self.labels.as_ref() {
+            return Err(JobError::OtherInputs { folder });
+        }
+        let identity = model.identity().clone();
+        let is_last = |of: &Parameters| of.identity.content_hash() == identity.content_hash();
+        if self.parameters.last().is_some_and(is_last) {
+            let problem = format!("{}: holds the weights that the queries are asked at", folder.display());
+            return Err(JobError::options(
+                problem,
+                "give the checkpoint that training began from, or leave `--before` out",
+            ));
+        }
+        let name = match folder.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => folder.display().to_string(),
+        };
+        self.before = Some(Parameters { name, of: vec![(folder, 1.0)], identity });
+        Ok(())
+    }
+
+    /// The other checkpoint.
+    pub(in crate::job) fn before(&self) -> Option<&Parameters> {
+        self.before.as_ref()
+    }
+
+    /// Reads the other checkpoint; no network of the run is in memory beside it.
+    ///
+    /// # Errors
+    /// If there is none, or its files have changed or hold numbers that are none.
+    pub(in crate::job) fn load_before(&self) -> Result<Model, JobError> {
+        let before = self.before.as_ref().ok_or(JobError::NoQueries)?;
+        let folder = &before.of[0].0;
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let model = Model::load(folder, &self.options_before(folder))?;
+        if model.content_hash() != before.identity.content_hash() {
+            return Err(JobError::Changed { folder: folder.clone() });
+        }
+        model.check_weights()?;
+        Ok(model)
+    }
+
+    /// How the other checkpoint is read: nothing of it is tracked, and it may be the base of the run's adapter.
+    fn options_before(&self, folder: &Path) -> LoadOptions {
+        let of_run = self.options.clone();
+        let selection = LayerSelection::default();
+        match crate::presence::is_file(&folder.join("adapter_config.json")) {
+            true => LoadOptions { selection, ..of_run },
+            false => LoadOptions { selection, base: None, adapter: None, ..of_run },
+        }
     }
 
     /// How large the last is.

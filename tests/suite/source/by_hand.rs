@@ -161,15 +161,20 @@ impl ByHand {
 
     /// What each stage contributes to them.
     pub(crate) fn scores_by_stage(&self) -> Vec<Scores> {
-        let of_stage = |stage| self.scores_of(SourceOptions::default(), |found| found == stage);
+        let of_stage = |stage| self.scores_of(SourceOptions::default(), |leg| self.run.segments[leg].0 == stage);
         (0..self.stages.len()).map(of_stage).collect()
+    }
+
+    /// What each segment contributes to them.
+    pub(crate) fn scores_by_segment(&self) -> Vec<Scores> {
+        let of_segment = |segment| self.scores_of(SourceOptions::default(), |leg| leg == segment);
+        (0..self.networks.len()).map(of_segment).collect()
     }
 
     fn scores_of(&self, options: SourceOptions, wanted: impl Fn(usize) -> bool) -> Scores {
         let vectors = self.vectors(&self.last, &self.walk(options));
         self.sum(|add| {
-            for (leg, networks) in self.networks.iter().enumerate().filter(|(leg, _)| wanted(self.run.segments[*leg].0))
-            {
+            for (leg, networks) in self.networks.iter().enumerate().filter(|(leg, _)| wanted(*leg)) {
                 for (network, weight) in networks {
                     add(network, leg, QueryRows { vectors: &vectors, leg, weight: weight / self.n(leg) });
                 }

@@ -65,11 +65,18 @@ fn stages_with_their_own_data_and_layers() -> Outcome {
     assert!(by_hand.curvatures[2].factors.layers[0].basis.is_none(), "the second stage froze the first layer");
     // columns: the first file's rows, then those of the second that are new
     by_hand.columns = vec![(0..40).collect(), (0..10).chain(40..60).collect()];
-    let done = case.run(|job| job.source.as_mut().expect("Source").by_stage = true);
+    let done = case.run(|job| {
+        let source = job.source.as_mut().expect("Source");
+        (source.by_stage, source.by_segment) = (true, true);
+    });
     let (all, by_stage) = (by_hand.scores(SourceOptions::default()), by_hand.scores_by_stage());
     assert_scores(&done.scores(""), &all, "two stages");
     for (name, want) in ["stage-first", "stage-second"].into_iter().zip(&by_stage) {
         assert_scores(&done.scores(name), want, name);
+    }
+    for (leg, want) in by_hand.scores_by_segment().iter().enumerate() {
+        let name = format!("segment-{}", leg + 1);
+        assert_scores(&done.scores(&name), want, &name);
     }
     // a row of one file alone has nothing from the other stage
     assert!((0..10).all(|q| by_stage[1].values[q * 60 + 20] == 0.0 && by_stage[0].values[q * 60 + 50] == 0.0));
