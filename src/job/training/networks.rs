@@ -150,7 +150,8 @@ impl Networks {
         Ok(model)
     }
 
-    /// How the other checkpoint is read: nothing of it is tracked, and it may be the base of the run's adapter.
+    /// How the other checkpoint is read. Queries are only measured there, so that it does not matter which of its layers are
+    /// tracked; it may be the base of the run's adapter.
     fn options_before(&self, folder: &Path) -> LoadOptions {
         let of_run = self.options.clone();
         let selection = LayerSelection::default();
