@@ -67,7 +67,8 @@ pub fn score_pairs<N: Network, T: Real>(
     Ok(found)
 }
 
-/// Adds up the wanted scores of a batch. A failure of a source is kept aside, because sinks speak the curvature's errors.
+/// Adds up the wanted scores of a batch. `failure` holds the error of a source of vectors, which is returned after the
+/// pass: a sink returns errors of the curvature crate alone.
 struct PairTaps<'a, T> {
     layers: &'a [LayerSpec],
     products: Products,

@@ -42,11 +42,11 @@ pub fn of_kept(kept: &[Vec<bool>]) -> Side {
 /// One variant's scores for a query, of some of all examples, with the sign that makes the strongest the largest.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// Of the examples that are strong without the variant.
+    /// Scores of the examples that are strong without the variant.
     pub strong: &'a [f32],
-    /// Of a random sample of all others.
+    /// Scores of a random sample of all other examples.
     pub control: &'a [f32],
-    /// How many others there are, the sample among them.
+    /// How many other examples there are, the sample among them.
     pub others: usize,
 }
 

@@ -235,7 +235,7 @@ struct Collector<'a> {
     packer: Option<Packer>,
     pack_rows: Option<usize>,
     pack_processes: Option<usize>,
-    /// Where packing begins anew, in rows, the next place last; empty if `pack_rows` alone says it.
+    /// Numbers of rows behind which packing begins anew, the next one last; empty if `pack_rows` alone says where.
     ends: Vec<usize>,
     /// Blocks of what filled none; `None` where that is left out.
     shorter_blocks: Option<usize>,

@@ -252,7 +252,8 @@ pub fn file(name: &str, settings: &Settings, tell: Tell<'_>) -> Result<PathBuf, 
     Ok(place.fetch(&contents, &needed, tell)?.join(file))
 }
 
-/// Where the cache has a name at a commit, or would have it; with a file of a data set, else a model's folder.
+/// The path in the cache of a name at a commit, whether it is there or not: of a file of a data set, or of a model's
+/// folder.
 pub(super) fn place(is_file: bool, name: &str, settings: &Settings) -> Option<PathBuf> {
     let (repository, file) = match is_file {
         true => of_file(name).ok()?,

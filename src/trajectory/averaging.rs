@@ -220,7 +220,7 @@ impl ExampleWeights {
 /// Which examples were in the company of others, by the batch's sampler and the data: batches of like length are made
 /// of several batches that are sorted together, at most 50 and as many as make a quarter of the data.
 pub(super) fn company(batch: Batch, examples: Option<usize>, is_masked: bool) -> Company {
-    /// So many batches together make each one's examples alike.
+    /// Batches that have to be sorted together for the examples of each batch to be of like length.
     const MANY: usize = 8;
     let together = examples.map_or(MANY, |n| n / (4 * batch.per_process.saturating_mul(batch.accumulation)).max(1));
     match batch.company {

@@ -83,12 +83,12 @@ pub struct Batch {
 /// Which examples were in a batch together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Company {
-    /// Any: they were drawn anew in every epoch.
+    /// A batch held any examples: they were drawn anew in every epoch.
     #[default]
     Drawn,
-    /// Those of about the same length (`group_by_length`).
+    /// A batch held examples of about the same length (`group_by_length`).
     OfLikeLength,
-    /// Others, as those that stood side by side in the file.
+    /// A batch held others, such as examples that stand side by side in the file.
     Other,
 }
 

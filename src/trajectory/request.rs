@@ -223,7 +223,7 @@ pub enum ExampleWeightsRequest {
     /// Every target counts alike.
     #[default]
     Alike,
-    /// What it counted in the means over batches that training took, on average over the orders of the data.
+    /// An example counts what it did in the means over batches that training took, on average over the orders of the data.
     Batches,
 }
 

@@ -85,7 +85,7 @@ pub(crate) struct QueryView {
     /// What was measured, and its value now.
     pub(crate) measured: String,
     pub(crate) value: f64,
-    /// What it was at another checkpoint, in a sentence.
+    /// A sentence on the query's measurement at another checkpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) before: Option<String>,
     /// The ranking in a sentence.

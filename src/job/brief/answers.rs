@@ -30,8 +30,8 @@ pub(in crate::job) enum Variant {
     Half(usize),
     /// Its damping is so many times as large.
     Damping(f64),
-    /// Its joint systems are known from every other draw of labels (every other example's where each has one), from the
-    /// first (0) or from the second (1) on.
+    /// The variant's joint systems are estimated from every other draw of labels, or from every other example where each
+    /// has one draw: from the first (0) or from the second (1) on.
     Draws(usize),
     /// The mean is taken over every other checkpoint, from the first (0) or from the second (1).
     Checkpoints(usize),

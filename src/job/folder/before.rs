@@ -28,7 +28,7 @@ pub(in crate::job) fn write_before(
     Ok(write_safetensors(&before_file(brief), &tensors, &metadata)?)
 }
 
-/// Each query's measurement there.
+/// Each query's measurement at the other checkpoint, from its file.
 pub(in crate::job) fn read_before(file: &TensorFile) -> Result<Vec<f64>, JobError> {
     Ok(file.f64("measurements")?.to_vec())
 }

@@ -128,9 +128,9 @@ pub struct Stability {
 /// The examples that were scored in a ranking's variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compared {
-    /// The strongest of each side, so many.
+    /// Number of the strongest examples on each side of the ranking.
     pub strongest: usize,
-    /// So many examples that were drawn at random from all.
+    /// Number of examples that were drawn at random from all.
     pub sample: usize,
     /// How many examples are scored without a variant.
     pub of: usize,

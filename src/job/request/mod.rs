@@ -528,9 +528,10 @@ pub enum IntervalScores {
     /// Whichever of the others takes fewer operations.
     #[default]
     Auto,
-    /// All, in the passes of the scores.
+    /// Variants score all examples, in the passes of the scores.
     All,
-    /// Of each query those that may be listed, and a random sample of the others, in a pass over these alone.
+    /// Variants score, for each query, the examples that may be listed, and a random sample of the others, in a pass over
+    /// these examples alone.
     Strongest,
 }
 

@@ -12,9 +12,10 @@ use crate::job::plan::Plan;
 
 /// Scores of the first answer's variants.
 pub(in crate::job) struct Variants {
-    /// Of each query's strongest examples and a sample alone, with these strongest examples.
+    /// The variants' scores of each query's strongest examples and of a sample, with the rankings that name these
+    /// strongest examples; `None` where variants score all examples.
     shortlist: Option<(StoredIntervals, Vec<Ranking>)>,
-    /// Of all examples.
+    /// The variants' scores of all examples; empty where they score some alone.
     whole: Vec<Scores>,
     /// Examples that are scored.
     examples: usize,

@@ -22,13 +22,13 @@ pub(in crate::job) enum Sample {
 /// A part of training with its own data.
 #[derive(Debug)]
 pub(in crate::job) struct Stage {
-    /// Its name.
+    /// The stage's name.
     pub name: String,
     /// N of `docs/method.md`, Score: examples that its objective averaged over.
     pub n_examples: usize,
-    /// Those that are scored.
+    /// The examples that are scored.
     pub train: Dataset,
-    /// All of its examples, where only some are scored, and which these are.
+    /// All examples of the stage, and which of them are scored, where these are not all.
     pub chosen: Option<(Dataset, Chosen)>,
     /// The part of them that the curvature is taken on; none if that is all.
     pub sample: Option<Dataset>,

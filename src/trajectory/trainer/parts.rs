@@ -130,8 +130,8 @@ pub(super) fn check_one_run(folders: &[Folder]) -> Result<(), ReadError> {
 /// says that the run went on, they are of its last part, and count only if no checkpoint has its own.
 ///
 /// # Errors
-/// None anywhere; two of the checkpoints from place `begins` on that differ in more than the schedule, as which alone a
-/// run is resumed here.
+/// If no file of arguments is there, or two checkpoints from place `begins` on have arguments that differ in more than
+/// the schedule, which is all that a resumed run may change here.
 pub(super) fn arguments(
     run: &Path,
     folders: &[Folder],
