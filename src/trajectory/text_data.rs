@@ -29,6 +29,8 @@ pub struct TextData {
     pub documents: usize,
     /// Tokens of them that are in no block.
     pub unpacked: usize,
+    /// Whether the job puts a begin token in front of each.
+    pub adds_begin: bool,
     /// Whether the job puts an end token behind each.
     pub adds_end: bool,
     /// Whether that is read and no target.

@@ -118,6 +118,8 @@ mod tests {
             (data(758), "(`--add-bos train --add-eos train`)"),
             (TextData { adds_end: true, ..data(842) }, "(leave `--add-eos` out)"),
             (data(842), "if two begin it)"),
+            (TextData { adds_begin: true, ..data(842) }, "(leave `--add-bos` out)"),
+            (TextData { adds_begin: true, adds_end: true, ..data(842) }, "(leave `--add-bos` or `--add-eos` out)"),
             (data(870), "and `--add-eos`)"),
         ] {
             let (agrees, remedy) = remedy(&data);

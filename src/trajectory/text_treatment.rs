@@ -181,7 +181,7 @@ impl TextTreatment {
         }
         if let (Packing::Whole { strategy }, None) = (&self.packing, data.pack) {
             notes.push(format!(
-                "training packed whole examples into rows (`{strategy}`), in which they do not see each other: each is scored by itself, and the log's epochs count rows, which says nothing of their number"
+                "training packed whole examples into rows (`{strategy}`), in which they do not see each other if its attention knew their borders, as flash attention does: each is scored by itself, and the log's epochs count rows, which says nothing of their number"
             ));
             if !WHOLE.contains(&strategy.as_str()) {
                 notes.push(format!(
@@ -215,7 +215,7 @@ impl TextTreatment {
         if !data.adds_end && !self.assistant_only && !data.conversations {
             let token = self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
             notes.push(format!(
-                "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it"
+                "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it (releases before March 2025 put none there unless they packed)"
             ));
         }
         notes

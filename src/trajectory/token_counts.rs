@@ -58,6 +58,10 @@ impl TokenComparison {
         match (missing / n, data.adds_end) {
             // blocks of several texts have several end tokens, of which nothing is known
             _ if data.pack.is_some() => None,
+            (-1.0, true) if data.adds_begin => {
+                each("with one special token less in", "leave `--add-bos` or `--add-eos` out")
+            }
+            (-1.0, false) if data.adds_begin => each("without the begin token in front of", "leave `--add-bos` out"),
             (1.0, false) => each("with an end token behind", "`--add-eos train`, or `train:input` if it was no target"),
             (1.0, true) => each("with a begin token in front of", "`--add-bos train`"),
             (2.0, false) => each("with a begin token and an end token around", "`--add-bos train --add-eos train`"),

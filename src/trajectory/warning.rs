@@ -70,6 +70,11 @@ pub enum Warning {
         /// How many.
         updates: usize,
     },
+    /// Training minimised something else than the loss of the examples' own tokens.
+    OtherObjective {
+        /// The class of the trainer's arguments, and the losses that they name.
+        of: String,
+    },
     /// An option that changed training and is not part of the loss that scores explain.
     TrainingOnly {
         /// Its name.
@@ -191,6 +196,11 @@ impl std::fmt::Display for Warning {
             Self::SkippedUpdates { updates } => {
                 write!(f, "fp16 loss scaling skipped {updates} updates; they are placed as early as the record allows")
             }
+            Self::OtherObjective { of } => write!(
+                f,
+                "training minimised another objective ({of}) than the loss of each example's own tokens, which scores \
+                 explain: what an example did to this training is not in them"
+            ),
             Self::TrainingOnly { option, value } => {
                 write!(f, "training used `{option}` = {value}, which the loss that scores explain does not have")
             }

@@ -77,7 +77,7 @@ fn a_run_of_trl_read_otherwise_is_caught() {
     let expected = "with an end token behind each of the 48 examples they would be 1453, as counted (`--add-eos train`";
     assert!(warning(&missing).contains(expected), "{missing}");
     let twice = plan(&train, "--add-eos train --add-bos train");
-    assert!(warning(&twice).contains("has 1501; without the end token behind each of the 48"), "{twice}");
+    assert!(warning(&twice).contains("has 1501; with one special token less in each of the 48"), "{twice}");
     let rows = fs::read_to_string(root().join(&train)).expect("text");
     let folder = Folder::new();
     let half = folder.write("half.jsonl", rows.lines().take(24).map(|line| format!("{line}\n")).collect::<String>());

@@ -135,6 +135,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         pack_keeps_rest: job.data.pack_keeps_rest,
         documents: report.packed.map_or(report.examples, |packed| packed.documents),
         unpacked: report.packed.map_or(0, |packed| packed.dropped_tokens),
+        adds_begin: matches!(job.data.add_bos, Side::Train | Side::Both | Side::TrainInput | Side::BothInput),
         adds_end: matches!(job.data.add_eos, Side::Train | Side::Both | Side::TrainInput | Side::BothInput),
         ends_are_input: matches!(job.data.add_eos, Side::TrainInput | Side::BothInput),
         conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),

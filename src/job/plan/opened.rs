@@ -17,7 +17,7 @@ use crate::job::error::JobError;
 use crate::job::plan::adapters;
 use crate::job::request::{Job, Precision};
 use crate::model::{HeadPart, LayerSelection, Limits, LoadOptions, Model, Residence, Weights};
-use crate::trajectory::{ReadError, Reading};
+use crate::trajectory::{ReadError, Reading, Warning};
 
 /// A job whose model is open and whose options fit that model; its examples are not read yet.
 pub(super) struct Opened {
@@ -57,6 +57,7 @@ impl Opened {
             Some(source) => source.trajectory.read()?,
             None => vec![],
         };
+        check_objective(&readings)?;
         adapters::resolve(&mut job, &mut readings)?;
         let checkpoints = Checkpoints::of(&job)?;
         let last = last_checkpoint(&checkpoints, &readings)?;
@@ -91,6 +92,22 @@ impl Opened {
         options::check_tokens_of(&job, limits, task)?;
         Ok(Self { job, readings, checkpoints, last, options, model, limits, labels, heads, files, notes })
     }
+}
+
+/// Refuses a run whose objective Source cannot follow.
+fn check_objective(readings: &[Reading]) -> Result<(), JobError> {
+    for reading in readings {
+        if let Some(warning @ Warning::OtherObjective { .. }) =
+            reading.warnings.iter().find(|warning| matches!(warning, Warning::OtherObjective { .. }))
+        {
+            return Err(JobError::options(
+                format!("{}: {warning}", reading.source.display()),
+                "Source follows what training minimised; `ascribe influence` at a checkpoint scores the examples' own \
+                 loss, with this as a note",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// How the checkpoints of a job are loaded.

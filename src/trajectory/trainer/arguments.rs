@@ -50,6 +50,8 @@ pub(super) struct TrainingArguments {
     pub(super) texts: Option<TextTreatment>,
     /// Options that change training and not the loss that scores explain.
     pub(super) training_only: Vec<(&'static str, String)>,
+    /// The objective of a trainer of TRL whose objective is not the loss of the examples' own tokens.
+    pub(super) other_objective: Option<String>,
 }
 
 impl TrainingArguments {
@@ -71,7 +73,9 @@ impl TrainingArguments {
             }
         }
         // `nll` in one piece or in several is the loss that scores explain
-        if let Some(kind) = root.attribute("loss_type").and_then(Value::as_name).filter(|kind| !kind.ends_with("nll")) {
+        let other_objective = other_objective(module, class, root);
+        let kind = root.attribute("loss_type").and_then(Value::as_name).filter(|kind| !kind.ends_with("nll"));
+        if let Some(kind) = kind.filter(|_| other_objective.is_none()) {
             training_only.push(("loss_type", kind.to_string()));
         }
         let kwargs = root.attribute("lr_scheduler_kwargs");
@@ -125,6 +129,7 @@ impl TrainingArguments {
                 != Some("non_padding"),
             texts: text_treatment(file, root),
             training_only,
+            other_objective,
         })
     }
 
@@ -174,6 +179,21 @@ impl TrainingArguments {
         );
         None
     }
+}
+
+/// What a trainer of TRL other than `SFTTrainer` minimises, by the class of its arguments and the losses that they name:
+/// preferences between two answers, rewards, or what a policy earns. `None` of other arguments.
+fn other_objective(module: &str, class: &str, root: Value<'_>) -> Option<String> {
+    if !module.starts_with("trl.") || class == "SFTConfig" {
+        return None;
+    }
+    let losses = root.attribute("loss_type");
+    let names: Vec<&str> = match losses.and_then(Value::elements) {
+        Some(several) => several.iter().filter_map(Value::as_name).collect(),
+        None => losses.and_then(Value::as_name).into_iter().collect(),
+    };
+    let losses = if names.is_empty() { String::new() } else { format!(", `loss_type` {}", names.join(" and ")) };
+    Some(format!("{class}{losses}"))
 }
 
 /// What TRL's `SFTConfig`, or a class made of it, says of texts; `None` of other arguments, and where the user prepared
@@ -278,6 +298,19 @@ mod tests {
         assert_eq!(arguments.difference(&arguments), None);
         assert_eq!(arguments.difference(&read("linear-10/checkpoint-36")), None, "another schedule");
         assert_eq!(arguments.difference(&read("linear-1/checkpoint-24")).unwrap().0, "gradient_accumulation_steps");
+    }
+
+    #[test]
+    fn objectives_that_are_no_losses_of_texts_are_named() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory/objectives");
+        let read = |name: &str| TrainingArguments::read(&folder.join(format!("{name}.bin"))).unwrap();
+        let named = |name: &str| read(name).other_objective;
+        assert_eq!(named("dpo").as_deref(), Some("DPOConfig, `loss_type` sigmoid and sft"));
+        assert_eq!(named("reward").as_deref(), Some("RewardConfig"));
+        assert!(named("kto").unwrap().starts_with("KTOConfig"), "{:?}", named("kto"));
+        assert!(named("grpo").unwrap().starts_with("GRPOConfig"), "{:?}", named("grpo"));
+        assert_eq!(named("sft"), None);
+        assert!(read("dpo").training_only.is_empty() && read("sft").texts.is_some());
     }
 
     #[test]

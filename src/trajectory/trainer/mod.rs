@@ -216,10 +216,11 @@ pub fn text_record(folder: &Path) -> Result<Option<TextRecord>, ReadError> {
     }))
 }
 
-/// Options that changed training and are not part of the loss that scores explain.
+/// What changed training and is not part of the loss that scores explain.
 fn training_only(arguments: &TrainingArguments) -> impl Iterator<Item = Warning> + '_ {
     let warning = |(option, value): &(&'static str, String)| Warning::TrainingOnly { option, value: value.clone() };
-    arguments.training_only.iter().map(warning)
+    let objective = arguments.other_objective.iter().map(|of| Warning::OtherObjective { of: of.clone() });
+    objective.chain(arguments.training_only.iter().map(warning))
 }
 
 /// The input tokens that TRL counted, else those that the Trainer did.

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Kind, TokenDataset};
 use crate::job::brief::loss_check::{Cause, LossCheck};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
-use crate::job::request::Precision;
+use crate::job::request::{Precision, Side};
 use crate::model::{Limits, LoadOptions, Model};
 
 /// Lengths to which trainers cut.
@@ -27,10 +27,30 @@ type SumOfLosses<'a> = Box<dyn Fn(&ExampleLosses) -> Share + 'a>;
 /// Another way to read the data, whose loss follows from rows that were computed.
 struct Reading<'a> {
     what: String,
+    about: About,
     /// What it does to end tokens, if it is about them.
     ends: Option<Ends>,
     /// What an example adds to the loss.
     sum: SumOfLosses<'a>,
+}
+
+/// What another way to read the data is about, the likeliest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    /// End tokens: missing, or no targets.
+    Ends,
+    /// Begin tokens, or the template of a conversation.
+    Template,
+    /// Where examples are cut.
+    Length,
+    /// Which tokens are targets.
+    Masks,
+    /// Examples that are joined.
+    Packing,
+    /// The precision of training.
+    Precision,
+    /// How the trainer made one number of many losses.
+    Means,
 }
 
 /// What another way to read the data does to end tokens.
@@ -99,7 +119,7 @@ pub(super) fn tried(worst: &str, found: &[Cause]) -> String {
 }
 
 /// Every other way to read the data that can be tried at `worst`, which is one of `compared`; nothing if the work was
-/// interrupted. What agrees comes first, and of that the nearest.
+/// interrupted. What agrees comes first, and of that the likeliest; of what does not, the nearest.
 pub(super) fn try_all(
     stage: &OfStage<'_>,
     compared: &[Compared],
@@ -107,9 +127,9 @@ pub(super) fn try_all(
     observer: &dyn Observer,
 ) -> Result<Vec<Cause>, JobError> {
     let mut found = vec![];
-    let mut add = |what: String, judged: Judged, elsewhere: bool| {
+    let mut add = |about: About, what: String, judged: Judged, elsewhere: bool| {
         let (loss, agrees) = (rounded(judged.loss), judged.agrees() && elsewhere);
-        found.push(Cause { what, checkpoint: worst.name.clone(), loss, agrees });
+        found.push((about, Cause { what, checkpoint: worst.name.clone(), loss, agrees }));
     };
     let network = stage.plan.training.networks.get(worst.site.network)?;
     let limits = network.model.limits();
@@ -123,14 +143,15 @@ pub(super) fn try_all(
             };
             let right = compared.iter().filter(|at| judge(at).is_some_and(|found| found.agrees())).count();
             if let Some(judged) = judge(worst) {
-                add(reading.what, judged, 3 * (compared.len() - right) <= compared.len());
+                add(reading.about, reading.what, judged, 3 * (compared.len() - right) <= compared.len());
             }
         }
         let altered = altered(stage, tokens, limits.vocabulary, limits.max_positions);
-        for (what, data) in altered.into_iter().chain(rendered_otherwise(stage)?) {
+        let rendered = rendered_otherwise(stage)?.into_iter().map(|(what, data)| (About::Template, what, data));
+        for (about, what, data) in altered.into_iter().chain(rendered) {
             let Some(rows) = losses(&network.model, &data, None, observer)? else { return Ok(vec![]) };
             if let Some(judged) = stage.judge(&stage.sums(&rows), 1.0, &worst.logged) {
-                add(what, judged, true);
+                add(about, what, judged, true);
             }
         }
     }
@@ -139,7 +160,8 @@ pub(super) fn try_all(
     {
         let Some(rows) = losses(&model, &stage.sample, None, observer)? else { return Ok(vec![]) };
         if let Some(judged) = stage.judge(&stage.sums(&rows), 1.0, &worst.logged) {
-            add(format!("in 16 bits (`--dtype bf16`), as training had `{argument}`,"), judged, true);
+            let what = format!("in 16 bits (`--dtype bf16`), as training had `{argument}`,");
+            add(About::Precision, what, judged, true);
         }
     }
     let n = stage.log.accumulation as f64;
@@ -148,12 +170,16 @@ pub(super) fn try_all(
         && let Some(judged) = stage.judge(&stage.sums(&worst.rows), n, &worst.logged)
     {
         let what = format!("summed over the {n} micro-batches of an update, as some releases of transformers log it,");
-        add(what, judged, true);
+        add(About::Means, what, judged, true);
     }
     let middle = worst.logged.middle();
     let distance = |cause: &Cause| (cause.loss - middle).abs();
-    found.sort_by(|a, b| b.agrees.cmp(&a.agrees).then(distance(a).total_cmp(&distance(b))));
-    Ok(found)
+    let likelier = |(about, a): &(About, Cause), (other, b): &(About, Cause)| match a.agrees && b.agrees {
+        true => about.cmp(other),
+        false => b.agrees.cmp(&a.agrees),
+    };
+    found.sort_by(|a, b| likelier(a, b).then(distance(&a.1).total_cmp(&distance(&b.1))));
+    Ok(found.into_iter().map(|(_, cause)| cause).collect())
 }
 
 /// The network of a checkpoint with products in bf16; none where they cannot run, or run already.
@@ -176,17 +202,17 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
     let has = |token: u32| {
         examples.clone().any(|i| tokens.tokens(i).iter().zip(tokens.is_target(i)).any(|(&t, &is)| is && t == token))
     };
-    let mut add = |what: &str, sum: SumOfLosses<'a>| {
+    let mut add = |about: About, what: &str, sum: SumOfLosses<'a>| {
         let ends = [("train:input`)", Ends::Ignored), ("`--add-eos train`)", Ends::Added)];
         let ends = ends.into_iter().find(|(flag, _)| what.ends_with(flag)).map(|(_, ends)| ends);
-        list.push(Reading { what: what.to_owned(), ends, sum });
+        list.push(Reading { what: what.to_owned(), about, ends, sum });
     };
     if let Some(end) = stage.end {
         if has(end) {
             let sum = move |rows: &ExampleLosses| {
                 rows.sum(smoothing, |row| rows.is_target[row] && rows.tokens[row + 1] != end)
             };
-            add("with labels at end tokens ignored (`--add-eos train:input`)", Box::new(sum));
+            add(About::Ends, "with labels at end tokens ignored (`--add-eos train:input`)", Box::new(sum));
         } else if !tokens.is_split() {
             let sum = move |rows: &ExampleLosses| {
                 let share = rows.sum(smoothing, |row| rows.is_target[row]);
@@ -195,24 +221,25 @@ fn readings<'a>(stage: &'a OfStage<'_>, tokens: &'a TokenDataset) -> Vec<Reading
                     None => share,
                 }
             };
-            add("with an end token as the last target (`--add-eos train`)", Box::new(sum));
+            add(About::Ends, "with an end token as the last target (`--add-eos train`)", Box::new(sum));
         }
     }
     let has_prompt = |i: usize| tokens.is_target(i).iter().skip(1).any(|&target| !target);
     if !tokens.is_split() && examples.clone().any(has_prompt) {
-        add("with every token as a target, prompts too,", Box::new(move |rows| rows.sum(smoothing, |_| true)));
+        let sum = move |rows: &ExampleLosses| rows.sum(smoothing, |_| true);
+        add(About::Masks, "with every token as a target, prompts too,", Box::new(sum));
     }
     let longest = examples.map(|i| tokens.written(i).len()).max().unwrap_or(0);
     for length in LENGTHS.into_iter().filter(|&length| !tokens.is_split() && length < longest) {
         let sum = move |rows: &ExampleLosses| rows.sum(smoothing, |row| rows.is_target[row] && row + 1 < length);
-        add(&format!("with examples cut to {length} tokens"), Box::new(sum));
+        add(About::Length, &format!("with examples cut to {length} tokens"), Box::new(sum));
     }
     let mean = move |rows: &ExampleLosses| {
         let Share { loss, targets, .. } = rows.sum(smoothing, |row| rows.is_target[row]);
         let (loss, targets) = if targets > 0.0 { (loss / targets, 1.0) } else { (0.0, 0.0) };
         Share { loss, targets, first: 0.0 }
     };
-    add("as a mean over examples of each one's mean", Box::new(mean));
+    add(About::Means, "as a mean over examples of each one's mean", Box::new(mean));
     list
 }
 
@@ -222,7 +249,7 @@ fn altered(
     tokens: &TokenDataset,
     vocabulary: usize,
     most: Option<usize>,
-) -> Vec<(String, Dataset)> {
+) -> Vec<(About, String, Dataset)> {
     let recorded = stage.conversations.as_ref().and_then(|of| stage.plan.texts.treatment(of.stage)?.max_length);
     let mut list = vec![];
     if tokens.is_split() {
@@ -240,10 +267,14 @@ fn altered(
         } else {
             "with a begin token in front (`--add-bos train`)"
         };
-        list.extend(with.map(|data| (what.to_owned(), data)));
+        list.extend(with.map(|data| (About::Template, what.to_owned(), data)));
         if already {
+            let adds_begin =
+                matches!(stage.plan.job.data.add_bos, Side::Train | Side::Both | Side::TrainInput | Side::BothInput);
             let what = if twice {
                 "with one begin token in front and not two (without `--add-bos`, or with `--special-tokens none`)"
+            } else if adds_begin {
+                "without the begin token in front (leave `--add-bos` out)"
             } else {
                 "without the begin token in front (`--special-tokens none`)"
             };
@@ -252,16 +283,17 @@ fn altered(
                 Kind::Tokens(tokens) => tokens.without_front(),
                 Kind::Rows(_) => None,
             });
-            list.extend(without.map(|data| (what.to_owned(), data)));
+            list.extend(without.map(|data| (About::Template, what.to_owned(), data)));
             let what = "without the two begin tokens in front (`--special-tokens none`, and no `--add-bos`)";
-            list.extend(both.map(|data| (what.to_owned(), data)));
+            list.extend(both.map(|data| (About::Template, what.to_owned(), data)));
         }
     }
     let is_packed = stage.plan.job.data.pack.is_some();
     if !is_packed {
         for block in blocks(recorded, most) {
             let packed = tokens.in_blocks(block);
-            list.extend(packed.map(|data| (format!("packed into blocks of {block} tokens (`--pack {block}`)"), data)));
+            let what = format!("packed into blocks of {block} tokens (`--pack {block}`)");
+            list.extend(packed.map(|data| (About::Packing, what, data)));
         }
     }
     list
