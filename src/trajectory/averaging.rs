@@ -222,7 +222,8 @@ impl ExampleWeights {
 pub(super) fn company(batch: Batch, examples: Option<usize>, is_masked: bool) -> Company {
     /// Batches that have to be sorted together for the examples of each batch to be of like length.
     const MANY: usize = 8;
-    let together = examples.map_or(MANY, |n| n / (4 * batch.per_process.saturating_mul(batch.accumulation)).max(1));
+    let together =
+        examples.map_or(MANY, |n| n / batch.per_process.saturating_mul(batch.accumulation).saturating_mul(4).max(1));
     match batch.company {
         // lengths are those of inputs
         Company::OfLikeLength if is_masked => Company::Other,
