@@ -205,7 +205,7 @@ impl StoredRmsNorm {
         Ok(Self { weight, epsilon, offset: 0.0, vectors })
     }
 
-    /// The same norm, whose factors are the weights and `offset`.
+    /// A norm with the weights of this one, whose factors are the weights plus `offset`.
     pub(super) fn with_offset(self, offset: f64) -> Self {
         Self { offset, ..self }
     }

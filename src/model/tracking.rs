@@ -46,7 +46,7 @@ impl LayerSelection {
         Ok(Self { include: globs(include)?, skip: globs(skip)?, also: vec![] })
     }
 
-    /// The same selection with other parameters beside it, which no pattern has to include.
+    /// A selection of the layers of this one and, beside them, of parameters that no pattern has to include.
     #[must_use]
     pub fn and(self, also: &[AlsoTracked]) -> Self {
         Self { also: also.to_vec(), ..self }

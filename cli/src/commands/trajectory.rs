@@ -91,7 +91,7 @@ fn recorded_data(folder: &Path) -> anyhow::Result<Vec<StageData>> {
 }
 
 /// A run's examples beside its log: the loss at each checkpoint, and what the data say of the numbers of each stage.
-/// Of a run with several stages the examples are those of the last.
+/// Where a run has several stages, the examples are those of its last stage.
 fn compared(mut job: Job, run: &Path) -> anyhow::Result<(Option<LossCheck>, Vec<StageData>)> {
     let found = RunCheckpoints::find(run)?;
     match found.checkpoints.as_slice() {

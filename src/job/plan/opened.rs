@@ -97,8 +97,7 @@ impl Opened {
 /// Refuses a run whose objective Source cannot follow.
 fn check_objective(readings: &[Reading]) -> Result<(), JobError> {
     for reading in readings {
-        if let Some(warning @ Warning::OtherObjective { .. }) =
-            reading.warnings.iter().find(|warning| matches!(warning, Warning::OtherObjective { .. }))
+        if let Some(warning) = reading.warnings.iter().find(|warning| matches!(warning, Warning::OtherObjective { .. }))
         {
             return Err(JobError::options(
                 format!("{}: {warning}", reading.source.display()),

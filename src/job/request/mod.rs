@@ -297,6 +297,13 @@ pub enum Side {
     BothInput,
 }
 
+impl Side {
+    /// Whether training examples get the token, as a target or not.
+    pub(in crate::job) fn has_train(self) -> bool {
+        matches!(self, Self::Train | Self::Both | Self::TrainInput | Self::BothInput)
+    }
+}
+
 impl From<Side> for Which {
     fn from(side: Side) -> Self {
         match side {

@@ -9,7 +9,7 @@ use crate::data::{Dataset, Kind, TokenDataset};
 use crate::job::brief::loss_check::{Cause, LossCheck};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
-use crate::job::request::{Precision, Side};
+use crate::job::request::Precision;
 use crate::model::{Limits, LoadOptions, Model};
 
 /// Lengths to which trainers cut.
@@ -269,8 +269,7 @@ fn altered(
         };
         list.extend(with.map(|data| (About::Template, what.to_owned(), data)));
         if already {
-            let adds_begin =
-                matches!(stage.plan.job.data.add_bos, Side::Train | Side::Both | Side::TrainInput | Side::BothInput);
+            let adds_begin = stage.plan.job.data.add_bos.has_train();
             let what = if twice {
                 "with one begin token in front and not two (without `--add-bos`, or with `--special-tokens none`)"
             } else if adds_begin {
