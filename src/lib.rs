@@ -5,7 +5,6 @@ pub mod exact;
 pub mod hub;
 pub mod job;
 pub mod model;
-pub mod nn;
 pub mod presence;
 pub mod trajectory;
 
@@ -13,3 +12,4 @@ pub use ascribe_attribution as attribution;
 pub use ascribe_attribution::foreign_file;
 pub use ascribe_curvature as curvature;
 pub use ascribe_curvature::Hint;
+pub use ascribe_nn as nn;

@@ -35,7 +35,7 @@
     }
     for (const field of values.keys()) get("field").append(option(field));
   };
-  if (globalThis.requestIdleCallback) requestIdleCallback(fields); else setTimeout(fields);
+  setTimeout(fields);
 
   const show = () => {
     const wanted = get("search").value.trim().toLowerCase();

@@ -111,7 +111,8 @@ impl MemoryCount<'_> {
         // tangents of a section on their way forwards, and gradients on their way back
         let moving = 2 * together * rows * self.kept(model.activations, 1).max(2 * widest) * number;
         let vocabulary = model.vocabulary;
-        let tile = (together * (head::ROWS as u64).min(rows) * vocabulary).min(crate::nn::TILE as u64 + vocabulary);
+        let tile =
+            (together * (head::ROWS as u64).min(rows) * vocabulary).min(crate::nn::hessian::TILE as u64 + vocabulary);
         let head = number * (4 * tile + if model.tracked_head { 2 * together * rows * vocabulary } else { 0 });
         let beside = self.pass(setting, setting.batch) + moving + head + self.factors(mapped);
         beside.saturating_add(vectors).saturating_add(small)
