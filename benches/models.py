@@ -44,11 +44,9 @@ SETS = {
 
 def lines_of_tests():
     """What the tests print."""
-    command = ["cargo", "test", "-p", "ascribe"]
-    for test in TESTS:
-        command += ["--test", test]
+    command = ["cargo", "test", "--package", "ascribe", "--test", "suite", "--", "--nocapture"]
     run = subprocess.run(
-        [*command, "--", "--nocapture"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, *(f"{test}::" for test in TESTS)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if run.returncode != 0:
         sys.exit(f"the tests failed, so there is nothing to write:\n{run.stdout[-4000:]}")

@@ -139,7 +139,7 @@ pub(crate) struct BlockNames {
     pub(crate) after: &'static [&'static str],
     /// The modules of a head before the layer whose outputs are the logits; no prefix precedes them.
     pub(crate) before_head: &'static [&'static str],
-    /// Names that the head may have; no prefix precedes them.
+    /// Names that the layer behind them may have, of which a checkpoint has one; no prefix precedes them.
     pub(crate) heads: &'static [&'static str],
     /// Endings of tensors of old files that are no parameters.
     pub(crate) buffers: &'static [&'static str],

@@ -3,6 +3,7 @@
 
 use super::adapter::mode::AdapterMode;
 use super::adapter::module::{Kind, LowRank, Merged};
+use super::adapter::overlay::Adapter;
 use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::error::LoadError;
 use super::layout::Layout;
@@ -65,14 +66,14 @@ impl CheckpointReader {
             Layout::OutputsFirst => [outputs, inputs],
             Layout::InputsFirst => [inputs, outputs],
         };
-        let mut weight = self.tensor(&format!("{name}.weight"), &shape)?;
+        let weight = self.tensor(&format!("{name}.weight"), &shape)?;
         self.add_activations(outputs + inputs);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let module = self.full(name);
-        let products = self.products;
         let stored: Vec<StoredTensor> = [Some(&weight), bias.as_ref()].into_iter().flatten().cloned().collect();
-        let track_base = |bias: bool, input: &mut SharedInput| {
-            let layer = tracking.layer(&module, outputs, inputs, bias, input);
+        let has_bias = bias.is_some();
+        let track_base = |input: &mut SharedInput| {
+            let layer = tracking.layer(&module, outputs, inputs, has_bias, input);
             if layer.is_some() {
                 self.add_tracked(1);
                 stored.iter().for_each(|tensor| tensor.count_tracked());
@@ -80,26 +81,36 @@ impl CheckpointReader {
             layer
         };
         let Some(adapter) = self.weights.adapter() else {
-            let layer = track_base(bias.is_some(), input);
-            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+            let layer = track_base(input);
+            return Ok(StoredLinear { weight, bias, layout, layer, products: self.products, adapter: None });
         };
-        let low_rank = adapter.low_rank(self, &module, Kind::Linear, [outputs, inputs])?;
         // whole layers that were saved with the adapter were trained too
-        let is_saved = adapter.replacement(weight.name()).is_some();
-        let layer = match (adapter.mode, &low_rank) {
-            (AdapterMode::Merged | AdapterMode::Both, _) => track_base(bias.is_some(), input),
-            (AdapterMode::Only, _) if is_saved && adapter.is_copied(&module) => track_base(bias.is_some(), input),
-            (AdapterMode::Only, _) => None,
-        };
-        let Some(low_rank) = low_rank else {
-            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+        let is_saved = adapter.replacement(weight.name()).is_some() && adapter.is_copied(&module);
+        let layer = if adapter.mode != AdapterMode::Only || is_saved { track_base(input) } else { None };
+        let plain = StoredLinear { weight, bias, layout, layer, products: self.products, adapter: None };
+        self.adapted(tracking, adapter, &module, plain, [outputs, inputs], input)
+    }
+
+    /// A linear layer `[outputs, inputs]` with the adapter that lies over `module`, merged into it or beside it.
+    fn adapted(
+        &self,
+        tracking: &Tracking<'_>,
+        adapter: &Adapter,
+        module: &str,
+        mut plain: StoredLinear,
+        [outputs, inputs]: [usize; 2],
+        input: &mut SharedInput,
+    ) -> Result<StoredLinear, LoadError> {
+        let Some(low_rank) = adapter.low_rank(self, module, Kind::Linear, [outputs, inputs])? else {
+            return Ok(plain);
         };
         if adapter.mode == AdapterMode::Merged {
             if low_rank.b_bias.is_some() {
                 return Err(adapter.bias_cannot_be_merged());
             }
-            weight = weight.adapted(Merged { adapter: low_rank, layout });
-            return Ok(StoredLinear { weight, bias, layout, layer, products, adapter: None });
+            let layout = plain.layout;
+            plain.weight = plain.weight.adapted(Merged { adapter: low_rank, layout });
+            return Ok(plain);
         }
         let rank = low_rank.rank;
         self.add_activations(2 * rank + outputs);
@@ -107,7 +118,8 @@ impl CheckpointReader {
         let a = tracking.layer(&a, rank, inputs, false, input);
         let b = tracking.layer(&b, outputs, rank, low_rank.b_bias.is_some(), &mut SharedInput::default());
         self.add_tracked([a, b].iter().flatten().count());
-        Ok(StoredLinear { weight, bias, layout, layer, products, adapter: Some(StoredBranch { low_rank, a, b }) })
+        plain.adapter = Some(StoredBranch { low_rank, a, b });
+        Ok(plain)
     }
 
     /// A linear layer without bias whose matrix `[outputs, inputs]` is not stored under its own name.
@@ -191,7 +203,7 @@ impl CheckpointReader {
     }
 
     /// A linear layer outside the blocks, stored as `torch.nn.Linear` under its full name, and tracked only if a pattern
-    /// names it.
+    /// names it; the adapter that may lie over it is tracked as any other.
     pub(super) fn outer_linear(
         &self,
         tracking: &Tracking<'_>,
@@ -201,7 +213,8 @@ impl CheckpointReader {
     ) -> Result<StoredLinear, LoadError> {
         let weight = self.tensor_at(format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
-        let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let adapter = self.weights.adapter();
+        let is_frozen = adapter.is_some_and(|adapter| adapter.mode == AdapterMode::Only);
         let layer = match is_frozen && !self.is_replaced(&weight) {
             true => None,
             false => tracking.outer_layer(name, outputs, inputs, bias.is_some()),
@@ -209,6 +222,14 @@ impl CheckpointReader {
         if layer.is_some() {
             [Some(&weight), bias.as_ref()].into_iter().flatten().for_each(StoredTensor::count_tracked);
         }
-        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
+        let layout = Layout::OutputsFirst;
+        let plain = StoredLinear { weight, bias, layout, layer, products: self.products, adapter: None };
+        match adapter {
+            // the last layer of a classifier is selected by no setting of PEFT, unless its name is
+            Some(adapter) if adapter.lies_over(name) => {
+                self.adapted(tracking, adapter, name, plain, [outputs, inputs], &mut SharedInput::default())
+            }
+            _ => Ok(plain),
+        }
     }
 }

@@ -138,8 +138,9 @@ impl TorchParameters {
         for name in weights.names() {
             let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
             let own = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
-            if !settings.trains(own) {
-                // embeddings are saved with an adapter that trains nothing but A and B of theirs
+            // Embeddings are saved with an adapter that trains nothing but A and B of theirs. With `bias = all` a file
+            // also has the frozen biases of what was copied, and those of the copy once more under their name in memory.
+            if !settings.trains(own) || own.contains(".original_module.") || own.contains(".modules_to_save.") {
                 continue;
             }
             let place = match parts::parts(own) {

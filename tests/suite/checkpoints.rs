@@ -187,6 +187,17 @@ fn a_decoder_that_sees_what_comes_is_refused() {
     assert!(Checkpoint::of("gpt2-tiny").set("pruned_heads", json!({})).load().is_ok());
 }
 
+/// transformers' Gemma 3 has the key from Gemma 2, and its attention takes no notice of it (seen in 5.24).
+#[test]
+fn a_soft_cap_that_gemma3s_attention_leaves_out_is_named_and_left_out() {
+    let plain = || Checkpoint::of("families/gemma3");
+    let capped = || plain().set("attn_logit_softcapping", json!(0.5));
+    assert_eq!(capped().logits(), plain().logits());
+    assert_contains(&capped().notes(), &["`attn_logit_softcapping` = 0.5 has no effect"]);
+    assert!(!plain().notes().contains("softcapping"));
+    assert_ne!(plain().set("final_logit_softcapping", json!(0.5)).logits(), plain().logits());
+}
+
 /// `llama-tiny` in the spelling of transformers 5, without any rotary settings.
 fn unrotated() -> Checkpoint {
     Checkpoint::of("llama-tiny").without("rope_scaling").without("rope_parameters").without("rope_theta")

@@ -68,8 +68,12 @@ impl Adapter {
                 modules.entry(module.to_owned()).or_default().insert(part.to_owned(), name.clone());
                 continue;
             }
-            let plain = rest.replace(".base_layer.", ".").replace(".modules_to_save.", ".");
-            let plain = plain.replace(".original_module.", ".");
+            // Of a module that was copied the file has the copy; with `bias = all` it also has the biases of what was
+            // copied, which no forward pass reads.
+            if rest.contains(".original_module.") {
+                continue;
+            }
+            let plain = of_copied(&rest.replace(".base_layer.", "."));
             match base_name(&plain, base, prefixes, heads).or_else(|| of_memory(&plain, base, renamed?)) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
                 // a classifier that the base does not have
@@ -96,6 +100,11 @@ impl Adapter {
     /// Whether a module was copied as a whole (`modules_to_save`), so that what was tied to it no longer is.
     pub(in crate::model) fn is_copied(&self, module: &str) -> bool {
         self.names_of(module).iter().any(|name| self.config.targets.is_copied(name))
+    }
+
+    /// Whether the adapter's file has low-rank factors for a module of the base.
+    pub(in crate::model) fn lies_over(&self, module: &str) -> bool {
+        self.names_of(module).iter().any(|name| self.modules.contains_key(name))
     }
 
     /// Names that a module of the base may have in the adapter's files.
@@ -156,6 +165,13 @@ impl Adapter {
     pub(in crate::model) fn description(&self) -> String {
         format!("{}\n{}", self.mode.name(), self.config.text)
     }
+}
+
+/// The name without what PEFT puts between a copied module and its parts in memory: `modules_to_save` and the adapter's
+/// name, which older files and those with `bias = all` keep.
+fn of_copied(name: &str) -> String {
+    let Some((module, part)) = name.split_once(".modules_to_save.") else { return name.to_owned() };
+    format!("{module}.{}", part.strip_prefix("default.").unwrap_or(part))
 }
 
 /// The base's name for a tensor that the adapter's file calls `name`.

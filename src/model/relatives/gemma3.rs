@@ -74,7 +74,11 @@ fn family(config: &Config) -> Result<Family, LoadError> {
     let activation = ("hidden_activation", "gelu_pytorch_tanh");
     let defaults = Defaults { kv_heads: Some(4), head_size: Some(256), activation, ..Defaults::LLAMA };
     let mut family = Family::read(config, defaults)?.attention_bias(config)?;
-    family.attention_soft_cap = config.optional_number("attn_logit_softcapping", None)?;
+    if let Some(cap) = config.optional_number("attn_logit_softcapping", None)? {
+        config.note(format!(
+            "`attn_logit_softcapping` = {cap} has no effect: attention of transformers' Gemma 3 reads the key and caps no scores"
+        ));
+    }
     family.logits_soft_cap = config.optional_number("final_logit_softcapping", None)?;
     family.norm = NormKind::Rms { epsilon: config.epsilon("rms_norm_eps", 1e-6)?, offset: 1.0 };
     family.norm_places = NormPlaces::Around;
