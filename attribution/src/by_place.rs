@@ -151,10 +151,10 @@ struct PlaceTaps<'a, T> {
 }
 
 impl<T: Real> PlaceTaps<'_, T> {
-    /// The place that row `row` of a tap was made from.
+    /// The place that row `row` of a tap was made from, if it was made from one.
     fn place(&self, positions: &Positions, row: usize) -> Option<usize> {
         match positions.places() {
-            Some(places) => Some(places[row]),
+            Some(places) => Some(places[row]).filter(|&place| place != Positions::NOWHERE),
             None if positions == self.own_positions => Some(self.own.start + row),
             None => None,
         }

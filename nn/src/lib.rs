@@ -11,6 +11,7 @@
 pub mod activation;
 pub mod attention;
 pub mod batch_norm;
+pub mod disentangled;
 pub mod elementwise;
 pub mod head;
 pub mod hessian;
@@ -31,6 +32,7 @@ mod gradient_check;
 pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_packed};
 pub use attention::{Attention, Mask};
 pub use batch_norm::BatchNorm;
+pub use disentangled::{DisentangledAttention, RelativeDistances, RelativeRows};
 pub use elementwise::{clamped, trace_clamped, trace_scaled};
 pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logits, language_model_loss};
 pub use hessian::{HeadProduct, language_model_product, multi_label_product, softmax_product, squared_error_product};

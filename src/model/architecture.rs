@@ -193,9 +193,10 @@ impl BlockNames {
         })
     }
 
-    /// The head's name in this checkpoint.
+    /// The head's name in this checkpoint; of one that is tied the bias may be there alone.
     pub(crate) fn head_in(&self, weights: &Weights) -> &'static str {
-        let there = self.heads.iter().find(|head| weights.contains(&format!("{head}.weight")));
+        let holds = |leaf: &str| self.heads.iter().find(|head| weights.contains(&format!("{head}.{leaf}")));
+        let there = holds("weight").or_else(|| holds("bias"));
         there.or(self.heads.first()).copied().unwrap_or("lm_head")
     }
 

@@ -4,6 +4,7 @@ use super::architecture::Architecture;
 use super::bert;
 use super::cnn;
 use super::config::Config;
+use super::deberta;
 use super::distilbert;
 use super::error::LoadError;
 use super::gpt_neox;
@@ -48,6 +49,7 @@ const ARCHITECTURES: &[&Architecture] = &[
     &roberta::ARCHITECTURE,
     &roberta::XLM,
     &modernbert::ARCHITECTURE,
+    &deberta::ARCHITECTURE,
     &t5::ARCHITECTURE,
     &t5::MULTILINGUAL,
     &vit::ARCHITECTURE,

@@ -227,7 +227,6 @@ const OBSTACLES: &[(Obstacle, &[&str])] = &[
         OtherEncoder,
         &[
             "deberta",
-            "deberta-v2",
             "albert",
             "electra",
             "xlnet",
@@ -331,8 +330,8 @@ impl Obstacle {
                  it as `LlamaForCausalLM`"
             }
             OtherEncoder => {
-                "fine-tune `bert`, `roberta`, `xlm-roberta`, `distilbert` or `modernbert` on the same data, or build it in \
-                 Rust from this crate's layers: docs/own-model.md"
+                "fine-tune `bert`, `roberta`, `xlm-roberta`, `distilbert`, `modernbert` or `deberta-v2` (DeBERTa v2 and v3) on \
+                 the same data, or build it in Rust from this crate's layers: docs/own-model.md"
             }
             OtherVision => {
                 "a network of convolutions can be described as a `cnn` (docs/vision.md); others can be built in Rust from \
@@ -373,7 +372,7 @@ pub(super) fn instead_of_option(key: &str, value: Option<&Value>) -> Option<&'st
         }
         "pruned_heads" => Some("load the model with transformers and save it: then the weights have their new shapes"),
         "use_bidirectional_attention" | "is_causal" => Some(
-            "attention that sees both ways is supported in encoders: `bert`, `roberta`, `distilbert`, `modernbert`",
+            "attention that sees both ways is supported in encoders: `bert`, `roberta`, `distilbert`, `modernbert`, `deberta-v2`",
         ),
         _ => None,
     }

@@ -591,6 +591,65 @@ fn padding_is_what_the_class_says_where_the_file_says_nothing() {
     assert_contains(&error, &["`pad_token_id` = \"<pad>\"", "the number of a token"]);
 }
 
+/// Keys of DeBERTa that ask for something else than is built, and spellings of those that are.
+#[test]
+fn deberta_honours_its_keys_or_refuses_them_by_name() {
+    let deberta = || Checkpoint::of("classifiers/deberta-v2");
+    for (key, value) in [
+        ("conv_kernel_size", json!(3)),
+        ("embedding_size", json!(8)),
+        ("attention_head_size", json!(8)),
+        ("pooler_hidden_size", json!(8)),
+        ("pos_att_type", json!("c2p|p2p")),
+        ("pos_att_type", json!([3])),
+        ("norm_rel_ebd", json!("rms_norm")),
+        ("pooler_hidden_act", json!("maxout")),
+        ("hidden_act", json!("maxout")),
+    ] {
+        let (error, _) = deberta().set(key, value).refused();
+        assert_contains(&error, &[&format!("`{key}`"), "is not supported"]);
+    }
+    for (key, value, problem) in [
+        ("position_buckets", json!(1), "`position_buckets` = 1 do not fit a largest distance of 64"),
+        ("max_relative_positions", json!(3), "do not fit a largest distance of 3"),
+        ("position_buckets", json!("four"), "`position_buckets` = \"four\", expected a whole number"),
+        ("position_buckets", json!(5), "encoder.rel_embeddings.weight"),
+        ("type_vocab_size", json!(2), "embeddings.token_type_embeddings.weight"),
+        ("position_biased_input", json!(true), "embeddings.position_embeddings.weight"),
+        ("share_att_key", json!(false), "attention.self.pos_key_proj.weight"),
+        ("num_attention_heads", json!(3), "not a multiple of 3"),
+        ("architectures", json!(["DebertaV2Model"]), "DebertaV2Model"),
+        ("architectures", json!(["DebertaV2ForTokenClassification"]), "DebertaV2ForTokenClassification"),
+    ] {
+        let (error, _) = deberta().set(key, value).refused();
+        assert_contains(&error, &[problem]);
+    }
+    let usual = deberta().logits();
+    for (key, value) in [
+        ("pos_att_type", json!(["p2c", "c2p"])),
+        ("pos_att_type", json!(" C2P | p2c")),
+        ("max_relative_positions", json!(64)),
+        ("conv_kernel_size", json!(0)),
+        ("attention_head_size", json!(4)),
+        ("norm_rel_ebd", json!("none| Layer_Norm")),
+        ("hidden_dropout_prob", json!(0.5)),
+    ] {
+        assert_eq!(deberta().set(key, value.clone()).logits(), usual, "{key} {value}");
+    }
+    // as many rows of the table mean other distances
+    for (key, value) in [
+        ("pos_att_type", json!("c2p")),
+        ("max_relative_positions", json!(8)),
+        ("layer_norm_eps", json!(0.5)),
+        ("pooler_hidden_act", json!("tanh")),
+    ] {
+        assert_ne!(deberta().set(key, value.clone()).logits(), usual, "{key} {value}");
+    }
+    // published files hold tensors that no class reads
+    let notes = deberta().add("mask_predictions.dense.weight", &[2, 2]).notes();
+    assert_contains(&notes, &["left out: `mask_predictions.dense.weight`"]);
+}
+
 #[test]
 fn what_is_not_supported_is_named_with_what_to_do() {
     for (kind, reason, instead) in [
@@ -600,7 +659,7 @@ fn what_is_not_supported_is_named_with_what_to_do() {
         ("whisper", "sound", "rows of numbers"),
         ("bart", "an encoder with a decoder", "`t5` and `mt5`"),
         ("deepseek_v3", "a decoder with blocks", "docs/own-model.md"),
-        ("deberta-v2", "an encoder of texts", "`modernbert`"),
+        ("deberta", "an encoder of texts", "`deberta-v2` (DeBERTa v2 and v3)"),
         ("convnext", "neither `vit` nor `resnet`", "docs/vision.md"),
     ] {
         let (error, hint) = Checkpoint::of("llama-tiny").set("model_type", json!(kind)).refused();

@@ -164,7 +164,10 @@ fn products_of_encoder_decoders_are_their_definition() -> Outcome {
 /// The head's own layer moves as well, before logits that stay or move too.
 #[test]
 fn products_of_masked_language_models_are_their_definition() -> Outcome {
-    for name in ["bert-masked", "roberta-masked", "distilbert-masked", "modernbert-masked-plain"] {
+    let deberta = ["deberta-v2-masked", "deberta-v2-masked-published", "deberta-v2-masked-own"];
+    for name in
+        ["bert-masked", "roberta-masked", "distilbert-masked", "modernbert-masked-plain"].into_iter().chain(deberta)
+    {
         let folder = fixture(&format!("families/{name}"));
         check_decoder(&folder, &load(&folder, DType::F64))?;
     }
@@ -209,7 +212,7 @@ fn texts(targets: Targets) -> Batch {
 #[test]
 fn products_of_classifiers_of_texts_are_their_definition() -> Outcome {
     // pooled at the first token, the last one, and over all
-    for name in ["bert", "gpt-neox", "modernbert"] {
+    for name in ["bert", "gpt-neox", "modernbert", "deberta-v2"] {
         let model = load(&fixture(&format!("classifiers/{name}")), DType::F64);
         let (along, batch) = (directions(&model), texts(Targets::Classes(vec![1, 0])));
         let classes = model.logits(&batch)?.dim(1)?;

@@ -329,10 +329,12 @@ fn gradients_of_encoder_decoders_are_finite_differences() {
 /// Masked tokens, at the head's own layer too: texts of a pair, and a head that is tied or not.
 #[test]
 fn gradients_of_masked_language_models_are_finite_differences() {
-    for name in ["bert-masked", "bert-masked-untied", "xlm-roberta-masked", "distilbert-masked", "modernbert-masked"] {
+    let deberta = ["deberta-v2-masked", "deberta-v2-masked-published", "deberta-v2-masked-own"];
+    let others = ["bert-masked", "bert-masked-untied", "xlm-roberta-masked", "distilbert-masked", "modernbert-masked"];
+    for name in others.into_iter().chain(deberta) {
         let name = format!("families/{name}");
         let model = load(&fixture(&name), DType::F64);
-        let types = if name.contains("/bert") { [0, 0, 0, 1, 1] } else { [0; 5] };
+        let types = if name.contains("/bert") || name.ends_with("-own") { [0, 0, 0, 1, 1] } else { [0; 5] };
         let lines = [
             json!({"input_ids": [4, 9, 14, 4, 22], "labels": [40, -100, -100, 11, -100], "token_type_ids": types}),
             json!({"input_ids": [31, 4], "labels": [-100, 6]}),

@@ -20,6 +20,9 @@ pub struct Positions {
 }
 
 impl Positions {
+    /// The place of a row that was made from no place of the batch's inputs: an embedding of a distance between tokens.
+    pub const NOWHERE: usize = usize::MAX;
+
     /// From the number of positions of each example, in order.
     pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Self {
         let mut offsets = vec![0];
@@ -37,7 +40,8 @@ impl Positions {
     }
 
     /// These positions, each row with the place of the batch's inputs that it was made from. Places are numbered over all
-    /// examples. An expert sees some rows of a batch alone, and an encoder reads other tokens than its decoder.
+    /// examples. An expert sees some rows of a batch alone, and an encoder reads other tokens than its decoder. A row that
+    /// was made from no input stands at [`Positions::NOWHERE`].
     ///
     /// # Panics
     /// If there is not one place for each row.

@@ -153,6 +153,13 @@ impl Traced {
         &self.value
     }
 
+    /// Another value on this one's tape, at which no gradient is wanted: what layers read beside hidden states, and still
+    /// leave their taps of.
+    #[must_use]
+    pub fn beside(&self, value: Tensor) -> Self {
+        Self { value, tape: self.tape(), place: None, tangents: None }
+    }
+
     fn tape(&self) -> Option<Tape> {
         self.tape.as_ref().map(|tape| Tape { steps: tape.steps.clone() })
     }
