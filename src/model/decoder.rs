@@ -289,10 +289,6 @@ impl Ends {
         sizes: [usize; 2],
         (reads, head, bias): (MaskedTokens, StoredMasked, bool),
     ) -> Result<Self, LoadError> {
-        if source.weights.adapter().is_some() {
-            let problem = "adapters of masked language models are not read; save the merged model";
-            return Err(source.config().problem(problem));
-        }
         let tied = source.config().flag("tie_word_embeddings", true)?;
         let mut ends = Self::new(source, names, sizes, tied)?;
         let bias = bias.then(|| head.names.bias(source, sizes[0])).transpose()?;

@@ -40,8 +40,10 @@ fn sequences(model: &Model, expected: &Recorded) -> Batch {
                 line["label"] = json!(label.values[example] as u32);
             }
             if let Some(labels) = expected.find("labels") {
-                let own = &labels.values[example * labels.shape[1]..][..labels.shape[1]];
-                line["labels"] = json!(own.iter().map(|&x| x as i64).filter(|&x| x >= 0).collect::<Vec<_>>());
+                let own = labels.values[example * labels.shape[1]..][..labels.shape[1]].iter().map(|&x| x as i64);
+                // masked tokens are as many as the inputs, of which some have no loss; of a pair the rest is padding
+                let is_masked = labels.shape[1] == length;
+                line["labels"] = json!(own.filter(|&x| is_masked || x >= 0).collect::<Vec<_>>());
             }
             line.to_string()
         })
