@@ -9,6 +9,7 @@ use super::distances::Reach;
 use super::rows::RelativeRows;
 use super::shape::DisentangledAttention;
 use crate::kernel::{self, Workspace, with_workspace};
+use ascribe_curvature::Positions;
 use ascribe_curvature::gemm::{Into, Real, Threads, View, ViewMut, matmul};
 
 /// Query positions that are computed together.
@@ -152,9 +153,8 @@ impl<'a, T: Number> Head<'a, T> {
     }
 
     /// The output, `[T, d]`.
-    fn forward(&self) -> Vec<T> {
+    fn forward(&self, output: &mut [T]) {
         let (n, m, width) = (self.length, self.relative(), self.width());
-        let mut output = vec![T::of(0.0); n * width];
         with_workspace(n * m + BLOCK * (n + m), |space: &mut [T]| {
             let (by_key, space) = space.split_at_mut(n * m);
             let (p, by_query) = space.split_at_mut(BLOCK * n);
@@ -166,15 +166,12 @@ impl<'a, T: Number> Head<'a, T> {
                 self.product(output, (block.len(), width), Into::Replace, p, self.values());
             }
         });
-        output
     }
 
-    /// Gradients at the queries, the keys and the values of the example from the one at its output.
-    fn backward(&self, gradient: &'a [T]) -> [Vec<T>; 3] {
+    /// Gradients at the queries, the keys and the values of the example, which hold zeros, from the one at its output.
+    fn backward(&self, gradient: &'a [T], [dq, dk, dv]: [&mut [T]; 3]) {
         let (n, m, width) = (self.length, self.relative(), self.width());
         let DisentangledAttention { content_to_position, position_to_content, scale, .. } = *self.attention;
-        let zeros = |joined: bool| vec![T::of(0.0); (n + if joined { m } else { 0 }) * width];
-        let (mut dq, mut dk, mut dv) = (zeros(position_to_content), zeros(content_to_position), zeros(false));
         let (_, first) = self.inputs[2];
         with_workspace(2 * n * m + BLOCK * 2 * (n + m), |space: &mut [T]| {
             let (by_key, space) = space.split_at_mut(n * m);
@@ -192,7 +189,7 @@ impl<'a, T: Number> Head<'a, T> {
                 let (p, dp) = (&mut p[..rows * n], &mut dp[..rows * n]);
                 self.probabilities(&block, p, by_query, by_key);
                 let s = self.part(gradient, first, block.clone());
-                self.product(&mut dv, (n, width), Into::Add, View::dense(p, rows, n).t(), s);
+                self.product(dv, (n, width), Into::Add, View::dense(p, rows, n).t(), s);
                 self.product(dp, (rows, n), Into::Replace, s, self.values().t());
                 for (p, dp) in p.chunks_exact(n).zip(dp.chunks_exact_mut(n)) {
                     T::softmax_backward(p, dp, T::of(scale));
@@ -224,51 +221,56 @@ impl<'a, T: Number> Head<'a, T> {
                 self.product(relative_dq, (m, width), Into::Replace, at.t(), self.keys());
             }
         });
-        [dq, dk, dv]
     }
 }
 
 impl DisentangledAttention {
     /// The output, `[R, H d]`.
     pub(super) fn forward<T: Number>(&self, rows: &RelativeRows, inputs: [&[T]; 3]) -> Vec<T> {
-        let tasks = (0..rows.hidden().examples() * self.heads).into_par_iter().with_max_len(1);
-        let of_heads: Vec<Vec<T>> = tasks.map(|task| Head::new(self, rows, inputs, task).forward()).collect();
-        let mut output = vec![T::of(0.0); rows.hidden().rows() * self.heads * self.head_dimension];
-        self.place(&of_heads, &mut output);
-        output
+        let mut by_head = vec![T::of(0.0); inputs[2].len()];
+        let tasks = self.of_heads(rows.hidden(), &mut by_head).into_par_iter().enumerate().with_max_len(1);
+        tasks.for_each(|(task, output)| Head::new(self, rows, inputs, task).forward(output));
+        self.beside(rows.hidden(), &by_head)
     }
 
     /// Gradients at queries, keys and values from the one at the output.
     pub(super) fn backward<T: Number>(&self, rows: &RelativeRows, inputs: [&[T]; 3], gradient: &[T]) -> [Vec<T>; 3] {
-        let tasks = (0..rows.hidden().examples() * self.heads).into_par_iter().with_max_len(1);
-        let of_heads: Vec<[Vec<T>; 3]> =
-            tasks.map(|task| Head::new(self, rows, inputs, task).backward(gradient)).collect();
-        let [mut dq, mut dk, mut dv] = [vec![], vec![], vec![]];
-        for [q, k, v] in of_heads {
-            dq.push(q);
-            dk.push(k);
-            dv.push(v);
-        }
-        let all = |of_heads: Vec<Vec<T>>, like: &[T]| {
-            let mut gradient = vec![T::of(0.0); like.len()];
-            self.place(&of_heads, &mut gradient);
-            gradient
-        };
-        [all(dq, inputs[0]), all(dk, inputs[1]), all(dv, inputs[2])]
+        // memory that threads asked for by themselves would stay theirs
+        let [mut q, mut k, mut v] = inputs.map(|input| vec![T::of(0.0); input.len()]);
+        let [of_q, of_k, of_v] = self.positions(rows);
+        let tasks = self.of_heads(of_q, &mut q).into_par_iter().zip(self.of_heads(of_k, &mut k));
+        let tasks = tasks.zip(self.of_heads(of_v, &mut v)).enumerate().with_max_len(1);
+        tasks.for_each(|(task, ((dq, dk), dv))| {
+            Head::new(self, rows, inputs, task).backward(gradient, [dq, dk, dv]);
+        });
+        [self.beside(of_q, &q), self.beside(of_k, &k), self.beside(of_v, &v)]
     }
 
-    /// Puts the rows of every head of every example beside and below each other.
-    fn place<T: Number>(&self, of_heads: &[Vec<T>], to: &mut [T]) {
+    /// The parts of a buffer that belong to each head of each example, one behind the other.
+    fn of_heads<'a, T>(&self, positions: &Positions, mut buffer: &'a mut [T]) -> Vec<&'a mut [T]> {
+        let mut parts = Vec::with_capacity(positions.examples() * self.heads);
+        for rows in positions.iter() {
+            for _ in 0..self.heads {
+                let (own, rest) = buffer.split_at_mut(rows.len() * self.head_dimension);
+                parts.push(own);
+                buffer = rest;
+            }
+        }
+        parts
+    }
+
+    /// The rows of every head of every example, which lie one behind the other, beside and below each other.
+    fn beside<T: Number>(&self, positions: &Positions, by_head: &[T]) -> Vec<T> {
         let (width, stride) = (self.head_dimension, self.heads * self.head_dimension);
-        let mut first = 0;
-        for heads in of_heads.chunks_exact(self.heads) {
-            let rows = heads[0].len() / width;
-            let own = &mut to[first * stride..(first + rows) * stride];
-            for (h, from) in heads.iter().enumerate() {
-                let rows = own.chunks_exact_mut(stride).zip(from.chunks_exact(width));
+        let mut beside = vec![T::of(0.0); by_head.len()];
+        for rows in positions.iter().filter(|rows| !rows.is_empty()) {
+            let own = rows.start * stride..rows.end * stride;
+            let (from, to) = (&by_head[own.clone()], &mut beside[own]);
+            for (h, from) in from.chunks_exact(rows.len() * width).enumerate() {
+                let rows = to.chunks_exact_mut(stride).zip(from.chunks_exact(width));
                 rows.for_each(|(to, from)| to[h * width..(h + 1) * width].copy_from_slice(from));
             }
-            first += rows;
         }
+        beside
     }
 }
