@@ -70,6 +70,36 @@ fn second_moments_are_found_by_name() {
     }
 }
 
+/// States in bfloat16, under accelerate's name, and of plain Adam, as torch and accelerate wrote them
+/// (`fixtures/generators/optimizer_states.py`), against what Python saw.
+#[test]
+fn states_in_other_precisions_and_under_other_names_are_read() {
+    let folder = fixture("states");
+    let expected: Json = serde_json::from_str(&std::fs::read_to_string(folder.join("expected.json")).unwrap()).unwrap();
+    for (name, file, kind) in [
+        ("bf16", "optimizer.pt", "torch.bfloat16"),
+        ("adam", "optimizer.bin", "torch.float32"),
+        ("accelerate", "optimizer.bin", "torch.float32"),
+    ] {
+        let path = find(&folder.join(name)).unwrap().unwrap();
+        assert_eq!(path, folder.join(name).join(file));
+        assert_eq!(updates(&path).unwrap(), Some(6.0), "{name}");
+        let run = serde_json::json!({"parameters": expected[name].clone()});
+        let parameters = parameters(&run);
+        let mut state = OptimizerState::open(&path, &parameters, None, &nothing()).unwrap();
+        for recorded in expected[name].as_array().unwrap() {
+            let parameter = recorded["name"].as_str().unwrap();
+            assert_eq!(recorded["dtype"], kind);
+            assert_eq!(state.step(parameter), recorded["step"].as_f64(), "{name} {parameter}");
+            let found = state.second_moment(parameter).unwrap();
+            let list = recorded["second_moment"].as_array().unwrap();
+            let list: Vec<f32> = list.iter().map(|number| number.as_f64().unwrap() as f32).collect();
+            assert_eq!(found, list, "{name} {parameter}");
+            assert!(found.iter().all(|&v| v > 0.0));
+        }
+    }
+}
+
 #[test]
 fn a_wrong_model_is_refused() {
     let path = fixture("adamw-gpt2/checkpoint-20/optimizer.pt");
