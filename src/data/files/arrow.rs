@@ -58,6 +58,8 @@ pub(super) struct Arrow<'a, R> {
     /// Bytes of all dictionaries, which are held until the end.
     dictionaries: u64,
     begun: bool,
+    /// Whether it is a file with an index behind its messages, and no stream.
+    is_file: bool,
     ended: bool,
 }
 
@@ -73,6 +75,7 @@ impl<'a, R: BufRead> Arrow<'a, R> {
             number: 0,
             dictionaries: 0,
             begun: false,
+            is_file: false,
             ended: false,
         }
     }
@@ -104,12 +107,14 @@ impl<'a, R: BufRead> Arrow<'a, R> {
             if self.reader.fill_buf()?.starts_with(MAGIC) {
                 // two bytes more make the messages begin at a multiple of eight
                 self.exactly(8)?;
+                self.is_file = true;
             }
         }
         loop {
             let mut message = self.take(4)?;
             if message.is_empty() {
-                return Ok(false);
+                // a writer that was stopped leaves whole batches and no mark of the end
+                return Err("it ends without the mark of its end".into());
             }
             if message == CONTINUATION {
                 message.extend(self.exactly(4)?);
@@ -119,6 +124,7 @@ impl<'a, R: BufRead> Arrow<'a, R> {
                 None => return Err("it ends before its end".into()),
             };
             if size == 0 {
+                self.check_end()?;
                 return Ok(false);
             }
             if size > MESSAGE {
@@ -140,6 +146,22 @@ impl<'a, R: BufRead> Arrow<'a, R> {
                 return Ok(true);
             }
         }
+    }
+
+    /// Reads a file's index, which nothing needs here, up to the letters that it ends with.
+    fn check_end(&mut self) -> Result<(), Problem> {
+        let mut last: Vec<u8> = vec![];
+        while self.is_file {
+            let part = self.reader.fill_buf()?;
+            let read = part.len();
+            if read == 0 {
+                return if last.ends_with(MAGIC) { Ok(()) } else { Err("it ends before its end".into()) };
+            }
+            last.extend_from_slice(&part[read.saturating_sub(MAGIC.len())..]);
+            last.drain(..last.len().saturating_sub(MAGIC.len()));
+            self.reader.consume(read);
+        }
+        Ok(())
     }
 
     /// A number of bytes that is taken.

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::data::error::DataError;
 use crate::data::line_problem::LineProblem;
+use crate::data::value::BYTES;
 
 /// The name of the field that a line of plain text is.
 const TEXT: &str = "text";
@@ -18,7 +19,7 @@ pub(in crate::data) struct Bounds {
     pub(in crate::data) text: usize,
     /// The most bytes that a page, or a batch of rows, of a table unpacks to.
     pub(in crate::data) page: usize,
-    /// Whether bytes of a table that are no text are kept, in base64. Otherwise only their number is.
+    /// Whether bytes of a table that are no text are kept, in base64. Otherwise only their number is, as `{"bytes": N}`.
     pub(in crate::data) keeps_bytes: bool,
 }
 
@@ -50,7 +51,7 @@ impl Bounds {
         match std::str::from_utf8(data) {
             _ if self.keeps_bytes => Value::String(base64::encode(data)),
             Ok(text) => Value::String(text.to_owned()),
-            Err(_) => Value::String(format!("{} bytes", data.len())),
+            Err(_) => Value::Object(Map::from_iter([(BYTES.to_owned(), Value::from(data.len()))])),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod broken;
 mod contrasts;
+mod faults;
 mod foreign;
 mod forms;
 mod labelled;
