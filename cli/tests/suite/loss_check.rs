@@ -230,3 +230,113 @@ fn recorded_runs_agree() {
         agrees(&plan, checkpoints);
     }
 }
+
+/// The first way to read the data that has the logged loss, by the warning of a plan.
+#[track_caller]
+fn first_cause(plan: &str) -> &str {
+    warning(plan).split(", as logged").next().expect("a part")
+}
+
+/// `../shared/data/gpt2-mini` (when it is there): 96 of the 2,016 documents of a real Trainer run, as they are and corrupted.
+/// The right cause is the first that is named.
+#[test]
+fn each_corruption_of_gpt2_mini_is_named_first() {
+    let data = root().join("../shared/data/gpt2-mini");
+    if !data.is_dir() {
+        eprintln!("skipped: {} is not there", data.display());
+        return;
+    }
+    let folder = Folder::new();
+    let at = |name: &str| data.join(name).display().to_string();
+    let plan = |train: &str, tokenizer: &str, flags: &str| {
+        done(&format!(
+            "influence --model {} --train {train} --queries {} --tokenizer {tokenizer} --max-length 128 --train-size 2016 {flags} --dry-run --out target/never-written",
+            at("checkpoint-2520"),
+            at("query.jsonl"),
+        ))
+        .out
+    };
+    let rows = fs::read_to_string(data.join("train.jsonl")).expect("text");
+    let text = |line: &str| -> String {
+        let row: Value = serde_json::from_str(line).expect("an object");
+        row["text"].as_str().expect("text").to_owned()
+    };
+    let write = |name: &str, front: &str| {
+        let lines = rows.lines().step_by(21).map(|line| serde_json::json!({"text": format!("{front}{}", text(line))}));
+        folder.write(name, lines.map(|row| format!("{row}\n")).collect::<String>())
+    };
+    let (part, begun, tokenizer) = (write("part.jsonl", ""), write("begun.jsonl", "<|endoftext|>"), at("tokenizer"));
+    agrees(&plan(&part, &tokenizer, "--add-eos train"), 1);
+    let said = plan(&part, &tokenizer, "");
+    assert!(warning(&said).contains("without end tokens") && warning(&said).contains("(`--add-eos train`)?"), "{said}");
+    let said = plan(&part, &tokenizer, "--add-eos train:input");
+    assert!(warning(&said).contains("end tokens that are no targets"), "{said}");
+    let said = plan(&part, &tokenizer, "--add-eos train --add-bos train");
+    assert!(first_cause(&said).contains("without the begin token in front (leave `--add-bos` out)"), "{said}");
+    let said = plan(&begun, &tokenizer, "--add-eos train --add-bos train --special-tokens keep");
+    assert!(first_cause(&said).contains("without the two begin tokens in front"), "{said}");
+    let file = fs::read(data.join("tokenizer/tokenizer.json")).expect("readable");
+    let mut other: Value = serde_json::from_slice(&file).expect("an object");
+    let vocabulary = other["model"]["vocab"].as_object_mut().expect("a vocabulary");
+    let n = vocabulary.len() as u64;
+    for id in vocabulary.values_mut().filter(|id| **id != 0) {
+        *id = Value::from((id.as_u64().expect("a number") + 300) % (n - 1) + 1);
+    }
+    folder.write("other/tokenizer.json", other.to_string());
+    let config = fs::read(data.join("tokenizer/tokenizer_config.json")).expect("readable");
+    folder.write("other/tokenizer_config.json", config);
+    let said = plan(&part, &folder.arg("other"), "--add-eos train");
+    assert!(warning(&said).contains("It may be another tokenizer"), "{said}");
+}
+
+const SMOOTHED: &str = "fixtures/trainer-smoothed";
+const DROPPED: &str = "fixtures/trainer-dropped";
+
+/// The logged loss of a run with label smoothing is that with it; without knowing of it the losses disagree.
+#[test]
+fn label_smoothing_is_part_of_what_is_compared() {
+    let train = format!("{TINY}/train.jsonl");
+    agrees(&plan(SMOOTHED, &train, "--add-eos train"), 2);
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-smoothed");
+    fs::copy(root().join(DROPPED).join("training_args.bin"), Path::new(&run).join("training_args.bin"))
+        .expect("written");
+    let plan = plan(&run, &train, "--add-eos train");
+    assert!(plan.contains("DISAGREES"), "{plan}");
+}
+
+/// Dropout raises the logged loss: by its share the loss of the examples may be lower, which the configuration says.
+#[test]
+fn dropout_widens_the_tolerance_by_its_share() {
+    let train = format!("{TINY}/train.jsonl");
+    let with = plan(DROPPED, &train, "--add-eos train");
+    agrees(&with, 2);
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-dropped");
+    for step in [40, 80] {
+        let file = Path::new(&run).join(format!("checkpoint-{step}/config.json"));
+        let mut config: Value = serde_json::from_slice(&fs::read(&file).expect("readable")).expect("an object");
+        for key in ["attn_pdrop", "embd_pdrop", "resid_pdrop"] {
+            assert_eq!(config[key], 0.2);
+            config[key] = Value::from(0.0);
+        }
+        fs::write(&file, config.to_string()).expect("written");
+    }
+    let without = plan(&run, &train, "--add-eos train");
+    // 20 % of the loss below, and nothing above
+    let bounds = |plan: &str| -> Vec<(f64, f64)> {
+        let number = |text: &str| text.split_whitespace().next().expect("a number").parse().expect("a number");
+        let of_line = |line: &str| {
+            let (low, high) = line.split("the log has ").nth(1)?.split_once(" to ")?;
+            Some((number(low), number(high)))
+        };
+        plan.lines().filter_map(of_line).collect()
+    };
+    let (with, without) = (bounds(&with), bounds(&without));
+    assert_eq!((with.len(), without.len()), (2, 2));
+    for ((low, high), (plain_low, plain_high)) in with.into_iter().zip(without) {
+        assert!(high == plain_high && low < plain_low, "{low} {high}, {plain_low} {plain_high}");
+        let share = (plain_low - low) / ((plain_low + plain_high) / 2.0);
+        assert!((share - 0.2).abs() < 0.01, "{low} {plain_low} {high}");
+    }
+}
