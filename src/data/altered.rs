@@ -10,14 +10,14 @@ use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
 
 impl Tokenizer {
-    /// The end-of-sequence token, if the files name one below the vocabulary's size.
-    pub(crate) fn end_token(&self, vocabulary: usize) -> Option<u32> {
-        resolve(self, Special::Eos, vocabulary).ok()
+    /// The end-of-sequence token, by its text or as the files name one below the vocabulary's size.
+    pub(crate) fn end_token(&self, vocabulary: usize, chosen: Option<&str>) -> Option<u32> {
+        resolve(self, Special::Eos, vocabulary, chosen).ok()
     }
 
     /// The begin-of-sequence token, if the files name one below the vocabulary's size.
     pub(crate) fn begin_token(&self, vocabulary: usize) -> Option<u32> {
-        resolve(self, Special::Bos, vocabulary).ok()
+        resolve(self, Special::Bos, vocabulary, None).ok()
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Encoder<'a> {
     bos: Option<Added>,
     eos: Option<Added>,
     from_tokenizer: FromTokenizer,
+    /// Whether a text that has a token which is added at its place gets none.
+    only_where_missing: bool,
     /// A special token was asked for, if only to refuse it where it cannot be added.
     asked: Option<Special>,
     vocabulary: usize,
@@ -46,10 +48,11 @@ struct Added {
 }
 
 impl<'a> Encoder<'a> {
-    /// `text_limit` is the most bytes of a text that is tokenized at once.
+    /// `end_token` is the text of the end token, if it is another than the tokenizer's; `text_limit` is the most bytes of a
+    /// text that is tokenized at once.
     pub(super) fn new(
         tokenizer: Option<&'a Tokenizer>,
-        specials: Specials,
+        (specials, end_token): (Specials, Option<&str>),
         role: Role,
         vocabulary: usize,
         text_limit: usize,
@@ -58,18 +61,21 @@ impl<'a> Encoder<'a> {
         let add_eos = specials.add_eos.applies(role);
         let added = |special, which: Which| match tokenizer {
             Some(tokenizer) if which.applies(role) => {
-                resolve(tokenizer, special, vocabulary).map(|token| Some(Added { token, target: which.is_target() }))
+                let chosen = end_token.filter(|_| special == Special::Eos);
+                let token = resolve(tokenizer, special, vocabulary, chosen)?;
+                Ok(Some(Added { token, target: which.is_target() }))
             }
             _ => Ok(None),
         };
         let asked = if add_bos { Some(Special::Bos) } else { add_eos.then_some(Special::Eos) };
         let (bos, eos) = (added(Special::Bos, specials.add_bos)?, added(Special::Eos, specials.add_eos)?);
-        let from_tokenizer = specials.from_tokenizer;
+        let Specials { from_tokenizer, only_where_missing, .. } = specials;
         Ok(Self {
             tokenizer,
             bos,
             eos,
             from_tokenizer,
+            only_where_missing,
             asked,
             vocabulary,
             text_limit,
@@ -290,16 +296,19 @@ impl<'a> Encoder<'a> {
         if text.is_empty() {
             return Ok((Vec::new(), 0));
         }
-        // A token that is only read may also be the tokenizer's own.
-        let added = |special: Special, added: Option<Added>, own: &[u32]| match added {
+        // A token that is only read may also be the tokenizer's own, and so may one that is put where it is missing.
+        let added = |special: Special, added: Option<Added>, own: &[u32], at: Option<&u32>| match added {
+            Some(Added { token, .. }) if self.only_where_missing && (own.contains(&token) || at == Some(&token)) => {
+                Ok(None)
+            }
             Some(Added { token, target }) if own.contains(&token) => {
                 let (which, text) = (special.name(), tokenizer.token_text(token));
                 if target { Err(LineProblem::SpecialTwice { which, token: text }) } else { Ok(None) }
             }
             added => Ok(added.map(|added| added.token)),
         };
-        let bos = added(Special::Bos, self.bos, front)?;
-        let eos = added(Special::Eos, self.eos, back)?;
+        let bos = added(Special::Bos, self.bos, front, text.first())?;
+        let eos = added(Special::Eos, self.eos, back, text.last())?;
         if self.from_tokenizer != FromTokenizer::Keep {
             let in_text = |special: Special, token, by_tokenizer| {
                 let (which, token) = (special.name(), tokenizer.token_text(token));

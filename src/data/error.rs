@@ -289,6 +289,14 @@ pub enum DataError {
         /// The files that could have named it.
         looked: Vec<PathBuf>,
     },
+    /// The end token that was chosen by its text is none of the tokenizer's, or beyond the embedding.
+    #[error("{}: the end token `{token}` is no token of the tokenizer within the model's vocabulary", file.display())]
+    NoSuchEnd {
+        /// Its text.
+        token: String,
+        /// The tokenizer's file.
+        file: PathBuf,
+    },
     /// A named special token is none of the tokenizer's, or beyond the embedding.
     #[error("{}: `{token}_token` is {found}, {why}", file.display())]
     BadSpecial {
@@ -466,6 +474,9 @@ impl Hint for DataError {
             Self::BrokenTokenizer { .. } => "was it saved by `save_pretrained`, and is it complete?".into(),
             Self::NoSpecial { token, .. } => {
                 format!("name it as `{token}_token` in `tokenizer_config.json`, or leave `--add-{token}` out")
+            }
+            Self::NoSuchEnd { .. } => {
+                "give the tokenizer that training had (`--tokenizer PATH`), or another `--end-token`".into()
             }
             Self::BadSpecial { token, .. } => format!("correct `{token}_token`, or leave `--add-{token}` out"),
             Self::Safetensors { .. } => "is the file complete? write it again with the safetensors library".into(),

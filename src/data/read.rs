@@ -128,12 +128,18 @@ impl<'a> Reading<'a> {
             return Err(DataError::PackedMasks { file: path.to_owned() });
         }
         let tokens_of = tokenizer.map(Arc::as_ref);
-        let encoder = Encoder::new(tokens_of, options.specials, role, limits.vocabulary, bounds.text)?
-            .with_labels(options.labels.as_deref())
-            .with_decoder(limits.decoder)
-            .with_masks(limits.masked)
-            .cut_to(options.max_length)
-            .with_loss_on(chat.loss_on());
+        let encoder = Encoder::new(
+            tokens_of,
+            (options.specials, options.end_token.as_deref()),
+            role,
+            limits.vocabulary,
+            bounds.text,
+        )?
+        .with_labels(options.labels.as_deref())
+        .with_decoder(limits.decoder)
+        .with_masks(limits.masked)
+        .cut_to(options.max_length)
+        .with_loss_on(chat.loss_on());
         let collector = Collector {
             path,
             max_length: options.max_length,

@@ -27,6 +27,8 @@ pub struct DataOptions {
     pub pack_keeps_rest: bool,
     /// Special tokens added to text.
     pub specials: Specials,
+    /// The text of the end-of-sequence token that is added, if it is another than the tokenizer's files name.
+    pub end_token: Option<String>,
     /// What names an example.
     pub id_field: IdField,
     /// Names of the columns that hold it.

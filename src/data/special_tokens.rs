@@ -7,8 +7,13 @@ use super::foreign_json::{named, read_json};
 use super::specials::Special;
 use super::tokenizer::Tokenizer;
 
-/// The token's id: from the files beside the tokenizer, else from the model's `config.json`.
-pub(super) fn resolve(tokenizer: &Tokenizer, special: Special, vocabulary: usize) -> Result<u32, DataError> {
+/// The token's id: that of the chosen text, else from the files beside the tokenizer, else from the model's `config.json`.
+pub(super) fn resolve(
+    tokenizer: &Tokenizer,
+    special: Special,
+    vocabulary: usize,
+    chosen: Option<&str>,
+) -> Result<u32, DataError> {
     let token = special.name();
     let mut looked = Vec::new();
     let checked = |file: &Path, found: String, id: Option<u32>| {
@@ -16,6 +21,10 @@ pub(super) fn resolve(tokenizer: &Tokenizer, special: Special, vocabulary: usize
         let id = id.ok_or_else(|| bad("which is no token of the tokenizer"))?;
         if (id as usize) < vocabulary { Ok(id) } else { Err(bad("which is beyond the model's vocabulary")) }
     };
+    if let Some(chosen) = chosen {
+        let id = tokenizer.token_id(chosen).filter(|&id| (id as usize) < vocabulary);
+        return id.ok_or_else(|| DataError::NoSuchEnd { token: chosen.to_owned(), file: tokenizer.file().to_owned() });
+    }
     for name in ["tokenizer_config.json", "special_tokens_map.json"] {
         let file = tokenizer.folder().join(name);
         if let Some(config) = read_json(&file)? {

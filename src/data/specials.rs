@@ -69,6 +69,8 @@ pub struct Specials {
     pub add_eos: Which,
     /// What becomes of those that the tokenizer adds.
     pub from_tokenizer: FromTokenizer,
+    /// Whether a text that already has the token at that place gets none; else such a text is an error.
+    pub only_where_missing: bool,
 }
 
 /// One of the two special tokens.

@@ -144,8 +144,10 @@ impl Averaging {
                 counted(many, "target")
             );
         }
+        // where it is not recorded there are no weights to count
+        let flag = if over == Over::Either { "" } else { " (`--example-weights batches` counts that)" };
         format!(
-            "{each}; scores take every target alike, so that an example of {} counted {at_most}{more:.2} times what its score says, and one of {} {less:.2} times",
+            "{each}; scores take every target alike, so that an example of {} counted {at_most}{more:.2} times what its score says, and one of {} {less:.2} times{flag}",
             counted(few, "target"),
             counted(many, "target")
         )
@@ -339,7 +341,7 @@ mod tests {
         let version = TransformersVersion::parse("4.40.0");
         let micro = Averaging::of(version, "LlamaForCausalLM", batch(8, 1, false));
         let text = micro.sentence(version, batch(8, 1, false), Some(&targets), false);
-        let expected = "transformers 4.40 divides by the label tokens of each micro-batch of 4 examples by itself; scores take every target alike, so that an example of 20 targets counted 1.16 times what its score says, and one of 60 targets 0.90 times";
+        let expected = "transformers 4.40 divides by the label tokens of each micro-batch of 4 examples by itself; scores take every target alike, so that an example of 20 targets counted 1.16 times what its score says, and one of 60 targets 0.90 times (`--example-weights batches` counts that)";
         assert_eq!(text, expected);
         let text = micro.sentence(version, batch(8, 1, false), Some(&targets), true);
         assert!(text.contains("by itself; scores are multiplied with what an example counted so, 1.16 for"), "{text}");

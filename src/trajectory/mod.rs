@@ -47,7 +47,7 @@ pub use run_checkpoints::{RunCheckpoints, nearest_shares};
 pub use second_moments::second_moments;
 pub use text_data::TextData;
 pub use text_record::TextRecord;
-pub use text_treatment::{Blocks, Difference, Packing, TextTreatment};
+pub use text_treatment::{Blocks, Difference, Packing, TextTreatment, TrlRelease};
 pub use token_counts::{LoggedTokens, TokenComparison};
 pub use trainer::{Around, Gaps, TrainingLog, text_record};
 pub use training_run::{Outline, StageData, TrainingRun, Unknown};

@@ -39,6 +39,10 @@ pub struct TextData {
     pub conversations: bool,
     /// Whether the job names the chat template.
     pub names_template: bool,
+    /// Whether the assistant's turns were found without marks of the chat template.
+    pub by_prefixes: bool,
+    /// The family of that template, if TRL trains the assistant's turns with one of its own in its place.
+    pub replaced_in_training: Option<&'static str>,
     /// Whether these are all examples of training: no `--train-size` says otherwise.
     pub is_whole: bool,
 }

@@ -12,6 +12,8 @@ use crate::trajectory::text_data::TextData;
 pub struct TextTreatment {
     /// The file that says so.
     pub file: std::path::PathBuf,
+    /// Which releases of TRL it may be of, by the fields that it has.
+    pub release: TrlRelease,
     /// Tokens after which an example is cut, or of a block; `None` if it was not cut.
     pub max_length: Option<usize>,
     /// Whether examples that were cut kept their last tokens (`truncation_mode`).
@@ -22,7 +24,8 @@ pub struct TextTreatment {
     pub padding_free: bool,
     /// The column of texts (`dataset_text_field`).
     pub text_field: Option<String>,
-    /// Whether completions alone were targets; `None` where TRL decides by whether there are prompts.
+    /// Whether completions alone were targets; `None` where TRL decides by whether there are prompts, and of releases that
+    /// have no such choice ([`TrlRelease::chooses_targets`]).
     pub completion_only: Option<bool>,
     /// Whether the assistant's turns alone were targets.
     pub assistant_only: bool,
@@ -30,6 +33,46 @@ pub struct TextTreatment {
     pub end_token: Option<String>,
     /// Where the trainer took its chat template from, if not from the tokenizer.
     pub chat_template: Option<String>,
+}
+
+/// Releases of TRL that treat texts alike, oldest first. Their arguments name no release, but have other fields.
+///
+/// # Source
+/// `trl/trainer/sft_trainer.py` and `sft_config.py` of 0.12.2, 0.14.0, 0.15.2, 0.16.1, 0.17.0 and 1.16.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TrlRelease {
+    /// Up to 0.14: no end tokens but between packed texts, which were shuffled; transformers' own collator.
+    UpTo14,
+    /// 0.15: no end tokens; prompt and completion are one text.
+    Of15,
+    /// 0.16: end tokens where the tokens of a text have none; prompt and completion are one text.
+    Of16,
+    /// From 0.17 on: end tokens where a text has none; completions are targets where there are prompts.
+    From17,
+}
+
+impl TrlRelease {
+    /// Whether its arguments say which tokens are targets. Before, every token was one, unless a collator of the user's
+    /// own chose others.
+    pub fn chooses_targets(self) -> bool {
+        self == Self::From17
+    }
+
+    /// Whether a prompt and a completion that are texts were joined into one text, all of it a target.
+    pub fn joined_prompts(self) -> bool {
+        matches!(self, Self::Of15 | Self::Of16)
+    }
+}
+
+impl std::fmt::Display for TrlRelease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::UpTo14 => "a TRL before 0.15",
+            Self::Of15 => "TRL 0.15",
+            Self::Of16 => "TRL 0.16",
+            Self::From17 => "a TRL from 0.17 on",
+        })
+    }
 }
 
 /// How examples were packed into rows of a batch.
@@ -63,12 +106,27 @@ impl TextTreatment {
             Packing::Whole { strategy } => format!("packed whole ({strategy})"),
         };
         let targets = match (self.assistant_only, self.completion_only) {
+            _ if !self.release.chooses_targets() => "every token is a target, but for what a collator left out",
             (true, _) => "assistant's turns are targets",
             (_, Some(true)) => "completions are targets",
             (_, Some(false)) => "prompts and completions are targets",
             (_, None) => "completions are targets where there are prompts",
         };
         format!("{length}, {packing}; {targets}")
+    }
+
+    /// Whether TRL put an end token behind each text.
+    fn puts_ends(&self) -> bool {
+        match self.release {
+            TrlRelease::UpTo14 => self.packing != Packing::None,
+            TrlRelease::Of15 => false,
+            TrlRelease::Of16 | TrlRelease::From17 => true,
+        }
+    }
+
+    /// Whether it put one only where a text had none.
+    pub fn puts_ends_where_missing(&self) -> bool {
+        self.release >= TrlRelease::Of16
     }
 
     /// `Err` if data were read in another way than training treated them; else what a person should know.
@@ -86,10 +144,30 @@ impl TextTreatment {
 
     /// Every way in which data were read otherwise than training treated them.
     pub fn differences(&self, data: &TextData) -> Vec<Difference> {
-        [self.packed_otherwise(data), self.cut_otherwise(data), self.of_other_targets(data)]
-            .into_iter()
-            .flatten()
-            .collect()
+        let (packed, cut) = (self.packed_otherwise(data), self.cut_otherwise(data));
+        [packed, cut, self.of_other_targets(data), self.of_another_template(data)].into_iter().flatten().collect()
+    }
+
+    /// TRL needs marks of what the assistant says, and takes a template that has them in place of one without.
+    fn of_another_template(&self, data: &TextData) -> Option<Difference> {
+        if !self.assistant_only || !data.by_prefixes || data.names_template {
+            return None;
+        }
+        let (what, file) = match data.replaced_in_training {
+            Some(family) => (
+                format!("took a chat template of TRL's own for the assistant's turns (`{family}_training.jinja`)"),
+                format!("{family}_training.jinja"),
+            ),
+            None => (
+                "took a chat template with marks of what the assistant says (`assistant_only_loss=True`)".to_string(),
+                "FAMILY_training.jinja".to_string(),
+            ),
+        };
+        difference(
+            what,
+            "that of the checkpoint has no marks, and the turns are found by what each adds".to_string(),
+            format!("`--chat-template FILE`: TRL's are in its package, `trl/chat_templates/{file}`"),
+        )
     }
 
     fn packed_otherwise(&self, data: &TextData) -> Option<Difference> {
@@ -154,7 +232,7 @@ impl TextTreatment {
 
     fn of_other_targets(&self, data: &TextData) -> Option<Difference> {
         match (self.completion_only, self.assistant_only, data.is_masked()) {
-            (Some(false), false, true) => difference(
+            (Some(false), false, true) if self.release.chooses_targets() => difference(
                 "had prompts and completions as targets (`completion_only_loss=False`)".into(),
                 format!("{} of {} tokens are targets", data.targets, data.tokens),
                 "`--loss-on all`, or write each prompt and completion as one `text`".into(),
@@ -207,26 +285,51 @@ impl TextTreatment {
                 "training took its chat template from `{path}`; that of the checkpoint's tokenizer is used, which a trainer saves with it (another: `--chat-template FILE`)"
             ));
         }
-        if data.ends_are_input {
-            notes.push(
-                "TRL's end tokens are targets, unless its collator left padding out of the loss and padded with them, as it did before it had one of its own; they are none here (`--add-eos train`)".to_string(),
-            );
-        }
-        if !data.adds_end && !self.assistant_only && !data.conversations {
-            let token = self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
+        notes.extend(self.notes_on_ends(data));
+        let release = self.release;
+        if release == TrlRelease::UpTo14 && data.is_masked() && !data.conversations {
             notes.push(format!(
-                "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it (releases before March 2025 put none there unless they packed)"
+                "{release} rendered rows of a prompt and a completion with the chat template, as turns of a user and an assistant, and every token was a target; {} of {} tokens are targets here, which is right if its `DataCollatorForCompletionOnlyLM` chose them, which nothing records (else write the rows as `messages`)",
+                data.targets, data.tokens
+            ));
+        } else if !release.chooses_targets() && data.is_masked() {
+            notes.push(format!(
+                "every token was a target of {release}, unless its `DataCollatorForCompletionOnlyLM` or another collator left some out, which nothing records; {} of {} are targets here (`--loss-on all`)",
+                data.targets, data.tokens
             ));
         }
         notes
+    }
+
+    /// What a person should know of end tokens, if those of the data are not surely those of training.
+    fn notes_on_ends(&self, data: &TextData) -> Option<String> {
+        let release = self.release;
+        if !self.puts_ends() {
+            return (data.adds_end && !data.conversations).then(|| {
+                format!(
+                    "{release} put no end token behind texts, and one is added here: that is right only if the texts themselves had it (else leave out `--add-eos`)"
+                )
+            });
+        }
+        if data.ends_are_input {
+            return Some(
+                "TRL's end tokens are targets, unless its collator left padding out of the loss and padded with them, as it did before it had one of its own; they are none here (`--add-eos train`)".to_string(),
+            );
+        }
+        (!data.adds_end && !self.assistant_only && !data.conversations).then(|| {
+            let token = self.end_token.as_ref().map_or("the end token".to_string(), |token| format!("`{token}`"));
+            format!(
+                "TRL puts {token} behind each text; none is added here (`--add-eos train`), so that the texts have to end with it"
+            )
+        })
     }
 }
 
 /// How TRL joined examples into blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Blocks {
-    /// Whether the strategy is `wrapped`, which begins anew with each batch of 1,000 mapped rows and keeps its shorter
-    /// last block. Releases without strategies differ in both.
+    /// Whether it was as by the strategy `wrapped`, which begins anew with each batch of 1,000 mapped rows and keeps its
+    /// shorter last block. The releases before 0.15 shuffled what they joined and left the rest out.
     pub wrapped: bool,
     /// `dataset_num_proc`: processes that mapped the rows, each its own share.
     pub processes: usize,
@@ -286,14 +389,14 @@ impl Blocks {
 
     fn notes(self) -> Vec<String> {
         let mut notes = vec![];
-        if self.shuffled {
+        if self.shuffled && self.wrapped {
             notes.push(
                 "training shuffled the texts before it joined them (`shuffle_dataset=True`): its blocks had other texts side by side than these, which are joined in the order of the file".to_string(),
             );
         }
         if !self.wrapped {
             notes.push(
-                "the arguments name no strategy of packing, as of a TRL before 0.17: whether blocks began anew within the data, and whether the last was kept, is not recorded (`--pack N:1000:keep` does both)".to_string(),
+                "a TRL before 0.15 shuffled the texts and joined them with an end token behind each (`ConstantLengthDataset`), in an order that is not recorded, and left out what filled no block: its blocks had other texts side by side than these, which are joined in the order of the file".to_string(),
             );
         }
         notes
@@ -330,6 +433,7 @@ mod tests {
     fn treatment() -> TextTreatment {
         TextTreatment {
             file: "training_args.bin".into(),
+            release: TrlRelease::From17,
             max_length: Some(64),
             keeps_end: false,
             packing: Packing::None,
@@ -373,6 +477,45 @@ mod tests {
         assert_eq!(notes, ["3 examples are cut to 32 tokens, where training cut them to 64"]);
     }
 
+    /// Before 0.17 no argument chose targets, and before 0.16 nothing was put behind texts that were not packed.
+    #[test]
+    fn what_earlier_releases_did_is_said() {
+        let of = |release| TextTreatment { release, ..treatment() };
+        let said = |release, data: &TextData| of(release).compare(data).unwrap().join("\n");
+        let masked = TextData { targets: 600, ..data() };
+        for (release, name) in [(TrlRelease::UpTo14, "a TRL before 0.15"), (TrlRelease::Of15, "TRL 0.15")] {
+            assert!(said(release, &data()).starts_with(&format!("{name} put no end token behind texts")));
+            assert_eq!(said(release, &TextData { adds_end: false, ..data() }), "", "{release:?}");
+            assert!(said(release, &masked).contains("`DataCollatorForCompletionOnlyLM`"), "{release:?}");
+        }
+        assert!(said(TrlRelease::UpTo14, &masked).contains("rendered rows of a prompt and a completion"));
+        assert_eq!(said(TrlRelease::Of16, &data()), "");
+        assert!(said(TrlRelease::Of16, &TextData { adds_end: false, ..data() }).contains("`--add-eos train`"));
+        assert!(said(TrlRelease::Of16, &masked).contains("600 of 814 are targets here (`--loss-on all`)"));
+        assert_eq!(said(TrlRelease::From17, &masked), "");
+        // what was packed before 0.15 had end tokens
+        let packing = Packing::Blocks(Blocks { wrapped: false, processes: 1, shuffled: true });
+        let packed = TextTreatment { packing, ..of(TrlRelease::UpTo14) };
+        let blocks = TextData { pack: Some(64), ..data() };
+        assert!(!packed.compare(&blocks).unwrap().join("\n").contains("put no end token"));
+        let without = TextData { adds_end: false, ..blocks };
+        assert!(packed.compare(&without).unwrap().join("\n").contains("TRL puts the end token behind each text"));
+    }
+
+    /// A template without marks is not what TRL trained the assistant's turns with.
+    #[test]
+    fn turns_that_were_found_without_marks_are_refused() {
+        let turns = TextTreatment { assistant_only: true, ..treatment() };
+        let chats = TextData { targets: 600, conversations: true, adds_end: false, by_prefixes: true, ..data() };
+        let (message, hint) = refused(&turns, &chats);
+        assert!(message.contains("took a chat template with marks of what the assistant says"), "{message}");
+        assert!(hint.starts_with("`--chat-template FILE`: TRL's are in its package"), "{hint}");
+        let known = TextData { replaced_in_training: Some("qwen3"), ..chats };
+        assert!(refused(&turns, &known).1.ends_with("`trl/chat_templates/qwen3_training.jinja`"));
+        assert!(turns.compare(&TextData { names_template: true, ..known }).is_ok());
+        assert!(treatment().compare(&known).is_ok(), "all tokens are targets");
+    }
+
     #[test]
     fn packing_of_another_kind_is_refused() {
         let packing = Packing::Blocks(Blocks { wrapped: false, processes: 1, shuffled: false });
@@ -384,7 +527,7 @@ mod tests {
         );
         assert_eq!(hint, "`--pack 64`");
         let notes = blocks.compare(&TextData { pack: Some(64), ..data() }).unwrap();
-        assert!(notes.len() == 1 && notes[0].contains("no strategy"), "{notes:?}");
+        assert!(notes.len() == 1 && notes[0].contains("ConstantLengthDataset"), "{notes:?}");
         assert!(refused(&blocks, &TextData { pack: Some(32), ..data() }).0.contains("blocks of 32"));
         assert!(refused(&treatment(), &TextData { pack: Some(64), ..data() }).1.contains("--pack"));
         let whole = TextTreatment { packing: Packing::Whole { strategy: "bfd".into() }, ..treatment() };

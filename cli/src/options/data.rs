@@ -17,13 +17,17 @@ const SIDES: &[(&str, &str)] = &[
     ("both:input", "to both, likewise"),
 ];
 
-const SPECIAL_TOKENS: &[(&str, &str)] =
-    &[("keep", "also where a text has them already"), ("none", "leave the tokenizer's out")];
+const SPECIAL_TOKENS: &[(&str, &str)] = &[
+    ("keep", "also where a text has them already"),
+    ("none", "leave the tokenizer's out"),
+    ("missing", "put those of --add-bos and --add-eos where a text has none"),
+];
 
 const LOSS_ON: &[(&str, &str)] = &[
     ("all", "every token, of prompts too"),
     ("assistant", "what the assistant says"),
     ("last", "the last turn, which has to be the assistant's"),
+    ("completion", "completions where there are prompts, else every token"),
 ];
 
 /// Training examples and queries.
@@ -129,6 +133,9 @@ pub(crate) struct DataOptions {
     /// `train:input` does the same.
     #[arg(long, value_name = "WHERE", value_parser = one_of::<Side>(SIDES))]
     add_eos: Option<Side>,
+    /// The end-of-sequence token of --add-eos, by its text [default: the tokenizer's `eos_token`]
+    #[arg(long, value_name = "TOKEN")]
+    end_token: Option<String>,
     /// The N of the weight 1/N [default: the training file's examples]
     ///
     /// How many examples the training objective averaged over. Give it if the file is a part of the data.
@@ -194,6 +201,7 @@ impl DataOptions {
         data.special_tokens = self.special_tokens.or(data.special_tokens);
         data.add_bos = self.add_bos.unwrap_or(data.add_bos);
         data.add_eos = self.add_eos.unwrap_or(data.add_eos);
+        data.end_token = self.end_token.clone().or(data.end_token.take());
         data.train_size = self.train_size.or(data.train_size);
         data.skip_loss_check |= self.no_loss_check;
     }

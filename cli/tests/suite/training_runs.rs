@@ -228,6 +228,59 @@ fn influence_at_a_checkpoint_of_trl_says_what_trl_did() {
     assert!(!planned(&format!("influence --model {run}/base {TRL_DATA}")).contains("TRL"));
 }
 
+/// TRL 0.16 joined 48 prompts and completions into texts, put an end token behind each and took every token as a target:
+/// 1,453 tokens an epoch (`fixtures/generators/trl_releases.py`).
+#[test]
+fn prompts_that_an_earlier_trl_joined_with_their_completions_are_targets() {
+    const JOINED: &str = "fixtures/trainer-joined";
+    let data = TRL_DATA.replace("fixtures/trainer-tiny/train.jsonl", "fixtures/trainer-masked/train.jsonl");
+    let plan = planned(&format!("influence --run {JOINED} {data} --add-eos train"));
+    assert!(
+        plan.contains("every token of the training examples is a target, prompts too, as TRL 0.16 had it"),
+        "{plan}"
+    );
+    assert!(plan.contains("1453 tokens of the training examples in an epoch, as the log has counted"), "{plan}");
+    assert!(plan.matches(": agrees").count() == 2 && !plan.contains("warning"), "{plan}");
+    // a collator that left prompts out is not recorded
+    let plan = planned(&format!("influence --run {JOINED} {data} --add-eos train --loss-on completion"));
+    assert!(plan.contains("every token was a target of TRL 0.16, unless its `DataCollatorForCompletionOnly"), "{plan}");
+    assert!(plan.contains("1213 of 1453 are targets here (`--loss-on all`)"), "{plan}");
+}
+
+/// Arguments of a TRL before 0.15 beside the run: what it did is said, and the length to which it cut is demanded.
+#[test]
+fn arguments_of_a_trl_of_2024_are_read() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-trl");
+    let at = root().join("fixtures/trajectory/releases");
+    let take = |name: &str| fs::copy(at.join(name), Path::new(&run).join("training_args.bin")).expect("written");
+    take("0.12.2.bin");
+    let plan = planned(&format!("influence --run {run} {TRL_DATA} --add-eos train"));
+    assert!(plan.contains("a TRL before 0.15 put no end token behind texts, and one is added here"), "{plan}");
+    take("0.12.2-packed.bin");
+    let said = refused(&format!("influence --run {run} {TRL_DATA} --add-eos train"));
+    assert!(
+        said.contains("training packed the examples into blocks of 64 tokens, but they are read one by one"),
+        "{said}"
+    );
+    assert!(said.contains("`--pack 64`"), "{said}");
+}
+
+/// The end token of `SFTConfig(eos_token=...)` is put behind texts, whatever the tokenizer's files name.
+#[test]
+fn the_end_token_that_trl_was_given_is_taken() {
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "end_token");
+    let plan = planned(&format!("influence --model {run}/checkpoint-60 {TRL_DATA} --add-eos train --no-loss-check"));
+    assert!(plan.contains("the end token of the training examples is `!`, as `eos_token` in"), "{plan}");
+    assert!(plan.lines().any(|line| line.contains("[targets] marked") && line.trim_end().ends_with("[!]")), "{plan}");
+    let other = format!(
+        "influence --model {run}/checkpoint-60 {TRL_DATA} --add-eos train --end-token <|none|> --no-loss-check"
+    );
+    let said = refused(&other);
+    assert!(said.contains("the end token `<|none|>` is no token of the tokenizer"), "{said}");
+}
+
 /// A loss of another kind and noise on embeddings are no part of the loss that scores explain.
 #[test]
 fn influence_says_how_training_changed_its_loss() {

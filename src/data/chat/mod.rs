@@ -16,6 +16,7 @@ mod template;
 mod template_file;
 #[cfg(test)]
 mod tests;
+mod training_templates;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -111,6 +112,7 @@ impl Chat {
             hash: template.hash(),
             loss_on: self.options.loss_on,
             by_prefixes: count(&self.by_prefixes),
+            replaced_in_training: template.replaced_in_training(),
             parted: count(&self.parted),
             renamed: count(&self.renamed),
             today: template.day_told().filter(|_| self.options.date.is_none()),

@@ -21,6 +21,9 @@ pub struct ChatReport {
     pub loss_on: Option<LossOn>,
     /// Rows whose assistant's turns were found by rendering the turns before them, since the template has no marks.
     pub by_prefixes: usize,
+    /// The family of the template, if TRL takes a template of training of its own for it where the loss is on the
+    /// assistant's turns: `trl/chat_templates/FAMILY_training.jinja`.
+    pub replaced_in_training: Option<&'static str>,
     /// Rows whose rendered prompt is not how the whole begins, so that targets begin where the two part.
     pub parted: usize,
     /// Rows whose turns are `from` a `human` or a `gpt`, which were read as `user` and `assistant`.

@@ -22,6 +22,7 @@ use super::options::ChatOptions;
 use super::problem::{ChatProblem, escaped};
 use super::python;
 use super::template_file::{self, Texts};
+use super::training_templates;
 use crate::data::tokenizer::Tokenizer;
 
 /// Steps that the rendering of one conversation may take: a step is an instruction, or 64 bytes of a text. Templates in
@@ -47,6 +48,8 @@ pub(super) struct Template {
     date: ChatDate,
     /// Whether a conversation asked for the day.
     told: Arc<AtomicBool>,
+    /// The family of the template, if TRL trains with another in its place.
+    replaced_in_training: Option<&'static str>,
 }
 
 /// What is given to a template.
@@ -98,6 +101,7 @@ impl Template {
     pub(super) fn new(texts: Texts, tokens: Map<String, Json>, date: ChatDate) -> Result<Self, ChatProblem> {
         let Texts { file, default, tool_use } = texts;
         let all = format!("{default}\0{}", tool_use.as_deref().unwrap_or_default());
+        let replaced_in_training = training_templates::family(&default);
         let (hash, marks) = (blake3::hash(all.as_bytes()), Marks::of(&all));
         let told = Arc::new(AtomicBool::new(false));
         let mut environment = environment(&marks, date, &told);
@@ -111,11 +115,16 @@ impl Template {
                 .add_template_owned(name, text)
                 .map_err(|error| ChatProblem::BrokenTemplate { file: file.clone(), message: message(&error) })?;
         }
-        Ok(Self { environment, file, hash, marked, marks, tokens, date, told })
+        Ok(Self { environment, file, hash, marked, marks, tokens, date, told, replaced_in_training })
     }
 
     pub(super) fn file(&self) -> &Path {
         &self.file
+    }
+
+    /// The family of the template, if TRL trains the assistant's turns with another in its place.
+    pub(super) fn replaced_in_training(&self) -> Option<&'static str> {
+        self.replaced_in_training
     }
 
     /// The first digits of the hash of the template's text.

@@ -138,6 +138,23 @@ fn turns_of_the_assistant_are_found_by_what_they_add() {
     assert_eq!(targets(&found, 0), "b<|im_end|>\n");
 }
 
+/// The template of Microsoft's Phi-3 (MIT), which TRL trains with marks that it does not have.
+#[test]
+fn a_template_that_trl_replaces_is_named() {
+    let phi3 = "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] + \
+                '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + message['content'] + \
+                '<|end|>\n'}}{% elif message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + \
+                '<|end|>\n'}}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ \
+                eos_token }}{% endif %}";
+    let family = |template: &str| {
+        let report = rendered(template, ASKED, None).expect("sound").1;
+        report.chat.expect("conversations").replaced_in_training
+    };
+    assert_eq!(family(phi3), Some("phi3"));
+    assert_eq!(family(&format!("{phi3} ")), None, "TRL compares the whole text");
+    assert_eq!(family(CHATML), None);
+}
+
 #[test]
 fn a_template_is_found_where_transformers_looks() {
     let folder = tempfile::tempdir().expect("a temporary folder");

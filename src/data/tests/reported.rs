@@ -61,6 +61,52 @@ fn end_tokens_can_be_present_without_being_targets() {
     assert_eq!(read(Which::QueriesInput, ADDS_EOS)[1].1, [f, t, t], "a training file");
 }
 
+/// TRL puts an end token behind a text that has none, and takes the one that its arguments name.
+#[test]
+fn end_tokens_are_put_where_they_are_missing() {
+    let text = lines(&[
+        json!({"text": "ab</s>"}),
+        json!({"text": "ab ab"}),
+        json!({"prompt": "ab", "completion": " ab</s>"}),
+        json!({"prompt": "ab", "completion": " ab"}),
+    ]);
+    let read = |only_where_missing, post_processor, which| {
+        let small = tokenizer(post_processor);
+        let specials = Specials { add_eos: which, only_where_missing, ..Specials::default() };
+        let options = DataOptions { specials, ..DataOptions::default() };
+        read_as(&text, Format::JsonLines, Some(&small.tokenizer), options).map(|(dataset, _)| {
+            let all = tokens(&dataset);
+            (0..4).map(|i| (all.tokens(i).to_vec(), all.targets(i))).collect::<Vec<_>>()
+        })
+    };
+    let whole = [vec![6, 1], vec![6, 7, 1], vec![6, 7, 1], vec![6, 7, 1]];
+    let found = read(true, ADDS_NOTHING, Which::Train).expect("sound");
+    assert_eq!(found, whole.clone().into_iter().zip([1, 2, 2, 2]).collect::<Vec<_>>());
+    let found = read(true, ADDS_NOTHING, Which::TrainInput).expect_err("a text whose only target is the end token");
+    assert!(found.to_string().starts_with("x.jsonl:1: "), "{found}");
+    assert!(complaint(read(false, ADDS_NOTHING, Which::Train)).starts_with("x.jsonl:1: the text already ends"));
+    // the tokenizer's own is enough
+    assert!(complaint(read(false, ADDS_EOS, Which::Train)).contains("the tokenizer adds `</s>`"));
+    let text = lines(&[json!({"text": "ab ab"})]);
+    let small = tokenizer(ADDS_EOS);
+    let specials = Specials { add_eos: Which::Train, only_where_missing: true, ..Specials::default() };
+    let options = DataOptions { specials, ..DataOptions::default() };
+    let (dataset, _) = read_as(text, Format::JsonLines, Some(&small.tokenizer), options).expect("sound");
+    assert_eq!(tokens(&dataset).tokens(0), [6, 7, 1]);
+}
+
+#[test]
+fn another_end_token_is_named_by_its_text() {
+    let read = |end: &str| {
+        let options = DataOptions { end_token: Some(end.into()), ..add(Which::None, Which::Train) };
+        read(lines(&[json!({"text": "ab ab"})]), options)
+    };
+    assert_eq!(tokens(&read("<s>").expect("sound").0).tokens(0), [6, 7, 0]);
+    let said = complaint(read("<|im_end|>"));
+    assert!(said.contains("the end token `<|im_end|>` is no token of the tokenizer"), "{said}");
+    assert!(said.contains("`--tokenizer PATH`"), "{said}");
+}
+
 #[test]
 fn padding_with_the_end_token_is_seen() {
     let home = tempfile::tempdir().expect("a temporary folder");

@@ -11,7 +11,7 @@ use crate::data::{
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
-use crate::job::request::{DataRequest, Job, LossTokens};
+use crate::job::request::{DataRequest, Job, LossTokens, SpecialTokens};
 use crate::model::adapter::folder::AdapterFolder;
 use crate::model::{Limits, Model};
 use crate::trajectory::TextTreatment;
@@ -185,7 +185,7 @@ pub(in crate::job) fn as_trained(
     role: Role,
     file: &Path,
 ) -> (Job, Vec<String>) {
-    let (mut job, note) = with_targets_of(job, treatment, role);
+    let (mut job, note) = with_targets_of(job, treatment, role, file);
     let mut notes: Vec<String> = note.into_iter().collect();
     let Some(texts) = treatment.filter(|_| role == Role::Train) else { return (job, notes) };
     let arguments = texts.file.display();
@@ -194,6 +194,18 @@ pub(in crate::job) fn as_trained(
         notes.push(format!(
             "long training examples keep their end, as `truncation_mode=keep_end` in {arguments} says (as with `--keep-end`)"
         ));
+    }
+    if job.data.add_eos.has_train() && texts.puts_ends_where_missing() && job.data.special_tokens.is_none() {
+        // TRL leaves a text alone that has one
+        job.data.special_tokens = Some(SpecialTokens::Missing);
+    }
+    if let Some(token) = texts.end_token.as_ref().filter(|_| job.data.add_eos.has_train())
+        && job.data.end_token.is_none()
+    {
+        notes.push(format!(
+            "the end token of the training examples is `{token}`, as `eos_token` in {arguments} says (as with `--end-token`)"
+        ));
+        job.data.end_token = Some(token.clone());
     }
     let recorded = texts.text_field.as_deref().unwrap_or("text");
     let is_there = || data::first_row(file, &job.data.columns()).is_some_and(|row| row.contains_key(recorded));
@@ -216,17 +228,43 @@ pub(in crate::job) fn as_trained(
 
 /// The job with the targets that TRL's arguments name, where it chooses none; and a note if that is another choice
 /// than the default. Queries ask what the assistant says where training did; their prompts are never targets for it.
-fn with_targets_of(job: &Job, treatment: Option<&TextTreatment>, role: Role) -> (Job, Option<String>) {
+fn with_targets_of(
+    job: &Job,
+    treatment: Option<&TextTreatment>,
+    role: Role,
+    data_file: &Path,
+) -> (Job, Option<String>) {
     let mut job = job.clone();
     let (Some(texts), None) = (treatment, job.data.loss_on) else { return (job, None) };
+    let (what, file) = (if role == Role::Train { "training examples" } else { "queries" }, texts.file.display());
     let (loss_on, field, flag) = match (texts.assistant_only, texts.completion_only, role) {
         (true, _, _) => (LossTokens::Assistant, "assistant_only_loss=True", "assistant"),
         (false, Some(false), Role::Train) => (LossTokens::All, "completion_only_loss=False", "all"),
+        (false, None, Role::Train) if texts.release.joined_prompts() && holds_pairs(&job, data_file) => {
+            job.data.loss_on = Some(LossTokens::All);
+            let release = texts.release;
+            return (
+                job,
+                Some(format!(
+                    "every token of the training examples is a target, prompts too, as {release} had it, whose arguments {file} are; if its `DataCollatorForCompletionOnlyLM` left prompts out, which nothing records, give `--loss-on completion`"
+                )),
+            );
+        }
         _ => return (job, None),
     };
     job.data.loss_on = Some(loss_on);
-    let (what, file) = (if role == Role::Train { "training examples" } else { "queries" }, texts.file.display());
     (job, Some(format!("targets of the {what} are those of `{field}` in {file} (as with `--loss-on {flag}`)")))
+}
+
+/// Whether the rows of a file are prompts and completions that are texts.
+fn holds_pairs(job: &Job, file: &Path) -> bool {
+    let columns = job.data.columns();
+    let (prompt, completion) = (columns.prompt.as_deref(), columns.completion.as_deref());
+    data::first_row(file, &columns).is_some_and(|row| {
+        [prompt.unwrap_or("prompt"), completion.unwrap_or("completion")]
+            .into_iter()
+            .all(|name| row.get(name).is_some_and(serde_json::Value::is_string))
+    })
 }
 
 /// A `chat_date` that is no day.
@@ -236,7 +274,7 @@ fn chat_date(problem: String) -> JobError {
 
 /// What a person should know of how conversations were read.
 fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
-    let ChatReport { conversations, prompted, by_prefixes, parted, renamed, hash, .. } = chat;
+    let ChatReport { conversations, prompted, by_prefixes, replaced_in_training, parted, renamed, hash, .. } = chat;
     let targets = match (chat.loss_on, prompted) {
         (Some(LossOn::All), _) => "every token is a target".to_owned(),
         (Some(LossOn::Assistant), _) => "what the assistant says is the target".to_owned(),
@@ -251,7 +289,11 @@ fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
     if *by_prefixes > 0 {
         notes.push(format!(
             "the chat template has no `{{% generation %}}` marks: in {by_prefixes} {what} the assistant's turns are what each \
-             adds to the turns before it, with whatever the template writes behind a turn"
+             adds to the turns before it, with whatever the template writes behind a turn{}",
+            replaced_in_training.map_or(String::new(), |family| format!(
+                "; TRL trains with a template of its own in place of this one, whose tokens and targets may be others \
+                 (`--chat-template .../trl/chat_templates/{family}_training.jinja`)"
+            ))
         ));
     }
     if *parted > 0 {
@@ -455,6 +497,7 @@ pub(in crate::job) fn options(
         add_bos: job.data.add_bos.into(),
         add_eos: job.data.add_eos.into(),
         from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
+        only_where_missing: job.data.special_tokens == Some(SpecialTokens::Missing),
     };
     Ok(DataOptions {
         max_length: job.data.max_length,
@@ -464,6 +507,7 @@ pub(in crate::job) fn options(
         pack_processes: job.data.pack_processes,
         pack_keeps_rest: job.data.pack_keeps_rest,
         specials,
+        end_token: job.data.end_token.clone(),
         id_field: job.data.id_field.as_deref().into(),
         columns: job.data.columns(),
         memory,
@@ -471,7 +515,7 @@ pub(in crate::job) fn options(
         chat: ChatOptions {
             template: job.data.chat_template.clone(),
             text: None,
-            loss_on: job.data.loss_on.map(Into::into),
+            loss_on: job.data.loss_on.and_then(LossTokens::chosen),
             date: job.data.chat_date.as_deref().map(str::parse).transpose().map_err(chat_date)?,
         },
     })

@@ -6,10 +6,9 @@ use crate::data::{RowLimits, RowShape, Task};
 use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets, rank_by, shortlist};
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
-use crate::job::request::Job;
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, Measure, Normalize, Precision, ScoreScale, Solve, SourceRequest, StoreScores,
+    FitExamples, FormRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
     TokensRequest,
 };
 use crate::model::{AlsoTracked, Limits};
@@ -123,6 +122,9 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.data.keep_end && job.data.max_length.is_none() {
         return options("<keep_end> says what <max_length> keeps of a longer example", "give both, or neither");
+    }
+    if job.data.end_token.is_some() && job.data.add_eos == Side::None {
+        return options("<end_token> is the token that <add_eos> puts behind texts", "give both, or neither");
     }
     if job.data.pack_keeps_rest && job.data.pack.is_none() {
         return options("`pack_keeps_rest` is about what fills no block of <pack>", "give both, or neither");

@@ -140,6 +140,8 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         ends_are_input: matches!(job.data.add_eos, Side::TrainInput | Side::BothInput),
         conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),
         names_template: job.data.chat_template.is_some(),
+        by_prefixes: report.chat.as_ref().is_some_and(|chat| chat.by_prefixes > 0),
+        replaced_in_training: report.chat.as_ref().and_then(|chat| chat.replaced_in_training),
         is_whole: examples == stage.train.len(),
     };
     StageData {

@@ -252,6 +252,9 @@ pub struct DataRequest {
     /// Where an end-of-sequence token is put behind.
     #[serde(default)]
     pub add_eos: Side,
+    /// The text of that token; none: the one that the tokenizer's files name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_token: Option<String>,
     /// Examples that the training objective averaged over; none: as many as `train` holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train_size: Option<usize>,
@@ -326,6 +329,8 @@ pub enum SpecialTokens {
     Keep,
     /// They are not added.
     None,
+    /// They are added, and those that are asked for beside them are put where a text does not have them already.
+    Missing,
 }
 
 impl From<SpecialTokens> for FromTokenizer {
@@ -333,6 +338,7 @@ impl From<SpecialTokens> for FromTokenizer {
         match choice {
             SpecialTokens::Keep => Self::Keep,
             SpecialTokens::None => Self::None,
+            SpecialTokens::Missing => Self::Once,
         }
     }
 }
@@ -347,14 +353,19 @@ pub enum LossTokens {
     Assistant,
     /// The last turn.
     Last,
+    /// Completions where there are prompts, and every token elsewhere: what is taken where nothing is chosen and no
+    /// trainer recorded another choice.
+    Completion,
 }
 
-impl From<LossTokens> for LossOn {
-    fn from(choice: LossTokens) -> Self {
-        match choice {
-            LossTokens::All => Self::All,
-            LossTokens::Assistant => Self::Assistant,
-            LossTokens::Last => Self::Last,
+impl LossTokens {
+    /// The choice as data are read with it; `None` for the one that is taken where there is none.
+    pub(in crate::job) fn chosen(self) -> Option<LossOn> {
+        match self {
+            Self::All => Some(LossOn::All),
+            Self::Assistant => Some(LossOn::Assistant),
+            Self::Last => Some(LossOn::Last),
+            Self::Completion => None,
         }
     }
 }

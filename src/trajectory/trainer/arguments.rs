@@ -9,7 +9,7 @@ use super::super::schedule_arguments::{Argument, schedule_kind};
 use super::super::torch_zip::TorchFile;
 use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::Company;
-use crate::trajectory::text_treatment::{Blocks, Packing, TextTreatment};
+use crate::trajectory::text_treatment::{Blocks, Packing, TextTreatment, TrlRelease};
 
 /// What we take from the arguments, whatever class they are of.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,10 +207,14 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
     if prepared.and_then(Value::as_bool) == Some(true) {
         return None;
     }
+    let release = release(root);
     let packing = match name("packing_strategy") {
         _ if !packs => Packing::None,
-        strategy @ (None | Some("wrapped")) => Packing::Blocks(Blocks {
-            wrapped: strategy.is_some(),
+        None if release == TrlRelease::UpTo14 => {
+            Packing::Blocks(Blocks { wrapped: false, processes: 1, shuffled: true })
+        }
+        None | Some("wrapped") => Packing::Blocks(Blocks {
+            wrapped: true,
             processes: root.attribute("dataset_num_proc").and_then(Value::as_usize).unwrap_or(1).max(1),
             shuffled: flag("shuffle_dataset").unwrap_or(false),
         }),
@@ -218,6 +222,7 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
     };
     Some(TextTreatment {
         file: file.to_path_buf(),
+        release,
         max_length: length.as_usize(),
         packing,
         keeps_end: name("truncation_mode") == Some("keep_end"),
@@ -228,6 +233,21 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
         end_token: name("eos_token").map(str::to_string),
         chat_template: name("chat_template_path").map(str::to_string),
     })
+}
+
+/// The releases whose `SFTConfig` has these fields: `max_length` came with 0.16 and `completion_only_loss` with 0.17, and
+/// 0.15 no longer had numbers for the buffer of packing.
+fn release(root: Value<'_>) -> TrlRelease {
+    let has = |key: &str| root.attribute(key).is_some();
+    if has("completion_only_loss") {
+        TrlRelease::From17
+    } else if has("max_length") {
+        TrlRelease::Of16
+    } else if root.attribute("num_of_sequences").is_none_or(|buffer| !buffer.is_none()) {
+        TrlRelease::UpTo14
+    } else {
+        TrlRelease::Of15
+    }
 }
 
 struct Fields<'a> {
@@ -298,6 +318,27 @@ mod tests {
         assert_eq!(arguments.difference(&arguments), None);
         assert_eq!(arguments.difference(&read("linear-10/checkpoint-36")), None, "another schedule");
         assert_eq!(arguments.difference(&read("linear-1/checkpoint-24")).unwrap().0, "gradient_accumulation_steps");
+    }
+
+    /// `SFTConfig`s that these releases wrote (`fixtures/generators/trl_releases.py`): no field names the release.
+    #[test]
+    fn releases_of_trl_are_known_by_their_fields() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/trajectory/releases");
+        let read = |name: &str| TrainingArguments::read(&folder.join(format!("{name}.bin"))).unwrap().texts.unwrap();
+        for (version, release) in [
+            ("0.12.2", TrlRelease::UpTo14),
+            ("0.14.0", TrlRelease::UpTo14),
+            ("0.15.2", TrlRelease::Of15),
+            ("0.16.1", TrlRelease::Of16),
+            ("0.17.0", TrlRelease::From17),
+        ] {
+            let texts = read(version);
+            assert_eq!((texts.release, texts.max_length), (release, Some(64)), "{version}");
+            assert_eq!((texts.completion_only, texts.end_token.as_deref()), (None, None), "{version}");
+            let wrapped = release > TrlRelease::UpTo14;
+            let blocks = Blocks { wrapped, processes: 1, shuffled: !wrapped };
+            assert_eq!(read(&format!("{version}-packed")).packing, Packing::Blocks(blocks), "{version}");
+        }
     }
 
     #[test]

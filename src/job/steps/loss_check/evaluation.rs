@@ -198,11 +198,15 @@ impl Plan {
         Ok(true)
     }
 
-    /// The end token of a data set's tokenizer, if it and the model name one.
+    /// The end token of a data set of the last stage: the one that was chosen or that TRL recorded, else its tokenizer's, if
+    /// it and the model name one.
     pub(super) fn end_token(&self, examples: &Dataset) -> Result<Option<u32>, JobError> {
         Ok(match (examples.kind(), self.training.networks.get(self.training.last_network())?.model.limits()) {
             (Kind::Tokens(tokens), Limits::Tokens(limits)) => {
-                tokens.tokenizer().and_then(|tokenizer| tokenizer.end_token(limits.vocabulary))
+                let last = self.training.stages.len().saturating_sub(1);
+                let recorded = self.texts.treatment(last).and_then(|texts| texts.end_token.as_deref());
+                let chosen = self.job.data.end_token.as_deref().or(recorded);
+                tokens.tokenizer().and_then(|tokenizer| tokenizer.end_token(limits.vocabulary, chosen))
             }
             _ => None,
         })
