@@ -26,6 +26,7 @@ mod memory;
 mod plan;
 mod progress;
 mod report;
+mod scripts;
 mod source;
 mod steps;
 mod support;
