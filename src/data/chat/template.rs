@@ -234,6 +234,9 @@ fn environment(marks: &Marks, date: ChatDate, told: &Arc<AtomicBool>) -> Environ
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |value: Value| python::text(&value));
     environment.add_filter("trim", trim);
+    // nothing can be passed through in Python where there is `None`; templates ask it of `tools`
+    environment
+        .add_test("iterable", |value: Value| !value.is_none() && (value.is_undefined() || value.try_iter().is_ok()));
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         let raised = Raised(python::text(&message));
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(raised))

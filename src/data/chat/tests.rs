@@ -345,6 +345,25 @@ fn templates_that_fail_or_never_end_are_stopped() {
     assert!(lines.contains("line 3 of the template"), "{lines}");
 }
 
+/// As Jinja in Python prints it. Templates of Qwen and Nemotron ask `tools is iterable and tools | length > 0`.
+#[test]
+fn what_is_iterable_is_so_in_python() {
+    let asked = "{{ [none is iterable, nothing is iterable, 'ab' is iterable, [1] is iterable, {} is iterable, \
+                 3 is iterable, true is iterable, range(2) is iterable] }}";
+    let (found, _) = rendered(asked, ASKED, None).expect("sound");
+    let expected = "[False, True, True, True, True, False, False, True]";
+    let tokens = |text: &str| {
+        let text = serde_json::json!({"text": text}).to_string();
+        let specials = Specials { from_tokenizer: FromTokenizer::None, ..Specials::default() };
+        let options = DataOptions { specials, ..DataOptions::default() };
+        ids(&read_options(&text, &tokenizer(), options).expect("sound").0, 0)
+    };
+    assert_eq!(ids(&found, 0), tokens(expected));
+    let tools =
+        "{% if tools is iterable and tools | length > 0 %}{{ tools | length }}{% endif %}{{ messages[0].content }} b";
+    assert_eq!(ids(&rendered(tools, ASKED, None).expect("sound").0, 0), tokens("a b"));
+}
+
 #[test]
 fn a_day_is_told_and_said() {
     let template = "{{ strftime_now('%Y-%m-%d') }} {{ messages[0].content }}";
