@@ -378,7 +378,7 @@ mod tests {
     /// Both spellings of every type against transformers' numbers (`fixtures/generators/rope.py`).
     #[test]
     fn frequencies_are_those_of_transformers() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/rope.json");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/rope.json");
         let fixture: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let numbers =
             |value: &Value| -> Vec<f64> { value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect() };
