@@ -138,9 +138,9 @@ impl TorchParameters {
         for name in weights.names() {
             let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
             let own = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
-            // Embeddings are saved with an adapter that trains nothing but A and B of theirs. With `bias = all` a file
-            // also has the frozen biases of what was copied, and those of the copy once more under their name in memory.
-            if !settings.trains(own) || own.contains(".original_module.") || own.contains(".modules_to_save.") {
+            // embeddings are saved with an adapter that trains nothing but A and B of theirs
+            let Some(plain) = parts::in_base(own).filter(|_| settings.trains(own)) else { continue };
+            if parts::is_named_as_in_memory(own) && weights.contains(&format!("{PREFIX}{plain}")) {
                 continue;
             }
             let place = match parts::parts(own) {
@@ -152,7 +152,7 @@ impl TorchParameters {
                         place
                     })
                 }
-                None => place(order, &own.replace(".base_layer.", ".")),
+                None => place(order, &plain),
             };
             places.push((place.ok_or_else(unknown)?, Parameter { name: name.to_owned(), shape: weights.shape(name)? }));
         }

@@ -1,3 +1,5 @@
+//! Tests of disentangled attention: kernel and composed ops against the definition, and gradients against its slopes.
+
 use candle_core::{DType, Device, Var};
 
 use super::*;

@@ -1,4 +1,4 @@
-//! The same fault in every form of file that can have it, as pandas, datasets and pyarrow write it
+//! Faults of data files, each in every form of file that can have it, as pandas, datasets and pyarrow write it
 //! (`fixtures/generators/faults.py`): one message that names the file, the row and the column, whatever the form is.
 
 use std::fs;
@@ -11,14 +11,19 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/forms").join(name)
 }
 
-/// Message, causes and hint of a file that is refused.
-#[track_caller]
-fn refusal(file: &Path, options: DataOptions) -> String {
+/// A file as the small GPT-2 of the fixtures reads training examples.
+fn read_small(file: &Path, options: DataOptions) -> Result<(Dataset, ReadReport), DataError> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-tiny");
     let tokenizer = Arc::new(Tokenizer::find(&folder, None).expect("a tokenizer"));
     let limits = ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None, masked: None };
-    let read = read_tokens(file, Role::Train, Some(&tokenizer), limits, options);
-    let error = read.map(drop).expect_err(&format!("{} is refused", file.display()));
+    read_tokens(file, Role::Train, Some(&tokenizer), limits, options)
+}
+
+/// Message, causes and hint of a file that is refused.
+#[track_caller]
+fn refusal(file: &Path) -> String {
+    let error =
+        read_small(file, DataOptions::default()).map(drop).expect_err(&format!("{} is refused", file.display()));
     let cause = std::error::Error::source(&error).map_or(String::new(), |cause| format!(": {cause}"));
     format!("{error}{cause}\n{}", error.hint().unwrap_or_default())
 }
@@ -54,7 +59,7 @@ fn each_fault_is_named_with_file_row_and_column_in_every_form() {
         let forms = forms(fault);
         assert_eq!(forms.len(), count, "{fault}: {forms:?}");
         for file in forms {
-            let said = refusal(&file, DataOptions::default());
+            let said = refusal(&file);
             let shown = file.display().to_string();
             let places = [format!("{shown}:{row}: "), format!("{shown}, row {row}: ")];
             // of a folder the file in it is named
@@ -73,7 +78,7 @@ fn each_fault_is_named_with_file_row_and_column_in_every_form() {
 fn other_encodings_are_named() {
     let mut wrong = vec![];
     for file in forms("latin") {
-        let said = refusal(&file, DataOptions::default());
+        let said = refusal(&file);
         let name = file.file_name().unwrap_or_default().display().to_string();
         let is_right = match name.as_str() {
             name if name.starts_with("rows.utf16") => said.contains("UTF-16") && said.contains("UTF-8"),
@@ -122,10 +127,7 @@ fn files_that_were_cut_short_are_named() {
             }
             let file = folder.path().join(name);
             fs::write(&file, &part).expect("writable");
-            let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-tiny");
-            let tokenizer = Arc::new(Tokenizer::find(&tokenizer, None).expect("a tokenizer"));
-            let limits = ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None, masked: None };
-            match read_tokens(&file, Role::Train, Some(&tokenizer), limits, DataOptions::default()) {
+            match read_small(&file, DataOptions::default()) {
                 Err(error) if error.to_string().starts_with(&file.display().to_string()) => {}
                 Err(error) => wrong.push(format!("{name} at {length}: {error}")),
                 // nothing in a table of lines says that the last cell was longer
@@ -141,11 +143,8 @@ fn files_that_were_cut_short_are_named() {
 #[test]
 fn rows_whose_ids_repeat_can_be_told_apart_in_every_form() {
     for file in forms("repeated") {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/gpt2-tiny");
-        let tokenizer = Arc::new(Tokenizer::find(&folder, None).expect("a tokenizer"));
-        let limits = ModelLimits { vocabulary: 512, max_positions: Some(64), decoder: None, masked: None };
         let options = DataOptions { id_field: IdField::Line, ..DataOptions::default() };
-        let (dataset, _) = read_tokens(&file, Role::Train, Some(&tokenizer), limits, options).expect("sound");
+        let (dataset, _) = read_small(&file, options).expect("sound");
         assert_eq!((0..3).map(|i| dataset.id(i).to_owned()).collect::<Vec<_>>(), ["1", "2", "3"], "{}", file.display());
     }
 }

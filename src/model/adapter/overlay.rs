@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::AdapterConfig;
 use super::mode::AdapterMode;
-use super::parts::{PREFIX, split};
+use super::parts::{PREFIX, in_base, split};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::error::{LoadError, abridged};
 
@@ -68,12 +68,7 @@ impl Adapter {
                 modules.entry(module.to_owned()).or_default().insert(part.to_owned(), name.clone());
                 continue;
             }
-            // Of a module that was copied the file has the copy; with `bias = all` it also has the biases of what was
-            // copied, which no forward pass reads.
-            if rest.contains(".original_module.") {
-                continue;
-            }
-            let plain = of_copied(&rest.replace(".base_layer.", "."));
+            let Some(plain) = in_base(rest) else { continue };
             match base_name(&plain, base, prefixes, heads).or_else(|| of_memory(&plain, base, renamed?)) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
                 // a classifier that the base does not have
@@ -165,13 +160,6 @@ impl Adapter {
     pub(in crate::model) fn description(&self) -> String {
         format!("{}\n{}", self.mode.name(), self.config.text)
     }
-}
-
-/// The name without what PEFT puts between a copied module and its parts in memory: `modules_to_save` and the adapter's
-/// name, which older files and those with `bias = all` keep.
-fn of_copied(name: &str) -> String {
-    let Some((module, part)) = name.split_once(".modules_to_save.") else { return name.to_owned() };
-    format!("{module}.{}", part.strip_prefix("default.").unwrap_or(part))
 }
 
 /// The base's name for a tensor that the adapter's file calls `name`.
