@@ -22,6 +22,8 @@ pub(crate) struct Adapter {
     pub(super) modules: BTreeMap<String, BTreeMap<String, String>>,
     /// Tensors of the base that the adapter's file holds too: their names in the base, and the adapter's.
     replaced: BTreeMap<String, String>,
+    /// Tensors of modules as they were before PEFT copied them, which nothing reads.
+    before_copies: Vec<String>,
     /// What may stand in front of the names of the base.
     prefixes: &'static [&'static str],
     heads: &'static [&'static str],
@@ -54,6 +56,7 @@ impl Adapter {
         }
         let (mut modules, mut replaced): (BTreeMap<String, BTreeMap<String, String>>, _) =
             (BTreeMap::new(), BTreeMap::new());
+        let mut before_copies = vec![];
         let names: Vec<String> = weights.names().map(str::to_owned).collect();
         for name in names {
             let unknown = |problem: String| LoadError::AdapterTensor {
@@ -68,7 +71,10 @@ impl Adapter {
                 modules.entry(module.to_owned()).or_default().insert(part.to_owned(), name.clone());
                 continue;
             }
-            let Some(plain) = in_base(rest) else { continue };
+            let Some(plain) = in_base(rest) else {
+                before_copies.push(name);
+                continue;
+            };
             match base_name(&plain, base, prefixes, heads).or_else(|| of_memory(&plain, base, renamed?)) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
                 // a classifier that the base does not have
@@ -79,7 +85,8 @@ impl Adapter {
             }
         }
         let used = Mutex::default();
-        Ok(Self { config, mode, weights: Arc::new(weights), modules, replaced, prefixes, heads, renamed, used })
+        let weights = Arc::new(weights);
+        Ok(Self { config, mode, weights, modules, replaced, before_copies, prefixes, heads, renamed, used })
     }
 
     /// The name in the adapter's file of a tensor that takes the place of the base's.
@@ -133,7 +140,14 @@ impl Adapter {
             return Err(LoadError::AdapterTensor { file: self.weights.origin().to_owned(), name, problem });
         }
         drop(used);
-        Ok(self.config.notes())
+        let mut notes = self.config.notes();
+        if !self.before_copies.is_empty() {
+            notes.push(format!(
+                "tensors of modules as they were before PEFT copied them have no effect: {}",
+                abridged(&self.before_copies)
+            ));
+        }
+        Ok(notes)
     }
 
     /// Names of what training changed and no tracked layer holds, for a note.
