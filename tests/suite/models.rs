@@ -1,18 +1,18 @@
 //! Logits, losses and gradients of every architecture against numbers that PyTorch recorded
-//! (fixtures/README.md), against finite differences, and against candle-transformers.
+//! (fixtures/README.md), against finite differences, and against what candle-transformers computed.
 
 use std::io::Cursor;
 use std::path::Path;
 
 use crate::support::editable::Editable;
-use crate::support::figures::{assert_absolute, assert_relative, largest, wide};
+use crate::support::figures::{assert_absolute, assert_relative, largest};
 use crate::support::passes::Gradients;
 use crate::support::recorded::Recorded;
 use crate::support::{Outcome, Source, fixture, load, open, shared};
 use ascribe::curvature::{Measurement, Network, Objective, Reduction};
 use ascribe::data::{self, Batch, DataOptions, Dataset, Format, Role, Which, read_tokens_from};
 use ascribe::model::{Limits, Model};
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use serde_json::{Value, json};
 
 const LANGUAGE_MODELS: [&str; 3] = ["gpt2-tiny", "llama-tiny", "llama-tiny-llama3rope"];
@@ -377,18 +377,16 @@ fn a_tracked_head_has_the_gradient_of_its_copy_of_the_weights() {
     assert!((gradient[top] - want).abs() < 1e-6 * want.abs(), "{} {want}", gradient[top]);
 }
 
-/// Logits of the last position as candle-transformers computes them.
-fn candle_llama(folder: &Path, ids: &[u32]) -> candle_core::Result<Vec<f64>> {
-    use candle_transformers::models::llama::{Cache, Llama, LlamaConfig};
-    let config = std::fs::read(folder.join("config.json"))?;
-    let config: LlamaConfig = serde_json::from_slice(&config).expect("a configuration");
-    let config = config.into_config(false);
-    let weights = std::fs::read(folder.join("model.safetensors"))?;
-    let variables = candle_nn::VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu)?;
-    let llama = Llama::load(variables, &config)?;
-    let mut cache = Cache::new(false, DType::F32, &config, &Device::Cpu)?;
-    let logits = llama.forward(&Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?, 0, &mut cache)?;
-    Ok(wide(&logits.squeeze(0)?.to_vec1::<f32>()?))
+/// The last position's logits of each prompt are those that candle-transformers computed (`fixtures/candle-logits`).
+fn check_candle_logits(model: &Model, name: &str) {
+    let recorded = Recorded::open(&fixture("candle-logits/logits.safetensors"));
+    for length in [2, 17, 60] {
+        let ids: Vec<u32> = (0..length).map(|t| (t * t * 31 + 7 * t + 3) % 512).collect();
+        let batch = whole(&tokens(model, &[json!({"input_ids": ids})]));
+        let found = logits(model, &batch);
+        let want = &recorded.get(&format!("{name}.{length}")).values;
+        assert_absolute(found.last().expect("rows"), want, 1e-4, &format!("{name}, {length} tokens"));
+    }
 }
 
 #[test]
@@ -402,48 +400,13 @@ fn llama_gives_the_logits_of_candle_transformers() -> Outcome {
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 16
     });
-    for config in [plain, scaled.to_string().into_bytes()] {
+    for (name, config) in [("llama", plain), ("llama_scaled", scaled.to_string().into_bytes())] {
         let folder = tempfile::tempdir()?;
         std::fs::write(folder.path().join("config.json"), &config)?;
         std::fs::copy(fixture("llama-tiny/model.safetensors"), folder.path().join("model.safetensors"))?;
-        let model = load(folder.path(), DType::F32);
-        for length in [2, 17, 60] {
-            let ids: Vec<u32> = (0..length).map(|t| (t * t * 31 + 7 * t + 3) % 512).collect();
-            let batch = whole(&tokens(&model, &[json!({"input_ids": ids})]));
-            let found = logits(&model, &batch);
-            let want = candle_llama(folder.path(), &ids)?;
-            assert_absolute(found.last().expect("rows"), &want, 1e-4, &format!("{length} tokens"));
-        }
+        check_candle_logits(&load(folder.path(), DType::F32), name);
     }
     Ok(())
-}
-
-/// Logits of the last position of a GPT-2 with one head. candle-transformers has no GPT-2; its
-/// multi-query GPT-BigCode with a single head is one, with `[out, in]` weights.
-fn candle_gpt2(checkpoint: &Editable, ids: &[u32]) -> candle_core::Result<Vec<f64>> {
-    use candle_transformers::models::bigcode::{Config, GPTBigCode};
-    let mut tensors = std::collections::HashMap::new();
-    for (name, (shape, values)) in &checkpoint.tensors {
-        let tensor = Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)?.to_dtype(DType::F32)?;
-        let conv1d = name.contains(".c_") && name.ends_with(".weight");
-        tensors.insert(name.clone(), if conv1d { tensor.t()?.contiguous()? } else { tensor });
-    }
-    let config: Value = serde_json::from_slice(&checkpoint.config).expect("a configuration");
-    let size = |key: &str| config[key].as_u64().expect("a number") as usize;
-    let config = Config {
-        vocab_size: size("vocab_size"),
-        max_position_embeddings: size("n_positions"),
-        num_hidden_layers: size("n_layer"),
-        hidden_size: size("n_embd"),
-        layer_norm_epsilon: config["layer_norm_epsilon"].as_f64().expect("a number"),
-        n_inner: None,
-        num_attention_heads: size("n_head"),
-        multi_query: true,
-        use_cache: false,
-    };
-    let mut gpt2 = GPTBigCode::load(candle_nn::VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), config)?;
-    let logits = gpt2.forward(&Tensor::from_slice(ids, (1, ids.len()), &Device::Cpu)?, 0)?;
-    Ok(wide(&logits.squeeze(0)?.to_vec1::<f32>()?))
 }
 
 #[test]
@@ -454,13 +417,6 @@ fn gpt2_with_one_head_gives_the_logits_of_candle_transformers() -> Outcome {
     checkpoint.config = config.to_string().into_bytes();
     let folder = tempfile::tempdir()?;
     checkpoint.write(folder.path());
-    let model = load(folder.path(), DType::F32);
-    for length in [2, 17, 60] {
-        let ids: Vec<u32> = (0..length).map(|t| (t * t * 31 + 7 * t + 3) % 512).collect();
-        let batch = whole(&tokens(&model, &[json!({"input_ids": ids})]));
-        let found = logits(&model, &batch);
-        let want = candle_gpt2(&checkpoint, &ids)?;
-        assert_absolute(found.last().expect("rows"), &want, 1e-4, &format!("{length} tokens"));
-    }
+    check_candle_logits(&load(folder.path(), DType::F32), "gpt2_one_head");
     Ok(())
 }
