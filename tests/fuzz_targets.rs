@@ -65,7 +65,10 @@ fn valid(module: &str) -> Vec<Vec<u8>> {
     };
     const SCHEDULER: &str = "trajectory/constant-500/checkpoint-515/scheduler.pt";
     match module.rsplit("::").next().expect("a name") {
-        "config" => [chosen(&[0x10], "gpt2-tiny/config.json"), chosen(&[1], "mlp-tiny/config.json")].concat(),
+        "config" => {
+            let files = ["gpt2-tiny/config.json", "mlp-tiny/config.json", "llama-tiny/config.json"];
+            (0..).zip(files).flat_map(|(choice, file)| chosen(&[choice], file)).collect()
+        }
         "job" => vec![JOB.as_bytes().to_vec()],
         "jsonl" => [
             chosen(&[0, 2, 4, 8, 0x10], "gpt2-tiny/queries.jsonl"),

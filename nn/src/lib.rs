@@ -41,6 +41,6 @@ pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_l
 pub use norm::{LayerNorm, RmsNorm};
 pub use pool::{Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled};
 pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_stacked};
-pub use rope::{Frequencies, Pairing, RopeConfig, RopeError};
+pub use rope::{Frequencies, Pairing, RopeConfig, RopeScaling};
 pub use rotation::RopeTables;
 pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};

@@ -79,7 +79,7 @@ impl RopeTables {
     }
 
     /// Cosines and sines of example `b`, `[at least its length, rotated / 2]`.
-    pub(super) fn rows(&self, b: usize) -> (&[f32], &[f32]) {
+    pub fn rows(&self, b: usize) -> (&[f32], &[f32]) {
         let table = &self.tables[self.examples[b].0];
         debug_assert!(table.length >= self.examples[b].1);
         (&table.cos, &table.sin)

@@ -3,7 +3,7 @@
 use candle_core::{DType, Var};
 
 use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
-use super::super::rope::{Pairing, RopeConfig};
+use super::super::rope::{Pairing, RopeConfig, RopeScaling};
 use super::*;
 
 const LENGTHS: [usize; 3] = [1, 5, 19];
@@ -34,11 +34,10 @@ fn inputs(attention: &Attention, rows: usize) -> Result<[Tensor; 3]> {
 }
 
 fn rope(attention: &Attention, positions: &Positions, pairing: Pairing) -> RopeTables {
-    let config = serde_json::json!({"rope_theta": 50.0, "partial_rotary_factor": 0.7, "max_position_embeddings": 8,
-        "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}});
-    let rope = RopeConfig::from_config(&config, attention.head_dimension, None);
-    // 0.7 · 6 = 4 and 0.7 · 33 = 23, which is odd: fewer coordinates there
-    let rope = rope.unwrap_or_else(|_| RopeConfig::new(22, 50.0));
+    let rope = match (attention.head_dimension * 7 / 10, RopeScaling::Dynamic { factor: 2.0, longest: 8.0 }) {
+        (rotated, scaling) if rotated % 2 == 0 => RopeConfig::new(rotated, 50.0).scaled(scaling),
+        (odd, _) => RopeConfig::new(odd - 1, 50.0),
+    };
     RopeTables::new(&rope.paired(pairing), positions)
 }
 

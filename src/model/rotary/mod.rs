@@ -3,27 +3,32 @@
 //! A `rope_scaling` that is not null replaces `rope_parameters` as a whole; what is missing in the dictionary comes
 //! from the top level of the configuration, then from the class's defaults.
 
+mod settings;
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Map, Value, json};
 
-use super::config::Config;
-use super::error::LoadError;
+use self::settings::Settings;
 use crate::Hint;
+use crate::model::config::Config;
+use crate::model::error::LoadError;
 use crate::nn::RopeConfig;
 
 /// What one class does with rotary settings that others do not.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rotary {
+pub(in crate::model) struct Rotary {
     /// The base, where the configuration has none.
-    pub(super) theta: f64,
+    pub(in crate::model) theta: f64,
     /// Whether a part of each head's coordinates may stay unrotated.
-    pub(super) partial: Partial,
+    pub(in crate::model) partial: Partial,
     /// The trained length of scaled embeddings, where the configuration has none.
-    pub(super) original_length: Option<usize>,
+    pub(in crate::model) original_length: Option<usize>,
 }
 
 /// Whether a class reads `partial_rotary_factor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Partial {
+pub(in crate::model) enum Partial {
     /// The class ignores the key, which may be there all the same.
     Ignored,
     /// The class reads the key.
@@ -32,15 +37,15 @@ pub(super) enum Partial {
 
 impl Rotary {
     /// Llama's.
-    pub(super) const LLAMA: Self = Self { theta: 10_000.0, partial: Partial::Ignored, original_length: None };
+    pub(in crate::model) const LLAMA: Self = Self { theta: 10_000.0, partial: Partial::Ignored, original_length: None };
 
     /// The settings of all layers.
     ///
     /// # Errors
     /// [`LoadError::Config`] if they are of an unknown type, or a key is missing or senseless.
-    pub(super) fn read(self, config: &Config, head_size: usize) -> Result<RopeConfig, LoadError> {
-        let parameters = settings(config, "rope_parameters")?;
-        let scaling = settings(config, "rope_scaling")?;
+    pub(in crate::model) fn read(self, config: &Config, head_size: usize) -> Result<RopeConfig, LoadError> {
+        let parameters = dictionary(config, "rope_parameters")?;
+        let scaling = dictionary(config, "rope_scaling")?;
         if let (Some(scaling), Some(parameters)) = (&scaling, &parameters)
             && scaling != parameters
         {
@@ -63,7 +68,7 @@ impl Rotary {
     }
 
     /// The embeddings of a dictionary that is complete but for what the class fills in.
-    pub(super) fn resolve(
+    pub(in crate::model) fn resolve(
         self,
         config: &Config,
         mut settings: Map<String, Value>,
@@ -82,13 +87,13 @@ impl Rotary {
             return Err(config.problem(problem));
         }
         let original = config.optional_size("original_max_position_embeddings")?.or(self.original_length);
-        let keys = json!({
-            "model_type": config.text("model_type", "")?,
-            "rope_parameters": settings,
-            "max_position_embeddings": config.optional_size("max_position_embeddings")?,
-            "original_max_position_embeddings": original,
-        });
-        RopeConfig::from_config(&keys, head_size, None).map_err(|error| match error.hint() {
+        let settings = Settings {
+            dictionary: &settings,
+            longest: config.optional_size("max_position_embeddings")?,
+            original_length: original,
+            yarn_is_longrope: config.text("model_type", "")? == "phi3",
+        };
+        settings.embeddings(head_size).map_err(|error| match error.hint() {
             Some(hint) => config.problem(format!("{error} ({hint})")),
             None => config.problem(error.to_string()),
         })
@@ -97,15 +102,15 @@ impl Rotary {
 
 /// What a class does whose layers with a window have other embeddings than those without.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RotaryByLayer {
+pub(in crate::model) struct RotaryByLayer {
     /// The base of layers that see everything, where the configuration has none.
-    pub(super) full: f64,
+    pub(in crate::model) full: f64,
     /// The base of layers with a window, where it has none.
-    pub(super) sliding: f64,
+    pub(in crate::model) sliding: f64,
     /// The key at the top level with the latter.
-    pub(super) sliding_key: Option<&'static str>,
+    pub(in crate::model) sliding_key: Option<&'static str>,
     /// The key at the top level with the base of layers that see everything.
-    pub(super) full_key: &'static str,
+    pub(in crate::model) full_key: &'static str,
 }
 
 impl RotaryByLayer {
@@ -113,8 +118,8 @@ impl RotaryByLayer {
     ///
     /// # Errors
     /// As [`Rotary::read`].
-    pub(super) fn read(self, config: &Config, head_size: usize) -> Result<[RopeConfig; 2], LoadError> {
-        let mut parameters = settings(config, "rope_parameters")?.unwrap_or_default();
+    pub(in crate::model) fn read(self, config: &Config, head_size: usize) -> Result<[RopeConfig; 2], LoadError> {
+        let mut parameters = dictionary(config, "rope_parameters")?.unwrap_or_default();
         let [mut full, mut sliding] = ["full_attention", "sliding_attention"].map(|kind| {
             let settings = match parameters.remove(kind) {
                 Some(Value::Object(settings)) => settings,
@@ -127,7 +132,7 @@ impl RotaryByLayer {
                 "`rope_parameters` must have the entries `full_attention` and `sliding_attention`, and no others",
             ));
         }
-        if let Some(scaling) = settings(config, "rope_scaling")? {
+        if let Some(scaling) = dictionary(config, "rope_scaling")? {
             // laid over what is there
             full.get_or_insert_default().extend(scaling);
         }
@@ -153,7 +158,7 @@ impl RotaryByLayer {
 }
 
 /// A dictionary of settings; an empty one counts as absent.
-fn settings(config: &Config, key: &str) -> Result<Option<Map<String, Value>>, LoadError> {
+fn dictionary(config: &Config, key: &str) -> Result<Option<Map<String, Value>>, LoadError> {
     match config.get(key) {
         None => Ok(None),
         Some(Value::Object(settings)) => Ok((!settings.is_empty()).then(|| settings.clone())),
