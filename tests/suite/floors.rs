@@ -4,7 +4,8 @@
 //! looked at. The rooms of `src/job` are listed from the ground up, and a room names only itself and rooms below it.
 //! No file inside `src/data`, `src/model`, `src/trajectory`, `src/exact` or `src/job` names the face of its module, such as
 //! `src/job/mod.rs`, which is for callers. Among the files of each of them there is no circle, so that every file can
-//! be understood, and tested, with the files below it alone. Of `curvature/src` the rooms are listed too, and there is no
+//! be understood, and tested, with the files below it alone. The methods of `Run`, `Plan` and `Brief`, which many files
+//! of `src/job` have, lead from file to file in no circle either. Of `curvature/src` the rooms are listed too, and there is no
 //! circle among its files, nor among those of `nn/src` and `cli/src`. Of `attribution/src` the store and a training run's numbers name
 //! nothing of what is built on them.
 
@@ -23,6 +24,9 @@ const UNTANGLED: [&str; 6] = ["hub", "data", "model", "trajectory", "exact", "jo
 
 /// The rooms of `curvature/src`, from the ground up. Rooms on one floor may name each other.
 const CURVATURE: [&str; 5] = ["error", "linalg", "network", "contraction estimate", "definitions"];
+
+/// Types of `src/job` that have methods in many files, and what variables that hold them are called.
+const SHARED: [(&str, &str); 3] = [("Run<'_>", "run"), ("Plan", "plan"), ("Brief", "brief")];
 
 /// A module's path below the crate, such as `job::brief::keys`; empty for the crate itself.
 type Module = Vec<String>;
@@ -185,6 +189,56 @@ fn names(sources: &Sources) -> Names {
     sources.iter().map(|(own, source)| (own.clone(), of_module(own, source))).collect()
 }
 
+/// The methods of [`SHARED`] types that a file declares.
+fn methods(code: &str) -> Vec<&str> {
+    let mut found = vec![];
+    let mut is_inside = false;
+    for line in code.lines() {
+        if line.starts_with("impl") {
+            let of = line.trim_end_matches(" {");
+            is_inside = !of.contains(" for ") && SHARED.iter().any(|(name, _)| of.ends_with(&format!(" {name}")));
+        }
+        is_inside &= !line.starts_with('}');
+        let declared = line.trim_start();
+        // a function inside of another one is none of the type's
+        if is_inside && line.len() - declared.len() < 8 {
+            let declared = declared.strip_prefix("pub ").unwrap_or(declared).trim_start();
+            found.extend(declared.strip_prefix("fn ").and_then(|rest| rest.split(['(', '<']).next()));
+        }
+    }
+    found
+}
+
+/// What every module calls: those whose methods it names behind a variable of a [`SHARED`] type. Names that several files
+/// declare lead nowhere.
+fn calls(sources: &Sources) -> Names {
+    let codes: BTreeMap<&Module, String> = sources.iter().map(|(own, source)| (own, code(source))).collect();
+    let mut declared: BTreeMap<&str, Vec<&Module>> = BTreeMap::new();
+    for (own, code) in &codes {
+        methods(code).into_iter().for_each(|name| declared.entry(name).or_default().push(own));
+    }
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let called = |code: &str| {
+        let of_dot = |(dot, _): (usize, &str)| {
+            let (before, behind) = (code[..dot].trim_end(), &code[dot + 1..]);
+            let receiver = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
+            let name = behind.split(|c| !is_word(c)).next().unwrap_or_default();
+            let is_call = behind[name.len()..].starts_with(['(', ':']);
+            let is_shared = receiver == "self" || SHARED.iter().any(|(_, variable)| *variable == receiver);
+            (is_call && is_shared).then(|| name.to_owned())
+        };
+        code.match_indices('.').filter_map(of_dot).collect::<BTreeSet<String>>()
+    };
+    let of_module = |own: &Module, code: &String| {
+        let to = called(code).into_iter().filter_map(|name| match declared.get(name.as_str())?.as_slice() {
+            [one] if *one != own => Some((*one).clone()),
+            _ => None,
+        });
+        (own.clone(), to.collect())
+    };
+    codes.iter().map(|(own, code)| of_module(own, code)).collect()
+}
+
 /// What points up from a floor, of those that lie in `within`, from the ground up. Names with a space between them share
 /// a floor.
 fn upward(names: &Names, within: &[&str], floors: &[&str]) -> Vec<String> {
@@ -297,6 +351,17 @@ fn files_of_a_module_name_each_other_in_no_circle() {
 }
 
 #[test]
+fn methods_of_a_job_lead_from_file_to_file_in_no_circle() {
+    let mut sources = Sources::new();
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/job"), &module("job"), &mut sources);
+    let calls = calls(&sources);
+    let edges: usize = calls.values().map(BTreeSet::len).sum();
+    assert!(edges > calls.len(), "{} files with {edges} calls: the reader has gone blind", calls.len());
+    let found = circles(&calls, Some("job"));
+    assert!(found.is_empty(), "calls of methods lead back to these: {}", found.join(", "));
+}
+
+#[test]
 fn rooms_of_curvature_name_none_above_them_and_its_files_each_other_in_no_circle() {
     let curvature = modules_of("curvature/src");
     let found = upward(&curvature, &[], &CURVATURE);
@@ -384,4 +449,22 @@ fn nested_uses_relative_paths_and_paths_in_code_are_read() {
         (module("low::c"), source("use crate::low::{a, b};")),
     ]);
     assert_eq!(circles(&names(&pair), Some("low")), ["low::a", "low::b"]);
+}
+
+#[test]
+fn calls_of_methods_are_read() {
+    let one = "impl Run<'_> {\n    pub(super) fn first(&self) {\n        self.second::<T>();\n        fn inner() {}\n    }\n}\n";
+    let two = "impl Plan {\n    fn second(&self) { other.first() }\n}\nimpl Other {\n    fn third(&self) {}\n}\n";
+    let three = "fn f(run: &Run<'_>) {\n    run\n        .first();\n    plan.third(); plan.second\n}\n";
+    let sources = [("job::one", one), ("job::two", two), ("job::three", three)];
+    let sources: Sources = sources.into_iter().map(|(name, text)| (module(name), text.to_owned())).collect();
+    let found = calls(&sources);
+    let of = |name: &str| found[&module(name)].iter().map(|to| to.join("::")).collect::<Vec<_>>();
+    assert_eq!(of("job::one"), ["job::two"]);
+    assert_eq!(of("job::two"), Vec::<String>::new());
+    assert_eq!(of("job::three"), ["job::one"]);
+    assert_eq!(circles(&found, Some("job")), Vec::<String>::new());
+    let mut sources = sources;
+    sources.insert(module("job::two"), two.replace("other", "self"));
+    assert_eq!(circles(&calls(&sources), Some("job")), ["job::one", "job::two"]);
 }

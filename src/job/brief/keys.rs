@@ -8,6 +8,7 @@ use crate::curvature::{CurvatureKind, Damping, PairWeights};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, ScorePass, Variant, VectorSet};
 use crate::job::brief::options::measure_name;
+use crate::job::brief::shortlist::CONTROL;
 use crate::job::error::JobError;
 use crate::job::request::{
     AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
@@ -277,6 +278,20 @@ impl Brief {
             .list("dampings", dampings.iter().map(String::as_str))
     }
 
+    /// The vector sets of these answers, each file once: averaged influence and influence at the last checkpoint share
+    /// the vectors of the last network.
+    pub(in crate::job) fn stored_vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
+        let mut keys = vec![];
+        let mut sets = self.vector_sets(answers);
+        sets.retain(|set| {
+            let key = self.vectors_key(*set);
+            let is_new = key.is_none() || !keys.contains(&key);
+            keys.push(key);
+            is_new
+        });
+        sets
+    }
+
     /// The score parts of a pass.
     pub(in crate::job) fn pass_key(&self, pass: &ScorePass) -> Option<Key> {
         let mut builder = KeyBuilder::new("score pass", ARITHMETIC)
@@ -321,6 +336,22 @@ impl Brief {
             Some(Variant::Checkpoints(first)) => builder.field("every other checkpoint from", first as u64),
             _ => builder,
         };
+        Some(builder.finish())
+    }
+
+    /// What the scores of shortlisted variants depend on, but for how many examples are scored.
+    pub(in crate::job) fn shortlist_key(&self) -> Option<Key> {
+        let shortlisted = self.shortlisted();
+        if shortlisted.is_empty() {
+            return None;
+        }
+        let mut builder = KeyBuilder::new("intervals", 1)
+            .field("scores", self.answer_key(0)?)
+            .field("seed", self.job.method.seed)
+            .field("control", CONTROL as u64);
+        for pass in self.score_passes(&shortlisted) {
+            builder = builder.field("pass", self.pass_key(&pass)?);
+        }
         Some(builder.finish())
     }
 

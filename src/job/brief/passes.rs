@@ -52,20 +52,6 @@ impl Brief {
         sets
     }
 
-    /// The vector sets of these answers, each file once: averaged influence and influence at the last checkpoint share
-    /// the vectors of the last network.
-    pub(in crate::job) fn stored_vector_sets(&self, answers: &[usize]) -> Vec<VectorSet> {
-        let mut keys = vec![];
-        let mut sets = self.vector_sets(answers);
-        sets.retain(|set| {
-            let key = self.vectors_key(*set);
-            let is_new = key.is_none() || !keys.contains(&key);
-            keys.push(key);
-            is_new
-        });
-        sets
-    }
-
     /// Whether an answer's vectors are solutions of joint systems.
     pub(in crate::job) fn solves_jointly(&self, answer: usize) -> bool {
         let is_damped = matches!(self.answers[answer].method, Method::Influence { .. } | Method::InfluenceMean { .. });
@@ -125,11 +111,6 @@ impl Brief {
     /// Query vectors that a pass over training examples meets: the rows of every contribution.
     pub(in crate::job) fn vectors_of(&self, pass: &ScorePass) -> usize {
         pass.contributions.len() * self.query_rows()
-    }
-
-    /// Query vectors that the largest pass over training examples meets.
-    pub(in crate::job) fn most_vectors(&self) -> usize {
-        self.score_passes(&self.scored_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }
 
     /// Every pass over training examples that these answers need, each with all that it serves.

@@ -2,7 +2,6 @@
 //! be listed and a random sample of the others.
 
 use crate::attribution::evaluate::random_scores;
-use crate::attribution::store::{Key, KeyBuilder};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
 use crate::job::error::JobError;
@@ -15,7 +14,7 @@ use crate::job::training::Fit;
 const DEPTH: usize = 4;
 
 /// Examples of the sample that is scored in variants for every query.
-const CONTROL: usize = 50;
+pub(super) const CONTROL: usize = 50;
 
 /// The number of the random numbers that the sample is drawn by, which no query has.
 const CONTROL_DRAW: usize = usize::MAX - 1;
@@ -79,6 +78,11 @@ impl Brief {
     pub(in crate::job) fn scored_answers(&self) -> Vec<usize> {
         let shortlisted = self.shortlisted();
         (0..self.answers.len()).filter(|answer| !shortlisted.contains(answer)).collect()
+    }
+
+    /// Query vectors that the largest pass over training examples meets.
+    pub(in crate::job) fn most_vectors(&self) -> usize {
+        self.score_passes(&self.scored_answers()).iter().map(|pass| self.vectors_of(pass)).max().unwrap_or(0)
     }
 
     /// Examples of each side that are scored in variants for one query.
@@ -153,21 +157,5 @@ impl Brief {
             Method::InfluenceMean { sample, .. } => self.training.fits.get(self.averaged_fit(set.network, sample)),
             _ => None,
         }
-    }
-
-    /// What the scores of shortlisted variants depend on, but for how many examples are scored.
-    pub(in crate::job) fn shortlist_key(&self) -> Option<Key> {
-        let shortlisted = self.shortlisted();
-        if shortlisted.is_empty() {
-            return None;
-        }
-        let mut builder = KeyBuilder::new("intervals", 1)
-            .field("scores", self.answer_key(0)?)
-            .field("seed", self.job.method.seed)
-            .field("control", CONTROL as u64);
-        for pass in self.score_passes(&shortlisted) {
-            builder = builder.field("pass", self.pass_key(&pass)?);
-        }
-        Some(builder.finish())
     }
 }

@@ -13,7 +13,7 @@ use crate::job::brief::answers::{Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
-use crate::job::steps::queries::queries_at_once;
+use crate::job::steps::query_vectors::queries_at_once;
 use crate::job::training::{Fit, Sample, Site, Stage, Training};
 
 /// Batches of equal shape are counted once.

@@ -9,7 +9,7 @@ use crate::curvature::LayerSpec;
 use crate::data::{Dataset, Kind};
 use crate::job::brief::answers::ScorePass;
 use crate::job::request::TokensRequest;
-use crate::job::steps::queries::queries_at_once;
+use crate::job::steps::query_vectors::queries_at_once;
 
 impl Stages<'_> {
     /// The stages that divide the first answer's scores over tokens; none if that is not asked for. Lists are taken to be

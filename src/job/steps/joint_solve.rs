@@ -20,7 +20,7 @@ use crate::job::number::Number;
 use crate::job::option_text::option_text;
 use crate::job::request::{SPANNING, Solve};
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::{Writing, queries_at_once};
+use crate::job::steps::query_vectors::{Writing, queries_at_once};
 use crate::job::training::Sample;
 
 impl Run<'_> {

@@ -20,7 +20,7 @@ use crate::job::number::Number;
 use crate::job::option_text::option_text;
 use crate::job::request::{ReductionRequest, SPANNING};
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::queries_at_once;
+use crate::job::steps::query_vectors::queries_at_once;
 use crate::job::steps::tokens::{Wanted, of_example, tokens_of};
 use crate::job::training::Sample;
 

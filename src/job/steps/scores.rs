@@ -16,7 +16,7 @@ use crate::job::number::Number;
 use crate::job::request::Normalize;
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::{StoredVectors, rows_of};
+use crate::job::steps::query_vectors::{StoredVectors, rows_of};
 use crate::job::steps::results::{Sums, write_scores};
 
 impl Run<'_> {

@@ -10,7 +10,7 @@ use crate::job::error::JobError;
 use crate::job::folder::intervals::{OfQuery, has_intervals, write_intervals};
 use crate::job::number::Number;
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::rows_of;
+use crate::job::steps::query_vectors::rows_of;
 use crate::job::steps::variants::strongest_of;
 use crate::job::training::Fit;
 

@@ -17,7 +17,7 @@ use crate::job::folder::tokens::{AllShares, Shares, write_all_tokens, write_toke
 use crate::job::number::Number;
 use crate::job::request::TokensRequest;
 use crate::job::steps::context::Run;
-use crate::job::steps::queries::rows_of;
+use crate::job::steps::query_vectors::rows_of;
 use crate::job::steps::rank::rankings_of;
 
 /// Kind of the store's parts of shares of all tokens.

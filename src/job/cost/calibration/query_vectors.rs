@@ -41,7 +41,7 @@ impl Bench<'_> {
         let objective = Objective::Measurement(self.plan.measure().into(), self.plan.job.method.reduction.into());
         let turns = if has_basis { 2 } else { 0 };
         let at_once =
-            crate::job::steps::queries::queries_at_once(self.plan.training.layers(), self.plan.width() as usize);
+            crate::job::steps::query_vectors::queries_at_once(self.plan.training.layers(), self.plan.width() as usize);
         let longest = (0..queries.len()).map(|q| queries.positions(q)).max().unwrap_or(1);
         let batch_tokens = self.plan.in_batches(queries).batch_tokens.min(at_once.saturating_mul(longest));
         self.repeat(WorkKind::Vectors, InBatches { dataset: queries, batch_tokens }, objective, &mut carried, |batch| {

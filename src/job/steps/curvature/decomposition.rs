@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use super::kinds::EIGENBASIS;
 use crate::attribution::source::{LegCovariance, PooledCovariance};
 use crate::attribution::store::{Dtype, Element, Key, KeyBuilder, Metadata, TensorSpec, TensorWriter};
 use crate::attribution::{Error, Event, Pass, SAVE_INTERVAL};
@@ -27,6 +28,17 @@ struct Unsaved<T> {
 }
 
 impl Run<'_> {
+    /// Fits whose eigenbasis is missing.
+    pub(super) fn fits_without_eigenbasis(&self) -> Result<Vec<&Fit>, JobError> {
+        let mut missing = vec![];
+        for (_, fit) in self.plan.needed_fits().filter(|(_, fit)| fit.kind.has_eigenbasis()) {
+            if self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
+                missing.push(fit);
+            }
+        }
+        Ok(missing)
+    }
+
     /// Makes every missing eigenbasis from covariances, which are all there.
     pub(super) fn decompose_missing<T: Number>(&self) -> Result<(), JobError> {
         for fit in self.fits_without_eigenbasis()? {

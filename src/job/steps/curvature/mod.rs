@@ -8,10 +8,11 @@ mod decomposition;
 mod groups;
 mod kinds;
 mod merge;
+mod parts;
 mod passes;
 mod stored;
 
-use self::kinds::{EIGENBASIS, LAMBDA};
+use self::kinds::LAMBDA;
 use crate::attribution::source::{LambdaPool, LegCurvature};
 use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
@@ -37,17 +38,6 @@ impl Run<'_> {
     /// Fits that an answer needs.
     fn fits(&self) -> impl Iterator<Item = (usize, &Fit)> {
         self.plan.needed_fits()
-    }
-
-    /// Fits whose eigenbasis is missing.
-    fn fits_without_eigenbasis(&self) -> Result<Vec<&Fit>, JobError> {
-        let mut missing = vec![];
-        for (_, fit) in self.fits().filter(|(_, fit)| fit.kind.has_eigenbasis()) {
-            if self.find(EIGENBASIS, &self.plan.eigenbasis_key(fit))?.is_none() {
-                missing.push(fit);
-            }
-        }
-        Ok(missing)
     }
 
     /// What is to be done next.
@@ -185,18 +175,6 @@ impl Run<'_> {
             pool.add(place.weight, &lambda).map_err(Error::from)?;
         }
         Ok(Some(pool.finish().map_err(Error::from)?))
-    }
-
-    /// The eigenbases of some fits, and the conditioners that go with them.
-    fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<kinds::Bases<T>>, JobError> {
-        let layers = self.plan.training.layers();
-        let bases = |&index: &usize| {
-            let fit = &self.plan.training.fits[index];
-            let found = if fit.kind.has_eigenbasis() { self.eigenbases::<T>(fit)? } else { None };
-            let bases = found.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases);
-            Ok(kinds::Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
-        };
-        fits.iter().map(bases).collect()
     }
 
     /// One process fits what is missing; a shard leaves its sums of the next round as parts.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::counts::{self, count};
-use super::kinds::{COVARIANCE, EIGENBASIS, LAMBDA};
+use super::kinds::{Bases, COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::store::{Artifact, Element, Key, Metadata, TensorData, TensorWriter};
 use crate::curvature::{
     BlockDiagonal, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec, Matrix,
@@ -14,7 +14,7 @@ use crate::job::budget::mapped::{AfterUse, MappedRoom};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::steps::context::Run;
-use crate::job::training::{Fit, Place, Site, Training};
+use crate::job::training::{Fit, Place, Site};
 
 /// Every layer's eigenbasis, none where it was frozen, and its T̄, the mean number of positions of an example.
 type Eigenbases<T> = (Vec<Option<Eigenbasis<T>>>, Vec<f64>);
@@ -128,6 +128,24 @@ impl Run<'_> {
         Ok(Some((bases, mean_positions)))
     }
 
+    /// The eigenbases of some fits, and the conditioners that go with them.
+    pub(super) fn bases_of<T: Number>(&self, fits: &[usize]) -> Result<Vec<Bases<T>>, JobError> {
+        let layers = self.plan.training.layers();
+        let bases = |&index: &usize| {
+            let fit = &self.plan.training.fits[index];
+            let found = if fit.kind.has_eigenbasis() { self.eigenbases::<T>(fit)? } else { None };
+            let bases = found.map_or_else(|| vec![None; layers.len()], |(bases, _)| bases);
+            Ok(Bases { bases, conditioners: fit.conditioners(layers)?, frozen: fit.frozen.clone() })
+        };
+        fits.iter().map(bases).collect()
+    }
+
+    pub(super) fn lambda_key_at(&self, fit: usize, site: Site) -> Key {
+        let fit = &self.plan.training.fits[fit];
+        let place = fit.places.iter().find(|place| place.network == site.network);
+        self.plan.lambda_key(fit, place.expect("the fit is taken at this network"))
+    }
+
     pub(super) fn keep_lambda(&self, fit: usize, site: Site, lambda: &Lambda) -> Result<(), JobError> {
         let writer = self.lambda_writer(fit, site, lambda.examples)?;
         self.write_lambda(&writer, self.plan.training.layers(), lambda)?;
@@ -171,15 +189,6 @@ impl Run<'_> {
         let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns(), &room);
         let layers = self.plan.training.layers().iter().map(layer).collect::<Result<_, JobError>>()?;
         Ok(Some(Lambda { layers, examples: count(&artifact, "examples")? }))
-    }
-
-    /// Keys of all sums that shards may leave for this job.
-    pub(super) fn known_part_keys(&self) -> Result<Vec<Key>, JobError> {
-        let covariances =
-            Training::sites(&self.plan.training.fits).into_iter().map(|site| self.plan.covariance_key(site));
-        let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
-        let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
-        Ok(covariances.chain(lambdas).collect())
     }
 }
 
