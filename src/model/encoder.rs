@@ -259,6 +259,11 @@ impl Family {
                 labels.token_types = self.token_types;
                 let outputs = labels.outputs;
                 let (dense, behind) = self.dense;
+                // BERT's pooler is a part of the body, whose names have no prefix where it was saved without a class
+                let dense = match source.full("").is_empty() {
+                    true => names.prefixes.iter().find_map(|prefix| dense.strip_prefix(prefix)).unwrap_or(dense),
+                    false => dense,
+                };
                 let head = StoredSequence {
                     pooling: Pooling::First,
                     steps: vec![

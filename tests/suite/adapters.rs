@@ -308,6 +308,34 @@ fn labels_of_another_classifier_are_named() {
     );
 }
 
+/// A classifier's folder as the body alone is saved: names without the prefix of the class, and no classifier.
+fn body_of(classifier: &Path, prefix: &str) -> tempfile::TempDir {
+    let body = tempfile::tempdir().expect("writable");
+    let bytes = std::fs::read(classifier.join("model.safetensors")).expect("readable");
+    let all = SafeTensors::deserialize(&bytes).expect("sound");
+    let own = all.tensors().into_iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?.to_owned(), view)));
+    std::fs::write(body.path().join("model.safetensors"), safetensors::serialize(own, None).expect("sound"))
+        .expect("writable");
+    std::fs::copy(classifier.join("config.json"), body.path().join("config.json")).expect("copied");
+    body
+}
+
+/// `AutoModelForSequenceClassification` takes such a folder as it is, the pooler of BERT included.
+#[test]
+fn an_adapter_that_classifies_lies_over_a_body_that_was_saved_alone() {
+    for (name, prefix) in [("bert-classes", "bert."), ("bert-pooler-dora", "bert."), ("roberta-classes", "roberta.")] {
+        let (adapter, classifier) = copied(name);
+        let body = body_of(&classifier, prefix);
+        let model = Model::load(adapter.path(), &options(body.path().to_owned(), DType::F64, AdapterMode::Only));
+        let (model, recorded) = (model.expect(name), fixture(&format!("adapters/{name}/expected.safetensors")));
+        let expected = Recorded::open(&recorded);
+        let batch = sequences(&model, &expected);
+        let mut agreement = Agreement::new("adapters over bodies", name, DType::F64);
+        check_outputs(&mut agreement, &model, &batch, &expected, 1e-5);
+        assert_eq!(agreement.gradients(&model, &batch, &expected, 1e-5).len(), 2 * model.layers().len(), "{name}");
+    }
+}
+
 /// A copy of an adapter that classifies texts over a copy of its base of which `pad_token_id` was taken away, as PEFT
 /// leaves it after `model.config.pad_token_id = tokenizer.pad_token_id`; the tokenizer names this token, if there is one.
 fn without_padding(tokenizer: Option<&Value>) -> [tempfile::TempDir; 2] {
