@@ -71,9 +71,12 @@ def number(value):
     return "" if value is None else f"{value:.0e}".replace("e-0", "e-")
 
 
-def page(found, before=""):
-    """The page; tables of sets of which nothing was measured are those of the page `before`."""
-    kept = {part.split("\n", 1)[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
+def page(found, before, keep):
+    """The page. Of the page `before` it has what is of no set here (`benches/random_models`), and with `keep` the tables of
+    sets of which nothing was measured."""
+    parts = {part.split("\n", 1)[0]: part.rstrip("\n") for part in before.split("\n## ")[1:]}
+    others = [part for title, part in parts.items() if title not in SETS.values()]
+    kept = parts if keep else {}
     out = [
         "# Models and how far they agree",
         "",
@@ -107,6 +110,8 @@ def page(found, before=""):
             cells = [number(rows[model].get(column)) for column in columns]
             cells += [str(rows[model].get("optimizer", ""))] * has_order
             out.append(f"| {model} | " + " | ".join(cells) + " |")
+    for part in others:
+        out += ["", f"## {part}"]
     return "\n".join(out) + "\n"
 
 
@@ -184,7 +189,7 @@ def main():
     found = measured(given.log.read_text() if given.log else lines_of_tests())
     if not found:
         sys.exit("no line `measured {...}`: were the tests run with `-- --nocapture`?")
-    text = page(found, PAGE.read_text() if given.keep else "")
+    text = page(found, PAGE.read_text() if PAGE.exists() else "", given.keep)
     if given.check:
         names = lambda text: set(re.findall(r"^\| ([^|]+?) \|", text, re.M))
         gone = names(PAGE.read_text()) - names(text)
