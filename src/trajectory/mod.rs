@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::print_stderr))]
 
 mod averaging;
+mod checkpoint_optimizer;
 mod error;
 mod frozen_parameters;
 mod layer_names;
@@ -37,6 +38,7 @@ mod written_stages;
 mod zip_directory;
 
 pub use averaging::{Averaging, ExampleWeights, Over, Targets};
+pub use checkpoint_optimizer::CheckpointOptimizer;
 pub use error::ReadError;
 pub use frozen_parameters::FrozenParameters;
 pub use reading::{

@@ -16,7 +16,7 @@ use super::values::{measure, one_of};
 pub(crate) struct MethodOptions {
     /// How the curvature of the training loss is approximated [default: ekfac]
     ///
-    /// EK-FAC predicts retraining best; identity is the quick check beside it. The last three are for comparison
+    /// EK-FAC predicts retraining best; identity is the quick check beside it. The last four are for comparison
     /// (docs/validation.md), and for influence alone.
     #[arg(long, value_name = "KIND", value_parser = one_of::<Curvature>(&[
         ("identity", "none: scores are gradient dot products"),
@@ -26,6 +26,7 @@ pub(crate) struct MethodOptions {
         ("tkfac", "Kronecker factors in which each position counts by its gradient's size"),
         ("shampoo", "Kronecker factors of gradients of whole examples"),
         ("soap", "Shampoo's factors with corrected eigenvalues"),
+        ("adam", "the root of Adam's second moments, from the checkpoint's optimizer.pt; amounts mean nothing"),
     ]))]
     curvature: Option<Curvature>,
     /// Whose labels the curvature is taken with [default: true]

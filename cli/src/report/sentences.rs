@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ascribe::job::{Compared, Job, Normalize, ReductionRequest, ScoreScale, Solve};
+use ascribe::job::{Compared, Curvature, Job, Normalize, ReductionRequest, ScoreScale, Solve};
 
 use super::folder::RunFolder;
 use super::model::Fact;
@@ -22,6 +22,7 @@ pub(super) fn is_amount(job: &Job) -> bool {
 /// What is to be known of the size of an amount that no retraining has calibrated.
 fn of_size(job: &Job) -> &'static str {
     match job.method.solve {
+        Solve::Auto | Solve::Ekfac if job.method.curvature == Curvature::Adam => "whose size means nothing",
         Solve::Auto | Solve::Ekfac => "usually too large",
         Solve::Subspace | Solve::GaussNewton => "rough in size",
     }
@@ -209,6 +210,7 @@ pub(super) fn curvature_name(kind: &str) -> String {
     match kind {
         "ekfac" => "EK-FAC".to_owned(),
         "shampoo" => "Shampoo".to_owned(),
+        "adam" => "Adam's second moments as".to_owned(),
         "diagonal" => "diagonal".to_owned(),
         _ => kind.to_uppercase(),
     }

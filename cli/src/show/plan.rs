@@ -227,6 +227,9 @@ fn method(job: &Job) -> String {
             format!("true Fisher ({}, seed {})", counted(method.label_draws.into(), "label draws"), method.seed)
         }
     };
+    // second moments are read; labels are drawn for joint systems alone
+    let is_read = method.curvature == Curvature::Adam && !matches!(method.solve, Solve::Subspace);
+    let labels = if is_read { "root of second moments".to_owned() } else { labels };
     let damping = |damping: &DampingRequest| {
         let text = String::from(*damping);
         match text.strip_suffix('x') {

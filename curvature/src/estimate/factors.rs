@@ -30,18 +30,20 @@ pub enum CurvatureKind {
     Shampoo,
     /// The eigenbasis of `L ⊗ R` with the Fisher's own diagonal there.
     Soap,
+    /// The diagonal of the root of Adam's second moments in the standard basis.
+    Adam,
 }
 
 impl CurvatureKind {
     /// Whether covariances and eigenbases are needed.
     pub fn has_eigenbasis(self) -> bool {
-        !matches!(self, Self::Identity | Self::Diagonal)
+        !matches!(self, Self::Identity | Self::Diagonal | Self::Adam)
     }
 
     /// Which pairs of positions its two sums add up.
     pub fn pair_weights(self) -> PairWeights {
         match self {
-            Self::Identity | Self::Diagonal | Self::Kfac | Self::Ekfac => PairWeights::Positions,
+            Self::Identity | Self::Diagonal | Self::Kfac | Self::Ekfac | Self::Adam => PairWeights::Positions,
             Self::Tkfac => PairWeights::Norms,
             Self::Shampoo | Self::Soap => PairWeights::Gradients,
         }
@@ -50,6 +52,11 @@ impl CurvatureKind {
     /// Whether a pass for Λ is needed.
     pub fn has_lambda_pass(self) -> bool {
         matches!(self, Self::Diagonal | Self::Ekfac | Self::Soap)
+    }
+
+    /// Whether its eigenvalues are numbers of their own: not 1, and not products of those of two covariances.
+    pub fn has_lambda(self) -> bool {
+        self.has_lambda_pass() || self == Self::Adam
     }
 }
 
@@ -103,6 +110,15 @@ impl<T: Real> Factors<T> {
     pub fn diagonal(lambda: Lambda) -> Self {
         let layers = lambda.layers.into_iter().map(|lambda| LayerFactors::new(None, Some(lambda))).collect();
         Self { kind: CurvatureKind::Diagonal, layers }
+    }
+
+    /// `√v̂` in the standard basis, of bias-corrected second moments `v̂`: what Adam divides a step by, but for its ε. In
+    /// the place of Λ are these roots.
+    ///
+    /// # Source
+    /// Kingma and Ba 2015, Algorithm 1; `docs/method.md`, Curvature, Adam's second moments.
+    pub fn adam(roots: Lambda) -> Self {
+        Self { kind: CurvatureKind::Adam, ..Self::diagonal(roots) }
     }
 
     /// `scale · λ_S λ_Aᵀ` in the eigenbasis, with a scale for each layer. It is T̄ ([`Counts::mean_positions`]); 1

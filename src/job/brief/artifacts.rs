@@ -220,7 +220,7 @@ impl CurvatureFiles {
         }
         let fits: Vec<&Fit> = brief.needed_fits().map(|(_, fit)| fit).collect();
         let with_bases = || fits.iter().copied().filter(|fit| fit.kind.has_eigenbasis());
-        let with_lambdas = fits.iter().filter(|fit| fit.kind.has_lambda_pass());
+        let with_lambdas = fits.iter().filter(|fit| fit.kind.has_lambda());
         Self {
             covariances: vec![brief.covariance_bytes(); Training::sites(with_bases()).len()],
             eigenbases: with_bases().map(|fit| brief.eigenbasis_bytes(fit)).collect(),

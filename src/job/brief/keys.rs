@@ -98,6 +98,13 @@ impl Brief {
 
     /// Λ of one of a fit's networks in the fit's eigenbasis.
     pub(in crate::job) fn lambda_key(&self, fit: &Fit, place: &Place) -> Key {
+        if let Some(moments) = &fit.second_moments {
+            return KeyBuilder::new("lambda", ARITHMETIC)
+                .field("basis", "standard")
+                .field("root of second moments", &moments.content_hash[..])
+                .field("network", self.network_key(place.network))
+                .finish();
+        }
         let builder = match fit.kind {
             CurvatureKind::Diagonal => KeyBuilder::new("lambda", ARITHMETIC).field("basis", "standard"),
             _ => KeyBuilder::new("lambda", ARITHMETIC).field("basis", self.eigenbasis_key(fit)),
@@ -122,6 +129,7 @@ impl Brief {
             }
             CurvatureKind::Ekfac => builder.field("kind", "ekfac").list("lambda", lambdas()).list("weights", weights()),
             CurvatureKind::Soap => builder.field("kind", "soap").list("lambda", lambdas()).list("weights", weights()),
+            CurvatureKind::Adam => builder.field("kind", "adam").list("lambda", lambdas()),
             CurvatureKind::Shampoo => builder.field("kind", "shampoo").field("basis", self.eigenbasis_key(fit)),
             CurvatureKind::Tkfac => builder.field("kind", "tkfac").field("basis", self.eigenbasis_key(fit)),
             CurvatureKind::Kfac => {

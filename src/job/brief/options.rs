@@ -8,7 +8,7 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
+    FitExamples, FormRequest, IntervalsRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
     TokensRequest,
 };
 use crate::model::{AlsoTracked, Limits};
@@ -189,6 +189,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
         return options("<normalize = cosine> takes one damping", "name one");
     }
     check_solve(job)?;
+    check_adam(job)?;
     candidates::check(job)?;
     copies::check(job)?;
     rank_by::check(job)?;
@@ -432,6 +433,35 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
         return options(
             option_text!("<solve = {}> is for influence, and Source is asked for", solve),
             "leave <solve> out, or use `ascribe influence --run`, which averages over the same checkpoints",
+        );
+    }
+    Ok(())
+}
+
+/// Refuses what Adam's second moments leave nothing for: they are read, and no example is differentiated for them.
+fn check_adam(job: &Job) -> Result<(), JobError> {
+    let method = &job.method;
+    if method.curvature != Curvature::Adam {
+        return Ok(());
+    }
+    if method.factors.is_some() {
+        return options(
+            "<curvature = adam> is read of the checkpoint's optimizer, and <factors> takes a curvature of another run",
+            "leave <factors> out; <train_size> says for how many examples scores are",
+        );
+    }
+    // joint systems take labels of their own
+    let draws = (method.label_draws != 1 || method.fisher != Fisher::True) && !method.solve.is_joint();
+    if method.fit_examples != FitExamples::All || draws {
+        return options(
+            "<curvature = adam> is read of the checkpoint's optimizer, and <fit_examples>, <fisher> and <label_draws> say how a curvature is taken on training examples",
+            "leave them out, or take another <curvature>",
+        );
+    }
+    if job.output.intervals == IntervalsRequest::All {
+        return options(
+            "<intervals = all> takes curvatures on halves of the training examples, and <curvature = adam> is read of the checkpoint's optimizer",
+            "write <intervals = damping>, or take another <curvature>",
         );
     }
     Ok(())

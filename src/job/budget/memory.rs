@@ -230,6 +230,23 @@ mod tests {
         toml::from_str(&text).expect("a job")
     }
 
+    /// Moments are read in f32, and a layer's roots are written in f64.
+    #[test]
+    fn second_moments_take_the_memory_of_their_file() -> Result<(), JobError> {
+        let (layers, model) = gpt2_small();
+        let mut sizes = sizes(&layers, model);
+        let ekfac = Memory::choose(&job(1 << 40), &sizes)?.stages;
+        let adam = FitSize { kind: CurvatureKind::Adam, places: 1, preconditioner: Preconditioner::None };
+        (sizes.fits, sizes.fitting) = (vec![adam], Fitting::Here { lambdas: 0 });
+        let stages = Memory::choose(&job(1 << 40), &sizes)?.stages;
+        let parameters = |of: fn(u64, u64) -> u64| layers.iter().map(|layer| layer.parameters() as u64).fold(0, of);
+        let moments = 4 * parameters(|sum, n| sum + n) + 12 * parameters(u64::max);
+        let found = stages.of(Pass::Lambda);
+        assert!(found >= moments && found < ekfac.of(Pass::Lambda), "{found}");
+        assert_eq!((stages.of(Pass::Covariance), stages.of(Pass::Eigendecomposition)), (0, 0));
+        Ok(())
+    }
+
     /// Vectors of target tokens are whole gradients: as many as fit are there together.
     #[test]
     fn target_tokens_take_the_memory_that_there_is() -> Result<(), JobError> {

@@ -2,7 +2,7 @@
 //! a budget and that `ascribe plan` shows.
 
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
-use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
+use crate::curvature::{BlockWidth, Covariance, CurvatureKind, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes, TokenSizes};
 use crate::model::{Footprint, Residence};
@@ -96,6 +96,9 @@ impl MemoryCount<'_> {
                 let bases = lambdas * self.stays(mapped, &|l| self.bases(l));
                 let conditioners = self.most_conditioners(lambdas);
                 found.lambda = pass + (sums + self.rotation(setting.batch) + bases + conditioners).max(self.moments());
+            }
+            if self.0.fits.iter().any(|fit| fit.kind == CurvatureKind::Adam) {
+                found.lambda = found.lambda.max(self.standing(setting.residence) + self.second_moments());
             }
             if self.has_eigenbasis() {
                 let beside = self.beside_decompositions(setting.residence);
@@ -406,12 +409,18 @@ impl MemoryCount<'_> {
         largest + if largest > 0 { others - own } else { 0 }
     }
 
+    /// Second moments of a checkpoint in f32, as they are read: with those of one parameter as the file has them, and one
+    /// layer's roots in f64.
+    fn second_moments(&self) -> u64 {
+        4 * self.total(&|l| self.parameters(l)) + (4 + 8) * self.largest(&|l| self.parameters(l))
+    }
+
     /// All fits' eigenvectors and Λ, as a walk over them reads them, with what conditions them.
     pub(super) fn factors(&self, mapped: u64) -> u64 {
         let all = self.total(&|l| self.parameters(l));
         let of_fit = |fit: &FitSize| {
             let bases = if fit.kind.has_eigenbasis() { self.stays(mapped, &|l| self.bases(l)) } else { 0 };
-            let lambda = match (fit.kind.has_lambda_pass(), fit.places) {
+            let lambda = match (fit.kind.has_lambda(), fit.places) {
                 (false, _) => 0,
                 (true, ..=1) => self.stays(mapped, &|l| 8 * self.parameters(l)),
                 // a mean over networks is in no file

@@ -49,6 +49,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     let measure = measure_name(brief.measure());
     let unit = match (method.normalize, brief.job.output.scale) {
         (Normalize::Cosine, _) => "cosine between -1 and 1".to_owned(),
+        (Normalize::None, _) if method.curvature == Curvature::Adam && !method.solve.is_joint() => {
+            "gradients' product over the root of Adam's second moments: examples compare, amounts mean nothing".to_owned()
+        }
         (Normalize::None, ScoreScale::PerExample) => {
             format!(
                 "improvement of the query's {measure} predicted for one more copy of the example in training (weight 1/N)"
@@ -191,7 +194,7 @@ mod tests {
     fn choices_are_named_in_files_as_in_jobs() {
         let named = |value: toml::Value| value.as_str().expect("a text").to_owned();
         let curvatures = [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac];
-        for curvature in curvatures.into_iter().chain([Curvature::Tkfac, Curvature::Shampoo, Curvature::Soap]) {
+        for curvature in curvatures.into_iter().chain([Curvature::Tkfac, Curvature::Shampoo, Curvature::Soap, Curvature::Adam]) {
             assert_eq!(curvature.name(), named(toml::Value::try_from(curvature).expect("TOML")));
         }
         for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {

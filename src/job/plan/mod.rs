@@ -137,6 +137,7 @@ impl Plan {
         if job.source.is_none() {
             job.data.train_size = Some(training.last_stage().n_examples);
         }
+        notes.extend(notes::second_moments(&training));
         let layer_sets = LayerSet::all(&job, training.layers(), heads)?;
         let answers = Answer::all(&job, &training, &layer_sets)?;
         let (queries, query_report) = examples.queries.unzip();

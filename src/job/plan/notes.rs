@@ -3,7 +3,7 @@
 use crate::job::brief::Brief;
 use crate::job::budget::memory::Memory;
 use crate::job::request::TokensRequest;
-use crate::job::training::Stage;
+use crate::job::training::{Stage, Training};
 
 /// For how many examples scores are, where the file has another number.
 pub(super) fn train_size(stage: &Stage) -> Option<String> {
@@ -13,6 +13,22 @@ pub(super) fn train_size(stage: &Stage) -> Option<String> {
             stage.n_examples,
             stage.all().len(),
             if stage.chosen.is_none() { "scored" } else { "in the file" }
+        )
+    })
+}
+
+/// Which second moments are the curvature, and what that means for amounts.
+pub(super) fn second_moments(training: &Training) -> Option<String> {
+    let files: Vec<String> = training
+        .fits
+        .iter()
+        .filter_map(|fit| Some(fit.second_moments.as_ref()?.file().display().to_string()))
+        .collect();
+    (!files.is_empty()).then(|| {
+        format!(
+            "the curvature is the root of Adam's second moments, which is no curvature of the loss: scores compare \
+             examples, and their amounts mean nothing; read from {}",
+            files.join(", ")
         )
     })
 }

@@ -143,6 +143,8 @@ pub enum Curvature {
     Shampoo,
     /// The eigenbasis of Shampoo's factors, with corrected eigenvalues.
     Soap,
+    /// The root of Adam's second moments, out of the checkpoint's optimizer state.
+    Adam,
 }
 
 impl Curvature {
@@ -156,6 +158,7 @@ impl Curvature {
             Self::Tkfac => "tkfac",
             Self::Shampoo => "shampoo",
             Self::Soap => "soap",
+            Self::Adam => "adam",
         }
     }
 }
@@ -170,6 +173,7 @@ impl From<Curvature> for CurvatureKind {
             Curvature::Tkfac => Self::Tkfac,
             Curvature::Shampoo => Self::Shampoo,
             Curvature::Soap => Self::Soap,
+            Curvature::Adam => Self::Adam,
         }
     }
 }

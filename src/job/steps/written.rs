@@ -68,7 +68,7 @@ fn assert_whole(change: impl FnOnce(&mut Job)) -> Outcome {
                 let found = store.find("covariance", &plan.covariance_key(site(fit, place)))?;
                 left.insert(assert_foretold(found, &plan.covariance_specs(), plan.covariance_bytes())?);
             }
-            if fit.kind.has_lambda_pass() {
+            if fit.kind.has_lambda() {
                 let found = store.find("lambda", &plan.lambda_key(fit, place))?;
                 left.insert(assert_foretold(found, &plan.lambda_specs(), plan.lambda_bytes(fit))?);
             }
@@ -114,7 +114,15 @@ fn files_of_other_kinds_have_the_bytes_that_were_foretold() -> Outcome {
     assert_whole(|job| job.method.curvature = Curvature::Diagonal)?;
     assert_whole(|job| job.method.curvature = Curvature::Tkfac)?;
     assert_whole(|job| job.method.curvature = Curvature::Soap)?;
-    assert_whole(|job| job.method.curvature = Curvature::Identity)
+    assert_whole(|job| job.method.curvature = Curvature::Identity)?;
+    assert_whole(|job| {
+        let run = fixtures().join("trainer-tiny");
+        job.data.train = run.join("train.jsonl");
+        job.data.queries = Some(run.join("queries.jsonl"));
+        job.data.tokenizer = Some(run.clone());
+        job.model.path = run.join("checkpoint-240");
+        job.method.curvature = Curvature::Adam;
+    })
 }
 
 /// Makes a job one about the small perceptron.

@@ -5,6 +5,7 @@ use crate::curvature::{CurvatureKind, LayerSpec, SharedInputs};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::training::moments::Moments;
+use crate::job::training::second_moments::SecondMoments;
 use crate::job::training::stage::Sample;
 
 /// Where a part of a curvature is taken.
@@ -31,8 +32,10 @@ pub(in crate::job) struct Fit {
     pub places: Vec<Place>,
     /// Layers without a curvature here: the stage did not train them.
     pub frozen: Vec<usize>,
-    /// Second moments of an optimizer that has them.
+    /// Second moments of an optimizer that has them, which condition the curvature.
     pub moments: Option<Moments>,
+    /// Second moments that are the curvature themselves.
+    pub second_moments: Option<SecondMoments>,
 }
 
 impl Fit {

@@ -10,6 +10,7 @@ mod columns;
 mod fit;
 pub(in crate::job) mod moments;
 pub(in crate::job) mod networks;
+mod second_moments;
 mod stage;
 
 use std::path::PathBuf;
@@ -23,10 +24,11 @@ use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::Kind;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{AdamRequest, Average, Beside, SourceRequest};
+use crate::job::request::{AdamRequest, Average, Beside, Curvature, SourceRequest};
 use crate::job::training::chosen::Chosen;
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
+use crate::job::training::second_moments::SecondMoments;
 use crate::model::{LoadOptions, Model};
 use crate::trajectory::request::WeightsRequest;
 use crate::trajectory::{ReadError, TrainingRun};
@@ -74,6 +76,7 @@ impl Training {
             stage.n_examples = job.data.train_size.unwrap_or(stage.train.len());
         }
         let weights: Vec<f64> = checkpoints.iter().map(|(_, weight)| *weight).collect();
+        let folders: Vec<PathBuf> = checkpoints.iter().map(|(folder, _)| folder.clone()).collect();
         let of = checkpoints.into_iter().map(|(folder, _)| (folder_name(&folder), vec![(folder, 1.0)]));
         let mut networks = Networks::open(of.collect(), model, options)?;
         if CurvatureKind::from(job.method.curvature).pair_weights().couple_sides() {
@@ -94,6 +97,10 @@ impl Training {
         }
         let fit = |network: usize| Self::influence_fit(job, networks.parameters()[network].name.clone(), network, 0);
         let mut fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
+        if job.method.curvature == Curvature::Adam {
+            let moments = SecondMoments::of_checkpoints(job, &folders, networks.layers())?;
+            fits.iter_mut().zip(moments).for_each(|(fit, moments)| fit.second_moments = Some(moments));
+        }
         if job.takes_halves() {
             for half in [0, 1] {
                 let of_half = |fit: Fit| Fit {
@@ -124,6 +131,7 @@ impl Training {
             places: vec![Place { network, weight: 1.0 }],
             frozen: vec![],
             moments: None,
+            second_moments: None,
         }
     }
 
@@ -177,6 +185,7 @@ impl Training {
                 places,
                 frozen: vec![],
                 moments: None,
+                second_moments: None,
             });
         }
         let is_last = |(_, folders): &(String, Vec<(PathBuf, f64)>)| *folders == [(last_folder.clone(), 1.0)];

@@ -32,6 +32,7 @@ use crate::trajectory::error::ReadError;
 use crate::trajectory::reading::{CheckpointFiles, Fact, RatesOrigin, Reading};
 use crate::trajectory::text_record::TextRecord;
 use crate::trajectory::token_counts::LoggedTokens;
+use crate::trajectory::version::TransformersVersion;
 use crate::trajectory::warning::Warning;
 
 /// How a Trainer folder is read.
@@ -380,6 +381,24 @@ fn check_updates(checkpoints: &[CheckpointFiles], schedulers: &[SchedulerState])
         }
     }
     Ok(())
+}
+
+/// The transformers that wrote a checkpoint, after a check that `optimizer`, the file of its optimizer's state, has seen as
+/// many updates as the name of the folder says, if it says one.
+///
+/// # Errors
+/// A file that cannot be read; a state of another checkpoint.
+pub(super) fn check_state(folder: &Path, optimizer: &Path) -> Result<Option<TransformersVersion>, ReadError> {
+    let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("");
+    let step = name.strip_prefix("checkpoint-").and_then(|number| number.parse().ok());
+    if let Some(step) = step {
+        let scheduler = Some(folder.join("scheduler.pt")).filter(|file| crate::presence::is_file(file));
+        let schedulers = scheduler.map(|file| SchedulerState::read(&file, step)).transpose()?;
+        let (id, folder, optimizer) = (name.to_owned(), folder.to_owned(), Some(optimizer.to_owned()));
+        let files = CheckpointFiles { step, id, folder, optimizer, line: None };
+        check_updates(&[files], schedulers.as_slice())?;
+    }
+    checkpoints::check_configs(&[Folder { step: step.unwrap_or(0), path: folder.to_owned() }])
 }
 
 /// Everything that was understood, in the order of interest.

@@ -75,6 +75,7 @@ impl Run<'_> {
 
     /// The curvatures, fitted where they are not there yet.
     pub(in crate::job) fn fit<T: Number>(&self) -> Result<Vec<LegCurvature<T>>, JobError> {
+        self.keep_second_moments()?;
         if self.round()? == Round::Covariances {
             for site in self.covariance_sites()? {
                 match self.covariance(site)? {
@@ -142,6 +143,7 @@ impl Run<'_> {
         let factors = match fit.kind {
             CurvatureKind::Identity => Factors::identity(layers.len()),
             CurvatureKind::Diagonal => Factors::diagonal(self.lambda_of(fit)?.ok_or_else(missing)?),
+            CurvatureKind::Adam => Factors::adam(self.lambda_of(fit)?.ok_or_else(missing)?),
             CurvatureKind::Kfac => {
                 let (bases, mean_positions) = bases()?;
                 let scales = match self.plan.job.method.kfac_scale {
@@ -183,6 +185,7 @@ impl Run<'_> {
             self.fit::<T>()?;
             return Ok(None);
         };
+        self.keep_second_moments()?;
         let place = self.store.folder().display().to_string();
         let has_lambda = self.fits().any(|(_, fit)| fit.kind.has_lambda_pass());
         let round = self.round()?;

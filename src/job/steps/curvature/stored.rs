@@ -154,6 +154,32 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes the roots of second moments that are a curvature, where they are not there yet: no example is read for them,
+    /// so that a shard leaves all of them.
+    pub(super) fn keep_second_moments(&self) -> Result<(), JobError> {
+        let layers = self.plan.training.layers();
+        for (_, fit) in self.plan.needed_fits() {
+            let (Some(moments), [place]) = (&fit.second_moments, fit.places.as_slice()) else { continue };
+            let key = self.plan.lambda_key(fit, place);
+            if self.find(LAMBDA, &key)?.is_some() {
+                continue;
+            }
+            let metadata = Metadata::from([
+                ("of".into(), fit.name.clone()),
+                ("checkpoint".into(), self.plan.training.networks.parameters()[place.network].name.clone()),
+                ("examples".into(), "0".into()),
+                ("units".into(), "root of Adam's bias-corrected second moments, of gradients of a batch's loss".into()),
+            ]);
+            let writer = self.store.writer(LAMBDA, &key, &self.plan.lambda_specs(), &metadata)?;
+            for (layer, moments) in layers.iter().zip(moments.values(layers)?) {
+                let roots: Vec<f64> = moments.iter().map(|v| f64::from(*v).sqrt()).collect();
+                writer.write_values_at(&layer.name, 0, &roots)?;
+            }
+            writer.finish()?;
+        }
+        Ok(())
+    }
+
     /// Writes Λ of these layers.
     pub(super) fn write_lambda(
         &self,
