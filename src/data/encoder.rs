@@ -1,6 +1,8 @@
 //! Texts turned into tokens and labels, with the special tokens that were asked for.
 
+use std::borrow::Cow;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::chat::options::LossOn;
 use super::chat::problem::ChatProblem;
@@ -36,6 +38,10 @@ pub(super) struct Encoder<'a> {
     /// Which tokens of conversations are targets, if that was chosen.
     loss_on: Option<LossOn>,
     role: Role,
+    /// Whether texts are tokenized as TRL does it ([`super::DataOptions::as_trl`]).
+    as_trl: bool,
+    /// Prompts whose tokens are not how those of the whole begin.
+    parted: AtomicUsize,
 }
 
 /// A special token that is added to every text.
@@ -85,6 +91,8 @@ impl<'a> Encoder<'a> {
             max_length: None,
             loss_on: None,
             role,
+            as_trl: false,
+            parted: AtomicUsize::new(0),
         })
     }
 
@@ -121,6 +129,16 @@ impl<'a> Encoder<'a> {
     /// With the choice of which tokens of conversations are targets.
     pub(super) fn with_loss_on(self, loss_on: Option<LossOn>) -> Self {
         Self { loss_on, ..self }
+    }
+
+    /// For training examples that TRL tokenized.
+    pub(super) fn of_trl(self, as_trl: bool) -> Self {
+        Self { as_trl: as_trl && self.role == Role::Train, ..self }
+    }
+
+    /// Prompts so far whose tokens are not how those of the whole begin, where that decides what is a target.
+    pub(super) fn parted(&self) -> usize {
+        self.parted.load(Ordering::Relaxed)
     }
 
     /// The most bytes of a text that is tokenized at once.
@@ -254,7 +272,7 @@ impl<'a> Encoder<'a> {
     /// of its own has none.
     pub(super) fn text(&self, text: &str) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
         let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "text" })?;
-        let encoded = self.encode(tokenizer, text, Offsets::Skipped)?;
+        let encoded = self.encode(tokenizer, &self.with_end(tokenizer, text), Offsets::Skipped)?;
         let (tokens, _) = self.add_specials(tokenizer, &encoded)?;
         let labels = self.labels(&tokens, 0);
         Ok((tokens, labels))
@@ -265,12 +283,37 @@ impl<'a> Encoder<'a> {
     /// prompt's last and the completion's first characters is a target. So is what is added behind.
     pub(super) fn prompted(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
         let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field: "prompt" })?;
+        let completion = self.with_end(tokenizer, completion);
         let encoded = self.encode(tokenizer, &format!("{prompt}{completion}"), Offsets::Wanted)?;
         let text = encoded.front..encoded.ids.len() - encoded.back;
-        let first = text.clone().find(|&k| encoded.ends[k] > prompt.len()).unwrap_or(text.end);
+        let first = match self.as_trl {
+            true => self.parting(tokenizer, prompt, &encoded.ids)?,
+            false => text.clone().find(|&k| encoded.ends[k] > prompt.len()).unwrap_or(text.end),
+        };
         let (tokens, in_front) = self.add_specials(tokenizer, &encoded)?;
         let labels = self.labels(&tokens, first + in_front);
         Ok((tokens, labels))
+    }
+
+    /// The first token of the whole that is another than that of the prompt alone.
+    fn parting(&self, tokenizer: &Tokenizer, prompt: &str, whole: &[u32]) -> Result<usize, LineProblem> {
+        let alone = self.encode(tokenizer, prompt, Offsets::Skipped)?.ids;
+        let first = alone.iter().zip(whole).take_while(|(alone, whole)| alone == whole).count();
+        self.parted.fetch_add(usize::from(first < alone.len()), Ordering::Relaxed);
+        Ok(first)
+    }
+
+    /// The end token, if it is written into texts before they are tokenized.
+    fn end_in_text(&self) -> Option<u32> {
+        self.eos.filter(|_| self.as_trl).map(|end| end.token)
+    }
+
+    /// A text with its end token, if that is written there and is missing.
+    fn with_end<'t>(&self, tokenizer: &Tokenizer, text: &'t str) -> Cow<'t, str> {
+        match self.end_in_text().and_then(|token| tokenizer.spelled(token)) {
+            Some(end) if !text.ends_with(&end) => Cow::Owned(format!("{text}{end}")),
+            _ => Cow::Borrowed(text),
+        }
     }
 
     /// Tokens from `first` on are their own labels, but for special tokens that are only read.
@@ -308,7 +351,8 @@ impl<'a> Encoder<'a> {
             added => Ok(added.map(|added| added.token)),
         };
         let bos = added(Special::Bos, self.bos, front, text.first())?;
-        let eos = added(Special::Eos, self.eos, back, text.last())?;
+        let is_in_text = self.end_in_text().is_some();
+        let eos = added(Special::Eos, self.eos.filter(|_| !is_in_text), back, text.last())?;
         if self.from_tokenizer != FromTokenizer::Keep {
             let in_text = |special: Special, token, by_tokenizer| {
                 let (which, token) = (special.name(), tokenizer.token_text(token));
@@ -319,7 +363,7 @@ impl<'a> Encoder<'a> {
                 return in_text(Special::Bos, token, !front.is_empty());
             }
             let neighbour = back.first().copied().or(eos);
-            if let Some(&token) = text.last().filter(|&&token| Some(token) == neighbour) {
+            if let Some(&token) = text.last().filter(|&&token| Some(token) == neighbour && !is_in_text) {
                 return in_text(Special::Eos, token, !back.is_empty());
             }
         }

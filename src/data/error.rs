@@ -231,13 +231,17 @@ pub enum DataError {
         /// The file.
         file: PathBuf,
     },
-    /// A packed block holds nothing to predict.
-    #[error("{}: block {block} has no target token", file.display())]
-    BlockWithoutTarget {
+    /// No packed block holds anything to predict.
+    #[error("{}: no block has a target token", file.display())]
+    NoBlockWithTarget {
         /// The file.
         file: PathBuf,
-        /// The block, counted from 0.
-        block: usize,
+    },
+    /// All examples were left out, since nothing is predicted in them.
+    #[error("{}: no example has a target token", file.display())]
+    NoExampleWithTarget {
+        /// The file.
+        file: PathBuf,
     },
     /// The length asked for cannot hold or predict anything, or the model has fewer positions.
     #[error("{option} {length} does not fit: the least is 2{}", positions.map_or(String::new(), |n| format!(", the most the model's {n} positions")))]
@@ -454,9 +458,10 @@ impl Hint for DataError {
             Self::BetweenElements { .. } => "a `.json` file is one array of objects, or one object a line".into(),
             Self::PackedLabels { .. } | Self::PackedPairs { .. } | Self::PackedMasks { .. } => "leave `--pack` out".into(),
             Self::NoBlock { .. } => "use shorter blocks (`--pack N`), or leave `--pack` out".into(),
-            Self::BlockWithoutTarget { .. } => {
+            Self::NoBlockWithTarget { .. } => {
                 "use longer blocks (`--pack N`), or do not pack prompts and completions".into()
             }
+            Self::NoExampleWithTarget { .. } => "raise `--max-length`, or give examples that have a target".into(),
             Self::Length { positions, .. } => match positions {
                 Some(n) => format!("give a length from 2 to {n}"),
                 None => "give a length of at least 2".into(),

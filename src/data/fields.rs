@@ -77,11 +77,7 @@ pub(super) fn parse(
         }
         (["prompt", "completion"], [_, Some(prompt), Some(completion), ..]) => {
             let (prompt, completion) = (string("prompt", prompt)?, string("completion", completion)?);
-            let tokens = match encoder.has_loss_on_prompts() {
-                true => encoder.text(&format!("{prompt}{completion}"))?,
-                false => encoder.prompted(&prompt, &completion)?,
-            };
-            (ExcerptOf::prompted(&prompt, &completion), tokens)
+            (ExcerptOf::prompted(&prompt, &completion), pair(encoder, &prompt, &completion)?)
         }
         (["input_ids"] | ["input_ids", "labels"], [.., Some(ids), labels]) => {
             encoder.check_ids()?;
@@ -109,6 +105,14 @@ pub(super) fn parse(
     })
 }
 
+/// Tokens and labels of a prompt with its completion: the latter's are targets, unless every token has loss.
+fn pair(encoder: &Encoder<'_>, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<Option<u32>>), LineProblem> {
+    match encoder.has_loss_on_prompts() {
+        true => encoder.text(&format!("{prompt}{completion}")),
+        false => encoder.prompted(prompt, completion),
+    }
+}
+
 /// The id of a row, where it has one of its own. It leaves the fields unless it was chosen, since it may have another
 /// meaning there.
 pub(super) fn take_id(fields: &mut Map<String, Value>, id_field: &IdField) -> Result<Option<String>, LineProblem> {
@@ -134,10 +138,11 @@ fn chosen(
             Value::Null => return Ok(Document::empty(id, fields)),
             value => string(text, value)?,
         };
+        encoder.check_no_turns("text")?;
         (ExcerptOf::text(&text), encoder.text(&text)?)
     } else {
         let (prompt, completion) = columns.take_pair(&mut fields)?;
-        (ExcerptOf::prompted(&prompt, &completion), encoder.prompted(&prompt, &completion)?)
+        (ExcerptOf::prompted(&prompt, &completion), pair(encoder, &prompt, &completion)?)
     };
     Ok(Document {
         id,

@@ -78,7 +78,7 @@ pub use labels::{DoubtfulEnd, EndToken, Labels};
 pub use line_problem::LineProblem;
 pub use mapped_rows::MappedRows;
 pub use read::{read_tokens, read_tokens_from};
-pub use read_report::{Packed, ReadReport};
+pub use read_report::{LeftOut, Packed, ReadReport};
 pub use reading_options::{DataOptions, DecoderTokens, IdField, MaskedTokens, ModelLimits};
 pub use row_dataset::RowDataset;
 pub use row_shape::{ImageSize, RowShape};

@@ -18,7 +18,7 @@ use super::files::{Bounds, Format, Row, Rows, expand};
 use super::line_problem::LineProblem;
 use super::mapped_rows::MappedRows;
 use super::packing::{Block, Packer};
-use super::read_report::{Packed, ReadReport};
+use super::read_report::{LeftOut, Packed, ReadReport};
 use super::reading_options::{DataOptions, ModelLimits, names_of};
 use super::seen_ids::SeenIds;
 use super::specials::Role;
@@ -139,7 +139,8 @@ impl<'a> Reading<'a> {
         .with_decoder(limits.decoder)
         .with_masks(limits.masked)
         .cut_to(options.max_length)
-        .with_loss_on(chat.loss_on());
+        .with_loss_on(chat.loss_on())
+        .of_trl(options.as_trl);
         let collector = Collector {
             path,
             max_length: options.max_length,
@@ -150,7 +151,7 @@ impl<'a> Reading<'a> {
             pack_processes: options.pack_processes,
             ends: vec![],
             shorter_blocks: options.pack_keeps_rest.then_some(0),
-            without_target: 0,
+            as_trl: options.as_trl && role == Role::Train,
             rows: 0,
             dataset: match &options.labels {
                 None if limits.masked.is_some() => TokenDataset::masked(tokenizer.cloned()),
@@ -197,7 +198,7 @@ impl<'a> Reading<'a> {
                 self.texts |= document.as_ref().is_ok_and(|document| document.source != ExcerptOf::Tokens);
                 let taken = document.and_then(|document| self.collector.take(number, document));
                 taken.map_err(|problem| rows.fail(number, problem))?;
-                self.collector.take_blocks()?;
+                self.collector.take_blocks();
                 self.collector.end_row();
             }
             end?;
@@ -219,6 +220,7 @@ impl<'a> Reading<'a> {
             && encoder.decoder().is_none()
             && encoder.cuts_the_beginning();
         collector.report.chat = chat.report();
+        collector.report.parted = encoder.parted();
         collector.finish(pack)
     }
 }
@@ -245,8 +247,8 @@ struct Collector<'a> {
     ends: Vec<usize>,
     /// Blocks of what filled none; `None` where that is left out.
     shorter_blocks: Option<usize>,
-    /// Tokens of such blocks in which nothing is predicted.
-    without_target: usize,
+    /// Whether examples are those that TRL made ([`DataOptions::as_trl`]).
+    as_trl: bool,
     /// Rows read so far.
     rows: usize,
     dataset: TokenDataset,
@@ -305,7 +307,14 @@ impl Collector<'_> {
             return Ok(());
         }
         if self.dataset.has_no_target(&labels) {
-            return Err(no_target);
+            // an empty text with its end token is a row of training in which nothing is predicted
+            let left_out = match (self.as_trl, tokens.len()) {
+                (true, 1) => &mut self.report.without_target,
+                (true, n) if n < whole => &mut self.report.cut_away,
+                _ => return Err(no_target),
+            };
+            left_out.add(tokens.len());
+            return Ok(());
         }
         if self.dataset.is_masked() {
             self.dataset.push_masked(id, &metadata, source, (&tokens, &types), &labels);
@@ -366,55 +375,44 @@ impl Collector<'_> {
         }
     }
 
-    fn take_blocks(&mut self) -> Result<(), DataError> {
-        let Some(packer) = &mut self.packer else { return Ok(()) };
+    /// Takes the blocks that are full. One that predicts nothing is left out: a training loop that has it takes nothing
+    /// from it.
+    fn take_blocks(&mut self) {
+        let Some(packer) = &mut self.packer else { return };
         while let Some(block) = packer.block() {
-            if !push_block(&mut self.dataset, block) {
-                let block = self.dataset.examples().len();
-                return Err(DataError::BlockWithoutTarget { file: self.path.to_owned(), block });
-            }
+            push_block(&mut self.dataset, block, &mut self.report.without_target);
         }
-        Ok(())
     }
 
-    /// Makes a shorter block of what fills none, if such blocks are kept. One of a single token has no target, and a
-    /// training loop that has it takes nothing from it.
+    /// Makes a shorter block of what fills none, if such blocks are kept. One of a single token has no target, and is
+    /// left out.
     fn take_rest(&mut self) {
         let (Some(packer), Some(count)) = (&mut self.packer, &mut self.shorter_blocks) else { return };
         let Some(block) = packer.shorter_block() else { return };
-        let tokens = block.tokens.len();
-        match push_block(&mut self.dataset, block) {
-            true => *count += 1,
-            false => self.without_target += tokens,
-        }
+        *count += usize::from(push_block(&mut self.dataset, block, &mut self.report.without_target));
     }
 
     fn finish(mut self, pack: Option<usize>) -> Result<(Dataset, ReadReport), DataError> {
         self.take_rest();
-        let Self {
-            path,
-            packer,
-            pack_rows,
-            pack_processes,
-            shorter_blocks,
-            without_target,
-            dataset,
-            ids,
-            mut report,
-            ..
-        } = self;
+        let Self { path, packer, pack_rows, pack_processes, shorter_blocks, dataset, ids, mut report, .. } = self;
         if ids.is_empty() {
             return Err(DataError::Empty { file: path.to_owned() });
         }
         let n = dataset.examples().len();
         if let Some(packer) = packer {
-            let dropped_tokens = packer.rest() + without_target;
+            let dropped_tokens = packer.rest();
             let (documents, rows, shares) = (ids.len(), pack_rows, pack_processes);
             report.packed = Some(Packed { documents, dropped_tokens, shorter_blocks, rows, shares });
+            if n == 0 && report.without_target.examples > 0 {
+                return Err(DataError::NoBlockWithTarget { file: path.to_owned() });
+            }
             if n == 0 {
                 let length = pack.unwrap_or_default();
                 return Err(DataError::NoBlock { file: path.to_owned(), tokens: packer.rest(), length });
             }
+        }
+        if n == 0 {
+            return Err(DataError::NoExampleWithTarget { file: path.to_owned() });
         }
         report.examples = n;
         for i in 0..n {
@@ -436,12 +434,14 @@ fn shorten<T>(list: &mut Vec<T>, length: usize, keep_end: bool) {
     }
 }
 
-/// Adds a block to a dataset; `false`, and nothing is added, if it predicts nothing.
-fn push_block(dataset: &mut TokenDataset, block: Block<'_>) -> bool {
+/// Adds a block to a dataset; `false`, and it is counted among those left out, if it predicts nothing. Blocks are numbered
+/// as training had them, those left out included.
+fn push_block(dataset: &mut TokenDataset, block: Block<'_>, without_target: &mut LeftOut) -> bool {
     if block.labels.iter().skip(1).all(Option::is_none) {
+        without_target.add(block.tokens.len());
         return false;
     }
-    let number = dataset.examples().len();
+    let number = dataset.examples().len() + without_target.examples;
     let metadata = Map::from_iter([("documents".to_owned(), Value::from(block.documents))]);
     dataset.push(format!("block-{number}"), &metadata, ExcerptOf::Tokens, block.tokens, block.labels);
     true

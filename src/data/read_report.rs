@@ -24,6 +24,12 @@ pub struct ReadReport {
     pub contrasts: usize,
     /// Rows without a token, which were skipped.
     pub empty: usize,
+    /// Examples, or blocks, in which nothing is predicted, and which were left out: training takes nothing from them.
+    pub without_target: LeftOut,
+    /// Examples of which a cut left no target, and which were left out as TRL leaves them out.
+    pub cut_away: LeftOut,
+    /// Prompts whose tokens are not how those of the whole begin, where targets begin at the first other token.
+    pub parted: usize,
     /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
     /// leave out of the loss.
     pub end_may_be_padding: bool,
@@ -58,6 +64,23 @@ impl ReadReport {
             first: vec![(first, true)],
             ..Self::default()
         }
+    }
+}
+
+/// Examples that were left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LeftOut {
+    /// How many.
+    pub examples: usize,
+    /// Their tokens.
+    pub tokens: usize,
+}
+
+impl LeftOut {
+    /// One more, of so many tokens.
+    pub(super) fn add(&mut self, tokens: usize) {
+        self.examples += 1;
+        self.tokens += tokens;
     }
 }
 

@@ -27,6 +27,11 @@ pub struct DataOptions {
     pub pack_keeps_rest: bool,
     /// Special tokens added to text.
     pub specials: Specials,
+    /// Whether training examples are tokenized as TRL's SFTTrainer does it from its release 0.17 on: the end token that is
+    /// added is written behind the text itself, before the tokenizer adds its own, unless the text ends with it, so that an
+    /// empty text is an end token; a prompt ends where its tokens and those of the whole part, as since release 1.0; and
+    /// examples of which a cut leaves no target are left out.
+    pub as_trl: bool,
     /// The text of the end-of-sequence token that is added, if it is another than the tokenizer's files name.
     pub end_token: Option<String>,
     /// What names an example.

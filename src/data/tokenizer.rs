@@ -179,6 +179,11 @@ impl Tokenizer {
         }
     }
 
+    /// A token as the vocabulary spells it, which of a special token is its text.
+    pub(super) fn spelled(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
     pub(super) fn folder(&self) -> &Path {
         self.file.parent().unwrap_or(Path::new(""))
     }

@@ -166,6 +166,8 @@ pub struct Reading {
     pub checkpoints: Vec<CheckpointFiles>,
     /// `N`, if recorded.
     pub n_examples: Option<usize>,
+    /// Examples that training read beyond `N`, because nothing is predicted in them, and those that it may have read.
+    pub left_out: [usize; 2],
     /// `c`, if recorded.
     pub loss_scale: Option<LossScale>,
     /// The log's epochs, to check `N` against.
@@ -253,7 +255,9 @@ impl Reading {
             }));
         }
         let batch_size = self.batch_size(processes);
-        self.check_epochs(n_examples, processes)?;
+        let [surely, maybe] = self.left_out;
+        self.check_epochs(n_examples + surely, processes)
+            .or_else(|error| self.check_epochs(n_examples + surely + maybe, processes).map_err(|_| error))?;
         let clipping = match (stated.clipping, self.max_grad_norm) {
             (ClippingUse::Count, Some(max_norm)) if !self.gradient_norms.is_empty() => {
                 if let Some(&(step, norm)) = self.gradient_norms.iter().find(|(_, norm)| norm.is_nan() || *norm < 0.0) {

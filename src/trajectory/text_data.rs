@@ -1,5 +1,7 @@
 //! What a job read of the texts of a stage, for comparison with what training did to them.
 
+use crate::data::LeftOut;
+
 /// What a job did to the texts of a stage, and what came of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TextData {
@@ -29,6 +31,10 @@ pub struct TextData {
     pub documents: usize,
     /// Tokens of them that are in no block.
     pub unpacked: usize,
+    /// Examples, or blocks, that were left out because nothing is predicted in them. Training had them all the same.
+    pub without_target: LeftOut,
+    /// Examples of which a cut left no target, and which were left out. Training may have had them.
+    pub cut_away: LeftOut,
     /// Whether the job puts a begin token in front of each.
     pub adds_begin: bool,
     /// Whether the job puts an end token behind each.
@@ -48,6 +54,15 @@ pub struct TextData {
 }
 
 impl TextData {
+    /// Input tokens that training may have read in an epoch: with those that were left out here, and where it is not
+    /// known whether it had them, with and without.
+    pub(super) fn tokens_of_epoch(&self) -> Vec<usize> {
+        let all = self.tokens + self.without_target.tokens;
+        let mut possible = vec![all, all + self.cut_away.tokens];
+        possible.dedup();
+        possible
+    }
+
     /// Whether some tokens that could be targets are none. The first of an example never is.
     pub(super) fn is_masked(&self) -> bool {
         self.targets < self.tokens.saturating_sub(self.examples)

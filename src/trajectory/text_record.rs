@@ -46,21 +46,25 @@ impl TextRecord {
         let (ends, others): (Vec<&(usize, f64, f64)>, Vec<_>) =
             logged.iter().partition(|(_, epoch, _)| epoch.fract() == 0.0);
         let with_padding = self.tokens.with_padding;
-        // each example is filled up to the longest of its batch at the most
-        let most_of_epoch = if with_padding { data.longest * data.examples } else { data.tokens };
-        let mut found = None;
-        for &(step, epoch, counted) in ends.into_iter().chain(others) {
-            let (least, most) = (epoch.floor() * data.tokens as f64, epoch.ceil() * most_of_epoch as f64);
-            let agrees = (least..=most).contains(&counted);
-            let per_epoch = (epoch.fract() == 0.0 && epoch > 0.0).then(|| counted / epoch);
-            let comparison =
-                TokenComparison { step, epoch, counted, per_epoch, tokens: data.tokens, with_padding, agrees };
-            if !agrees {
-                return Some(comparison);
+        let examples = data.examples + data.without_target.examples + data.cut_away.examples;
+        let compare = |tokens: usize| {
+            // each example is filled up to the longest of its batch at the most
+            let most_of_epoch = if with_padding { data.longest * examples } else { tokens };
+            let mut found = None;
+            for &&(step, epoch, counted) in ends.iter().chain(&others) {
+                let (least, most) = (epoch.floor() * tokens as f64, epoch.ceil() * most_of_epoch as f64);
+                let agrees = (least..=most).contains(&counted);
+                let per_epoch = (epoch.fract() == 0.0 && epoch > 0.0).then(|| counted / epoch);
+                let comparison = TokenComparison { step, epoch, counted, per_epoch, tokens, with_padding, agrees };
+                if !agrees {
+                    return Some(comparison);
+                }
+                found = found.or(Some(comparison));
             }
-            found = found.or(Some(comparison));
-        }
-        found
+            found
+        };
+        let possible: Vec<TokenComparison> = data.tokens_of_epoch().into_iter().map_while(compare).collect();
+        possible.iter().find(|found| found.agrees).or(possible.first()).copied()
     }
 
     /// `Err` if the tokens of the data cannot be those that the log counted.
@@ -79,6 +83,7 @@ impl TextRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::LeftOut;
 
     fn record(tokens: LoggedTokens) -> TextRecord {
         TextRecord {
@@ -132,6 +137,19 @@ mod tests {
         // the log does not tell of a part, of several processes, or of batches that were dropped
         assert_eq!(record.compare_tokens(&TextData { is_whole: false, ..data(1) }, 1), None);
         assert_eq!(record.compare_tokens(&data(786), 2), None);
+    }
+
+    /// Training read what was left out here for want of a target, and what a cut left without one perhaps.
+    #[test]
+    fn what_was_left_out_was_counted() {
+        let record = record(LoggedTokens { entries: vec![(4, 1.0, 814.0)], with_padding: false });
+        let agrees = |data: &TextData| record.compare_tokens(data, 1).unwrap().agrees;
+        let left_out = |tokens| LeftOut { examples: 2, tokens };
+        assert!(agrees(&TextData { without_target: left_out(28), ..data(786) }));
+        assert!(!agrees(&TextData { without_target: left_out(28), ..data(814) }));
+        assert!(agrees(&TextData { cut_away: left_out(28), ..data(786) }));
+        assert!(agrees(&TextData { cut_away: left_out(28), ..data(814) }));
+        assert!(!agrees(&TextData { cut_away: left_out(27), ..data(786) }));
     }
 
     /// `include_num_input_tokens_seen` counts padding: no fewer than the examples have, no more than all at full length.

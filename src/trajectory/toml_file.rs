@@ -239,6 +239,7 @@ impl TomlText<'_> {
             },
             checkpoints,
             n_examples: stage.train_examples,
+            left_out: [0, 0],
             loss_scale,
             epochs,
             max_grad_norm: None,

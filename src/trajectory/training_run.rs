@@ -137,11 +137,12 @@ impl TrajectoryRequest {
             notes: Vec::new(),
         };
         let several = readings.len() > 1;
-        for (index, reading) in readings.into_iter().enumerate() {
+        for (index, mut reading) in readings.into_iter().enumerate() {
             let mut notes = Notes { stage: several.then(|| reading.name.clone()), list: &mut outline.notes };
             let data = data.get(index).copied().unwrap_or_default();
             let n_examples = n_examples(&reading, data, &mut notes);
             if let Some(texts) = &data.texts {
+                reading.left_out = [texts.without_target.examples, texts.cut_away.examples];
                 if let Some(treatment) = &reading.texts {
                     treatment.compare(texts)?.into_iter().for_each(|note| notes.add(note));
                 }

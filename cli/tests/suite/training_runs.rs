@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::support::{Ended, Folder, TRAINER, ascribe, done, ended, root};
 
 /// The flags of a job on a recorded run; `None` if the data are not there.
@@ -279,6 +281,34 @@ fn the_end_token_that_trl_was_given_is_taken() {
     );
     let said = refused(&other);
     assert!(said.contains("the end token `<|none|>` is no token of the tokenizer"), "{said}");
+}
+
+/// An empty text is an end token, a prompt ends where its tokens and those of the whole part, and what a cut leaves without
+/// a target is left out: as TRL does it, in its own runs alone.
+#[test]
+fn texts_of_a_run_of_trl_are_tokenized_as_there() {
+    let folder = Folder::new();
+    let run = with_arguments(&folder, "end_token");
+    let rows = [
+        json!({"text": ""}),
+        json!({"prompt": "a  ", "completion": "the lighthouse"}),
+        json!({"prompt": "Old apple trees need water twice a week. ".repeat(8), "completion": "x"}),
+        json!({"prompt": "a", "completion": " ring"}),
+    ];
+    let train = folder.write("rows.jsonl", rows.map(|row| format!("{row}\n")).concat());
+    let data = TRL_DATA.replace("fixtures/trainer-tiny/train.jsonl", &train);
+    let job = format!("influence --model {run}/checkpoint-60 {data} --add-eos train --max-length 30 --no-loss-check");
+    let plan = planned(&job);
+    for note in [
+        "in 1 training examples of 1 tokens in all there was nothing to predict: left out",
+        "1 training examples had no target left when they were cut (to 30 tokens in all), and are left out",
+        "in 1 training examples the tokens of the prompt alone are not how those of the whole begin",
+    ] {
+        assert!(plan.contains(note), "{note}: {plan}");
+    }
+    fs::remove_file(Path::new(&run).join("training_args.bin")).expect("removed");
+    let said = refused(&job);
+    assert!(said.contains("no target token after the first of 30 tokens"), "{said}");
 }
 
 /// A loss of another kind and noise on embeddings are no part of the loss that scores explain.

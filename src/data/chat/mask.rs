@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::conversation::Conversation;
-use super::options::LossOn;
+use super::options::{ChatOptions, LossOn};
 use super::problem::ChatProblem;
 use super::template::{Given, Rendered, Template};
 use crate::data::encoder::Encoder;
@@ -29,8 +29,9 @@ pub(super) fn tokens_and_labels(
     conversation: &Conversation,
     template: &Template,
     encoder: &Encoder<'_>,
-    loss_on: Option<LossOn>,
+    options: &ChatOptions,
 ) -> Result<Labelled, LineProblem> {
+    let loss_on = options.loss_on;
     let turns = Turns { conversation, template, limit: encoder.text_limit() };
     let whole = turns.render(conversation.messages.len(), false)?;
     let (tokens, places) = encoder.rendered(&whole.text, conversation.field)?;
@@ -38,6 +39,7 @@ pub(super) fn tokens_and_labels(
     let mut is_target = vec![true; tokens.len()];
     let last = conversation.messages.len() - 1;
     let prompt = match loss_on {
+        Some(LossOn::Assistant) if options.assistant_in_prompts => 0,
         None | Some(LossOn::Assistant) => conversation.prompt,
         Some(LossOn::All) => 0,
         Some(LossOn::Last) if conversation.role(last) != "assistant" => {

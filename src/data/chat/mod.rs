@@ -79,7 +79,7 @@ impl Chat {
         encoder.check_conversation(conversation.field)?;
         let template = self.template.as_ref().map_err(Clone::clone)?;
         let excerpt = conversation.excerpt();
-        let (tokens, labels, found) = mask::tokens_and_labels(&conversation, template, encoder, self.options.loss_on)?;
+        let (tokens, labels, found) = mask::tokens_and_labels(&conversation, template, encoder, &self.options)?;
         let count = |counter: &AtomicUsize, yes: bool| _ = counter.fetch_add(usize::from(yes), Ordering::Relaxed);
         let Found { by_prefixes, parted } = found;
         count(&self.conversations, true);

@@ -13,6 +13,9 @@ pub struct ChatOptions {
     pub text: Option<(&'static str, &'static str)>,
     /// Which tokens are targets; none: all of `messages`, and completions where there are prompts.
     pub loss_on: Option<LossOn>,
+    /// Whether what the assistant says in a prompt is a target too, where its words are. TRL does so with
+    /// `assistant_only_loss=True` and `completion_only_loss=False`.
+    pub assistant_in_prompts: bool,
     /// The day that a template is told if it asks for today's; none: today.
     pub date: Option<ChatDate>,
 }

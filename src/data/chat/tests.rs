@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::Hint;
@@ -107,6 +107,7 @@ fn tokens_and_labels_are_those_of_trl() {
             template: Some(fixture().join(format!("{template}.jinja"))),
             text: None,
             loss_on,
+            assistant_in_prompts: false,
             date: Some("2024-07-26".parse().expect("a day")),
         };
         let case = format!("{template}, {}, {}, {id}", text("rows"), text("loss"));
@@ -120,6 +121,28 @@ fn tokens_and_labels_are_those_of_trl() {
         tested += 1;
     }
     assert!(tested >= 45, "{tested} recorded rows");
+}
+
+/// TRL 1.16 with `assistant_only_loss=True`: with `completion_only_loss=False` prompts are no exception.
+#[test]
+fn what_the_assistant_says_in_a_prompt_is_a_target_where_it_was_in_training() {
+    let row = json!({
+        "prompt": [turn("user", "a"), turn("assistant", "one"), turn("user", "b")],
+        "completion": [turn("assistant", "two")],
+    });
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("chat_template.jinja");
+    fs::write(&file, CHATML).expect("writable");
+    let read = |assistant_in_prompts| {
+        let (template, loss_on) = (Some(file.clone()), Some(LossOn::Assistant));
+        read(&row.to_string(), ChatOptions { template, loss_on, assistant_in_prompts, ..ChatOptions::default() })
+    };
+    assert_eq!(targets(&read(false).expect("sound").0, 0), "two<|im_end|>\n");
+    assert_eq!(targets(&read(true).expect("sound").0, 0), "one<|im_end|>\n|two<|im_end|>\n");
+}
+
+fn turn(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
 }
 
 #[test]

@@ -196,7 +196,7 @@ fn packing_must_fill_a_block() {
     );
     assert_eq!(
         complaint(read("{\"input_ids\": [2, 3, 4], \"labels\": [-100, -100, 4]}", pack(2))),
-        "x.jsonl: block 0 has no target token\nuse longer blocks (`--pack N`), or do not pack prompts and completions"
+        "x.jsonl: no block has a target token\nuse longer blocks (`--pack N`), or do not pack prompts and completions"
     );
     assert!(complaint(read("{\"text\": \"\"}", pack(2))).starts_with("x.jsonl: no examples"));
 }

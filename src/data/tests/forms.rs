@@ -119,12 +119,20 @@ fn prompts_and_completions_can_have_other_names() {
     let options = DataOptions { columns, ..DataOptions::default() };
     let small = tokenizer(ADDS_NOTHING);
     let read = |text: &str, options| read_as(text, Format::JsonLines, Some(&small.tokenizer), options);
-    let line = "{\"question\": \"ab\", \"answer\": \" ab\", \"text\": \"c\"}";
-    let (chosen, _) = read(line, options).expect("sound");
-    let usual = "{\"prompt\": \"ab\", \"completion\": \" ab\"}";
+    let line = "{\"question\": \"ab ab\", \"answer\": \" ab\", \"text\": \"c\"}";
+    let (chosen, _) = read(line, options.clone()).expect("sound");
+    let usual = "{\"prompt\": \"ab ab\", \"completion\": \" ab\"}";
     let (expected, _) = read(usual, DataOptions::default()).expect("sound");
     assert_eq!(chosen.content_hash(), expected.content_hash());
     assert_eq!(Value::Object(chosen.metadata(0)), serde_json::json!({"text": "c"}));
+    // what has loss is chosen for both alike
+    let every_token = |options| {
+        let chat = ChatOptions { loss_on: Some(LossOn::All), ..ChatOptions::default() };
+        DataOptions { chat, ..options }
+    };
+    let (chosen, report) = read(line, every_token(options)).expect("sound");
+    let (expected, _) = read(usual, every_token(DataOptions::default())).expect("sound");
+    assert_eq!((chosen.content_hash(), report.targets), (expected.content_hash(), 2));
 }
 
 #[test]

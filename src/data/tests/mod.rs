@@ -1,5 +1,6 @@
 //! Whole files through the readers.
 
+mod as_trl;
 mod broken;
 mod contrasts;
 mod faults;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn lines(rows: &[serde_json::Value]) -> String {
+pub(super) fn lines(rows: &[serde_json::Value]) -> String {
     rows.iter().map(|row| format!("{row}\n")).collect()
 }
 
@@ -270,7 +270,13 @@ fn blocks_begin_anew_with_every_batch_of_rows() {
     assert_eq!((report.examples, report.packed.expect("packed").shorter_blocks), (1, Some(1)));
     let (_, report) = read(lines(&[json!({"input_ids": [2, 3, 4, 5]})]), options).expect("sound");
     let packed = report.packed.expect("packed");
-    assert_eq!((report.examples, packed.shorter_blocks, packed.dropped_tokens), (1, Some(0), 1));
+    assert_eq!((report.examples, packed.shorter_blocks, packed.dropped_tokens), (1, Some(0), 0));
+    assert_eq!(report.without_target, LeftOut { examples: 1, tokens: 1 });
+    // nor does a block of prompts, which keeps its number
+    let text = lines(&[json!({"input_ids": [2, 3, 4, 5, 2, 3], "labels": [2, 3, -100, -100, 2, 3]})]);
+    let (dataset, report) = read(text, DataOptions { pack: Some(2), ..DataOptions::default() }).expect("sound");
+    assert_eq!((report.examples, dataset.id(0), dataset.id(1)), (2, "block-0", "block-2"));
+    assert_eq!(report.without_target, LeftOut { examples: 1, tokens: 2 });
     // Empty rows are rows of a batch.
     let text = lines(&[json!({"text": "ab ab"}), json!({"text": ""}), json!({"text": "abc"}), json!({"text": "c"})]);
     let (dataset, _) =

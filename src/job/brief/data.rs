@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::attribution::{Error, Examples};
 use crate::data::{
     self, Batch, ChatOptions, ChatReport, DataError, DataOptions, Dataset, DoubtfulEnd, EndToken, FromTokenizer,
-    ImageOptions, ImageProcessor, ImageReport, Inputs, Labels, LossOn, ReadReport, Role, Specials, Task, Tokenizer,
+    ImageOptions, ImageProcessor, ImageReport, Inputs, Labels, LeftOut, LossOn, ReadReport, Role, Specials, Task,
+    Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -207,6 +208,8 @@ pub(in crate::job) fn as_trained(
         ));
         job.data.end_token = Some(token.clone());
     }
+    job.data.as_trl = texts.release.chooses_targets();
+    job.data.assistant_in_prompts = texts.assistant_only && texts.completion_only == Some(false);
     let recorded = texts.text_field.as_deref().unwrap_or("text");
     let is_there = || data::first_row(file, &job.data.columns()).is_some_and(|row| row.contains_key(recorded));
     let names_parts = job.data.prompt_field.is_some() || job.data.completion_field.is_some();
@@ -238,6 +241,9 @@ fn with_targets_of(
     let (Some(texts), None) = (treatment, job.data.loss_on) else { return (job, None) };
     let (what, file) = (if role == Role::Train { "training examples" } else { "queries" }, texts.file.display());
     let (loss_on, field, flag) = match (texts.assistant_only, texts.completion_only, role) {
+        (true, Some(false), Role::Train) => {
+            (LossTokens::Assistant, "assistant_only_loss=True` and `completion_only_loss=False", "assistant")
+        }
         (true, _, _) => (LossTokens::Assistant, "assistant_only_loss=True", "assistant"),
         (false, Some(false), Role::Train) => (LossTokens::All, "completion_only_loss=False", "all"),
         (false, None, Role::Train) if texts.release.joined_prompts() && holds_pairs(&job, data_file) => {
@@ -374,12 +380,25 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
             Some(1) => format!("{documents} documents were packed; 1 block {place} is shorter"),
             Some(n) => format!("{documents} documents were packed; {n} blocks {place} are shorter"),
         });
-        if packed.shorter_blocks.is_some() && dropped > 0 {
-            notes.push(format!(
-                "in {dropped} {} of the {what} there was nothing to predict, and they are left out",
-                if dropped == 1 { "token" } else { "tokens" }
-            ));
-        }
+    }
+    let LeftOut { examples, tokens } = report.without_target;
+    if examples > 0 {
+        let named = if report.packed.is_some() { "blocks" } else { what };
+        notes.push(format!("in {examples} {named} of {tokens} tokens in all there was nothing to predict: left out"));
+    }
+    let LeftOut { examples, tokens } = report.cut_away;
+    if examples > 0 {
+        notes.push(format!(
+            "{examples} {what} had no target left when they were cut (to {tokens} tokens in all), and are left out, as TRL \
+             leaves them out, at least in its release 1.16; where it kept them they had no loss"
+        ));
+    }
+    if report.parted > 0 {
+        notes.push(format!(
+            "in {} {what} the tokens of the prompt alone are not how those of the whole begin; targets begin where the two \
+             part, as TRL has them since its release 1.0",
+            report.parted
+        ));
     }
     if report.contrasts > 0 {
         notes.push(format!(
@@ -507,6 +526,7 @@ pub(in crate::job) fn options(
         pack_processes: job.data.pack_processes,
         pack_keeps_rest: job.data.pack_keeps_rest,
         specials,
+        as_trl: job.data.as_trl,
         end_token: job.data.end_token.clone(),
         id_field: job.data.id_field.as_deref().into(),
         columns: job.data.columns(),
@@ -516,6 +536,7 @@ pub(in crate::job) fn options(
             template: job.data.chat_template.clone(),
             text: None,
             loss_on: job.data.loss_on.and_then(LossTokens::chosen),
+            assistant_in_prompts: job.data.assistant_in_prompts,
             date: job.data.chat_date.as_deref().map(str::parse).transpose().map_err(chat_date)?,
         },
     })

@@ -135,6 +135,8 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         pack_keeps_rest: job.data.pack_keeps_rest,
         documents: report.packed.map_or(report.examples, |packed| packed.documents),
         unpacked: report.packed.map_or(0, |packed| packed.dropped_tokens),
+        without_target: report.without_target,
+        cut_away: report.cut_away,
         adds_begin: job.data.add_bos.has_train(),
         adds_end: job.data.add_eos.has_train(),
         ends_are_input: matches!(job.data.add_eos, Side::TrainInput | Side::BothInput),

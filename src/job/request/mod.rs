@@ -246,6 +246,12 @@ pub struct DataRequest {
     /// one at that place already is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub special_tokens: Option<SpecialTokens>,
+    /// Whether training examples are tokenized as TRL's SFTTrainer does it, which its arguments say and no job.
+    #[serde(skip)]
+    pub as_trl: bool,
+    /// Whether what the assistant says in prompts is a target of training examples too, which those arguments say.
+    #[serde(skip)]
+    pub assistant_in_prompts: bool,
     /// Where a begin-of-sequence token is put in front.
     #[serde(default)]
     pub add_bos: Side,

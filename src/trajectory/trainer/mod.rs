@@ -155,6 +155,7 @@ pub fn read(run: &Path, options: &TrainerOptions) -> Result<Reading, ReadError> 
         batch,
         checkpoints,
         n_examples: None,
+        left_out: [0, 0],
         loss_scale: None,
         epochs,
         max_grad_norm,
