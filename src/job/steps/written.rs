@@ -121,6 +121,8 @@ fn files_of_other_kinds_have_the_bytes_that_were_foretold() -> Outcome {
         job.data.queries = Some(run.join("queries.jsonl"));
         job.data.tokenizer = Some(run.clone());
         job.model.path = run.join("checkpoint-240");
+        // what the comparison with the log found is known once it was made
+        job.data.skip_loss_check = true;
         job.method.curvature = Curvature::Adam;
     })
 }
