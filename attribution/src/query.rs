@@ -299,9 +299,9 @@ impl<T: Real> Gradients<'_, T> {
 }
 
 /// Hands taps on; a failure of the taker is kept aside, because sinks speak the curvature's errors.
-struct QueryTaps<'a, F> {
-    take: F,
-    failure: &'a mut Option<Error>,
+pub(crate) struct QueryTaps<'a, F> {
+    pub(crate) take: F,
+    pub(crate) failure: &'a mut Option<Error>,
 }
 
 impl<F: FnMut(Tap<'_>) -> Result<(), Error>> TapSink for QueryTaps<'_, F> {

@@ -19,6 +19,7 @@ mod gpu;
 mod images;
 mod invariance;
 mod kronfluence;
+mod matrix_free;
 mod memory;
 mod models;
 mod resumption;

@@ -66,6 +66,7 @@ pub(crate) struct MethodOptions {
         ("ekfac", "one for each layer, with the curvature that --curvature names"),
         ("subspace", "one of all tracked layers, in the span of what the curvature gives with several dampings"),
         ("gauss-newton", "one of all tracked layers, with the Gauss-Newton matrix; the curvature is the start"),
+        ("m-fac", "one of all tracked layers, with the Fisher matrix of sampled gradients beside the curvature (with --curvature identity alone, as published)"),
     ]))]
     solve: Option<Solve>,
     /// Products with the Gauss-Newton matrix, with `--solve gauss-newton` [default: 3]
@@ -73,15 +74,16 @@ pub(crate) struct MethodOptions {
     solve_iterations: Option<usize>,
     /// Take joint systems on a part of the training examples: `512`, `0.25`, `auto` [default: all]
     ///
-    /// `auto`, for subspaces alone, takes 200 examples for each direction of a space; it is the default where the solve
-    /// is chosen by default.
+    /// `auto` takes 200 examples for each direction of a subspace, which is the default where the solve is chosen by
+    /// default, and 1024 for m-fac.
     /// Examples at equal distances in the file, the same for all queries, draws and products.
     #[arg(long, value_name = "N|SHARE|auto|all")]
     solve_examples: Option<FitExamples>,
-    /// Labels drawn for each of these examples, with `--solve subspace` [default: by the examples]
+    /// Labels drawn for each of these examples, with `--solve subspace` and `m-fac` [default: by the examples]
     ///
-    /// By default as many as the curvature takes, and more where examples are few beside the directions of a space. How
-    /// far two halves of the draws disagree is printed for every query; four times the draws halve it.
+    /// By default, in subspaces, as many as the curvature takes, and more where examples are few beside the directions of
+    /// a space; how far two halves of the draws disagree is printed for every query, and four times the draws halve it.
+    /// For m-fac 1: each is a gradient more.
     #[arg(long, value_name = "N", conflicts_with = "solve_iterations")]
     solve_label_draws: Option<u32>,
     /// Scale of K-FAC's eigenvalues [default: per-example]

@@ -25,6 +25,7 @@ fn of_size(job: &Job) -> &'static str {
         Solve::Auto | Solve::Ekfac if job.method.curvature == Curvature::Adam => "whose size means nothing",
         Solve::Auto | Solve::Ekfac => "usually too large",
         Solve::Subspace | Solve::GaussNewton => "rough in size",
+        Solve::MFac => "usually too large",
     }
 }
 
@@ -198,7 +199,7 @@ fn method(run: &RunFolder) -> String {
             let curvature = curvature_name(&curvature);
             let joint = match job.method.solve {
                 Solve::Auto | Solve::Ekfac => "",
-                Solve::Subspace | Solve::GaussNewton => ", solved for all layers together",
+                Solve::Subspace | Solve::GaussNewton | Solve::MFac => ", solved for all layers together",
             };
             format!("influence functions{mean} ({curvature} curvature, damping {damping}{joint}; Grosse et al. 2023)")
         }

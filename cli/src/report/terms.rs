@@ -127,7 +127,7 @@ fn method(run: &RunFolder, add: &mut impl FnMut(&str, String)) {
     );
     let layers = match job.method.solve {
         Solve::Auto | Solve::Ekfac => " The approximation takes every layer by itself.",
-        Solve::Subspace | Solve::GaussNewton => "",
+        Solve::Subspace | Solve::GaussNewton | Solve::MFac => "",
     };
     let (name, full) = match curvature.as_str() {
         "ekfac" => ("EK-FAC curvature", " (eigenvalue-corrected Kronecker factors)"),

@@ -215,7 +215,7 @@ fn method(job: &Job) -> String {
         (Some(_), CheckpointScores::Plain) => ", mean over checkpoints",
         (Some(_), CheckpointScores::Spread) => ", mean over checkpoints with scores divided by their spread",
     };
-    if method.curvature == Curvature::Identity {
+    if method.curvature == Curvature::Identity && method.solve != Solve::MFac {
         return match method.normalize {
             Normalize::Cosine => "cosine of gradients".into(),
             Normalize::None => format!("dot product of gradients (no curvature){mean}"),
@@ -266,6 +266,7 @@ fn method(job: &Job) -> String {
     let joint = match method.solve {
         Solve::Auto | Solve::Ekfac => String::new(),
         Solve::Subspace => ", solved jointly for all layers in the span of several dampings".into(),
+        Solve::MFac => ", solved jointly with the Fisher matrix of sampled gradients".into(),
         Solve::GaussNewton => {
             let products = counted(method.products() as u64, "products");
             format!(", solved jointly with the Gauss-Newton matrix of all layers ({products})")

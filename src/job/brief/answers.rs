@@ -4,7 +4,7 @@ use crate::curvature::Damping;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{Beside, Curvature, DampingRequest, IntervalsRequest};
+use crate::job::request::{Beside, Curvature, DampingRequest, IntervalsRequest, Solve};
 use crate::job::training::{Sample, Site, Training};
 
 /// One way to score every training example for every query.
@@ -164,7 +164,7 @@ impl Answer {
     /// The same one twice; dampings that nothing uses.
     pub(in crate::job) fn all(job: &Job, training: &Training, sets: &[LayerSet]) -> Result<Vec<Self>, JobError> {
         let mut answers = match &job.source {
-            None if job.method.curvature == Curvature::Identity => {
+            None if job.method.curvature == Curvature::Identity && job.method.solve != Solve::MFac => {
                 // without curvature there is nothing to damp
                 let damping = Damping::default();
                 vec![match training.averaged.is_empty() {

@@ -163,6 +163,21 @@ impl Brief {
         specs
     }
 
+    /// The sampled gradients of matrix-free solves.
+    pub(in crate::job) fn sample_specs(&self, dtype: Dtype) -> Vec<TensorSpec> {
+        let rows = self.sampled_gradients();
+        let spec = |l: &LayerSpec| TensorSpec::new(vectors_name(0, &l.name), dtype, [rows, l.outputs, l.columns()]);
+        self.training.layers().iter().map(spec).collect()
+    }
+
+    /// Bytes of the file of these gradients; 0 for other solves.
+    pub(in crate::job) fn sample_bytes(&self) -> u64 {
+        if self.job.method.solve != Solve::MFac || self.queries.is_none() {
+            return 0;
+        }
+        size(&self.sample_specs(self.number()), ABOUT)
+    }
+
     /// Bytes of the file of one network's covariances.
     pub(in crate::job) fn covariance_bytes(&self) -> u64 {
         size(&self.covariance_specs(), ABOUT)

@@ -33,6 +33,13 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "write <solve = subspace> or <solve = ekfac>, or leave <intervals> out",
         );
     }
+    if method.solve == Solve::MFac {
+        return refused(
+            "<intervals> vary the systems of layers or of subspaces, and <solve = m-fac> has one of all sampled gradients"
+                .into(),
+            "write <solve = subspace> or <solve = ekfac>, or leave <intervals> out",
+        );
+    }
     if method.normalize == Normalize::Cosine {
         return refused("cosines have no <intervals>".into(), "leave <intervals> or <normalize = cosine> out");
     }

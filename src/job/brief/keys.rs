@@ -170,7 +170,7 @@ impl Brief {
         let builder = builder.field("method", "influence").field("factors", self.fit_key(fit));
         match fit.kind {
             // nothing is damped
-            CurvatureKind::Identity => builder,
+            CurvatureKind::Identity if self.job.method.solve != Solve::MFac => builder,
             _ => builder.field("damping kind", kind).field("damping", damping),
         }
     }
@@ -256,6 +256,19 @@ impl Brief {
         Some(self.joint_solve(key, set).finish())
     }
 
+    /// The sampled gradients of matrix-free solves at a network, in the eigenbases of a fit.
+    pub(in crate::job) fn sample_key(&self, network: usize, fit: &Fit) -> Key {
+        let builder = KeyBuilder::new("sampled gradients", ARITHMETIC)
+            .field("network", self.network_key(network))
+            .field("data", &self.training.last_stage().solve_data().content_hash()[..])
+            .field("draws of the sample", self.sampled_gradients() as u64);
+        let builder = match fit.kind.has_eigenbasis() {
+            true => builder.field("basis", self.eigenbasis_key(fit)),
+            false => builder.field("basis", "standard"),
+        };
+        self.labels(builder).finish()
+    }
+
     /// What the vectors of joint solves depend on beside the curvature that they start from: every damping is served
     /// from one space, which all of them shape.
     fn joint_solve(&self, key: KeyBuilder, set: VectorSet) -> KeyBuilder {
@@ -266,7 +279,7 @@ impl Brief {
         let dampings: Vec<String> = method.damping.0.iter().map(|&damping| String::from(damping)).collect();
         let spanning = match method.solve {
             Solve::Subspace => SPANNING.map(|multiple| multiple.to_string()).to_vec(),
-            Solve::Auto | Solve::Ekfac | Solve::GaussNewton => vec![],
+            Solve::Auto | Solve::Ekfac | Solve::GaussNewton | Solve::MFac => vec![],
         };
         let key = match spanning.is_empty() {
             true => key,
@@ -279,6 +292,17 @@ impl Brief {
             Some(Variant::Draws(half)) => key.field("half of the draws", half as u64),
             _ => key,
         };
+        if method.solve == Solve::MFac {
+            // each damping has a system of its own
+            let data = self.training.last_stage().solve_data();
+            let builder = key
+                .field("solve", method.solve.name())
+                .field("gradients' data", &data.content_hash()[..])
+                .field("gradients", self.sampled_gradients() as u64)
+                .field("their share", self.sample_share())
+                .field("block", self.solve_block() as u64);
+            return self.labels(builder);
+        }
         key.field("solve", method.solve.name())
             .field("products", method.products() as u64)
             .field("products' data", &self.training.last_stage().solve_data().content_hash()[..])

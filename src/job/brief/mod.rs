@@ -35,7 +35,7 @@ use crate::job::brief::example_groups::Groups;
 use crate::job::brief::layer_sets::LayerSet;
 use crate::job::brief::recorded_texts::RecordedTexts;
 use crate::job::brief::reuse::Reused;
-use crate::job::request::{Fisher, Job, Measure, SPANNING};
+use crate::job::request::{Curvature, Fisher, Job, Measure, SAMPLE_SHARE, SPANNING};
 use crate::job::training::Training;
 
 /// Labels that are drawn for one position in one pass at most.
@@ -105,6 +105,32 @@ impl Brief {
             LabelMode::Sampled { seed, .. } => LabelMode::Sampled { seed, draws: self.form_draws() },
             other => other,
         }
+    }
+
+    /// Gradients of the sample of matrix-free solves for each of its examples.
+    fn sample_draws(&self) -> u32 {
+        match self.job.method.fisher {
+            Fisher::Empirical => 1,
+            Fisher::True => self.job.method.solve_label_draws.unwrap_or(1),
+        }
+    }
+
+    /// Gradients of the sample of matrix-free solves.
+    pub(in crate::job) fn sampled_gradients(&self) -> usize {
+        self.training.last_stage().solve_data().len() * self.sample_draws() as usize
+    }
+
+    /// Labels for the sample of matrix-free solves.
+    pub(in crate::job) fn sample_label_mode(&self) -> LabelMode {
+        match self.label_mode() {
+            LabelMode::Sampled { seed, .. } => LabelMode::Sampled { seed, draws: self.sample_draws() },
+            other => other,
+        }
+    }
+
+    /// What the sample of matrix-free solves counts; the approximate curvature counts the rest.
+    pub(in crate::job) fn sample_share(&self) -> f64 {
+        if self.job.method.curvature == Curvature::Identity { 1.0 } else { SAMPLE_SHARE }
     }
 
     /// The measurement, resolved.

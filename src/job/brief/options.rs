@@ -8,8 +8,8 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, IntervalsRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
-    TokensRequest,
+    FitExamples, FormRequest, IntervalsRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve,
+    SourceRequest, StoreScores, TokensRequest,
 };
 use crate::model::{AlsoTracked, Limits};
 
@@ -312,6 +312,16 @@ fn check_query_tokens(job: &Job) -> Result<(), JobError> {
             "leave <query_rank> out",
         );
     }
+    if method.solve == Solve::MFac {
+        return options(
+            option_text!(
+                "<tokens = {}> takes each token's part of a query's vector, and the gradients that <solve = m-fac> makes \
+                 vectors of are not kept",
+                name
+            ),
+            "add <solve = ekfac> or <solve = subspace>",
+        );
+    }
     if method.solve == Solve::GaussNewton {
         return options(
             option_text!(
@@ -351,13 +361,19 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
         return Ok(());
     }
     let solve = method.solve.name();
-    if method.curvature == Curvature::Identity {
+    if method.solve == Solve::MFac && method.curvature == Curvature::Adam {
+        return options(
+            "<solve = m-fac> adds a Fisher matrix to a curvature of the same unit, and <curvature = adam> has another",
+            "take another <curvature>; `identity` is M-FAC as published",
+        );
+    }
+    if method.solve != Solve::MFac && method.curvature == Curvature::Identity {
         return options(
             option_text!("<solve = {}> starts from a curvature, and <curvature = identity> has none", solve),
             "leave <curvature> or <solve> out",
         );
     }
-    if method.solve == Solve::Subspace && method.solve_iterations.is_some() {
+    if method.solve != Solve::GaussNewton && method.solve_iterations.is_some() {
         return options(
             option_text!(
                 "<solve = {}> makes no products with the Gauss-Newton matrix, and <solve_iterations> says how many",

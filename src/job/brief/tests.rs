@@ -199,6 +199,28 @@ fn a_choice_of_joint_solves_changes_the_keys_of_what_depends_on_it_alone() {
             ("draws of no form", |job| job.method.solve_label_draws = Some(3), &[]),
         ],
     );
+    let matrix_free = || {
+        let mut job = job();
+        job.method.solve = Solve::MFac;
+        job
+    };
+    assert_changes(
+        matrix_free,
+        &[
+            ("products", |job| job.method.solve = Solve::GaussNewton, FROM_VECTORS),
+            ("gradients of each example", |job| job.method.solve_label_draws = Some(3), FROM_VECTORS),
+            ("queries at a time", |job| job.method.solve_block = Some(2), FROM_VECTORS),
+            ("products that it makes none of", |job| job.method.solve_iterations = Some(5), &[]),
+            ("nothing beside the sample", |job| job.method.curvature = Curvature::Identity, FROM_FACTORS),
+        ],
+    );
+    let alone = || {
+        let mut job = matrix_free();
+        job.method.curvature = Curvature::Identity;
+        job
+    };
+    let damped = |job: &mut Job| job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.5))]);
+    assert_changes(alone, &[("a ridge", damped, FROM_WALKS)]);
     // vectors of one damping depend on the others, which shaped their space
     let of_dampings = |solve: Solve, dampings: &[DampingRequest]| {
         let mut job = job();
@@ -208,7 +230,9 @@ fn a_choice_of_joint_solves_changes_the_keys_of_what_depends_on_it_alone() {
     for solve in [Solve::Subspace, Solve::GaussNewton] {
         assert_ne!(of_dampings(solve, &two_dampings[..1]), of_dampings(solve, &two_dampings), "{solve:?}");
     }
-    assert_eq!(of_dampings(Solve::Ekfac, &two_dampings[..1]), of_dampings(Solve::Ekfac, &two_dampings));
+    for solve in [Solve::Ekfac, Solve::MFac] {
+        assert_eq!(of_dampings(solve, &two_dampings[..1]), of_dampings(solve, &two_dampings), "{solve:?}");
+    }
     // the examples of the products, and not those that are scored or fitted
     let whole = brief(products(), |_| ());
     let n = whole.train().len();

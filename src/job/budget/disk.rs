@@ -72,6 +72,8 @@ pub(in crate::job) fn of(brief: &Brief, summary: &Summary) -> Result<DiskCost, J
             parts = of_tokens.max(parts);
         }
     }
+    // the sampled gradients of one network at a time, until its vectors are there
+    parts = parts.max(brief.sample_bytes());
     let about = brief.job.to_toml().len() + serde_json::to_string_pretty(summary).map_or(0, |text| text.len());
     // the report stands one level deeper, beside its stages
     let lines = serde_json::to_string_pretty(summary).map_or(0, |text| text.lines().count());

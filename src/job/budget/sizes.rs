@@ -143,6 +143,8 @@ pub(in crate::job) struct SolveSize {
     pub rows: usize,
     /// Queries of a block, if the job says how many.
     pub block: Option<usize>,
+    /// Gradients of the sample of matrix-free solves.
+    pub gradients: usize,
 }
 
 impl SolveSize {
@@ -155,6 +157,7 @@ impl SolveSize {
             dampings: method.damping.0.len(),
             rows,
             block: method.solve_block,
+            gradients: brief.sampled_gradients(),
         })
     }
 

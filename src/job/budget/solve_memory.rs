@@ -1,9 +1,9 @@
 //! Memory of joint solves: a space of directions for each block of queries, and tangents of a few of them at a time.
 
-use crate::attribution::Subspace;
+use crate::attribution::{MatrixFree, Subspace};
 use crate::curvature::LayerSpec;
 use crate::job::brief::{Brief, DRAWS_OF_DIRECTION};
-use crate::job::budget::limits::TANGENTS;
+use crate::job::budget::limits::{GRADIENT_BYTES, TANGENTS};
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::{Sizes, SolveSize};
 use crate::job::budget::stage_memory::{MemoryCount, PassSetting};
@@ -48,6 +48,18 @@ impl Memory {
                 ));
             }
         }
+        if solve == Solve::MFac && rows > 0 {
+            let beside = match brief.sample_share() {
+                1.0 => "",
+                _ => ", beside the approximate curvature; each counts half",
+            };
+            notes.push(format!(
+                "joint systems are of the Fisher matrix of {} sampled gradients{beside}; they take {} MiB of the run folder \
+                 until the queries' vectors are there",
+                brief.sampled_gradients(),
+                brief.sample_bytes().div_ceil(1 << 20)
+            ));
+        }
         if solve == Solve::GaussNewton && brief.job.method.damping.0.iter().any(|damping| damping.is_relative()) {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
@@ -85,6 +97,26 @@ impl MemoryCount<'_> {
         beside.saturating_add(vectors).saturating_add(forms + squares + products)
     }
 
+    /// Bytes of a block of so many queries that are solved for with sampled gradients: the small matrices, one layer of the
+    /// gradients, products of a part of it, and queries, their gradients and solutions.
+    fn matrix_free_solve(&self, setting: PassSetting, solve: SolveSize, block: usize, mapped: u64) -> u64 {
+        let Sizes { layers, number, .. } = *self.0;
+        let (block, gradients) = (block as u64, solve.gradients as u64);
+        let parameters = |layer: &LayerSpec| layer.parameters() as u64;
+        let tracked: u64 = layers.iter().map(parameters).sum();
+        let largest = layers.iter().map(parameters).max().unwrap_or(0);
+        let vectors = block.saturating_mul(3 * tracked + 3 * largest).saturating_mul(number) + 16 * largest;
+        let small = 8 * (solve.dampings as u64 + 1).saturating_mul(gradients.saturating_mul(gradients));
+        let of_queries = (4 * 8 + number) * gradients.saturating_mul(block);
+        let part = number * MatrixFree::<f32>::part(solve.gradients, largest as usize) as u64;
+        // pages of the gradients' file: those of the layer in use, and what stays between two uses
+        let of_file = |parameters: u64| number * gradients.saturating_mul(parameters);
+        let rows = of_file(tracked).min(mapped.saturating_add(of_file(largest)));
+        let at_once = 2 * (GRADIENT_BYTES as u64).max(number * largest);
+        let beside = self.pass(setting, setting.batch) + at_once + self.factors(mapped);
+        beside.saturating_add(vectors).saturating_add(small).saturating_add(of_queries + part).saturating_add(rows)
+    }
+
     /// Bytes of a block of so many queries, beside every pass's own.
     pub(in crate::job) fn joint_solve(
         &self,
@@ -96,6 +128,9 @@ impl MemoryCount<'_> {
     ) -> u64 {
         if solve.solve == Solve::Subspace {
             return self.subspace_solve(setting, block, mapped);
+        }
+        if solve.solve == Solve::MFac {
+            return self.matrix_free_solve(setting, solve, block, mapped);
         }
         let Sizes { layers, model, number, .. } = self.0;
         let tracked: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();

@@ -366,8 +366,10 @@ impl Stages<'_> {
     /// Products with the Gauss-Newton matrix for all blocks of queries. Each direction goes forwards beside the values
     /// and back with weight gradients, about two passes; the values go both ways once for those that move together.
     fn products(&self, network: usize) -> StageCost {
-        if self.plan.job.method.solve == Solve::Subspace {
-            return self.forms_of_subspaces(network);
+        match self.plan.job.method.solve {
+            Solve::Subspace => return self.forms_of_subspaces(network),
+            Solve::MFac => return self.matrix_free(network),
+            Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {}
         }
         let (plan, data) = (self.plan, self.plan.training.last_stage().solve_data());
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
@@ -429,6 +431,33 @@ impl Stages<'_> {
             units: data.len() as u64 * blocks,
             positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
             work,
+            ..self.named(Pass::Products)
+        }
+    }
+
+    /// Gradients of a sample, their products with each other for each damping, and those with the queries.
+    fn matrix_free(&self, network: usize) -> StageCost {
+        let (plan, layers) = (self.plan, self.layers());
+        let data = plan.training.last_stage().solve_data();
+        let (rows, gradients) = (plan.query_rows().max(1) as u128, plan.sampled_gradients() as u128);
+        let batches = batches(plan, data, queries_at_once(layers, plan.width() as usize));
+        let draws = (plan.sampled_gradients() / data.len().max(1)) as u64;
+        let set = plan.vector_sets(&plan.all_answers()).into_iter().find(|set| set.network == network);
+        let fit = set.and_then(|set| plan.fit_of(set));
+        let coordinates = fit.map_or(Coordinates::Standard, |fit| coordinates(plan, fit));
+        let formed = |batch: &BatchShape| (0..layers.len()).map(|l| work::squares(layers, l, batch, coordinates)).sum();
+        let mut work = self.work(&batches, draws, WorkKind::Squares, formed);
+        let tracked = u128::from(self.tracked());
+        let solved = plan.vector_sets(&plan.all_answers()).iter().filter(|set| set.network == network).count() as u128;
+        // half of the products of gradients, four products of each with every query, and the factor of the small matrix
+        let of_damping = gradients * (gradients + 8 * rows) * tracked + gradients.pow(3) / 3;
+        work.push(Work { kind: WorkKind::Vectors, flop: solved * of_damping });
+        StageCost {
+            of: plan.training.networks.parameters()[network].name.clone(),
+            units: data.len() as u64 * draws,
+            positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
+            work,
+            written: plan.sample_bytes(),
             ..self.named(Pass::Products)
         }
     }

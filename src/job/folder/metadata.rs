@@ -50,7 +50,8 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     let unit = match (method.normalize, brief.job.output.scale) {
         (Normalize::Cosine, _) => "cosine between -1 and 1".to_owned(),
         (Normalize::None, _) if method.curvature == Curvature::Adam && !method.solve.is_joint() => {
-            "gradients' product over the root of Adam's second moments: examples compare, amounts mean nothing".to_owned()
+            "gradients' product over the root of Adam's second moments: examples compare, amounts mean nothing"
+                .to_owned()
         }
         (Normalize::None, ScoreScale::PerExample) => {
             format!(
@@ -66,7 +67,8 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         Fisher::Empirical => "empirical",
     };
     let answered = &brief.answers[answer];
-    let no_curvature = method.curvature == Curvature::Identity && brief.job.source.is_none();
+    let no_curvature =
+        method.curvature == Curvature::Identity && brief.job.source.is_none() && method.solve != Solve::MFac;
     let (method_name, detail) = match answered.method {
         Method::Influence { .. } if no_curvature => ("gradient dot product", String::new()),
         Method::InfluenceMean { .. } if no_curvature => ("gradient dot product, mean over checkpoints", String::new()),
@@ -137,6 +139,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         if method.solve == Solve::Subspace && method.fisher == Fisher::True {
             entries.insert("solve_label_draws", brief.form_draws().to_string());
         }
+        if method.solve == Solve::MFac {
+            entries.insert("solve_gradients", brief.sampled_gradients().to_string());
+        }
         entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
         entries.insert("solve_block", brief.solve_block().to_string());
     }
@@ -194,7 +199,9 @@ mod tests {
     fn choices_are_named_in_files_as_in_jobs() {
         let named = |value: toml::Value| value.as_str().expect("a text").to_owned();
         let curvatures = [Curvature::Identity, Curvature::Diagonal, Curvature::Kfac, Curvature::Ekfac];
-        for curvature in curvatures.into_iter().chain([Curvature::Tkfac, Curvature::Shampoo, Curvature::Soap, Curvature::Adam]) {
+        for curvature in
+            curvatures.into_iter().chain([Curvature::Tkfac, Curvature::Shampoo, Curvature::Soap, Curvature::Adam])
+        {
             assert_eq!(curvature.name(), named(toml::Value::try_from(curvature).expect("TOML")));
         }
         for reduction in [ReductionRequest::Sum, ReductionRequest::Mean] {

@@ -20,7 +20,7 @@ pub(in crate::job) const CAPTURED: &str = "captured";
 pub(in crate::job) fn solved_name(brief: &Brief) -> &'static str {
     match brief.job.method.solve {
         Solve::Subspace => "disagreements",
-        Solve::Auto | Solve::Ekfac | Solve::GaussNewton => "residuals",
+        Solve::Auto | Solve::Ekfac | Solve::GaussNewton | Solve::MFac => "residuals",
     }
 }
 

@@ -32,7 +32,8 @@ use crate::job::folder::record::open_reused;
 use crate::job::plan::described::Described;
 use crate::job::plan::examples::Examples;
 use crate::job::plan::opened::Opened;
-use crate::job::request::{Job, SPANNING};
+use crate::job::request::{Job, SPANNING, Solve};
+use crate::job::training::stage::{EXAMPLES_OF_DIRECTION, SAMPLED_EXAMPLES};
 use crate::job::training::{Stage, Training};
 use crate::model::Limits;
 
@@ -207,10 +208,14 @@ struct Read {
 fn take_samples(job: &Job, training: &mut Training) -> Result<Vec<String>, JobError> {
     let widest = training.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
     let directions = Subspace::<f32>::directions(training.layers().len(), SPANNING.len());
+    let auto = match job.method.solve {
+        Solve::MFac => SAMPLED_EXAMPLES,
+        _ => EXAMPLES_OF_DIRECTION * directions,
+    };
     let mut notes = vec![];
     for stage in &mut training.stages {
         notes.extend(stage.take_sample(job.method.fit_examples, widest)?);
-        notes.extend(stage.take_solve_sample(job.method.solve_examples, directions)?);
+        notes.extend(stage.take_solve_sample(job.method.solve_examples, auto)?);
         if job.takes_halves() {
             stage.take_halves()?;
         }

@@ -114,7 +114,7 @@ impl MethodRequest {
     /// Products with the Gauss-Newton matrix; 0 if every layer is solved by itself.
     pub fn products(&self) -> usize {
         match self.solve {
-            Solve::Auto | Solve::Ekfac | Solve::Subspace => 0,
+            Solve::Auto | Solve::Ekfac | Solve::Subspace | Solve::MFac => 0,
             Solve::GaussNewton => self.solve_iterations.unwrap_or(ITERATIONS),
         }
     }

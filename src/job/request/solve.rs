@@ -18,12 +18,15 @@ pub enum Solve {
     /// One of all tracked layers jointly, solved in the span of what the approximate curvature gives with several
     /// dampings; no product with the Gauss-Newton matrix is needed.
     Subspace,
+    /// One of all tracked layers jointly, with the Fisher matrix of sampled gradients beside the approximate curvature
+    /// (beside nothing but the damping, if that is identity), inverted without being formed.
+    MFac,
 }
 
 impl Solve {
     /// Whether one system is solved for all layers. What is left open is none: a plan has chosen.
     pub(in crate::job) fn is_joint(self) -> bool {
-        matches!(self, Self::GaussNewton | Self::Subspace)
+        matches!(self, Self::GaussNewton | Self::Subspace | Self::MFac)
     }
 
     /// The systems' name, as job files and files of scores have it.
@@ -33,9 +36,14 @@ impl Solve {
             Self::Ekfac => "ekfac",
             Self::GaussNewton => "gauss-newton",
             Self::Subspace => "subspace",
+            Self::MFac => "m-fac",
         }
     }
 }
+
+/// What the Fisher matrix of sampled gradients counts beside an approximate curvature, which estimates the same: each
+/// counts half.
+pub(in crate::job) const SAMPLE_SHARE: f64 = 0.5;
 
 /// Products with the Gauss-Newton matrix if nobody says how many.
 pub(in crate::job) const ITERATIONS: usize = 3;

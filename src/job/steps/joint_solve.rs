@@ -1,12 +1,13 @@
 //! The queries' vectors as solutions of joint systems of all tracked layers, for blocks of queries and all dampings
-//! together: by products with the Gauss-Newton matrix, or in the span of what the approximate curvature gives.
+//! together: by products with the Gauss-Newton matrix, in the span of what the approximate curvature gives, or by
+//! gradients of sampled examples.
 
 use std::ops::Range;
 
 use crate::attribution::source::LegCurvature;
 use crate::attribution::{
-    Aggregate, Error, LegVectors, MemoryVectors, Pass, Refinement, Subspace, SubspaceSystem, Sweep, VectorForm,
-    VectorSink, Walk, prepare_queries, refine_queries, solve_in_subspace,
+    Aggregate, Error, LegVectors, MatrixFree, MemoryVectors, Pass, Refinement, Subspace, SubspaceSystem, Sweep,
+    VectorForm, VectorSink, VectorSource, Walk, prepare_queries, refine_queries, solve_in_subspace,
 };
 use crate::curvature::random::stream;
 use crate::curvature::{Damping, Directions, Factors, LayerId, LayerSpec, Measurement, Network, Norms, Tap, TapSink};
@@ -75,7 +76,7 @@ impl Run<'_> {
         }
         // dampings whose vectors an earlier start has finished shape a space of products all the same
         let dampings: Vec<Damping> = match method.solve {
-            Solve::Subspace => systems.iter().map(|system| system.damping).collect(),
+            Solve::Subspace | Solve::MFac => systems.iter().map(|system| system.damping).collect(),
             _ => method.damping.0.iter().map(|damping| damping.value()).collect(),
         };
         let mut writers = Vec::with_capacity(sets.len());
@@ -84,11 +85,31 @@ impl Run<'_> {
         }
         let of_set = |damping: &Damping| sets.iter().position(|set| damping_of(plan, *set) == Some(*damping));
         let legs: Vec<Option<usize>> = match method.solve {
-            Solve::Subspace => (0..sets.len()).map(Some).collect(),
+            Solve::Subspace | Solve::MFac => (0..sets.len()).map(Some).collect(),
             _ => dampings.iter().map(of_set).collect(),
         };
+        let sampled = match method.solve {
+            Solve::MFac => {
+                Some(self.sampled_gradients(sets[0].network, &plan.training.fits[fit], &curvatures[fit].factors)?)
+            }
+            _ => None,
+        };
+        let named = |error: Error| {
+            let name = &plan.training.networks.parameters()[sets[0].network].name;
+            match error {
+                Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
+                other => other,
+            }
+        };
+        let matrix_free = sampled.as_ref().map(|gradients| MatrixFree {
+            layers,
+            factors: &curvatures[fit].factors,
+            gradients: gradients as &dyn VectorSource<T>,
+            share: plan.sample_share(),
+            observer: self.observer(),
+        });
+        let matrix_free = matrix_free.map(|of| of.systems(&dampings)).transpose().map_err(named)?;
         let network = self.network(sets[0].network)?;
-        let name = &plan.training.networks.parameters()[sets[0].network].name;
         let stage = plan.training.last_stage();
         let train = plan.in_batches(stage.solve_data());
         let products = self.sweep(&*network, &train, 0..stage.solve_data().len(), Pass::Products);
@@ -142,18 +163,16 @@ impl Run<'_> {
             )?);
             let mut sink = Moved { sink: &mut writing, legs: &legs, from: 0, to: start, form };
             let block = 0..block.len();
-            let found = match method.solve {
-                Solve::Subspace => solve_in_subspace(&products, &subspace, &gradients, block, &mut sink)
+            let found = match (&matrix_free, method.solve) {
+                (Some(systems), _) => systems.solve(&gradients, block, &mut sink).map(|residuals| (residuals, vec![])),
+                (None, Solve::Subspace) => solve_in_subspace(&products, &subspace, &gradients, block, &mut sink)
                     .map(|solved| (solved.disagreements, solved.coefficients)),
-                Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {
+                (None, Solve::Auto | Solve::Ekfac | Solve::GaussNewton | Solve::MFac) => {
                     refine_queries(&products, &refinement, &gradients, block, &mut sink)
                         .map(|refined| (refined.residuals, vec![]))
                 }
             };
-            let (found, of_block) = found.map_err(|error| match error {
-                Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
-                other => other,
-            })?;
+            let (found, of_block) = found.map_err(named)?;
             residuals.iter_mut().zip(found).for_each(|(all, found)| all.extend(found));
             coefficients.iter_mut().zip(of_block).for_each(|(all, found): (&mut Vec<f64>, _)| all.extend(found));
         }
@@ -173,7 +192,9 @@ impl Run<'_> {
             writer.write_values_at(NORMS, 0, &vec![f64::NAN; rows])?;
             writer.finish()?;
         }
-        Ok(())
+        drop(matrix_free);
+        drop(sampled);
+        self.forget_sampled_gradients()
     }
 
     /// For each row of an answer how well its joint system was solved, at the checkpoint where that is worst; none if

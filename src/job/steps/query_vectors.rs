@@ -141,6 +141,15 @@ impl Names {
 }
 
 impl StoredVectors {
+    /// Whole vectors of one leg, as [`vectors_name`] names them.
+    pub(in crate::job) fn of_layers(artifact: Artifact, layers: &[LayerSpec], rows: usize, room: &MappedRoom) -> Self {
+        let names = vec![layers.iter().map(|layer| Names::Full(vectors_name(0, &layer.name))).collect()];
+        let after_use = vec![vec![AfterUse::Stay; layers.len()]];
+        let mut found = Self { artifact, names, after_use, rows };
+        found.take_room(0, room);
+        found
+    }
+
     /// Decides which of one leg's vectors stay in memory between two batches.
     pub(in crate::job) fn take_room(&mut self, leg: usize, room: &MappedRoom) {
         for (name, after_use) in self.names[leg].iter().zip(&mut self.after_use[leg]) {

@@ -146,7 +146,7 @@ impl Plan {
             let (excerpt, value) = query(ranking.query);
             let [helping, hurting] = copies.get_mut(ranking.query).map(std::mem::take).unwrap_or_default();
             let of_query = solved.as_ref().map(|solved| solved[ranking.query]);
-            let solved_by = |solve: Solve| of_query.filter(|_| self.job.method.solve == solve);
+            let is_subspace = self.job.method.solve == Solve::Subspace;
             QueryRanking {
                 candidates: checks.as_ref().map(|checks| checks[ranking.query].clone()),
                 stability: variants.as_ref().and_then(|variants| variants.stability(&ranking, self.copies.as_ref())),
@@ -157,8 +157,8 @@ impl Plan {
                     value,
                     before: before.as_ref().and_then(|before| before.get(ranking.query)).cloned(),
                     captured: captured.as_ref().map(|captured| captured[ranking.query]),
-                    residual: solved_by(Solve::GaussNewton),
-                    disagreement: solved_by(Solve::Subspace),
+                    residual: of_query.filter(|_| !is_subspace),
+                    disagreement: of_query.filter(|_| is_subspace),
                     tokens: losses
                         .as_ref()
                         .and_then(|losses| losses.get(ranking.query))

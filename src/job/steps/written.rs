@@ -150,5 +150,10 @@ fn files_of_low_rank_of_lists_and_of_joint_solves_have_the_bytes_that_were_foret
         of_perceptron(job);
         job.method.solve = Solve::GaussNewton;
         job.method.solve_iterations = Some(2);
+    })?;
+    assert_whole(|job| {
+        of_perceptron(job);
+        job.method.solve = Solve::MFac;
+        job.method.query_rank = Some(2);
     })
 }

@@ -11,7 +11,7 @@ mod fit;
 pub(in crate::job) mod moments;
 pub(in crate::job) mod networks;
 mod second_moments;
-mod stage;
+pub(in crate::job) mod stage;
 
 use std::path::PathBuf;
 

@@ -7,7 +7,10 @@ use crate::job::training::chosen::Chosen;
 
 /// Examples for each direction of a subspace that [`FitExamples::Auto`] takes for joint systems: far more than their
 /// forms need to be known well, so that a pass over millions of examples is spared.
-const EXAMPLES_OF_DIRECTION: usize = 200;
+pub(in crate::job) const EXAMPLES_OF_DIRECTION: usize = 200;
+
+/// Examples whose gradients [`FitExamples::Auto`] takes for matrix-free solves: what M-FAC was published with.
+pub(in crate::job) const SAMPLED_EXAMPLES: usize = 1024;
 
 /// Which of a stage's examples a curvature is taken on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,19 +99,19 @@ impl Stage {
         self.solve_sample.as_ref().unwrap_or_else(|| self.all())
     }
 
-    /// Takes the matrix of joint systems on as many examples as are asked for, the same for all queries, draws and
-    /// products, and returns what a person should know of it.
+    /// Takes the matrix of joint systems on as many examples as are asked for (`auto` is so many at most), the same for all
+    /// queries, draws and products, and returns what a person should know of it.
     ///
     /// # Errors
     /// If more are asked for than there are.
     pub(in crate::job) fn take_solve_sample(
         &mut self,
         request: FitExamples,
-        directions: usize,
+        auto: usize,
     ) -> Result<Option<String>, JobError> {
         let n = self.train.len();
         let count = match request {
-            FitExamples::Auto => n.min(EXAMPLES_OF_DIRECTION * directions),
+            FitExamples::Auto => n.min(auto),
             FitExamples::All | FitExamples::Count(_) | FitExamples::Share(_) => request.count(n, 0, 0),
         };
         if count > n {

@@ -112,8 +112,9 @@ impl Run<'_> {
         self.fitted()
     }
 
-    /// Removes what a process that was killed may have left on the way to curvature that is there now.
+    /// Removes what a process that was killed may have left on the way to curvature and vectors that are there now.
     pub(in crate::job) fn tidy_curvature(&self) -> Result<(), JobError> {
+        self.forget_sampled_gradients()?;
         if self.round()? == Round::Done {
             for kind in [decomposition::EIGENBASIS_PART, groups::COVARIANCE_GROUP, groups::LAMBDA_GROUP] {
                 self.store.remove_kind(kind)?;
