@@ -22,7 +22,7 @@ from the root of the repository; it needs torch, transformers 5, trl and dataset
 
 The folder of a WRONG case is kept, and the line of output ends with the command that repeats it.
 
-    __main__.py    command line, counts
+    __main__.py    command line (seeds, folders and counts: ../random_cases.py)
     texts.py       the rows
     tokenizers.py  tokenizers and their chat templates
     training.py    the trainer, and what it gave the model

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 
 import datasets
 import torch
@@ -10,14 +9,11 @@ from jinja2 import TemplateError
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
+from ..random_cases import NotBuilt
 from .texts import Rows, is_conversation
 from .tokenizers import CHATML, MARKED, tokenizer
 
 IGNORED = -100
-
-
-class NotBuilt(Exception):
-    """TRL refused what was drawn."""
 
 
 def settings(draw, rows, made, folder):
@@ -142,7 +138,3 @@ def scores(trained):
     with_targets = [one for one in trained.examples if any(label != IGNORED for label in one[1][1:])]
     given = torch.stack([gradient(ids, labels) for ids, labels in with_targets])
     return asked @ given.T / len(given)
-
-
-def folder_of(work, seed):
-    return pathlib.Path(work) / f"case-{seed}"

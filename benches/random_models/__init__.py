@@ -13,7 +13,7 @@ tensor that is read into another place, or a mask that is another one shows with
 from the root of the repository; it needs torch, transformers 5, peft and safetensors. The exit status is 1 if a case is
 WRONG. The folder of such a case is kept, and the line of output ends with the command that repeats it.
 
-    __main__.py          command line, counts
+    __main__.py          command line (seeds, folders and counts: ../random_cases.py)
     draw.py              the numbers of one case
     case.py              a case, and what PyTorch says of it
     compare.py           what ascribe says of it, and whether both agree

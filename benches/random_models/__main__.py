@@ -1,34 +1,21 @@
 """Command line: runs cases, prints those that do not agree, and counts."""
 
 import argparse
-import collections
 import json
 import pathlib
 import re
-import shutil
 import sys
 import tempfile
-import traceback
-import warnings
 
-import torch
-import transformers
-
+from ..random_cases import BAD, Tally, in_folder, quiet, seeds
 from . import __doc__ as about
 from . import adapters, decoders, encoder_decoders, encoders, images, page
-from .case import NotBuilt
 from .compare import judge
 from .draw import Draw
 
 FAMILIES = {
     **decoders.FAMILIES, **encoders.FAMILIES, **encoder_decoders.FAMILIES, **images.FAMILIES, **adapters.FAMILIES
 }
-
-
-def seeds(text):
-    """`7` is one seed, `0..10` are ten."""
-    first, dots, end = text.partition("..")
-    return range(int(first), int(end) if dots else int(first) + 1)
 
 
 def arguments():
@@ -48,20 +35,13 @@ def arguments():
 
 
 def run_case(family, seed, options, work):
-    """`(verdict, words)` of one case; its folder stays if the verdict is WRONG or nothing could be said."""
+    """`(verdict, words)` of one case."""
     folder = work / f"{family}-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        case = FAMILIES[family](family.removesuffix("-classifier"), Draw(family, seed), folder)
-        verdict, words = judge(options.binary, case)
-    except NotBuilt as error:
-        verdict, words = "not built", str(error).replace("\n", " ")
-    except Exception:
-        verdict, words = "failed", traceback.format_exc()
-    if verdict not in ("WRONG", "failed") and not options.keep:
-        shutil.rmtree(folder)
-    return verdict, words.replace(f"{folder}", "CASE")
+
+    def found():
+        return judge(options.binary, FAMILIES[family](family.removesuffix("-classifier"), Draw(family, seed), folder))
+
+    return in_folder(folder, options.keep, found)
 
 
 def reason(words):
@@ -73,36 +53,29 @@ def main():
     options = arguments()
     if options.list:
         print("\n".join(FAMILIES))
-        return 0
+        return
     if options.page:
         page.write(options.page, options.of, decoders.CONFIGURATIONS)
-        return 0
+        return
     names = list(FAMILIES) if options.family == "all" else options.family.split(",")
+    for name in names:
+        if name not in FAMILIES:
+            sys.exit(f"--family {name}: there is no such family; --list prints them")
     work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="random-models-"))
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    torch.set_num_threads(1)
-    counts, reasons = {}, collections.Counter()
+    quiet()
+    tally = Tally(reason)
     for family in names:
-        tally = counts[family] = collections.Counter()
         for seed in options.seeds:
             verdict, words = run_case(family, seed, options, work)
-            tally[verdict] += 1
-            if verdict in ("refused", "not built"):
-                reasons[f"{verdict}: {reason(words)}"] += 1
-            if verdict in ("WRONG", "failed"):
+            tally.add(family, verdict, words)
+            if verdict in BAD:
                 again = f"python3 -m benches.random_models --binary {options.binary} --work {work}"
                 print(f"{family} {seed} {verdict}: {words}\n    {again} --family {family} --seeds {seed}", flush=True)
-        print(f"{family}: {', '.join(f'{count} {verdict}' for verdict, count in sorted(tally.items()))}", flush=True)
-    total = sum(counts.values(), collections.Counter())
-    print(f"all: {', '.join(f'{count} {verdict}' for verdict, count in sorted(total.items()))}")
-    for words, count in reasons.most_common():
-        print(f"{count} times {words}")
+        print(tally.line(family), flush=True)
     if options.counts:
-        options.counts.write_text(json.dumps({"families": counts, "reasons": reasons}, indent=1) + "\n")
-    return 1 if total["WRONG"] or total["failed"] else 0
+        options.counts.write_text(json.dumps({"families": tally.groups, "reasons": tally.reasons}, indent=1) + "\n")
+    tally.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

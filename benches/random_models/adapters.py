@@ -4,6 +4,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from ..random_cases import NotBuilt
 from . import case as cases
 from . import decoders, encoder_decoders, encoders, saved
 from .compare import is_inside_blocks
@@ -110,7 +111,7 @@ def adapter(name, draw, folder):
         whole = saved.load(task.auto_class, base, **task.load_options)
         model = peft.get_peft_model(whole, peft.LoraConfig(**arguments))
     except Exception as error:
-        raise cases.NotBuilt(f"LoraConfig: {error}") from error
+        raise NotBuilt(f"LoraConfig: {error}") from error
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

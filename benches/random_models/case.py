@@ -13,10 +13,6 @@ IGNORED = -100
 TRAIN, QUERIES = 4, 2
 
 
-class NotBuilt(Exception):
-    """transformers or PEFT refused what was drawn."""
-
-
 @dataclasses.dataclass
 class Case:
     """`loss` takes the model and a row, and gives what ascribe measures of it: a sum over target tokens, or the loss of

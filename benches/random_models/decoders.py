@@ -4,6 +4,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from ..random_cases import NotBuilt
 from . import case as cases
 from . import saved
 from .compare import is_inside_blocks
@@ -295,7 +296,7 @@ def configuration(family, draw):
     try:
         return getattr(transformers, name)(**keys(draw).values)
     except Exception as error:
-        raise cases.NotBuilt(f"{name}: {error}") from error
+        raise NotBuilt(f"{name}: {error}") from error
 
 
 def longest(config):
@@ -310,7 +311,7 @@ def built(auto_class, config, draw):
         with torch.no_grad():
             model(input_ids=torch.tensor([[3, 4, 5]]))
     except Exception as error:
-        raise cases.NotBuilt(f"{type(config).__name__}: {error}") from error
+        raise NotBuilt(f"{type(config).__name__}: {error}") from error
     saved.randomize(model, draw)
     return model
 

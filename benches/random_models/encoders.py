@@ -5,6 +5,7 @@ import torch.nn.functional as functional
 import transformers
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
+from ..random_cases import NotBuilt
 from . import case as cases
 from . import saved
 from .compare import is_inside_blocks
@@ -88,7 +89,7 @@ def configuration(family, draw):
     try:
         return CONFIGURATIONS[family](draw)
     except Exception as error:
-        raise cases.NotBuilt(f"{family}: {error}") from error
+        raise NotBuilt(f"{family}: {error}") from error
 
 
 def problem_of(draw):
@@ -135,7 +136,7 @@ def built(auto_class, config, draw):
         with torch.no_grad():
             model(**inputs({"input_ids": list(range(3, 27))}))
     except Exception as error:
-        raise cases.NotBuilt(f"{type(config).__name__}: {error}") from error
+        raise NotBuilt(f"{type(config).__name__}: {error}") from error
     saved.randomize(model, draw)
     return model
 

@@ -37,7 +37,7 @@ STAGES = (*FACTORS, "scores")
 
 
 def run_process(command, stdout, stderr):
-    """`(wall seconds, peak MiB)` of a child; an error shows the end of what it said."""
+    """`(wall seconds, resource usage)` of a child; an error shows the end of what it said."""
     start = time.perf_counter()
     with open(stdout, "wb") as out, open(stderr, "wb") as err:
         child = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL)
@@ -47,7 +47,7 @@ def run_process(command, stdout, stderr):
     if child.returncode != 0:
         with open(stderr, errors="replace") as err:
             sys.exit(f"{' '.join(command)}\nended with {child.returncode}:\n{err.read()[-3000:]}")
-    return seconds, usage.ru_maxrss / 1024
+    return seconds, usage
 
 
 def run_ascribe(a, spec, work):
@@ -56,7 +56,8 @@ def run_ascribe(a, spec, work):
     path = lambda key: os.path.join(a.folder, spec[key])
     command = [a.ascribe, "influence", "--model", path("model"), "--train", path("train"), "--queries", path("queries"), "--out", out,
                "--threads", str(a.threads), "--progress", "json", *a.ascribe_arg]
-    seconds, peak = run_process(command, os.path.join(work, "ascribe.out"), os.path.join(work, "ascribe.err"))
+    seconds, usage = run_process(command, os.path.join(work, "ascribe.out"), os.path.join(work, "ascribe.err"))
+    peak = usage.ru_maxrss / 1024
     with open(os.path.join(out, "run.json")) as file:
         stages = {}
         for stage in json.load(file)["stages"]:

@@ -18,9 +18,7 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 LENGTH, END = 128, 0
@@ -112,13 +110,9 @@ def kronfluence_side(a):
 
 def run(command, name, work):
     """`(seconds, processor seconds)` of a whole process."""
-    start = time.perf_counter()
-    with open(work / f"{name}.out", "wb") as out, open(work / f"{name}.err", "wb") as err:
-        child = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(child.pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{(work / f'{name}.err').read_text(errors='replace')[-3000:]}")
-    return time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    from compare import run_process
+    seconds, usage = run_process(command, str(work / f"{name}.out"), str(work / f"{name}.err"))
+    return seconds, usage.ru_utime + usage.ru_stime
 
 
 def lds(scores, folder):

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use crate::support::dense::{self, eliminate};
+use crate::support::dense::{dot, eliminate, gradient_of};
 use crate::support::passes::{self, BATCH, Batched, KfacScale};
 use crate::support::{Outcome, fixture, load, open};
 use ascribe::attribution::store::TensorFile;
@@ -14,23 +14,14 @@ use ascribe::curvature::random::stream;
 use ascribe::curvature::{
     CurvatureKind, Damping, Factors, LayerId, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
-use ascribe::data::{self, Dataset};
+use ascribe::data::Dataset;
 use ascribe::job::{
     CheckpointsRequest, Curvature, DampingRequest, Fisher, FitExamples, IntervalsRequest, Job, Plan, Precision,
     Several, Solve, TokensRequest,
 };
-use ascribe::model::Model;
 use candle_core::DType;
 
 const EXAMPLES: usize = 12;
-
-fn gradient(model: &Model, data: &Dataset, example: usize, objective: Objective) -> Vec<Vec<f64>> {
-    dense::gradient(model, &data::batch(data, example..example + 1), objective).1
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
 
 /// `((1 - ρ) C + D + (ρ/m) Σ g gᵀ)⁻¹ q` with every matrix formed; `curvature` has one matrix for each layer, or none for
 /// M-FAC alone.
@@ -89,7 +80,7 @@ fn solutions_are_those_of_the_dense_systems() -> Outcome {
     let drawn: Vec<Vec<Vec<f64>>> = objectives
         .iter()
         .flat_map(|&objective| (0..EXAMPLES).map(move |m| (m, objective)))
-        .map(|(m, objective)| gradient(model, train, m, objective))
+        .map(|(m, objective)| gradient_of(model, train, m, objective))
         .collect();
     let asked = Batched(queries, BATCH);
     let sweep = |examples, range| Sweep { network: model, examples, range, pass: Pass::Products, observer: &() };
@@ -169,7 +160,7 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
     let mut want = vec![vec![0.0; rows * n]; 2];
     for step in STEPS {
         let model = load(&fixture("mlp-trajectory").join(step), DType::F64);
-        let of = |data: &Dataset, m: usize, objective| gradient(&model, data, m, objective);
+        let of = |data: &Dataset, m: usize, objective| gradient_of(&model, data, m, objective);
         let sampled: Vec<_> = (0..EXAMPLES).map(|m| of(&sample, m, Objective::TrainingLoss)).collect();
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         let examples: Vec<Vec<f64>> = (0..n).map(|m| of(train, m, Objective::TrainingLoss).concat()).collect();

@@ -1,7 +1,7 @@
 //! Joint systems that are solved in the span of what EK-FAC gives with several dampings, against their definition with
 //! dense matrices, and whole jobs against the library's pieces.
 
-use crate::support::dense::{self, eliminate};
+use crate::support::dense::{dot, eliminate, gradient_of};
 use crate::support::passes::{self, BATCH, Batched, KfacScale};
 use crate::support::{Outcome, fixture, load, open};
 use ascribe::attribution::store::TensorFile;
@@ -13,11 +13,9 @@ use ascribe::curvature::random::stream;
 use ascribe::curvature::{
     CurvatureKind, Damping, Factors, LayerId, LayerSpec, Measurement, Network, Objective, Reduction, Vectors,
 };
-use ascribe::data::{self, Dataset};
 use ascribe::job::{
     CheckpointsRequest, DampingRequest, Fisher, FitExamples, IntervalsRequest, Job, Plan, Precision, Several, Solve,
 };
-use ascribe::model::Model;
 use candle_core::DType;
 
 /// What a job spans its spaces with.
@@ -25,14 +23,6 @@ const SPANNING: [f64; 5] = [1e-3, 1e-2, 0.1, 1.0, 10.0];
 
 /// What the solver puts on a diagonal of 1.
 const RIDGE: f64 = 1e-6;
-
-fn gradient(model: &Model, data: &Dataset, example: usize, objective: Objective) -> Vec<Vec<f64>> {
-    dense::gradient(model, &data::batch(data, example..example + 1), objective).1
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
 
 /// `V (Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` with every matrix formed, D the damping of each layer; one part of each vector for each
 /// layer.
@@ -113,7 +103,7 @@ fn solutions_are_those_of_the_definition() -> Outcome {
         let objectives = labels.objectives(stream::FORM);
         let drawn: Vec<Vec<Vec<f64>>> = (0..examples)
             .flat_map(|m| objectives.iter().map(move |objective| (m, *objective)))
-            .map(|(m, objective)| gradient(model, &fixture.train, m, objective))
+            .map(|(m, objective)| gradient_of(model, &fixture.train, m, objective))
             .collect();
         let spanning = SPANNING.map(Damping::MeanFraction);
         let dampings = [Damping::Absolute(0.005), Damping::Absolute(0.1), Damping::MeanFraction(0.3)];
@@ -193,15 +183,16 @@ fn scores_of_a_job_are_those_of_the_definition() -> Outcome {
         let objectives = LabelMode::Sampled { seed: 0, draws }.objectives(stream::FORM);
         let of_example = |m| objectives.iter().map(move |objective| (m, *objective));
         let each = (0..n).flat_map(of_example);
-        let drawn: Vec<_> = each.map(|(m, objective)| gradient(&model, train, m, objective)).collect();
-        let examples: Vec<_> = (0..n).map(|m| gradient(&model, train, m, Objective::TrainingLoss).concat()).collect();
+        let drawn: Vec<_> = each.map(|(m, objective)| gradient_of(&model, train, m, objective)).collect();
+        let examples: Vec<_> =
+            (0..n).map(|m| gradient_of(&model, train, m, Objective::TrainingLoss).concat()).collect();
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         for q in 0..rows {
             let x = by_definition(
                 model.layers(),
                 &factors,
                 &drawn,
-                &gradient(&model, queries, q, measured),
+                &gradient_of(&model, queries, q, measured),
                 Damping::Absolute(0.01),
             );
             let x = x.concat();

@@ -219,8 +219,8 @@ impl<'a, T: Real> MatrixFree<'a, T> {
         Ok(matrix)
     }
 
-    /// `Gᵀ v` for vectors of which `layer` makes each layer's, `[m, count]`.
-    fn along(&self, count: usize, mut layer: impl FnMut(usize) -> Vec<T>) -> Result<Vec<f64>, Error> {
+    /// `Gᵀ v` for vectors of which `layer` gives each layer's, `[m, count]`.
+    fn along<V: AsRef<[T]>>(&self, count: usize, mut layer: impl FnMut(usize) -> V) -> Result<Vec<f64>, Error> {
         let m = self.gradients.queries();
         let mut sums = vec![0.0; m * count];
         let mut part = vec![T::of(0.0); m * count];
@@ -230,7 +230,7 @@ impl<'a, T: Real> MatrixFree<'a, T> {
                 for start in (0..size).step_by(COLUMNS) {
                     let columns = COLUMNS.min(size - start);
                     let a = View::new(&all[start..], m, columns, size);
-                    let b = View::new(&vectors[start..], count, columns, size);
+                    let b = View::new(&vectors.as_ref()[start..], count, columns, size);
                     let to = ViewMut::dense(&mut part, m, count);
                     gemm::matmul(to, gemm::Into::Replace, T::of(1.0), a, b.t(), Threads::Pool);
                     sums.iter_mut().zip(&part).for_each(|(sum, part)| *sum += part.wide());
@@ -293,7 +293,7 @@ impl<T: Real> MatrixFreeSystems<'_, T> {
                 self.of.add_combined(l, -1.0, &c, count, &mut rest)?;
                 x.layers.push(multiplied(l, &rest, |d| 1.0 / d));
             }
-            let along = self.of.along(count, |l| x.layers[l].clone())?;
+            let along = self.of.along(count, |l| &x.layers[l])?;
             let mut squares = vec![0.0; count];
             for (l, layer) in x.layers.iter().enumerate() {
                 let mut product = multiplied(l, layer, |d| d);

@@ -14,7 +14,8 @@ fn all(dataset: &Dataset) -> Vec<(Vec<u32>, Vec<bool>)> {
     (0..dataset.len()).map(|i| (tokens(dataset).tokens(i).to_vec(), tokens(dataset).is_target(i).to_vec())).collect()
 }
 
-/// It stands before what the tokenizer adds: a tokenizer with `add_eos_token` gives a text two.
+/// The end token that `--add-eos` asks for is part of the text that the tokenizer reads. A tokenizer with `add_eos_token`
+/// adds its own behind it, so that a text ends with two.
 #[test]
 fn the_end_token_is_written_into_the_text() {
     let text =

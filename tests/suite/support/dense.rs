@@ -1,7 +1,7 @@
 //! Definitions with every number formed: gradients by loops over taps, and systems by elimination.
 
 use ascribe::curvature::{Error, LayerSpec, Network, Objective, Tap, TapSink};
-use ascribe::data::Batch;
+use ascribe::data::{self, Batch, Dataset};
 use ascribe::model::Model;
 
 /// The gradient of everything in a batch, by layer, one number at a time.
@@ -31,6 +31,16 @@ pub fn gradient(model: &Model, batch: &Batch, objective: Objective) -> (Vec<f64>
     let mut summed = Summed { layers, sums: layers.iter().map(|l| vec![0.0; l.parameters()]).collect() };
     let values = model.differentiate(batch, objective, &mut summed).expect("differentiable");
     (values, summed.sums)
+}
+
+/// The gradient of one example's objective, by layer.
+pub fn gradient_of(model: &Model, data: &Dataset, example: usize, objective: Objective) -> Vec<Vec<f64>> {
+    gradient(model, &data::batch(data, example..example + 1), objective).1
+}
+
+/// The inner product of two vectors.
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// Gaussian elimination with pivots.
