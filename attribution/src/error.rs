@@ -29,6 +29,14 @@ pub enum Error {
         /// The layer's name.
         layer: String,
     },
+    /// The gradient of a training example that was sampled is NaN or infinite.
+    #[error("sampled training example {example}: its gradient at layer `{layer}` holds NaN or infinity")]
+    NonFiniteSample {
+        /// Place of the example in the sample.
+        example: usize,
+        /// The layer's name.
+        layer: String,
+    },
     /// A system with the Gauss-Newton matrix could not be solved.
     #[error("the systems with the Gauss-Newton matrix were not solved: {0}")]
     Refinement(String),

@@ -35,7 +35,7 @@ const COLUMNS: usize = 1 << 14;
 /// that of example m under objective k as number `k · examples + m` of leg 0.
 ///
 /// # Errors
-/// [`Error::NonFiniteQuery`] for a gradient that is not finite; the network's, the sink's, [`Error::Interrupted`].
+/// [`Error::NonFiniteSample`] for a gradient that is not finite; the network's, the sink's, [`Error::Interrupted`].
 pub fn sample_gradients<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     objectives: &[Objective],
@@ -59,7 +59,7 @@ pub fn sample_gradients<N: Network, T: Real>(
                     };
                     let mut all = vectors.chunks_exact(spec.parameters());
                     if let Some(bad) = all.position(|g| g.iter().any(|x| !x.wide().is_finite())) {
-                        return Err(Error::NonFiniteQuery { query: range.start + bad, layer: spec.name.clone() });
+                        return Err(Error::NonFiniteSample { example: range.start + bad, layer: spec.name.clone() });
                     }
                     let found = LegProduct { vectors, spec, place: None }.into_form(VectorForm::Full)?;
                     sink.put(0, LayerId(l), place(range.start)..place(range.end), &found)

@@ -74,7 +74,8 @@ impl Plan {
                 JobError::Pass(
                     source @ (Error::Curvature(crate::curvature::Error::NonFinite { .. })
                     | Error::NonFiniteScore(_)
-                    | Error::NonFiniteQuery { .. }),
+                    | Error::NonFiniteQuery { .. }
+                    | Error::NonFiniteSample { .. }),
                 ),
                 Some(network),
             ) => JobError::NotFinite { folders: network.of.iter().map(|(folder, _)| folder.clone()).collect(), source },
