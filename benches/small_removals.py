@@ -2,7 +2,7 @@
 """Retrains a small GPT-2 without 2 % of its documents, again and again, from the same start and in the same order.
 
   small_removals.py full    FOLDER --work W              the run itself, six checkpoints as transformers saves them
-  small_removals.py retrain FOLDER --work W [--seconds S] one file for each removal; goes on where it stopped
+  small_removals.py retrain FOLDER --work W [--seconds S] [--part 0/2] one file for each removal; goes on where it stopped
   small_removals.py collect FOLDER --work W --out FILE   what `ascribe evaluate lds --removals` reads
 
 FOLDER holds `train.jsonl` (`text`), `query.jsonl` (`text`), `facts.jsonl` (`prompt`, `completion`) and `tokenizer/`. The
@@ -133,9 +133,10 @@ def full(a):
 def retrain(a):
     sequences = documents(a.folder, "train.jsonl")
     began = time.time()
+    part, parts = map(int, a.part.split("/"))
     for number, removed in enumerate(removals(a.count, len(sequences))):
         path = a.work / f"removal-{number:03d}.npz"
-        if path.exists() or time.time() - began > a.seconds:
+        if number % parts != part or path.exists() or time.time() - began > a.seconds:
             continue
         start = time.time()
         store(path, train(sequences, set(removed.tolist()), a.seed), a.folder)
@@ -168,6 +169,7 @@ if __name__ == "__main__":
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--seconds", type=float, default=math.inf)
     p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--part", default="0/1", help="which removals this process makes: 0/2 every second one, 1/2 the others")
     a = p.parse_args()
     a.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(a.threads)

@@ -1,15 +1,18 @@
 //! Curvature from a part of the training examples: the same as a run on a file of that part alone, whose curvature
 //! scores all.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::figures::assert_relative;
 use crate::support::passes::{BATCH, Batched, KfacScale, fit, score_and, vectors};
 use crate::support::recorded::Recorded;
 use crate::support::{Source, fixture, load};
 use ascribe::Hint;
-use ascribe::attribution::LabelMode;
 use ascribe::attribution::store::Shard;
+use ascribe::attribution::{Event, LabelMode, Observer, Pass};
 use ascribe::curvature::{CurvatureKind, Damping, Measurement};
 use ascribe::data::{Role, Which};
 use ascribe::job::{
@@ -183,8 +186,8 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
 }
 
 /// `interval_scores = strongest`: the intervals and verdicts of variants that score all examples, from some of them, and
-/// the scores of a run without variants, byte for byte. Texts, whose gradients are formed for all queries, and rows of
-/// numbers, whose vectors meet all examples at once.
+/// the scores of a run without variants: byte for byte where the curvature is that of such a run. Texts, whose gradients
+/// are formed for all queries, and rows of numbers, whose vectors meet all examples at once.
 #[test]
 fn variants_of_the_strongest_examples_say_what_those_of_all_say() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -213,7 +216,15 @@ fn variants_of_the_strongest_examples_say_what_those_of_all_say() {
         let (want, ..) = done("all", intervals, IntervalScores::All);
         let (found, plan, out) = done("strongest", intervals, IntervalScores::Strongest);
         let (_, _, without) = done("without", IntervalsRequest::None, IntervalScores::Auto);
-        assert!(scores(&out) == scores(&without), "{name}: other scores");
+        let plain = scores(&without);
+        match intervals {
+            // the curvature of all examples is the sum of both halves'
+            IntervalsRequest::All => assert_relative(&scores(&out), &plain, 1e-6, name),
+            _ => assert!(scores(&out) == plain, "{name}: other scores"),
+        }
+        // added to a run that is there
+        done("without", intervals, IntervalScores::Strongest);
+        assert!(scores(&without) == plain, "{name}: other scores than before");
         assert!(!out.join("scores.variant-damping-3.safetensors").exists(), "{name}: a matrix was written");
         assert!(plan.summary().notes.iter().any(|note| note.contains("the 4 strongest examples of each side")));
         for (found, want) in found.iter().zip(&want) {
@@ -235,5 +246,72 @@ fn variants_of_the_strongest_examples_say_what_those_of_all_say() {
         assert!(sides.clone().any(|example| example.interval.is_some()));
         assert!(sides.clone().any(|example| example.interval.is_none()));
         assert!(rankings.iter().any(|ranking| ranking.stability.is_none()), "{name}");
+    }
+}
+
+/// Examples that passes of the curvature have differentiated, and after how many of their steps to stop.
+#[derive(Default)]
+struct Watch {
+    differentiated: Mutex<Vec<(Pass, u64)>>,
+    steps: AtomicUsize,
+    stop_after: Option<usize>,
+}
+
+impl Observer for Watch {
+    fn event(&self, event: Event) {
+        if let Event::Advanced { pass, units } = event {
+            self.differentiated.lock().expect("no panic").push((pass, units));
+            self.steps.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.stop_after.is_some_and(|after| self.steps.load(Ordering::Relaxed) >= after)
+    }
+}
+
+/// `intervals = all` differentiates every training example as often as a run without does, for three curvatures; stopped
+/// anywhere on the way it goes on to the same bytes. Without an eigenbasis the halves' parts are their own Λ.
+#[test]
+fn one_differentiation_serves_both_halves_and_the_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = std::fs::read_to_string(fixture("gpt2-tiny").join("train.jsonl")).expect("readable");
+    let train = folder.path().join("train.jsonl");
+    std::fs::write(&train, text.lines().take(31).collect::<Vec<_>>().join("\n")).expect("writable");
+    for curvature in [Curvature::Ekfac, Curvature::Kfac, Curvature::Diagonal] {
+        let plan = |name: &str, intervals: IntervalsRequest| {
+            let mut job = job(&train, &folder.path().join(format!("{name}-{curvature:?}")));
+            (job.method.curvature, job.output.intervals) = (curvature, intervals);
+            Plan::resolve(job).expect("sound")
+        };
+        let counted = |name: &str, intervals: IntervalsRequest| {
+            let (plan, watch) = (plan(name, intervals), Watch::default());
+            plan.run(&watch).expect("a whole run");
+            let found = watch.differentiated.into_inner().expect("no panic");
+            let of = |wanted| found.iter().filter(|(pass, _)| *pass == wanted).map(|(_, units)| units).sum::<u64>();
+            ([of(Pass::Covariance), of(Pass::Lambda)], plan.summary().differentiations, watch.steps.into_inner())
+        };
+        let (want, counted_without, _) = counted("without", IntervalsRequest::None);
+        let (found, counted_with, steps) = counted("all", IntervalsRequest::All);
+        assert_eq!((found, counted_with), (want, counted_without), "{curvature:?}");
+        let at = |name: &str| folder.path().join(format!("{name}-{curvature:?}"));
+        assert_relative(&scores(&at("all")), &scores(&at("without")), 1e-6, "with intervals and without");
+        for after in (1..steps).step_by(steps.div_ceil(6)) {
+            let stopped = Watch { stop_after: Some(after), ..Watch::default() };
+            let name = format!("stopped-{after}");
+            if plan(&name, IntervalsRequest::All).run(&stopped).is_ok() {
+                continue;
+            }
+            plan(&name, IntervalsRequest::All).run(&()).expect("it goes on");
+            for file in ["scores", "scores.variant-half-1", "scores.variant-half-2"] {
+                let bytes = |name: &str| std::fs::read(at(name).join(format!("{file}.safetensors"))).expect("scores");
+                assert!(bytes(&name) == bytes("all"), "{curvature:?}, stopped after {after}: {file}");
+            }
+            let artifacts = |name: &str| {
+                let entries = std::fs::read_dir(at(name).join("artifacts")).expect("artifacts");
+                entries.map(|entry| entry.expect("readable").file_name()).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(artifacts(&name), artifacts("all"), "{curvature:?}, stopped after {after}");
+        }
     }
 }

@@ -6,13 +6,17 @@ use ascribe_curvature::{Counts, Covariance, Lambda, LayerSide, LayerSpec, Matrix
 
 use super::SourceError;
 
-/// The covariances of a segment's checkpoints, and their weights. Their weighted mean is taken matrix by matrix, when it
-/// is that matrix's turn.
+/// The covariances of a segment's checkpoints with their weights, or those of parts of the examples. Their weighted mean is
+/// taken matrix by matrix, when it is that matrix's turn.
 ///
 /// # Source
 /// `docs/method.md`, Source.
 #[derive(Debug)]
-pub struct PooledCovariance(Vec<(f64, Covariance)>);
+pub struct PooledCovariance {
+    covariances: Vec<Covariance>,
+    /// One for each; none where each counts as many as its positions.
+    weights: Option<Vec<f64>>,
+}
 
 impl PooledCovariance {
     /// Checkpoints' covariances, each with its weight `w_a`.
@@ -20,24 +24,40 @@ impl PooledCovariance {
     /// # Errors
     /// If they are of different layers, or the weights do not sum to 1.
     pub fn new(checkpoints: Vec<(f64, Covariance)>) -> Result<Self, SourceError> {
-        let sizes = |covariance: &Covariance| -> Vec<Option<usize>> {
-            let inputs = covariance.inputs.iter().map(|matrix| matrix.as_ref().map(SymmetricMatrix::size));
-            inputs.chain(covariance.outputs.iter().map(|matrix| Some(matrix.size()))).collect()
-        };
-        let first = checkpoints.first().map(|(_, covariance)| sizes(covariance));
-        if let Some(checkpoint) = checkpoints.iter().position(|(_, covariance)| Some(sizes(covariance)) != first) {
-            return Err(SourceError::DifferentLayers { checkpoint });
+        let (weights, covariances): (Vec<f64>, Vec<_>) = checkpoints.into_iter().unzip();
+        check_sizes(&covariances)?;
+        let sum = weights.iter().sum();
+        match sum_to_one(sum) {
+            true => Ok(Self { covariances, weights: Some(weights) }),
+            false => Err(SourceError::Weights(sum)),
         }
-        let weights = checkpoints.iter().map(|(weight, _)| weight).sum();
-        if sum_to_one(weights) { Ok(Self(checkpoints)) } else { Err(SourceError::Weights(weights)) }
     }
 
-    /// T̄ of a layer, the mean number of positions of an example at all checkpoints.
+    /// Covariances of parts of the examples, of which no example is in two, as the mean over all of them.
+    ///
+    /// # Errors
+    /// If they are of different layers.
+    pub fn of_parts(parts: Vec<Covariance>) -> Result<Self, SourceError> {
+        check_sizes(&parts)?;
+        Ok(Self { covariances: parts, weights: None })
+    }
+
+    /// What each covariance of a layer counts in the mean.
+    fn weights(&self, layer: usize) -> Vec<f64> {
+        self.weights.clone().unwrap_or_else(|| {
+            let positions = || self.covariances.iter().map(|part| part.counts.positions[layer]);
+            // an expert that no part has seen is 0 in all of them
+            let all = positions().sum::<u64>().max(1) as f64;
+            positions().map(|own| own as f64 / all).collect()
+        })
+    }
+
+    /// T̄ of a layer, the mean number of positions of an example, at all checkpoints or in all parts.
     ///
     /// # Panics
     /// If there is no such layer.
     pub fn mean_positions(&self, layer: usize) -> f64 {
-        let sum = |of: &dyn Fn(&Counts) -> u64| self.0.iter().map(|(_, one)| of(&one.counts)).sum::<u64>() as f64;
+        let sum = |of: &dyn Fn(&Counts) -> u64| self.covariances.iter().map(|one| of(&one.counts)).sum::<u64>() as f64;
         sum(&|counts| counts.positions[layer]) / sum(&|counts| counts.examples)
     }
 
@@ -46,16 +66,17 @@ impl PooledCovariance {
     /// # Panics
     /// If there is no such layer.
     pub fn block(&self, layers: &[LayerSpec], of: LayerSide, range: Range<usize>) -> SymmetricMatrix {
-        if let [(_, covariance)] = self.0.as_slice() {
+        if let [covariance] = self.covariances.as_slice() {
             return covariance.of(layers, of).diagonal_block(range);
         }
-        let matrices: Vec<_> = self.0.iter().map(|(weight, covariance)| (weight, covariance.of(layers, of))).collect();
-        let triangles: Vec<_> = matrices.iter().map(|(weight, matrix)| (*weight, matrix.as_slice())).collect();
+        let matrices: Vec<_> = self.covariances.iter().map(|covariance| covariance.of(layers, of)).collect();
+        let triangles: Vec<_> =
+            self.weights(of.layer).into_iter().zip(matrices.iter().map(|matrix| matrix.as_slice())).collect();
         let mean = SymmetricMatrix::from_fn(range.len(), |r, c| {
             let place = SymmetricMatrix::numbers(range.start + r) + range.start + c;
             triangles.iter().map(|(weight, triangle)| *weight * triangle[place]).sum()
         });
-        matrices.iter().for_each(|(_, matrix)| matrix.forget());
+        matrices.iter().for_each(|matrix| matrix.forget());
         mean
     }
 }
@@ -96,6 +117,19 @@ impl LambdaPool {
     /// If the weights do not sum to 1.
     pub fn finish(self) -> Result<Lambda, SourceError> {
         self.sum.filter(|_| sum_to_one(self.weights)).ok_or(SourceError::Weights(self.weights))
+    }
+}
+
+/// `Err` if covariances are of different layers.
+fn check_sizes(covariances: &[Covariance]) -> Result<(), SourceError> {
+    let sizes = |covariance: &Covariance| -> Vec<Option<usize>> {
+        let inputs = covariance.inputs.iter().map(|matrix| matrix.as_ref().map(SymmetricMatrix::size));
+        inputs.chain(covariance.outputs.iter().map(|matrix| Some(matrix.size()))).collect()
+    };
+    let first = covariances.first().map(sizes);
+    match covariances.iter().position(|covariance| Some(sizes(covariance)) != first) {
+        Some(checkpoint) => Err(SourceError::DifferentLayers { checkpoint }),
+        None => Ok(()),
     }
 }
 
@@ -144,6 +178,25 @@ mod tests {
         assert_eq!(error, SourceError::Weights(0.25));
         let other = Covariance { outputs: vec![], ..covariance(&[0.0; 3]) };
         let error = PooledCovariance::new(vec![(0.5, covariance(&[0.0; 3])), (0.5, other)]).expect_err("another");
+        assert_eq!(error, SourceError::DifferentLayers { checkpoint: 1 });
+        Ok(())
+    }
+
+    #[test]
+    fn parts_count_as_many_as_their_positions() -> Result<(), SourceError> {
+        let layers = [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0 }];
+        let of = LayerSide { layer: 0, side: Side::Output };
+        let part = |triangle: &[f64], positions: u64, examples| Covariance {
+            counts: Counts { positions: vec![positions], examples },
+            ..covariance(triangle)
+        };
+        let pooled = PooledCovariance::of_parts(vec![part(&[1.0, 2.0, 4.0], 3, 1), part(&[5.0, 6.0, 8.0], 1, 2)])?;
+        assert_eq!(pooled.block(&layers, of, 0..2).as_slice(), [2.0, 3.0, 5.0]);
+        assert_eq!(pooled.mean_positions(0), 4.0 / 3.0);
+        let unseen = PooledCovariance::of_parts(vec![part(&[0.0; 3], 0, 1), part(&[0.0; 3], 0, 2)])?;
+        assert_eq!(unseen.block(&layers, of, 0..2).as_slice(), [0.0; 3]);
+        let other = Covariance { outputs: vec![], ..covariance(&[0.0; 3]) };
+        let error = PooledCovariance::of_parts(vec![covariance(&[0.0; 3]), other]).expect_err("another");
         assert_eq!(error, SourceError::DifferentLayers { checkpoint: 1 });
         Ok(())
     }

@@ -71,7 +71,8 @@ pub(in crate::job) fn note(brief: &Brief) -> Option<String> {
     let (with, without) = (brief.vectors_alike(&scored), brief.vectors_alike(&of_scores));
     let fits = match brief.job.output.intervals {
         IntervalsRequest::All if brief.job.takes_halves() => {
-            "; the curvature is fitted a second time, on two halves of the training examples, and decomposed three times"
+            "; curvatures of two halves of the training examples come from the same passes as that of all, and have \
+             eigendecompositions of their own"
         }
         _ => "",
     };

@@ -98,6 +98,11 @@ impl Brief {
 
     /// Λ of one of a fit's networks in the fit's eigenbasis.
     pub(in crate::job) fn lambda_key(&self, fit: &Fit, place: &Place) -> Key {
+        self.lambda_key_on(fit, place, fit.sample)
+    }
+
+    /// Λ of one of a fit's networks in the fit's eigenbasis, on some examples of its stage.
+    pub(in crate::job) fn lambda_key_on(&self, fit: &Fit, place: &Place, sample: Sample) -> Key {
         if let Some(moments) = &fit.second_moments {
             return KeyBuilder::new("lambda", ARITHMETIC)
                 .field("basis", "standard")
@@ -111,7 +116,7 @@ impl Brief {
         };
         let builder = builder
             .field("network", self.network_key(place.network))
-            .field("data", &self.curvature_data_of(fit.stage, fit.sample)[..]);
+            .field("data", &self.curvature_data_of(fit.stage, sample)[..]);
         self.labels(self.conditioning(builder, fit)).finish()
     }
 

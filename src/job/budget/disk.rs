@@ -50,6 +50,10 @@ pub(in crate::job) fn of(brief: &Brief, summary: &Summary) -> Result<DiskCost, J
     let curvature: u64 = files.iter().map(|file| file.bytes).sum();
     // what is under way is saved beside what is finished
     let largest = covariances.iter().chain(&eigenbases).chain(&lambdas).max().copied().unwrap_or(0);
+    // and the halves' parts of Λ of all examples until they are joined
+    let in_halves = brief.needed_fits().any(|(_, fit)| fit.in_halves && fit.kind.has_lambda_pass());
+    let joined = if in_halves { 2 * lambdas.iter().max().copied().unwrap_or(0) } else { 0 };
+    let largest = largest.max(joined);
     let mut parts = 0;
     if let Some(queries) = &brief.queries {
         let answers = brief.all_answers();

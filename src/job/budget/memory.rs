@@ -188,7 +188,8 @@ mod tests {
     }
 
     fn sizes<'a>(layers: &'a [LayerSpec], model: Footprint) -> Sizes<'a> {
-        let fit = FitSize { kind: CurvatureKind::Ekfac, places: 1, preconditioner: Preconditioner::None };
+        let fit =
+            FitSize { kind: CurvatureKind::Ekfac, places: 1, covariances: 1, preconditioner: Preconditioner::None };
         Sizes {
             layers,
             model,
@@ -236,7 +237,8 @@ mod tests {
         let (layers, model) = gpt2_small();
         let mut sizes = sizes(&layers, model);
         let ekfac = Memory::choose(&job(1 << 40), &sizes)?.stages;
-        let adam = FitSize { kind: CurvatureKind::Adam, places: 1, preconditioner: Preconditioner::None };
+        let adam =
+            FitSize { kind: CurvatureKind::Adam, places: 1, covariances: 1, preconditioner: Preconditioner::None };
         (sizes.fits, sizes.fitting) = (vec![adam], Fitting::Here { lambdas: 0 });
         let stages = Memory::choose(&job(1 << 40), &sizes)?.stages;
         let parameters = |of: fn(u64, u64) -> u64| layers.iter().map(|layer| layer.parameters() as u64).fold(0, of);
@@ -339,7 +341,7 @@ mod tests {
         let (layers, model) = gpt2_small();
         let weights: u64 = layers.iter().map(|layer| layer.parameters() as u64).sum();
         let of = |preconditioner| {
-            let fit = FitSize { kind: CurvatureKind::Ekfac, places: 1, preconditioner };
+            let fit = FitSize { kind: CurvatureKind::Ekfac, places: 1, covariances: 1, preconditioner };
             let sizes = Sizes { fits: vec![fit; 2], fitting: Fitting::Here { lambdas: 1 }, ..sizes(&layers, model) };
             Memory::choose(&job(64 << 30), &sizes).map(|found| STAGES.map(|pass| found.stages.of(pass)))
         };

@@ -55,6 +55,8 @@ pub(in crate::job) struct FitSize {
     pub kind: CurvatureKind,
     /// Networks that it is taken at.
     pub places: u64,
+    /// Stored covariances that its eigenvectors are made of: one for each network, or for each half of the examples.
+    pub covariances: u64,
     pub preconditioner: Preconditioner,
 }
 
@@ -189,6 +191,7 @@ impl<'a> Sizes<'a> {
         let of_fit = |(_, fit): (usize, &Fit)| FitSize {
             kind: fit.kind,
             places: fit.places.len() as u64,
+            covariances: (fit.places.len() * fit.samples().len()) as u64,
             preconditioner: preconditioner(training, fit),
         };
         let of_queries = || {
@@ -314,7 +317,8 @@ mod tests {
             let (train, queries) = (brief.train().len(), brief.query_rows());
             assert_eq!((sizes.longest, sizes.positions, sizes.data, sizes.number), (1, train, 100, 4));
             assert_eq!(sizes.layers, brief.training.layers());
-            let expected = FitSize { kind: CurvatureKind::Ekfac, places: 1, preconditioner: Preconditioner::None };
+            let expected =
+                FitSize { kind: CurvatureKind::Ekfac, places: 1, covariances: 1, preconditioner: Preconditioner::None };
             assert_eq!((&sizes.fits[..], sizes.fitting), (&[expected][..], Fitting::Here { lambdas: 1 }));
             let of = sizes.queries.expect("there are queries");
             assert_eq!((of.lengths.len(), of.vectors, of.sums, of.slice), (queries, queries as u64, 1, 0));

@@ -361,8 +361,8 @@ impl MemoryCount<'_> {
         let (layer, width): (&LayerSpec, _) = (&self.0.layers[l], self.0.block_width);
         let whole = layer.columns().max(layer.outputs);
         let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
-        // triangles: pages of the file, what is cut out of several networks' or of a wide one, and conditioned
-        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.places > 1);
+        // triangles: pages of the file, what is cut out of several or of a wide one, and conditioned
+        let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.covariances > 1);
         let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
         // a matrix, its eigenvectors in f64 and in the run's type, and scratch
         (n, 4 * (whole * whole) as u64 + (3 * 8 + 2 * self.number() + cut) * (n * n) as u64)

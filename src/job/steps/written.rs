@@ -8,7 +8,8 @@ use crate::job::brief::in_memory::fixtures;
 use crate::job::brief::keys::site;
 use crate::job::budget::disk;
 use crate::job::plan::Plan;
-use crate::job::request::{Curvature, Job, Precision, Several, Solve, StoreScores};
+use crate::job::request::{Curvature, IntervalsRequest, Job, Precision, Several, Solve, StoreScores};
+use crate::job::training::Site;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
 
@@ -64,8 +65,9 @@ fn assert_whole(change: impl FnOnce(&mut Job)) -> Outcome {
             )?);
         }
         for place in &fit.places {
-            if fit.kind.has_eigenbasis() {
-                let found = store.find("covariance", &plan.covariance_key(site(fit, place)))?;
+            for &sample in fit.samples().iter().filter(|_| fit.kind.has_eigenbasis()) {
+                let at = Site { sample, ..site(fit, place) };
+                let found = store.find("covariance", &plan.covariance_key(at))?;
                 left.insert(assert_foretold(found, &plan.covariance_specs(), plan.covariance_bytes())?);
             }
             if fit.kind.has_lambda() {
@@ -125,6 +127,14 @@ fn files_of_other_kinds_have_the_bytes_that_were_foretold() -> Outcome {
         job.data.skip_loss_check = true;
         job.method.curvature = Curvature::Adam;
     })
+}
+
+#[test]
+fn files_of_halves_have_the_bytes_that_were_foretold_and_nothing_is_left_of_their_parts() -> Outcome {
+    for curvature in [Curvature::Ekfac, Curvature::Kfac, Curvature::Diagonal, Curvature::Soap] {
+        assert_whole(|job| (job.method.curvature, job.output.intervals) = (curvature, IntervalsRequest::All))?;
+    }
+    Ok(())
 }
 
 /// Makes a job one about the small perceptron.

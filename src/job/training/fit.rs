@@ -28,6 +28,9 @@ pub(in crate::job) struct Fit {
     pub stage: usize,
     /// Which of them.
     pub sample: Sample,
+    /// Whether the sums over all of them are those over both halves together, which have curvatures of their own: one
+    /// differentiation serves all three.
+    pub in_halves: bool,
     /// The networks that it is taken at.
     pub places: Vec<Place>,
     /// Layers without a curvature here: the stage did not train them.
@@ -39,9 +42,17 @@ pub(in crate::job) struct Fit {
 }
 
 impl Fit {
+    /// The parts of the stage's examples whose sums make it.
+    pub(in crate::job) fn samples(&self) -> &[Sample] {
+        match (self.in_halves, &self.sample) {
+            (true, Sample::Whole) => &[Sample::Half(0), Sample::Half(1)],
+            (_, own) => std::slice::from_ref(own),
+        }
+    }
+
     /// Whether a pass there serves it.
     pub(in crate::job) fn is_taken_at(&self, site: Site) -> bool {
-        let is_here = self.stage == site.stage && self.sample == site.sample;
+        let is_here = self.stage == site.stage && self.samples().contains(&site.sample);
         is_here && self.places.iter().any(|place| place.network == site.network)
     }
 

@@ -102,6 +102,7 @@ impl Training {
             fits.iter_mut().zip(moments).for_each(|(fit, moments)| fit.second_moments = Some(moments));
         }
         if job.takes_halves() {
+            fits.iter_mut().for_each(|fit| fit.in_halves = true);
             for half in [0, 1] {
                 let of_half = |fit: Fit| Fit {
                     name: format!("{}, half {}", fit.name, half + 1),
@@ -128,6 +129,7 @@ impl Training {
             kind: job.method.curvature.into(),
             stage,
             sample: Sample::Whole,
+            in_halves: false,
             places: vec![Place { network, weight: 1.0 }],
             frozen: vec![],
             moments: None,
@@ -182,6 +184,7 @@ impl Training {
                 kind: CurvatureKind::Ekfac,
                 stage: *stage,
                 sample: Sample::Whole,
+                in_halves: false,
                 places,
                 frozen: vec![],
                 moments: None,
@@ -297,9 +300,15 @@ impl Training {
         &self.fits[..self.segments().len()]
     }
 
-    /// Curvatures that are not taken on halves of the data.
-    pub(in crate::job) fn whole_fits(&self) -> impl Iterator<Item = &Fit> {
-        self.fits.iter().filter(|fit| fit.sample == Sample::Whole)
+    /// Every network that a curvature is taken at, with its stage, each once, in the order of training.
+    pub(in crate::job) fn curved_networks(&self) -> Vec<Site> {
+        let mut sites: Vec<Site> = vec![];
+        for site in Self::sites(&self.fits).into_iter().map(|site| Site { sample: Sample::Whole, ..site }) {
+            if !sites.contains(&site) {
+                sites.push(site);
+            }
+        }
+        sites
     }
 
     /// The curvature that is taken where another is, on other examples of its stage.
@@ -312,14 +321,16 @@ impl Training {
         if of.sample == sample { whole } else { self.fits.iter().position(is_it).expect("the job has halves") }
     }
 
-    /// Every network with the stage that it is taken in, as `fits` need them, each once, in the order of training.
+    /// Where passes over the training data make the sums of `fits`, each place once, in the order of training.
     pub(in crate::job) fn sites<'f>(fits: impl IntoIterator<Item = &'f Fit>) -> Vec<Site> {
         let mut sites: Vec<Site> = vec![];
         for fit in fits {
             for place in &fit.places {
-                let site = Site { network: place.network, stage: fit.stage, sample: fit.sample };
-                if !sites.contains(&site) {
-                    sites.push(site);
+                for &sample in fit.samples() {
+                    let site = Site { network: place.network, stage: fit.stage, sample };
+                    if !sites.contains(&site) {
+                        sites.push(site);
+                    }
                 }
             }
         }

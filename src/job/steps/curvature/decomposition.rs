@@ -13,7 +13,7 @@ use crate::job::budget::limits::UNSAVED;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::steps::context::Run;
-use crate::job::training::{Fit, Place};
+use crate::job::training::{Fit, Place, Site};
 
 /// Eigenpairs of some blocks, until all are there.
 pub(super) const EIGENBASIS_PART: &str = "eigenbasis-part";
@@ -49,16 +49,7 @@ impl Run<'_> {
 
     fn decompose<T: Number>(&self, fit: &Fit) -> Result<(), JobError> {
         let layers = self.plan.training.layers();
-        let covariance = |place: &Place| {
-            let covariance = self.covariance(site(fit, place))?.ok_or_else(|| JobError::MissingStep {
-                folder: self.store.folder().to_owned(),
-                what: "the covariances",
-                step: "fit",
-            })?;
-            Ok((place.weight, covariance))
-        };
-        let covariances = fit.places.iter().map(covariance).collect::<Result<_, JobError>>()?;
-        let pooled = PooledCovariance::new(covariances).map_err(Error::from)?;
+        let pooled = self.pooled_covariance(fit)?;
         let conditioners = fit.conditioners::<T>(layers)?;
         let covariance = LegCovariance { layers, pooled: &pooled, conditioners: &conditioners, frozen: &fit.frozen };
         let mut blocks = covariance.blocks(self.plan.block_width());
@@ -90,6 +81,35 @@ impl Run<'_> {
         }
         self.observer().event(Event::Finished { pass });
         Ok(())
+    }
+
+    /// What the eigenbasis of a fit is made of.
+    fn pooled_covariance(&self, fit: &Fit) -> Result<PooledCovariance, JobError> {
+        let found = |site: Site| {
+            self.covariance(site)?.ok_or_else(|| JobError::MissingStep {
+                folder: self.store.folder().to_owned(),
+                what: "the covariances",
+                step: "fit",
+            })
+        };
+        let pooled = match (fit.places.as_slice(), fit.samples()) {
+            ([place], samples @ [_, _]) => {
+                let whole = site(fit, place);
+                match self.covariance(whole)? {
+                    // of an earlier start that knew of no halves
+                    Some(covariance) => PooledCovariance::of_parts(vec![covariance]),
+                    None => {
+                        let halves = samples.iter().map(|&sample| found(Site { sample, ..whole }));
+                        PooledCovariance::of_parts(halves.collect::<Result<_, _>>()?)
+                    }
+                }
+            }
+            (places, _) => {
+                let at = |place: &Place| Ok((place.weight, found(site(fit, place))?));
+                PooledCovariance::new(places.iter().map(at).collect::<Result<_, JobError>>()?)
+            }
+        };
+        Ok(pooled.map_err(Error::from)?)
     }
 
     /// Keeps what was decomposed since the last time, so that an interrupted run need not do it again.

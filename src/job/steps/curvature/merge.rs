@@ -38,6 +38,7 @@ impl Run<'_> {
                         self.merge_lambda::<T>(fit, site, &folders)?;
                     }
                 }
+                self.join_halves()?;
                 Ok(Some(format!("lambda joined; next: `ascribe query --out {place}`")))
             }
         }

@@ -6,13 +6,14 @@
 mod counts;
 mod decomposition;
 mod groups;
+mod halves;
 mod kinds;
 mod merge;
 mod parts;
 mod passes;
 mod stored;
 
-use self::kinds::LAMBDA;
+use self::kinds::{COVARIANCE, LAMBDA};
 use crate::attribution::source::{LambdaPool, LegCurvature};
 use crate::attribution::store::Key;
 use crate::attribution::{Error, Event, Pass};
@@ -44,7 +45,7 @@ impl Run<'_> {
     pub(in crate::job) fn round(&self) -> Result<Round, JobError> {
         Ok(match self.fits_without_eigenbasis()?.is_empty() {
             false => Round::Covariances,
-            true if self.lambda_sites()?.is_empty() => Round::Done,
+            true if self.fits_without_lambda()?.is_empty() => Round::Done,
             true => Round::Lambdas,
         })
     }
@@ -54,18 +55,23 @@ impl Run<'_> {
         Ok(Training::sites(self.fits_without_eigenbasis()?))
     }
 
-    /// Networks at which Λ of some fits is missing, and these fits.
+    /// Where passes have to make the missing Λ of some fits, and these fits.
     fn lambda_sites(&self) -> Result<Vec<(Site, Vec<usize>)>, JobError> {
         let mut sites: Vec<(Site, Vec<usize>)> = vec![];
-        for (index, fit) in self.fits().filter(|(_, fit)| fit.kind.has_lambda_pass()) {
-            for place in &fit.places {
-                if self.find(LAMBDA, &self.plan.lambda_key(fit, place))?.is_some() {
+        for (index, fit, place) in self.fits_without_lambda()? {
+            for &sample in fit.samples() {
+                let at = Site { sample, ..site(fit, place) };
+                let key = self.lambda_key_at(index, at);
+                if self.find(LAMBDA, &key)?.is_some() {
                     continue;
                 }
-                let at = site(fit, place);
                 match sites.iter_mut().find(|(site, _)| *site == at) {
-                    Some((_, fits)) => fits.push(index),
                     None => sites.push((at, vec![index])),
+                    // without an eigenbasis a half's own Λ is that which the whole needs of it
+                    Some((_, fits)) => match fits.iter_mut().find(|other| self.lambda_key_at(**other, at) == key) {
+                        None => fits.push(index),
+                        Some(same) => *same = index,
+                    },
                 }
             }
         }
@@ -95,19 +101,24 @@ impl Run<'_> {
             }
             self.decompose_missing::<T>()?;
         }
+        self.join_halves()?;
         for (site, fits) in self.lambda_sites()? {
             let curvatures = self.bases_of::<T>(&fits)?;
-            let Some(group) = self.whole_group() else {
-                for (fit, groups) in fits.iter().zip(self.lambda_groups(site, &fits, &curvatures)?) {
-                    self.join_lambda::<T>(*fit, site, &groups)?;
+            match self.whole_group() {
+                Some(group) => {
+                    let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
+                    let sums = self.lambda_pass(site, &group, &keys, &curvatures)?;
+                    for (fit, sum) in fits.iter().zip(sums.into_sums()) {
+                        self.keep_lambda(*fit, site, &sum.finish()?)?;
+                    }
                 }
-                continue;
-            };
-            let keys: Vec<Key> = fits.iter().map(|&fit| self.lambda_key_at(fit, site)).collect();
-            let sums = self.lambda_pass(site, &group, &keys, &curvatures)?;
-            for (fit, sum) in fits.iter().zip(sums.into_sums()) {
-                self.keep_lambda(*fit, site, &sum.finish()?)?;
+                None => {
+                    for (fit, groups) in fits.iter().zip(self.lambda_groups(site, &fits, &curvatures)?) {
+                        self.join_lambda::<T>(*fit, site, &groups)?;
+                    }
+                }
             }
+            self.join_halves()?;
         }
         self.fitted()
     }
@@ -118,6 +129,13 @@ impl Run<'_> {
         if self.round()? == Round::Done {
             for kind in [decomposition::EIGENBASIS_PART, groups::COVARIANCE_GROUP, groups::LAMBDA_GROUP] {
                 self.store.remove_kind(kind)?;
+            }
+            // of passes over all examples that an earlier start began, before halves made their sums
+            for (_, fit) in self.fits().filter(|(_, fit)| fit.in_halves) {
+                for place in &fit.places {
+                    self.store.remove_partial(COVARIANCE, &self.plan.covariance_key(site(fit, place)))?;
+                    self.store.remove_partial(LAMBDA, &self.plan.lambda_key(fit, place))?;
+                }
             }
         }
         Ok(())

@@ -96,7 +96,10 @@ impl Run<'_> {
         let covariances =
             Training::sites(&self.plan.training.fits).into_iter().map(|site| self.plan.covariance_key(site));
         let fits = self.plan.training.fits.iter().filter(|fit| fit.kind.has_lambda_pass());
-        let lambdas = fits.flat_map(|fit| fit.places.iter().map(move |place| self.plan.lambda_key(fit, place)));
+        let lambdas = fits.flat_map(|fit| {
+            let places = fit.places.iter().flat_map(|place| fit.samples().iter().map(move |&sample| (place, sample)));
+            places.map(move |(place, sample)| self.plan.lambda_key_on(fit, place, sample))
+        });
         Ok(covariances.chain(lambdas).collect())
     }
 }

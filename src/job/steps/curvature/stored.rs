@@ -143,7 +143,7 @@ impl Run<'_> {
     pub(super) fn lambda_key_at(&self, fit: usize, site: Site) -> Key {
         let fit = &self.plan.training.fits[fit];
         let place = fit.places.iter().find(|place| place.network == site.network);
-        self.plan.lambda_key(fit, place.expect("the fit is taken at this network"))
+        self.plan.lambda_key_on(fit, place.expect("the fit is taken at this network"), site.sample)
     }
 
     pub(super) fn keep_lambda(&self, fit: usize, site: Site, lambda: &Lambda) -> Result<(), JobError> {
@@ -209,7 +209,29 @@ impl Run<'_> {
     }
 
     pub(super) fn lambda(&self, fit: &Fit, place: &Place) -> Result<Option<Lambda>, JobError> {
-        let Some(artifact) = self.find(LAMBDA, &self.plan.lambda_key(fit, place))? else { return Ok(None) };
+        self.lambda_of_key(&self.plan.lambda_key(fit, place))
+    }
+
+    /// Fits whose Λ is missing at a network, with their numbers and that network.
+    pub(super) fn fits_without_lambda(&self) -> Result<Vec<(usize, &Fit, &Place)>, JobError> {
+        let mut missing = vec![];
+        for (index, fit) in self.plan.needed_fits().filter(|(_, fit)| fit.kind.has_lambda_pass()) {
+            for place in &fit.places {
+                if self.find(LAMBDA, &self.plan.lambda_key(fit, place))?.is_none() {
+                    missing.push((index, fit, place));
+                }
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Λ of a fit on the examples of a site.
+    pub(super) fn lambda_at(&self, fit: usize, site: Site) -> Result<Option<Lambda>, JobError> {
+        self.lambda_of_key(&self.lambda_key_at(fit, site))
+    }
+
+    fn lambda_of_key(&self, key: &Key) -> Result<Option<Lambda>, JobError> {
+        let Some(artifact) = self.find(LAMBDA, key)? else { return Ok(None) };
         let artifact = Arc::new(artifact);
         let room = self.plan.memory.mapped_room();
         let layer = |l: &LayerSpec| mapped(&artifact, l.name.clone(), l.outputs, l.columns(), &room);

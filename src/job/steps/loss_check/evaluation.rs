@@ -13,7 +13,7 @@ use crate::job::brief::loss_check::{EvaluationLoss, LossCheck};
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::plan::Plan;
-use crate::job::training::{Site, Training};
+use crate::job::training::Site;
 use crate::model::Limits;
 use crate::trajectory::TrainingLog;
 
@@ -55,7 +55,7 @@ impl Plan {
         let folder = |site: &Site| &self.training.networks.parameters()[site.network].of[0].0;
         let is_state =
             |site: &Site| site.stage == last && self.training.networks.parameters()[site.network].of.len() == 1;
-        let sites: Vec<Site> = Training::sites(self.training.whole_fits()).into_iter().filter(is_state).collect();
+        let sites: Vec<Site> = self.training.curved_networks().into_iter().filter(is_state).collect();
         let Some(at) = sites.last().map(folder) else {
             return refuse(
                 "<eval> compares a loss at checkpoints, and means of several checkpoints' weights are none".into(),

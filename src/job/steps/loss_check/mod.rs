@@ -22,7 +22,7 @@ use crate::data::Dataset;
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck, TokenCount};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
-use crate::job::training::{Site, Training, folder_name};
+use crate::job::training::{Site, folder_name};
 use crate::model::adapter::folder::AdapterFolder;
 use crate::trajectory::{Reading, TokenComparison, TrainingLog};
 
@@ -144,7 +144,7 @@ impl Plan {
 
     fn compare_losses(&self, observer: &dyn Observer) -> Result<Option<LossCheck>, JobError> {
         let mut found = LossCheck::default();
-        let sites = Training::sites(self.training.whole_fits());
+        let sites = self.training.curved_networks();
         for stage in 0..self.training.stages.len() {
             self.compare_tokens(stage, &mut found);
             // the mean of several checkpoints' weights is no state of training
