@@ -9,16 +9,14 @@
 use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
-use ascribe_curvature::{Damping, Directions, Factors, LayerSpec, Network, ProductSum, SpectralFn};
-use candle_core::{Device, Tensor};
+use ascribe_curvature::{Damping, Factors, Network, SpectralFn};
 
 use super::block::Block;
 use super::positive::cholesky_solve;
+use super::products::multiply;
+use super::space::{Space, negligible, part};
 use super::vectors::{layer_dampings, put_solution, unit_gradients};
 use crate::{Error, Sweep, VectorSink, VectorSource};
-
-/// Vectors that are made orthogonal to each other one by one.
-const PANEL: usize = 16;
 
 /// What the solver is asked for.
 #[derive(Debug, Clone)]
@@ -82,8 +80,7 @@ fn solve<N: Network, T: Real>(
     let dampings = layer_dampings(specs, refinement.factors, refinement.dampings)?;
     let mut space = Space::new(dampings.len());
     let mut residual = q.clone();
-    // directions below rounding add nothing to the space
-    let negligible = 64.0 * epsilon::<T>();
+    let negligible = negligible::<T>();
     for _ in 0..refinement.products {
         let moving: Vec<usize> =
             residual.squares().iter().enumerate().filter(|(_, s)| s.sqrt() > negligible).map(|(k, _)| k).collect();
@@ -111,165 +108,13 @@ fn solve<N: Network, T: Real>(
     Ok((solutions, Refined { residuals, directions }))
 }
 
-/// A unit in the last place.
-fn epsilon<T: Real>() -> f64 {
-    if size_of::<T>() == 8 { f64::EPSILON } else { f64::from(f32::EPSILON) }
-}
-
-/// `H v` for every direction, H the mean over the examples of the sweep.
-fn multiply<N: Network, T: Real>(sweep: &Sweep<'_, N>, along: &Block<T>, tangents: usize) -> Result<Block<T>, Error> {
-    let (network, specs) = (sweep.network, sweep.network.layers());
-    let tensors: Vec<Tensor> = along
-        .layers
-        .iter()
-        .zip(specs)
-        .map(|(layer, spec)| Tensor::from_slice(layer, (along.count, spec.outputs, spec.columns()), &Device::Cpu))
-        .collect::<Result<_, _>>()?;
-    let directions = Directions::new(specs, tensors)?;
-    let mut product = Block::zeros(specs, along.count);
-    let widest = specs.iter().map(|spec| spec.outputs.max(spec.columns())).max().unwrap_or(1);
-    let batch = |product: &mut Block<T>, _: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
-        let rows = network.positions(batch).rows();
-        let together = (tangents / (rows * widest).max(1)).clamp(1, along.count.max(1));
-        for first in (0..along.count).step_by(together) {
-            let part = first..along.count.min(first + together);
-            let sums = product
-                .layers
-                .iter_mut()
-                .zip(specs)
-                .map(|(layer, spec)| &mut layer[part.start * spec.parameters()..part.end * spec.parameters()]);
-            let mut sink = ProductSum::new(specs, network.products(), sums.collect());
-            network.gauss_newton(batch, &directions.part(part)?, &mut sink)?;
-        }
-        Ok(())
-    };
-    sweep.run(sweep.range.start, &mut product, batch, |_, _| Ok(()))?;
-    product.scale(&vec![1.0 / sweep.range.len() as f64; along.count]);
-    if let Some(l) = product.layers.iter().position(|layer| layer.iter().any(|x| !x.wide().is_finite())) {
-        let layer = &specs[l].name;
-        return Err(Error::Refinement(format!(
-            "layer `{layer}`: a product with the Gauss-Newton matrix holds NaN or infinity"
-        )));
-    }
-    Ok(product)
-}
-
-/// Numbers of two blocks of vectors, `[count, other's count]`.
-type OfBlocks<'a, T> = dyn Fn(&Block<T>, &Block<T>) -> Vec<f64> + 'a;
-
-/// The space that was multiplied so far.
-struct Space<T> {
-    /// V and HV.
-    parts: Vec<(Block<T>, Block<T>)>,
-    /// `Vᵀ H V`, `[s, s]`.
-    projected: Vec<f64>,
-    /// `Vᵀ D V` for each damping.
-    damped: Vec<Vec<f64>>,
-    /// `Vᵀ q`, `[s, Q]`.
-    right: Vec<f64>,
-    size: usize,
-}
-
 impl<T: Real> Space<T> {
-    fn new(dampings: usize) -> Self {
-        Self { parts: vec![], projected: vec![], damped: vec![vec![]; dampings], right: vec![], size: 0 }
-    }
-
-    /// The part of `vectors` that the space does not hold, with orthonormal vectors. Everything is subtracted twice,
-    /// since once leaves rounding; panels of vectors meet what was there before in products of matrices.
-    fn orthonormal(&self, specs: &[LayerSpec], mut vectors: Block<T>, negligible: f64) -> Block<T> {
-        vectors.normalise();
-        let mut kept: Vec<Block<T>> = vec![];
-        let all: Vec<usize> = (0..vectors.count).collect();
-        for numbers in all.chunks(PANEL) {
-            let mut panel = vectors.chosen(numbers);
-            let without_earlier = |panel: &mut Block<T>| {
-                for earlier in self.parts.iter().map(|(v, _)| v).chain(&kept) {
-                    let along = panel.products(earlier, |_| -1.0);
-                    panel.add(&along, earlier, |_| 1.0);
-                }
-            };
-            without_earlier(&mut panel);
-            without_earlier(&mut panel);
-            let mut own: Vec<Block<T>> = vec![];
-            for k in 0..panel.count {
-                let mut vector = panel.chosen(&[k]);
-                for _ in 0..2 {
-                    for other in &own {
-                        vector.subtract_along(other);
-                    }
-                }
-                if vector.squares()[0].sqrt() > negligible {
-                    vector.normalise();
-                    own.push(vector);
-                }
-            }
-            let mut own = Block::joined(specs, own);
-            // what was small has grown, and its rounding with it
-            without_earlier(&mut own);
-            own.normalise();
-            kept.push(own);
-        }
-        Block::joined(specs, kept)
-    }
-
-    /// Adds directions and their products.
-    fn add(&mut self, v: Block<T>, product: Block<T>, q: &Block<T>, dampings: &[Vec<f64>]) {
-        self.right.extend(v.products(q, |_| 1.0));
-        self.parts.push((v, product));
-        let (v, hv) = &self.parts[self.parts.len() - 1];
-        let (old, new) = (self.size, v.count);
-        let size = old + new;
-        let grown = |before: &[f64], find: &OfBlocks<'_, T>| {
-            let mut matrix = vec![0.0; size * size];
-            for i in 0..old {
-                matrix[i * size..i * size + old].copy_from_slice(&before[i * old..(i + 1) * old]);
-            }
-            let mut start = 0;
-            for (other, other_product) in &self.parts {
-                let found = find(other, other_product);
-                for i in 0..other.count {
-                    for j in 0..new {
-                        matrix[(start + i) * size + old + j] = found[i * new + j];
-                        matrix[(old + j) * size + start + i] = found[i * new + j];
-                    }
-                }
-                start += other.count;
-            }
-            // rounding must not make the last block unsymmetric
-            for i in old..size {
-                for j in old..i {
-                    let mean = (matrix[i * size + j] + matrix[j * size + i]) / 2.0;
-                    matrix[i * size + j] = mean;
-                    matrix[j * size + i] = mean;
-                }
-            }
-            matrix
-        };
-        let projected = grown(&self.projected, &|other, _| other.products(hv, |_| 1.0));
-        let damped = self.damped.iter().zip(dampings);
-        let damped =
-            damped.map(|(before, damping)| grown(before, &|other, _| other.products(v, |l| damping[l]))).collect();
-        (self.projected, self.damped, self.size) = (projected, damped, size);
-    }
-
     /// `(Vᵀ H V + Vᵀ D V)⁻¹ Vᵀ q` for a damping, `[s, Q]`.
     fn solve(&self, damping: usize) -> Result<Vec<f64>, Error> {
         let matrix: Vec<f64> = self.projected.iter().zip(&self.damped[damping]).map(|(h, d)| h + d).collect();
         cholesky_solve(matrix, self.size, self.right.clone()).ok_or_else(|| {
             Error::Refinement("the matrix is not positive along the directions that were tried, by rounding: a larger damping, or `--dtype f64`, helps".into())
         })
-    }
-
-    /// `V c`.
-    fn combine(&self, specs: &[LayerSpec], coefficients: &[f64], queries: usize) -> Block<T> {
-        let mut sum = Block::zeros(specs, queries);
-        let mut start = 0;
-        for (v, _) in &self.parts {
-            sum.add(&part(coefficients, queries, start, v.count, 1.0), v, |_| 1.0);
-            start += v.count;
-        }
-        sum
     }
 
     /// For each query the residual at the damping that the space serves worst, relative to the query.
@@ -305,9 +150,4 @@ impl<T: Real> Space<T> {
         }
         residual
     }
-}
-
-/// Rows of `[s, Q]`, transposed and multiplied: `[Q, count]`.
-fn part(coefficients: &[f64], queries: usize, start: usize, count: usize, factor: f64) -> Vec<f64> {
-    (0..queries).flat_map(|q| (start..start + count).map(move |i| factor * coefficients[i * queries + q])).collect()
 }

@@ -60,7 +60,8 @@ pub(crate) struct MethodOptions {
     ///
     /// Joint solves predict the size of effects, not only their order. `subspace` costs about as much as scoring five
     /// times as many queries; `gauss-newton` some passes for each query: for small models, few queries, or few
-    /// `--solve-examples`. How well each query's system was solved is in the results.
+    /// `--solve-examples`. Source carries queries through each segment by `ekfac` or by `gauss-newton`. How well each
+    /// query's system was solved is in the results.
     #[arg(long, value_name = "SYSTEMS", value_parser = one_of::<Solve>(&[
         ("auto", "`subspace` where influence is averaged over checkpoints and no option speaks against it, else `ekfac`"),
         ("ekfac", "one for each layer, with the curvature that --curvature names"),
@@ -69,7 +70,7 @@ pub(crate) struct MethodOptions {
         ("m-fac", "one of all tracked layers, with the Fisher matrix of sampled gradients beside the curvature (with --curvature identity alone, as published)"),
     ]))]
     solve: Option<Solve>,
-    /// Products with the Gauss-Newton matrix, with `--solve gauss-newton` [default: 3]
+    /// Products with the Gauss-Newton matrix, with `--solve gauss-newton`; of Source for each segment [default: 3]
     #[arg(long, value_name = "N")]
     solve_iterations: Option<usize>,
     /// Take joint systems on a part of the training examples: `512`, `0.25`, `auto` [default: all]

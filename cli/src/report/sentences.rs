@@ -188,19 +188,19 @@ fn method(run: &RunFolder) -> String {
     let (job, summary) = (&run.job, &run.records.summary);
     let damping = job.method.damping.0.first().map(|damping| String::from(*damping)).unwrap_or_default();
     let curvature = name_of(&job.method.curvature);
+    let joint = match job.method.solve {
+        Solve::Auto | Solve::Ekfac => "",
+        Solve::Subspace | Solve::GaussNewton | Solve::MFac => ", solved for all layers together",
+    };
     match (&job.source, summary.checkpoints.len(), curvature.as_str()) {
         (Some(_), ..) => format!(
-            "Source, backwards through the training run in {} (Bae et al. 2024)",
+            "Source, backwards through the training run in {}{joint} (Bae et al. 2024)",
             counted(summary.legs.len() as u64, "segments")
         ),
         (None, _, "identity") => "products of gradients, without curvature".to_owned(),
         (None, n, _) => {
             let mean = if n > 1 { format!(", mean over {n} checkpoints") } else { String::new() };
             let curvature = curvature_name(&curvature);
-            let joint = match job.method.solve {
-                Solve::Auto | Solve::Ekfac => "",
-                Solve::Subspace | Solve::GaussNewton | Solve::MFac => ", solved for all layers together",
-            };
             format!("influence functions{mean} ({curvature} curvature, damping {damping}{joint}; Grosse et al. 2023)")
         }
     }

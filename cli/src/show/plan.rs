@@ -247,6 +247,13 @@ fn method(job: &Job) -> String {
             FormRequest::Exponential => String::new(),
             form => format!(", {} form", name_of(&form)),
         };
+        let joint = match method.solve {
+            Solve::GaussNewton => {
+                let products = counted(method.products() as u64, "products");
+                format!(", carried jointly with the Gauss-Newton matrix of all layers ({products} for each segment)")
+            }
+            Solve::Auto | Solve::Ekfac | Solve::Subspace | Solve::MFac => String::new(),
+        };
         let beside: Vec<&str> = source
             .with
             .iter()
@@ -260,7 +267,7 @@ fn method(job: &Job) -> String {
             false => format!("; beside it {}, {dampings}", beside.join(" and ")),
             true => String::new(),
         };
-        return format!("source{average}{form}, ekfac, {labels}, {}{beside}", name_of(&job.model.dtype));
+        return format!("source{average}{form}, ekfac, {labels}, {}{joint}{beside}", name_of(&job.model.dtype));
     }
     let cosine = if method.normalize == Normalize::Cosine { ", scores divided by both norms" } else { "" };
     let joint = match method.solve {

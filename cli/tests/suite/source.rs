@@ -167,6 +167,38 @@ fn other_options_in_the_same_folder_are_refused() {
 }
 
 /// What examples counted in the means over their batches multiplies their scores, self-influences and tokens' shares.
+/// Functions of the Gauss-Newton matrix of all layers in the place of EK-FAC's.
+#[test]
+fn segments_are_carried_jointly() {
+    let folder = Folder::new();
+    let (run, source) = (folder.arg("run"), format!("source --run fixtures/mlp-trajectory {ROWS}"));
+    let jointly = format!("{source} --solve gauss-newton --solve-iterations 2");
+    let plan = done(&format!("{jointly} --out {run} --dry-run")).out;
+    let said = "carried jointly with the Gauss-Newton matrix of all layers (2 products for each segment)";
+    assert!(plan.contains(said), "{plan}");
+    let found = done(&format!("{jointly} --out {run}"));
+    assert!(found.out.contains("solved to a residual of "), "{}", found.out);
+    let file = TensorFile::open(&folder.path("run/scores.safetensors")).expect("scores");
+    let said = |name: &str| file.metadata(name).unwrap_or_default().to_owned();
+    assert_eq!(
+        (said("method"), said("solve"), said("solve_iterations")),
+        ("source".into(), "gauss-newton".into(), "2".into())
+    );
+    let residuals = file.f64("residuals").expect("residuals");
+    assert!(residuals.iter().all(|&residual| residual > 0.0 && residual < 1.0), "{residuals:?}");
+    for (flags, problem) in [
+        ("--solve subspace", "`--solve subspace` is for influence, and Source is asked for"),
+        ("--solve gauss-newton --form product", "`--form` asks for single steps"),
+        ("--solve gauss-newton --self-influence", "`--self-influence` is taken with the curvature of each layer"),
+        ("--solve-iterations 2", "belong to joint solves"),
+    ] {
+        let refused = ended(ascribe(&format!("{source} {flags} --out {}", folder.arg("refused"))));
+        assert_eq!(refused.code, Some(2), "{flags}: {}", refused.err);
+        assert!(refused.err.contains(problem), "{flags}: {}", refused.err);
+        assert!(!folder.path("refused").exists());
+    }
+}
+
 #[test]
 fn examples_count_what_they_did_in_their_batches() {
     let folder = Folder::new();

@@ -92,6 +92,15 @@ pub(in crate::job) enum Method {
     Gradients,
 }
 
+/// What makes queries' vectors of all tracked layers jointly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::job) enum Joint {
+    /// They are solutions of systems at one network.
+    Systems,
+    /// They are carried through the segments of a training run.
+    Segments,
+}
+
 /// The query vectors of one answer at one network: TracIn and averaged influence ask every network, the others the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::job) struct VectorSet {

@@ -6,7 +6,7 @@ use crate::attribution::store::{Key, KeyBuilder};
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::{CurvatureKind, Damping, PairWeights};
 use crate::job::brief::Brief;
-use crate::job::brief::answers::{Method, ScorePass, Variant, VectorSet};
+use crate::job::brief::answers::{Joint, Method, ScorePass, Variant, VectorSet};
 use crate::job::brief::options::measure_name;
 use crate::job::brief::shortlist::CONTROL;
 use crate::job::error::JobError;
@@ -277,10 +277,19 @@ impl Brief {
     /// What the vectors of joint solves depend on beside the curvature that they start from: every damping is served
     /// from one space, which all of them shape.
     fn joint_solve(&self, key: KeyBuilder, set: VectorSet) -> KeyBuilder {
-        if !self.solves_jointly(set.answer) {
-            return key;
-        }
         let method = &self.job.method;
+        match self.joint(set.answer) {
+            None => return key,
+            Some(Joint::Segments) => {
+                let data = self.training.stages.iter().map(|stage| stage.solve_data().content_hash().to_vec());
+                return key
+                    .field("solve", method.solve.name())
+                    .field("products", method.products() as u64)
+                    .list("products' data", data.collect::<Vec<_>>().iter().map(Vec::as_slice))
+                    .field("block", self.solve_block() as u64);
+            }
+            Some(Joint::Systems) => {}
+        }
         let dampings: Vec<String> = method.damping.0.iter().map(|&damping| String::from(damping)).collect();
         let spanning = match method.solve {
             Solve::Subspace => SPANNING.map(|multiple| multiple.to_string()).to_vec(),

@@ -1,5 +1,6 @@
 //! Options that exclude each other, values out of range, and what is measured by default.
 
+use crate::attribution::trajectory::Optimizer;
 use crate::curvature::gemm::Products;
 use crate::curvature::{CurvatureKind, Damping};
 use crate::data::{RowLimits, RowShape, Task};
@@ -11,6 +12,7 @@ use crate::job::request::{
     FitExamples, FormRequest, IntervalsRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve,
     SourceRequest, StoreScores, TokensRequest,
 };
+use crate::job::training::Training;
 use crate::model::{AlsoTracked, Limits};
 
 /// The largest rank that can be asked for: no layer has more outputs or inputs.
@@ -445,11 +447,57 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
             "leave one of the two out",
         );
     }
-    if job.source.is_some() {
-        return options(
-            option_text!("<solve = {}> is for influence, and Source is asked for", solve),
-            "leave <solve> out, or use `ascribe influence --run`, which averages over the same checkpoints",
-        );
+    if let Some(source) = &job.source {
+        if method.solve != Solve::GaussNewton {
+            return options(
+                option_text!("<solve = {}> is for influence, and Source is asked for", solve),
+                "write <solve = gauss-newton>, leave <solve> out, or use `ascribe influence --run`, which averages over the same checkpoints",
+            );
+        }
+        if source.form != FormRequest::Exponential {
+            return options(
+                option_text!(
+                    "<solve = {}> takes the exponential of the Gauss-Newton matrix, and <form> asks for single steps",
+                    solve
+                ),
+                "leave <form> or <solve> out",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses joint solves of Source for a training run that is no function of one matrix of all layers.
+pub(in crate::job) fn check_solve_of_run(job: &Job, training: &Training) -> Result<(), JobError> {
+    let solve = job.method.solve;
+    if !solve.is_joint() {
+        return Ok(());
+    }
+    for (index, stage) in training.run.iter().flat_map(|run| run.trajectory.stages()).enumerate() {
+        let named = match training.stages.len() {
+            1 => String::new(),
+            _ => format!("stage `{}`: ", stage.name()),
+        };
+        if !training.layer_rates(index).is_empty() {
+            return options(
+                option_text!(
+                    "{}<solve = {}> takes a segment as a function of one matrix of all layers, and some layers have learning rates of their own",
+                    named,
+                    solve.name()
+                ),
+                "leave <solve> out",
+            );
+        }
+        if matches!(stage.optimizer(), Optimizer::Adam { .. }) && stage.optimizer().weight_decay().1 > 0.0 {
+            return options(
+                option_text!(
+                    "{}<solve = {}> takes a segment as a function of one matrix, and Adam divides its weight decay by second moments, which gives each weight a decay of its own",
+                    named,
+                    solve.name()
+                ),
+                "leave <solve> out; AdamW's decay is the same for all weights",
+            );
+        }
     }
     Ok(())
 }

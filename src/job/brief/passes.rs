@@ -6,7 +6,7 @@ use crate::attribution::{Aggregate, Error, Walk};
 use crate::curvature::{Factors, LayerSlice, LayerSpec};
 use crate::data::Kind;
 use crate::job::brief::Brief;
-use crate::job::brief::answers::{Answer, Contribution, Method, OwnForm, ScorePass, Variant, VectorSet};
+use crate::job::brief::answers::{Answer, Contribution, Joint, Method, OwnForm, ScorePass, Variant, VectorSet};
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::request::{CheckpointScores, Normalize, ScoreScale, TokensRequest};
@@ -52,10 +52,19 @@ impl Brief {
         sets
     }
 
-    /// Whether an answer's vectors are solutions of joint systems.
+    /// How an answer's vectors are those of all tracked layers jointly; none if each layer has its own.
+    pub(in crate::job) fn joint(&self, answer: usize) -> Option<Joint> {
+        match self.answers[answer].method {
+            Method::Influence { .. } | Method::InfluenceMean { .. } => Some(Joint::Systems),
+            Method::Source { .. } => Some(Joint::Segments),
+            Method::Tracin | Method::Gradients => None,
+        }
+        .filter(|_| self.job.method.solve.is_joint())
+    }
+
+    /// Whether an answer's vectors are those of all tracked layers jointly.
     pub(in crate::job) fn solves_jointly(&self, answer: usize) -> bool {
-        let is_damped = matches!(self.answers[answer].method, Method::Influence { .. } | Method::InfluenceMean { .. });
-        is_damped && self.job.method.solve.is_joint()
+        self.joint(answer).is_some()
     }
 
     /// Queries that are solved for together.

@@ -233,7 +233,25 @@ fn a_choice_of_joint_solves_changes_the_keys_of_what_depends_on_it_alone() {
     for solve in [Solve::Ekfac, Solve::MFac] {
         assert_eq!(of_dampings(solve, &two_dampings[..1]), of_dampings(solve, &two_dampings), "{solve:?}");
     }
+    let walked = || {
+        let mut job = source_job();
+        job.method.solve = Solve::GaussNewton;
+        job
+    };
+    assert_changes(
+        walked,
+        &[
+            ("each layer by itself", |job| job.method.solve = Solve::Ekfac, FROM_VECTORS),
+            ("how many", |job| job.method.solve_iterations = Some(5), FROM_VECTORS),
+            ("queries at a time", |job| job.method.solve_block = Some(2), FROM_VECTORS),
+            ("a damping of no influence", damped, &[]),
+        ],
+    );
     // the examples of the products, and not those that are scored or fitted
+    let in_walk = brief(walked(), |_| ());
+    let some = |training: &mut Training| training.stages[0].solve_sample = Some(training.stages[0].train.sample(3));
+    assert_eq!(changed(&in_walk, &brief(walked(), some)), FROM_VECTORS);
+    assert_eq!(changed(&brief(source_job(), |_| ()), &brief(source_job(), some)), [""; 0]);
     let whole = brief(products(), |_| ());
     let n = whole.train().len();
     let sampled =

@@ -371,6 +371,12 @@ mod tests {
             assert_eq!((of.carried, of.own), (3, OwnInfluence::None), "what goes on to the leg before is there, too");
         });
         let mut job = source_job();
+        job.method.solve = Solve::GaussNewton;
+        sizes(job, |brief, sizes| {
+            let solve = sizes.solve.expect("joint walks");
+            assert_eq!((solve.products, solve.dampings, solve.rows, solve.block), (3, 1, brief.query_rows(), None));
+        });
+        let mut job = source_job();
         job.source.iter_mut().for_each(|source| source.form = FormRequest::Momentum);
         assert_eq!(sizes(job, |_, sizes| sizes.queries.expect("queries").carried), 5);
         let mut job = source_job();

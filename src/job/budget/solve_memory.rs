@@ -2,6 +2,7 @@
 
 use crate::attribution::{MatrixFree, Subspace};
 use crate::curvature::LayerSpec;
+use crate::job::brief::answers::Joint;
 use crate::job::brief::{Brief, DRAWS_OF_DIRECTION};
 use crate::job::budget::limits::{GRADIENT_BYTES, TANGENTS};
 use crate::job::budget::memory::Memory;
@@ -22,9 +23,11 @@ impl Memory {
         if rows > 0 {
             brief.job.method.solve_block = Some(self.solve_block);
             if self.solve_block < rows && solve == Solve::GaussNewton {
+                let done =
+                    if brief.job.source.is_some() { "queries are carried jointly" } else { "joint systems are solved" };
                 notes.push(format!(
-                    "joint systems are solved for {} of {rows} queries at a time; more share a larger space and leave \
-                     smaller residuals, if `--memory` allows",
+                    "{done} for {} of {rows} queries at a time; more share a larger space and leave smaller residuals, if \
+                     `--memory` allows",
                     self.solve_block
                 ));
             }
@@ -60,7 +63,9 @@ impl Memory {
                 brief.sample_bytes().div_ceil(1 << 20)
             ));
         }
-        if solve == Solve::GaussNewton && brief.job.method.damping.0.iter().any(|damping| damping.is_relative()) {
+        let is_damped = (0..brief.answers.len()).any(|answer| brief.joint(answer) == Some(Joint::Systems));
+        let is_relative = brief.job.method.damping.0.iter().any(|damping| damping.is_relative());
+        if solve == Solve::GaussNewton && is_damped && is_relative {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
                  they were validated with; a number with `x` adds another amount to every layer"

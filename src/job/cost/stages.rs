@@ -9,7 +9,7 @@ use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass, Subspace};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
-use crate::job::brief::answers::{Method, ScorePass, VectorSet};
+use crate::job::brief::answers::{Joint, Method, ScorePass, VectorSet};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
@@ -62,8 +62,12 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
         let answers = plan.all_answers();
         for sets in plan.vector_sets(&answers).chunk_by(|a, b| a.network == b.network) {
             all.push(stages.queries(queries, sets));
-            if plan.solves_jointly(sets[0].answer) {
+            if sets.iter().any(|set| plan.joint(set.answer) == Some(Joint::Systems)) {
                 all.push(stages.products(sets[0].network));
+            }
+            for _ in sets.iter().filter(|set| plan.joint(set.answer) == Some(Joint::Segments)) {
+                let places = training.segment_fits().iter().flat_map(|fit| fit.places.iter().map(move |at| (at, fit)));
+                all.extend(places.map(|(at, fit)| stages.gauss_newton(at.network, fit.stage)));
             }
         }
         all.extend(plan.score_passes(&plan.scored_answers()).iter().map(|pass| stages.scores(pass)));
@@ -367,11 +371,17 @@ impl Stages<'_> {
     /// and back with weight gradients, about two passes; the values go both ways once for those that move together.
     fn products(&self, network: usize) -> StageCost {
         match self.plan.job.method.solve {
-            Solve::Subspace => return self.forms_of_subspaces(network),
-            Solve::MFac => return self.matrix_free(network),
-            Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {}
+            Solve::Subspace => self.forms_of_subspaces(network),
+            Solve::MFac => self.matrix_free(network),
+            Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {
+                self.gauss_newton(network, self.plan.training.stages.len() - 1)
+            }
         }
-        let (plan, data) = (self.plan, self.plan.training.last_stage().solve_data());
+    }
+
+    /// Products with the Gauss-Newton matrix of a stage's examples at one network, for all blocks of queries.
+    fn gauss_newton(&self, network: usize, stage: usize) -> StageCost {
+        let (plan, data) = (self.plan, self.plan.training.stages[stage].solve_data());
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
         let widest = self.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
         let batches = batches(plan, data, usize::MAX);

@@ -7,11 +7,12 @@ use serde_json::json;
 
 use crate::attribution::store::{FORMAT, Key, Metadata};
 use crate::job::brief::Brief;
-use crate::job::brief::answers::Method;
+use crate::job::brief::answers::{Joint, Method};
 use crate::job::brief::options::measure_name;
 use crate::job::brief::summary::Summary;
 use crate::job::folder::places::Apart;
 use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale, Solve};
+use crate::job::training::Stage;
 
 /// The entry that holds the key of what the file was made from.
 pub(in crate::job) const KEY: &str = "ascribe_key";
@@ -142,7 +143,16 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         if method.solve == Solve::MFac {
             entries.insert("solve_gradients", brief.sampled_gradients().to_string());
         }
-        entries.insert("solve_examples", brief.training.last_stage().solve_data().len().to_string());
+        let counts = |stages: &[Stage]| {
+            let counts: Vec<String> = stages.iter().map(|stage| stage.solve_data().len().to_string()).collect();
+            counts.join(", ")
+        };
+        let stages = &brief.training.stages;
+        let of_products = match brief.joint(answer) {
+            Some(Joint::Segments) => counts(stages),
+            _ => counts(&stages[stages.len() - 1..]),
+        };
+        entries.insert("solve_examples", of_products);
         entries.insert("solve_block", brief.solve_block().to_string());
     }
     if let Some(variant) = answered.variant {

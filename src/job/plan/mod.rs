@@ -117,6 +117,7 @@ impl Plan {
             }
             None => Training::of_checkpoints(&job, checkpoints.list, model, stages, options)?,
         };
+        options::check_solve_of_run(&job, &training)?;
         if let Some(before) = &job.model.before {
             training.networks.take_before(before)?;
             notes.extend(training.networks.before().map(|before| {

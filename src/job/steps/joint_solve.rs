@@ -60,7 +60,7 @@ impl Run<'_> {
         let plan = self.plan;
         let Some(queries) = &plan.queries else { return Err(JobError::NoQueries) };
         let (layers, method) = (plan.training.layers(), &plan.job.method);
-        let (aggregate, rows) = (plan.aggregate(), plan.query_rows());
+        let rows = plan.query_rows();
         let fit = match plan.answers[sets[0].answer].method {
             Method::Influence { fit, .. } => fit,
             _ => plan.averaged_fit(sets[0].network, Sample::Whole),
@@ -94,13 +94,7 @@ impl Run<'_> {
             }
             _ => None,
         };
-        let named = |error: Error| {
-            let name = &plan.training.networks.parameters()[sets[0].network].name;
-            match error {
-                Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
-                other => other,
-            }
-        };
+        let named = |error: Error| at_checkpoint(&plan.training.networks.parameters()[sets[0].network].name, error);
         let matrix_free = sampled.as_ref().map(|gradients| MatrixFree {
             layers,
             factors: &curvatures[fit].factors,
@@ -113,8 +107,6 @@ impl Run<'_> {
         let stage = plan.training.last_stage();
         let train = plan.in_batches(stage.solve_data());
         let products = self.sweep(&*network, &train, 0..stage.solve_data().len(), Pass::Products);
-        let at_most = queries_at_once(layers, size_of::<T>());
-        let examples = SmallBatches { batches: plan.in_batches(queries), at_most };
         let form = plan.vector_form();
         let norms = vec![vec![Norms::default(); rows * layers.len()]; writers.len()];
         let places = writers.iter().map(|writer| (writer, 0)).collect();
@@ -133,34 +125,13 @@ impl Run<'_> {
             systems: &systems,
             objectives: &objectives,
         };
-        let identity = Factors::identity(layers.len());
-        let walk = Walk::gradients(&identity);
-        let measurement = Measurement::from(plan.measure());
         let mut values = vec![];
         let mut residuals = vec![vec![]; dampings.len()];
         let mut coefficients = vec![vec![]; dampings.len()];
         for start in (0..rows).step_by(plan.solve_block()) {
             let block = start..rows.min(start + plan.solve_block());
-            // a sum of queries is one row, made of all of them
-            let range = if aggregate == Aggregate::Each { block.clone() } else { 0..queries.len() };
-            let sweep = Sweep {
-                network: &*network,
-                examples: &examples,
-                range,
-                pass: Pass::Queries,
-                observer: self.observer(),
-            };
-            let mut gradients = MemoryVectors::<T>::new(layers, 1, block.len());
-            let mut shifted =
-                Moved { sink: &mut gradients, legs: &[Some(0)], from: start, to: 0, form: VectorForm::Full };
-            values.extend(prepare_queries::<_, T>(
-                &sweep,
-                measurement,
-                method.reduction.into(),
-                aggregate,
-                &[&walk],
-                &mut shifted,
-            )?);
+            let (gradients, measured) = self.gradients_of_block::<T>(sets[0].network, block.clone())?;
+            values.extend(measured);
             let mut sink = Moved { sink: &mut writing, legs: &legs, from: 0, to: start, form };
             let block = 0..block.len();
             let found = match (&matrix_free, method.solve) {
@@ -197,6 +168,32 @@ impl Run<'_> {
         self.forget_sampled_gradients()
     }
 
+    /// The gradients of a block of the queries' costs at a network, and the values of these queries' measurements.
+    pub(super) fn gradients_of_block<T: Number>(
+        &self,
+        network: usize,
+        block: Range<usize>,
+    ) -> Result<(MemoryVectors<T>, Vec<f64>), JobError> {
+        let plan = self.plan;
+        let Some(queries) = &plan.queries else { return Err(JobError::NoQueries) };
+        let (layers, aggregate) = (plan.training.layers(), plan.aggregate());
+        let network = self.network(network)?;
+        let at_most = queries_at_once(layers, size_of::<T>());
+        let examples = SmallBatches { batches: plan.in_batches(queries), at_most };
+        // a sum of queries is one row, made of all of them
+        let range = if aggregate == Aggregate::Each { block.clone() } else { 0..queries.len() };
+        let sweep =
+            Sweep { network: &*network, examples: &examples, range, pass: Pass::Queries, observer: self.observer() };
+        let identity = Factors::identity(layers.len());
+        let walk = Walk::gradients(&identity);
+        let (measurement, reduction) = (Measurement::from(plan.measure()), plan.job.method.reduction.into());
+        let mut gradients = MemoryVectors::<T>::new(layers, 1, block.len());
+        let mut shifted =
+            Moved { sink: &mut gradients, legs: &[Some(0)], from: block.start, to: 0, form: VectorForm::Full };
+        let values = prepare_queries::<_, T>(&sweep, measurement, reduction, aggregate, &[&walk], &mut shifted)?;
+        Ok((gradients, values))
+    }
+
     /// For each row of an answer how well its joint system was solved, at the checkpoint where that is worst; none if
     /// its layers are solved one by one.
     pub(super) fn solved(&self, answer: usize) -> Result<Option<Vec<f64>>, JobError> {
@@ -221,6 +218,14 @@ fn damping_of(brief: &Brief, set: VectorSet) -> Option<Damping> {
     }
 }
 
+/// The error with the name of the checkpoint whose joint systems it is about.
+pub(super) fn at_checkpoint(name: &str, error: Error) -> Error {
+    match error {
+        Error::Refinement(problem) => Error::Refinement(format!("checkpoint `{name}`: {problem}")),
+        other => other,
+    }
+}
+
 /// Leaves every tap where it is.
 struct Nothing;
 
@@ -232,12 +237,12 @@ impl TapSink for Nothing {
 
 /// Vectors under other numbers: those of the block `from` become those of the block `to`, and legs go where they are
 /// wanted or nowhere.
-struct Moved<'a, T> {
-    sink: &'a mut dyn VectorSink<T>,
-    legs: &'a [Option<usize>],
-    from: usize,
-    to: usize,
-    form: VectorForm,
+pub(super) struct Moved<'a, T> {
+    pub(super) sink: &'a mut dyn VectorSink<T>,
+    pub(super) legs: &'a [Option<usize>],
+    pub(super) from: usize,
+    pub(super) to: usize,
+    pub(super) form: VectorForm,
 }
 
 impl<T: Number> VectorSink<T> for Moved<'_, T> {

@@ -4,6 +4,7 @@ mod before;
 pub(in crate::job) mod context;
 pub(in crate::job) mod curvature;
 pub(in crate::job) mod joint_solve;
+mod joint_source;
 pub(in crate::job) mod loss_check;
 mod queries;
 mod query_losses;

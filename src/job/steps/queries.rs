@@ -4,7 +4,7 @@
 use crate::attribution::source::LegCurvature;
 use crate::attribution::{Aggregate, Event, LegFn, Pass, Sweep, VectorForm, prepare_queries, quadratic_forms};
 use crate::curvature::{Factors, Measurement, Norms, Objective, QuadraticForm};
-use crate::job::brief::answers::{Method, VectorSet};
+use crate::job::brief::answers::{Joint, Method, VectorSet};
 use crate::job::brief::artifacts::{CAPTURED, NORMS, VALUES};
 use crate::job::brief::data::SmallBatches;
 use crate::job::error::JobError;
@@ -34,12 +34,14 @@ impl Run<'_> {
             self.observer().event(Event::Reused { pass: Pass::Queries });
         }
         let alike = |a: &VectorSet, b: &VectorSet| {
-            a.network == b.network && self.plan.keeps_in_basis(*a) == self.plan.keeps_in_basis(*b)
+            let of = |set: &VectorSet| (set.network, self.plan.keeps_in_basis(*set), self.plan.joint(set.answer));
+            of(a) == of(b)
         };
         for sets in missing.chunk_by(alike) {
-            match self.plan.solves_jointly(sets[0].answer) {
-                true => self.solve_jointly(sets, curvatures)?,
-                false => self.prepare(sets, curvatures)?,
+            match self.plan.joint(sets[0].answer) {
+                Some(Joint::Systems) => self.solve_jointly(sets, curvatures)?,
+                Some(Joint::Segments) => sets.iter().try_for_each(|set| self.carry_jointly(*set, curvatures))?,
+                None => self.prepare(sets, curvatures)?,
             }
         }
         self.query_losses()?;

@@ -6,6 +6,7 @@ mod answers;
 mod by_hand;
 mod case;
 mod frozen;
+mod joint;
 mod late_layers;
 mod layer_rates;
 mod layer_sets;
