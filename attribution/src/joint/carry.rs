@@ -33,9 +33,11 @@ pub struct Carrying<'a, T> {
     pub tangents: usize,
 }
 
-/// Shows every checkpoint of a leg with its weight, which sum to 1, and a sweep over the examples that H is the mean of.
-pub type Checkpoints<'a, N, E> =
-    dyn Fn(usize, &mut dyn FnMut(f64, &Sweep<'_, N>) -> Result<(), E>) -> Result<(), E> + 'a;
+/// Takes a checkpoint of a leg: its weight, which sum to 1, and a sweep over the examples that H is the mean of.
+pub type Visit<'a, N, E> = dyn FnMut(f64, &Sweep<'_, N>) -> Result<(), E> + 'a;
+
+/// Shows every checkpoint of a leg.
+pub type Checkpoints<'a, N, E> = dyn Fn(usize, &mut Visit<'_, N, E>) -> Result<(), E> + 'a;
 
 /// Carries queries whose gradients are `gradients`, which has one leg, through all legs, the last first, and puts what each
 /// leg responds into `sink` under the numbers `queries`. Returns for each leg and query `|ρ| / |y|`, what the space did not

@@ -15,7 +15,7 @@ mod space;
 mod subspace;
 mod vectors;
 
-pub use carry::{Carrying, Checkpoints, carry_queries};
+pub use carry::{Carrying, Checkpoints, Visit, carry_queries};
 pub use matrix_free::{MatrixFree, MatrixFreeSystems, sample_gradients};
 pub use refine::{Refined, Refinement, refine_queries};
 pub use solved_map::SolvedMap;

@@ -2,7 +2,7 @@
 //! for blocks of queries.
 
 use crate::attribution::source::LegCurvature;
-use crate::attribution::{Carrying, Error, Pass, Sweep, VectorForm, carry_queries};
+use crate::attribution::{Carrying, Error, Pass, VectorForm, Visit, carry_queries};
 use crate::curvature::{Factors, Norms};
 use crate::job::brief::answers::VectorSet;
 use crate::job::brief::artifacts::{CAPTURED, NORMS, RESIDUALS, VALUES};
@@ -28,22 +28,21 @@ impl Run<'_> {
         let walk = plan.walk(set, curvatures, &identity)?;
         let (products, tangents) = (plan.job.method.products(), plan.memory.solve_tangents);
         let carrying = Carrying { walk: &walk, layers, products, tangents };
-        let checkpoints =
-            |leg: usize, visit: &mut dyn FnMut(f64, &Sweep<'_, TrackedNetwork>) -> Result<(), JobError>| {
-                let fit = &training.segment_fits()[leg];
-                let data = training.stages[fit.stage].solve_data();
-                let train = plan.in_batches(data);
-                for &Place { network, weight } in &fit.places {
-                    let name = &training.networks.parameters()[network].name;
-                    let network = self.network(network)?;
-                    let sweep = self.sweep(&*network, &train, 0..data.len(), Pass::Products);
-                    visit(weight, &sweep).map_err(|error| match error {
-                        JobError::Pass(error) => JobError::Pass(at_checkpoint(name, error)),
-                        other => other,
-                    })?;
-                }
-                Ok(())
-            };
+        let checkpoints = |leg: usize, visit: &mut Visit<'_, TrackedNetwork, JobError>| {
+            let fit = &training.segment_fits()[leg];
+            let data = training.stages[fit.stage].solve_data();
+            let train = plan.in_batches(data);
+            for &Place { network, weight } in &fit.places {
+                let name = &training.networks.parameters()[network].name;
+                let network = self.network(network)?;
+                let sweep = self.sweep(&*network, &train, 0..data.len(), Pass::Products);
+                visit(weight, &sweep).map_err(|error| match error {
+                    JobError::Pass(error) => JobError::Pass(at_checkpoint(name, error)),
+                    other => other,
+                })?;
+            }
+            Ok(())
+        };
         let writer = self.writer::<T>(set, rows, queries.len())?;
         let (form, legs) = (plan.vector_form(), walk.legs.len());
         let norms = vec![vec![Norms::default(); rows * layers.len()]; legs];

@@ -3,7 +3,7 @@
 
 use ascribe::attribution::source::{Conditioner, SourceOptions};
 use ascribe::attribution::{
-    Aggregate, Buffer, Carrying, Error, Leg, LegFn, MemoryVectors, Pass, Sweep, VectorForm, VectorSource, Walk,
+    Aggregate, Buffer, Carrying, Error, Leg, LegFn, MemoryVectors, Pass, VectorForm, VectorSource, Visit, Walk,
     carry_queries, prepare_queries,
 };
 use ascribe::curvature::gemm::Threads;
@@ -154,7 +154,7 @@ fn conditioned_and_frozen_legs_are_those_of_dense_matrices() -> Outcome {
     let walk = Walk { legs: vec![leg(&first, vec![]), leg(&second, vec![1])] };
     let at = [vec![(&models[0], 1.0)], vec![(&models[1], 0.3), (&models[2], 0.7)]];
     let batched = Batched(&train, BATCH);
-    let checkpoints = |leg: usize, visit: &mut dyn FnMut(f64, &Sweep<'_, Model>) -> Result<(), Error>| {
+    let checkpoints = |leg: usize, visit: &mut Visit<'_, Model, Error>| {
         at[leg].iter().try_for_each(|(network, weight)| visit(*weight, &sweep(*network, &batched, Pass::Products)))
     };
     let of_queries = Batched(queries, BATCH);
@@ -215,11 +215,9 @@ fn a_job_carries_as_its_pieces_do() -> Outcome {
     let plain = Factors::identity(layers.len());
     let gradients = by_hand.vectors(&by_hand.last, &Walk::gradients(&plain));
     let examples = Batched(&by_hand.stages[0], BATCH);
-    let checkpoints = |leg: usize, visit: &mut dyn FnMut(f64, &Sweep<'_, Model>) -> Result<(), Error>| {
-        let networks = by_hand.networks[leg].iter();
-        networks
-            .into_iter()
-            .try_for_each(|(network, weight)| visit(*weight, &sweep(network, &examples, Pass::Products)))
+    let checkpoints = |leg: usize, visit: &mut Visit<'_, Model, Error>| {
+        let mut networks = by_hand.networks[leg].iter();
+        networks.try_for_each(|(network, weight)| visit(*weight, &sweep(network, &examples, Pass::Products)))
     };
     let carrying = Carrying { walk: &walk, layers, products: 2, tangents: 1 << 20 };
     let mut found = MemoryVectors::<f64>::new(layers, walk.legs.len(), rows);
