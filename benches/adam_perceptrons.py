@@ -4,9 +4,9 @@ the default of runs of Adam rests (docs/validation.md).
 
   adam_perceptrons.py FOLDER NAME OUT    NAME is concrete-mlp or fashion-mnist-mlp
 
-FOLDER holds `train.safetensors` and `query.safetensors`. OUT gets six checkpoints and a `trajectory.toml`, `subsets` and
-`outcomes` (100 random halves, SEEDS seeds each) and `removals` (100 times 2 %, same start and order as the checkpoints,
-removed examples' slots left empty). Needs torch, numpy, safetensors; minutes on one core.
+FOLDER holds `train.safetensors` and `query.safetensors`. OUT gets six checkpoints with the optimizer's states and a
+`trajectory.toml`, `subsets` and `outcomes` (100 random halves, SEEDS seeds each) and `removals` (100 times 2 %, same start
+and order as the checkpoints, removed examples' slots left empty). Needs torch, numpy, safetensors; minutes on one core.
 """
 import json
 import math
@@ -55,7 +55,7 @@ def measured(z, y, task):
     return right - torch.logsumexp(z.scatter(-1, y.unsqueeze(-1), float("-inf")), -1)
 
 
-def train(x, y, rows, kept, seeds, spec, seen=lambda step, parameters: None):
+def train(x, y, rows, kept, seeds, spec, seen=lambda step, parameters, optimizer: None):
     """AdamW with a linear fall of the rate to 0; each model has its rows, its weights of examples and its seed."""
     per_epoch = len(rows[0]) // spec["batch"]
     steps = per_epoch * spec["epochs"]
@@ -74,7 +74,7 @@ def train(x, y, rows, kept, seeds, spec, seen=lambda step, parameters: None):
             (loss * kept.gather(1, picked)).mean(1).sum().backward()
             optimizer.step()
             step += 1
-            seen(step, parameters)
+            seen(step, parameters, optimizer)
     return [p.detach() for p in parameters]
 
 
@@ -96,7 +96,7 @@ def main(folder, name, out):
     if spec["task"] == "regression":
         config["loss"] = "half_mse"
 
-    def keep(step, parameters):
+    def keep(step, parameters, optimizer):
         if step in marks:
             checkpoint = os.path.join(out, f"checkpoint-{step}")
             os.makedirs(checkpoint, exist_ok=True)
@@ -105,6 +105,11 @@ def main(folder, name, out):
                       os.path.join(checkpoint, "model.safetensors"))
             with open(os.path.join(checkpoint, "config.json"), "w") as file:
                 json.dump(config, file)
+            # the states of the only model of the stack, for Source
+            state = optimizer.state_dict()
+            only = lambda value: value[0].clone() if value.ndim > 0 else value
+            states = {k: {key: only(value) for key, value in entry.items()} for k, entry in state["state"].items()}
+            torch.save({**state, "state": states}, os.path.join(checkpoint, "optimizer.pt"))
 
     def outcome(parameters):
         count = len(parameters[0])
