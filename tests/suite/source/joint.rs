@@ -17,6 +17,7 @@ use candle_core::DType;
 
 use crate::source::by_hand::ByHand;
 use crate::source::case::Case;
+use crate::source::stages::two_stages;
 use crate::support::dense::{dot, gradient_of};
 use crate::support::figures::assert_relative;
 use crate::support::passes::{BATCH, Batched, sweep};
@@ -203,19 +204,30 @@ fn conditioned_and_frozen_legs_are_those_of_dense_matrices() -> Outcome {
     Ok(())
 }
 
-/// AdamW with a frozen block: few products, so that what is left over decays as EK-FAC says.
+/// AdamW with a frozen block.
 #[test]
 fn a_job_carries_as_its_pieces_do() -> Outcome {
-    let case = Case::frozen();
-    let by_hand = ByHand::new(&case);
+    assert_as_its_pieces(&Case::frozen())
+}
+
+/// Each stage has products of its own examples, and the second trains two of three layers.
+#[test]
+fn stages_have_products_of_their_own() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    assert_as_its_pieces(&two_stages(folder.path()))
+}
+
+/// Few products, so that what is left over decays as EK-FAC says.
+fn assert_as_its_pieces(case: &Case) -> Outcome {
+    let by_hand = ByHand::new(case);
     let done = case.run(|job| jointly(job, 2));
     let stored = done.artifacts("queries");
     let walk = by_hand.walk(SourceOptions::default());
     let (layers, rows) = (by_hand.last.layers(), by_hand.queries.len());
     let plain = Factors::identity(layers.len());
     let gradients = by_hand.vectors(&by_hand.last, &Walk::gradients(&plain));
-    let examples = Batched(&by_hand.stages[0], BATCH);
     let checkpoints = |leg: usize, visit: &mut Visit<'_, Model, Error>| {
+        let examples = Batched(&by_hand.stages[by_hand.run.segments[leg].0], BATCH);
         let mut networks = by_hand.networks[leg].iter();
         networks.try_for_each(|(network, weight)| visit(*weight, &sweep(network, &examples, Pass::Products)))
     };

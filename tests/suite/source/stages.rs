@@ -16,7 +16,7 @@ use crate::support::{Outcome, fixture};
 
 /// The classifier's run as a stage on forty rows, and one on thirty that trains two of three layers. Rows 0 to 9 are
 /// in both files, at the same places.
-fn two_stages(folder: &Path) -> Case {
+pub(super) fn two_stages(folder: &Path) -> Case {
     let first: Vec<usize> = (0..40).collect();
     let second: Vec<usize> = (0..10).chain(40..60).collect();
     let files: Vec<PathBuf> = ["first", "second"].map(|name| folder.join(format!("{name}.safetensors"))).into();
