@@ -102,7 +102,8 @@ pub fn trace_largest(x: &Traced, plane: Plane, regions: &Regions) -> Result<Trac
     let Some(largest) = largest else { candle_core::bail!("more than 2³² numbers are pooled") };
     let largest = Tensor::from_vec(largest, images * regions.seen.len() * channels, &Device::Cpu)?;
     let largest = largest.to_device(value.device())?;
-    Traced::composed([x], |[x]| x.contiguous()?.flatten_all()?.index_select(&largest, 0)?.reshape(((), channels)))
+    // the place of the largest number does not move
+    x.linear_map(|x| x.contiguous()?.flatten_all()?.index_select(&largest, 0)?.reshape(((), channels)))
 }
 
 fn images_of(x: &Tensor, plane: Plane) -> Result<usize> {
@@ -156,7 +157,7 @@ pub fn trace_averaged(x: &Traced, plane: Plane, regions: &Regions, divisor: Opti
     let weights: Vec<f64> = (0..images).flat_map(|_| regions.seen.iter().map(weight)).collect();
     let weights = Tensor::from_vec(weights, (images * regions.seen.len(), 1), &Device::Cpu)?;
     let weights = weights.to_dtype(x.value().dtype())?.to_device(device)?;
-    Traced::composed([x], |[x]| {
+    x.linear_map(|x| {
         let padded = Tensor::cat(&[x, &x.narrow(0, 0, 1)?.zeros_like()?], 0)?;
         let mut sum = padded.index_select(&nth[0], 0)?;
         for places in &nth[1..] {
@@ -173,7 +174,7 @@ pub fn trace_averaged(x: &Traced, plane: Plane, regions: &Regions, divisor: Opti
 /// # Errors
 /// If shapes do not fit.
 pub fn trace_average_pooled(x: &Traced, plane: Plane) -> Result<Traced> {
-    Traced::composed([x], |[x]| {
+    x.linear_map(|x| {
         let (rows, channels) = x.dims2()?;
         x.reshape((rows / plane.places().max(1), plane.places(), channels))?.mean(1)
     })
@@ -181,7 +182,7 @@ pub fn trace_average_pooled(x: &Traced, plane: Plane) -> Result<Traced> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gradient_check::{flat, wave};
+    use super::super::gradient_check::{flat, tangents, wave};
     use super::*;
     use ascribe_curvature::{Gradient, Tape};
 
@@ -301,6 +302,25 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    /// Pooling is linear between changes of order: no two numbers of a channel are so near that a step changes theirs.
+    #[test]
+    fn tangents_are_central_differences_and_the_transpose_of_the_backward_pass() -> Result<()> {
+        let rows = 2 * PLANE.places();
+        let order = |k: usize| ((k * 37) % (rows * 3)) as f64 / 20.0 - 1.5;
+        let x = Tensor::from_vec((0..rows * 3).map(order).collect::<Vec<f64>>(), (rows, 3), &Device::Cpu)?;
+        let window = Window { size: [3, 2], stride: [2, 1], padding: [1, 0], ..Window::default() };
+        let (seen, divided) =
+            (Regions::of_window(&window, PLANE)?, Regions::adaptive(PLANE, Plane { height: 3, width: 3 })?);
+        let largest = |x: &[Traced]| Ok(trace_max_pooled(&x[0], PLANE, &Window::square(3, 2, 1))?.0);
+        tangents(&[&x], largest, 1e-10)?;
+        tangents(&[&x], |x| trace_largest(&x[0], PLANE, &divided), 1e-10)?;
+        tangents(&[&x], |x| trace_average_pooled(&x[0], PLANE), 1e-10)?;
+        for divisor in [None, Some(6)] {
+            tangents(&[&x], |x| trace_averaged(&x[0], PLANE, &seen, divisor), 1e-10)?;
+        }
+        tangents(&[&x], |x| trace_averaged(&x[0], PLANE, &divided, None), 1e-10)
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use ascribe_curvature::{Positions, Traced};
+use ascribe_curvature::{Positions, TangentRule, Traced};
 
 /// By what the softmax of a router divides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Routes {
     /// # Errors
     /// If `x` has another number of rows.
     pub fn dispatch(&self, x: &Traced) -> Result<Traced> {
-        Traced::composed([x], |[x]| x.index_select(&self.rows, 0))
+        x.linear_map(|x| x.index_select(&self.rows, 0))
     }
 
     /// The sum of each row's experts, each times its weight: `[R k, D]` in the order of [`Routes::dispatch`] and the
@@ -119,19 +119,47 @@ impl Routes {
     /// # Errors
     /// If the shapes are others.
     pub fn combine(&self, outputs: &Traced, logits: &Traced, weights: ExpertWeights) -> Result<Traced> {
-        Traced::composed([outputs, logits], |[outputs, logits]| {
-            let largest = logits.detach().max_keepdim(1)?;
-            let powers = logits.broadcast_sub(&largest)?.exp()?;
-            let of_chosen = powers.gather(&self.chosen, 1)?;
-            let sum = match weights {
-                ExpertWeights::OfAll => powers.sum_keepdim(1)?,
-                ExpertWeights::OfChosen => of_chosen.sum_keepdim(1)?,
-            };
-            let weights = of_chosen.broadcast_div(&sum)?; // [R, k]
-            let (rows, k) = weights.dims2()?;
-            let by_row = outputs.index_select(&self.places, 0)?.reshape((rows, k, ()))?; // [R, k, D]
-            by_row.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
-        })
+        let rule = |[outputs, logits]: [&Tensor; 2], [outputs_moving, logits_moving]: [&Tensor; 2]| {
+            let moving = self.weights_moving(logits, logits_moving, weights)?;
+            let weights = self.weights(logits, weights)?;
+            self.weighted(outputs_moving, &weights)? + self.weighted(outputs, &moving)?
+        };
+        let combined = |[outputs, logits]: [&Tensor; 2]| self.weighted(outputs, &self.weights(logits, weights)?);
+        Traced::composed_with([outputs, logits], combined, TangentRule::Each(&rule))
+    }
+
+    /// The weights of every row's chosen experts, `[R, k]`.
+    fn weights(&self, logits: &Tensor, weights: ExpertWeights) -> Result<Tensor> {
+        let largest = logits.detach().max_keepdim(1)?;
+        let powers = logits.broadcast_sub(&largest)?.exp()?;
+        let of_chosen = powers.gather(&self.chosen, 1)?;
+        let sum = match weights {
+            ExpertWeights::OfAll => powers.sum_keepdim(1)?,
+            ExpertWeights::OfChosen => of_chosen.sum_keepdim(1)?,
+        };
+        of_chosen.broadcast_div(&sum)
+    }
+
+    /// The movement of the weights `w` for one movement `l̇` of the logits, `ẇ = w ⊙ (l̇ - Σ p l̇)`, with `p` the softmax
+    /// over all experts or over the chosen ones. The choice itself does not move.
+    fn weights_moving(&self, logits: &Tensor, moving: &Tensor, weights: ExpertWeights) -> Result<Tensor> {
+        let of_chosen = self.weights(logits, weights)?;
+        let moving_chosen = moving.gather(&self.chosen, 1)?;
+        let mean = match weights {
+            ExpertWeights::OfChosen => (&of_chosen * &moving_chosen)?.sum_keepdim(1)?,
+            ExpertWeights::OfAll => {
+                let powers = logits.broadcast_sub(&logits.max_keepdim(1)?)?.exp()?;
+                (powers.broadcast_div(&powers.sum_keepdim(1)?)? * moving)?.sum_keepdim(1)?
+            }
+        };
+        of_chosen * moving_chosen.broadcast_sub(&mean)?
+    }
+
+    /// The sum of each row's experts `[R k, D]` with these weights `[R, k]`.
+    fn weighted(&self, outputs: &Tensor, weights: &Tensor) -> Result<Tensor> {
+        let (rows, k) = weights.dims2()?;
+        let by_row = outputs.index_select(&self.places, 0)?.reshape((rows, k, ()))?; // [R, k, D]
+        by_row.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
     }
 }
 
@@ -140,15 +168,19 @@ impl Routes {
 /// # Errors
 /// If the shapes are others.
 pub fn trace_sigmoid_gated(gate: &Traced, x: &Traced) -> Result<Traced> {
-    Traced::composed([gate, x], |[gate, x]| {
-        // 1/(1 + e⁻ᵍ), which overflows nowhere in this form
-        let sigmoid = ((gate * 0.5)?.tanh()? * 0.5)?.affine(1.0, 0.5)?;
-        x.broadcast_mul(&sigmoid)
-    })
+    // 1/(1 + e⁻ᵍ), which overflows nowhere in this form
+    let sigmoid = |gate: &Tensor| ((gate * 0.5)?.tanh()? * 0.5)?.affine(1.0, 0.5);
+    let rule = |[gate, x]: [&Tensor; 2], [gate_moving, x_moving]: [&Tensor; 2]| {
+        let sigmoid = sigmoid(gate)?;
+        let slopes = (&sigmoid * sigmoid.affine(-1.0, 1.0)?)?;
+        x_moving.broadcast_mul(&sigmoid)? + x.broadcast_mul(&(slopes * gate_moving)?)?
+    };
+    Traced::composed_with([gate, x], |[gate, x]| x.broadcast_mul(&sigmoid(gate)?), TangentRule::Each(&rule))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::gradient_check::tangents;
     use super::*;
     use ascribe_curvature::{Gradient, Tape};
 
@@ -240,6 +272,35 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    /// Tokens and logits move together; the choice stays where no two logits are near each other.
+    #[test]
+    fn tangents_are_central_differences_and_the_transpose_of_the_backward_pass() -> Result<()> {
+        let x = Tensor::from_vec(numbers(ROWS * 3, 0.7), (ROWS, 3), &Device::Cpu)?;
+        let mut logits = numbers(ROWS * EXPERTS, 1.3);
+        // no token sees the last expert
+        logits.chunks_mut(EXPERTS).for_each(|row| row[3] -= 9.0);
+        for row in logits.chunks(EXPERTS) {
+            let mut row = row.to_vec();
+            row.sort_by(f64::total_cmp);
+            assert!(row.windows(2).all(|two| two[1] - two[0] > 0.01), "{row:?}");
+        }
+        let logits = Tensor::from_vec(logits, (ROWS, EXPERTS), &Device::Cpu)?;
+        let positions = Positions::from_lengths([2, 3]);
+        for weights in [ExpertWeights::OfAll, ExpertWeights::OfChosen] {
+            let mixture = |inputs: &[Traced]| {
+                let routes = Routes::new(inputs[1].value(), K, &positions)?;
+                let outputs = routes.dispatch(&inputs[0])?.in_groups(routes.lengths(), |e, x| {
+                    let f = |[x]: [&Tensor; 1]| (x * (e + 1) as f64)? + x.sqr()?;
+                    Traced::composed_with([x], f, TangentRule::Elementwise)
+                })?;
+                routes.combine(&outputs, &inputs[1], weights)
+            };
+            tangents(&[&x, &logits], mixture, 1e-9)?;
+        }
+        let gates = Tensor::new(&[[-30.0], [-2.0], [0.0], [1.5], [40.0]], &Device::Cpu)?;
+        tangents(&[&gates, &x], |inputs| trace_sigmoid_gated(&inputs[0], &inputs[1]), 1e-9)
     }
 
     #[test]

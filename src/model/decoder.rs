@@ -417,6 +417,7 @@ impl<T: Transformer + 'static> Parts<T> {
             all_activations: self.blocks.stored.len() as u64 * self.blocks.activations,
             vocabulary: logits as u64,
             tracked_head,
+            has_own_rows: false,
         };
         let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
         let transformer = transformer()?;

@@ -7,7 +7,7 @@ use super::body::wrong_batch;
 use super::config::Config;
 use super::error::LoadError;
 use super::heads::labels;
-use crate::curvature::{Error, Plane};
+use crate::curvature::{Error, Plane, Section};
 use crate::data::{Batch, Inputs, Labels, RowInputs, Task};
 
 /// A batch's images, a row for each pixel: `[B · H · W, channels]`.
@@ -28,10 +28,14 @@ impl ImageBatch {
     }
 }
 
-/// What is said where products with the Gauss-Newton matrix are asked of a model of images.
-pub(super) fn no_gauss_newton() -> Error {
-    let objective = "a product with the Gauss-Newton matrix (`solve = gauss-newton`)".into();
-    Error::Objective { objective, network: "a model of images" }
+/// Sections one after the other: the first, those that repeat, and the last.
+pub(super) fn chained<'a>(
+    first: &'a impl Section,
+    between: &'a [impl Section],
+    last: &'a impl Section,
+) -> Vec<&'a dyn Section> {
+    let between = between.iter().map(|section| section as &dyn Section);
+    std::iter::once(first as &dyn Section).chain(between).chain([last as &dyn Section]).collect()
 }
 
 /// A size, or what it usually is if the key is absent or `null`.

@@ -25,7 +25,7 @@ use super::tracking::Tracking;
 use super::weights::Weights;
 use crate::curvature::{
     Convolution, Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
-    Window, backward_through,
+    Window, backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, ImageSize, RowLimits, RowShape};
 use crate::nn::{Activation, BatchNorm, trace_average_pooled, trace_max_pooled};
@@ -175,6 +175,23 @@ impl Layer {
 }
 
 impl ResNet {
+    /// The stem, the residual layers, and the average over all places, of images with these places ([`ResNet::planes`]).
+    fn sections<'a>(&'a self, planes: &'a [Plane]) -> (impl Section + 'a, Vec<impl Section + 'a>, impl Section + 'a) {
+        let stem = Taped(|x: &Traced, taps: &TapRecorder| Ok(self.stem.get()?.trace(x, planes[0], taps)?.0));
+        let section = |((layer, has_layers), &plane)| {
+            let layer: &Held<StoredLayer> = layer;
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| Ok(layer.get()?.trace(x, plane, taps)?.0));
+            Tracked { section, has_layers }
+        };
+        let last = planes[planes.len() - 1];
+        let pooler = Taped(move |x: &Traced, _: &TapRecorder| trace_average_pooled(x, last));
+        (
+            Tracked { section: stem, has_layers: self.tracks_stem },
+            self.layers.iter().zip(self.tracked.iter().copied()).zip(&planes[1..]).map(section).collect(),
+            Tracked { section: pooler, has_layers: false },
+        )
+    }
+
     /// The places of the images, of the first residual layer's input, and of every residual layer's output.
     fn planes(&self, images: Plane) -> candle_core::Result<Vec<Plane>> {
         let mut planes = vec![images, stem_plane(images)?];
@@ -212,28 +229,27 @@ impl Body for ResNet {
     ) -> Result<Vec<f64>, Error> {
         let images = ImageBatch::of(batch, self.dtype, &self.device)?;
         let planes = self.planes(images.plane)?;
-        let stem = Taped(|x: &Traced, taps: &TapRecorder| Ok(self.stem.get()?.trace(x, planes[0], taps)?.0));
-        let stem = Tracked { section: stem, has_layers: self.tracks_stem };
-        let section = |((layer, has_layers), &plane)| {
-            let layer: &Held<StoredLayer> = layer;
-            let section = Taped(move |x: &Traced, taps: &TapRecorder| Ok(layer.get()?.trace(x, plane, taps)?.0));
-            Tracked { section, has_layers }
-        };
-        let layers: Vec<_> =
-            self.layers.iter().zip(self.tracked.iter().copied()).zip(&planes[1..]).map(section).collect();
-        let last = planes[planes.len() - 1];
-        let pooler = Taped(|x: &Traced, _: &TapRecorder| trace_average_pooled(x, last));
-        let pooler = Tracked { section: pooler, has_layers: false };
-        let mut sections: Vec<&dyn Section> = vec![&stem];
-        sections.extend(layers.iter().map(|layer| layer as &dyn Section));
-        sections.push(&pooler);
+        let (stem, layers, pooler) = self.sections(&planes);
+        let sections = images::chained(&stem, &layers, &pooler);
         backward_through(&sections, &images.rows, graphs, &batch.positions, sink, |pooled, taps| {
             self.classifier.differentiate(pooled, batch, objective, taps)
         })
     }
 
-    fn gauss_newton(&self, _: &Batch, _: &Directions, _: Graphs, _: &mut dyn TapSink) -> Result<(), Error> {
-        Err(images::no_gauss_newton())
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        let images = ImageBatch::of(batch, self.dtype, &self.device)?;
+        let planes = self.planes(images.plane)?;
+        let (stem, layers, pooler) = self.sections(&planes);
+        let sections = images::chained(&stem, &layers, &pooler);
+        gauss_newton_through(&sections, &images.rows, graphs, &batch.positions, directions, sink, |moving, taps| {
+            self.classifier.gauss_newton(moving, batch, directions, taps)
+        })
     }
 
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
@@ -441,6 +457,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         width: width_between,
         activations: most.1,
         all_activations: per_pixel.numbers,
+        has_own_rows: true,
         ..Footprint::default()
     };
     let resnet = ResNet {

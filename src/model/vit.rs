@@ -28,8 +28,8 @@ use super::residence::{Held, Stored};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{
-    Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked, Window,
-    backward_through,
+    Directions, Error, Graphs, Objective, Positions, Section, TangentRule, TapRecorder, TapSink, Taped, Traced,
+    Tracked, Window, backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, ImageSize, RowLimits, RowShape};
 use crate::nn::{Activation, Attention, Mask};
@@ -185,6 +185,25 @@ impl Vit {
         let images = ImageBatch::of(batch, self.dtype, &self.device)?;
         Ok(self.patches.unfold(&images.rows, images.plane)?.0)
     }
+
+    /// The embeddings, the blocks, and the last norm.
+    fn sections<'a>(
+        &'a self,
+        positions: &'a Positions,
+    ) -> (impl Section + 'a, Vec<impl Section + 'a>, impl Section + 'a) {
+        let embeddings = Taped(|x: &Traced, taps: &TapRecorder| self.embeddings.get()?.trace(x, taps));
+        let section = move |(block, has_layers)| {
+            let block: &Held<StoredBlock> = block;
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, positions, taps));
+            Tracked { section, has_layers }
+        };
+        let norm = Taped(|x: &Traced, taps: &TapRecorder| self.layernorm.get()?.trace(x, taps));
+        (
+            Tracked { section: embeddings, has_layers: self.tracks_projection },
+            self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect(),
+            Tracked { section: norm, has_layers: self.norm_is_tracked },
+        )
+    }
 }
 
 impl Embeddings {
@@ -194,12 +213,18 @@ impl Embeddings {
         let images = patches.value().dim(0)? / of_image;
         let own = taps.at(&Arc::new(Positions::from_lengths(vec![of_image; images])));
         let projected = self.projection.trace(patches, &own)?;
-        Traced::composed([&projected], |[projected]| {
+        let behind = |class: &Tensor, projected: &Tensor| {
             let (_, width) = projected.dims2()?;
-            let class = self.cls_token.unsqueeze(0)?.broadcast_as((images, 1, width))?;
-            let x = Tensor::cat(&[&class.contiguous()?, &projected.reshape((images, of_image, width))?], 1)?;
-            x.broadcast_add(&self.position_embeddings)?.reshape((images * (1 + of_image), width))
-        })
+            let class = class.unsqueeze(0)?.broadcast_as((images, 1, width))?;
+            Tensor::cat(&[&class.contiguous()?, &projected.reshape((images, of_image, width))?], 1)
+        };
+        let rows = |x: Tensor| x.flatten(0, 1);
+        Traced::composed_with(
+            [&projected],
+            |[projected]| rows(behind(&self.cls_token, projected)?.broadcast_add(&self.position_embeddings)?),
+            // the class token and the positions stay
+            TangentRule::Each(&|_, [moving]| rows(behind(&self.cls_token.zeros_like()?, moving)?)),
+        )
     }
 }
 
@@ -223,27 +248,26 @@ impl Body for Vit {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
-        let (positions, patches) = (&batch.positions, self.patches(batch)?);
-        let embeddings = Taped(|x: &Traced, taps: &TapRecorder| self.embeddings.get()?.trace(x, taps));
-        let embeddings = Tracked { section: embeddings, has_layers: self.tracks_projection };
-        let section = |(block, has_layers)| {
-            let block: &Held<StoredBlock> = block;
-            let section = Taped(move |x: &Traced, taps: &TapRecorder| block.get()?.trace(x, positions, taps));
-            Tracked { section, has_layers }
-        };
-        let blocks: Vec<_> = self.blocks.iter().zip(self.tracked.iter().copied()).map(section).collect();
-        let norm = Taped(|x: &Traced, taps: &TapRecorder| self.layernorm.get()?.trace(x, taps));
-        let norm = Tracked { section: norm, has_layers: self.norm_is_tracked };
-        let mut sections: Vec<&dyn Section> = vec![&embeddings];
-        sections.extend(blocks.iter().map(|block| block as &dyn Section));
-        sections.push(&norm);
-        backward_through(&sections, &patches, graphs, positions, sink, |hidden, taps| {
+        let (embeddings, blocks, norm) = self.sections(&batch.positions);
+        let sections = images::chained(&embeddings, &blocks, &norm);
+        backward_through(&sections, &self.patches(batch)?, graphs, &batch.positions, sink, |hidden, taps| {
             self.classifier.differentiate(hidden, batch, objective, taps)
         })
     }
 
-    fn gauss_newton(&self, _: &Batch, _: &Directions, _: Graphs, _: &mut dyn TapSink) -> Result<(), Error> {
-        Err(images::no_gauss_newton())
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        let (embeddings, blocks, norm) = self.sections(&batch.positions);
+        let sections = images::chained(&embeddings, &blocks, &norm);
+        let (patches, positions) = (self.patches(batch)?, &batch.positions);
+        gauss_newton_through(&sections, &patches, graphs, positions, directions, sink, |moving, taps| {
+            self.classifier.gauss_newton(moving, batch, directions, taps)
+        })
     }
 
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {

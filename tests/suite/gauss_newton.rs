@@ -1,18 +1,19 @@
 //! Products with the Gauss-Newton matrix of all tracked layers jointly against their definition from gradients: for a
 //! softmax `Σ_r Σ_c p_c g_c (g_c · v)` with `g_c = -∇ log p_c` at position r, for a squared error `2a Σ_j ∇y_j (∇y_j · v)`.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::support::dense::{eliminate, gradient};
 use crate::support::passes::{self, BATCH, Batched, KfacScale};
-use crate::support::{Outcome, fixture, load, load_layers, load_selected, open, selection};
+use crate::support::{Outcome, Source, fixture, load, load_layers, load_selected, open, selection};
 use ascribe::attribution::store::TensorFile;
 use ascribe::attribution::{Aggregate, prepare_queries, refine_queries};
 use ascribe::attribution::{LabelMode, MemoryVectors, Pass, Refinement, VectorForm, VectorSink, VectorSource, Walk};
 use ascribe::curvature::gemm::Products;
 use ascribe::curvature::{CurvatureKind, Damping, Factors, LayerId, Measurement, Reduction, Vectors};
 use ascribe::curvature::{Directions, Error, LayerSpec, Network, Objective, Positions, ProductSum};
-use ascribe::data::{self, Batch, Inputs, Targets, TokenInputs};
+use ascribe::data::{self, Batch, Inputs, Role, Targets, TokenInputs, Which};
 use ascribe::job::{CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve};
 use ascribe::model::{AlsoTracked, LoadOptions, Model};
 use candle_core::{DType, Device, Tensor};
@@ -117,26 +118,72 @@ fn pairs() -> Batch {
     Batch { inputs: Inputs::Tokens(TokenInputs { ids, types: None, encoder }), ..sequences() }
 }
 
+/// Weights `w` and gradients `g`, by layer, whose sum `Σ w g gᵀ` is the Gauss-Newton matrix of a batch's loss: of all its
+/// target tokens, or of the one example that has classes, labels or numbers.
+fn roots(model: &Model, batch: &Batch) -> Vec<(f64, Vec<Vec<f64>>)> {
+    let outputs = model.logits(batch).expect("a batch of this model").to_vec2::<f64>().expect("numbers");
+    let width = outputs[0].len();
+    let with = |targets: Targets| gradient(model, &Batch { targets, ..batch.clone() }, Objective::TrainingLoss);
+    match &batch.targets {
+        // Σ_c p_c g_c g_cᵀ with g_c = -∇ log p_c
+        Targets::Tokens(targets) => {
+            let rows = (0..targets.len()).filter(|&row| targets[row].is_some());
+            let all = rows.flat_map(|row| (0..width).map(move |class| (row, class)));
+            let of = |(row, class): (usize, usize)| {
+                let one = (0..targets.len()).map(|r| (r == row).then_some(class as u32)).collect();
+                let (losses, g) = with(Targets::Tokens(one));
+                ((-losses.iter().sum::<f64>()).exp(), g)
+            };
+            all.map(of).collect()
+        }
+        // the gradient comes times √(C p_c)
+        Targets::Classes(_) => {
+            let of = |class| gradient(model, batch, Objective::ExpectedLoss { class }).1;
+            (0..width).map(|class| (1.0 / width as f64, of(class))).collect()
+        }
+        // a label's loss -y log p - (1 - y) log (1 - p) has the gradient (p - y) ∇z and the Hessian p (1 - p) at the logit;
+        // a number's a (y - t)² has 2a (y - t) ∇y and 2a, with a = 1 / width
+        Targets::Labels { .. } | Targets::Values { .. } => {
+            let is_labels = matches!(batch.targets, Targets::Labels { .. });
+            let at = |j: usize, target: f32| {
+                let mut values = vec![0.5; width];
+                values[j] = target;
+                with(match is_labels {
+                    true => Targets::Labels { values, width },
+                    false => Targets::Values { values, width },
+                })
+                .1
+            };
+            let of = |(j, &z): (usize, &f64)| {
+                let (low, high) = (at(j, 0.0), at(j, 1.0));
+                let g = low.iter().zip(&high).map(|(l, h)| l.iter().zip(h).map(|(l, h)| l - h).collect()).collect();
+                let p = 1.0 / (1.0 + (-z).exp());
+                let width = width as f64;
+                (if is_labels { p * (1.0 - p) * width } else { width / 2.0 }, g)
+            };
+            outputs[0].iter().enumerate().map(of).collect()
+        }
+        _ => panic!("no such targets"),
+    }
+}
+
+/// Products with a batch's matrix against the sum of those of its parts, which [`roots`] knows.
+fn check_parts(name: &str, model: &Model, batch: &Batch, parts: &[Batch]) -> Outcome {
+    let along = directions(model);
+    let mut want: Vec<Vec<f64>> = along.iter().map(|v| vec![0.0; v.len()]).collect();
+    for (weight, g) in parts.iter().flat_map(|part| roots(model, part)) {
+        add_outer(&mut want, &g, &along, weight);
+    }
+    assert_same(name, &product(model, batch, &along)?, &want);
+    Ok(())
+}
+
 fn check_decoder(folder: &Path, model: &Model) -> Outcome {
     check_batch(folder, model, &sequences())
 }
 
 fn check_batch(folder: &Path, model: &Model, batch: &Batch) -> Outcome {
-    let vocabulary = model.logits(batch)?.dim(1)? as u32;
-    let along = directions(model);
-    let mut want: Vec<Vec<f64>> = along.iter().map(|v| vec![0.0; v.len()]).collect();
-    let Targets::Tokens(targets) = &batch.targets else { panic!("tokens") };
-    for row in (0..7).filter(|&row| targets[row].is_some()) {
-        for class in 0..vocabulary {
-            let mut one = batch.clone();
-            one.targets = Targets::Tokens((0..7).map(|r| (r == row).then_some(class)).collect());
-            let (losses, g) = gradient(model, &one, Objective::TrainingLoss);
-            add_outer(&mut want, &g, &along, (-losses.iter().sum::<f64>()).exp());
-        }
-    }
-    let found = product(model, batch, &along)?;
-    assert_same(&folder.display().to_string(), &found, &want);
-    Ok(())
+    check_parts(&folder.display().to_string(), model, batch, std::slice::from_ref(batch))
 }
 
 #[test]
@@ -214,17 +261,9 @@ fn products_of_classifiers_of_texts_are_their_definition() -> Outcome {
     // pooled at the first token, the last one, and over all
     for name in ["bert", "gpt-neox", "modernbert", "deberta-v2"] {
         let model = load(&fixture(&format!("classifiers/{name}")), DType::F64);
-        let (along, batch) = (directions(&model), texts(Targets::Classes(vec![1, 0])));
-        let classes = model.logits(&batch)?.dim(1)?;
-        let mut want: Vec<Vec<f64>> = along.iter().map(|v| vec![0.0; v.len()]).collect();
-        for class in 0..classes {
-            for mut own in [0, 1].map(|text| one_text(&batch, text)) {
-                own.targets = Targets::Classes(vec![0]);
-                let (_, g) = gradient(&model, &own, Objective::ExpectedLoss { class });
-                add_outer(&mut want, &g, &along, 1.0 / classes as f64);
-            }
-        }
-        assert_same(name, &product(&model, &batch, &along)?, &want);
+        let batch = texts(Targets::Classes(vec![1, 0]));
+        let parts = [0, 1].map(|text| Batch { targets: Targets::Classes(vec![0]), ..one_text(&batch, text) });
+        check_parts(name, &model, &batch, &parts)?;
     }
     Ok(())
 }
@@ -243,58 +282,89 @@ fn one_text(batch: &Batch, text: usize) -> Batch {
     }
 }
 
-/// A label's loss `-y log p - (1 - y) log (1 - p)` has the gradient `(p - y) ∇z` and the Hessian `p (1 - p)` at the logit.
 #[test]
 fn products_of_several_labels_and_of_numbers_are_their_definition() -> Outcome {
     for name in ["bert-multi-label", "qwen2-multi-label", "distilbert-regression", "xlm-roberta-regression"] {
         let model = load(&fixture(&format!("classifiers/{name}")), DType::F64);
-        let along = directions(&model);
-        let is_labels = name.contains("label");
         let width = model.logits(&texts(Targets::Classes(vec![0, 0])))?.dim(1)?;
-        let targets = |values: Vec<f32>| match is_labels {
+        let targets = |values: Vec<f32>| match name.contains("label") {
             true => Targets::Labels { values, width },
             false => Targets::Values { values, width },
         };
         let batch = texts(targets(vec![0.25; 2 * width]));
-        let mut want: Vec<Vec<f64>> = along.iter().map(|v| vec![0.0; v.len()]).collect();
-        for text in [0, 1] {
-            let mut own = one_text(&batch, text);
-            let outputs = model.logits(&own)?.to_vec2::<f64>()?.remove(0);
-            for (j, z) in outputs.into_iter().enumerate() {
-                let mut at = |target: f32| {
-                    let mut values = vec![0.5; width];
-                    values[j] = target;
-                    own.targets = targets(values);
-                    gradient(&model, &own, Objective::TrainingLoss).1
-                };
-                // the mean over outputs: both differences are the output's gradient, times 1/width or 2/width
-                let (low, high) = (at(0.0), at(1.0));
-                let g: Vec<Vec<f64>> =
-                    low.iter().zip(&high).map(|(l, h)| l.iter().zip(h).map(|(l, h)| l - h).collect()).collect();
-                let p = 1.0 / (1.0 + (-z).exp());
-                let width = width as f64;
-                let weight = if is_labels { p * (1.0 - p) * width } else { width / 2.0 };
-                add_outer(&mut want, &g, &along, weight);
-            }
+        let parts = [0, 1].map(|text| Batch { targets: targets(vec![0.25; width]), ..one_text(&batch, text) });
+        check_parts(name, &model, &batch, &parts)?;
+    }
+    Ok(())
+}
+
+/// Routers and experts of both file layouts, among them experts that see no token, one that all tokens see, and blocks
+/// without experts.
+#[test]
+fn products_of_experts_are_their_definition() -> Outcome {
+    for name in ["mixtral", "mixtral-fused", "qwen2-moe", "qwen3-moe", "qwen3-moe-fused", "olmoe"] {
+        let folder = fixture(&format!("families/{name}"));
+        let model = load(&folder, DType::F64);
+        assert!(model.layers().iter().any(|layer| layer.name.contains(".experts.")), "{name}");
+        check_decoder(&folder, &model)?;
+    }
+    // some experts move and others do not, behind layers that stay
+    let folder = fixture("families/mixtral");
+    for tracked in [&["*.0.block_sparse_moe.experts.1.*"][..], &["*.1.*.gate"], &["*.0.*.experts.[02].w2", "*.1.*.w1"]]
+    {
+        check_decoder(&folder, &load_layers(&folder, DType::F64, tracked))?;
+    }
+    Ok(())
+}
+
+/// Images of a fixture.
+fn images(name: &str, role: Role, model: &Model) -> data::Dataset {
+    let folder = fixture(&format!("images/{name}"));
+    let file = if role == Role::Train { "train" } else { "query" };
+    Source::new(folder.join(format!("{file}.safetensors")), role, &folder).read(model)
+}
+
+/// Patches behind a class token; convolutions with strides, padding, dilation and groups; batch norms and every kind of
+/// pooling; classes, several labels and numbers. All layers, and some of those before which nothing moves.
+#[test]
+fn products_of_models_of_images_are_their_definition() -> Outcome {
+    let some = |name: &str| match name {
+        "vit" => ["*.1.*", "classifier"],
+        "vit-multi-label" => ["*projection", "classifier"],
+        "resnet" => ["*.shortcut.*", "*.layers.1.layer.0.*"],
+        "resnet-bottleneck" => ["*.stages.1.*", "classifier.*"],
+        "cnn" => ["2.main.0.0", "5.0"],
+        _ => ["3.group.1", "6.main.0.group.[37]"],
+    };
+    for name in ["vit", "vit-multi-label", "resnet", "resnet-bottleneck", "cnn", "cnn-grouped"] {
+        for tracked in [&["*"][..], &some(name)] {
+            let model = load_layers(&fixture(&format!("images/{name}")), DType::F64, tracked);
+            let train = images(name, Role::Train, &model);
+            let parts = [0, 1, 2].map(|m| data::batch(&train, m..m + 1));
+            check_parts(&format!("{name} {tracked:?}"), &model, &data::batch(&train, 0..3), &parts)?;
         }
-        assert_same(name, &product(&model, &batch, &along)?, &want);
     }
     Ok(())
 }
 
 /// A rule that is missing is an error, never a direction that does not move.
 #[test]
-fn experts_are_refused() {
-    let model = load(&fixture("families/mixtral"), DType::F64);
-    let error = product(&model, &sequences(), &directions(&model)).expect_err("experts have no rule").to_string();
-    assert!(error.contains("has no rule for tangents"), "{error}");
+fn adapters_of_a_head_are_refused() {
+    let options = LoadOptions { dtype: DType::F64, base: Some(fixture("families/gptj")), ..LoadOptions::default() };
+    let model = Model::load(&fixture("adapters/gptj-head"), &options).expect("an adapter");
+    let error = product(&model, &sequences(), &directions(&model)).expect_err("no rule").to_string();
+    assert!(error.contains("whose head has an adapter of its own"), "{error}");
 }
 
 #[test]
 fn products_in_f32_are_those_in_f64() -> Outcome {
-    for name in ["gpt2-tiny", "families/gemma2", "families/gpt-neox", "families/phi3"] {
+    let texts = ["gpt2-tiny", "families/gemma2", "families/gpt-neox", "families/phi3", "families/qwen2-moe"];
+    for name in texts.into_iter().chain(["images/vit", "images/resnet", "images/cnn-grouped"]) {
         let (wide, narrow) = (load(&fixture(name), DType::F64), load(&fixture(name), DType::F32));
-        let batch = sequences();
+        let batch = match name.strip_prefix("images/") {
+            Some(name) => data::batch(&images(name, Role::Train, &wide), 0..3),
+            None => sequences(),
+        };
         let along = directions(&wide);
         let want = product(&wide, &batch, &along)?;
         let layers = narrow.layers();
@@ -314,18 +384,16 @@ fn products_in_f32_are_those_in_f64() -> Outcome {
     Ok(())
 }
 
-/// The Gauss-Newton matrix of a classifier's mean loss over its first examples, `[n, n]`, layers one after the other.
-fn dense(model: &Model, train: &ascribe::data::Dataset, examples: usize, classes: usize) -> Vec<Vec<f64>> {
+/// The Gauss-Newton matrix of a model's mean loss over its first examples, `[n, n]`, layers one after the other.
+fn dense(model: &Model, train: &data::Dataset, examples: usize) -> Vec<Vec<f64>> {
     let n: usize = model.layers().iter().map(LayerSpec::parameters).sum();
     let mut matrix = vec![vec![0.0; n]; n];
     for example in 0..examples {
-        let one = data::batch(train, example..example + 1);
-        for class in 0..classes {
-            let g = gradient(model, &one, Objective::ExpectedLoss { class }).1.concat();
-            for i in 0..n {
-                for j in 0..n {
-                    matrix[i][j] += g[i] * g[j] / (classes * examples) as f64;
-                }
+        for (weight, g) in roots(model, &data::batch(train, example..example + 1)) {
+            let g = g.concat();
+            for (row, &of_row) in matrix.iter_mut().zip(&g) {
+                let factor = weight * of_row / examples as f64;
+                row.iter_mut().zip(&g).for_each(|(sum, g)| *sum += factor * g);
             }
         }
     }
@@ -335,72 +403,145 @@ fn dense(model: &Model, train: &ascribe::data::Dataset, examples: usize, classes
 const EXAMPLES: usize = 12;
 const QUERIES: usize = 3;
 
+/// Solved systems: the solutions, and how well each was solved.
+type Solved = (MemoryVectors<f64>, ascribe::attribution::Refined);
+
+/// Systems of some queries' gradients, each for every damping, over the first training examples: solved in one space, and
+/// by elimination.
+struct Systems<'a> {
+    model: &'a Model,
+    train: Batched<'a>,
+    examples: usize,
+    queries: Range<usize>,
+    gradients: MemoryVectors<f64>,
+    factors: Factors<f64>,
+    dampings: [Damping; 3],
+}
+
+impl<'a> Systems<'a> {
+    fn new(
+        model: &'a Model,
+        train: &'a data::Dataset,
+        examples: usize,
+        queries: (&data::Dataset, Range<usize>),
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let (layers, train) = (model.layers(), Batched(train, BATCH));
+        let labels = LabelMode::Sampled { seed: 0, draws: 1 };
+        let fitted = passes::fit(model, &train, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?;
+        let (queries, range) = (Batched(queries.0, BATCH), queries.1);
+        let sweep = passes::sweep(model, &queries, Pass::Queries);
+        let mut gradients = MemoryVectors::<f64>::new(layers, 1, queries.0.len());
+        let identity = Factors::identity(layers.len());
+        let walk = Walk::gradients(&identity);
+        prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut gradients)?;
+        let dampings = [Damping::Absolute(0.03), Damping::Absolute(0.3), Damping::MeanFraction(0.1)];
+        Ok(Self { model, train, examples, queries: range, gradients, factors: fitted.factors, dampings })
+    }
+
+    fn solve(&self, products: usize, form: VectorForm) -> Result<Solved, ascribe::attribution::Error> {
+        let (layers, Self { factors, dampings, .. }) = (self.model.layers(), self);
+        let sweep = passes::sweep(self.model, &self.train, Pass::Products);
+        let sweep = ascribe::attribution::Sweep { range: 0..self.examples, ..sweep };
+        let mut found = MemoryVectors::<f64>::of_form(form, layers, dampings.len(), self.queries.end);
+        let refinement = Refinement { factors, dampings, products, tangents: 1 << 12, widest: 64 };
+        let refined = refine_queries(&sweep, &refinement, &self.gradients, self.queries.clone(), &mut found)?;
+        Ok((found, refined))
+    }
+
+    fn vector(
+        &self,
+        of: &MemoryVectors<f64>,
+        leg: usize,
+        query: usize,
+    ) -> Result<Vec<f64>, ascribe::attribution::Error> {
+        let mut found = vec![];
+        for (l, spec) in self.model.layers().iter().enumerate() {
+            let Vectors::Full(all) = of.vectors(leg, LayerId(l))? else { panic!("whole vectors") };
+            found.extend(&all[query * spec.parameters()..(query + 1) * spec.parameters()]);
+        }
+        Ok(found)
+    }
+
+    /// Every damping's solutions against those of the dense matrix.
+    fn check(&self, name: &str, products: usize) -> Outcome {
+        let matrix = dense(self.model, self.train.0, self.examples);
+        let (solutions, refined) = self.solve(products, VectorForm::Full)?;
+        for (leg, damping) in self.dampings.iter().enumerate() {
+            let mut damped = matrix.clone();
+            let mut place = 0;
+            for (l, spec) in self.model.layers().iter().enumerate() {
+                for _ in 0..spec.parameters() {
+                    damped[place][place] += self.factors.layers[l].damping(*damping);
+                    place += 1;
+                }
+            }
+            for (k, query) in self.queries.clone().enumerate() {
+                let want = eliminate(damped.clone(), self.vector(&self.gradients, 0, query)?);
+                let found = self.vector(&solutions, leg, query)?;
+                let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
+                for (k, (found, want)) in found.iter().zip(&want).enumerate() {
+                    let is_near = (found - want).abs() <= 1e-9 * scale;
+                    assert!(is_near, "{name}, {damping:?}, query {query} [{k}]: {found} {want}");
+                }
+                assert!(refined.residuals[leg][k] < 1e-9, "{name}, {damping:?}: {:?}", refined.residuals);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Every damping from one space, and a space that is too small says so.
 #[test]
 fn solutions_are_those_of_the_dense_system() -> Outcome {
     let fixture = open("mlp-tiny", DType::F64);
-    let (model, layers) = (&fixture.model, fixture.model.layers());
-    let train = Batched(&fixture.train, BATCH);
-    let train = passes::sweep(model, &train, Pass::Products);
-    let train = ascribe::attribution::Sweep { range: 0..EXAMPLES, ..train };
-    let factors: Factors<f64> = passes::fit(
-        model,
-        &Batched(&fixture.train, BATCH),
-        CurvatureKind::Ekfac,
-        LabelMode::Sampled { seed: 0, draws: 1 },
-        KfacScale::PerExample,
-    )?
-    .factors;
-    let queries = Batched(&fixture.queries, BATCH);
-    let sweep = passes::sweep(model, &queries, Pass::Queries);
-    let mut gradients = MemoryVectors::<f64>::new(layers, 1, queries.0.len());
-    let identity = Factors::identity(layers.len());
-    let walk = Walk::gradients(&identity);
-    prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut gradients)?;
-    let vector =
-        |vectors: &MemoryVectors<f64>, leg: usize, query: usize| -> Result<Vec<f64>, Box<dyn std::error::Error>> {
-            let mut found = vec![];
-            for (l, spec) in layers.iter().enumerate() {
-                let Vectors::Full(all) = vectors.vectors(leg, LayerId(l))? else { panic!("whole vectors") };
-                found.extend(&all[query * spec.parameters()..(query + 1) * spec.parameters()]);
-            }
-            Ok(found)
-        };
-    let dampings = [Damping::Absolute(0.03), Damping::Absolute(0.3), Damping::MeanFraction(0.1)];
-    let matrix = dense(model, &fixture.train, EXAMPLES, 4);
-    let solve = |products: usize, form: VectorForm| {
-        let mut found = MemoryVectors::<f64>::of_form(form, layers, dampings.len(), queries.0.len());
-        let refinement = Refinement { factors: &factors, dampings: &dampings, products, tangents: 1 << 12 };
-        let refined = refine_queries(&train, &refinement, &gradients, 1..1 + QUERIES, &mut found)?;
-        Ok::<_, ascribe::attribution::Error>((found, refined))
-    };
-    let (found, refined) = solve(60, VectorForm::Full)?;
-    let (_, few) = solve(2, VectorForm::Full)?;
+    let systems = Systems::new(&fixture.model, &fixture.train, EXAMPLES, (&fixture.queries, 1..1 + QUERIES))?;
+    systems.check("mlp-tiny", 60)?;
+    let (_, few) = systems.solve(2, VectorForm::Full)?;
     assert_eq!(few.directions, 2 * QUERIES);
-    for (leg, damping) in dampings.iter().enumerate() {
-        let mut damped = matrix.clone();
-        let mut place = 0;
-        for (l, spec) in layers.iter().enumerate() {
-            for _ in 0..spec.parameters() {
-                damped[place][place] += factors.layers[l].damping(*damping);
-                place += 1;
-            }
-        }
-        for query in 0..QUERIES {
-            let want = eliminate(damped.clone(), vector(&gradients, 0, 1 + query)?);
-            let found = vector(&found, leg, 1 + query)?;
-            let scale = want.iter().fold(0.0f64, |m, w| m.max(w.abs()));
-            for (k, (found, want)) in found.iter().zip(&want).enumerate() {
-                assert!((found - want).abs() <= 1e-9 * scale, "{damping:?}, query {query} [{k}]: {found} {want}");
-            }
-            assert!(refined.residuals[leg][query] < 1e-9);
-            assert!(few.residuals[leg][query] > 1e-6, "two products are not enough");
-        }
-    }
+    assert!(few.residuals.iter().flatten().all(|&residual| residual > 1e-6), "two products are not enough");
     // a rank that holds everything gives the same vectors back
-    let (low, _) = solve(2, VectorForm::LowRank(1))?;
+    let (low, _) = systems.solve(2, VectorForm::LowRank(1))?;
     assert_eq!(low.form(), VectorForm::LowRank(1));
-    assert!(solve(0, VectorForm::Full).unwrap_err().to_string().contains("no product"));
+    assert!(systems.solve(0, VectorForm::Full).unwrap_err().to_string().contains("no product"));
+    Ok(())
+}
+
+/// Layers of every kind that a model of images has.
+#[test]
+fn solutions_of_models_of_images_are_those_of_the_dense_system() -> Outcome {
+    let tracked: [(&str, &[&str]); 5] = [
+        ("vit-multi-label", &["*projection", "*.query", "classifier"]),
+        ("resnet", &["*.stages.0.layers.0.layer.0.*", "*.shortcut.*", "classifier.*"]),
+        ("resnet-bottleneck", &["*.stages.0.*", "classifier.*"]),
+        ("cnn", &["5.0", "8"]),
+        ("cnn-grouped", &["6.main.0.group.*", "10"]),
+    ];
+    for (name, tracked) in tracked {
+        let model = load_layers(&fixture(&format!("images/{name}")), DType::F64, tracked);
+        let [train, queries] = [Role::Train, Role::Queries].map(|role| images(name, role, &model));
+        Systems::new(&model, &train, train.len(), (&queries, 0..queries.len()))?.check(name, 100)?;
+    }
+    Ok(())
+}
+
+/// Routers, experts of which some see no token of an example, and the gate of an expert that sees all.
+#[test]
+fn solutions_of_experts_are_those_of_the_dense_system() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let ids = folder.path().join("ids.jsonl");
+    let texts = [[3, 9, 14, 7, 22, 40], [5, 9, 20, 7, 8, 1], [60, 2, 33, 18, 41, 9]];
+    std::fs::write(&ids, texts.map(|ids| format!("{{\"input_ids\": {ids:?}}}\n")).concat())?;
+    let tracked: [(&str, &[&str]); 2] = [
+        ("mixtral-fused", &["*.0.block_sparse_moe.gate", "*.1.block_sparse_moe.experts.2.w2"]),
+        ("qwen2-moe", &["*.0.mlp.shared_expert_gate", "*.2.mlp.gate", "*.0.mlp.experts.1.down_proj"]),
+    ];
+    for (name, tracked) in tracked {
+        let model = load_layers(&fixture(&format!("families/{name}")), DType::F64, tracked);
+        let gpt2 = fixture("gpt2-tiny");
+        let [train, queries] = [Role::Train, Role::Queries]
+            .map(|role| Source { add_eos: Which::None, ..Source::new(ids.clone(), role, &gpt2) }.read(&model));
+        Systems::new(&model, &train, 2, (&queries, 0..2))?.check(name, 200)?;
+    }
     Ok(())
 }
 
@@ -441,7 +582,7 @@ fn scores_of_joint_solves_are_those_of_dense_systems() -> Outcome {
         };
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         let examples: Vec<Vec<f64>> = (0..n).map(|m| of(train, m, Objective::TrainingLoss)).collect();
-        let matrix = dense(&model, &sample, EXAMPLES, 4);
+        let matrix = dense(&model, &sample, EXAMPLES);
         for (want, damping) in want.iter_mut().zip(DAMPINGS) {
             let mut damped = matrix.clone();
             damped.iter_mut().enumerate().for_each(|(k, row)| row[k] += damping);
@@ -528,6 +669,31 @@ fn joint_solves_go_on_after_a_stop_and_are_kept_apart() -> Outcome {
     Ok(())
 }
 
+/// Whole jobs of experts and of images: queries in blocks, the directions of one in several parts.
+#[test]
+fn jobs_of_experts_and_of_images_are_solved_jointly() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let ids = folder.path().join("ids.jsonl");
+    std::fs::write(&ids, "{\"input_ids\": [3, 9, 14, 7]}\n{\"input_ids\": [5, 9, 20, 7, 8]}\n")?;
+    for name in ["families/qwen3-moe", "images/vit", "images/resnet-bottleneck", "images/cnn"] {
+        let model = fixture(name);
+        let of = |file: &str| if name.starts_with("images") { model.join(file) } else { ids.clone() };
+        let run = folder.path().join(name.replace('/', "-"));
+        let mut job = Job::new(&model, of("train.safetensors"), &run);
+        job.data.queries = Some(of("query.safetensors"));
+        job.model.dtype = Precision::F64;
+        job.method.solve = Solve::GaussNewton;
+        job.method.solve_iterations = Some(300);
+        job.method.damping = Several(vec![DampingRequest::Value(Damping::Absolute(0.3))]);
+        let rankings = Plan::resolve(job)?.run(&())?;
+        assert!(
+            rankings.iter().all(|ranking| ranking.query.residual.is_some_and(|residual| residual < 1e-7)),
+            "{name}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn what_joint_solves_are_not_defined_for_is_refused_before_work() -> Outcome {
     let folder = tempfile::tempdir()?;
@@ -549,15 +715,16 @@ fn what_joint_solves_are_not_defined_for_is_refused_before_work() -> Outcome {
         (job.method.solve, job.method.solve_iterations) = (Solve::Ekfac, Some(2));
     });
     assert!(error.contains("belong to joint solves"), "{error}");
-    // ops without a rule: known before anything is fitted
+    // a head without a rule: known before anything is fitted
     let ids = folder.path().join("ids.jsonl");
     std::fs::write(&ids, "{\"input_ids\": [3, 9, 14, 7]}\n{\"input_ids\": [5, 9, 20, 7, 8]}\n")?;
-    let mut job = Job::new(fixture("families/mixtral"), &ids, folder.path().join("experts"));
+    let mut job = Job::new(fixture("adapters/gptj-head"), &ids, folder.path().join("head"));
+    job.model.base = Some(fixture("families/gptj"));
     job.data.queries = Some(ids.clone());
     job.method.solve = Solve::GaussNewton;
-    let error = Plan::resolve(job)?.run(&()).expect_err("experts have no rule").to_string();
-    assert!(error.contains("has no rule for tangents"), "{error}");
-    let made = std::fs::read_dir(folder.path().join("experts").join("artifacts")).map_or(0, Iterator::count);
+    let error = Plan::resolve(job)?.run(&()).expect_err("no rule").to_string();
+    assert!(error.contains("whose head has an adapter of its own"), "{error}");
+    let made = std::fs::read_dir(folder.path().join("head").join("artifacts")).map_or(0, Iterator::count);
     assert_eq!(made, 0, "nothing is fitted");
     Ok(())
 }

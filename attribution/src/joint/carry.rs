@@ -31,6 +31,8 @@ pub struct Carrying<'a, T> {
     pub products: usize,
     /// Numbers of the tangents of one layer that may exist together; one direction moves in any case.
     pub tangents: usize,
+    /// Numbers that the widest layer has for each position of a batch.
+    pub widest: usize,
 }
 
 /// Takes a checkpoint of a leg: its weight, which sum to 1, and a sweep over the examples that H is the mean of.
@@ -131,7 +133,7 @@ fn multiply_leg<N: Network, T: Real, E: From<Error>>(
     coordinates(leg, &mut moved);
     let mut sum = Block::zeros(carrying.layers, along.count);
     checkpoints(index, &mut |weight, sweep| {
-        let product = multiply(sweep, &moved, carrying.tangents)?;
+        let product = multiply(sweep, &moved, carrying.tangents / carrying.widest.max(1))?;
         for (sum, layer) in sum.layers.iter_mut().zip(product.layers) {
             sum.iter_mut().zip(layer).for_each(|(sum, x)| *sum += T::of(weight * x.wide()));
         }

@@ -9,11 +9,11 @@ use candle_core::{Device, Tensor};
 use super::block::Block;
 use crate::{Error, Sweep};
 
-/// `H v` for every direction, H the mean over the examples of the sweep.
+/// `H v` for every direction, H the mean over the examples of the sweep, with tangents of so many rows together.
 pub(super) fn multiply<N: Network, T: Real>(
     sweep: &Sweep<'_, N>,
     along: &Block<T>,
-    tangents: usize,
+    rows: usize,
 ) -> Result<Block<T>, Error> {
     let (network, specs) = (sweep.network, sweep.network.layers());
     let tensors: Vec<Tensor> = along
@@ -24,10 +24,8 @@ pub(super) fn multiply<N: Network, T: Real>(
         .collect::<Result<_, _>>()?;
     let directions = Directions::new(specs, tensors)?;
     let mut product = Block::zeros(specs, along.count);
-    let widest = specs.iter().map(|spec| spec.outputs.max(spec.columns())).max().unwrap_or(1);
     let batch = |product: &mut Block<T>, _: Range<usize>, batch: &N::Batch| -> Result<(), Error> {
-        let rows = network.positions(batch).rows();
-        let together = (tangents / (rows * widest).max(1)).clamp(1, along.count.max(1));
+        let together = (rows / network.positions(batch).rows().max(1)).clamp(1, along.count.max(1));
         for first in (0..along.count).step_by(together) {
             let part = first..along.count.min(first + together);
             let sums = product

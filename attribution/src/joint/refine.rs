@@ -29,6 +29,8 @@ pub struct Refinement<'a, T> {
     pub products: usize,
     /// Numbers of the tangents of one layer that may exist together; one direction moves in any case.
     pub tangents: usize,
+    /// Numbers that the widest layer has for each position of a batch.
+    pub widest: usize,
 }
 
 /// How well systems were solved.
@@ -92,7 +94,7 @@ fn solve<N: Network, T: Real>(
         if next.count == 0 {
             break;
         }
-        let product = multiply(sweep, &next, refinement.tangents)?;
+        let product = multiply(sweep, &next, refinement.tangents / refinement.widest.max(1))?;
         space.add(next, product, &q, &dampings);
         residual = space.worst_residual(&q, &dampings)?;
     }

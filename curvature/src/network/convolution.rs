@@ -19,7 +19,8 @@ const PATCHES: usize = 1 << 22;
 /// A grouped convolution is several such layers: each sees its own channels alone and writes its own outputs, so that
 /// the weights of two groups meet in no covariance, and every group has its taps.
 ///
-/// Patches are formed a few images at a time, and all of a batch only while a tracked layer leaves its tap.
+/// Patches are formed a few images at a time, and all of a batch only while a tracked layer leaves its tap. Tangents of
+/// its input and its own movement give the output's, for each direction.
 #[derive(Debug, Clone)]
 pub struct Convolution {
     /// One layer for each group of channels, in the order of the channels.
@@ -59,9 +60,6 @@ impl Convolution {
     /// # Errors
     /// If shapes, data types or devices do not fit.
     pub fn trace(&self, x: &Traced, plane: Plane, taps: &TapRecorder) -> Result<(Traced, Plane)> {
-        if x.tangents().is_some() || taps.directions().is_some() {
-            candle_core::bail!("a convolution has no rule for tangents");
-        }
         let output = self.window.output(plane)?;
         let images = x.value().dim(0)? / plane.places().max(1);
         let taps = taps.at(&Arc::new(Positions::from_lengths(vec![output.places(); images])));
@@ -72,6 +70,7 @@ impl Convolution {
         let outputs = self.by_images(&input, plane, plane, |images| {
             self.by_groups(images, |linear, channels| linear.product(&self.window.unfold(channels, plane)?.0))
         })?;
+        let tangents = self.tangents(x, &input, [plane, output], &taps)?;
         let own = self.clone();
         let back = move |s: Tensor, wanted| {
             let s = s.contiguous()?;
@@ -91,7 +90,43 @@ impl Convolution {
         };
         let is_tracked = self.groups.iter().any(|linear| linear.layer().is_some());
         let always = if is_tracked { Gradient::Wanted } else { Gradient::Unwanted };
-        Ok((x.then(outputs, back, always), output))
+        Ok((x.then(outputs, back, always).moving(tangents)?, output))
+    }
+
+    /// `W ȧ` and, for groups that are tracked where directions are asked for, `Ẇ a + ḃ`: `[Q · B · P, outputs]`. To the
+    /// former a direction's images are images like any other; the latter is a product of the values' own patches.
+    fn tangents(
+        &self,
+        x: &Traced,
+        input: &Tensor,
+        [plane, output]: [Plane; 2],
+        taps: &TapRecorder,
+    ) -> Result<Option<Tensor>> {
+        let carried = match x.tangents() {
+            Some(tangents) => Some(self.by_images(&tangents.contiguous()?, plane, plane, |images| {
+                self.by_groups(images, |linear, channels| linear.carried(&self.window.unfold(channels, plane)?.0))
+            })?),
+            None => None,
+        };
+        let is_tracked = self.groups.iter().any(|linear| linear.layer().is_some());
+        let Some(directions) = taps.directions().filter(|_| is_tracked) else { return Ok(carried) };
+        let count = directions.count();
+        let moved = self.by_images(input, plane, plane, |images| {
+            let places = images.dim(0)? / plane.places() * output.places();
+            // directions side by side, so that images stand one below the other
+            let moved = self.by_groups(images, |linear, channels| {
+                match linear.moved(&self.window.unfold(channels, plane)?.0, taps)? {
+                    Some(moved) => Ok(moved),
+                    None => Tensor::zeros((count * places, linear.weight().dim(0)?), input.dtype(), input.device()),
+                }
+            })?;
+            moved.reshape((count, places, ()))?.transpose(0, 1)?.contiguous()
+        })?;
+        let moved = moved.transpose(0, 1)?.contiguous()?.flatten(0, 1)?;
+        match carried {
+            Some(carried) => Ok(Some((moved + carried)?)),
+            None => Ok(Some(moved)),
+        }
     }
 
     /// The columns of `x` that belong to a group, if they are divided among the groups.
@@ -142,7 +177,8 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::network::layer::LayerId;
+    use crate::network::layer::{LayerId, LayerSpec};
+    use crate::network::tangent::Directions;
     use crate::network::tape::Tape;
 
     fn wave(rows: usize, columns: usize, shift: usize) -> Tensor {
@@ -150,22 +186,24 @@ mod tests {
         Tensor::from_vec(numbers, (rows, columns), &Device::Cpu).expect("fitting")
     }
 
+    /// Groups, channels and outputs of a group; kernel, stride, padding and dilation.
+    const CASES: [([usize; 3], [usize; 4]); 8] = [
+        ([1, 2, 3], [3, 2, 1, 1]),
+        ([1, 2, 3], [2, 1, 0, 2]),
+        ([1, 2, 3], [1, 1, 0, 1]),
+        ([1, 2, 3], [1, 2, 0, 1]),
+        ([1, 2, 3], [3, 1, 2, 2]),
+        ([2, 2, 3], [3, 2, 1, 1]),
+        ([3, 1, 2], [2, 1, 0, 2]),
+        ([2, 3, 1], [1, 1, 0, 1]),
+    ];
+
     /// Outputs are candle's convolution; gradients at inputs and weights are central differences of the outputs' product
     /// with a seed.
     #[test]
     fn outputs_input_gradients_and_taps_are_those_of_a_convolution() -> Result<()> {
         let (plane, images) = (Plane { height: 5, width: 6 }, 2);
-        // groups, channels and outputs of a group; kernel, stride, padding and dilation
-        for ([groups, channels, outputs], [kernel, stride, padding, dilation]) in [
-            ([1, 2, 3], [3, 2, 1, 1]),
-            ([1, 2, 3], [2, 1, 0, 2]),
-            ([1, 2, 3], [1, 1, 0, 1]),
-            ([1, 2, 3], [1, 2, 0, 1]),
-            ([1, 2, 3], [3, 1, 2, 2]),
-            ([2, 2, 3], [3, 2, 1, 1]),
-            ([3, 1, 2], [2, 1, 0, 2]),
-            ([2, 3, 1], [1, 1, 0, 1]),
-        ] {
+        for ([groups, channels, outputs], [kernel, stride, padding, dilation]) in CASES {
             let window =
                 Window { size: [kernel; 2], stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2] };
             let columns = channels * kernel * kernel;
@@ -234,6 +272,101 @@ mod tests {
                 assert_eq!(found.len(), want.len());
                 for (found, want) in found.iter().zip(want) {
                     assert!((found - want).abs() < 1e-12, "{window:?}: {found} {want}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Weights, biases and inputs move together: tangents are central differences, which are exact, since an output is a
+    /// product of what moves; and `<u, J v> = <Jᵀ u, v>` with the taps and the input gradient of several `u` together. A
+    /// group that is not tracked moves with its input alone.
+    #[test]
+    fn tangents_are_central_differences_and_the_transpose_of_the_backward_pass() -> Result<()> {
+        const DIRECTIONS: usize = 3;
+        let (plane, images) = (Plane { height: 5, width: 6 }, 2);
+        let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f64>();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        for ([groups, channels, outputs], [kernel, stride, padding, dilation]) in CASES {
+            let window =
+                Window { size: [kernel; 2], stride: [stride; 2], padding: [padding; 2], dilation: [dilation; 2] };
+            let columns = channels * kernel * kernel;
+            // all groups tracked, or all but the first; the input moves or stays
+            for (first, moves) in [(0, true), (0, false), (1, true), (1, false)] {
+                let tracked = first.min(groups - 1)..groups;
+                let parameters = wave(groups * outputs, columns + 1, 3);
+                let spec = |k: usize| LayerSpec {
+                    name: format!("group {k}"),
+                    outputs,
+                    inputs: columns,
+                    bias: true,
+                    input_group: k,
+                };
+                let specs: Vec<LayerSpec> = tracked.clone().map(spec).collect();
+                let along =
+                    |k: usize| wave(DIRECTIONS * outputs, columns + 1, 40 + k).reshape((DIRECTIONS, outputs, ()));
+                let along = tracked.clone().map(along).collect::<Result<Vec<_>>>()?;
+                let v = wave(DIRECTIONS * images * plane.places(), groups * channels, 17);
+                let x = wave(images * plane.places(), groups * channels, 0);
+                let layer = |parameters: &Tensor| -> Result<Convolution> {
+                    let of_group = |k: usize| {
+                        let own = parameters.narrow(0, k * outputs, outputs)?;
+                        let (weight, bias) = (own.narrow(1, 0, columns)?, own.narrow(1, columns, 1)?.flatten_all()?);
+                        let id = k.checked_sub(tracked.start).map(LayerId);
+                        Linear::new(weight, Some(bias), id).map_err(candle_core::Error::wrap)
+                    };
+                    Convolution::grouped((0..groups).map(of_group).collect::<Result<_>>()?, window)
+                };
+                let directions = Directions::new(&specs, along.clone()).map_err(candle_core::Error::wrap)?;
+                let input = Traced::constant(x.clone()).moving(moves.then(|| v.clone()))?;
+                let (y, _) = layer(&parameters)?.trace(&input, plane, &TapRecorder::along(directions))?;
+                let found = numbers(y.tangents().expect("layers move"))?;
+                let size = y.value().elem_count();
+                assert_eq!(found.len(), DIRECTIONS * size);
+                for q in 0..DIRECTIONS {
+                    let moved = |step: f64| -> Result<Vec<f64>> {
+                        let rows = (0..groups).map(|k| {
+                            let own = parameters.narrow(0, k * outputs, outputs)?;
+                            match k.checked_sub(tracked.start) {
+                                Some(k) => own + along[k].get(q)?.affine(step, 0.0)?,
+                                None => Ok(own),
+                            }
+                        });
+                        let parameters = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)?;
+                        let x = match moves {
+                            true => (&x + v.narrow(0, q * x.dim(0)?, x.dim(0)?)?.affine(step, 0.0)?)?,
+                            false => x.clone(),
+                        };
+                        let moved = layer(&parameters)?.trace(&Traced::constant(x), plane, &TapRecorder::default())?;
+                        numbers(moved.0.value())
+                    };
+                    let (high, low) = (moved(0.5)?, moved(-0.5)?);
+                    for (k, found) in found[q * size..(q + 1) * size].iter().enumerate() {
+                        let want = high[k] - low[k];
+                        assert!((found - want).abs() < 1e-12, "{window:?} [{q}, {k}]: {found} {want}");
+                    }
+                }
+                let (tape, taps) = (Tape::default(), TapRecorder::default());
+                let input = tape.input(x.clone(), Gradient::Wanted);
+                let (output, _) = layer(&parameters)?.trace(&input, plane, &taps)?;
+                let u = wave(DIRECTIONS * output.value().dim(0)?, groups * outputs, 21);
+                let back = numbers(&tape.backward(&input, &output, u.clone())?.expect("wanted"))?;
+                let (u, v, taps) = (numbers(&u)?, numbers(&v)?, taps.take());
+                assert_eq!(taps.len(), tracked.len());
+                for q in 0..DIRECTIONS {
+                    let of = |all: &[f64]| all[q * (all.len() / DIRECTIONS)..][..all.len() / DIRECTIONS].to_vec();
+                    let mut want = if moves { dot(&of(&back), &of(&v)) } else { 0.0 };
+                    for (layer, a, s) in &taps {
+                        let (rows, along) = (a.dim(0)?, along[layer.0].get(q)?);
+                        let (a, s) = (a.to_vec2::<f64>()?, s.narrow(0, q * rows, rows)?.to_vec2::<f64>()?);
+                        let along = along.to_vec2::<f64>()?;
+                        for (a, s) in a.iter().zip(&s) {
+                            let moved = |o: usize| dot(a, &along[o]) + along[o][columns];
+                            want += s.iter().enumerate().map(|(o, s)| s * moved(o)).sum::<f64>();
+                        }
+                    }
+                    let found = dot(&of(&u), &of(&found));
+                    assert!((found - want).abs() < 1e-12 * size as f64, "{window:?} [{q}]: {found} {want}");
                 }
             }
         }

@@ -78,18 +78,26 @@ impl Linear {
 
     /// `W ȧ` and, where the layer is tracked and directions are asked for, `Ẇ a + ḃ`: `[Q · R, O]`.
     fn tangents(&self, a: &Traced, input: &Tensor, taps: &TapRecorder) -> Result<Option<Tensor>, candle_core::Error> {
-        let own = match (self.layer, &taps.directions) {
-            (Some(layer), Some(directions)) => Some(directions.moved_outputs(layer, input, self.products)?),
-            _ => None,
-        };
+        let own = self.moved(input, taps)?;
         let Some(tangents) = a.tangents() else { return Ok(own) };
-        let plain = Self { bias: None, layer: None, ..self.clone() }.op(taps);
-        let tangents = tangents.contiguous()?;
-        let carried =
-            if input.device().is_cpu() { tangents.apply_op1_no_bwd(&plain)? } else { plain.composed(&tangents)? };
+        let carried = self.carried(&tangents.contiguous()?)?;
         match own {
             Some(own) => Ok(Some((own + carried)?)),
             None => Ok(Some(carried)),
+        }
+    }
+
+    /// How the output moves with its input, `W ȧ`, on every device.
+    pub(crate) fn carried(&self, tangents: &Tensor) -> candle_core::Result<Tensor> {
+        Self { bias: None, layer: None, ..self.clone() }.product(tangents)
+    }
+
+    /// How the output moves with the layer's own weights, `Ẇ a + ḃ` for each direction, `[Q · R, O]`; none if the layer is
+    /// not tracked or nothing moves.
+    pub(crate) fn moved(&self, a: &Tensor, taps: &TapRecorder) -> candle_core::Result<Option<Tensor>> {
+        match (self.layer, &taps.directions) {
+            (Some(layer), Some(directions)) => directions.moved_outputs(layer, a, self.products).map(Some),
+            _ => Ok(None),
         }
     }
 

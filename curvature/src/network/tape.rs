@@ -132,15 +132,18 @@ impl Traced {
         Self { value, tape: None, place: None, tangents: None }
     }
 
-    /// This value with its tangents along Q directions, one below the other, `[Q · R, ...]`.
+    /// This value with its tangents along Q directions, one below the other, `[Q · R, ...]`. A value without rows, as an
+    /// expert has that sees no token, does not move.
     ///
     /// # Errors
     /// If the tangents are no whole number of the value's shape.
     pub fn moving(self, tangents: Option<Tensor>) -> Result<Self> {
-        if let Some(tangents) = &tangents {
-            directions(&self.value, tangents)?;
+        let Some(tangents) = tangents else { return Ok(Self { tangents: None, ..self }) };
+        if self.value.dim(0)? == 0 && tangents.dim(0)? == 0 {
+            return Ok(Self { tangents: None, ..self });
         }
-        Ok(Self { tangents, ..self })
+        directions(&self.value, &tangents)?;
+        Ok(Self { tangents: Some(tangents), ..self })
     }
 
     /// How the value moves along each direction, `[Q · R, ...]`; none if it does not.
@@ -330,61 +333,75 @@ impl Traced {
             .moving(tangents)
     }
 
+    /// What a linear map, built from candle's ops, makes of this value: for every type and device. It moves as the value
+    /// does, so it takes one direction's tangents as it takes the value.
+    ///
+    /// # Errors
+    /// If an op fails.
+    pub fn linear_map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Self::composed_with([self], |[x]| f(x), TangentRule::Each(&|_, [moving]| f(moving)))
+    }
+
     /// What `f` makes of each of consecutive groups of rows, one under the other: experts that see rows of their own.
     /// `f` gets the group's number and its rows, of which there may be none.
     ///
     /// Every group is recorded on a tape of its own, so that gradients of rows meet once, whatever the number of groups.
-    ///
-    /// There is no rule for tangents, and none for several gradients one below the other: a group's rows of one of them
-    /// are not next to its rows of another.
+    /// Of tangents, and of several gradients one below the other, a group gets its own rows of each, one below the other.
     ///
     /// # Errors
-    /// If `lengths` do not add up to the rows, `f` fails, or something moves.
+    /// If `lengths` do not add up to the rows, or `f` fails.
     pub fn in_groups(&self, lengths: &[usize], mut f: impl FnMut(usize, &Self) -> Result<Self>) -> Result<Self> {
         if lengths.iter().sum::<usize>() != self.value.dim(0)? {
             candle_core::bail!("groups of {lengths:?} rows of {:?}", self.value.dims());
         }
         let wanted = if self.place.is_some() { Gradient::Wanted } else { Gradient::Unwanted };
-        let (mut groups, mut values, mut start) = (Vec::with_capacity(lengths.len()), vec![], 0);
+        let count = self.tangents.as_ref().map(|tangents| directions(&self.value, tangents)).transpose()?;
+        let (mut groups, mut values, mut tangents) = (Vec::with_capacity(lengths.len()), vec![], vec![]);
+        let mut start = 0;
         for (group, &length) in lengths.iter().enumerate() {
             let rows = self.value.narrow(0, start, length)?.contiguous()?;
+            let moving = match (&self.tangents, count) {
+                (Some(tangents), Some(count)) => Some(rows_of_each(tangents, count, start, length)?),
+                _ => None,
+            };
             start += length;
-            let (tape, input, output) = match &self.tape {
+            let (tape, input) = match &self.tape {
                 Some(_) => {
                     let tape = Tape::default();
                     let input = tape.input(rows, wanted);
-                    let output = f(group, &input)?;
-                    (Some(tape), input, output)
+                    (Some(tape), input)
                 }
-                None => (None, Self::constant(rows.clone()), f(group, &Self::constant(rows))?),
+                None => (None, Self::constant(rows)),
             };
-            if self.tangents.is_some() || output.tangents.is_some() {
-                candle_core::bail!("the op `in_groups` (experts that see rows of their own) has no rule for tangents");
-            }
+            let input = input.moving(moving)?;
+            let output = f(group, &input)?;
             values.push(output.value.clone());
+            tangents.push(output.tangents.clone());
             groups.push((tape, input, output, length));
         }
         let value = stacked(&values)?;
+        let tangents = moving_groups(&values, tangents)?;
         let rows = value.dim(0)?;
         let back = move |gradient: Tensor, wanted| {
-            if gradient.dim(0)? != rows {
-                let found = gradient.dim(0)?;
-                candle_core::bail!("the op `in_groups` takes one gradient of {rows} rows, not {found} rows");
-            }
+            let count = match gradient.dim(0)? {
+                found if found == rows => 1,
+                found if rows > 0 && found.is_multiple_of(rows) => found / rows,
+                found => candle_core::bail!("gradients of {found} rows for groups of {rows} rows together"),
+            };
             let (mut start, mut found) = (0, vec![]);
             for (tape, input, output, length) in groups {
-                let own = gradient.narrow(0, start, length)?.contiguous()?;
+                let own = rows_of_each(&gradient, count, start, length)?;
                 start += length;
                 let Some(tape) = tape else { continue };
                 match (tape.backward(&input, &output, own)?, wanted) {
                     (Some(own), _) => found.push(own),
-                    (None, Gradient::Wanted) => found.push(input.value.zeros_like()?),
+                    (None, Gradient::Wanted) => found.push(none_of_each(&input.value, count)?),
                     (None, Gradient::Unwanted) => {}
                 }
             }
-            if wanted == Gradient::Wanted { stacked(&found).map(Some) } else { Ok(None) }
+            if wanted == Gradient::Wanted { stacked_by_each(&found, count).map(Some) } else { Ok(None) }
         };
-        Ok(self.then(value, back, Gradient::Wanted))
+        self.then(value, back, Gradient::Wanted).moving(tangents)
     }
 
     /// The sum with a value of the same shape.
@@ -450,6 +467,43 @@ fn stacked(parts: &[Tensor]) -> Result<Tensor> {
         ([one], _) => one.copy(),
         (several, _) => Tensor::cat(several, 0),
     }
+}
+
+/// Rows `start..start + length` of each of `count` matrices that stand one below the other, again one below the other.
+fn rows_of_each(matrices: &Tensor, count: usize, start: usize, length: usize) -> Result<Tensor> {
+    if count == 1 {
+        return matrices.narrow(0, start, length)?.contiguous();
+    }
+    tangent::stacked(matrices, count)?.narrow(1, start, length)?.contiguous()?.flatten(0, 1)
+}
+
+/// Zeros in place of `count` matrices like this one, one below the other.
+fn none_of_each(like: &Tensor, count: usize) -> Result<Tensor> {
+    let mut shape = like.dims().to_vec();
+    shape[0] *= count;
+    Tensor::zeros(shape, like.dtype(), like.device())
+}
+
+/// The inverse of [`rows_of_each`]: groups of rows of `count` matrices, put under one another in each matrix.
+fn stacked_by_each(groups: &[Tensor], count: usize) -> Result<Tensor> {
+    let with_rows: Vec<&Tensor> = groups.iter().filter(|group| group.elem_count() > 0).collect();
+    if count == 1 || with_rows.len() < 2 {
+        return stacked(groups);
+    }
+    let apart = with_rows.iter().map(|group| tangent::stacked(group, count)).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&apart, 1)?.contiguous()?.flatten(0, 1)
+}
+
+/// The tangents of values one under the other, some of which may not move; none if none does.
+fn moving_groups(values: &[Tensor], tangents: Vec<Option<Tensor>>) -> Result<Option<Tensor>> {
+    let moving = values.iter().zip(&tangents).find_map(|(value, tangents)| Some((value, tangents.as_ref()?)));
+    let Some((value, first)) = moving else { return Ok(None) };
+    let count = directions(value, first)?;
+    let all = values.iter().zip(tangents).map(|(value, tangents)| match tangents {
+        Some(tangents) => Ok(tangents),
+        None => none_of_each(value, count),
+    });
+    stacked_by_each(&all.collect::<Result<Vec<_>>>()?, count).map(Some)
 }
 
 /// How many gradients at an output stand one below the other.
@@ -642,6 +696,61 @@ mod tests {
         let constant =
             Traced::constant(x).in_groups(&lengths, |l, rows| layer(l).trace(rows, &TapRecorder::default()))?;
         assert_eq!((constant.value().dims(), constant.place), (&[5, 1][..], None));
+        Ok(())
+    }
+
+    /// A group's tangents and gradients of several directions are those of each direction by itself; a group without rows
+    /// has none, and one whose output stays moves by nothing.
+    #[test]
+    fn groups_move_along_several_directions_and_take_several_gradients() -> Result<()> {
+        let lengths = [2, 0, 3, 1];
+        // elementwise, with a constant for the last group
+        let f = |l: usize, x: &Traced| match l {
+            3 => Ok(Traced::constant(x.value().affine(2.0, 0.5)?)),
+            _ => {
+                let square = x.op1_with(Square, TangentRule::Elementwise)?;
+                square.add_scaled(x, &Tensor::new(&[l as f64, -0.5], &Device::Cpu)?)
+            }
+        };
+        let (x, v, u) = (numbers(12)?, numbers(24)?, numbers(24)?.affine(0.3, 0.1)?);
+        let slope = |t: usize, i: usize, x: f64| match t {
+            5 => 0.0,
+            _ => {
+                2.0 * x
+                    + if i == 1 {
+                        -0.5
+                    } else if t < 2 {
+                        0.0
+                    } else {
+                        2.0
+                    }
+            }
+        };
+        let slopes: Vec<Vec<f64>> = x
+            .to_vec2::<f64>()?
+            .into_iter()
+            .enumerate()
+            .map(|(t, row)| row.into_iter().enumerate().map(|(i, x)| slope(t, i, x)).collect())
+            .collect();
+        let check = |found: &Tensor, factors: &Tensor| -> Result<()> {
+            assert_eq!(found.dims(), [12, 2]);
+            let (found, factors) = (found.to_vec2::<f64>()?, factors.to_vec2::<f64>()?);
+            for (r, i) in (0..24).map(|k| (k / 2, k % 2)) {
+                let want = slopes[r % 6][i] * factors[r][i];
+                assert!((found[r][i] - want).abs() < 1e-15, "[{r}, {i}]: {} {want}", found[r][i]);
+            }
+            Ok(())
+        };
+        let moving = Traced::constant(x.clone()).moving(Some(v.clone()))?.in_groups(&lengths, f)?;
+        check(moving.tangents().expect("the rows move"), &v)?;
+        let tape = Tape::default();
+        let input = tape.input(x.clone(), Gradient::Wanted);
+        let output = input.in_groups(&lengths, f)?;
+        check(&tape.backward(&input, &output, u.clone())?.expect("wanted"), &u)?;
+        let tape = Tape::default();
+        let input = tape.input(x, Gradient::Wanted);
+        let output = input.in_groups(&lengths, f)?;
+        assert!(tape.backward(&input, &output, numbers(14)?).is_err(), "7 rows are no gradients of 6");
         Ok(())
     }
 

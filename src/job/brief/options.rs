@@ -3,7 +3,7 @@
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::gemm::Products;
 use crate::curvature::{CurvatureKind, Damping};
-use crate::data::{RowLimits, RowShape, Task};
+use crate::data::Task;
 use crate::job::brief::{MOST_DRAWS, candidates, copies, intervals, layer_sets, rank_by, shortlist};
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
@@ -244,18 +244,6 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     }
     if job.method.normalize == Normalize::Cosine && job.output.store_scores == StoreScores::Top {
         return options("<normalize = cosine> needs the full matrix", "leave <store_scores = top> out");
-    }
-    Ok(())
-}
-
-/// Refuses a joint solve for models that have no products with the Gauss-Newton matrix.
-pub(in crate::job) fn check_solve_of(job: &Job, limits: Limits) -> Result<(), JobError> {
-    let is_image = matches!(limits, Limits::Rows(RowLimits { inputs: RowShape::Image { .. }, .. }));
-    if job.method.solve == Solve::GaussNewton && is_image {
-        return Err(JobError::Options {
-            problem: "<solve = gauss-newton> is not there for models of images".into(),
-            hint: Some("leave <solve> out".into()),
-        });
     }
     Ok(())
 }

@@ -182,7 +182,7 @@ mod tests {
             heads: 12,
             all_activations: 12 * 16 * 768,
             vocabulary: 50_257,
-            tracked_head: false,
+            ..Footprint::default()
         };
         (layers, model)
     }

@@ -145,8 +145,7 @@ impl MemoryCount<'_> {
         let space = products * block as u64;
         let small = (8 * (dampings + 3)).saturating_mul(space.saturating_mul(space));
         let rows = self.rows(setting.batch);
-        let widest =
-            layers.iter().map(|layer: &LayerSpec| layer.outputs.max(layer.columns()) as u64).max().unwrap_or(1);
+        let widest = model.widest(layers);
         let together = (tangents as u64 / (rows * widest).max(1)).clamp(1, (block as u64).max(1));
         // tangents of a section on their way forwards, and gradients on their way back
         let moving = 2 * together * rows * self.kept(model.activations, 1).max(2 * widest) * number;

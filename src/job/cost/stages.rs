@@ -383,7 +383,7 @@ impl Stages<'_> {
     fn gauss_newton(&self, network: usize, stage: usize) -> StageCost {
         let (plan, data) = (self.plan, self.plan.training.stages[stage].solve_data());
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
-        let widest = self.layers().iter().map(|layer| layer.outputs.max(layer.columns())).max().unwrap_or(1);
+        let widest = plan.training.networks.footprint().widest(self.layers()) as usize;
         let batches = batches(plan, data, usize::MAX);
         let products = plan.job.method.products() as u64;
         let shape = self.network.shape;

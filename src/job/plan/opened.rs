@@ -88,7 +88,6 @@ impl Opened {
         }
         let task = labels.as_ref().and_then(|labels| labels.task);
         job.method.measure = Some(options::resolve_measure(job.method.measure, limits, task)?);
-        options::check_solve_of(&job, limits)?;
         options::check_tokens_of(&job, limits, task)?;
         Ok(Self { job, readings, checkpoints, last, options, model, limits, labels, heads, files, notes })
     }

@@ -116,6 +116,7 @@ impl Run<'_> {
             dampings: &dampings,
             products: method.products(),
             tangents: plan.memory.solve_tangents,
+            widest: plan.training.networks.footprint().widest(layers) as usize,
         };
         let objectives = plan.form_label_mode().objectives(stream::FORM);
         let spanning = SPANNING.map(Damping::MeanFraction);

@@ -27,7 +27,8 @@ impl Run<'_> {
         let identity = Factors::identity(layers.len());
         let walk = plan.walk(set, curvatures, &identity)?;
         let (products, tangents) = (plan.job.method.products(), plan.memory.solve_tangents);
-        let carrying = Carrying { walk: &walk, layers, products, tangents };
+        let widest = plan.training.networks.footprint().widest(layers) as usize;
+        let carrying = Carrying { walk: &walk, layers, products, tangents, widest };
         let checkpoints = |leg: usize, visit: &mut Visit<'_, TrackedNetwork, JobError>| {
             let fit = &training.segment_fits()[leg];
             let data = training.stages[fit.stage].solve_data();

@@ -19,7 +19,7 @@ use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::error::LoadError;
 use super::footprint::Footprint;
-use super::heads::head::loss_of_outputs;
+use super::heads::head::{hessian_of_outputs, loss_of_outputs};
 use super::images::{self, ImageBatch};
 use super::limits::Limits;
 use super::load_options::LoadOptions;
@@ -28,7 +28,7 @@ use super::tracking::Tracking;
 use super::weights::Weights;
 use crate::curvature::{
     Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
-    backward_through,
+    backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, ImageSize, RowLimits, RowShape};
 use crate::nn::SquaredError;
@@ -69,6 +69,16 @@ impl Network {
         }
         Ok(images.rows)
     }
+
+    /// The sections, whose weights are read where they run.
+    fn sections(&self) -> Vec<impl Section + '_> {
+        let section = |(section, &has_layers): (_, &bool)| {
+            let section: &Held<StoredChain> = section;
+            let section = Taped(move |x: &Traced, taps: &TapRecorder| section.get()?.trace(x, taps));
+            Tracked { section, has_layers }
+        };
+        self.sections.iter().zip(&self.tracked).map(section).collect()
+    }
 }
 
 impl Body for Network {
@@ -79,21 +89,26 @@ impl Body for Network {
         graphs: Graphs,
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
-        // a section's weights are read where it runs
-        fn tracked(section: &Held<StoredChain>, has_layers: bool) -> impl Section + '_ {
-            let section = Taped(move |x: &Traced, taps: &TapRecorder| section.get()?.trace(x, taps));
-            Tracked { section, has_layers }
-        }
-        let of_section = |(section, &has_layers): (_, &bool)| tracked(section, has_layers);
-        let sections: Vec<_> = self.sections.iter().zip(&self.tracked).map(of_section).collect();
+        let sections = self.sections();
         let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
         backward_through(&sections, &self.images(batch)?, graphs, &batch.positions, sink, |outputs, _| {
             loss_of_outputs(outputs, batch, self.squared_error, objective)
         })
     }
 
-    fn gauss_newton(&self, _: &Batch, _: &Directions, _: Graphs, _: &mut dyn TapSink) -> Result<(), Error> {
-        Err(images::no_gauss_newton())
+    fn gauss_newton(
+        &self,
+        batch: &Batch,
+        directions: &Directions,
+        graphs: Graphs,
+        sink: &mut dyn TapSink,
+    ) -> Result<(), Error> {
+        let sections = self.sections();
+        let sections: Vec<&dyn Section> = sections.iter().map(|section| section as &dyn Section).collect();
+        let (images, positions) = (self.images(batch)?, &batch.positions);
+        gauss_newton_through(&sections, &images, graphs, positions, directions, sink, |moving, _| {
+            hessian_of_outputs(moving, batch, self.squared_error)
+        })
     }
 
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
@@ -159,6 +174,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         width: chains.iter().map(|chain| (chain.chain.input.numbers() as u64).div_ceil(pixels)).max().unwrap_or(0),
         activations: sizes.iter().map(|&(_, numbers)| numbers).max().unwrap_or(0),
         all_activations: chains.iter().map(|chain| chain.numbers).sum::<u64>().div_ceil(pixels),
+        has_own_rows: true,
         ..Footprint::default()
     };
     let tracked = chains.iter().map(|chain| chain.tracked).collect();

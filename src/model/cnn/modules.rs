@@ -121,7 +121,7 @@ fn trace_plain(module: Plain, x: &Traced, flow: Flow) -> candle_core::Result<Tra
         Plain::AdaptiveAvgPool(output) => trace_averaged(x, plane, &adaptive(output)?, None),
         Plain::Flatten if plane.places() == 1 => Ok(x.clone()),
         // channel by channel and in each row by row, as PyTorch's images lie
-        Plain::Flatten => Traced::composed([x], |[x]| {
+        Plain::Flatten => x.linear_map(|x| {
             let images = x.dim(0)? / plane.places();
             let by_channel = x.reshape((images, plane.places(), channels))?.transpose(1, 2)?.contiguous()?;
             by_channel.reshape((images, flow.numbers()))
