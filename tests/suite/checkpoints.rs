@@ -457,7 +457,7 @@ fn settings_of_t5_are_honoured_or_refused() {
         ("relative_attention_max_distance", json!(2), ["8 `relative_attention_num_buckets`", "= 2"]),
         ("is_encoder_decoder", json!(false), ["`is_encoder_decoder`", "false"]),
         ("is_decoder", json!(true), ["`is_decoder`", "true"]),
-        ("dense_act_fn", json!("mish"), ["`dense_act_fn`", "mish"]),
+        ("dense_act_fn", json!("prelu"), ["`dense_act_fn`", "prelu"]),
         ("architectures", json!(["T5EncoderModel"]), ["T5EncoderModel", "`t5`"]),
         ("architectures", json!(["T5ForSequenceClassification"]), ["T5ForSequenceClassification", "`t5`"]),
     ] {

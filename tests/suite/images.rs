@@ -286,7 +286,7 @@ fn checkpoints_that_do_not_fit_are_refused_by_key_or_tensor() {
         (refused("vit", key("image_size", json!("big")), whole), "`image_size` = \"big\""),
         (refused("vit", key("image_size", json!([8])), whole), "a height and a width"),
         (refused("vit", key("image_size", json!(16)), whole), "position_embeddings"),
-        (refused("vit", key("hidden_act", json!("mish")), whole), "hidden_act"),
+        (refused("vit", key("hidden_act", json!("prelu")), whole), "hidden_act"),
         (refused("vit", key("num_attention_heads", json!(5)), whole), "5 attention heads"),
         (refused("vit", key("architectures", json!(["ViTModel"])), whole), "ViTModel"),
         (refused("vit", key("problem_type", json!("ranking")), whole), "problem_type"),
@@ -360,7 +360,7 @@ fn descriptions_that_do_not_fit_are_refused_by_module() {
         (key("parameter_order", json!(["0.0"])), "`parameter_order` does not list"),
         (key("problem_type", json!("ranking")), "problem_type"),
         (module(0, json!("relu")), "`modules[0]` is no dictionary with a `type`"),
-        (module(2, json!({"type": "mish"})), "`modules[2]`: the type \"mish\" is not known; known are conv2d,"),
+        (module(2, json!({"type": "prelu"})), "`modules[2]`: the type \"prelu\" is not known; known are conv2d,"),
         (
             module(2, json!({"type": "relu", "inplace": true})),
             "\"inplace\" is no argument of a module of type \"relu\"",

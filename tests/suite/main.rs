@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub, reason = "what the modules share is reachable from this program alone")]
 
+mod activations;
 mod adam_curvature;
 mod adapters;
 mod averaged_influence;

@@ -1,7 +1,7 @@
 //! The functions and their derivatives, sixteen numbers at a time, and the loops over slices.
 
 use super::super::kernel::{self, LANES, Lanes, vectorised};
-use super::kind::{Activation, GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
+use super::kind::{Activation, GELU_CUBIC, GELU_SLOPE, MISH_LINEAR, QUICK_GELU};
 
 /// A function of sixteen numbers, and its value together with its derivative.
 trait Curve {
@@ -99,6 +99,43 @@ impl Curve for Silu {
     }
 }
 
+struct SquaredRelu;
+impl Curve for SquaredRelu {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        let x = x.at_least(V::splat(0.0));
+        x * x
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let x = x.at_least(V::splat(0.0));
+        (x * x, x + x)
+    }
+}
+
+/// `x n / (n + 2)` with `n = eˣ (eˣ + 2)`, which is `x tanh(ln(1 + eˣ))`.
+struct Mish;
+impl Curve for Mish {
+    #[inline(always)]
+    fn value<V: Lanes>(x: V) -> V {
+        Self::value_and_slope(x).0
+    }
+    #[inline(always)]
+    fn value_and_slope<V: Lanes>(x: V) -> (V, V) {
+        let (one, two) = (V::splat(1.0), V::splat(2.0));
+        // beyond, the function is x, and n² would overflow
+        let c = x.at_most(V::splat(MISH_LINEAR as f32));
+        let e = kernel::exp(c);
+        let n = e * (e + two);
+        let rest = one / (n + two);
+        let t = n * rest;
+        // n' = 2 e (e + 1), and the slope of n / (n + 2) is 2 n' / (n + 2)²
+        let slope = V::splat(4.0) * (e * rest) * ((e + one) * rest);
+        // of a number so small that its power is 0 the product is 0, not the product with infinity
+        (x * t, c.at_least(V::splat(-110.0)).times_plus(slope, t))
+    }
+}
+
 struct Sigmoid;
 impl Curve for Sigmoid {
     #[inline(always)]
@@ -129,11 +166,13 @@ macro_rules! with_curve {
     ($activation:expr, $run:ident($($argument:expr),*)) => {
         match $activation {
             Activation::Relu => $run::<V, Relu>($($argument),*),
+            Activation::SquaredRelu => $run::<V, SquaredRelu>($($argument),*),
             Activation::Tanh => $run::<V, Tanh>($($argument),*),
             Activation::Gelu => $run::<V, Gelu>($($argument),*),
             Activation::GeluTanh => $run::<V, GeluTanh>($($argument),*),
             Activation::QuickGelu => $run::<V, QuickGelu>($($argument),*),
             Activation::Silu => $run::<V, Silu>($($argument),*),
+            Activation::Mish => $run::<V, Mish>($($argument),*),
             Activation::Sigmoid => $run::<V, Sigmoid>($($argument),*),
             Activation::Identity => $run::<V, Identity>($($argument),*),
         }

@@ -3,15 +3,16 @@
 
 use candle_core::cpu::erf::erf_f64;
 
-use super::kind::{Activation, GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
+use super::kind::{Activation, GELU_CUBIC, GELU_SLOPE, MISH_LINEAR, QUICK_GELU};
 
 impl Activation {
     /// The function at `x` with its first and its second derivative. At the corner of `relu` both derivatives are 0, as
-    /// PyTorch has the first.
+    /// PyTorch has the first; so is the second of `relu2` there.
     pub fn derivatives(self, x: f64) -> [f64; 3] {
         match self {
             Self::Relu if x > 0.0 => [x, 1.0, 0.0],
-            Self::Relu => [0.0; 3],
+            Self::SquaredRelu if x > 0.0 => [x * x, 2.0 * x, 2.0],
+            Self::Relu | Self::SquaredRelu => [0.0; 3],
             Self::Identity => [x, 1.0, 0.0],
             Self::Tanh => {
                 let y = x.tanh();
@@ -30,8 +31,21 @@ impl Activation {
             }
             Self::QuickGelu => gated(x, [QUICK_GELU * x, QUICK_GELU, 0.0]),
             Self::Silu => gated(x, [x, 1.0, 0.0]),
+            Self::Mish => mish(x),
         }
     }
+}
+
+/// `x n / (n + 2)` with `n = eˣ (eˣ + 2)`, and its derivatives.
+fn mish(x: f64) -> [f64; 3] {
+    if x > MISH_LINEAR {
+        return [x, 1.0, 0.0];
+    }
+    let e = x.exp();
+    let [n, dn, ddn] = [e * (e + 2.0), 2.0 * e * (e + 1.0), 2.0 * e * (2.0 * e + 1.0)];
+    let rest = 1.0 / (n + 2.0);
+    let [t, dt, ddt] = [n * rest, 2.0 * dn * rest * rest, (2.0 * ddn - 4.0 * dn * dn * rest) * rest * rest];
+    [x * t, t + x * dt, 2.0 * dt + x * ddt]
 }
 
 /// `1 / (1 + e⁻ᵘ)` and its derivatives.

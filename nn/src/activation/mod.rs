@@ -8,7 +8,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 pub use self::kind::Activation;
-use self::kind::{GELU_CUBIC, GELU_SLOPE, QUICK_GELU};
+use self::kind::{GELU_CUBIC, GELU_SLOPE, MISH_LINEAR, QUICK_GELU};
 use super::kernel::TASK;
 use crate::implementation::{Implementation, elements};
 use ascribe_curvature::{TangentRule, Traced, fresh, with_slice};
@@ -16,8 +16,9 @@ use curve::{gated_slopes, gated_values, slopes, values};
 
 impl Activation {
     /// Names that [`Activation::from_name`] knows.
-    pub const NAMES: [&str; 14] = [
+    pub const NAMES: [&str; 16] = [
         "relu",
+        "relu2",
         "tanh",
         "gelu",
         "gelu_python",
@@ -28,6 +29,7 @@ impl Activation {
         "quick_gelu",
         "silu",
         "swish",
+        "mish",
         "sigmoid",
         "linear",
         "identity",
@@ -37,12 +39,14 @@ impl Activation {
     pub fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "relu" => Self::Relu,
+            "relu2" => Self::SquaredRelu,
             "tanh" => Self::Tanh,
             "gelu" | "gelu_python" => Self::Gelu,
             // `gelu_fast` writes √(2/π) with ten digits; the rest are spellings of one formula
             "gelu_new" | "gelu_fast" | "gelu_accurate" | "gelu_pytorch_tanh" => Self::GeluTanh,
             "quick_gelu" => Self::QuickGelu,
             "silu" | "swish" => Self::Silu,
+            "mish" => Self::Mish,
             "sigmoid" => Self::Sigmoid,
             "linear" | "identity" => Self::Identity,
             _ => return None,
@@ -85,10 +89,19 @@ impl Activation {
     fn composed(self, x: &Tensor) -> Result<Tensor> {
         // (1 + tanh(x/2)) / 2, whose gradient does not overflow
         let sigmoid = |x: &Tensor| x.affine(0.5, 0.0)?.tanh()?.affine(0.5, 0.5);
+        let relu = |x: &Tensor| {
+            let zero = x.zeros_like()?;
+            x.gt(&zero)?.where_cond(x, &zero)
+        };
         match self {
-            Self::Relu => {
-                let zero = x.zeros_like()?;
-                x.gt(&zero)?.where_cond(x, &zero)
+            Self::Relu => relu(x),
+            Self::SquaredRelu => relu(x)?.sqr(),
+            Self::Mish => {
+                // n = eˣ (eˣ + 2) of numbers up to where the function is x: a choice, so that no larger power is formed
+                let linear = x.detach().gt(MISH_LINEAR)?;
+                let e = linear.where_cond(&x.zeros_like()?, x)?.exp()?;
+                let n = (&e * e.affine(1.0, 2.0)?)?;
+                linear.where_cond(x, &(x * (&n / n.affine(1.0, 2.0)?)?)?)
             }
             Self::Tanh => x.tanh(),
             Self::Gelu => x * x.affine(std::f64::consts::FRAC_1_SQRT_2, 0.0)?.erf()?.affine(0.5, 0.5)?,
@@ -339,13 +352,15 @@ mod tests {
     use super::curve::{gated_slopes_lanes, gated_values_lanes, slopes_lanes, values_lanes};
     use super::*;
 
-    const ALL: [Activation; 8] = [
+    const ALL: [Activation; 10] = [
         Activation::Relu,
+        Activation::SquaredRelu,
         Activation::Tanh,
         Activation::Gelu,
         Activation::GeluTanh,
         Activation::QuickGelu,
         Activation::Silu,
+        Activation::Mish,
         Activation::Sigmoid,
         Activation::Identity,
     ];
@@ -388,13 +403,15 @@ mod tests {
     fn composed_values_are_their_definitions() -> Result<()> {
         let x = wave(&[40], 8)?.affine(3.0, 0.0)?;
         type Definition = (Activation, fn(f64) -> f64);
-        let pairs: [Definition; 4] = [
+        let pairs: [Definition; 6] = [
             (Activation::Relu, |x| x.max(0.0)),
             (Activation::GeluTanh, |x| {
                 0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
             }),
             (Activation::QuickGelu, |x| x / (1.0 + (-1.702 * x).exp())),
             (Activation::Silu, |x| x / (1.0 + (-x).exp())),
+            (Activation::SquaredRelu, |x| x.max(0.0).powi(2)),
+            (Activation::Mish, |x| x * x.exp().ln_1p().tanh()),
         ];
         for (activation, definition) in pairs {
             for (x, y) in flat(&x)?.into_iter().zip(flat(&activation.forward(&x)?)?) {
@@ -490,6 +507,6 @@ mod tests {
     fn every_listed_name_is_known() {
         assert!(Activation::NAMES.iter().all(|name| Activation::from_name(name).is_some()));
         assert_eq!(Activation::from_name("gelu_new"), Some(Activation::GeluTanh));
-        assert_eq!(Activation::from_name("mish"), None);
+        assert_eq!(Activation::from_name("prelu"), None);
     }
 }

@@ -13,7 +13,7 @@ mod softmax;
 pub(super) mod vectorised;
 mod workspace;
 
-pub(super) use elementary::{gaussian_tail, sigmoid, sigmoid_and_rest, tanh};
+pub(super) use elementary::{exp, gaussian_tail, sigmoid, sigmoid_and_rest, tanh};
 #[cfg(test)]
 pub(super) use lanes::Plain;
 pub(super) use lanes::{LANES, Lanes};
