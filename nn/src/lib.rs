@@ -18,6 +18,7 @@ pub mod hessian;
 mod implementation;
 mod kernel;
 pub mod loss;
+pub mod neighbours;
 pub mod norm;
 mod objective;
 pub mod pool;
@@ -38,6 +39,7 @@ pub use head::{HeadLoss, LanguageModelHead, LogitsGradient, language_model_logit
 pub use hessian::{HeadProduct, language_model_product, multi_label_product, softmax_product, squared_error_product};
 pub use implementation::Implementation;
 pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_loss};
+pub use neighbours::Neighbours;
 pub use norm::{LayerNorm, RmsNorm};
 pub use pool::{Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled};
 pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_stacked};

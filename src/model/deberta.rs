@@ -6,6 +6,8 @@
 //! the layers of queries and keys themselves. Such a layer has two kinds of inputs, and an example's gradient of it is
 //! made of both: of each example it reads the hidden states, and below them the embeddings of the distances between its
 //! tokens ([`RelativeRows`]).
+//!
+//! Version 2's largest models have a convolution over a text's embeddings, whose output is added to the first block's.
 
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, NoNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Residence, Stored};
+use super::text_convolution::{StoredTextConvolution, TextConvolution};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
@@ -51,8 +54,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     without_effect: &[
         "attention_probs_dropout_prob",
         "cls_dropout",
-        "conv_act",
-        "conv_groups",
         "gradient_checkpointing",
         "hidden_dropout_prob",
         "pooler_dropout",
@@ -93,13 +94,17 @@ const NAMES: BlockNames = BlockNames {
         "output.dense",
         "output.LayerNorm",
     ],
-    after: &["encoder.rel_embeddings", "encoder.LayerNorm"],
+    after: &["encoder.rel_embeddings", "encoder.LayerNorm", CONVOLUTION, CONVOLUTION_NORM],
     before_head: &["pooler.dense"],
     heads: &["classifier"],
     buffers: &["embeddings.position_ids"],
     layout: Layout::OutputsFirst,
     experts: None,
 };
+
+/// The convolution over a text's embeddings, beside the first block, and the norm of the sum of both.
+const CONVOLUTION: &str = "encoder.conv.conv";
+const CONVOLUTION_NORM: &str = "encoder.conv.LayerNorm";
 
 /// The names where masked tokens are filled in, by the head that transformers makes by default (`legacy`), which is
 /// BERT's, or by the one of the published models.
@@ -169,6 +174,16 @@ pub(super) struct Block {
     activation: Activation,
     output: Projection,
     output_norm: LayerNorm,
+    /// Beside the first block, in models that have it.
+    beside: Option<Convolved>,
+}
+
+/// A convolution over what a block reads, which is added to what it writes.
+#[derive(Debug)]
+struct Convolved {
+    convolution: TextConvolution,
+    activation: Activation,
+    norm: LayerNorm,
 }
 
 /// What scores are made of.
@@ -246,9 +261,12 @@ impl Transformer for Deberta {
 impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let attended = self.attention_output.trace(&self.attend(x, context, taps)?, taps)?;
-        let x = self.attention_norm.trace(&x.add(&attended)?, taps)?;
-        let inner = self.activation.trace(&self.intermediate.trace(&x, taps)?)?; // [R, I]
-        self.output_norm.trace(&x.add(&self.output.trace(&inner, taps)?)?, taps)
+        let y = self.attention_norm.trace(&x.add(&attended)?, taps)?;
+        let inner = self.activation.trace(&self.intermediate.trace(&y, taps)?)?; // [R, I]
+        let y = self.output_norm.trace(&y.add(&self.output.trace(&inner, taps)?)?, taps)?;
+        let Some(Convolved { convolution, activation, norm }) = &self.beside else { return Ok(y) };
+        let convolved = activation.trace(&convolution.trace(x, &context.positions, taps)?)?;
+        norm.trace(&y.add(&convolved)?, taps)
     }
 }
 
@@ -290,6 +308,22 @@ struct StoredBlock {
     activation: Activation,
     output: StoredLinear,
     output_norm: StoredLayerNorm,
+    beside: Option<StoredConvolved>,
+}
+
+#[derive(Debug)]
+struct StoredConvolved {
+    convolution: StoredTextConvolution,
+    activation: Activation,
+    norm: StoredLayerNorm,
+}
+
+impl Stored for StoredConvolved {
+    type Value = Convolved;
+
+    fn read(&self) -> Result<Convolved, LoadError> {
+        Ok(Convolved { convolution: self.convolution.read()?, activation: self.activation, norm: self.norm.read()? })
+    }
 }
 
 #[derive(Debug)]
@@ -324,6 +358,7 @@ impl Stored for StoredBlock {
             activation: self.activation,
             output: self.output.read()?,
             output_norm: self.output_norm.read()?,
+            beside: self.beside.as_ref().map(Stored::read).transpose()?,
         })
     }
 }
@@ -358,7 +393,48 @@ struct Settings {
     has_relative_norm: bool,
     /// Whether masked tokens are filled in by BERT's head.
     is_legacy: bool,
+    /// The convolution beside the first block, if there is one.
+    convolution: Option<ConvolutionSettings>,
 }
+
+/// What a configuration says of the convolution beside the first block.
+#[derive(Debug, Clone, Copy)]
+struct ConvolutionSettings {
+    /// Tokens that it sees.
+    size: usize,
+    groups: usize,
+    activation: Activation,
+}
+
+impl ConvolutionSettings {
+    /// None without `conv_kernel_size`, which leaves the other keys without effect.
+    fn read(config: &Config, width: usize) -> Result<Option<Self>, LoadError> {
+        let size = whole_number(config, "conv_kernel_size", 0)?;
+        let Some(size) = usize::try_from(size).ok().filter(|&size| size > 0) else {
+            // read, so that they are not named as unknown
+            let _ = [config.get("conv_groups"), config.get("conv_act")];
+            return Ok(None);
+        };
+        if size.is_multiple_of(2) || size > LARGEST_KERNEL {
+            return Err(config.problem(format!(
+                "`conv_kernel_size` = {size}, expected an odd number of at most {LARGEST_KERNEL}: transformers adds a \
+                 token's outputs to the token, and an even kernel has one output less than there are tokens"
+            )));
+        }
+        let groups = whole_number(config, "conv_groups", 1)?;
+        let Some(groups) = usize::try_from(groups).ok().filter(|&groups| groups > 0 && width.is_multiple_of(groups))
+        else {
+            let problem = format!("`conv_groups` = {groups} do not divide `hidden_size` = {width}");
+            return Err(config.problem(problem));
+        };
+        let activation = Activation::from_name(config.text("conv_act", "tanh")?);
+        let activation = activation.ok_or_else(|| config.unsupported("conv_act"))?;
+        Ok(Some(Self { size, groups, activation }))
+    }
+}
+
+/// The most tokens that a convolution may see.
+const LARGEST_KERNEL: usize = 1 << 10;
 
 impl Settings {
     fn read(config: &Config) -> Result<Self, LoadError> {
@@ -372,9 +448,6 @@ impl Settings {
             if config.optional_size(key)?.is_some_and(|size| size != built) {
                 return Err(config.unsupported(key));
             }
-        }
-        if whole_number(config, "conv_kernel_size", 0)? > 0 {
-            return Err(config.unsupported("conv_kernel_size"));
         }
         let activation =
             |key: &'static str| Activation::from_name(config.text(key, "gelu")?).ok_or_else(|| config.unsupported(key));
@@ -417,6 +490,7 @@ impl Settings {
             distances: is_relative.then_some(distances),
             has_relative_norm: norms.iter().any(|norm| norm == "layer_norm"),
             is_legacy: config.flag("legacy", true)?,
+            convolution: ConvolutionSettings::read(config, width)?,
         })
     }
 
@@ -501,7 +575,20 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         Ok::<_, LoadError>((distances, table("encoder.rel_embeddings", distances.rows())?, norm))
     });
     let relative = relative.transpose()?;
-    let blocks = Blocks::new(&source, settings.blocks, |n| stored_block(&settings, &source, &tracking, n))?;
+    let before = source.sizes().parameters;
+    let mut beside = settings.convolution.map(|of| convolved(of, &settings, &source, &tracking)).transpose()?;
+    let in_convolution = source.sizes().parameters - before;
+    let tracked = beside.as_ref().map_or(0, |beside| beside.convolution.tracked());
+    let mut blocks = Blocks::new(&source, settings.blocks, |n| {
+        let beside = beside.take().filter(|_| n == 0);
+        Ok(StoredBlock { beside, ..stored_block(&settings, &source, &tracking, n)? })
+    })?;
+    if let (Some(of), Some(first)) = (settings.convolution, blocks.tracked.first_mut()) {
+        // what the first block has more than the others
+        *first += tracked;
+        blocks.parameters += in_convolution;
+        blocks.activations += ((of.size + 2) * width) as u64;
+    }
     // without embeddings of places a text may be as long as it likes: far tokens share the last distance
     let max_positions = settings.has_places.then_some(settings.max_positions);
     let parts = Parts { ends, blocks, norm: NoNorm, max_positions };
@@ -524,6 +611,21 @@ fn held_relative(
 ) -> Result<RelativeEmbeddings, LoadError> {
     let norm = norm.map(|norm| Held::new(norm, residence)).transpose()?;
     Ok(RelativeEmbeddings { distances, table: Held::new(table, residence)?, norm })
+}
+
+/// The convolution beside the first block.
+fn convolved(
+    ConvolutionSettings { size, groups, activation }: ConvolutionSettings,
+    settings: &Settings,
+    source: &CheckpointReader,
+    tracking: &Tracking<'_>,
+) -> Result<StoredConvolved, LoadError> {
+    let width = settings.width;
+    Ok(StoredConvolved {
+        convolution: StoredTextConvolution::outer(source, tracking, CONVOLUTION, width, [size, groups])?,
+        activation,
+        norm: StoredLayerNorm::new(source, tracking, CONVOLUTION_NORM, width, settings.epsilon)?,
+    })
 }
 
 /// Block `n` of a checkpoint.
@@ -590,5 +692,6 @@ fn stored_block(
         activation,
         output: alone("output.dense", width, inner)?,
         output_norm: norm("output.LayerNorm")?,
+        beside: None,
     })
 }

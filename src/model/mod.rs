@@ -43,6 +43,7 @@ mod roberta;
 mod rotary;
 mod supported;
 mod t5;
+mod text_convolution;
 mod tracking;
 mod unsupported;
 mod untracked;

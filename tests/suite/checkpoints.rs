@@ -596,7 +596,6 @@ fn padding_is_what_the_class_says_where_the_file_says_nothing() {
 fn deberta_honours_its_keys_or_refuses_them_by_name() {
     let deberta = || Checkpoint::of("classifiers/deberta-v2");
     for (key, value) in [
-        ("conv_kernel_size", json!(3)),
         ("embedding_size", json!(8)),
         ("attention_head_size", json!(8)),
         ("pooler_hidden_size", json!(8)),
@@ -617,6 +616,9 @@ fn deberta_honours_its_keys_or_refuses_them_by_name() {
         ("type_vocab_size", json!(2), "embeddings.token_type_embeddings.weight"),
         ("position_biased_input", json!(true), "embeddings.position_embeddings.weight"),
         ("share_att_key", json!(false), "attention.self.pos_key_proj.weight"),
+        ("conv_kernel_size", json!(3), "encoder.conv.conv.weight"),
+        ("conv_kernel_size", json!(4), "`conv_kernel_size` = 4, expected an odd number"),
+        ("conv_kernel_size", json!(1_000_001), "expected an odd number of at most 1024"),
         ("num_attention_heads", json!(3), "not a multiple of 3"),
         ("architectures", json!(["DebertaV2Model"]), "DebertaV2Model"),
         ("architectures", json!(["DebertaV2ForTokenClassification"]), "DebertaV2ForTokenClassification"),
@@ -630,12 +632,30 @@ fn deberta_honours_its_keys_or_refuses_them_by_name() {
         ("pos_att_type", json!(" C2P | p2c")),
         ("max_relative_positions", json!(64)),
         ("conv_kernel_size", json!(0)),
+        ("conv_act", json!("maxout")),
+        ("conv_groups", json!(3)),
         ("attention_head_size", json!(4)),
         ("norm_rel_ebd", json!("none| Layer_Norm")),
         ("hidden_dropout_prob", json!(0.5)),
     ] {
         assert_eq!(deberta().set(key, value.clone()).logits(), usual, "{key} {value}");
     }
+    let convolved = || Checkpoint::of("classifiers/deberta-v2-convolution");
+    for (key, value, problem) in [
+        ("conv_act", json!("maxout"), "`conv_act`"),
+        ("conv_groups", json!(0), "`conv_groups` = 0 do not divide"),
+        ("conv_groups", json!(5), "`conv_groups` = 5 do not divide"),
+        ("conv_groups", json!(2), "encoder.conv.conv.weight"),
+        ("conv_kernel_size", json!(0), "encoder.conv"),
+    ] {
+        let text = match convolved().set(key, value.clone()) {
+            // tensors that nothing reads are named
+            whole if value == json!(0) && key == "conv_kernel_size" => whole.notes(),
+            whole => whole.refused().0,
+        };
+        assert_contains(&text, &[problem]);
+    }
+    assert_ne!(convolved().logits(), convolved().set("conv_act", json!("tanh")).logits());
     // as many rows of the table mean other distances
     for (key, value) in [
         ("pos_att_type", json!("c2p")),

@@ -282,6 +282,23 @@ fn one_text(batch: &Batch, text: usize) -> Batch {
     }
 }
 
+/// A convolution over the embeddings, also in groups, which moves beside the block that reads them too.
+#[test]
+fn convolutions_over_texts_move_too() -> Outcome {
+    for name in ["deberta-v2-convolution", "deberta-v2-convolution-groups"] {
+        let folder = fixture(&format!("classifiers/{name}"));
+        let model = load_layers(&folder, DType::F64, &["*.conv.conv*", "*.0.intermediate.dense", "*.0.*.value_proj"]);
+        let targets = |texts: usize| match name.contains("groups") {
+            true => Targets::Values { values: vec![0.25; texts], width: 1 },
+            false => Targets::Classes(vec![0; texts]),
+        };
+        let batch = texts(targets(2));
+        let parts = [0, 1].map(|text| Batch { targets: targets(1), ..one_text(&batch, text) });
+        check_parts(name, &model, &batch, &parts)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn products_of_several_labels_and_of_numbers_are_their_definition() -> Outcome {
     for name in ["bert-multi-label", "qwen2-multi-label", "distilbert-regression", "xlm-roberta-regression"] {
