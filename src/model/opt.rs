@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::separate;
 use super::body::Loaded;
-use super::checkpoint_reader::{CheckpointReader, Embedding, StoredTensor};
+use super::checkpoint_reader::{CheckpointReader, Embedding};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -19,8 +19,7 @@ use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
-use crate::curvature::gemm::Products;
-use crate::curvature::{Linear, Positions, TapRecorder, Traced};
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::nn::{Activation, Attention};
 
@@ -87,16 +86,33 @@ const OFFSET: usize = 2;
 const EPSILON: f64 = 1e-5;
 
 /// `embed_tokens` and `embed_positions`, blocks `layers`, `final_layer_norm`, `lm_head`; `x: [R, D]` throughout. Embeddings
-/// of another width W stand before `project_in`, and a head behind `project_out`; both are in no score.
+/// of another width W stand before `project_in`, with which the first block begins, and a head behind `project_out`; both
+/// are tracked if a pattern names them.
 #[derive(Debug)]
 struct Opt {
     embed_positions: Embedding,
-    /// `[D, W]`.
-    project_in: Option<Held<StoredTensor>>,
+    /// Whether the first block projects the tokens' embeddings, before those of their places are added.
+    is_projected: bool,
+}
+
+/// What every block needs of a batch.
+pub(super) struct Context {
+    positions: Positions,
+    /// The embeddings of the tokens' places, where the first block adds them, `[R, D]`.
+    places: Option<Tensor>,
+}
+
+impl Opt {
+    /// The embeddings of the places of tokens, `[R, D]`.
+    fn places(&self, positions: &Positions) -> candle_core::Result<Tensor> {
+        let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
+        self.embed_positions.rows(&places)
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Block {
+    project_in: Option<Projection>,
     self_attn: SelfAttention,
     self_attn_layer_norm: LayerNorm,
     fc1: Projection,
@@ -127,29 +143,30 @@ struct SelfAttention {
 impl Transformer for Opt {
     type Block = StoredBlock;
     type Norm = StoredLastNorm;
-    type Context = Positions;
+    type Context = Context;
 
-    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Positions> {
-        Ok(positions.clone())
+    fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
+        let places = self.is_projected.then(|| self.places(positions)).transpose()?;
+        Ok(Context { positions: positions.clone(), places })
     }
 
     fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
-        let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
-        let tokens = match &self.project_in {
-            Some(weight) => tokens.matmul(&weight.get()?.t()?.contiguous()?)?,
-            None => tokens,
-        };
-        tokens + self.embed_positions.rows(&places)?
+        if self.is_projected { Ok(tokens) } else { tokens + self.places(positions)? }
     }
 
     fn check(&self) -> Result<(), LoadError> {
-        self.project_in.iter().try_for_each(Held::check)?;
         self.embed_positions.check()
     }
 }
 
-impl decoder::Block<Positions> for Block {
-    fn trace(&self, x: &Traced, positions: &Positions, taps: &TapRecorder) -> candle_core::Result<Traced> {
+impl decoder::Block<Context> for Block {
+    fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
+        let positions = &context.positions;
+        let projected = match (&self.project_in, &context.places) {
+            (Some(layer), Some(places)) => Some(layer.trace(x, taps)?.add(&x.beside(places.clone()))?),
+            _ => None,
+        };
+        let x = projected.as_ref().unwrap_or(x);
         let mlp = |x: &Traced| self.fc2.trace(&self.activation.trace(&self.fc1.trace(x, taps)?)?, taps);
         match self.norms {
             Places::BeforeBranches => {
@@ -179,39 +196,35 @@ impl SelfAttention {
 #[derive(Debug)]
 struct StoredLastNorm {
     norm: Option<StoredLayerNorm>,
-    project_out: Option<StoredTensor>,
-    products: Products,
+    project_out: Option<StoredLinear>,
 }
 
 /// What stands behind the blocks, with its weights in memory.
 #[derive(Debug)]
 pub(super) struct LastNorm {
     norm: Option<LayerNorm>,
-    project_out: Option<Linear>,
+    project_out: Option<Projection>,
 }
 
 impl Stored for StoredLastNorm {
     type Value = LastNorm;
 
     fn read(&self) -> Result<LastNorm, LoadError> {
-        let project_out = self
-            .project_out
-            .as_ref()
-            .map(|weight| Ok::<_, LoadError>(Linear::new(weight.read()?, None, None)?.with_products(self.products)));
-        let norm = self.norm.as_ref().map(Stored::read).transpose()?;
-        Ok(LastNorm { norm, project_out: project_out.transpose()? })
+        let project_out = self.project_out.as_ref().map(Stored::read).transpose()?;
+        Ok(LastNorm { norm: self.norm.as_ref().map(Stored::read).transpose()?, project_out })
     }
 }
 
 impl Norm for LastNorm {
     fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let x = self.norm.as_ref().map_or_else(|| Ok(x.clone()), |norm| norm.trace(x, taps))?;
-        self.project_out.as_ref().map_or_else(|| Ok(x.clone()), |layer| layer.trace(&x, &TapRecorder::default()))
+        self.project_out.as_ref().map_or_else(|| Ok(x.clone()), |layer| layer.trace(&x, taps))
     }
 }
 
 #[derive(Debug)]
 struct StoredBlock {
+    project_in: Option<StoredLinear>,
     kvqo: [StoredLinear; 4],
     attention: Attention,
     self_attn_layer_norm: StoredLayerNorm,
@@ -228,6 +241,7 @@ impl Stored for StoredBlock {
     fn read(&self) -> Result<Block, LoadError> {
         let [k, v, q, o] = &self.kvqo;
         Ok(Block {
+            project_in: self.project_in.as_ref().map(Stored::read).transpose()?,
             self_attn: SelfAttention {
                 q_proj: q.read()?,
                 k_proj: k.read()?,
@@ -272,15 +286,19 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, width], tied)?;
-    let projection = |name: &str, shape: [usize; 2]| {
-        (width != d).then(|| source.tensor(&format!("{name}.weight"), &shape)).transpose()
-    };
-    let (project_in, project_out) = (projection(PROJECT_IN, [d, width])?, projection(PROJECT_OUT, [width, d])?);
+    let is_projected = width != d;
+    let projection = |name: &str, shape: [usize; 2]| source.outer_linear(&tracking, &source.full(name), shape, false);
     let embed_positions = source.embedding("embed_positions", [max_positions + OFFSET, d])?;
     let layers = Blocks::new(&source, blocks, |n| {
         let mut qkv = SharedInput::default();
         let name = |part: &str| format!("layers.{n}.{part}");
+        let project_in = (n == 0 && is_projected).then(|| projection(PROJECT_IN, [d, width])).transpose()?;
+        if is_projected {
+            // of the first block alone, but every one counts as the largest
+            source.add_activations(d + width);
+        }
         Ok(StoredBlock {
+            project_in,
             kvqo: [
                 linear(&name("self_attn.k_proj"), d, d, &mut qkv)?,
                 linear(&name("self_attn.v_proj"), d, d, &mut qkv)?,
@@ -302,13 +320,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         blocks: layers,
         norm: StoredLastNorm {
             norm: last.then(|| norm("final_layer_norm")).transpose()?,
-            project_out,
-            products: source.products,
+            project_out: is_projected.then(|| projection(PROJECT_OUT, [width, d])).transpose()?,
         },
         max_positions: Some(max_positions),
     };
     parts.load(&source, tracking, options.residence, || {
-        let project_in = project_in.map(|weight| Held::new(weight, options.residence)).transpose()?;
-        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)?, project_in })
+        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)?, is_projected })
     })
 }

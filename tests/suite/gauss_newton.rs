@@ -192,7 +192,9 @@ fn products_of_decoders_are_their_definition() -> Outcome {
         let folder = fixture(name);
         check_decoder(&folder, &load(&folder, DType::F64))?;
     }
-    Ok(())
+    // what stands before the blocks and behind them
+    let folder = fixture("families/opt-projected");
+    check_decoder(&folder, &load_layers(&folder, DType::F64, &["*project_*", "*.0.fc1"]))
 }
 
 /// Keys and values of cross-attention move at the encoder's rows.
