@@ -164,7 +164,7 @@ fn conditioned_and_frozen_legs_are_those_of_dense_matrices() -> Outcome {
     let asked = sweep(&models[2], &of_queries, Pass::Queries);
     prepare_queries(&asked, Measurement::Margin, Reduction::Sum, Aggregate::Each, &[&plain], &mut gradients)?;
     let carry = |products: usize, form: VectorForm| {
-        let carrying = Carrying { walk: &walk, layers, products, tangents: 1 << 12 };
+        let carrying = Carrying { walk: &walk, layers, products, tangents: 1 << 12, widest: 16 };
         let mut found = MemoryVectors::<f64>::of_form(form, layers, 2, queries.len());
         let residuals = carry_queries(&carrying, &checkpoints, &gradients, 1..4, &mut found)?;
         Ok::<_, Error>((found, residuals))
@@ -197,7 +197,7 @@ fn conditioned_and_frozen_legs_are_those_of_dense_matrices() -> Outcome {
     assert!(carry(0, VectorForm::Full).unwrap_err().to_string().contains("no product"));
     // momentum as a pair and rates by layer are no functions of one matrix
     let uneven = Walk { legs: vec![Leg { layer_rates: vec![1.0, 2.0, 1.0], ..leg(&first, vec![]) }] };
-    let carrying = Carrying { walk: &uneven, layers, products: 2, tangents: 1 << 12 };
+    let carrying = Carrying { walk: &uneven, layers, products: 2, tangents: 1 << 12, widest: 16 };
     let mut sink = MemoryVectors::<f64>::new(layers, 1, queries.len());
     let error = carry_queries(&carrying, &checkpoints, &gradients, 0..1, &mut sink).expect_err("rates by layer");
     assert!(error.to_string().contains("no function of one matrix"), "{error}");
@@ -231,7 +231,7 @@ fn assert_as_its_pieces(case: &Case) -> Outcome {
         let mut networks = by_hand.networks[leg].iter();
         networks.try_for_each(|(network, weight)| visit(*weight, &sweep(network, &examples, Pass::Products)))
     };
-    let carrying = Carrying { walk: &walk, layers, products: 2, tangents: 1 << 20 };
+    let carrying = Carrying { walk: &walk, layers, products: 2, tangents: 1 << 20, widest: 16 };
     let mut found = MemoryVectors::<f64>::new(layers, walk.legs.len(), rows);
     let residuals = carry_queries(&carrying, &checkpoints, &gradients, 0..rows, &mut found)?;
     for leg in 0..walk.legs.len() {
