@@ -105,9 +105,9 @@ impl<T: Real> MemoryVectors<T> {
         Self { form, queries, places, layers: layers.len() }
     }
 
-    /// What is kept of a query's vectors at one layer of one leg; zeros unless the form is low rank.
-    pub fn norms(&self, leg: usize, layer: LayerId, query: usize) -> Norms {
-        self.places[leg * self.layers + layer.0].norms[query]
+    /// What is kept of each query's vectors at one layer of one leg; zeros unless the form is low rank.
+    pub fn norms(&self, leg: usize, layer: LayerId) -> &[Norms] {
+        &self.places[leg * self.layers + layer.0].norms
     }
 }
 

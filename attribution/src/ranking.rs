@@ -7,6 +7,15 @@
 use ascribe_curvature::Hint;
 use serde::Serialize;
 
+/// A score's place among all, `[queries, examples]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ScorePlace {
+    /// The query's row.
+    pub query: usize,
+    /// The training example's column.
+    pub column: usize,
+}
+
 /// Scores in memory, `[queries, examples]`, row-major.
 #[derive(Debug, Clone, Copy)]
 pub struct ScoreRows<'a> {
@@ -159,14 +168,15 @@ impl TopK {
         Self { k, queries: vec![empty; queries] }
     }
 
-    /// One score. Each pair of query and example may come once.
+    /// One score. Each place may come once.
     ///
     /// # Errors
     /// [`RankingError::NonFinite`].
     ///
     /// # Panics
     /// If there is no such query.
-    pub fn add(&mut self, query: usize, example: usize, score: f32) -> Result<(), RankingError> {
+    pub fn add(&mut self, at: ScorePlace, score: f32) -> Result<(), RankingError> {
+        let ScorePlace { query, column: example } = at;
         let Ok(index) = u32::try_from(example) else { return Err(RankingError::Index { example }) };
         if !score.is_finite() {
             return Err(RankingError::NonFinite { query, example, value: score });
@@ -183,7 +193,7 @@ impl TopK {
     /// [`RankingError::NonFinite`]; [`RankingError::Part`] for another number of queries.
     pub fn add_column(&mut self, example: usize, scores: &[f32]) -> Result<(), RankingError> {
         self.require_queries(scores.len())?;
-        scores.iter().enumerate().try_for_each(|(query, &score)| self.add(query, example, score))
+        scores.iter().enumerate().try_for_each(|(query, &score)| self.add(ScorePlace { query, column: example }, score))
     }
 
     /// A range of training examples that starts at `first`.
@@ -194,7 +204,7 @@ impl TopK {
         self.require_queries(scores.queries())?;
         for query in 0..scores.queries() {
             for (m, &score) in scores.row(query).iter().enumerate() {
-                self.add(query, first + m, score)?;
+                self.add(ScorePlace { query, column: first + m }, score)?;
             }
         }
         Ok(())
@@ -341,7 +351,8 @@ mod tests {
         assert!(TopK::new(2, 1).add_column(0, &[0.0; 3]).is_err());
         assert!(TopK::new(2, 1).merge(TopK::new(2, 2)).is_err());
         let mut twice = TopK::new(1, 3);
-        twice.add(0, 5, 1.0).and_then(|()| twice.add(0, 5, 2.0)).expect("finite");
+        let at = ScorePlace { query: 0, column: 5 };
+        twice.add(at, 1.0).and_then(|()| twice.add(at, 2.0)).expect("finite");
         assert_eq!(twice.finish(), Err(RankingError::Duplicate { query: 0, example: 5 }));
     }
 

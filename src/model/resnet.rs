@@ -52,6 +52,13 @@ enum Names {
     Torchvision,
 }
 
+/// A residual layer of a stage.
+#[derive(Debug, Clone, Copy)]
+struct Residual {
+    stage: usize,
+    layer: usize,
+}
+
 /// A convolution of a residual layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -76,8 +83,8 @@ impl Names {
         }
     }
 
-    /// A convolution of a residual layer of a stage, and its norm.
-    fn unit(self, stage: usize, layer: usize, role: Role) -> [String; 2] {
+    /// A convolution of a residual layer, and its norm.
+    fn unit(self, Residual { stage, layer }: Residual, role: Role) -> [String; 2] {
         match (self, role) {
             (Self::Transformers, role) => {
                 let unit = match role {
@@ -406,7 +413,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
             let (parameters, numbers, so_far) = (source.sizes().parameters, per_pixel.numbers, source.sizes().tracked);
             let unit = |role: Role, [outputs, inputs]: [usize; 2], size: usize, stride: usize, activation| {
                 let window = Window::square(size, stride, size / 2);
-                let [convolution, normalization] = names.unit(stage, n, role);
+                let [convolution, normalization] = names.unit(Residual { stage, layer: n }, role);
                 let convolution = source.convolution(&tracking, &convolution, outputs, [inputs, size, size])?;
                 let normalization = norm(&normalization, outputs)?;
                 Ok::<_, LoadError>(StoredUnit { convolution, window, normalization, activation })

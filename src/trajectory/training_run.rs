@@ -42,13 +42,6 @@ pub struct TrainingRun {
     pub notes: Vec<String>,
 }
 
-impl TrainingRun {
-    /// The files of a stage's checkpoint, by the indices that segments use.
-    pub fn files(&self, stage: usize, checkpoint: usize) -> Option<&CheckpointFiles> {
-        self.readings.get(stage)?.checkpoints.get(checkpoint)
-    }
-}
-
 /// A number that neither the run's files nor a person gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unknown {

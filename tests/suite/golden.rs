@@ -383,7 +383,7 @@ fn low_rank_vectors_of_the_classifier() -> Outcome {
         let product: Vec<f64> = (0..o * i).map(|k| left[q * o + k / i] * right[q * i + k % i]).collect();
         assert_relative(&product, &flat(&wanted["weighted_rank1"]), 1e-8, &format!("layer {l}, query {q}"));
         let squares: Vec<f64> = flat(&wanted["weighted_singular_values"]).iter().map(|x| x * x).collect();
-        let norms = found.norms(0, LayerId(l), q);
+        let norms = found.norms(0, LayerId(l))[q];
         assert_relative(&[norms.whole, norms.kept], &[squares.iter().sum(), squares[0]], 1e-8, "norms");
     }
     let matrix = score_with(&case.network, &case.train, &found, &factors, damping, 1.0 / 6.0)?;

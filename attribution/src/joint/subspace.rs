@@ -15,7 +15,8 @@ use std::ops::Range;
 
 use ascribe_curvature::gemm::Real;
 use ascribe_curvature::{
-    Damping, Factors, GradientProducts, LayerFactors, LayerSpec, Network, Objective, SpectralFn, Spectrum, Tap, TapSink,
+    Damping, Factors, GradientProducts, LayerFactors, LayerId, LayerSpec, Network, Objective, SpectralFn, Spectrum,
+    Tap, TapSink,
 };
 use rayon::prelude::*;
 
@@ -181,7 +182,7 @@ impl<T: Real> Space<'_, T> {
 
     /// What the vectors of one layer and query have in common with the gradient, `<v_j, q>`, and with each other,
     /// `<v_i, v_j>`, `[spanning, spanning]`: bases are orthogonal, so that both are what they are outside of them.
-    fn own_products(&self, l: usize, query: usize) -> (Vec<f64>, Vec<f64>) {
+    fn own_products(&self, LayerId(l): LayerId, query: usize) -> (Vec<f64>, Vec<f64>) {
         let (s, layer) = (self.spanning, &self.q.layers[l]);
         let size = layer.len() / self.q.count;
         let (mut along, mut squares) = (vec![0.0; s], vec![0.0; s * s]);
@@ -335,7 +336,7 @@ impl<'a> Systems<'a> {
         let mut squares = vec![0.0; space.q.layers.len() * spanning * spanning * queries];
         for (group, layers) in space.groups.iter().enumerate() {
             for &l in layers {
-                let of_query = |query: usize| space.own_products(l, query);
+                let of_query = |query: usize| space.own_products(LayerId(l), query);
                 let found: Vec<(Vec<f64>, Vec<f64>)> = (0..queries).into_par_iter().map(of_query).collect();
                 for (query, (along, square)) in found.into_iter().enumerate() {
                     for (j, along) in along.into_iter().enumerate() {

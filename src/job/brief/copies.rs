@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::attribution::ranking::{Ranking, RankingError, ScoreRows, TopK, rank};
+use crate::attribution::ranking::{Ranking, RankingError, ScorePlace, ScoreRows, TopK, rank};
 use crate::data::{Clusters, Dataset, ExampleList, GRAM, exact_copies, near_copies};
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
@@ -193,24 +193,20 @@ impl Copies {
         for query in 0..queries {
             let row = scores.row(query);
             for (column, &score) in row.iter().enumerate().filter(|(column, _)| !self.is_member[*column]) {
-                best.add(query, column, score)?;
-                worst.add(query, column, score)?;
+                best.add(ScorePlace { query, column }, score)?;
+                worst.add(ScorePlace { query, column }, score)?;
             }
             for members in self.clusters() {
                 if let Some(&column) = members.iter().find(|&&column| !row[column].is_finite()) {
                     return Err(RankingError::NonFinite { query, example: column, value: row[column] });
                 }
-                let [strongest, weakest] = [true, false].map(|helps| strongest(row, members, helps));
-                match self.scores {
-                    DuplicateScores::Each => {
-                        best.add(query, strongest, row[strongest])?;
-                        worst.add(query, weakest, row[weakest])?;
-                    }
-                    DuplicateScores::Sum => {
-                        let sum = sum(row, members);
-                        best.add(query, strongest, sum as f32)?;
-                        worst.add(query, weakest, sum as f32)?;
-                    }
+                let ends = [true, false].map(|helps| strongest(row, members, helps));
+                for (column, side) in ends.into_iter().zip([&mut best, &mut worst]) {
+                    let score = match self.scores {
+                        DuplicateScores::Each => row[column],
+                        DuplicateScores::Sum => sum(row, members) as f32,
+                    };
+                    side.add(ScorePlace { query, column }, score)?;
                 }
             }
         }

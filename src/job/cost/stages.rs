@@ -10,6 +10,7 @@ use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, Graphs, LayerSpec, Truncation};
 use crate::data::{self, Dataset, Kind};
 use crate::job::brief::answers::{Joint, Method, ScorePass, VectorSet};
+use crate::job::brief::keys::site;
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
@@ -67,7 +68,7 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
             }
             for _ in sets.iter().filter(|set| plan.joint(set.answer) == Some(Joint::Segments)) {
                 let places = training.segment_fits().iter().flat_map(|fit| fit.places.iter().map(move |at| (at, fit)));
-                all.extend(places.map(|(at, fit)| stages.gauss_newton(at.network, fit.stage)));
+                all.extend(places.map(|(at, fit)| stages.gauss_newton(site(fit, at))));
             }
         }
         all.extend(plan.score_passes(&plan.scored_answers()).iter().map(|pass| stages.scores(pass)));
@@ -374,13 +375,14 @@ impl Stages<'_> {
             Solve::Subspace => self.forms_of_subspaces(network),
             Solve::MFac => self.matrix_free(network),
             Solve::Auto | Solve::Ekfac | Solve::GaussNewton => {
-                self.gauss_newton(network, self.plan.training.stages.len() - 1)
+                let stage = self.plan.training.stages.len() - 1;
+                self.gauss_newton(Site { network, stage, sample: Sample::Whole })
             }
         }
     }
 
     /// Products with the Gauss-Newton matrix of a stage's examples at one network, for all blocks of queries.
-    fn gauss_newton(&self, network: usize, stage: usize) -> StageCost {
+    fn gauss_newton(&self, Site { network, stage, .. }: Site) -> StageCost {
         let (plan, data) = (self.plan, self.plan.training.stages[stage].solve_data());
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
         let widest = plan.training.networks.footprint().widest(self.layers()) as usize;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::attribution::ranking::Ranking;
+use crate::attribution::ranking::{Ranking, ScorePlace};
 use crate::attribution::stability::Known;
 use crate::attribution::store::{Key, TensorData, TensorFile, write_safetensors};
 use crate::job::brief::Brief;
@@ -104,7 +104,7 @@ impl StoredIntervals {
     }
 
     /// An example's scores in the variants; none if it was not among the strongest when they were computed.
-    pub(in crate::job) fn of(&self, query: usize, column: usize) -> Option<&[f32]> {
+    pub(in crate::job) fn of(&self, ScorePlace { query, column }: ScorePlace) -> Option<&[f32]> {
         self.scores.get(query)?.get(&column).map(Vec::as_slice)
     }
 
@@ -126,7 +126,7 @@ impl StoredIntervals {
             .map(|(column, _)| *column)
             .collect();
         let of_variant = |variant: usize| {
-            let score = |column: &usize| self.of(query, *column).map(|scores| sign * scores[variant]);
+            let score = |&column: &usize| self.of(ScorePlace { query, column }).map(|scores| sign * scores[variant]);
             let of_strong = strong.iter().map(score).collect::<Option<Vec<f32>>>()?;
             let sample = self.control.iter().filter(|column| !strong.contains(*column));
             let of_sample = sample.map(score).collect::<Option<Vec<f32>>>()?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::attribution::ranking::ScorePlace;
 use crate::attribution::store::{Key, Metadata, TensorData, TensorFile, write_safetensors};
 use crate::job::brief::Brief;
 use crate::job::brief::summary::Summary;
@@ -171,7 +172,7 @@ pub(in crate::job) struct StoredPair {
 #[derive(Debug)]
 pub(in crate::job) enum StoredShares {
     /// Shares of the pairs of query and example that were listed.
-    Listed(HashMap<(usize, usize), StoredPair>),
+    Listed(HashMap<ScorePlace, StoredPair>),
     /// Shares of every pair of query and example.
     All(TensorFile),
 }
@@ -185,8 +186,8 @@ impl StoredShares {
             file.f32("rest")?;
             return Ok(Self::All(file));
         }
-        let pairs: Vec<(usize, usize)> =
-            file.i64("pairs")?.chunks_exact(2).map(|pair| (pair[0] as usize, pair[1] as usize)).collect();
+        let place = |pair: &[i64]| ScorePlace { query: pair[0] as usize, column: pair[1] as usize };
+        let pairs: Vec<ScorePlace> = file.i64("pairs")?.chunks_exact(2).map(place).collect();
         let mut all: Vec<StoredPair> = pairs.iter().map(|_| StoredPair::default()).collect();
         let has = |name: &str| file.names().iter().any(|found| found == name);
         for (list, [offsets, values]) in NAMES.into_iter().enumerate().filter(|(_, names)| has(names[0])) {
@@ -203,9 +204,10 @@ impl StoredShares {
     }
 
     /// What tokens add to the score of an example for a query; none if it was not ranked when the shares were made.
-    pub(in crate::job) fn of(&self, query: usize, column: usize) -> Option<StoredPair> {
+    pub(in crate::job) fn of(&self, at: ScorePlace) -> Option<StoredPair> {
+        let ScorePlace { query, column } = at;
         let file = match self {
-            Self::Listed(of_pair) => return of_pair.get(&(query, column)).cloned(),
+            Self::Listed(of_pair) => return of_pair.get(&at).cloned(),
             Self::All(file) => file,
         };
         let rows = file.spec("shares").ok()?.shape.get(1).copied().filter(|&rows| query < rows)?;

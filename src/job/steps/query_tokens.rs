@@ -22,7 +22,7 @@ use crate::job::request::{ReductionRequest, SPANNING};
 use crate::job::steps::context::Run;
 use crate::job::steps::query_vectors::queries_at_once;
 use crate::job::steps::tokens::{Wanted, of_example, tokens_of};
-use crate::job::training::Sample;
+use crate::job::training::{Sample, StageExample};
 
 /// A target token of a query.
 #[derive(Debug, Clone, Copy)]
@@ -199,7 +199,7 @@ impl Run<'_> {
                 return Err(Error::Interrupted.into());
             }
             let (batch, count) = (examples.batch(m..m + 1)?, tokens.tokens(m).len());
-            let counts = plan.training.counts(stage, m);
+            let counts = plan.training.counts(StageExample { stage, example: m });
             let parts: Vec<usize> = pairs.iter().map(|(_, part)| *part).collect();
             if !plan.job.output.tokens.divides_examples() {
                 let found = score_one(&*network, &batch, rows, &parts).map_err(|error| of_example(error, m))?;

@@ -1,7 +1,7 @@
 //! From scores to lists that a person reads.
 
 use crate::attribution::evaluate::relatif_loss;
-use crate::attribution::ranking::{Ranking, ScoreRows, rank};
+use crate::attribution::ranking::{Ranking, ScorePlace, ScoreRows, rank};
 use crate::attribution::store::{Store, TensorFile};
 use crate::data::{Dataset, Kind, TargetToken};
 use crate::job::brief::copies::{RankedCopies, ranked};
@@ -106,7 +106,8 @@ impl Plan {
                 let (stage, m) = columns.example(column);
                 let (stage, place) = (&self.training.stages[stage], self.training.stages[stage].place(m));
                 let to_itself = self_influence.as_ref().and_then(|values| values.get(column)).copied();
-                let own = shares.as_ref().and_then(|shares| shares.of(query, column));
+                let at = ScorePlace { query, column };
+                let own = shares.as_ref().and_then(|shares| shares.of(at));
                 let own = own.as_ref();
                 RankedExample {
                     id: columns.id(column).to_owned(),
@@ -114,7 +115,7 @@ impl Plan {
                     copies,
                     self_influence: to_itself,
                     relatif: to_itself.filter(|own| by_relatif && *own > 0.0).map(|own| score / own.sqrt()),
-                    interval: variants.as_ref().and_then(|variants| variants.interval(query, column, score)),
+                    interval: variants.as_ref().and_then(|variants| variants.interval(at, score)),
                     amount: scale.as_ref().map(|scale| Amount::of(scale, score)),
                     excerpt: stage.all().excerpt(place, EXCERPT),
                     tokens: own

@@ -15,6 +15,7 @@ use crate::job::folder::places::{Apart, part_file, scores_file};
 use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
 use crate::job::steps::spread::SpreadMean;
+use crate::job::training::StageExample;
 
 /// The rows of one answer, added up over its passes.
 pub(in crate::job) struct Sums<'a> {
@@ -98,7 +99,7 @@ impl Sums<'_> {
             let artifact = part.open()?;
             let scores = artifact.f32("scores")?;
             for (m, column) in part.range.clone().zip(scores.chunks_exact(width)) {
-                let to = columns.column(pass.site.stage, m as usize);
+                let to = columns.column(StageExample { stage: pass.site.stage, example: m as usize });
                 for &place in &places {
                     for (k, q) in rows.clone().enumerate() {
                         sums[k * n + to] += share * f64::from(column[place + q]);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use crate::attribution::ranking::{Ranking, TopK};
+use crate::attribution::ranking::{Ranking, ScorePlace, TopK};
 use crate::attribution::store::{Key, Metadata, Part, TensorData, check_cover, gaps, list_parts};
 use crate::attribution::{ChunkEnd, Event, LegFn, Pass, QueryRows, ScoreColumns, score_in_sets};
 use crate::curvature::QuadraticForm;
@@ -18,6 +18,7 @@ use crate::job::request::StoreScores;
 use crate::job::steps::context::Run;
 use crate::job::steps::query_vectors::{StoredVectors, rows_of};
 use crate::job::steps::results::{Sums, write_scores};
+use crate::job::training::StageExample;
 
 impl Run<'_> {
     /// Answers whose results are not there yet.
@@ -150,9 +151,10 @@ impl Run<'_> {
         let width = pass.sums() * sources.iter().map(StoredVectors::rows).sum::<usize>();
         let sets: Vec<_> = pass.layer_sets.iter().map(|&set| plan.layer_sets[set].part()).collect();
         let mut pending = Pending { start: gap.start, end: gap.start, scores: vec![], self_influence: vec![] };
+        let at = |m: usize| StageExample { stage: pass.site.stage, example: m };
         let take = |columns: ScoreColumns, chunk: ChunkEnd| {
             pending.end = columns.examples.end;
-            let counts = columns.examples.clone().map(|m| plan.training.counts(pass.site.stage, m));
+            let counts = columns.examples.clone().map(|m| plan.training.counts(at(m)));
             for (count, scores) in counts.clone().zip(columns.scores.chunks_exact(width.max(1))) {
                 pending.scores.extend(scores.iter().map(|score| (count * score) as f32));
             }
@@ -266,7 +268,8 @@ impl Run<'_> {
                 for part in parts {
                     let artifact = part.open()?;
                     for (m, value) in part.range.clone().zip(artifact.f32("self_influence")?) {
-                        own[self.plan.training.columns.column(pass.site.stage, m as usize)] += *value;
+                        let at = StageExample { stage: pass.site.stage, example: m as usize };
+                        own[self.plan.training.columns.column(at)] += *value;
                     }
                 }
             }
@@ -292,7 +295,8 @@ impl Run<'_> {
                 for (entry, value) in entries.chunks_exact(2).zip(values) {
                     let row = entry[0] as usize;
                     if wanted.contains(&row) {
-                        top.add(row - wanted.start, entry[1] as usize, *value).map_err(output::ranking_error)?;
+                        let at = ScorePlace { query: row - wanted.start, column: entry[1] as usize };
+                        top.add(at, *value).map_err(output::ranking_error)?;
                     }
                 }
             }

@@ -15,6 +15,7 @@ use crate::job::folder::{output, places, present};
 use crate::job::number::Number;
 use crate::job::request::SelfInfluenceForm;
 use crate::job::steps::context::Run;
+use crate::job::training::StageExample;
 use crate::job::training::networks::TrackedNetwork;
 
 const SELF_INFLUENCE: &str = "self-influence";
@@ -112,7 +113,7 @@ impl Run<'_> {
                 }
             }
         }
-        sums.iter_mut().zip(range).for_each(|(sum, m)| *sum *= training.counts(stage, m));
+        sums.iter_mut().zip(range).for_each(|(sum, m)| *sum *= training.counts(StageExample { stage, example: m }));
         Ok(sums)
     }
 
@@ -140,7 +141,7 @@ impl Run<'_> {
             for part in &parts {
                 let artifact = part.open()?;
                 for (m, value) in part.range.clone().zip(artifact.f32("self_influence")?) {
-                    values[columns.column(stage, m as usize)] += value;
+                    values[columns.column(StageExample { stage, example: m as usize })] += value;
                 }
             }
         }

@@ -12,7 +12,7 @@ use crate::job::number::Number;
 use crate::job::steps::context::Run;
 use crate::job::steps::query_vectors::rows_of;
 use crate::job::steps::variants::strongest_of;
-use crate::job::training::Fit;
+use crate::job::training::{Fit, StageExample};
 
 /// For each scored column the queries whose variants it has a score in, ascending.
 type Wanted = BTreeMap<usize, BTreeSet<usize>>;
@@ -64,7 +64,8 @@ impl Run<'_> {
     ) -> Result<(), JobError> {
         let plan = self.plan;
         let stage = &plan.training.stages[pass.site.stage].train;
-        let column = |m: usize| plan.training.columns.column(pass.site.stage, m);
+        let at = |m: usize| StageExample { stage: pass.site.stage, example: m };
+        let column = |m: usize| plan.training.columns.column(at(m));
         let places: Vec<usize> = (0..stage.len()).filter(|&m| wanted.contains_key(&column(m))).collect();
         let queries: Vec<Vec<usize>> = places.iter().map(|&m| wanted[&column(m)].iter().copied().collect()).collect();
         let sources = self.vectors_of(pass)?;
@@ -95,7 +96,7 @@ impl Run<'_> {
             other => other,
         })?;
         for ((&m, queries), scores) in places.iter().zip(&queries).zip(found) {
-            let counts = plan.training.counts(pass.site.stage, m);
+            let counts = plan.training.counts(at(m));
             for (contribution, scores) in pass.contributions.iter().zip(scores.chunks_exact(queries.len().max(1))) {
                 let Some(variant) = variants.iter().position(|&answer| answer == contribution.set.answer) else {
                     continue;

@@ -19,6 +19,7 @@ use crate::job::request::TokensRequest;
 use crate::job::steps::context::Run;
 use crate::job::steps::query_vectors::rows_of;
 use crate::job::steps::rank::rankings_of;
+use crate::job::training::StageExample;
 
 /// Kind of the store's parts of shares of all tokens.
 const TOKEN_PARTS: &str = "tokens";
@@ -80,7 +81,7 @@ impl Run<'_> {
         let mut wanted = Wanted::new();
         for (s, stage) in stages.iter().enumerate() {
             for m in 0..stage.train.len() {
-                if let Some(own) = of_column.get(&columns.column(s, m)) {
+                if let Some(own) = of_column.get(&columns.column(StageExample { stage: s, example: m })) {
                     wanted.insert((s, m), own.clone());
                 }
             }
@@ -145,7 +146,7 @@ impl Run<'_> {
                 let (of_tokens, of_rest) = (artifact.f32("shares")?, artifact.f32("rest")?);
                 let mut start = 0;
                 for (m, own) in part.range.clone().zip(of_rest.chunks_exact(rows)) {
-                    let column = columns.column(stage, m as usize);
+                    let column = columns.column(StageExample { stage, example: m as usize });
                     let size = (offsets[column + 1] - offsets[column]) as usize * rows;
                     let add = |(sum, share): (&mut f32, &f32)| *sum += share;
                     let to = shares[offsets[column] as usize * rows..][..size].iter_mut();
@@ -221,7 +222,7 @@ impl Run<'_> {
             let (batch, count) = (examples.batch(m..m + 1)?, tokens.tokens(m).len());
             let mut found = score_by_place(&*network, &batch, &rows, queries(place), count, tokens.own_places(m))
                 .map_err(|error| of_example(error, m))?;
-            let counts = plan.training.counts(pass.site.stage, m);
+            let counts = plan.training.counts(StageExample { stage: pass.site.stage, example: m });
             found.places.iter_mut().chain(&mut found.rest).for_each(|score| *score *= counts);
             self.observer().event(Event::Advanced { pass: Pass::Tokens, units: 1 });
             // whoever asks to stop now loses nothing

@@ -1,6 +1,6 @@
 //! How sure a ranking is: the variants of its scores, read beside them.
 
-use crate::attribution::ranking::{Ranking, ScoreRows};
+use crate::attribution::ranking::{Ranking, ScorePlace, ScoreRows};
 use crate::attribution::stability;
 use crate::attribution::store::TensorFile;
 use crate::job::brief::copies::{Copies, ranked};
@@ -70,14 +70,14 @@ impl Variants {
     }
 
     /// The lowest and the highest of an example's score and its variants; none if some variant has no score of it.
-    pub(in crate::job) fn interval(&self, query: usize, column: usize, score: f32) -> Option<[f32; 2]> {
+    pub(in crate::job) fn interval(&self, at: ScorePlace, score: f32) -> Option<[f32; 2]> {
         let of_variant = |scores: &Scores| {
             let values = scores.file.f32("scores").expect("`of` looked it up");
-            values[query * scores.examples + column]
+            values[at.query * scores.examples + at.column]
         };
         let shortlisted = match &self.shortlist {
             None => &[],
-            Some((stored, _)) => stored.of(query, column)?,
+            Some((stored, _)) => stored.of(at)?,
         };
         Some(stability::interval(score, shortlisted.iter().copied().chain(self.whole.iter().map(of_variant))))
     }

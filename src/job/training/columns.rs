@@ -5,6 +5,15 @@ use std::collections::BTreeMap;
 use crate::attribution::store::{LongArray, LongTexts};
 use crate::job::training::stage::Stage;
 
+/// An example, by its place among those that its stage scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::job) struct StageExample {
+    /// The stage.
+    pub stage: usize,
+    /// The example's place there.
+    pub example: usize,
+}
+
 /// Columns of the scores: every example once, whichever stages have it.
 ///
 /// Two examples of different stages are one if they have the same id and the same contents.
@@ -68,7 +77,7 @@ impl Columns {
     }
 
     /// The column of an example of a stage.
-    pub(in crate::job) fn column(&self, stage: usize, example: usize) -> usize {
+    pub(in crate::job) fn column(&self, StageExample { stage, example }: StageExample) -> usize {
         self.of_stage[stage].passed(example..example + 1);
         self.of_stage[stage][example]
     }
@@ -112,7 +121,8 @@ mod tests {
         let second = stage("b", &[r#"{"id":"y","input_ids":[3,4]}"#, r#"{"id":"x","input_ids":[5,6]}"#]);
         let columns = Columns::of(&[first, second]);
         assert_eq!(columns.len(), 3);
-        assert_eq!([columns.column(0, 1), columns.column(1, 0), columns.column(1, 1)], [1, 1, 2]);
+        let column = |[stage, example]: [usize; 2]| columns.column(StageExample { stage, example });
+        assert_eq!([[0, 1], [1, 0], [1, 1]].map(column), [1, 1, 2]);
         // the same id, another example
         assert_eq!([columns.id(0), columns.id(1), columns.id(2)], ["a/x", "y", "b/x"]);
         assert_eq!(columns.example(2), (1, 1));

@@ -15,7 +15,7 @@ pub(in crate::job) mod stage;
 
 use std::path::PathBuf;
 
-pub(in crate::job) use self::columns::Columns;
+pub(in crate::job) use self::columns::{Columns, StageExample};
 pub(in crate::job) use self::fit::{Fit, Place, Site};
 pub(in crate::job) use self::stage::{Sample, Stage};
 use crate::attribution::source::SourceLeg;
@@ -95,7 +95,10 @@ impl Training {
                 });
             }
         }
-        let fit = |network: usize| Self::influence_fit(job, networks.parameters()[network].name.clone(), network, 0);
+        let fit = |network: usize| {
+            let at = Site { network, stage: 0, sample: Sample::Whole };
+            Self::influence_fit(job, networks.parameters()[network].name.clone(), at)
+        };
         let mut fits: Vec<Fit> = (0..weights.len()).map(fit).collect();
         if job.method.curvature == Curvature::Adam {
             let moments = SecondMoments::of_checkpoints(job, &folders, networks.layers())?;
@@ -123,12 +126,12 @@ impl Training {
     }
 
     /// The curvature of influence functions at one network, on a stage's data.
-    fn influence_fit(job: &Job, name: String, network: usize, stage: usize) -> Fit {
+    fn influence_fit(job: &Job, name: String, Site { network, stage, sample }: Site) -> Fit {
         Fit {
             name,
             kind: job.method.curvature.into(),
             stage,
-            sample: Sample::Whole,
+            sample,
             in_halves: false,
             places: vec![Place { network, weight: 1.0 }],
             frozen: vec![],
@@ -223,6 +226,7 @@ impl Training {
             });
         }
         let (last_network, last_stage) = (networks.parameters().len() - 1, stages.len() - 1);
+        let at_last_stage = |network| Site { network, stage: last_stage, sample: Sample::Whole };
         let mut averaged = vec![];
         if source.with.contains(&Beside::InfluenceMean) {
             let of_last = fits.iter().filter(|fit| fit.stage == last_stage);
@@ -234,10 +238,10 @@ impl Training {
                     true => FINAL.to_owned(),
                     false => networks.parameters()[network].name.clone(),
                 };
-                fits.push(Self::influence_fit(job, name, network, last_stage));
+                fits.push(Self::influence_fit(job, name, at_last_stage(network)));
             }
         } else if source.with.contains(&Beside::Influence) {
-            fits.push(Self::influence_fit(job, FINAL.into(), last_network, last_stage));
+            fits.push(Self::influence_fit(job, FINAL.into(), at_last_stage(last_network)));
         }
         Ok(Self { networks, columns: Columns::of(&stages), stages, fits, averaged, run: Some(run) })
     }
@@ -280,7 +284,7 @@ impl Training {
 
     /// What the scores of a stage's example are multiplied with: what it counted in the means over batches, where that is
     /// asked for, else 1.
-    pub(in crate::job) fn counts(&self, stage: usize, example: usize) -> f64 {
+    pub(in crate::job) fn counts(&self, StageExample { stage, example }: StageExample) -> f64 {
         let of_run = self.run.as_ref().and_then(|run| run.example_weights.get(stage).copied().flatten());
         match (of_run, self.stages[stage].train.kind()) {
             (Some(weights), Kind::Tokens(tokens)) => weights.weight(tokens.targets(example)),

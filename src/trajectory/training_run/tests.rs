@@ -60,12 +60,13 @@ fn a_trainers_folder_takes_both_numbers_from_the_data() {
         assert!((known.tau - outlined.tau / 8.0).abs() <= 1e-15 * outlined.tau);
         assert_eq!(known.steps, outlined.steps);
     }
-    let files = with_data.files(0, 2).unwrap();
+    let [reading] = &with_data.readings[..] else { panic!("one stage") };
+    let files = &reading.checkpoints[2];
     assert_eq!(
         (files.step, files.optimizer.as_ref().map(|file| file.ends_with("checkpoint-20/optimizer.pt"))),
         (20, Some(true))
     );
-    assert!(with_data.files(0, 3).is_none() && with_data.files(1, 0).is_none());
+    assert_eq!(reading.checkpoints.len(), 3);
 }
 
 #[test]
