@@ -31,7 +31,8 @@ pub(crate) trait Body: std::fmt::Debug + Send + Sync {
     /// Outputs of the head: of every row, or of every example.
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error>;
 
-    /// Reads the parameters that are not in memory once, section by section, for the sake of errors.
+    /// Reads the parameters that are not in memory once, section by section, so that damaged ones are found
+    /// before work.
     fn check(&self) -> Result<(), LoadError>;
 }
 

@@ -54,7 +54,7 @@ pub(super) trait Transformer: Debug + Send + Sync {
         None
     }
 
-    /// Reads its own parameters that are not in memory once, for the sake of errors.
+    /// Reads its own parameters that are not in memory once, so that damaged ones are found before work.
     fn check(&self) -> Result<(), LoadError> {
         Ok(())
     }

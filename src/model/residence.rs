@@ -64,7 +64,7 @@ impl<S: Stored> Held<S> {
         }
     }
 
-    /// Reads what was not read yet, for the sake of errors alone.
+    /// Reads what was not read yet and keeps none of it, so that what is damaged is found before work.
     pub(super) fn check(&self) -> Result<(), LoadError> {
         match self {
             Self::Kept(_) => Ok(()),

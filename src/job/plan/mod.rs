@@ -171,7 +171,8 @@ impl Plan {
         Ok((brief, Read { reports: examples.reports, queries: query_report, notes }))
     }
 
-    /// Reads all weights once, for the sake of errors. Every step begins with it, unless it was called before.
+    /// Reads all weights once, so that damaged ones are found before work. Every step begins with it, unless it
+    /// was called before.
     ///
     /// # Errors
     /// [`LoadError::NonFinite`](crate::model::LoadError), as [`JobError::Load`].

@@ -179,7 +179,8 @@ impl Networks {
         }
     }
 
-    /// Reads the weights of every network once, for the sake of errors; at most the last one's stay in memory.
+    /// Reads the weights of every network once, so that damaged ones are found before work; at most the last
+    /// one's stay in memory.
     ///
     /// # Errors
     /// [`LoadError::NonFinite`](crate::model::LoadError).

@@ -37,7 +37,7 @@ pub(in crate::model) trait Head: Debug + Send + Sync {
     /// What the head gives: `[R, V]`, or `[B, outputs]`.
     fn logits(&self, hidden: &Tensor, batch: &Batch) -> Result<Tensor, Error>;
 
-    /// Reads its parameters that are not in memory once, for the sake of errors.
+    /// Reads its parameters that are not in memory once, so that damaged ones are found before work.
     fn check(&self) -> Result<(), LoadError>;
 }
 
