@@ -114,8 +114,8 @@ fn a_sample_is_shown_and_may_not_be_larger_than_the_data() {
     assert!(error.hint().is_some_and(|hint| hint.contains("--fit-examples")), "{error}");
 }
 
-/// `intervals = all`: curvatures of every other line of the file, each fitted from the library's pieces on a file of
-/// these lines alone, and 0.3 and 3 times the damping; all of them score every example.
+/// `intervals = labels`: curvatures of every other line of the file, each fitted from the library's pieces on a file of
+/// these lines alone, one with labels of the next seed, and 0.3 and 3 times the damping; all of them score every example.
 #[test]
 fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -138,7 +138,7 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
     let out = path("run");
     let mut job = job(&path("all.jsonl"), &out);
     job.data.queries = Some(path("queries.jsonl"));
-    (job.output.intervals, job.output.top) = (IntervalsRequest::All, 4);
+    (job.output.intervals, job.output.top) = (IntervalsRequest::Labels, 4);
     let rankings = Plan::resolve(job).expect("sound").run(&()).expect("a whole run");
 
     let model = load(&fixture("gpt2-tiny"), DType::F64);
@@ -147,9 +147,9 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
         Source { add_eos: Which::None, ..Source::new(path(name), role, &tokenizer) }.read(&model)
     };
     let (train, queries) = (read("all.jsonl", Role::Train), read("queries.jsonl", Role::Queries));
-    let labels = LabelMode::Sampled { seed: 0, draws: 1 };
-    let scores_with = |data: &str, damping: f64| {
+    let scores_with = |data: &str, seed: u64, damping: f64| {
         let data = read(data, Role::Train);
+        let labels = LabelMode::Sampled { seed, draws: 1 };
         let of = Batched(&data, BATCH);
         let factors = fit::<_, f64>(&model, &of, CurvatureKind::Ekfac, labels, KfacScale::PerExample)?.factors;
         let damping = Damping::MeanFraction(damping);
@@ -159,14 +159,15 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
     let stored = |file: &str| Recorded::open(&out.join(file)).values("scores");
     let first = stored("scores.safetensors");
     let (mut low, mut high) = (first.clone(), first.clone());
-    for (file, data, damping) in [
-        ("scores.safetensors", "all.jsonl", 0.1),
-        ("scores.variant-half-1.safetensors", "half-1.jsonl", 0.1),
-        ("scores.variant-half-2.safetensors", "half-2.jsonl", 0.1),
-        ("scores.variant-damping-0.3.safetensors", "all.jsonl", 0.03),
-        ("scores.variant-damping-3.safetensors", "all.jsonl", 0.3),
+    for (file, data, seed, damping) in [
+        ("scores.safetensors", "all.jsonl", 0, 0.1),
+        ("scores.variant-half-1.safetensors", "half-1.jsonl", 0, 0.1),
+        ("scores.variant-half-2.safetensors", "half-2.jsonl", 0, 0.1),
+        ("scores.variant-labels.safetensors", "all.jsonl", 1, 0.1),
+        ("scores.variant-damping-0.3.safetensors", "all.jsonl", 0, 0.03),
+        ("scores.variant-damping-3.safetensors", "all.jsonl", 0, 0.3),
     ] {
-        let (found, want) = (stored(file), scores_with(data, damping).expect("scores").wide());
+        let (found, want) = (stored(file), scores_with(data, seed, damping).expect("scores").wide());
         assert_relative(&found, &want, 1e-6, file);
         let largest = first.iter().fold(0.0f64, |most, score| most.max(score.abs()));
         let apart = found.iter().zip(&first).fold(0.0f64, |most, (a, b)| most.max((a - b).abs()));
@@ -181,7 +182,7 @@ fn variants_are_scores_with_curvatures_and_dampings_of_their_own() {
             assert_eq!(example.interval.map(|ends| ends.map(f64::from)), Some([low[k], high[k]]), "{}", example.id);
         }
         let of_variants = ranking.stability.as_ref().expect("a verdict").proponents.kept.len();
-        assert_eq!(of_variants, 4);
+        assert_eq!(of_variants, 5);
     }
 }
 
@@ -296,6 +297,9 @@ fn one_differentiation_serves_both_halves_and_the_whole() {
         assert_eq!((found, counted_with), (want, counted_without), "{curvature:?}");
         let at = |name: &str| folder.path().join(format!("{name}-{curvature:?}"));
         assert_relative(&scores(&at("all")), &scores(&at("without")), 1e-6, "with intervals and without");
+        let (of_two_seeds, counted_of_two, _) = counted("labels", IntervalsRequest::Labels);
+        assert_eq!(of_two_seeds, want.map(|units| 2 * units), "{curvature:?}");
+        assert_eq!(counted_of_two, counted_without + want.iter().sum::<u64>(), "{curvature:?}");
         for after in (1..steps).step_by(steps.div_ceil(6)) {
             let stopped = Watch { stop_after: Some(after), ..Watch::default() };
             let name = format!("stopped-{after}");

@@ -49,6 +49,8 @@ pub(crate) struct OutputOptions {
         ("damping", "0.3 and 3 times the damping, and halves of the checkpoints where there are several"),
         ("all", "these, and curvatures of two halves of the training examples; of joint systems, halves of the drawn \
           labels"),
+        ("labels", "these, and a curvature with the labels of the next --seed, for which all training examples are \
+          differentiated once more"),
     ]))]
     intervals: Option<IntervalsRequest>,
     /// Which training examples the variants of --intervals score [default: auto]

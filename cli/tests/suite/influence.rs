@@ -361,8 +361,11 @@ fn what_has_no_intervals_is_refused() {
             "`--duplicates` lists copies as one",
         ),
         (source.to_owned(), "Source is asked for"),
+        (format!("influence {MLP} --fisher empirical --intervals labels"), "draws labels by another seed"),
+        (format!("influence {MLP} --solve subspace --intervals labels"), "whose variants are halves of the draws"),
     ] {
-        let refused = ended(ascribe(&format!("{command} --intervals all --out {}", folder.arg("refused"))));
+        let intervals = if command.contains("--intervals") { "" } else { "--intervals all" };
+        let refused = ended(ascribe(&format!("{command} {intervals} --out {}", folder.arg("refused"))));
         assert_eq!(refused.code, Some(2), "{command}: {}", refused.err);
         assert!(refused.err.contains(problem), "{command}: {}", refused.err);
         assert!(!folder.path("refused").exists());

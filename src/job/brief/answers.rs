@@ -28,6 +28,8 @@ pub(in crate::job) struct Answer {
 pub(in crate::job) enum Variant {
     /// Its curvature is taken on every other training example, from the first or from the second.
     Half(usize),
+    /// Its curvature is taken with the labels that the next seed draws.
+    Labels,
     /// Its damping is so many times as large.
     Damping(f64),
     /// The variant's joint systems are estimated from every other draw of labels, or from every other example where each
@@ -42,6 +44,7 @@ impl Variant {
     fn name(self) -> String {
         match self {
             Self::Half(k) => format!("variant-half-{}", k + 1),
+            Self::Labels => "variant-labels".into(),
             Self::Damping(times) => format!("variant-damping-{times}"),
             Self::Draws(k) => format!("variant-draws-{}", k + 1),
             Self::Checkpoints(k) => format!("variant-checkpoints-{}", k + 1),
@@ -53,6 +56,7 @@ impl Variant {
         let from = |k: usize| if k == 0 { "first" } else { "second" };
         match self {
             Self::Half(k) => format!("curvature of every other training example from the {} on", from(k)),
+            Self::Labels => "curvature of labels that another seed draws".into(),
             Self::Damping(times) => format!("{times} times the damping"),
             Self::Draws(k) => format!("joint systems of every other draw of labels from the {} on", from(k)),
             Self::Checkpoints(k) => format!("mean over every other checkpoint from the {} on", from(k)),
@@ -257,11 +261,14 @@ impl Answer {
             _ => return vec![],
         };
         let mut found: Vec<(Variant, Option<Method>, bool)> = vec![];
-        if job.output.intervals == IntervalsRequest::All {
+        if job.output.intervals.take_halves() {
             found.extend([0, 1].map(|k| match job.takes_halves() {
                 true => (Variant::Half(k), of(damping, Sample::Half(k)), true),
                 false => (Variant::Draws(k), of(damping, Sample::Whole), true),
             }));
+        }
+        if job.output.intervals == IntervalsRequest::Labels {
+            found.push((Variant::Labels, of(damping, Sample::Redrawn), true));
         }
         if job.output.intervals != IntervalsRequest::None {
             found.extend(DAMPINGS.map(|times| {

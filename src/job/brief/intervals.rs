@@ -3,7 +3,7 @@
 use crate::job::brief::Brief;
 use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
-use crate::job::request::{Curvature, IntervalsRequest, Job, Normalize, Solve, StoreScores};
+use crate::job::request::{Curvature, Fisher, IntervalsRequest, Job, Normalize, Solve, StoreScores};
 
 /// Refuses intervals of scores that have none.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
@@ -49,15 +49,38 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "leave <intervals> or <store_scores = top> out",
         );
     }
-    if output.intervals == IntervalsRequest::All && method.factors.is_some() {
+    if output.intervals.take_halves() && method.factors.is_some() {
         return refused(
-            "<intervals = all> takes curvatures on halves of the training examples, and <factors> uses another run's"
-                .into(),
+            option_text!(
+                "<intervals = {}> takes curvatures on halves of the training examples, and <factors> uses another run's",
+                output.intervals.name()
+            ),
             "write <intervals = damping>, or leave <factors> out",
         );
     }
+    if output.intervals == IntervalsRequest::Labels {
+        if method.fisher == Fisher::Empirical {
+            return refused(
+                "<intervals = labels> draws labels by another seed, and <fisher = empirical> draws none".into(),
+                "write <intervals = all>, or leave <fisher> out",
+            );
+        }
+        if method.solve.is_joint() {
+            return refused(
+                option_text!(
+                    "<intervals = labels> takes the curvature of each layer with other labels, and with <solve = {}> systems are of all layers, whose variants are halves of the draws",
+                    method.solve.name()
+                ),
+                "write <intervals = all>, or <solve = ekfac>",
+            );
+        }
+    }
     Ok(())
 }
+
+/// What halves of the training examples add to the work.
+const HALVES: &str = "; curvatures of two halves of the training examples come from the same passes as that of all, and have \
+                      eigendecompositions of their own";
 
 /// What variants add to the work.
 pub(in crate::job) fn note(brief: &Brief) -> Option<String> {
@@ -70,11 +93,12 @@ pub(in crate::job) fn note(brief: &Brief) -> Option<String> {
         answers.iter().copied().filter(|&answer| brief.answers[answer].variant.is_none()).collect();
     let (with, without) = (brief.vectors_alike(&scored), brief.vectors_alike(&of_scores));
     let fits = match brief.job.output.intervals {
-        IntervalsRequest::All if brief.job.takes_halves() => {
-            "; curvatures of two halves of the training examples come from the same passes as that of all, and have \
-             eigendecompositions of their own"
-        }
-        _ => "",
+        IntervalsRequest::All if brief.job.takes_halves() => HALVES.to_owned(),
+        IntervalsRequest::Labels => format!(
+            "{HALVES}; for the labels of seed {} all of them are differentiated once more",
+            brief.job.method.next_seed()
+        ),
+        _ => String::new(),
     };
     let shortlisted = brief.shortlisted();
     let (count, named) = (variants.len(), variants.join(", "));

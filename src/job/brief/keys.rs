@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::attribution::LabelMode;
 use crate::attribution::store::{Key, KeyBuilder};
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::{CurvatureKind, Damping, PairWeights};
@@ -11,8 +12,8 @@ use crate::job::brief::options::measure_name;
 use crate::job::brief::shortlist::CONTROL;
 use crate::job::error::JobError;
 use crate::job::request::{
-    AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
-    ReductionRequest, SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
+    AdamRequest, AggregateRequest, DeviceRequest, FormRequest, KfacScale, Normalize, Precision, ReductionRequest,
+    SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
 };
 use crate::job::training::{Fit, Place, Sample, Site};
 use crate::trajectory::{Company, ExampleWeights};
@@ -49,12 +50,16 @@ impl Brief {
     }
 
     fn labels(&self, builder: KeyBuilder) -> KeyBuilder {
-        match self.job.method.fisher {
-            Fisher::Empirical => builder.field("labels", "empirical"),
-            Fisher::True => builder
-                .field("labels", "sampled")
-                .field("seed", self.job.method.seed)
-                .field("draws", self.job.method.label_draws),
+        self.labels_of(Sample::Whole, builder)
+    }
+
+    /// The labels of the curvature that is taken on some examples.
+    fn labels_of(&self, sample: Sample, builder: KeyBuilder) -> KeyBuilder {
+        match self.label_mode_of(sample) {
+            LabelMode::Sampled { seed, draws } => {
+                builder.field("labels", "sampled").field("seed", seed).field("draws", draws)
+            }
+            LabelMode::Empirical | LabelMode::Exact { .. } => builder.field("labels", "empirical"),
         }
     }
 
@@ -68,7 +73,7 @@ impl Brief {
             PairWeights::Norms => builder.field("pairs", "norms"),
             PairWeights::Gradients => builder.field("pairs", "gradients"),
         };
-        self.labels(builder).finish()
+        self.labels_of(site.sample, builder).finish()
     }
 
     /// The eigenbases of a fit.
@@ -117,7 +122,7 @@ impl Brief {
         let builder = builder
             .field("network", self.network_key(place.network))
             .field("data", &self.curvature_data_of(fit.stage, sample)[..]);
-        self.labels(self.conditioning(builder, fit)).finish()
+        self.labels_of(sample, self.conditioning(builder, fit)).finish()
     }
 
     /// Everything that a fit makes.
@@ -451,7 +456,7 @@ impl Brief {
     /// Hash of the examples that a curvature is taken on.
     fn curvature_data_of(&self, stage: usize, sample: Sample) -> [u8; 32] {
         match sample {
-            Sample::Whole => self.curvature_data(stage),
+            Sample::Whole | Sample::Redrawn => self.curvature_data(stage),
             Sample::Half(_) => self.training.stages[stage].data_of(sample).content_hash(),
         }
     }

@@ -36,7 +36,7 @@ use crate::job::brief::layer_sets::LayerSet;
 use crate::job::brief::recorded_texts::RecordedTexts;
 use crate::job::brief::reuse::Reused;
 use crate::job::request::{Curvature, Fisher, Job, Measure, SAMPLE_SHARE, SPANNING};
-use crate::job::training::Training;
+use crate::job::training::{Sample, Training};
 
 /// Labels that are drawn for one position in one pass at most.
 pub(in crate::job) const MOST_DRAWS: usize = (1 << 12) - 1;
@@ -84,6 +84,16 @@ impl Brief {
         match self.job.method.fisher {
             Fisher::Empirical => LabelMode::Empirical,
             Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
+        }
+    }
+
+    /// Labels for the curvature that is taken on some examples.
+    pub(in crate::job) fn label_mode_of(&self, sample: Sample) -> LabelMode {
+        match (self.label_mode(), sample) {
+            (LabelMode::Sampled { draws, .. }, Sample::Redrawn) => {
+                LabelMode::Sampled { seed: self.job.method.next_seed(), draws }
+            }
+            (mode, _) => mode,
         }
     }
 

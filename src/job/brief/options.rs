@@ -9,8 +9,8 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, IntervalsRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve,
-    SourceRequest, StoreScores, TokensRequest,
+    FitExamples, FormRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
+    TokensRequest,
 };
 use crate::job::training::Training;
 use crate::model::{AlsoTracked, Limits};
@@ -510,9 +510,12 @@ fn check_adam(job: &Job) -> Result<(), JobError> {
             "leave them out, or take another <curvature>",
         );
     }
-    if job.output.intervals == IntervalsRequest::All {
+    if job.output.intervals.take_halves() {
         return options(
-            "<intervals = all> takes curvatures on halves of the training examples, and <curvature = adam> is read of the checkpoint's optimizer",
+            option_text!(
+                "<intervals = {}> takes curvatures on halves of the training examples, and <curvature = adam> is read of the checkpoint's optimizer",
+                job.output.intervals.name()
+            ),
             "write <intervals = damping>, or take another <curvature>",
         );
     }

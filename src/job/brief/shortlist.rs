@@ -139,7 +139,11 @@ impl Brief {
         if !self.fit_of(set).is_some_and(has_basis) {
             return false;
         }
-        let bases = if self.job.takes_halves() { 3.0 } else { 1.0 };
+        let bases = match self.job.output.intervals {
+            IntervalsRequest::Labels => 4.0,
+            _ if self.job.takes_halves() => 3.0,
+            _ => 1.0,
+        };
         let positions = (self.shortlisted_examples() * self.tokens_of_example()) as f64;
         let [mut rows, mut vectors] = [0.0; 2];
         for layer in self.training.layers() {

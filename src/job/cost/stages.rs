@@ -205,7 +205,7 @@ impl Stages<'_> {
         let (batches, examples) = match pass {
             Pass::Covariance | Pass::Lambda => {
                 let place = match site.sample {
-                    Sample::Whole => 0,
+                    Sample::Whole | Sample::Redrawn => 0,
                     Sample::Half(k) => 1 + k,
                 };
                 (&self.fit[site.stage][place], stage.data_of(site.sample))

@@ -119,6 +119,11 @@ impl MethodRequest {
         }
     }
 
+    /// The seed of the labels that intervals take beside those of the curvature.
+    pub(in crate::job) fn next_seed(&self) -> u64 {
+        self.seed.wrapping_add(1)
+    }
+
     /// How wide a block of an eigenbasis may be.
     pub(in crate::job) fn block_width(&self) -> BlockWidth {
         self.eigen_block_width.and_then(NonZeroUsize::new).map_or(BlockWidth::Any, BlockWidth::AtMost)

@@ -105,7 +105,7 @@ impl Job {
     /// Whether curvatures are also taken on two halves of the training examples, for intervals. Joint systems are known
     /// from draws of labels instead, and have halves of these.
     pub(in crate::job) fn takes_halves(&self) -> bool {
-        self.output.intervals == IntervalsRequest::All && !self.method.solve.is_joint()
+        self.output.intervals.take_halves() && !self.method.solve.is_joint()
     }
 }
 
@@ -537,9 +537,26 @@ pub enum IntervalsRequest {
     Damping,
     /// Also curvatures that are taken on halves of the training examples.
     All,
+    /// Also a curvature of all training examples with the labels that the next seed draws.
+    Labels,
 }
 
 impl IntervalsRequest {
+    /// Whether curvatures of halves of the training examples, or joint systems of halves of the draws, are variants.
+    pub(in crate::job) fn take_halves(self) -> bool {
+        matches!(self, Self::All | Self::Labels)
+    }
+
+    /// The request's name in flags and files.
+    pub(in crate::job) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Damping => "damping",
+            Self::All => "all",
+            Self::Labels => "labels",
+        }
+    }
+
     fn is_none(&self) -> bool {
         *self == Self::None
     }

@@ -134,7 +134,7 @@ fn files_of_halves_have_the_bytes_that_were_foretold_and_nothing_is_left_of_thei
     for curvature in [Curvature::Ekfac, Curvature::Kfac, Curvature::Diagonal, Curvature::Soap] {
         assert_whole(|job| (job.method.curvature, job.output.intervals) = (curvature, IntervalsRequest::All))?;
     }
-    Ok(())
+    assert_whole(|job| job.output.intervals = IntervalsRequest::Labels)
 }
 
 /// Makes a job one about the small perceptron.

@@ -24,7 +24,7 @@ use crate::curvature::{CurvatureKind, LayerSpec};
 use crate::data::Kind;
 use crate::job::error::JobError;
 use crate::job::request::Job;
-use crate::job::request::{AdamRequest, Average, Beside, Curvature, SourceRequest};
+use crate::job::request::{AdamRequest, Average, Beside, Curvature, IntervalsRequest, SourceRequest};
 use crate::job::training::chosen::Chosen;
 use crate::job::training::moments::Moments;
 use crate::job::training::networks::Networks;
@@ -114,6 +114,14 @@ impl Training {
                 };
                 fits.extend((0..weights.len()).map(fit).map(of_half));
             }
+        }
+        if job.output.intervals == IntervalsRequest::Labels {
+            let redrawn = |fit: Fit| Fit {
+                name: format!("{}, labels of seed {}", fit.name, job.method.next_seed()),
+                sample: Sample::Redrawn,
+                ..fit
+            };
+            fits.extend((0..weights.len()).map(fit).map(redrawn));
         }
         let averaged: Vec<Averaged> = match weights.as_slice() {
             [_] => vec![],
@@ -322,7 +330,11 @@ impl Training {
     pub(in crate::job) fn fit_on(&self, whole: usize, sample: Sample) -> usize {
         let of = &self.fits[whole];
         let is_it = |fit: &Fit| fit.sample == sample && fit.stage == of.stage && fit.places == of.places;
-        if of.sample == sample { whole } else { self.fits.iter().position(is_it).expect("the job has halves") }
+        if of.sample == sample {
+            whole
+        } else {
+            self.fits.iter().position(is_it).expect("the job has such a curvature")
+        }
     }
 
     /// Where passes over the training data make the sums of `fits`, each place once, in the order of training.

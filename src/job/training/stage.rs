@@ -20,6 +20,8 @@ pub(in crate::job) enum Sample {
     Whole,
     /// Every other one of them: from the first, or from the second.
     Half(usize),
+    /// All of them, with the labels that the next seed draws.
+    Redrawn,
 }
 
 /// A part of training with its own data.

@@ -76,7 +76,7 @@ impl Run<'_> {
             sum.add_state(|name| partial.f64(name).ok(), &counts)?;
             start = partial.progress().next_example as usize;
         }
-        let objectives = self.plan.label_mode().objectives(stream::COVARIANCE);
+        let objectives = self.plan.label_mode_of(site.sample).objectives(stream::COVARIANCE);
         let examples = self.plan.in_batches(self.plan.training.stages[site.stage].data_of(site.sample));
         let sweep = self.sweep(&network, &examples, range.clone(), Pass::Covariance);
         sweep.differentiate(start, &objectives, &mut sum, |sum, chunk| {
@@ -117,7 +117,7 @@ impl Run<'_> {
             start = next as usize;
         }
         // never the covariances' labels: a basis and its eigenvalues must not share their noise
-        let objectives = self.plan.label_mode().objectives(stream::LAMBDA);
+        let objectives = self.plan.label_mode_of(site.sample).objectives(stream::LAMBDA);
         let examples = self.plan.in_batches(self.plan.training.stages[site.stage].data_of(site.sample));
         let sweep = self.sweep(&network, &examples, range.clone(), Pass::Lambda);
         sweep.differentiate(start, &objectives, &mut sums, |sums, chunk| {
