@@ -26,8 +26,8 @@ mod walk;
 pub use by_place::{PlaceScores, score_by_place, score_one};
 pub use error::Error;
 pub use joint::{
-    Carrying, Checkpoints, MatrixFree, MatrixFreeSystems, Refined, Refinement, SolvedMap, Subspace, SubspaceSolved,
-    SubspaceSystem, Visit, carry_queries, refine_queries, sample_gradients, solve_in_subspace,
+    Blocks, Carrying, Checkpoints, MatrixFree, MatrixFreeSystems, Refined, Refinement, SolvedMap, Subspace,
+    SubspaceSolved, SubspaceSystem, Visit, carry_queries, refine_queries, sample_gradients, solve_in_subspace,
 };
 pub use leg_product::{LegVectors, VectorForm};
 pub use observer::{Event, Observer, Pass};

@@ -8,13 +8,15 @@ use crate::support::dense::{eliminate, gradient};
 use crate::support::passes::{self, BATCH, Batched, KfacScale};
 use crate::support::{Outcome, Source, fixture, load, load_layers, load_selected, open, selection};
 use ascribe::attribution::store::TensorFile;
-use ascribe::attribution::{Aggregate, prepare_queries, refine_queries};
+use ascribe::attribution::{Aggregate, Blocks, prepare_queries, refine_queries};
 use ascribe::attribution::{LabelMode, MemoryVectors, Pass, Refinement, VectorForm, VectorSink, VectorSource, Walk};
 use ascribe::curvature::gemm::Products;
 use ascribe::curvature::{CurvatureKind, Damping, Factors, LayerId, Measurement, Reduction, Vectors};
 use ascribe::curvature::{Directions, Error, LayerSpec, Network, Objective, Positions, ProductSum};
 use ascribe::data::{self, Batch, Inputs, Role, Targets, TokenInputs, Which};
-use ascribe::job::{CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve};
+use ascribe::job::{
+    CheckpointsRequest, DampingRequest, FitExamples, Job, Plan, Precision, Several, Solve, SolveLayers,
+};
 use ascribe::model::{AlsoTracked, LoadOptions, Model};
 use candle_core::{DType, Device, Tensor};
 
@@ -419,6 +421,14 @@ fn dense(model: &Model, train: &data::Dataset, examples: usize) -> Vec<Vec<f64>>
     matrix
 }
 
+/// Sets to zero what connects two layers.
+fn cut_into_blocks(layers: &[LayerSpec], matrix: &mut [Vec<f64>]) {
+    let of: Vec<usize> = layers.iter().enumerate().flat_map(|(l, spec)| vec![l; spec.parameters()]).collect();
+    for (row, l) in matrix.iter_mut().zip(&of) {
+        row.iter_mut().zip(&of).filter(|(_, other)| *other != l).for_each(|(x, _)| *x = 0.0);
+    }
+}
+
 const EXAMPLES: usize = 12;
 const QUERIES: usize = 3;
 
@@ -435,6 +445,7 @@ struct Systems<'a> {
     gradients: MemoryVectors<f64>,
     factors: Factors<f64>,
     dampings: [Damping; 3],
+    blocks: Blocks,
 }
 
 impl<'a> Systems<'a> {
@@ -454,7 +465,8 @@ impl<'a> Systems<'a> {
         let walk = Walk::gradients(&identity);
         prepare_queries(&sweep, Measurement::Loss, Reduction::Sum, Aggregate::Each, &[&walk], &mut gradients)?;
         let dampings = [Damping::Absolute(0.03), Damping::Absolute(0.3), Damping::MeanFraction(0.1)];
-        Ok(Self { model, train, examples, queries: range, gradients, factors: fitted.factors, dampings })
+        let factors = fitted.factors;
+        Ok(Self { model, train, examples, queries: range, gradients, factors, dampings, blocks: Blocks::Whole })
     }
 
     fn solve(&self, products: usize, form: VectorForm) -> Result<Solved, ascribe::attribution::Error> {
@@ -462,7 +474,8 @@ impl<'a> Systems<'a> {
         let sweep = passes::sweep(self.model, &self.train, Pass::Products);
         let sweep = ascribe::attribution::Sweep { range: 0..self.examples, ..sweep };
         let mut found = MemoryVectors::<f64>::of_form(form, layers, dampings.len(), self.queries.end);
-        let refinement = Refinement { factors, dampings, products, tangents: 1 << 12, widest: 64 };
+        let blocks = self.blocks;
+        let refinement = Refinement { factors, dampings, blocks, products, tangents: 1 << 12, widest: 64 };
         let refined = refine_queries(&sweep, &refinement, &self.gradients, self.queries.clone(), &mut found)?;
         Ok((found, refined))
     }
@@ -483,7 +496,10 @@ impl<'a> Systems<'a> {
 
     /// Every damping's solutions against those of the dense matrix.
     fn check(&self, name: &str, products: usize) -> Outcome {
-        let matrix = dense(self.model, self.train.0, self.examples);
+        let mut matrix = dense(self.model, self.train.0, self.examples);
+        if self.blocks == Blocks::Layers {
+            cut_into_blocks(self.model.layers(), &mut matrix);
+        }
         let (solutions, refined) = self.solve(products, VectorForm::Full)?;
         for (leg, damping) in self.dampings.iter().enumerate() {
             let mut damped = matrix.clone();
@@ -523,6 +539,36 @@ fn solutions_are_those_of_the_dense_system() -> Outcome {
     assert_eq!(low.form(), VectorForm::LowRank(1));
     assert!(systems.solve(0, VectorForm::Full).unwrap_err().to_string().contains("no product"));
     Ok(())
+}
+
+/// A system for each layer with its block of the matrix, of a perceptron and of layers of a mixture of experts.
+#[test]
+fn solutions_of_blocks_are_those_of_the_dense_blocks() -> Outcome {
+    let opened = open("mlp-tiny", DType::F64);
+    let systems = Systems::new(&opened.model, &opened.train, EXAMPLES, (&opened.queries, 1..1 + QUERIES))?;
+    let systems = Systems { blocks: Blocks::Layers, ..systems };
+    systems.check("mlp-tiny", 60)?;
+    let (_, few) = systems.solve(2, VectorForm::Full)?;
+    assert_eq!(few.directions, 2 * QUERIES * opened.model.layers().len());
+    assert!(few.residuals.iter().flatten().all(|&residual| residual > 1e-6), "two products are not enough");
+    let model = load_layers(
+        &fixture("families/mixtral-fused"),
+        DType::F64,
+        &["*.0.block_sparse_moe.gate", "*.1.block_sparse_moe.experts.2.w2"],
+    );
+    let folder = tempfile::tempdir()?;
+    let ids = folder.path().join("ids.jsonl");
+    std::fs::write(
+        &ids,
+        [[3, 9, 14, 7, 22, 40], [5, 9, 20, 7, 8, 1], [60, 2, 33, 18, 41, 9]]
+            .map(|ids| format!("{{\"input_ids\": {ids:?}}}\n"))
+            .concat(),
+    )?;
+    let gpt2 = fixture("gpt2-tiny");
+    let [train, queries] = [Role::Train, Role::Queries]
+        .map(|role| Source { add_eos: Which::None, ..Source::new(ids.clone(), role, &gpt2) }.read(&model));
+    let systems = Systems::new(&model, &train, 2, (&queries, 0..2))?;
+    Systems { blocks: Blocks::Layers, ..systems }.check("mixtral-fused", 200)
 }
 
 /// Layers of every kind that a model of images has.
@@ -585,9 +631,19 @@ fn joint_job(out: &Path, change: impl FnOnce(&mut Job)) -> Plan {
 /// Scores of the whole job against `-(1/N) Σ_a w_a <(H_a + δ)⁻¹ ∇cost_q, G_m>` with dense matrices.
 #[test]
 fn scores_of_joint_solves_are_those_of_dense_systems() -> Outcome {
+    scores_are_those_of_dense_systems(SolveLayers::Together)
+}
+
+/// The same with the blocks of dense matrices.
+#[test]
+fn scores_of_blocks_are_those_of_dense_systems() -> Outcome {
+    scores_are_those_of_dense_systems(SolveLayers::Each)
+}
+
+fn scores_are_those_of_dense_systems(layers: SolveLayers) -> Outcome {
     let folder = tempfile::tempdir()?;
     let run = folder.path().join("run");
-    let plan = joint_job(&run, |_| ());
+    let plan = joint_job(&run, |job| job.method.solve_layers = layers);
     let rankings = plan.run(&())?;
     let (train, queries) = (plan.train(), plan.queries().expect("queries"));
     let (n, rows) = (train.len(), queries.len());
@@ -601,7 +657,10 @@ fn scores_of_joint_solves_are_those_of_dense_systems() -> Outcome {
         };
         let measured = Objective::Measurement(Measurement::Margin, Reduction::Sum);
         let examples: Vec<Vec<f64>> = (0..n).map(|m| of(train, m, Objective::TrainingLoss)).collect();
-        let matrix = dense(&model, &sample, EXAMPLES);
+        let mut matrix = dense(&model, &sample, EXAMPLES);
+        if layers == SolveLayers::Each {
+            cut_into_blocks(model.layers(), &mut matrix);
+        }
         for (want, damping) in want.iter_mut().zip(DAMPINGS) {
             let mut damped = matrix.clone();
             damped.iter_mut().enumerate().for_each(|(k, row)| row[k] += damping);
@@ -629,6 +688,7 @@ fn scores_of_joint_solves_are_those_of_dense_systems() -> Outcome {
         let said = |name: &str| file.metadata(name).unwrap_or_default().to_owned();
         assert_eq!((said("solve"), said("solve_iterations")), ("gauss-newton".into(), "40".into()));
         assert_eq!((said("solve_examples"), said("damping")), (EXAMPLES.to_string(), damping.into()));
+        assert_eq!(said("solve_layers"), if layers == SolveLayers::Each { "each" } else { "" });
     }
     assert!(rankings.iter().all(|ranking| ranking.query.residual.is_some_and(|residual| residual < 1e-7)));
     Ok(())
@@ -661,7 +721,8 @@ fn joint_solves_go_on_after_a_stop_and_are_kept_apart() -> Outcome {
     joint_job(&run, few).run(&())?;
     assert!(std::fs::read(run.join("scores.safetensors"))? == scores);
     // every choice that changes the vectors has vectors of its own, and none is taken for another's
-    let changes: [&dyn Fn(&mut Job); 5] = [
+    let changes: [&dyn Fn(&mut Job); 6] = [
+        &|job| job.method.solve_layers = SolveLayers::Each,
         &|job| job.method.solve_iterations = Some(3),
         &|job| job.method.solve_examples = FitExamples::All,
         &|job| job.method.solve_block = Some(1),
@@ -734,6 +795,8 @@ fn what_joint_solves_are_not_defined_for_is_refused_before_work() -> Outcome {
         (job.method.solve, job.method.solve_iterations) = (Solve::Ekfac, Some(2));
     });
     assert!(error.contains("belong to joint solves"), "{error}");
+    let error = refused(&|job| (job.method.solve, job.method.solve_layers) = (Solve::Ekfac, SolveLayers::Each));
+    assert!(error.contains("takes blocks of the Gauss-Newton matrix"), "{error}");
     // a head without a rule: known before anything is fitted
     let ids = folder.path().join("ids.jsonl");
     std::fs::write(&ids, "{\"input_ids\": [3, 9, 14, 7]}\n{\"input_ids\": [5, 9, 20, 7, 8]}\n")?;

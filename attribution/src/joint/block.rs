@@ -71,6 +71,12 @@ impl<T: Real> Block<T> {
         }
     }
 
+    /// Sets what lies in other layers to zero.
+    pub(super) fn keep_layer(&mut self, l: usize) {
+        let others = self.layers.iter_mut().enumerate().filter(|(other, _)| *other != l);
+        others.for_each(|(_, layer)| layer.fill(T::of(0.0)));
+    }
+
     /// Divides each vector by its norm.
     pub(super) fn normalise(&mut self) {
         let inverse = |square: f64| if square > 0.0 { 1.0 / square.sqrt() } else { 0.0 };

@@ -17,6 +17,6 @@ mod vectors;
 
 pub use carry::{Carrying, Checkpoints, Visit, carry_queries};
 pub use matrix_free::{MatrixFree, MatrixFreeSystems, sample_gradients};
-pub use refine::{Refined, Refinement, refine_queries};
+pub use refine::{Blocks, Refined, Refinement, refine_queries};
 pub use solved_map::SolvedMap;
 pub use subspace::{Subspace, SubspaceSolved, SubspaceSystem, solve_in_subspace};

@@ -5,6 +5,9 @@
 //! `P q`, `P r₁`, `P r₂`, ..., with `P = (EK-FAC + δ)⁻¹` and the residuals `r` of what the space before gave (for one δ a
 //! block Krylov space, O'Leary 1980). In a space V the solution is `V (Vᵀ H V + δ Vᵀ V)⁻¹ Vᵀ q`, for every δ from the same
 //! products (a Galerkin projection).
+//!
+//! With the blocks of H on its diagonal the same is done for one layer after the other: `H_ll v` is what H makes of a
+//! direction that is zero outside layer l, in that layer.
 
 use std::ops::Range;
 
@@ -18,6 +21,17 @@ use super::space::{Space, negligible, part};
 use super::vectors::{layer_dampings, put_solution, unit_gradients};
 use crate::{Error, Sweep, VectorSink, VectorSource};
 
+/// Which part of the Gauss-Newton matrix of all tracked layers is solved with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Blocks {
+    /// All of it: one system of all layers.
+    #[default]
+    Whole,
+    /// Its blocks on the diagonal, one for each layer, exact where Kronecker factors approximate them: a system for each
+    /// layer, whose products are products with all of it along directions of that layer alone.
+    Layers,
+}
+
 /// What the solver is asked for.
 #[derive(Debug, Clone)]
 pub struct Refinement<'a, T> {
@@ -25,7 +39,9 @@ pub struct Refinement<'a, T> {
     pub factors: &'a Factors<T>,
     /// What is added to H; EK-FAC with the first is the preconditioner, and the space grows where any is served worst.
     pub dampings: &'a [Damping],
-    /// Products with H, at least 1.
+    /// Which part of H.
+    pub blocks: Blocks,
+    /// Products with H, at least 1, in each system.
     pub products: usize,
     /// Numbers of the tangents of one layer that may exist together; one direction moves in any case.
     pub tangents: usize,
@@ -80,6 +96,37 @@ fn solve<N: Network, T: Real>(
         return Err(Error::Refinement("no product or no damping is asked for".into()));
     }
     let dampings = layer_dampings(specs, refinement.factors, refinement.dampings)?;
+    if refinement.blocks == Blocks::Whole {
+        return solve_system(sweep, refinement, &dampings, q, None);
+    }
+    let mut solutions = vec![Block::zeros(specs, q.count); dampings.len()];
+    let mut squares = vec![vec![0.0; q.count]; dampings.len()];
+    let mut directions = 0;
+    for l in 0..specs.len() {
+        let mut of_layer = q.clone();
+        of_layer.keep_layer(l);
+        let (found, refined) = solve_system(sweep, refinement, &dampings, of_layer, Some(l))?;
+        directions += refined.directions;
+        for (solution, mut found) in solutions.iter_mut().zip(found) {
+            solution.layers[l] = std::mem::take(&mut found.layers[l]);
+        }
+        for (squares, residuals) in squares.iter_mut().zip(refined.residuals) {
+            squares.iter_mut().zip(residuals).for_each(|(sum, residual)| *sum += residual * residual);
+        }
+    }
+    let residuals = squares.into_iter().map(|of| of.into_iter().map(f64::sqrt).collect()).collect();
+    Ok((solutions, Refined { residuals, directions }))
+}
+
+/// The solutions of one system: of all layers, or of one layer's block, where `q` is of that layer alone.
+fn solve_system<N: Network, T: Real>(
+    sweep: &Sweep<'_, N>,
+    refinement: &Refinement<'_, T>,
+    dampings: &[Vec<f64>],
+    q: Block<T>,
+    layer: Option<usize>,
+) -> Result<(Vec<Block<T>>, Refined), Error> {
+    let specs = sweep.network.layers();
     let mut space = Space::new(dampings.len());
     let mut residual = q.clone();
     let negligible = negligible::<T>();
@@ -94,9 +141,12 @@ fn solve<N: Network, T: Real>(
         if next.count == 0 {
             break;
         }
-        let product = multiply(sweep, &next, refinement.tangents / refinement.widest.max(1))?;
-        space.add(next, product, &q, &dampings);
-        residual = space.worst_residual(&q, &dampings)?;
+        let mut product = multiply(sweep, &next, refinement.tangents / refinement.widest.max(1))?;
+        if let Some(l) = layer {
+            product.keep_layer(l);
+        }
+        space.add(next, product, &q, dampings);
+        residual = space.worst_residual(&q, dampings)?;
     }
     let mut residuals = Vec::with_capacity(dampings.len());
     let mut solutions = Vec::with_capacity(dampings.len());

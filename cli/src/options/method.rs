@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ascribe::job::{
     AggregateRequest, CheckpointScores, Curvature, DampingRequest, Fisher, FitExamples, Job, KfacScale, Measure,
-    Normalize, ReductionRequest, Several, Solve,
+    Normalize, ReductionRequest, Several, Solve, SolveLayers,
 };
 use clap::Args;
 
@@ -73,6 +73,13 @@ pub(crate) struct MethodOptions {
     /// Products with the Gauss-Newton matrix, with `--solve gauss-newton`; of Source for each segment [default: 3]
     #[arg(long, value_name = "N")]
     solve_iterations: Option<usize>,
+    /// Which systems --solve gauss-newton solves [default: together]
+    #[arg(long, value_name = "LAYERS", value_parser = one_of::<SolveLayers>(&[
+        ("together", "one of all tracked layers"),
+        ("each", "one for each layer, with its exact block of the Gauss-Newton matrix, at the cost of as many systems; \
+          for influence"),
+    ]))]
+    solve_layers: Option<SolveLayers>,
     /// Take joint systems on a part of the training examples: `512`, `0.25`, `auto` [default: all]
     ///
     /// `auto` takes 200 examples for each direction of a subspace, which is the default where the solve is chosen by
@@ -171,7 +178,9 @@ impl MethodOptions {
             (method.solve_iterations, method.solve_block) = (None, None);
             method.solve_examples = FitExamples::All;
             method.solve_label_draws = None;
+            method.solve_layers = SolveLayers::default();
         }
+        method.solve_layers = self.solve_layers.unwrap_or(method.solve_layers);
         method.solve = self.solve.unwrap_or(method.solve);
         method.solve_iterations = self.solve_iterations.or(method.solve_iterations);
         method.solve_label_draws = self.solve_label_draws.or(method.solve_label_draws);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use ascribe::job::{Compared, Curvature, Job, Normalize, ReductionRequest, ScoreScale, Solve};
+use ascribe::job::{Compared, Curvature, Job, Normalize, ReductionRequest, ScoreScale, Solve, SolveLayers};
 
 use super::folder::RunFolder;
 use super::model::Fact;
@@ -190,6 +190,9 @@ fn method(run: &RunFolder) -> String {
     let curvature = name_of(&job.method.curvature);
     let joint = match job.method.solve {
         Solve::Auto | Solve::Ekfac => "",
+        Solve::GaussNewton if job.method.solve_layers == SolveLayers::Each => {
+            ", refined for each layer with its exact Gauss-Newton matrix"
+        }
         Solve::Subspace | Solve::GaussNewton | Solve::MFac => ", solved for all layers together",
     };
     match (&job.source, summary.checkpoints.len(), curvature.as_str()) {

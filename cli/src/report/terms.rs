@@ -1,7 +1,7 @@
 //! The words of a report that somebody who has not heard of influence functions does not know, a sentence or two each;
 //! only those that stand on the page.
 
-use ascribe::job::{RankBy, ReductionRequest, Solve};
+use ascribe::job::{RankBy, ReductionRequest, Solve, SolveLayers};
 
 use super::folder::RunFolder;
 use super::model::{QueryView, Term};
@@ -127,6 +127,7 @@ fn method(run: &RunFolder, add: &mut impl FnMut(&str, String)) {
     );
     let layers = match job.method.solve {
         Solve::Auto | Solve::Ekfac => " The approximation takes every layer by itself.",
+        Solve::GaussNewton if job.method.solve_layers == SolveLayers::Each => " Every layer is taken by itself.",
         Solve::Subspace | Solve::GaussNewton | Solve::MFac => "",
     };
     let (name, full) = match curvature.as_str() {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ascribe::curvature::CurvatureKind;
 use ascribe::job::{
     Average, Beside, CheckpointScores, Curvature, DampingRequest, DataSummary, Fisher, FormRequest, Job, LegSummary,
-    LossCheck, Normalize, Plan, Solve, Summary,
+    LossCheck, Normalize, Plan, Solve, SolveLayers, Summary,
 };
 
 use crate::terminal::{inline, is_hidden};
@@ -276,7 +276,14 @@ fn method(job: &Job) -> String {
         Solve::MFac => ", solved jointly with the Fisher matrix of sampled gradients".into(),
         Solve::GaussNewton => {
             let products = counted(method.products() as u64, "products");
-            format!(", solved jointly with the Gauss-Newton matrix of all layers ({products})")
+            match method.solve_layers {
+                SolveLayers::Together => {
+                    format!(", solved jointly with the Gauss-Newton matrix of all layers ({products})")
+                }
+                SolveLayers::Each => {
+                    format!(", solved with each layer's block of the Gauss-Newton matrix ({products})")
+                }
+            }
         }
     };
     format!("{}, {labels}, {dampings}, {}{joint}{mean}{cosine}", name_of(&method.curvature), name_of(&job.model.dtype))

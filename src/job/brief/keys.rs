@@ -13,7 +13,7 @@ use crate::job::brief::shortlist::CONTROL;
 use crate::job::error::JobError;
 use crate::job::request::{
     AdamRequest, AggregateRequest, DeviceRequest, FormRequest, KfacScale, Normalize, Precision, ReductionRequest,
-    SPANNING, ScoreScale, SelfInfluenceForm, Solve, StoreScores,
+    SPANNING, ScoreScale, SelfInfluenceForm, Solve, SolveLayers, StoreScores,
 };
 use crate::job::training::{Fit, Place, Sample, Site};
 use crate::trajectory::{Company, ExampleWeights};
@@ -322,6 +322,10 @@ impl Brief {
                 .field("block", self.solve_block() as u64);
             return self.labels(builder);
         }
+        let key = match method.solve_layers {
+            SolveLayers::Together => key,
+            SolveLayers::Each => key.field("systems", "of each layer"),
+        };
         key.field("solve", method.solve.name())
             .field("products", method.products() as u64)
             .field("products' data", &self.training.last_stage().solve_data().content_hash()[..])

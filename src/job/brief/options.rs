@@ -9,8 +9,8 @@ use crate::job::error::JobError;
 use crate::job::option_text::{OptionText, option_text};
 use crate::job::request::{
     AggregateRequest, Average, Beside, CheckpointScores, CheckpointsRequest, Curvature, DampingRequest, Fisher,
-    FitExamples, FormRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SourceRequest, StoreScores,
-    TokensRequest,
+    FitExamples, FormRequest, Job, Measure, Normalize, Precision, ScoreScale, Side, Solve, SolveLayers, SourceRequest,
+    StoreScores, TokensRequest,
 };
 use crate::job::training::Training;
 use crate::model::{AlsoTracked, Limits};
@@ -340,6 +340,12 @@ const MOST_ITERATIONS: usize = 10_000;
 /// Joint solves, and what they are not defined for.
 fn check_solve(job: &Job) -> Result<(), JobError> {
     let method = &job.method;
+    if method.solve_layers == SolveLayers::Each && method.solve != Solve::GaussNewton {
+        return options(
+            "<solve_layers = each> takes blocks of the Gauss-Newton matrix, and no products with it are asked for",
+            "add <solve = gauss-newton>, or leave it out; <solve = ekfac> solves for each layer with its approximate curvature",
+        );
+    }
     if !method.solve.is_joint() {
         let is_default = method.solve_examples == FitExamples::All && method.solve_block.is_none();
         if method.solve_iterations.is_some() || method.solve_label_draws.is_some() || !is_default {
@@ -440,6 +446,12 @@ fn check_solve(job: &Job) -> Result<(), JobError> {
             return options(
                 option_text!("<solve = {}> is for influence, and Source is asked for", solve),
                 "write <solve = gauss-newton>, leave <solve> out, or use `ascribe influence --run`, which averages over the same checkpoints",
+            );
+        }
+        if method.solve_layers == SolveLayers::Each {
+            return options(
+                "<solve_layers = each> is for influence, and Source is asked for",
+                "leave <solve_layers> or <solve> out",
             );
         }
         if source.form != FormRequest::Exponential {

@@ -8,7 +8,7 @@ use crate::job::budget::limits::{GRADIENT_BYTES, TANGENTS};
 use crate::job::budget::memory::Memory;
 use crate::job::budget::sizes::{Sizes, SolveSize};
 use crate::job::budget::stage_memory::{MemoryCount, PassSetting};
-use crate::job::request::{Fisher, SPANNING, Solve};
+use crate::job::request::{Fisher, SPANNING, Solve, SolveLayers};
 use crate::nn::head;
 
 impl Memory {
@@ -65,7 +65,8 @@ impl Memory {
         }
         let is_damped = (0..brief.answers.len()).any(|answer| brief.joint(answer) == Some(Joint::Systems));
         let is_relative = brief.job.method.damping.0.iter().any(|damping| damping.is_relative());
-        if solve == Solve::GaussNewton && is_damped && is_relative {
+        let is_one = brief.job.method.solve_layers == SolveLayers::Together;
+        if solve == Solve::GaussNewton && is_one && is_damped && is_relative {
             notes.push(
                 "joint systems have one curvature for all layers: an absolute damping, such as `--damping 0.03`, is what \
                  they were validated with; a number with `x` adds another amount to every layer"

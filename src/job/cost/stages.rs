@@ -13,7 +13,7 @@ use crate::job::brief::answers::{Joint, Method, ScorePass, VectorSet};
 use crate::job::brief::keys::site;
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
-use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve};
+use crate::job::request::{FormRequest, Normalize, SPANNING, SelfInfluenceForm, Solve, SolveLayers};
 use crate::job::steps::query_vectors::queries_at_once;
 use crate::job::training::{Fit, Sample, Site, Stage, Training};
 
@@ -387,20 +387,24 @@ impl Stages<'_> {
         let (rows, block) = (plan.query_rows().max(1), plan.solve_block());
         let widest = plan.training.networks.footprint().widest(self.layers()) as usize;
         let batches = batches(plan, data, usize::MAX);
+        let systems = match plan.job.method.solve_layers {
+            SolveLayers::Together => 1,
+            SolveLayers::Each => self.layers().len() as u64,
+        };
         let products = plan.job.method.products() as u64;
         let shape = self.network.shape;
         let repeats = |batch: &BatchShape| {
             let together = (plan.memory.solve_tangents / (batch.rows * widest).max(1)).clamp(1, block);
-            products * (2 * rows + rows.div_ceil(together)) as u64
+            systems * products * (2 * rows + rows.div_ceil(together)) as u64
         };
         let passes =
             |(batch, n): (&BatchShape, &u64)| work::pass(shape, batch, self.graphs) * u128::from(n * repeats(batch));
         // two rounds that make directions orthogonal, and what is projected, combined and subtracted
         let space = products as u128 * block as u128;
-        let vectors = 12 * space * space * rows.div_ceil(block) as u128 * u128::from(self.tracked());
+        let vectors = 12 * space * space * rows.div_ceil(block) as u128 * u128::from(systems * self.tracked());
         StageCost {
             of: plan.training.networks.parameters()[network].name.clone(),
-            units: data.len() as u64 * products * rows.div_ceil(block) as u64,
+            units: data.len() as u64 * systems * products * rows.div_ceil(block) as u64,
             positions: batches.iter().map(|(batch, n)| batch.rows as u64 * n).sum(),
             work: vec![
                 Work { kind: WorkKind::Passes, flop: batches.iter().map(passes).sum() },

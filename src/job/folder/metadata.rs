@@ -11,7 +11,9 @@ use crate::job::brief::answers::{Joint, Method};
 use crate::job::brief::options::measure_name;
 use crate::job::brief::summary::Summary;
 use crate::job::folder::places::Apart;
-use crate::job::request::{AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale, Solve};
+use crate::job::request::{
+    AggregateRequest, Curvature, DampingRequest, Fisher, Normalize, ScoreScale, Solve, SolveLayers,
+};
 use crate::job::training::Stage;
 
 /// The entry that holds the key of what the file was made from.
@@ -136,6 +138,9 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
         entries.insert("solve", method.solve.name().into());
         if method.solve == Solve::GaussNewton {
             entries.insert("solve_iterations", method.products().to_string());
+            if method.solve_layers == SolveLayers::Each {
+                entries.insert("solve_layers", "each".into());
+            }
         }
         if method.solve == Solve::Subspace && method.fisher == Fisher::True {
             entries.insert("solve_label_draws", brief.form_draws().to_string());

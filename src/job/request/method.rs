@@ -9,7 +9,7 @@ use super::checkpoints::CheckpointScores;
 use super::damping::DampingRequest;
 use super::fit_examples::FitExamples;
 use super::several::Several;
-use super::solve::{ITERATIONS, Solve};
+use super::solve::{ITERATIONS, Solve, SolveLayers};
 use crate::attribution::Aggregate;
 use crate::curvature::{BlockWidth, CurvatureKind, Measurement, Reduction};
 
@@ -57,6 +57,9 @@ pub struct MethodRequest {
     pub measure: Option<Measure>,
     /// Sum over a query's label positions, or mean.
     pub reduction: ReductionRequest,
+    /// Whether products with the Gauss-Newton matrix solve for all tracked layers together.
+    #[serde(skip_serializing_if = "is_default")]
+    pub solve_layers: SolveLayers,
     /// Queries one by one, or as one.
     pub aggregate: AggregateRequest,
     /// The field of the queries that says what each counts in their sum or mean; none: all count alike.
@@ -89,6 +92,7 @@ impl Default for MethodRequest {
             solve_examples: FitExamples::All,
             solve_label_draws: None,
             solve_block: None,
+            solve_layers: SolveLayers::Together,
             kfac_scale: KfacScale::PerExample,
             eigen_block_width: None,
             seed: 0,

@@ -23,6 +23,17 @@ pub enum Solve {
     MFac,
 }
 
+/// Whether products with the Gauss-Newton matrix solve for all tracked layers together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolveLayers {
+    /// One system of all of them.
+    #[default]
+    Together,
+    /// A system for each, with its block of the Gauss-Newton matrix.
+    Each,
+}
+
 impl Solve {
     /// Whether one system is solved for all layers. What is left open is none: a plan has chosen.
     pub(in crate::job) fn is_joint(self) -> bool {

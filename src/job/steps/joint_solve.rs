@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::attribution::source::LegCurvature;
 use crate::attribution::{
-    Aggregate, Error, LegVectors, MatrixFree, MemoryVectors, Pass, Refinement, Subspace, SubspaceSystem, Sweep,
+    Aggregate, Blocks, Error, LegVectors, MatrixFree, MemoryVectors, Pass, Refinement, Subspace, SubspaceSystem, Sweep,
     VectorForm, VectorSink, VectorSource, Walk, prepare_queries, refine_queries, solve_in_subspace,
 };
 use crate::curvature::random::stream;
@@ -19,7 +19,7 @@ use crate::job::brief::data::SmallBatches;
 use crate::job::error::JobError;
 use crate::job::number::Number;
 use crate::job::option_text::option_text;
-use crate::job::request::{SPANNING, Solve};
+use crate::job::request::{SPANNING, Solve, SolveLayers};
 use crate::job::steps::context::Run;
 use crate::job::steps::query_vectors::{Writing, queries_at_once};
 use crate::job::training::Sample;
@@ -114,6 +114,10 @@ impl Run<'_> {
         let refinement = Refinement {
             factors: &curvatures[fit].factors,
             dampings: &dampings,
+            blocks: match method.solve_layers {
+                SolveLayers::Together => Blocks::Whole,
+                SolveLayers::Each => Blocks::Layers,
+            },
             products: method.products(),
             tangents: plan.memory.solve_tangents,
             widest: plan.training.networks.footprint().widest(layers) as usize,
