@@ -2,13 +2,37 @@
 //! with the adapter that may lie over it.
 
 use super::adapter::mode::AdapterMode;
-use super::adapter::module::{Kind, LowRank, Merged};
+use super::adapter::module::{Kernels, Kind, LowRank, Merged};
 use super::adapter::overlay::Adapter;
 use super::checkpoint_reader::{CheckpointReader, StoredTensor};
+use super::convolution::{StoredConvolution, StoredConvolutionBranch};
 use super::error::LoadError;
 use super::layout::Layout;
 use super::projection::{StoredBranch, StoredLinear};
 use super::tracking::{SharedInput, Tracking};
+use crate::curvature::Window;
+
+/// What an architecture says of a convolution over images.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Convolved {
+    pub(super) outputs: usize,
+    /// Channels that each group sees.
+    pub(super) channels: usize,
+    pub(super) groups: usize,
+    /// What moves over the images, with the size of the kernels.
+    pub(super) window: Window,
+    pub(super) bias: bool,
+    pub(super) place: Place,
+}
+
+/// Where a layer stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Inside the blocks: it is tracked unless patterns say otherwise.
+    Inside,
+    /// Before or behind the blocks: it is tracked only if a pattern names it.
+    Outside,
+}
 
 impl CheckpointReader {
     /// The table of an embedding, with the adapter merged into it that it may have.
@@ -88,7 +112,7 @@ impl CheckpointReader {
         let is_saved = adapter.replacement(weight.name()).is_some() && adapter.is_copied(&module);
         let layer = if adapter.mode != AdapterMode::Only || is_saved { track_base(input) } else { None };
         let plain = StoredLinear { weight, bias, layout, layer, products: self.products, adapter: None };
-        self.adapted(tracking, adapter, &module, plain, [outputs, inputs], input)
+        self.adapted(tracking, adapter, (&module, Kind::Linear), plain, [outputs, inputs], input)
     }
 
     /// A linear layer `[outputs, inputs]` with the adapter that lies over `module`, merged into it or beside it.
@@ -96,12 +120,12 @@ impl CheckpointReader {
         &self,
         tracking: &Tracking<'_>,
         adapter: &Adapter,
-        module: &str,
+        (module, kind): (&str, Kind),
         mut plain: StoredLinear,
         [outputs, inputs]: [usize; 2],
         input: &mut SharedInput,
     ) -> Result<StoredLinear, LoadError> {
-        let Some(low_rank) = adapter.low_rank(self, module, Kind::Linear, [outputs, inputs])? else {
+        let Some(low_rank) = adapter.low_rank(self, module, kind, [outputs, inputs])? else {
             return Ok(plain);
         };
         if adapter.mode == AdapterMode::Merged {
@@ -143,54 +167,101 @@ impl CheckpointReader {
         StoredLinear { weight, bias: None, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None }
     }
 
-    /// A convolution outside the blocks: a linear layer of unfolded patches, whose weight is stored with the shape
-    /// `[outputs, channels, height, width]`. It is tracked only if a pattern names it.
-    pub(super) fn outer_convolution(
+    /// The convolution of images that are divided into patches, outside the blocks: a linear layer of each patch, whose
+    /// weight is stored with the shape `[outputs, channels, height, width]`. It is tracked only if a pattern names it; the
+    /// adapter that may lie over it is tracked as any other.
+    pub(super) fn of_patches(
         &self,
         tracking: &Tracking<'_>,
         name: &str,
         outputs: usize,
         kernel: [usize; 3],
-        bias: bool,
     ) -> Result<StoredLinear, LoadError> {
         let name = self.full(name);
-        let (weight, bias) = self.kernels(&name, outputs, kernel, bias)?;
-        let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let (weight, bias) = self.kernels(&name, outputs, kernel, true)?;
+        let adapter = self.weights.adapter();
+        let is_frozen = adapter.is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        let inputs = kernel.iter().product();
         let layer = match is_frozen && !self.is_replaced(&weight) {
             true => None,
-            false => tracking.outer_layer(&name, outputs, kernel.iter().product(), bias.is_some()),
+            false => tracking.outer_layer(&name, outputs, inputs, bias.is_some()),
         };
         if layer.is_some() {
             [Some(&weight), bias.as_ref()].into_iter().flatten().for_each(StoredTensor::count_tracked);
         }
-        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
+        let layout = Layout::OutputsFirst;
+        let plain = StoredLinear { weight, bias, layout, layer, products: self.products, adapter: None };
+        let Some(adapter) = adapter else { return Ok(plain) };
+        let [_, height, width] = kernel;
+        let kind = Kind::Convolution(Kernels { size: [height, width], groups: 1 });
+        self.adapted(tracking, adapter, (&name, kind), plain, [outputs, inputs], &mut SharedInput::default())
     }
 
-    /// A convolution inside the blocks, without bias.
+    /// A convolution over images, a layer for each group of its channels, with the adapter that lies over it.
     pub(super) fn convolution(
         &self,
         tracking: &Tracking<'_>,
         name: &str,
-        outputs: usize,
-        kernel: [usize; 3],
-    ) -> Result<StoredLinear, LoadError> {
-        if self.weights.adapter().is_some() {
-            let problem = "adapters of models with convolutions in their blocks are not read; save the merged model";
-            return Err(self.config().problem(problem));
-        }
+        Convolved { outputs, channels, groups, window, bias, place }: Convolved,
+    ) -> Result<StoredConvolution, LoadError> {
         let name = self.full(name);
-        let (weight, bias) = self.kernels(&name, outputs, kernel, false)?;
-        let layer =
-            tracking.layer(&name, outputs, kernel.iter().product(), bias.is_some(), &mut SharedInput::default());
-        if layer.is_some() {
+        let (size @ [height, width], of_group) = (window.size, outputs / groups.max(1));
+        let (weight, bias) = self.kernels(&name, outputs, [channels, height, width], bias)?;
+        let (products, columns) = (self.products, channels * height * width);
+        // a layer of its own for each group: their weights meet in no covariance
+        let name_of = |layer: &str, k: usize| if groups == 1 { layer.to_owned() } else { format!("{layer}.group.{k}") };
+        let adapter = self.weights.adapter();
+        let is_frozen = adapter.is_some_and(|adapter| {
+            let is_saved = adapter.replacement(weight.name()).is_some() && adapter.is_copied(&name);
+            adapter.mode == AdapterMode::Only && !is_saved
+        });
+        let layer = |k: usize| {
+            let (name, has_bias) = (name_of(&name, k), bias.is_some());
+            match place {
+                _ if is_frozen => None,
+                Place::Inside => tracking.layer(&name, of_group, columns, has_bias, &mut SharedInput::default()),
+                Place::Outside => tracking.outer_layer(&name, of_group, columns, has_bias),
+            }
+        };
+        let layers: Vec<_> = (0..groups).map(layer).collect();
+        for _ in layers.iter().flatten() {
             self.add_tracked(1);
-            weight.count_tracked();
+            self.weights.count_tracked(weight.name(), (of_group * columns) as u64);
+            bias.iter().for_each(|bias| self.weights.count_tracked(bias.name(), of_group as u64));
         }
-        Ok(StoredLinear { weight, bias, layout: Layout::OutputsFirst, layer, products: self.products, adapter: None })
+        let mut stored = StoredConvolution { weight, bias, window, layers, products, adapter: None };
+        let Some(adapter) = adapter else { return Ok(stored) };
+        let (kind, inputs) = (Kind::Convolution(Kernels { size, groups }), groups * columns);
+        let Some(low_rank) = adapter.low_rank(self, &name, kind, [outputs, inputs])? else { return Ok(stored) };
+        if (0..2).any(|axis| size[axis] > 1 && window.dilation[axis] > 1) {
+            let problem =
+                "its convolution is dilated, and PEFT's A is not: what it gives does not fit the layer's output";
+            return Err(adapter.convolution_is_not_read(&low_rank, problem));
+        }
+        if adapter.mode == AdapterMode::Merged {
+            if groups > 1 {
+                let problem = "an adapter over a convolution in groups is not merged, neither by PEFT nor here";
+                return Err(adapter.convolution_is_not_read(&low_rank, problem));
+            }
+            if low_rank.b_bias.is_some() {
+                return Err(adapter.bias_cannot_be_merged());
+            }
+            stored.weight = stored.weight.adapted(Merged { adapter: low_rank, layout: Layout::OutputsFirst });
+            return Ok(stored);
+        }
+        let (rank, [name_a, name_b]) = (low_rank.rank, low_rank.layer_names());
+        let a = tracking.layer(&name_a, rank, inputs, false, &mut SharedInput::default());
+        let has_bias = low_rank.b_bias.is_some();
+        let layer =
+            |k| tracking.layer(&name_of(&name_b, k), of_group, rank / groups, has_bias, &mut SharedInput::default());
+        let b: Vec<_> = (0..groups).map(layer).collect();
+        self.add_tracked([a].iter().chain(&b).flatten().count());
+        stored.adapter = Some(StoredConvolutionBranch { low_rank, a, b });
+        Ok(stored)
     }
 
     /// The kernels of a convolution, and its bias, by their full name.
-    pub(super) fn kernels(
+    fn kernels(
         &self,
         name: &str,
         outputs: usize,
@@ -227,7 +298,8 @@ impl CheckpointReader {
         match adapter {
             // the last layer of a classifier is selected by no setting of PEFT, unless its name is
             Some(adapter) if adapter.lies_over(name) => {
-                self.adapted(tracking, adapter, name, plain, [outputs, inputs], &mut SharedInput::default())
+                let module = (name, Kind::Linear);
+                self.adapted(tracking, adapter, module, plain, [outputs, inputs], &mut SharedInput::default())
             }
             _ => Ok(plain),
         }

@@ -11,6 +11,7 @@ mod checkpoint_reader;
 mod cnn;
 mod config;
 mod contrasts;
+mod convolution;
 mod deberta;
 mod decoder;
 mod distilbert;

@@ -59,7 +59,7 @@ pub(crate) fn shapes(folder: &Path, options: &LoadOptions) -> Result<(Config, Sh
 /// the classifier in the adapter's file, which PEFT's settings do not say.
 fn of_task(base: &Path, folder: &Path, settings: &AdapterConfig, tensors: &Checkpoint) -> Result<Config, LoadError> {
     /// The last layer of every class that gives something for a whole text, by its name in the adapter's file.
-    const LAST: [&str; 4] = ["score", "classifier", "classifier.out_proj", "classifier.1"];
+    const LAST: [&str; 5] = ["score", "classifier", "classifier.out_proj", "classifier.1", "fc"];
     let config = Config::read(base)?;
     let class_of_images = supported::architecture_of(&config)?.class_of_images();
     if !settings.of_texts && class_of_images.is_none() {

@@ -28,11 +28,6 @@ struct Branch {
 }
 
 impl Projection {
-    /// The layer without an adapter beside it.
-    pub(super) fn into_base(self) -> Linear {
-        self.base
-    }
-
     /// The layer's output on a tape. A tracked base, A and B leave a tap each.
     pub(super) fn trace(&self, x: &Traced, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let y = self.base.trace(x, taps)?;
@@ -74,16 +69,12 @@ impl Stored for StoredLinear {
         let products = self.products;
         let mut adapter = None;
         if let Some(StoredBranch { low_rank, a, b }) = &self.adapter {
-            let (outputs, _) = weight.dims2()?;
-            let mut factors = Tensor::ones(outputs, weight.dtype(), weight.device())?.affine(low_rank.scale, 0.0)?;
-            if let Some(rows) = low_rank.row_factors(&weight)? {
-                weight = weight.broadcast_mul(&rows.unsqueeze(1)?)?;
-                factors = (factors * rows)?;
-            }
+            let factors;
+            (weight, factors) = low_rank.beside(weight)?;
             let b_bias = low_rank.b_bias.as_ref().map(Stored::read).transpose()?;
             adapter = Some(Box::new(Branch {
-                a: Linear::new(low_rank.a.read()?, None, *a)?.with_products(products),
-                b: Linear::new(low_rank.b.read()?, b_bias, *b)?.with_products(products),
+                a: Linear::new(low_rank.read_a()?, None, *a)?.with_products(products),
+                b: Linear::new(low_rank.read_b()?, b_bias, *b)?.with_products(products),
                 factors,
             }));
         }

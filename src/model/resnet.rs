@@ -11,28 +11,29 @@ use super::architecture::{Architecture, Parameters};
 use super::body::{Body, Loaded};
 use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::config::Config;
+use super::convolution::{AdaptedConvolution, StoredConvolution};
 use super::error::LoadError;
 use super::footprint::Footprint;
 use super::heads::head::Head;
 use super::heads::sequence::{Pooling, Sequence, StoredSequence};
 use super::heads::steps::Step;
 use super::images::{self, ImageBatch};
+use super::layers::{Convolved, Place};
 use super::limits::Limits;
 use super::load_options::LoadOptions;
-use super::projection::StoredLinear;
 use super::residence::{Held, Stored};
 use super::tracking::Tracking;
 use super::weights::Weights;
 use crate::curvature::{
-    Convolution, Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
-    Window, backward_through, gauss_newton_through,
+    Directions, Error, Graphs, Objective, Plane, Section, TapRecorder, TapSink, Taped, Traced, Tracked, Window,
+    backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, ImageSize, RowLimits, RowShape};
 use crate::nn::{Activation, BatchNorm, trace_average_pooled, trace_max_pooled};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "resnet",
-    class_numbers: &[],
+    class_numbers: &[("num_channels", 3), ("embedding_size", 64)],
     classes: &["ResNetForImageClassification"],
     load,
     parameters: Parameters::Keys { of: place, is_buffer, ends: None },
@@ -131,7 +132,7 @@ struct ResNet {
 /// A convolution, its norm, and an activation where there is one.
 #[derive(Debug)]
 struct Unit {
-    convolution: Convolution,
+    convolution: AdaptedConvolution,
     normalization: BatchNorm,
     activation: Activation,
 }
@@ -205,7 +206,7 @@ impl ResNet {
         for layer in &self.layers {
             let strides = match layer {
                 Held::Kept(layer) => layer.layer.iter().map(|unit| *unit.convolution.window()).collect::<Vec<_>>(),
-                Held::OnDisk(layer) => layer.layer.iter().map(|unit| unit.window).collect(),
+                Held::OnDisk(layer) => layer.layer.iter().map(|unit| unit.convolution.window).collect(),
             };
             let before = planes[planes.len() - 1];
             planes.push(strides.iter().try_fold(before, |plane, window| window.output(plane))?);
@@ -277,8 +278,7 @@ impl Body for ResNet {
 
 #[derive(Debug)]
 struct StoredUnit {
-    convolution: StoredLinear,
-    window: Window,
+    convolution: StoredConvolution,
     /// Weight, bias, mean and variance.
     normalization: [StoredTensor; 4],
     activation: Activation,
@@ -294,7 +294,7 @@ impl Stored for StoredUnit {
             return Err(variance.problem("holds a negative number, which is no variance"));
         }
         Ok(Unit {
-            convolution: Convolution::new(self.convolution.read()?.into_base(), self.window),
+            convolution: self.convolution.read()?,
             normalization: BatchNorm::new(&weight.read()?, &bias.read()?, &mean.read()?, &statistics, EPSILON)?,
             activation: self.activation,
         })
@@ -340,16 +340,29 @@ struct PerPixel {
 }
 
 impl PerPixel {
-    /// Adds a convolution's patches and outputs, after its window has moved by `stride`.
-    fn add(&mut self, columns: usize, outputs: usize, stride: usize) {
-        self.pixels *= (stride * stride) as u64;
+    /// Adds the patches and outputs of a convolution of so many outputs and channels, after its window has moved.
+    fn add_convolution(&mut self, sizes: [usize; 2], convolution: &StoredConvolution) {
+        let [down, across] = convolution.window.stride;
+        self.pixels *= (down * across) as u64;
+        self.add_at_places(sizes, convolution);
+    }
+
+    /// Adds these numbers at as many places as there are; those of an adapter have patches of their own.
+    fn add_at_places(&mut self, [outputs, channels]: [usize; 2], convolution: &StoredConvolution) {
+        let columns = channels * convolution.window.size.iter().product::<usize>();
         self.numbers += ((columns + outputs) as u64).div_ceil(self.pixels);
+        if let Some(rank) = convolution.rank() {
+            self.numbers += ((columns + 2 * rank + outputs) as u64).div_ceil(self.pixels);
+        }
     }
 }
 
-/// A list of positive whole numbers.
+/// A list of positive whole numbers; the class's if the key is absent.
 fn sizes(config: &Config, key: &str, usual: &[usize]) -> Result<Vec<usize>, LoadError> {
-    let Some(list) = config.list(key)? else { return Ok(usual.to_vec()) };
+    let Some(list) = config.list(key)? else {
+        config.note(format!("`config.json` leaves out `{key}`: {usual:?}, as in transformers"));
+        return Ok(usual.to_vec());
+    };
     let size = |value: &Value| value.as_u64().filter(|n| (1..=1 << 16).contains(n)).map(|n| n as usize);
     let found: Option<Vec<usize>> = list.iter().map(size).collect();
     found
@@ -390,17 +403,27 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         Ok([tensor("weight")?, tensor("bias")?, tensor("running_mean")?, tensor("running_var")?])
     };
     let mut per_pixel = PerPixel { pixels: 1, numbers: 0 };
+    let convolved = |[outputs, channels]: [usize; 2], window, place| Convolved {
+        outputs,
+        channels,
+        groups: 1,
+        window,
+        bias: false,
+        place,
+    };
     let window = stem_window();
-    let kernel = [channels, window.size[0], window.size[1]];
     let [convolution, normalization] = names.stem();
     let stem = StoredUnit {
-        convolution: source.outer_convolution(&tracking, &convolution, embedding, kernel, false)?,
-        window,
+        convolution: source.convolution(
+            &tracking,
+            &convolution,
+            convolved([embedding, channels], window, Place::Outside),
+        )?,
         normalization: norm(&normalization, embedding)?,
         activation,
     };
-    let tracks_stem = stem.convolution.layer.is_some();
-    per_pixel.add(kernel.iter().product(), embedding, window.stride[0]);
+    let tracks_stem = tracking.count() > 0;
+    per_pixel.add_convolution([embedding, channels], &stem.convolution);
     let mut most = (source.sizes().parameters, per_pixel.numbers);
     let mut width_between = (channels as u64).max((embedding as u64).div_ceil(16));
     per_pixel.pixels *= 4;
@@ -411,12 +434,13 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         for n in 0..depth {
             let stride = if n == 0 && (stage > 0 || in_first_stage) { 2 } else { 1 };
             let (parameters, numbers, so_far) = (source.sizes().parameters, per_pixel.numbers, source.sizes().tracked);
-            let unit = |role: Role, [outputs, inputs]: [usize; 2], size: usize, stride: usize, activation| {
+            let unit = |role: Role, sizes: [usize; 2], size: usize, stride: usize, activation| {
                 let window = Window::square(size, stride, size / 2);
                 let [convolution, normalization] = names.unit(Residual { stage, layer: n }, role);
-                let convolution = source.convolution(&tracking, &convolution, outputs, [inputs, size, size])?;
-                let normalization = norm(&normalization, outputs)?;
-                Ok::<_, LoadError>(StoredUnit { convolution, window, normalization, activation })
+                let place = convolved(sizes, window, Place::Inside);
+                let convolution = source.convolution(&tracking, &convolution, place)?;
+                let normalization = norm(&normalization, sizes[0])?;
+                Ok::<_, LoadError>(StoredUnit { convolution, normalization, activation })
             };
             let shortcut = match before != width || stride != 1 {
                 true => Some(unit(Role::Shortcut, [width, before], 1, stride, Activation::Identity)?),
@@ -437,11 +461,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 let activation = if k == last { Activation::Identity } else { Activation::Relu };
                 layer.push(unit(Role::Main(k), channels, size, stride, activation)?);
             }
-            for ([outputs, inputs], size, stride) in convolutions {
-                per_pixel.add(inputs * size * size, outputs, stride);
+            for ((sizes, ..), unit) in convolutions.iter().zip(&layer) {
+                per_pixel.add_convolution(*sizes, &unit.convolution);
             }
-            if shortcut.is_some() {
-                per_pixel.add(before, width, 1);
+            if let Some(unit) = &shortcut {
+                // the main path has moved by its stride already
+                per_pixel.add_at_places([width, before], &unit.convolution);
             }
             let section = (source.sizes().parameters - parameters, per_pixel.numbers - numbers);
             most = (most.0.max(section.0), most.1.max(section.1));

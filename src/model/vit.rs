@@ -36,7 +36,15 @@ use crate::nn::{Activation, Attention, Mask};
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     model_type: "vit",
-    class_numbers: &[],
+    class_numbers: &[
+        ("hidden_size", 768),
+        ("intermediate_size", 3_072),
+        ("num_attention_heads", 12),
+        ("num_hidden_layers", 12),
+        ("num_channels", 3),
+        ("image_size", 224),
+        ("patch_size", 16),
+    ],
     classes: &["ViTForImageClassification"],
     load,
     parameters: Parameters::Since5 {
@@ -143,7 +151,7 @@ fn place_since_5(name: &str) -> Option<Vec<u64>> {
 struct Vit {
     patches: Window,
     embeddings: Held<StoredEmbeddings>,
-    /// Whether the projection of patches is tracked.
+    /// Whether the projection of patches, or an adapter over it, is tracked.
     tracks_projection: bool,
     blocks: Vec<Held<StoredBlock>>,
     /// Whether each block has tracked layers.
@@ -364,11 +372,13 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let tracking = Tracking::new(&options.selection);
     let kernel = [channels, down, across];
     let embeddings = StoredEmbeddings {
-        projection: source.outer_convolution(&tracking, PROJECTION, width, kernel, true)?,
+        projection: source.of_patches(&tracking, PROJECTION, width, kernel)?,
         cls_token: source.tensor(NAMES.before[0], &[1, 1, width])?,
         position_embeddings: source.tensor(NAMES.before[1], &[1, 1 + patches, width])?,
     };
-    let tracks_projection = embeddings.projection.layer.is_some();
+    let tracks_projection = tracking.count() > 0;
+    // what an adapter beside the projection keeps of a patch
+    let beside = source.sizes().activations;
     let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, width, epsilon);
     let linear = |name: &str, sizes: [usize; 2], bias: bool, input: &mut SharedInput| {
         source.linear(&tracking, name, sizes, bias, Layout::OutputsFirst, input)
@@ -411,7 +421,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         width: (width as u64).max(patch),
         activations: blocks.activations,
         heads: heads as u64,
-        all_activations: blocks.stored.len() as u64 * blocks.activations + patch + width as u64,
+        all_activations: blocks.stored.len() as u64 * blocks.activations + patch + beside + width as u64,
         ..Footprint::default()
     };
     let tracked = blocks.tracked.iter().map(|&count| count > 0).collect();

@@ -134,12 +134,32 @@ impl TorchParameters {
         let weights = Weights::open_trained(&adapter.folder)?;
         let file = weights.files().next().unwrap_or(&adapter.folder).to_path_buf();
         let settings = AdapterConfig::read(&adapter.folder)?;
+        let modules = match order {
+            Parameters::Listed { of, .. } => Some(of(&config)?),
+            _ => None,
+        };
+        let place = |order: &Parameters, name: &str| match &modules {
+            Some(modules) => listed_place(modules, name),
+            None => place(order, name),
+        };
         let mut places = Vec::new();
         for name in weights.names() {
             let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
             let own = name.strip_prefix(PREFIX).ok_or_else(unknown)?;
             // embeddings are saved with an adapter that trains nothing but A and B of theirs
             let Some(plain) = parts::in_base(own).filter(|_| settings.trains(own)) else { continue };
+            // one parameter with two names, registered under the first
+            let is_tied = || config.flag("tie_word_embeddings", architecture.tied_by_default);
+            if let Some(other) = parts::other_name_of_a_tied_bias(&plain)
+                && weights.contains(&format!("{PREFIX}{other}"))
+                && is_tied()?
+            {
+                continue;
+            }
+            // statistics of a copied batch norm
+            if order.is_buffer(&plain) {
+                continue;
+            }
             if parts::is_named_as_in_memory(own) && weights.contains(&format!("{PREFIX}{plain}")) {
                 continue;
             }

@@ -368,6 +368,25 @@ fn products_of_models_of_images_are_their_definition() -> Outcome {
     Ok(())
 }
 
+/// A and B over patches and convolutions, in groups too, move beside the frozen base.
+#[test]
+fn products_of_adapters_over_convolutions_are_their_definition() -> Outcome {
+    for (name, base) in [
+        ("vit-patches", "vit"),
+        ("resnet", "resnet"),
+        ("resnet-dora", "resnet-bottleneck"),
+        ("cnn-grouped", "cnn-grouped"),
+    ] {
+        let folder = fixture(&format!("image-adapters/{name}"));
+        let base = Some(fixture(&format!("images/{base}")));
+        let model = Model::load(&folder, &LoadOptions { dtype: DType::F64, base, ..LoadOptions::default() })?;
+        let train = Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(&model);
+        let parts = [0, 1, 2].map(|m| data::batch(&train, m..m + 1));
+        check_parts(name, &model, &data::batch(&train, 0..3), &parts)?;
+    }
+    Ok(())
+}
+
 /// A rule that is missing is an error, never a direction that does not move.
 #[test]
 fn adapters_of_a_head_are_refused() {

@@ -1,7 +1,7 @@
 //! Every checkpoint of fixtures/images against what transformers computed of it (fixtures/README.md): logits, losses and
 //! gradients of images, of classes, several labels and regressions; the order of parameters; and what is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::support::agreement::{Agreement, logits, same_parameters};
 use crate::support::editable::check_directions;
@@ -11,7 +11,7 @@ use crate::support::recorded::Recorded;
 use crate::support::{Source, fixture, load, load_layers, selection};
 use ascribe::curvature::{CurvatureKind, Graphs, Measurement, Network};
 use ascribe::data::{self, Batch, Role, read_rows_from};
-use ascribe::model::{AdapterMode, AlsoTracked, Limits, LoadOptions, Model, Residence};
+use ascribe::model::{AdapterMode, AlsoTracked, Limits, LoadError, LoadOptions, Model, Residence};
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use ascribe::trajectory::{FrozenParameters, second_moments};
 use candle_core::DType;
@@ -499,37 +499,326 @@ fn images_in_files_have_the_losses_of_transformers() {
     }
 }
 
-/// PEFT's recipe for images: no task type, low-rank queries and values, and a new classifier of other classes.
+/// A folder of fixtures/image-adapters, and its base.
+fn image_adapter(name: &str) -> (PathBuf, PathBuf) {
+    let folder = fixture(&format!("image-adapters/{name}"));
+    let bytes = std::fs::read(folder.join("expected.safetensors")).expect("readable");
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("sound");
+    let base = header.metadata().as_ref().expect("metadata")["base"].clone();
+    (folder, fixture(&base))
+}
+
+fn over(folder: &Path, base: &Path, dtype: DType, mode: AdapterMode) -> Result<Model, LoadError> {
+    let options = LoadOptions { dtype, base: Some(base.to_owned()), adapter: Some(mode), ..LoadOptions::default() };
+    Model::load(folder, &options)
+}
+
+/// Adapters of fixtures/image-adapters, and how many layers each has: an A and a B of every adapted layer, of a B in
+/// groups each group.
+const ADAPTERS: [(&str, usize); 7] = [
+    ("vit", 8),
+    ("vit-patches", 6),
+    ("vit-patches-dora", 4),
+    ("resnet", 16),
+    ("resnet-dora", 22),
+    ("cnn", 16),
+    ("cnn-grouped", 16),
+];
+
+/// PEFT's recipe for images, and adapters over convolutions: of a ViT's patches, of a whole ResNet, of networks of plain
+/// PyTorch. Both ways of running them, beside the frozen base and merged into it; gradients of the base's layers are those
+/// of the weights that PEFT merged.
 #[test]
-fn an_adapter_over_a_vit_gives_the_logits_losses_and_gradients_of_peft() {
-    let (folder, base) = (fixture("image-adapters/vit"), fixture("images/vit"));
+fn adapters_over_classifiers_of_images_give_the_logits_losses_and_gradients_of_peft() {
+    for (name, layers) in ADAPTERS {
+        let (folder, base) = image_adapter(name);
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        let dataset = |model: &Model| Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(model);
+        let (is_merged_by_peft, has_dora) = (name != "cnn-grouped", name.ends_with("dora"));
+        for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-5)] {
+            let open = |mode| over(&folder, &base, dtype, mode);
+            let model = open(AdapterMode::Only).expect(name);
+            let left_out = |note: &&String| note.contains("left out") || note.contains("not used");
+            assert!(
+                model.notes().iter().filter(left_out).all(|note| note.contains("`id2label`")),
+                "{:?}",
+                model.notes()
+            );
+            let dataset = dataset(&model);
+            let batch = data::batch(&dataset, 0..dataset.len());
+            let mut agreement = Agreement::new("image-adapters", name, dtype);
+            agreement.logits(&model, &batch, &expected, tolerance);
+            agreement.losses(&model, &batch, &expected.values("loss"), tolerance);
+            let compared = agreement.gradients(&model, &batch, &expected, tolerance);
+            assert_eq!((model.layers().len(), compared.len()), (layers, 3 * layers), "{name}");
+            let batched = &Batched(&dataset, BATCH);
+            let run = Run::empirical(CurvatureKind::Identity, Measurement::Loss);
+            let found = match dtype {
+                DType::F64 => run.scores::<_, f64>(&model, batched, batched).expect("scores").wide(),
+                _ => run.scores::<_, f32>(&model, batched, batched).expect("scores").wide(),
+            };
+            // scores are per example of the training set
+            let want: Vec<f64> = expected.values("products").iter().map(|p| p / dataset.len() as f64).collect();
+            agreement.compare("products", &found, &want, tolerance, "products");
+            agreement.report();
+
+            let mut agreement = Agreement::new("merged image-adapters", name, dtype);
+            let merged = open(AdapterMode::Merged);
+            if is_merged_by_peft {
+                let merged = merged.expect(name);
+                agreement.logits(&merged, &batch, &expected, tolerance);
+                assert_eq!(merged.layers(), load(&base, dtype).layers(), "{name}");
+                let options = LoadOptions { dtype, base: Some(base.clone()), ..LoadOptions::default() };
+                let (adapter, selection) = (Some(AdapterMode::Merged), selection(&["*"]));
+                let all = Model::load(&folder, &LoadOptions { adapter, selection, ..options }).expect(name);
+                let compared = agreement.gradients(&all, &batch, &expected, tolerance);
+                let of_base = |name: &String| name.starts_with("gradient.") && !name.contains("base_model");
+                assert_eq!(compared.len(), expected.names().iter().filter(|name| of_base(name)).count(), "{name}");
+            } else {
+                let error = merged.expect_err("groups").to_string();
+                assert!(error.contains("`lora_bias`") || error.contains("in groups is not merged"), "{error}");
+            }
+            let both = open(AdapterMode::Both);
+            if has_dora {
+                assert!(both.expect_err("DoRA").to_string().contains("`use_dora`"));
+                continue;
+            }
+            let both = both.expect(name);
+            agreement.logits(&both, &batch, &expected, tolerance);
+            agreement.gradients(&both, &batch, &expected, tolerance);
+            let own = load(&base, dtype);
+            for layer in own.layers().iter().chain(model.layers()) {
+                assert!(both.layers().iter().any(|other| other.name == layer.name), "{name}, {}", layer.name);
+            }
+        }
+        let parameters = TorchParameters::read_over(&folder, Some(&base)).expect("known");
+        let found: Vec<&str> = parameters.list.iter().map(|parameter| parameter.name.as_str()).collect();
+        same_parameters("image-adapters", name, &folder, &found);
+    }
+}
+
+/// Weights that are read when their section runs, and activations that are computed twice, give the same numbers.
+#[test]
+fn adapters_over_convolutions_are_read_by_section() {
+    for (name, _) in ADAPTERS {
+        let (folder, base) = image_adapter(name);
+        let (graphs, residence) = (Graphs::Rebuilt, Residence::BySection);
+        let options = LoadOptions { dtype: DType::F64, graphs, residence, base: Some(base), ..LoadOptions::default() };
+        let model = Model::load(&folder, &options).expect("an adapter");
+        model.check_weights().expect("finite numbers");
+        let dataset = Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(&model);
+        let batch = data::batch(&dataset, 0..dataset.len());
+        let expected = Recorded::open(&folder.join("expected.safetensors"));
+        Agreement::new("image-adapters, read by section", name, DType::F64).gradients(&model, &batch, &expected, 1e-5);
+    }
+}
+
+/// Adam's second moments after one step are the squares of its gradient, of every group of a B its own rows.
+#[test]
+fn second_moments_of_an_adapter_over_convolutions_are_those_of_its_layers() {
+    let (folder, base) = image_adapter("cnn-grouped");
     let expected = Recorded::open(&folder.join("expected.safetensors"));
-    let open = |folder: &Path, base: &Path, dtype, mode| {
-        let options = LoadOptions { dtype, base: Some(base.to_owned()), adapter: Some(mode), ..LoadOptions::default() };
-        Model::load(folder, &options).expect("an adapter")
+    let model = over(&folder, &base, DType::F32, AdapterMode::Only).expect("an adapter");
+    let frozen = FrozenParameters { base: Some(base), ..FrozenParameters::default() };
+    let moments = second_moments(&folder, &folder.join("optimizer.pt"), model.layers(), None, &frozen);
+    let moments = moments.expect("readable");
+    assert_eq!(moments.len(), model.layers().len());
+    for (layer, moments) in model.layers().iter().zip(moments) {
+        let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
+        let gradient = expected.values(&format!("gradient.{}.0", layer.name));
+        let want: Vec<f64> = gradient.iter().map(|g| g * g).collect();
+        assert_relative(&found, &want, 1e-5, &layer.name);
+    }
+}
+
+/// What PEFT itself cannot run or merge, and files that do not belong to their settings or base.
+#[test]
+fn adapters_over_convolutions_that_do_not_fit_are_refused_by_tensor() {
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let changed = |from: &Path, to: &Path, change: Change<'_>| {
+        let mut keys: Value = serde_json::from_slice(&std::fs::read(from).expect("readable")).expect("JSON");
+        change(&mut keys);
+        std::fs::write(to, keys.to_string()).expect("written");
     };
+    // without some tensors, and with others of zeros
+    let zeros = vec![0; 4096];
+    let refused = |name: &str, mode, change: Change<'_>, of_base: Change<'_>, tensors: [&[(&str, &[usize])]; 2]| {
+        let ((folder, base), copy) = (image_adapter(name), tempfile::tempdir().expect("a folder"));
+        changed(&folder.join("adapter_config.json"), &copy.path().join("adapter_config.json"), change);
+        let bytes = std::fs::read(folder.join("adapter_model.safetensors")).expect("readable");
+        let all = SafeTensors::deserialize(&bytes).expect("sound");
+        let [without, more] = tensors;
+        let kept = all.iter().filter(|(name, _)| without.iter().all(|(part, _)| !name.contains(part)));
+        let more = more.iter().map(|(name, shape)| {
+            let bytes = &zeros[..4 * shape.iter().product::<usize>()];
+            (*name, TensorView::new(safetensors::Dtype::F32, shape.to_vec(), bytes).expect("fitting"))
+        });
+        let tensors = safetensors::serialize(kept.chain(more), None).expect("sound");
+        std::fs::write(copy.path().join("adapter_model.safetensors"), tensors).expect("written");
+        let other = tempfile::tempdir().expect("a folder");
+        std::fs::copy(base.join("model.safetensors"), other.path().join("model.safetensors")).expect("copied");
+        changed(&base.join("config.json"), &other.path().join("config.json"), of_base);
+        over(copy.path(), other.path(), DType::F32, mode).expect_err("does not fit").to_string()
+    };
+    let same = |_: &mut Value| ();
+    let (only, merged) = (AdapterMode::Only, AdapterMode::Merged);
+    let plain: [&[(&str, &[usize])]; 2] = [&[], &[]];
+    let of_group = "base_model.model.6.main.0";
+    let magnitude = format!("{of_group}.lora_magnitude_vector");
+    let targets = |text: &'static str| move |keys: &mut Value| keys["target_modules"] = json!(text);
+    let of_group_alone: [&[(&str, &[usize])]; 2] = [&[("model.0.", &[]), ("main.2.", &[]), ("model.10.", &[])], &[]];
+    for (found, wanted) in [
+        (refused("cnn-grouped", merged, &same, &same, plain), "`lora_bias`"),
+        (
+            refused(
+                "cnn-grouped",
+                merged,
+                &|keys| {
+                    targets(r"6\.main\.0")(keys);
+                    keys["lora_bias"] = json!(false);
+                },
+                &same,
+                [&[of_group_alone[0], &[("lora_B.bias", &[])]].concat(), &[]],
+            ),
+            "an adapter over a convolution in groups is not merged",
+        ),
+        (
+            refused(
+                "cnn-grouped",
+                only,
+                &|keys| {
+                    targets(r"6\.main\.0")(keys);
+                    keys["use_dora"] = json!(true);
+                },
+                &same,
+                [of_group_alone[0], &[(&magnitude, &[1, 9, 1, 1])]],
+            ),
+            "DoRA of a convolution in groups is not read",
+        ),
+        (
+            refused("cnn-grouped", only, &|keys| keys["rank_pattern"] = json!({ r"6\.main\.0": 17 }), &same, plain),
+            "its rank is 17, which 9 groups of channels do not divide",
+        ),
+        (
+            refused(
+                "cnn",
+                only,
+                &same,
+                &|keys| {
+                    keys["modules"][0]["dilation"] = json!(2);
+                    keys["modules"][0]["padding"] = json!(2);
+                },
+                plain,
+            ),
+            "its convolution is dilated, and PEFT's A is not",
+        ),
+        (refused("cnn", only, &same, &same, [&[("model.0.0.lora_A", &[])], &[]]), "model.0.0.lora_A.weight"),
+        (
+            refused("cnn", only, &same, &same, [&[], &[("base_model.model.77.lora_A.weight", &[2, 2])]]),
+            "no linear layer, convolution or embedding `77`",
+        ),
+        (refused("resnet", only, &|keys| keys["r"] = json!(4), &same, plain), "[2, 3, 7, 7]"),
+        (refused("resnet", only, &targets(r".*layer\.0\.convolution"), &same, plain), "does not select"),
+        (refused("resnet", only, &targets("all-linear"), &same, plain), "does not select"),
+        (refused("vit-patches", only, &targets(r".*\.k_proj"), &same, plain), "does not select"),
+        (refused("vit-patches", only, &|keys| keys["r"] = json!(5), &same, plain), "[2, 16]"),
+    ] {
+        assert!(found.contains(wanted) && !found.contains('\n'), "{wanted}: {found}");
+    }
+}
+
+/// What a configuration does not say is as transformers has it, and is named; another class than the one for images, or
+/// weights without a classifier, are refused.
+#[test]
+fn what_a_configuration_leaves_out_is_as_transformers_has_it() {
+    let whole = |_: &mut Tensors| ();
+    let without = |keys: &'static [&'static str]| {
+        move |config: &mut Value| {
+            for key in keys {
+                config.as_object_mut().expect("an object").remove(*key);
+            }
+        }
+    };
+    // names of the base class: without what the class in front of it adds
+    let body = |prefix: &'static str| {
+        move |all: &mut Tensors| {
+            all.retain(|(name, ..)| name.starts_with(prefix));
+            all.iter_mut().for_each(|(name, ..)| *name = name.trim_start_matches(prefix).to_owned());
+        }
+    };
+    for (name, classifier) in [("vit", "classifier.weight"), ("resnet", "classifier.1.weight")] {
+        let own = load(&fixture(&format!("images/{name}")), DType::F64);
+        let dataset = images(name, &own);
+        let batch = data::batch(&dataset, 0..dataset.len());
+        // the class is the one that the model type has for images
+        let folder = copy(name, without(&["architectures"]), whole);
+        assert_eq!(logits(&load(folder.path(), DType::F64), &batch), logits(&own, &batch), "{name}");
+        for none in [json!([]), Value::Null] {
+            let folder = copy(name, |config| config["architectures"] = none.clone(), whole);
+            assert_eq!(logits(&load(folder.path(), DType::F64), &batch), logits(&own, &batch), "{name}");
+        }
+        // three classes in the file, and two where nothing is said
+        let found = refused(name, without(&["id2label", "label2id"]), whole);
+        assert!(found.contains(classifier), "{found}");
+        let two = |all: &mut Tensors| {
+            for (name, shape, numbers) in all.iter_mut().filter(|(name, ..)| name.starts_with("classifier")) {
+                shape[0] = 2;
+                numbers.truncate(shape.iter().product());
+                assert!(!name.is_empty());
+            }
+        };
+        let folder = copy(name, without(&["id2label", "label2id", "problem_type"]), two);
+        let model = load(folder.path(), DType::F64);
+        let notes = model.notes().join("\n");
+        assert!(notes.contains("neither `id2label` nor `num_labels`: 2 labels"), "{notes}");
+        assert!(notes.contains("no `problem_type`: targets are classes"), "{notes}");
+        let folder = copy(
+            name,
+            |config| {
+                without(&["id2label", "label2id"])(config);
+                config["num_labels"] = json!(3);
+            },
+            whole,
+        );
+        assert_eq!(logits(&load(folder.path(), DType::F64), &batch), logits(&own, &batch), "{name}");
+        // the base class, named or not
+        let prefix = if name == "vit" { "vit." } else { "resnet." };
+        for (classes, wanted) in [
+            (json!(["ViTModel"]), "ViTModel"),
+            (json!(["ViTForMaskedImageModeling"]), "ViTForMaskedImageModeling"),
+            (json!(["ResNetModel"]), "ResNetModel"),
+            (json!(["ResNetBackbone"]), "ResNetBackbone"),
+        ] {
+            let found = refused(name, |config| config["architectures"] = classes.clone(), body(prefix));
+            assert!(found.contains(wanted), "{found}");
+        }
+        let found = refused(name, without(&["architectures"]), body(prefix));
+        assert!(found.contains("no tensor `"), "{found}");
+    }
+    // sizes that the configuration leaves out are the class's, which do not fit these small models
+    for (key, name) in [("image_size", "vit"), ("hidden_size", "vit"), ("embedding_size", "resnet")] {
+        let found = refused(name, |config| drop(config.as_object_mut().expect("an object").remove(key)), whole);
+        assert!(found.contains("keys are absent") && found.contains(&format!("`{key}` =")), "{key}: {found}");
+    }
+    for name in ["vit", "resnet"] {
+        let folder = copy(name, without(&["num_channels"]), whole);
+        let notes = load(folder.path(), DType::F32).notes().join("\n");
+        assert!(notes.contains("the class's, as in transformers: `num_channels` = 3"), "{notes}");
+    }
+    let found = refused("resnet", without(&["depths"]), whole);
+    assert!(found.contains("`hidden_sizes` has 2 entries, and `depths` has 4"), "{found}");
+}
+
+/// The recipe's adapter under the names of transformers 4, and over a base without a classifier.
+#[test]
+fn an_adapter_over_a_vit_is_read_under_either_name_and_without_a_classifier() {
+    let (folder, base) = image_adapter("vit");
+    let open = |folder: &Path, base: &Path| over(folder, base, DType::F64, AdapterMode::Only).expect("an adapter");
     let batch = |model: &Model| {
         let read = Source::new(folder.join("train.safetensors"), Role::Train, &folder).read(model);
         data::batch(&read, 0..3)
     };
-    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-5)] {
-        let model = open(&folder, &base, dtype, AdapterMode::Only);
-        assert!(model.notes().iter().any(|note| note.contains("4 outputs")), "{:?}", model.notes());
-        let batch = batch(&model);
-        let mut agreement = Agreement::new("image-adapters", "vit", dtype);
-        agreement.logits(&model, &batch, &expected, tolerance);
-        agreement.losses(&model, &batch, &expected.values("loss"), tolerance);
-        let compared = agreement.gradients(&model, &batch, &expected, tolerance);
-        assert_eq!((model.layers().len(), compared.len()), (8, 24));
-        agreement.report();
-        let merged = open(&folder, &base, dtype, AdapterMode::Merged);
-        let mut agreement = Agreement::new("merged image-adapters", "vit", dtype);
-        agreement.logits(&merged, &batch, &expected, tolerance);
-        assert_eq!(merged.layers(), load(&base, dtype).layers());
-    }
-    let parameters = TorchParameters::read_over(&folder, Some(&base)).expect("known");
-    let found: Vec<&str> = parameters.list.iter().map(|parameter| parameter.name.as_str()).collect();
-    same_parameters("image-adapters", "vit", &folder, &found);
+    assert!(open(&folder, &base).notes().iter().any(|note| note.contains("4 outputs")));
     // what transformers 4 calls the same modules, in memory as in files
     let older = tempfile::tempdir().expect("a folder");
     let bytes = std::fs::read(folder.join("adapter_model.safetensors")).expect("readable");
@@ -549,7 +838,7 @@ fn an_adapter_over_a_vit_gives_the_logits_losses_and_gradients_of_peft() {
         serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).expect("readable")).expect("JSON");
     keys["target_modules"] = json!(["query", "value"]);
     std::fs::write(older.path().join("adapter_config.json"), keys.to_string()).expect("written");
-    let [new, old] = [&folder, older.path()].map(|folder| open(folder, &base, DType::F64, AdapterMode::Only));
+    let [new, old] = [&folder, older.path()].map(|folder| open(folder, &base));
     assert_eq!(logits(&new, &batch(&new)), logits(&old, &batch(&old)));
     // a base that never had a classifier, as those that are pretrained without one
     let headless = copy(
@@ -557,7 +846,7 @@ fn an_adapter_over_a_vit_gives_the_logits_losses_and_gradients_of_peft() {
         |keys| keys["architectures"] = json!(["ViTModel"]),
         |tensors| tensors.retain(|(name, ..)| !name.starts_with("classifier")),
     );
-    let model = open(&folder, headless.path(), DType::F64, AdapterMode::Only);
+    let model = open(&folder, headless.path());
     assert!(model.notes().iter().any(|note| note.contains("trained as `ViTForImageClassification`")));
     assert_eq!(logits(&model, &batch(&model)), logits(&new, &batch(&new)));
 }

@@ -22,6 +22,17 @@ pub(in crate::model) enum Kind {
     Head,
     /// A table of rows by number.
     Embedding,
+    /// A convolution over images.
+    Convolution(Kernels),
+}
+
+/// The kernels of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::model) struct Kernels {
+    /// Height and width.
+    pub(in crate::model) size: [usize; 2],
+    /// Groups of channels.
+    pub(in crate::model) groups: usize,
 }
 
 impl From<Kind> for ModuleKind {
@@ -30,20 +41,22 @@ impl From<Kind> for ModuleKind {
             Kind::Linear => Self::Linear,
             Kind::Head => Self::Head,
             Kind::Embedding => Self::Embedding,
+            Kind::Convolution(_) => Self::Convolution,
         }
     }
 }
 
-/// The adapter of one module, checked but not read: `A: [r, inputs]`, `B: [outputs, r]`.
+/// The adapter of one module, checked but not read: `A: [r, inputs]`, `B: [outputs, r]`; of a convolution
+/// `A: [r, channels, height, width]`, `B: [outputs, r / groups, 1, 1]`.
 #[derive(Debug, Clone)]
 pub(in crate::model) struct LowRank {
-    pub(in crate::model) a: StoredTensor,
-    pub(in crate::model) b: StoredTensor,
+    a: StoredTensor,
+    b: StoredTensor,
     /// The bias of B (`lora_bias`).
     pub(in crate::model) b_bias: Option<StoredTensor>,
     /// The factor `s`.
     pub(in crate::model) scale: f64,
-    /// DoRA's magnitudes of the rows, `[outputs]`.
+    /// DoRA's magnitudes of the rows, `[outputs]`; of a convolution `[1, outputs, 1, 1]`.
     pub(in crate::model) magnitude: Option<StoredTensor>,
     pub(in crate::model) rank: usize,
     /// The module's name in the adapter's file, without `lora_A`.
@@ -56,16 +69,35 @@ impl LowRank {
         ["lora_A", "lora_B"].map(|part| format!("{}.{part}", self.name))
     }
 
+    /// A as a matrix `[r, inputs]`: the kernels of a convolution lie as rows.
+    pub(in crate::model) fn read_a(&self) -> Result<Tensor, LoadError> {
+        Ok(self.a.read()?.flatten_from(1)?)
+    }
+
+    /// B as a matrix `[outputs, r]`, of a convolution in groups `[outputs, r / groups]`.
+    pub(in crate::model) fn read_b(&self) -> Result<Tensor, LoadError> {
+        Ok(self.b.read()?.flatten_from(1)?)
+    }
+
     /// `s · B A`, `[outputs, inputs]`.
     fn delta(&self) -> Result<Tensor, LoadError> {
-        Ok((self.b.read()?.matmul(&self.a.read()?)? * self.scale)?)
+        Ok((self.read_b()?.matmul(&self.read_a()?)? * self.scale)?)
+    }
+
+    /// What a weight `[outputs, inputs]` is beside the adapter, and the factors of what the adapter adds at each output.
+    pub(in crate::model) fn beside(&self, weight: Tensor) -> Result<(Tensor, Tensor), LoadError> {
+        let scale = Tensor::ones(weight.dim(0)?, weight.dtype(), weight.device())?.affine(self.scale, 0.0)?;
+        Ok(match self.row_factors(&weight)? {
+            Some(rows) => (weight.broadcast_mul(&rows.unsqueeze(1)?)?, (scale * rows)?),
+            None => (weight, scale),
+        })
     }
 
     /// DoRA's factors of the rows, `m / ‖W + s B A‖`, for a weight `[outputs, inputs]`; none without DoRA.
     pub(in crate::model) fn row_factors(&self, weight: &Tensor) -> Result<Option<Tensor>, LoadError> {
         let Some(magnitude) = &self.magnitude else { return Ok(None) };
         let norms = (weight + self.delta()?)?.sqr()?.sum(D::Minus1)?.sqrt()?;
-        Ok(Some((magnitude.read()? / norms)?))
+        Ok(Some((magnitude.read()?.flatten_all()? / norms)?))
     }
 }
 
@@ -80,7 +112,7 @@ pub(in crate::model) struct Merged {
 impl Change for Merged {
     fn merged(&self, weight: &Tensor) -> Result<Tensor, LoadError> {
         let outputs_first = match self.layout {
-            Layout::OutputsFirst => weight.clone(),
+            Layout::OutputsFirst => weight.flatten_from(1)?,
             Layout::InputsFirst => weight.t()?.contiguous()?,
         };
         let sum = (&outputs_first + self.adapter.delta()?)?;
@@ -89,7 +121,7 @@ impl Change for Merged {
             None => sum,
         };
         Ok(match self.layout {
-            Layout::OutputsFirst => merged,
+            Layout::OutputsFirst => merged.reshape(weight.shape())?,
             Layout::InputsFirst => merged.t()?.contiguous()?,
         })
     }
@@ -115,7 +147,7 @@ impl Adapter {
         let adapted = parts.filter(|parts| parts.keys().any(|part| part.starts_with("lora_")));
         let (part_a, part_b) = match kind {
             Kind::Embedding => ("lora_embedding_A", "lora_embedding_B"),
-            Kind::Linear | Kind::Head => ("lora_A.weight", "lora_B.weight"),
+            Kind::Linear | Kind::Head | Kind::Convolution(_) => ("lora_A.weight", "lora_B.weight"),
         };
         let file = || self.weights.origin().to_owned();
         let Some(parts) = adapted else {
@@ -169,12 +201,32 @@ impl Adapter {
             }
             own.tensor_at(tensor, shape)
         };
+        let (shape_a, shape_b, shape_of_magnitude) = match kind {
+            Kind::Linear | Kind::Head | Kind::Embedding => (vec![rank, inputs], vec![outputs, rank], vec![outputs]),
+            Kind::Convolution(Kernels { size: [height, width], groups }) => {
+                let problem = match (rank % groups, groups > 1 && magnitude.is_some()) {
+                    (0, false) => None,
+                    (0, true) => Some(
+                        "DoRA of a convolution in groups is not read: PEFT takes the norms of its rows from a product of \
+                         A and B that is not the one of its forward pass"
+                            .to_owned(),
+                    ),
+                    _ => Some(format!("its rank is {rank}, which {groups} groups of channels do not divide")),
+                };
+                if let Some(problem) = problem {
+                    let name = parts.values().next().cloned().unwrap_or_default();
+                    return Err(LoadError::AdapterTensor { file: file(), name, problem });
+                }
+                let channels = inputs / (height * width).max(1);
+                (vec![rank, channels, height, width], vec![outputs, rank / groups, 1, 1], vec![1, outputs, 1, 1])
+            }
+        };
         Ok(Some(LowRank {
-            a: tensor(part_a, &[rank, inputs])?,
-            b: tensor(part_b, &[outputs, rank])?,
+            a: tensor(part_a, &shape_a)?,
+            b: tensor(part_b, &shape_b)?,
             b_bias: expected.contains(&"lora_B.bias").then(|| tensor("lora_B.bias", &[outputs])).transpose()?,
             scale: self.config.scale(&name)?,
-            magnitude: magnitude.map(|(part, _)| tensor(part, &[outputs])).transpose()?,
+            magnitude: magnitude.map(|(part, _)| tensor(part, &shape_of_magnitude)).transpose()?,
             rank,
             name: format!("{PREFIX}{name}"),
         }))
@@ -198,6 +250,12 @@ impl Adapter {
             value: "true where the adapter is merged (`--adapter merged`, or an adapted head)".into(),
             hint: None,
         }
+    }
+
+    /// The refusal of an adapter over a convolution that PEFT runs or merges in no way that could be followed.
+    pub(in crate::model) fn convolution_is_not_read(&self, low_rank: &LowRank, problem: &str) -> LoadError {
+        let name = format!("{}.lora_A.weight", low_rank.name);
+        LoadError::AdapterTensor { file: self.weights.origin().to_owned(), name, problem: problem.to_owned() }
     }
 
     /// Rows of an embedding that were trained alone (`trainable_token_indices`): their ids and their tensor.

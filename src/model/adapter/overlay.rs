@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::config::AdapterConfig;
 use super::mode::AdapterMode;
-use super::parts::{PREFIX, in_base, split};
+use super::parts::{PREFIX, in_base, other_name_of_a_tied_bias, split};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::error::{LoadError, abridged};
 
@@ -77,6 +77,10 @@ impl Adapter {
             };
             match base_name(&plain, base, prefixes, heads).or_else(|| of_memory(&plain, base, renamed?)) {
                 Some(own) => drop(replaced.insert(own, name.clone())),
+                // the base has the number under its other name
+                None if other_name_of_a_tied_bias(&plain).is_some_and(|other| base.contains(&other)) => {
+                    drop(replaced.insert(plain, name.clone()))
+                }
                 // a classifier that the base does not have
                 None if (config.of_texts || config.of_images) && config.trains(&plain) => {
                     drop(replaced.insert(plain, name.clone()))
@@ -136,7 +140,7 @@ impl Adapter {
         let used = self.used();
         if let Some((module, tensors)) = self.modules.iter().find(|(module, _)| !used.contains(*module)) {
             let name = tensors.values().next().cloned().unwrap_or_default();
-            let problem = format!("the base has no linear layer or embedding `{module}`");
+            let problem = format!("the base has no linear layer, convolution or embedding `{module}`");
             return Err(LoadError::AdapterTensor { file: self.weights.origin().to_owned(), name, problem });
         }
         drop(used);

@@ -37,6 +37,13 @@ pub(crate) fn in_base(name: &str) -> Option<String> {
     Some(format!("{module}.{}", part.strip_prefix("default.").unwrap_or(part)))
 }
 
+/// The other name of the bias of a decoder that is tied to the embedding: of `lm_head.decoder.bias` `lm_head.bias`. With
+/// `bias = all` PEFT saves both, of which a base's file holds the second; where they differ, the decoder's counts, which
+/// PEFT loads last.
+pub(crate) fn other_name_of_a_tied_bias(name: &str) -> Option<String> {
+    name.strip_suffix(".decoder.bias").map(|head| format!("{head}.bias"))
+}
+
 /// Whether a tensor has the name that a copied module's has in memory.
 pub(crate) fn is_named_as_in_memory(name: &str) -> bool {
     name.contains(COPIES)

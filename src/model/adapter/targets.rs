@@ -42,6 +42,8 @@ pub(crate) enum ModuleKind {
     Head,
     /// An embedding.
     Embedding,
+    /// A convolution.
+    Convolution,
 }
 
 impl Modules {
@@ -199,7 +201,9 @@ mod tests {
         let all = targets(json!("all-linear"));
         let select = |kind| all.select("some.module", kind);
         assert_eq!(select(ModuleKind::Linear), Some(true));
-        assert_eq!((select(ModuleKind::Head), select(ModuleKind::Embedding)), (Some(false), Some(false)));
+        for other in [ModuleKind::Head, ModuleKind::Embedding, ModuleKind::Convolution] {
+            assert_eq!(select(other), Some(false), "{other:?}");
+        }
         // the word means nothing among modules that are left out
         assert!(matches!(Modules::read(Some(&json!("all-linear")), false), Ok(Modules::Matching(_))));
     }

@@ -3,11 +3,12 @@
 use candle_core::Result as CandleResult;
 
 use super::description::Described;
-use super::modules::{Flow, StoredChain, StoredConvolution, StoredModule, StoredNorm};
+use super::modules::{Flow, StoredChain, StoredModule, StoredNorm};
 use crate::curvature::{Plane, Window};
 use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::config::Config;
 use crate::model::error::{LoadError, abridged_shape};
+use crate::model::layers::{Convolved, Place};
 use crate::model::layout::Layout;
 use crate::model::tracking::{SharedInput, Tracking};
 
@@ -135,23 +136,13 @@ impl Loader<'_, '_> {
         let window = Window { size: [height, width], ..window };
         let plane = self.fits(window.output(flow.plane), flow, place)?;
         let bias = weights.contains(&format!("{name}.bias"));
-        let (weight, bias) = self.source.kernels(name, outputs, [channels, height, width], bias)?;
-        let of_group = [outputs / groups, channels * height * width];
-        let mut layers = vec![];
-        for k in 0..groups {
-            // a layer of its own for each group: their weights meet in no covariance
-            let layer = if groups == 1 { name.to_owned() } else { format!("{name}.group.{k}") };
-            let [outputs, inputs] = of_group;
-            let layer = self.tracking.layer(&layer, outputs, inputs, bias.is_some(), &mut SharedInput::default());
-            if layer.is_some() {
-                weights.count_tracked(&format!("{name}.weight"), (outputs * inputs) as u64);
-                bias.iter().for_each(|_| weights.count_tracked(&format!("{name}.bias"), outputs as u64));
-            }
-            layers.push(layer);
-        }
-        let of_place = (groups * of_group[1] + outputs) as u64;
+        let convolved = Convolved { outputs, channels, groups, window, bias, place: Place::Inside };
+        let convolution = self.source.convolution(self.tracking, name, convolved)?;
+        let columns = groups * channels * height * width;
+        // an adapter has patches of its own
+        let beside = convolution.rank().map_or(0, |rank| columns + 2 * rank + outputs);
+        let of_place = (columns + outputs + beside) as u64;
         self.numbers = self.numbers.saturating_add(of_place.saturating_mul(plane.places() as u64));
-        let convolution = StoredConvolution { weight, bias, window, layers, products: self.source.products };
         Ok((StoredModule::Convolution(Box::new(convolution)), Flow { channels: outputs, plane, ..flow }))
     }
 
@@ -176,7 +167,8 @@ impl Loader<'_, '_> {
         let bias = weights.contains(&format!("{name}.bias"));
         let (mut input, layout) = (SharedInput::default(), Layout::OutputsFirst);
         let linear = self.source.linear(self.tracking, name, [outputs, inputs], bias, layout, &mut input)?;
-        self.numbers += (inputs + outputs) as u64;
+        let beside = linear.adapter.as_ref().map_or(0, |adapter| 2 * adapter.low_rank.rank + outputs);
+        self.numbers += (inputs + outputs + beside) as u64;
         Ok((StoredModule::Linear(Box::new(linear)), Flow { channels: outputs, ..flow }))
     }
 

@@ -126,9 +126,6 @@ impl Body for Network {
 
 /// Builds the model from its folder's configuration and weights.
 fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Result<Loaded, LoadError> {
-    if weights.adapter().is_some() {
-        return Err(config.problem("adapters of models with convolutions are not read; save the merged model"));
-    }
     let described = description::modules(config)?;
     order(config)?;
     let channels = config.size("num_channels")?;

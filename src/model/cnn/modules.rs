@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 
 use super::description::Plain;
-use crate::curvature::gemm::Products;
-use crate::curvature::{Convolution, LayerId, Linear, Plane, Positions, TapRecorder, Traced, Window};
+use crate::curvature::{Plane, Positions, TapRecorder, Traced};
 use crate::model::checkpoint_reader::StoredTensor;
+use crate::model::convolution::{AdaptedConvolution, StoredConvolution};
 use crate::model::error::LoadError;
-use crate::model::projection::StoredLinear;
+use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
 use crate::nn::{
     BatchNorm, Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled, trace_scaled,
@@ -50,9 +50,9 @@ impl Flow {
 /// A module in memory.
 #[derive(Debug)]
 pub(super) enum Module {
-    Convolution(Convolution),
+    Convolution(AdaptedConvolution),
     Norm(BatchNorm),
-    Linear(Linear),
+    Linear(Projection),
     Plain(Plain),
     Residual([Vec<Module>; 2]),
 }
@@ -129,33 +129,6 @@ fn trace_plain(module: Plain, x: &Traced, flow: Flow) -> candle_core::Result<Tra
     }
 }
 
-/// A convolution on disk: one tensor for the kernels of all groups.
-#[derive(Debug)]
-pub(super) struct StoredConvolution {
-    pub(super) weight: StoredTensor,
-    pub(super) bias: Option<StoredTensor>,
-    pub(super) window: Window,
-    /// The number of each group's layer, if it is tracked.
-    pub(super) layers: Vec<Option<LayerId>>,
-    pub(super) products: Products,
-}
-
-impl Stored for StoredConvolution {
-    type Value = Convolution;
-
-    fn read(&self) -> Result<Convolution, LoadError> {
-        let (weight, bias) = (self.weight.read()?.flatten_from(1)?, self.bias.as_ref().map(Stored::read).transpose()?);
-        let outputs = weight.dim(0)? / self.layers.len().max(1);
-        let of_group = |(k, layer): (usize, &Option<LayerId>)| {
-            let rows = |x: &Tensor| x.narrow(0, k * outputs, outputs);
-            let linear = Linear::new(rows(&weight)?, bias.as_ref().map(rows).transpose()?, *layer)?;
-            Ok(linear.with_products(self.products))
-        };
-        let groups = self.layers.iter().enumerate().map(of_group).collect::<Result<_, LoadError>>()?;
-        Ok(Convolution::grouped(groups, self.window)?)
-    }
-}
-
 /// A batch norm on disk.
 #[derive(Debug)]
 pub(super) struct StoredNorm {
@@ -203,7 +176,7 @@ impl Stored for StoredModule {
         Ok(match self {
             Self::Convolution(convolution) => Module::Convolution(convolution.read()?),
             Self::Norm(norm) => Module::Norm(norm.read()?),
-            Self::Linear(linear) => Module::Linear(linear.read()?.into_base()),
+            Self::Linear(linear) => Module::Linear(linear.read()?),
             Self::Plain(plain) => Module::Plain(*plain),
             Self::Residual([modules, shortcut]) => Module::Residual([read_all(modules)?, read_all(shortcut)?]),
         })

@@ -35,7 +35,7 @@ impl Stored for StoredHeadAdapter {
     type Value = HeadAdapter;
 
     fn read(&self) -> Result<HeadAdapter, LoadError> {
-        let (a, b) = (self.low_rank.a.read()?, self.low_rank.b.read()?);
+        let (a, b) = (self.low_rank.read_a()?, self.low_rank.read_b()?);
         let mut factors = Tensor::ones(b.dim(0)?, b.dtype(), b.device())?.affine(self.low_rank.scale, 0.0)?;
         if self.low_rank.magnitude.is_some()
             && let Some(rows) = self.low_rank.row_factors(&self.weight.read()?)?
