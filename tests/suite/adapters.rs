@@ -18,6 +18,7 @@ use ascribe::trajectory::TrajectoryRequest;
 use ascribe::trajectory::torch_parameters::TorchParameters;
 use candle_core::DType;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 fn options(base: PathBuf, dtype: DType, mode: AdapterMode) -> LoadOptions {
@@ -199,6 +200,36 @@ fn optimizers_number_an_adapters_parameters_as_named_parameters_does() {
         let found = TorchParameters::read_over(&folder, Some(&base_of(&folder))).expect("known");
         let found: Vec<&str> = found.list.iter().map(|parameter| parameter.name.as_str()).collect();
         same_parameters("adapters", &name, &folder, &found);
+    }
+}
+
+/// The bias of a tied decoder is one parameter with two names. PEFT saves both; where they differ, the decoder's own counts,
+/// which PEFT loads last, and the plan says so.
+#[test]
+fn of_two_names_of_a_tied_decoders_bias_the_decoders_own_counts() {
+    for (name, shared) in [("bert-masked-biases", "cls.predictions.bias"), ("roberta-masked-biases", "lm_head.bias")] {
+        let (copy, base) = copied(name);
+        let load = |folder: &Path| Model::load(folder, &options(base.clone(), DType::F64, AdapterMode::Only));
+        let expected = Recorded::open(&fixture(&format!("adapters/{name}/expected.safetensors")));
+        let differs = |model: &Model| model.notes().iter().any(|note| note.contains("differs from"));
+        let own = load(copy.path()).expect(name);
+        assert!(!differs(&own), "{name}");
+        let want = logits(&own, &sequences(&own, &expected));
+        let file = copy.path().join("adapter_model.safetensors");
+        let bytes = std::fs::read(&file).expect("readable");
+        let all = SafeTensors::deserialize(&bytes).expect("sound");
+        let shared = format!("base_model.model.{shared}");
+        let zeros = vec![0; all.tensor(&shared).expect("saved").data().len()];
+        let changed = all.iter().map(|(name, view)| {
+            let bytes = if name == shared { &zeros } else { view.data() };
+            (name, TensorView::new(view.dtype(), view.shape().to_vec(), bytes).expect("fitting"))
+        });
+        let changed = safetensors::serialize(changed, None).expect("sound");
+        std::fs::remove_file(&file).expect("writable");
+        std::fs::write(&file, changed).expect("writable");
+        let model = load(copy.path()).expect(name);
+        assert!(differs(&model), "{name}: {:?}", model.notes());
+        assert_eq!(logits(&model, &sequences(&model, &expected)), want, "{name}");
     }
 }
 

@@ -17,6 +17,11 @@ pub(in crate::model) fn labels(config: &Config) -> Result<Labels, LoadError> {
     let by_number = dictionary(config, "id2label")?;
     let numbers = config.optional_size("num_labels")?;
     let outputs = by_number.as_ref().map(BTreeMap::len).filter(|&n| n > 0).or(numbers).unwrap_or(USUAL);
+    if by_number.is_none() && numbers.is_none() {
+        config.note(format!(
+            "`config.json` has neither `id2label` nor `num_labels`: {USUAL} labels, as transformers decides"
+        ));
+    }
     if let Some(numbers) = numbers.filter(|&numbers| numbers != outputs) {
         return Err(config.problem(format!("`num_labels` = {numbers}, but `id2label` has {outputs} entries")));
     }
