@@ -88,7 +88,7 @@ def page(found, before, keep):
         "- *gradients*: of tracked layers, element by element",
         "- *gradient products*: scores by gradient products of all queries and examples, also layer by layer",
         "- *EK-FAC*: EK-FAC scores of all queries and examples with the data's own labels, against kronfluence, or PyTorch",
-        "  where kronfluence does not run (OPT, experts)",
+        "  where kronfluence does not run (OPT, experts, DeBERTa v2 whose distances share layers)",
         "- *optimizer*: number of parameters whose order in an optimizer's state was compared with PyTorch's; what",
         "  Source reads second moments by",
         "",

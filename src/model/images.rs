@@ -7,6 +7,7 @@ use super::body::wrong_batch;
 use super::config::Config;
 use super::error::LoadError;
 use super::heads::labels;
+use super::weights::Weights;
 use crate::curvature::{Error, Plane, Section};
 use crate::data::{Batch, Inputs, Labels, RowInputs, Task};
 
@@ -55,6 +56,22 @@ pub(super) fn pair(config: &Config, key: &str, default: usize) -> Result<[usize;
             "`{key}` = {}, expected a positive whole number, or a height and a width",
             config.quoted(key)
         ))),
+    }
+}
+
+/// Says so if batch norms run with the base's statistics under an adapter that was trained: training in batches moves them,
+/// and PEFT saves those of copied norms alone.
+pub(super) fn note_statistics(config: &Config, weights: &Weights) {
+    const STATISTICS: &str = "running_mean";
+    let Some(adapter) = weights.adapter() else { return };
+    let norms = weights.names().filter(|name| name.ends_with(STATISTICS)).count();
+    let saved = adapter.replaced().filter(|name| name.ends_with(STATISTICS)).count();
+    if saved < norms {
+        config.note(format!(
+            "{} of {norms} batch norms have the base's running statistics, as when PEFT loads the adapter: training moves \
+             them, and PEFT saves them only of norms in `modules_to_save`, so that losses may be off those of the log",
+            norms - saved
+        ));
     }
 }
 

@@ -394,6 +394,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let in_bottleneck = config.flag("downsample_in_bottleneck", false)?;
     let (labels, task) = images::labels(config)?;
 
+    images::note_statistics(config, weights);
     let names = Names::of(weights);
     let source = CheckpointReader::new(weights, "", config, options);
     let residence = options.residence;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use crate::support::agreement::{Agreement, folders_of, logits, same_parameters};
 use crate::support::editable::check_directions;
 use crate::support::figures::assert_relative;
+use crate::support::passes::{BATCH, Batched, Run};
 use crate::support::recorded::Recorded;
-use crate::support::{fixture, load, load_layers, selection};
+use crate::support::{Outcome, fixture, load, load_layers, selection};
 use ascribe::Hint;
-use ascribe::curvature::Network;
+use ascribe::curvature::{CurvatureKind, Measurement, Network};
 use ascribe::data::{self, Columns, DataOptions, Dataset, Format, Labels, Role, Task, read_tokens_from};
 use ascribe::model::{AlsoTracked, Limits, LoadOptions, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
@@ -81,6 +82,43 @@ fn every_classifier_gives_the_logits_losses_and_gradients_of_transformers() {
 }
 
 /// The layers of the blocks and the vectors of norms at once, then the layers of the head.
+/// Layers of queries and keys read the embeddings of distances too, each a row of their covariances: scores by gradient
+/// products and EK-FAC against kronfluence where these rows have layers of their own, and against PyTorch where they share
+/// them, which kronfluence does not compute.
+#[test]
+fn deberta_has_the_scores_of_kronfluence() -> Outcome {
+    for (name, layers) in [("deberta-v2", 12), ("deberta-v2-multi-label", 16)] {
+        let expected = Recorded::open(&fixture(&format!("deberta-scores/{name}.safetensors")));
+        let shape = expected.get("identity").shape.clone();
+        let (queries, train) = (shape[0], shape[1]);
+        for dtype in [DType::F32, DType::F64] {
+            let model = load(&fixture(&format!("classifiers/{name}")), dtype);
+            assert_eq!(model.layers().len(), layers, "{name}");
+            let all = texts(&model, &expected, &(0..train + queries).collect::<Vec<_>>());
+            let mut agreement = Agreement::new("classifiers", name, dtype);
+            agreement.losses(&model, &data::batch(&all, 0..all.len()), &expected.values("loss"), 1e-5);
+            let of = |rows: std::ops::Range<usize>| texts(&model, &expected, &rows.collect::<Vec<_>>());
+            let (own, asked) = (of(0..train), of(train..train + queries));
+            let (own, asked) = (&Batched(&own, BATCH), &Batched(&asked, BATCH));
+            for (kind, figure, tensor, tolerance) in [
+                (CurvatureKind::Identity, "products", "identity", 1e-5),
+                (CurvatureKind::Ekfac, "ekfac", "ekfac", 1e-4),
+            ] {
+                let run = Run::empirical(kind, Measurement::Loss);
+                let found = match dtype {
+                    DType::F64 => run.scores::<_, f64>(&model, own, asked)?.wide(),
+                    _ => run.scores::<_, f32>(&model, own, asked)?.wide(),
+                };
+                // scores are per example of the training set
+                let want: Vec<f64> = expected.values(tensor).iter().map(|score| score / train as f64).collect();
+                agreement.compare(figure, &found, &want, tolerance, tensor);
+            }
+            agreement.report();
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn gradients_of_classifiers_are_the_slopes_of_losses_in_random_directions() {
     for name in folders_of("classifiers") {

@@ -308,7 +308,8 @@ fn measure(job: &Job, summary: &Summary) -> String {
             Some(field) => format!(", {how} of all queries, weighted by their `{field}`"),
         },
     };
-    let tokens = summary.queries.as_ref().is_some_and(|queries| queries.longest > 1);
+    // a classifier gives one label for a text or an image
+    let tokens = summary.queries.as_ref().is_some_and(|queries| !queries.is_rows && queries.targets > queries.examples);
     let reduction = if tokens { format!(", {} over target tokens", name_of(&method.reduction)) } else { String::new() };
     let sizes: Vec<String> = summary.stages.iter().map(|stage| count(stage.train_size as u64)).collect();
     format!("{name} of the query{reduction}{aggregate}; training set of {}", sizes.join(", then "))

@@ -138,6 +138,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         return Err(config.problem(format!("`num_channels` or `image_size` is larger than {LARGEST}")));
     }
 
+    images::note_statistics(config, weights);
     let source = CheckpointReader::new(weights, "", config, options);
     let tracking = Tracking::new(&options.selection);
     let input = Flow { channels, plane, is_flat: false };
