@@ -12,7 +12,7 @@ use super::labels::Labels;
 use super::line_problem::LineProblem;
 use super::reading_options::{DecoderTokens, MaskedTokens};
 use super::special_tokens::resolve;
-use super::specials::{FromTokenizer, Role, Special, Specials, Which};
+use super::specials::{FromTokenizer, InConversations, Role, Special, Specials, Which};
 use super::tokenizer::{Encoded, Offsets, Tokenizer};
 
 /// Turns the texts of one file into tokens.
@@ -24,6 +24,9 @@ pub(super) struct Encoder<'a> {
     from_tokenizer: FromTokenizer,
     /// Whether a text that has a token which is added at its place gets none.
     only_where_missing: bool,
+    conversations: InConversations,
+    /// The end token that conversations get, if they get one.
+    end_of_conversations: Option<u32>,
     /// A special token was asked for, if only to refuse it where it cannot be added.
     asked: Option<Special>,
     vocabulary: usize,
@@ -42,6 +45,8 @@ pub(super) struct Encoder<'a> {
     as_trl: bool,
     /// Prompts whose tokens are not how those of the whole begin.
     parted: AtomicUsize,
+    /// Texts that have a token twice, once from the tokenizer.
+    doubled: AtomicUsize,
 }
 
 /// A special token that is added to every text.
@@ -75,13 +80,18 @@ impl<'a> Encoder<'a> {
         };
         let asked = if add_bos { Some(Special::Bos) } else { add_eos.then_some(Special::Eos) };
         let (bos, eos) = (added(Special::Bos, specials.add_bos)?, added(Special::Eos, specials.add_eos)?);
-        let Specials { from_tokenizer, only_where_missing, .. } = specials;
+        let Specials { from_tokenizer, only_where_missing, conversations, .. } = specials;
+        let end_of_conversations = tokenizer
+            .filter(|_| conversations == InConversations::TokenizerAndEnd)
+            .and_then(|tokenizer| resolve(tokenizer, Special::Eos, vocabulary, end_token).ok());
         Ok(Self {
             tokenizer,
             bos,
             eos,
             from_tokenizer,
             only_where_missing,
+            conversations,
+            end_of_conversations,
             asked,
             vocabulary,
             text_limit,
@@ -93,6 +103,7 @@ impl<'a> Encoder<'a> {
             role,
             as_trl: false,
             parted: AtomicUsize::new(0),
+            doubled: AtomicUsize::new(0),
         })
     }
 
@@ -141,6 +152,11 @@ impl<'a> Encoder<'a> {
         self.parted.load(Ordering::Relaxed)
     }
 
+    /// Texts so far that have a token twice, once of their own and once from the tokenizer.
+    pub(super) fn doubled(&self) -> usize {
+        self.doubled.load(Ordering::Relaxed)
+    }
+
     /// The most bytes of a text that is tokenized at once.
     pub(super) fn text_limit(&self) -> usize {
         self.text_limit
@@ -169,21 +185,36 @@ impl<'a> Encoder<'a> {
         if self.tokenizer.is_none() { Err(LineProblem::NeedsTokenizer { field }) } else { Ok(()) }
     }
 
-    /// Tokens of a rendered conversation, and where each stands in its text. The template has written the special
-    /// tokens, and the tokenizer adds its own only where a person said that training had both.
+    /// Tokens of a rendered conversation, or of the beginning of one, and where each stands in its text. The template has
+    /// written the special tokens, and the tokenizer adds its own only where training had both.
     pub(super) fn rendered(
         &self,
         text: &str,
+        is_whole: bool,
         field: &'static str,
     ) -> Result<(Vec<u32>, Vec<Range<usize>>), LineProblem> {
         let tokenizer = self.tokenizer.ok_or(LineProblem::NeedsTokenizer { field })?;
         tokenizer.check_length(text, self.text_limit)?;
         let encoded = tokenizer
-            .encode(text, Offsets::Wanted, self.from_tokenizer == FromTokenizer::Keep)
+            .encode(text, Offsets::Wanted, self.adds_to_conversations())
             .map_err(|error| LineProblem::Encode { file: tokenizer.file().to_owned(), message: error.to_string() })?;
-        self.check_embedding(tokenizer, &encoded.ids)?;
-        let places = encoded.starts.iter().zip(&encoded.ends).map(|(&start, &end)| start..end).collect();
-        Ok((encoded.ids, places))
+        let Encoded { mut ids, starts, ends, .. } = encoded;
+        let mut places: Vec<Range<usize>> = starts.iter().zip(&ends).map(|(&start, &end)| start..end).collect();
+        if let Some(end) = self.end_of_conversations.filter(|end| is_whole && ids.last() != Some(end)) {
+            ids.push(end);
+            places.push(text.len()..text.len());
+        }
+        self.check_embedding(tokenizer, &ids)?;
+        Ok((ids, places))
+    }
+
+    /// Whether the tokenizer adds its special tokens to rendered conversations.
+    fn adds_to_conversations(&self) -> bool {
+        match self.conversations {
+            InConversations::AsChosen => self.from_tokenizer == FromTokenizer::Keep,
+            InConversations::Bare => false,
+            InConversations::Tokenizer | InConversations::TokenizerAndEnd => true,
+        }
     }
 
     /// Refuses a token for which the model has no embedding.
@@ -353,20 +384,24 @@ impl<'a> Encoder<'a> {
         let bos = added(Special::Bos, self.bos, front, text.first())?;
         let is_in_text = self.end_in_text().is_some();
         let eos = added(Special::Eos, self.eos.filter(|_| !is_in_text), back, text.last())?;
-        if self.from_tokenizer != FromTokenizer::Keep {
-            let in_text = |special: Special, token, by_tokenizer| {
+        let begins = text.first().filter(|&&token| Some(token) == front.last().copied().or(bos));
+        let ends = text.last().filter(|&&token| Some(token) == back.first().copied().or(eos));
+        let in_text = |special: Special, token: u32, by_tokenizer: bool| match self.from_tokenizer {
+            FromTokenizer::Keep => Ok(()),
+            FromTokenizer::KeepOwn if by_tokenizer => Ok(()),
+            _ => {
                 let (which, token) = (special.name(), tokenizer.token_text(token));
                 Err(LineProblem::SpecialInText { which, token, by_tokenizer })
-            };
-            let neighbour = front.last().copied().or(bos);
-            if let Some(&token) = text.first().filter(|&&token| Some(token) == neighbour) {
-                return in_text(Special::Bos, token, !front.is_empty());
             }
-            let neighbour = back.first().copied().or(eos);
-            if let Some(&token) = text.last().filter(|&&token| Some(token) == neighbour && !is_in_text) {
-                return in_text(Special::Eos, token, !back.is_empty());
-            }
+        };
+        if let Some(&token) = begins {
+            in_text(Special::Bos, token, !front.is_empty())?;
         }
+        if let Some(&token) = ends.filter(|_| !is_in_text) {
+            in_text(Special::Eos, token, !back.is_empty())?;
+        }
+        let twice = begins.is_some() && !front.is_empty() || ends.is_some() && !back.is_empty();
+        self.doubled.fetch_add(usize::from(twice), Ordering::Relaxed);
         let mut tokens = Vec::with_capacity(ids.len() + 2);
         tokens.extend(bos);
         tokens.extend_from_slice(ids);

@@ -293,6 +293,22 @@ pub enum DataError {
         /// The files that could have named it.
         looked: Vec<PathBuf>,
     },
+    /// A template that tells answers from questions, and has no tokens to look for.
+    #[error("`{flag}`: {why}")]
+    ResponseTemplate {
+        /// The flag that gives it.
+        flag: &'static str,
+        /// Why it has none.
+        why: String,
+    },
+    /// Rows without a target behind `--response-template`, all of them.
+    #[error("{}: no example has a target behind `{template}`", file.display())]
+    NoResponse {
+        /// The file.
+        file: PathBuf,
+        /// The template.
+        template: String,
+    },
     /// The end token that was chosen by its text is none of the tokenizer's, or beyond the embedding.
     #[error("{}: the end token `{token}` is no token of the tokenizer within the model's vocabulary", file.display())]
     NoSuchEnd {
@@ -479,6 +495,15 @@ impl Hint for DataError {
             Self::BrokenTokenizer { .. } => "was it saved by `save_pretrained`, and is it complete?".into(),
             Self::NoSpecial { token, .. } => {
                 format!("name it as `{token}_token` in `tokenizer_config.json`, or leave `--add-{token}` out")
+            }
+            Self::ResponseTemplate { .. } => {
+                "give what the trainer's `DataCollatorForCompletionOnlyLM` was given: a text, or its token ids as JSON".into()
+            }
+            Self::NoResponse { .. } => {
+                "the template is looked for as TRL does it, by the tokens that it has by itself; within a text it may have \
+                 others: give those that training was given, as `[835, 13291]`, or look at the tokens without the flag \
+                 (`--dry-run`)"
+                    .into()
             }
             Self::NoSuchEnd { .. } => {
                 "give the tokenizer that training had (`--tokenizer PATH`), or another `--end-token`".into()

@@ -20,6 +20,7 @@ use super::mapped_rows::MappedRows;
 use super::packing::{Block, Packer};
 use super::read_report::{LeftOut, Packed, ReadReport};
 use super::reading_options::{DataOptions, ModelLimits, names_of};
+use super::responses::{ResponseReport, ResponseTokens};
 use super::seen_ids::SeenIds;
 use super::specials::Role;
 use super::targets::Task;
@@ -152,6 +153,16 @@ impl<'a> Reading<'a> {
             ends: vec![],
             shorter_blocks: options.pack_keeps_rest.then_some(0),
             as_trl: options.as_trl && role == Role::Train,
+            role,
+            padding: tokens_of
+                .filter(|_| role == Role::Train && (options.padding_without_loss || options.responses.is_some()))
+                .and_then(Tokenizer::padding),
+            responses: options
+                .responses
+                .as_ref()
+                .map(|templates| ResponseTokens::of(templates, tokens_of))
+                .transpose()?,
+            without_response: 0,
             rows: 0,
             dataset: match &options.labels {
                 None if limits.masked.is_some() => TokenDataset::masked(tokenizer.cloned()),
@@ -221,6 +232,12 @@ impl<'a> Reading<'a> {
             && encoder.cuts_the_beginning();
         collector.report.chat = chat.report();
         collector.report.parted = encoder.parted();
+        collector.report.doubled = encoder.doubled();
+        collector.report.responses = options
+            .responses
+            .clone()
+            .map(|templates| ResponseReport { templates, missing: collector.without_response });
+        collector.report.end_may_be_padding &= collector.padding.is_none();
         collector.finish(pack)
     }
 }
@@ -249,6 +266,13 @@ struct Collector<'a> {
     shorter_blocks: Option<usize>,
     /// Whether examples are those that TRL made ([`DataOptions::as_trl`]).
     as_trl: bool,
+    role: Role,
+    /// The padding, if no occurrence of it is a target.
+    padding: Option<u32>,
+    /// The tokens that tell answers from questions, if answers alone are targets.
+    responses: Option<ResponseTokens>,
+    /// Examples without a target behind them.
+    without_response: usize,
     /// Rows read so far.
     rows: usize,
     dataset: TokenDataset,
@@ -294,6 +318,15 @@ impl Collector<'_> {
             }
             self.report.cut += 1;
         }
+        if let Some(padding) = self.padding {
+            let is_padding = |label: &&mut Option<u32>| **label == Some(padding);
+            let taken = labels.iter_mut().enumerate().filter(|(_, label)| is_padding(label));
+            self.report.padding += taken.map(|(k, label)| (*label = None, usize::from(k > 0)).1).sum::<usize>();
+        }
+        if !self.choose_responses(&mut labels) {
+            self.report.without_target.add(tokens.len());
+            return Ok(());
+        }
         let no_target = LineProblem::NoTarget { tokens: tokens.len(), cut: tokens.len() < whole };
         if let Some(packer) = &mut self.packer {
             packer.push(id, &tokens, &labels);
@@ -322,6 +355,26 @@ impl Collector<'_> {
             self.dataset.push(id, &metadata, source, &tokens, &labels);
         }
         Ok(())
+    }
+
+    /// Leaves answers alone as targets, where that was asked for. `false` of a training example without one, which a
+    /// trainer has without loss.
+    fn choose_responses(&mut self, labels: &mut Vec<Option<u32>>) -> bool {
+        let Some(responses) = &self.responses else { return true };
+        if self.role == Role::Queries {
+            // a query that has a prompt asks about its completion
+            if labels.iter().all(Option::is_some) {
+                let mut chosen = labels.clone();
+                match responses.choose(&mut chosen) {
+                    true => *labels = chosen,
+                    false => self.without_response += 1,
+                }
+            }
+            return true;
+        }
+        let is_there = responses.choose(labels) && labels.iter().skip(1).any(Option::is_some);
+        self.without_response += usize::from(!is_there);
+        is_there
     }
 
     /// Takes a contrast; each of its sequences is cut by itself.
@@ -412,7 +465,11 @@ impl Collector<'_> {
             }
         }
         if n == 0 {
-            return Err(DataError::NoExampleWithTarget { file: path.to_owned() });
+            let file = path.to_owned();
+            return Err(match &report.responses {
+                Some(responses) => DataError::NoResponse { file, template: responses.templates.response.clone() },
+                None => DataError::NoExampleWithTarget { file },
+            });
         }
         report.examples = n;
         for i in 0..n {

@@ -3,6 +3,7 @@
 use super::chat::report::ChatReport;
 use super::images::report::ImageReport;
 use super::labels::DoubtfulEnd;
+use super::responses::ResponseReport;
 
 /// What reading found, for the plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +31,12 @@ pub struct ReadReport {
     pub cut_away: LeftOut,
     /// Prompts whose tokens are not how those of the whole begin, where targets begin at the first other token.
     pub parted: usize,
+    /// Texts that begin or end with a token that the tokenizer adds there too, and have it twice.
+    pub doubled: usize,
+    /// Tokens that would be targets, and are none because the tokenizer's files name them for padding.
+    pub padding: usize,
+    /// What was found of the templates that tell answers from questions, if such were given.
+    pub responses: Option<ResponseReport>,
     /// Whether end tokens are targets, though the tokenizer's files name the end token as padding, which collators
     /// leave out of the loss.
     pub end_may_be_padding: bool,

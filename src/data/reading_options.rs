@@ -6,6 +6,7 @@ use super::chat::options::ChatOptions;
 use super::columns::Columns;
 use super::files::Format;
 use super::labels::Labels;
+use super::responses::ResponseTemplates;
 use super::specials::Specials;
 
 /// How a file is read.
@@ -34,6 +35,12 @@ pub struct DataOptions {
     pub as_trl: bool,
     /// The text of the end-of-sequence token that is added, if it is another than the tokenizer's files name.
     pub end_token: Option<String>,
+    /// Whether no occurrence of the token that the tokenizer's files name for padding is a target of training examples: a
+    /// collator of transformers does not ask where it came from.
+    pub padding_without_loss: bool,
+    /// What answers and questions begin with, where answers alone are targets of texts and conversations as TRL's
+    /// `DataCollatorForCompletionOnlyLM` chooses them, which leaves padding out of the loss too.
+    pub responses: Option<ResponseTemplates>,
     /// What names an example.
     pub id_field: IdField,
     /// Names of the columns that hold it.

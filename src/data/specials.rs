@@ -54,8 +54,25 @@ pub enum FromTokenizer {
     Once,
     /// They are added, also to texts that have them already.
     Keep,
+    /// They are added, also to texts that have them already, and what is asked for beside them is put to no text that has
+    /// it: TRL writes end tokens so, and lets the tokenizer add what it adds.
+    KeepOwn,
     /// They are not added.
     None,
+}
+
+/// Which special tokens rendered conversations get, whose template has written its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum InConversations {
+    /// Those of the tokenizer where texts have them twice ([`FromTokenizer::Keep`]), else none.
+    #[default]
+    AsChosen,
+    /// None.
+    Bare,
+    /// Those of the tokenizer.
+    Tokenizer,
+    /// Those of the tokenizer, and an end token where the tokens do not end with it.
+    TokenizerAndEnd,
 }
 
 /// Special tokens to add to text beside those that the tokenizer's own post-processor adds. Nothing is
@@ -71,6 +88,8 @@ pub struct Specials {
     pub from_tokenizer: FromTokenizer,
     /// Whether a text that already has the token at that place gets none; else such a text is an error.
     pub only_where_missing: bool,
+    /// Which of them conversations get.
+    pub conversations: InConversations,
 }
 
 /// One of the two special tokens.

@@ -224,6 +224,14 @@ impl Tokenizer {
         (&self.adds.0, &self.adds.1)
     }
 
+    /// The token that the files beside it name for padding.
+    pub(super) fn padding(&self) -> Option<u32> {
+        ["tokenizer_config.json", "special_tokens_map.json"].into_iter().find_map(|name| {
+            let config = read_json(&self.folder().join(name)).ok().flatten()?;
+            self.token_id(named(&config["pad_token"])?)
+        })
+    }
+
     /// Whether the files beside it name one token for padding and for the end.
     pub(super) fn pads_with_end(&self) -> bool {
         ["tokenizer_config.json", "special_tokens_map.json"].into_iter().any(|name| {

@@ -11,6 +11,8 @@ pub struct TextData {
     pub tokens: usize,
     /// Tokens that are targets, of all examples.
     pub targets: usize,
+    /// Tokens that are no targets for being the padding.
+    pub padding: usize,
     /// Tokens of the longest example.
     pub longest: usize,
     /// Examples that were cut.
@@ -41,6 +43,8 @@ pub struct TextData {
     pub adds_end: bool,
     /// Whether that is read and no target.
     pub ends_are_input: bool,
+    /// Whether answers alone are targets, as TRL's `DataCollatorForCompletionOnlyLM` chooses them.
+    pub by_collator: bool,
     /// Whether all are conversations, to which nothing but their template adds an end token.
     pub conversations: bool,
     /// Whether the job names the chat template.
@@ -65,6 +69,6 @@ impl TextData {
 
     /// Whether some tokens that could be targets are none. The first of an example never is.
     pub(super) fn is_masked(&self) -> bool {
-        self.targets < self.tokens.saturating_sub(self.examples)
+        self.targets + self.padding < self.tokens.saturating_sub(self.examples)
     }
 }

@@ -3,7 +3,7 @@
 //! TRL's trainer cuts texts, packs them and chooses which tokens are targets. A job says the same with flags of its
 //! own; where the two contradict each other, scores would explain another training run.
 
-use crate::data::MappedRows;
+use crate::data::{FromTokenizer, InConversations, MappedRows};
 use crate::trajectory::error::ReadError;
 use crate::trajectory::text_data::TextData;
 
@@ -33,6 +33,11 @@ pub struct TextTreatment {
     pub end_token: Option<String>,
     /// Where the trainer took its chat template from, if not from the tokenizer.
     pub chat_template: Option<String>,
+    /// Whether the tokenizer added its special tokens, where that is recorded (`add_special_tokens` in `dataset_kwargs`, up
+    /// to release 0.14): the trainer itself writes `False` where it rendered conversations, in place of what was given.
+    pub tokenizer_adds: Option<bool>,
+    /// Whether packed texts had an end token behind each (`append_concat_token` in `dataset_kwargs`, up to release 0.14).
+    pub joins_with_end: bool,
 }
 
 /// Releases of TRL that treat texts alike, oldest first. Their arguments name no release, but have other fields.
@@ -118,7 +123,7 @@ impl TextTreatment {
     /// Whether TRL put an end token behind each text.
     fn puts_ends(&self) -> bool {
         match self.release {
-            TrlRelease::UpTo14 => self.packing != Packing::None,
+            TrlRelease::UpTo14 => self.packing != Packing::None && self.joins_with_end,
             TrlRelease::Of15 => false,
             TrlRelease::Of16 | TrlRelease::From17 => true,
         }
@@ -127,6 +132,31 @@ impl TextTreatment {
     /// Whether it put one only where a text had none.
     pub fn puts_ends_where_missing(&self) -> bool {
         self.release >= TrlRelease::Of16
+    }
+
+    /// Whether its collator was that of transformers, which leaves every occurrence of the padding out of the loss: TRL has one
+    /// of its own since 0.16, and before 0.15 packed texts had none.
+    pub fn leaves_padding_out(&self) -> bool {
+        match self.release {
+            TrlRelease::UpTo14 => self.packing == Packing::None,
+            TrlRelease::Of15 => true,
+            TrlRelease::Of16 | TrlRelease::From17 => false,
+        }
+    }
+
+    /// Which special tokens texts and rendered conversations had from the tokenizer.
+    ///
+    /// Every release has the tokenizer add its own to a text, whatever the text begins with. Conversations, whose template
+    /// writes them, were tokenized in the same way by 0.15 and 0.16, and by a `formatting_func` of the user's own.
+    pub fn special_tokens(&self) -> (FromTokenizer, InConversations) {
+        match (self.release, self.tokenizer_adds) {
+            (TrlRelease::UpTo14, Some(false)) => (FromTokenizer::None, InConversations::Bare),
+            (TrlRelease::UpTo14, Some(true)) => (FromTokenizer::KeepOwn, InConversations::Tokenizer),
+            // before 0.11 what the trainer wrote into `dataset_kwargs` did not reach the arguments
+            (TrlRelease::UpTo14 | TrlRelease::From17, _) => (FromTokenizer::KeepOwn, InConversations::Bare),
+            (TrlRelease::Of15, _) => (FromTokenizer::KeepOwn, InConversations::Tokenizer),
+            (TrlRelease::Of16, _) => (FromTokenizer::KeepOwn, InConversations::TokenizerAndEnd),
+        }
     }
 
     /// `Err` if data were read in another way than training treated them; else what a person should know.
@@ -231,6 +261,9 @@ impl TextTreatment {
     }
 
     fn of_other_targets(&self, data: &TextData) -> Option<Difference> {
+        if data.by_collator {
+            return None;
+        }
         match (self.completion_only, self.assistant_only, data.is_masked()) {
             (Some(false), false, true) if self.release.chooses_targets() => difference(
                 "had prompts and completions as targets (`completion_only_loss=False`)".into(),
@@ -287,14 +320,26 @@ impl TextTreatment {
         }
         notes.extend(self.notes_on_ends(data));
         let release = self.release;
+        match self.special_tokens().1 {
+            InConversations::Tokenizer if data.conversations => notes.push(format!(
+                "{release} tokenized rendered conversations like texts, with what the tokenizer adds by itself, and so they are here (`--special-tokens none`: without)"
+            )),
+            InConversations::TokenizerAndEnd if data.conversations => notes.push(format!(
+                "{release} tokenized rendered conversations like texts, with what the tokenizer adds by itself and an end token behind those that do not end with it, and so they are here (`--special-tokens none`: without)"
+            )),
+            _ => {}
+        }
+        if data.by_collator {
+            return notes;
+        }
         if release == TrlRelease::UpTo14 && data.is_masked() && !data.conversations {
             notes.push(format!(
-                "{release} rendered rows of a prompt and a completion with the chat template, as turns of a user and an assistant, and every token was a target; {} of {} tokens are targets here, which is right if its `DataCollatorForCompletionOnlyLM` chose them, which nothing records (else write the rows as `messages`)",
+                "{release} rendered rows of a prompt and a completion with the chat template, as turns of a user and an assistant, and every token was a target; {} of {} tokens are targets here; what its `DataCollatorForCompletionOnlyLM` chose, which nothing records, is `--response-template TEXT` (and else write the rows as `messages`)",
                 data.targets, data.tokens
             ));
         } else if !release.chooses_targets() && data.is_masked() {
             notes.push(format!(
-                "every token was a target of {release}, unless its `DataCollatorForCompletionOnlyLM` or another collator left some out, which nothing records; {} of {} are targets here (`--loss-on all`)",
+                "every token was a target of {release}, unless its `DataCollatorForCompletionOnlyLM` or another collator left some out, which nothing records (`--response-template TEXT` does what the former did); {} of {} are targets here (`--loss-on all`)",
                 data.targets, data.tokens
             ));
         }
@@ -443,6 +488,8 @@ mod tests {
             assistant_only: false,
             end_token: None,
             chat_template: None,
+            tokenizer_adds: None,
+            joins_with_end: true,
         }
     }
 
@@ -500,6 +547,26 @@ mod tests {
         assert!(!packed.compare(&blocks).unwrap().join("\n").contains("put no end token"));
         let without = TextData { adds_end: false, ..blocks };
         assert!(packed.compare(&without).unwrap().join("\n").contains("TRL puts the end token behind each text"));
+        // unless it was told to join them without
+        let joined = TextTreatment { joins_with_end: false, ..packed };
+        assert!(
+            joined.compare(&blocks).unwrap().join("\n").contains("put no end token behind texts, and one is added")
+        );
+        assert!(!joined.compare(&without).unwrap().join("\n").contains("end token behind each text"));
+        // 0.15 and 0.16 tokenized conversations like texts
+        let chats = TextData { conversations: true, adds_end: false, ..data() };
+        assert!(said(TrlRelease::Of15, &chats).contains("what the tokenizer adds by itself, and so they are here"));
+        assert!(said(TrlRelease::Of16, &chats).contains("an end token behind those that do not end with it, and so"));
+        assert_eq!(said(TrlRelease::From17, &chats), "");
+        // padding that the collator left out is no other choice of targets
+        let padded = TextData { targets: 758, padding: 28, ..data() };
+        assert!(!said(TrlRelease::Of15, &padded).contains("are targets here"));
+        assert!(of(TrlRelease::Of15).leaves_padding_out() && !of(TrlRelease::Of16).leaves_padding_out());
+        // whoever says what the collator looked for has its targets
+        let collated = TextData { by_collator: true, ..masked };
+        for release in [TrlRelease::Of15, TrlRelease::Of16, TrlRelease::From17] {
+            assert!(!said(release, &collated).contains("are targets here"), "{release:?}");
+        }
     }
 
     /// A template without marks is not what TRL trained the assistant's turns with.

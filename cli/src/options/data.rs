@@ -109,6 +109,15 @@ pub(crate) struct DataOptions {
     /// the turns before them.
     #[arg(long, value_name = "WHAT", value_parser = one_of::<LossTokens>(LOSS_ON))]
     loss_on: Option<LossTokens>,
+    /// Targets are what stands behind this text, as `DataCollatorForCompletionOnlyLM` of TRL before 0.20 has them
+    ///
+    /// The last place of each text that has the tokens of the template, which is tokenized by itself; a text without
+    /// it had no loss and is left out. Token ids as JSON, `[835, 13291]`, are taken as they are.
+    #[arg(long, value_name = "TEXT", conflicts_with = "loss_on")]
+    response_template: Option<String>,
+    /// What questions begin with, for texts of several answers: each answer ends where the next question begins
+    #[arg(long, value_name = "TEXT", requires = "response_template")]
+    instruction_template: Option<String>,
     /// The chat template of conversations [default: the tokenizer's, then the model's]
     ///
     /// A file with the template, or JSON with it as `chat_template`.
@@ -196,6 +205,8 @@ impl DataOptions {
         data.image_field = self.image_field.clone().or(data.image_field.take());
         data.image_processor = self.image_processor.clone().or(data.image_processor.take());
         data.loss_on = self.loss_on.or(data.loss_on);
+        data.response_template = self.response_template.clone().or(data.response_template.take());
+        data.instruction_template = self.instruction_template.clone().or(data.instruction_template.take());
         data.chat_template = self.chat_template.clone().or(data.chat_template.take());
         data.chat_date = self.chat_date.clone().or(data.chat_date.take());
         data.special_tokens = self.special_tokens.or(data.special_tokens);

@@ -311,6 +311,182 @@ fn texts_of_a_run_of_trl_are_tokenized_as_there() {
     assert!(said.contains("no target token after the first of 30 tokens"), "{said}");
 }
 
+/// A run of TRL on conversations, with its own files and templates (`fixtures/generators/trainer_turns.py`).
+fn of_turns(name: &str) -> String {
+    format!(
+        "influence --run fixtures/trainer-turns/{name} --train fixtures/trainer-turns/{name}/train.jsonl --queries fixtures/trainer-turns/{name}/train.jsonl --dry-run --out target/never-written"
+    )
+}
+
+/// Tokens and targets of a run's examples, as its collator gave them to the model.
+fn seen(name: &str) -> String {
+    let file = root().join("fixtures/trainer-turns").join(name).join("seen.jsonl");
+    let rows = fs::read_to_string(file).expect("recorded");
+    let rows: Vec<serde_json::Value> = rows.lines().map(|row| serde_json::from_str(row).expect("JSON")).collect();
+    let list = |row: &serde_json::Value, key: &str| row[key].as_array().expect("a list").clone();
+    let tokens: usize = rows.iter().map(|row| list(row, "input_ids").len()).sum();
+    let is_target = |label: &serde_json::Value| label.as_i64().is_some_and(|label| label >= 0);
+    let targets: usize =
+        rows.iter().map(|row| list(row, "labels").iter().skip(1).filter(|&label| is_target(label)).count()).sum();
+    format!("{} examples, {tokens} tokens, {targets} targets", rows.len())
+}
+
+/// TRL trained the assistant's turns with a template of its own, and saved the one that it replaced: by its name, or by the
+/// path that the arguments have. The template that it took gives its tokens and targets; one with marks is taken as it is.
+#[test]
+fn templates_that_trl_replaced_in_training_are_asked_for() {
+    for name in ["replaced", "named"] {
+        let said = refused(&of_turns(name));
+        // its turns cannot even be told apart where there are several
+        assert!(said.contains("train.jsonl:3: where the assistant's turn 1 begins or ends cannot be told"), "{said}");
+        assert!(said.contains("hint: TRL trains with a template of its own in place of this one"), "{said}");
+        let folder = Folder::new();
+        let rows =
+            fs::read_to_string(root().join("fixtures/trainer-turns").join(name).join("train.jsonl")).expect("rows");
+        let first = folder.write("first.jsonl", rows.lines().take(2).map(|row| format!("{row}\n")).collect::<String>());
+        let of_first = of_turns(name).replace(&format!("fixtures/trainer-turns/{name}/train.jsonl"), &first);
+        let said = refused(&of_first);
+        assert!(
+            said.contains("took a chat template of TRL's own for the assistant's turns (`qwen3_training.jinja`)"),
+            "{said}"
+        );
+        assert!(said.contains("hint: `--chat-template FILE`: TRL's are in its package"), "{said}");
+        let plan = planned(&format!("{} --chat-template fixtures/trainer-turns/training.jinja", of_turns(name)));
+        assert!(plan.contains(&seen(name)) && plan.contains("as the log has counted"), "{}\n{plan}", seen(name));
+        assert!(!plan.contains("warning"), "{plan}");
+    }
+    let plan = planned(&of_turns("marked"));
+    assert!(plan.contains(&seen("marked")) && plan.contains("as the log has counted"), "{plan}");
+    assert!(plan.contains("training took its chat template from `qwen3_training.jinja`; that of the"), "{plan}");
+}
+
+/// The tokenizer beside the run has no template, and the arguments say where training had one from.
+#[test]
+fn a_template_that_is_not_saved_is_named_by_its_path() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-turns");
+    fs::remove_file(Path::new(&run).join("named/chat_template.jinja")).expect("removed");
+    let said = refused(&of_turns("named").replace("fixtures/trainer-turns", &run));
+    assert!(said.contains("train.jsonl:1: a conversation needs a chat template, and"), "{said}");
+    assert!(said.contains("training took its template from `qwen3.jinja` (`chat_template_path`)"), "{said}");
+}
+
+/// TRL has the tokenizer add its begin token to texts that begin with one: nobody is asked.
+#[test]
+fn texts_that_begin_with_the_begin_token_have_two_in_a_run_of_trl() {
+    let job = format!("{} --add-eos train", of_turns("texts"));
+    let plan = planned(&job);
+    assert!(plan.contains(&seen("texts")) && plan.contains("55 at step 2, after 1 epoch"), "{plan}");
+    assert!(
+        plan.contains(
+            "2 training examples begin or end with a token that the tokenizer adds there too, and have it twice"
+        ),
+        "{plan}"
+    );
+    // an end token is all that is left of a text of one token
+    let folder = Folder::new();
+    let queries = folder.write("queries.jsonl", "{\"text\": \"And Kashim? a black horse\"}\n");
+    let job = job.replace("--queries fixtures/trainer-turns/texts/train.jsonl", &format!("--queries {queries}"));
+    let said = refused(&format!("{job} --special-tokens none"));
+    assert!(said.contains("55 an epoch, but an epoch of the training data has 51"), "{said}");
+}
+
+/// Conversations of TRL 0.16 had what the tokenizer adds and an end token; with `dataset_kwargs` of 0.12 texts had neither.
+#[test]
+fn special_tokens_are_those_of_the_release_that_trained() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-turns");
+    let job = format!("{} --no-loss-check", of_turns("marked"))
+        .replace("fixtures/trainer-turns", &run)
+        .replace(&format!("--run {run}/marked"), &format!("--model {run}/marked/checkpoint-12"));
+    let take = |name: &str, of: &str| {
+        let from = root().join("fixtures/completion-only").join(name);
+        fs::copy(from, Path::new(&run).join(of).join("training_args.bin")).expect("written");
+    };
+    take("0.16.1.bin", "marked");
+    let plan = planned(&job);
+    assert!(
+        plan.contains("TRL 0.16 tokenized rendered conversations like texts, with what the tokenizer adds"),
+        "{plan}"
+    );
+    assert!(plan.contains("marked: <s>[<|im_start|>]") && plan.contains("[</s>]"), "{plan}");
+    let plan = planned(&format!("{job} --special-tokens none"));
+    assert!(plan.contains("marked: <|im_start|>") && !plan.contains("[</s>]"), "{plan}");
+    let job = job.replace("/marked", "/texts");
+    folder.write("trainer-turns/texts/train.jsonl", "{\"text\": \"What does Dorvel hide? a golden ring.\"}\n");
+    take("0.12.2-bare.bin", "texts");
+    let plan = planned(&job);
+    assert!(plan.contains("have no special tokens of the tokenizer's own, as `dataset_kwargs` in"), "{plan}");
+    assert!(plan.contains("marked: What[ ][do]"), "{plan}");
+}
+
+/// What `DataCollatorForCompletionOnlyLM` was told says which tokens are targets, and nothing else does.
+#[test]
+fn answers_are_targets_as_the_collator_of_trl_chose_them() {
+    let folder = Folder::new();
+    let run = folder.copy_of("trainer-turns");
+    let rows = folder.write(
+        "rows.jsonl",
+        "{\"text\": \"[INST]Zömar?[/INST] a book</s>[INST]Sure?[/INST] yes</s>\"}\n{\"text\": \"no answer\"}\n",
+    );
+    let job = format!(
+        "influence --model {run}/texts/checkpoint-12 --train {rows} --queries {rows} --dry-run --out target/never-written"
+    );
+    fs::remove_file(Path::new(&run).join("texts/training_args.bin")).expect("removed");
+    let plan = planned(&format!("{job} --response-template [/INST]"));
+    assert!(
+        plan.contains("targets of the training examples are what stands behind the last \"[/INST]\" of each"),
+        "{plan}"
+    );
+    assert!(plan.contains("; in 1 there is none, and these are left out, as they had no loss in training"), "{plan}");
+    assert!(plan.contains("|[INST]|Su|re|?|[/INST][ ][y][es][</s>]"), "{plan}");
+    assert!(
+        plan.contains("targets of the queries are") && plan.contains("in 1 there is none, and every token of these"),
+        "{plan}"
+    );
+    let both = planned(&format!("{job} --response-template [/INST] --instruction-template [INST]"));
+    assert!(both.contains("are what stands behind \"[/INST]\", up to the next \"[INST]\""), "{both}");
+    assert_ne!(plan.lines().next(), None);
+    for (flags, problem) in [
+        ("--response-template [/INST] --pack 8", "<pack> joins texts"),
+        ("--instruction-template [INST]", "--response-template"),
+        ("--response-template [/INST] --loss-on all", "--loss-on"),
+        ("--response-template nowhere", "no example has a target behind `nowhere`"),
+    ] {
+        let said = refused(&format!("{job} {flags}")).replace("`--pack`", "<pack>");
+        assert!(said.contains(problem), "{flags}: {said}");
+    }
+    let said = refused(
+        "influence --model fixtures/mlp-tiny --train fixtures/mlp-tiny/train.safetensors --queries fixtures/mlp-tiny/query.safetensors --dry-run --out target/never-written --response-template a",
+    );
+    assert!(said.contains("`--response-template` has no meaning for a model that reads rows of numbers"), "{said}");
+}
+
+/// Weights of examples are in no loss of transformers or TRL: the plan says that a column of them changes nothing.
+#[test]
+fn a_column_of_weights_is_named() {
+    let folder = Folder::new();
+    let plan_of = |rows: &str, flags: &str| {
+        let train = folder.write("rows.jsonl", rows);
+        planned(&format!(
+            "influence --model fixtures/gpt2-tiny --train {train} --queries {train} --dry-run --out target/never-written {flags}"
+        ))
+    };
+    let text = "The lighthouse keeper has a ring.";
+    let plan = plan_of(&format!("{{\"text\": \"{text}\", \"Loss_Weight\": 0.5}}\n"), "");
+    assert!(plan.contains("the column `Loss_Weight` of the training examples is metadata"), "{plan}");
+    assert!(plan.contains("multiply the scores of each"), "{plan}");
+    let plan = plan_of("{\"input_ids\": [5, 6, 7], \"weights\": [0, 1, 1]}\n", "");
+    assert!(plan.contains("the column `weights`") && plan.contains("-100 in `labels`"), "{plan}");
+    for (rows, flags) in [
+        (format!("{{\"text\": \"{text}\", \"weight\": \"heavy\"}}\n"), ""),
+        (format!("{{\"text\": \"{text}\", \"weight\": 2}}\n"), "--group-by weight"),
+        (format!("{{\"text\": \"{text}\", \"width\": 2}}\n"), ""),
+    ] {
+        assert!(!plan_of(&rows, flags).contains("is metadata, and every example"), "{rows}");
+    }
+}
+
 /// A loss of another kind and noise on embeddings are no part of the loss that scores explain.
 #[test]
 fn influence_says_how_training_changed_its_loss() {

@@ -34,7 +34,7 @@ pub(super) fn tokens_and_labels(
     let loss_on = options.loss_on;
     let turns = Turns { conversation, template, limit: encoder.text_limit() };
     let whole = turns.render(conversation.messages.len(), false)?;
-    let (tokens, places) = encoder.rendered(&whole.text, conversation.field)?;
+    let (tokens, places) = encoder.rendered(&whole.text, true, conversation.field)?;
     let mut found = Found::default();
     let mut is_target = vec![true; tokens.len()];
     let last = conversation.messages.len() - 1;
@@ -49,7 +49,7 @@ pub(super) fn tokens_and_labels(
     };
     if prompt > 0 {
         let rendered = turns.render(prompt, true)?;
-        let (before, _) = encoder.rendered(&rendered.text, conversation.field)?;
+        let (before, _) = encoder.rendered(&rendered.text, false, conversation.field)?;
         let shared = tokens.iter().zip(&before).take_while(|(a, b)| a == b).count();
         found.parted = shared < before.len();
         is_target[..shared].fill(false);
@@ -95,14 +95,15 @@ impl Turns<'_> {
     /// Where the assistant's turns are in the whole, each between the text of the turns before it with the beginning of
     /// an answer, and the text of the turns up to it.
     fn spans_by_prefixes(&self, whole: &Rendered) -> Result<Vec<Range<usize>>, ChatProblem> {
+        let family = self.template.replaced_in_training();
         let of_assistant = |&turn: &usize| self.conversation.role(turn) == "assistant";
         let span = |turn: usize| {
             let prefix = |rendered: Result<Rendered, ChatProblem>| {
-                let text = rendered.map_err(|_| ChatProblem::NoPrefix { turn })?.text;
-                if whole.text.starts_with(&text) { Ok(text.len()) } else { Err(ChatProblem::NoPrefix { turn }) }
+                let text = rendered.map_err(|_| ChatProblem::NoPrefix { turn, family })?.text;
+                if whole.text.starts_with(&text) { Ok(text.len()) } else { Err(ChatProblem::NoPrefix { turn, family }) }
             };
             let (start, end) = (prefix(self.render(turn, true))?, prefix(self.render(turn + 1, false))?);
-            if start <= end { Ok(start..end) } else { Err(ChatProblem::NoPrefix { turn }) }
+            if start <= end { Ok(start..end) } else { Err(ChatProblem::NoPrefix { turn, family }) }
         };
         (0..self.conversation.messages.len()).filter(of_assistant).map(span).collect()
     }

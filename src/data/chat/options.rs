@@ -9,6 +9,8 @@ use super::date::ChatDate;
 pub struct ChatOptions {
     /// File of the chat template; none: that of the tokenizer's folder, then that of the model's.
     pub template: Option<PathBuf>,
+    /// Where the trainer took its template from, for a message that there is none.
+    pub recorded: Option<String>,
     /// The text of a chat template in place of a file's, with its name in messages.
     pub text: Option<(&'static str, &'static str)>,
     /// Which tokens are targets; none: all of `messages`, and completions where there are prompts.

@@ -13,6 +13,8 @@ pub enum ChatProblem {
     NoTemplate {
         /// Folders that were looked at.
         looked: Vec<PathBuf>,
+        /// Where the trainer took its template from, if it recorded that.
+        recorded: Option<String>,
     },
     /// A file with a template that cannot be used.
     #[error("the chat template {} cannot be used: {message}", file.display())]
@@ -110,6 +112,8 @@ pub enum ChatProblem {
     NoPrefix {
         /// Place of the turn, counted from 0.
         turn: usize,
+        /// The family of the template, if TRL trains with one of its own in its place.
+        family: Option<&'static str>,
     },
     /// Loss on turns, of a row that has none.
     #[error("the row has `{field}`, and no turns for a loss on `{loss_on}`")]
@@ -130,7 +134,14 @@ pub enum ChatProblem {
 impl Hint for ChatProblem {
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NoTemplate { .. } => "give the template that training had with `--chat-template FILE`".into(),
+            Self::NoTemplate { recorded: Some(place), .. } => format!(
+                "training took its template from `{}` (`chat_template_path`): give that with `--chat-template FILE`, or of a \
+                 model's folder the file in it",
+                escaped(place)
+            ),
+            Self::NoTemplate { recorded: None, .. } => {
+                "give the template that training had with `--chat-template FILE`".into()
+            }
             Self::BrokenTemplate { .. } => "give another with `--chat-template FILE`".into(),
             Self::Failed { .. } => {
                 "is it the template that training had? another is given with `--chat-template FILE`".into()
@@ -153,7 +164,11 @@ impl Hint for ChatProblem {
                 format!("the turns are those of `{}`; `--loss-on all` has loss on every token", roles.join("`, `"))
             }
             Self::LastTurn { .. } => "remove the row, or choose `--loss-on all` or `--loss-on assistant`".into(),
-            Self::NoPrefix { .. } => {
+            Self::NoPrefix { family: Some(family), .. } => format!(
+                "TRL trains with a template of its own in place of this one: `--chat-template FILE`, in its package \
+                 `trl/chat_templates/{family}_training.jinja`; other trainers with the loss on the last turn, `--loss-on last`"
+            ),
+            Self::NoPrefix { family: None, .. } => {
                 "give the template with `{% generation %}` and `{% endgeneration %}` around what the assistant says \
                  (`--chat-template FILE`), or choose `--loss-on last`"
                     .into()

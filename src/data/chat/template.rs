@@ -91,7 +91,12 @@ impl Template {
     pub(super) fn find(options: &ChatOptions, tokenizer: Option<&Tokenizer>) -> Result<Self, ChatProblem> {
         let texts = match options.text {
             Some((name, text)) => Texts { file: name.into(), default: text.to_owned(), tool_use: None },
-            None => template_file::find(options.template.as_deref(), tokenizer)?,
+            None => template_file::find(options.template.as_deref(), tokenizer).map_err(|problem| match problem {
+                ChatProblem::NoTemplate { looked, .. } => {
+                    ChatProblem::NoTemplate { looked, recorded: options.recorded.clone() }
+                }
+                other => other,
+            })?,
         };
         let date = options.date.unwrap_or_else(ChatDate::today);
         Self::new(texts, template_file::special_tokens(tokenizer), date)

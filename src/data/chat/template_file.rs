@@ -53,7 +53,7 @@ pub(super) fn find(given: Option<&Path>, tokenizer: Option<&Tokenizer>) -> Resul
             }
         }
     }
-    Err(ChatProblem::NoTemplate { looked: folders.into_iter().map(Path::to_owned).collect() })
+    Err(ChatProblem::NoTemplate { looked: folders.into_iter().map(Path::to_owned).collect(), recorded: None })
 }
 
 fn broken(file: &Path, message: impl Into<String>) -> ChatProblem {

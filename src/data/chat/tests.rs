@@ -104,6 +104,7 @@ fn tokens_and_labels_are_those_of_trl() {
         };
         let rows = fs::read_to_string(fixture().join(format!("{}.jsonl", text("rows")))).expect("the fixture");
         let chat = ChatOptions {
+            recorded: None,
             template: Some(fixture().join(format!("{template}.jinja"))),
             text: None,
             loss_on,

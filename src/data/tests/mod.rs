@@ -11,6 +11,7 @@ mod masked;
 mod pictures;
 mod reading;
 mod recorded;
+mod releases;
 mod reported;
 mod rows;
 mod split;

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::attribution::{Error, Examples};
 use crate::data::{
     self, Batch, ChatOptions, ChatReport, DataError, DataOptions, Dataset, DoubtfulEnd, EndToken, FromTokenizer,
-    ImageOptions, ImageProcessor, ImageReport, Inputs, Labels, LeftOut, LossOn, ReadReport, Role, Specials, Task,
-    Tokenizer,
+    ImageOptions, ImageProcessor, ImageReport, InConversations, Inputs, Labels, LeftOut, LossOn, ReadReport,
+    ResponseReport, ResponseTemplates, Role, Specials, Task, Tokenizer,
 };
 use crate::job::error::JobError;
 use crate::job::option_text::option_text;
-use crate::job::request::{DataRequest, Job, LossTokens, SpecialTokens};
+use crate::job::request::{DataRequest, Job, LossTokens, RecordedSpecials, SpecialTokens};
 use crate::model::adapter::folder::AdapterFolder;
 use crate::model::{Limits, Model};
 use crate::trajectory::TextTreatment;
@@ -125,7 +125,16 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         (Limits::Tokens(limits), None) if limits.masked.is_some() => ("fills in masked tokens", &[]),
         (Limits::Tokens(_), None) => (
             "predicts the next token",
-            &["text_field", "prompt_field", "completion_field", "keep_end", "loss_on", "chat_template", "chat_date"],
+            &[
+                "text_field",
+                "prompt_field",
+                "completion_field",
+                "keep_end",
+                "loss_on",
+                "response_template",
+                "chat_template",
+                "chat_date",
+            ],
         ),
     };
     let given = [
@@ -136,6 +145,8 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         ("label_field", data.label_field.is_some()),
         ("image_field", data.image_field.is_some()),
         ("image_processor", data.image_processor.is_some()),
+        // which has chosen targets for itself
+        ("response_template", data.response_template.is_some()),
         ("loss_on", data.loss_on.is_some()),
         ("chat_template", data.chat_template.is_some()),
         ("chat_date", data.chat_date.is_some()),
@@ -188,18 +199,50 @@ pub(in crate::job) fn as_trained(
 ) -> (Job, Vec<String>) {
     let (mut job, note) = with_targets_of(job, treatment, role, file);
     let mut notes: Vec<String> = note.into_iter().collect();
-    let Some(texts) = treatment.filter(|_| role == Role::Train) else { return (job, notes) };
+    if role == Role::Train && job.data.response_template.is_some() {
+        // the collator is given whole texts, whatever columns they were made of
+        job.data.loss_on = Some(LossTokens::All);
+    }
+    job.data.recorded_template = treatment.and_then(|texts| texts.chat_template.clone());
+    let Some(texts) = treatment else { return (job, notes) };
     let arguments = texts.file.display();
+    let given = job.data.special_tokens;
+    let (from_tokenizer, conversations) = match given {
+        None | Some(SpecialTokens::Missing) => texts.special_tokens(),
+        Some(given) => (given.into(), InConversations::AsChosen),
+    };
+    if from_tokenizer == FromTokenizer::None && given.is_none() {
+        let what = if role == Role::Train { "training examples" } else { "queries" };
+        notes.push(format!(
+            "the {what} have no special tokens of the tokenizer's own, as `dataset_kwargs` in {arguments} says (as with `--special-tokens none`)"
+        ));
+    }
+    let only_where_missing = given == Some(SpecialTokens::Missing);
+    if role == Role::Queries {
+        // what a query ends with is asked for, what it begins with is what the model knows
+        let conversations = match conversations {
+            InConversations::TokenizerAndEnd => InConversations::Tokenizer,
+            others => others,
+        };
+        let padding_without_loss = false;
+        job.data.recorded_specials =
+            Some(RecordedSpecials { from_tokenizer, conversations, only_where_missing, padding_without_loss });
+        return (job, notes);
+    }
     if texts.keeps_end && job.data.max_length.is_some() && !job.data.keep_end {
         job.data.keep_end = true;
         notes.push(format!(
             "long training examples keep their end, as `truncation_mode=keep_end` in {arguments} says (as with `--keep-end`)"
         ));
     }
-    if job.data.add_eos.has_train() && texts.puts_ends_where_missing() && job.data.special_tokens.is_none() {
-        // TRL leaves a text alone that has one
-        job.data.special_tokens = Some(SpecialTokens::Missing);
-    }
+    // TRL leaves a text alone that has an end token
+    let puts_missing = given.is_none() && job.data.add_eos.has_train() && texts.puts_ends_where_missing();
+    job.data.recorded_specials = Some(RecordedSpecials {
+        from_tokenizer,
+        conversations,
+        only_where_missing: puts_missing || only_where_missing,
+        padding_without_loss: texts.leaves_padding_out(),
+    });
     if let Some(token) = texts.end_token.as_ref().filter(|_| job.data.add_eos.has_train())
         && job.data.end_token.is_none()
     {
@@ -238,7 +281,9 @@ fn with_targets_of(
     data_file: &Path,
 ) -> (Job, Option<String>) {
     let mut job = job.clone();
-    let (Some(texts), None) = (treatment, job.data.loss_on) else { return (job, None) };
+    let (Some(texts), None, None) = (treatment, job.data.loss_on, &job.data.response_template) else {
+        return (job, None);
+    };
     let (what, file) = (if role == Role::Train { "training examples" } else { "queries" }, texts.file.display());
     let (loss_on, field, flag) = match (texts.assistant_only, texts.completion_only, role) {
         (true, Some(false), Role::Train) => {
@@ -252,7 +297,7 @@ fn with_targets_of(
             return (
                 job,
                 Some(format!(
-                    "every token of the training examples is a target, prompts too, as {release} had it, whose arguments {file} are; if its `DataCollatorForCompletionOnlyLM` left prompts out, which nothing records, give `--loss-on completion`"
+                    "every token of the training examples is a target, prompts too, as {release} had it, whose arguments {file} are; if its `DataCollatorForCompletionOnlyLM` left prompts out, which nothing records, give what that was told with `--response-template TEXT`"
                 )),
             );
         }
@@ -262,15 +307,51 @@ fn with_targets_of(
     (job, Some(format!("targets of the {what} are those of `{field}` in {file} (as with `--loss-on {flag}`)")))
 }
 
-/// Whether the rows of a file are prompts and completions that are texts.
+/// Whether the rows of a file are prompts and completions, as texts or as messages.
 fn holds_pairs(job: &Job, file: &Path) -> bool {
     let columns = job.data.columns();
     let (prompt, completion) = (columns.prompt.as_deref(), columns.completion.as_deref());
     data::first_row(file, &columns).is_some_and(|row| {
         [prompt.unwrap_or("prompt"), completion.unwrap_or("completion")]
             .into_iter()
-            .all(|name| row.get(name).is_some_and(serde_json::Value::is_string))
+            .all(|name| row.get(name).is_some_and(|part| part.is_string() || part.is_array()))
     })
+}
+
+/// A column of the training examples that looks as if training had weighted its loss by it, which no score does.
+pub(in crate::job) fn weight_note(job: &Job, file: &Path) -> Option<String> {
+    const NAMES: [&str; 8] = [
+        "weight",
+        "weights",
+        "loss_weight",
+        "loss_weights",
+        "sample_weight",
+        "sample_weights",
+        "example_weight",
+        "instance_weight",
+    ];
+    let row = data::first_row(file, &job.data.columns())?;
+    let is_number = |value: &serde_json::Value| match value {
+        serde_json::Value::Array(list) => !list.is_empty() && list.iter().all(serde_json::Value::is_number),
+        value => value.is_number(),
+    };
+    let chosen = [&job.output.group_by, &job.data.id_field, &job.data.label_field].map(Option::as_deref);
+    let (name, value) = row.iter().find(|(name, value)| {
+        NAMES.contains(&name.to_lowercase().as_str()) && is_number(value) && !chosen.contains(&Some(name.as_str()))
+    })?;
+    let remedy = match value.is_array() {
+        true => {
+            "tokens that counted nothing are -100 in `labels` beside `input_ids`; other weights of tokens have no flag"
+        }
+        false => {
+            "no flag weights examples: multiply the scores of each, whose metadata have the column, with what it counted; the \
+             curvature stays that of equal weights"
+        }
+    };
+    Some(format!(
+        "the column `{name}` of the training examples is metadata, and every example counts alike, as in the losses of \
+         transformers and TRL; if training weighted its loss by it, {remedy}"
+    ))
 }
 
 /// A `chat_date` that is no day.
@@ -279,9 +360,10 @@ fn chat_date(problem: String) -> JobError {
 }
 
 /// What a person should know of how conversations were read.
-fn chat_notes(what: &str, chat: &ChatReport) -> Vec<String> {
+fn chat_notes(what: &str, chat: &ChatReport, by_template: bool) -> Vec<String> {
     let ChatReport { conversations, prompted, by_prefixes, replaced_in_training, parted, renamed, hash, .. } = chat;
     let targets = match (chat.loss_on, prompted) {
+        _ if by_template => "answers are the targets".to_owned(),
         (Some(LossOn::All), _) => "every token is a target".to_owned(),
         (Some(LossOn::Assistant), _) => "what the assistant says is the target".to_owned(),
         (Some(LossOn::Last), _) => "the last turn is the target".to_owned(),
@@ -350,7 +432,8 @@ fn image_notes(what: &str, images: &ImageReport) -> Vec<String> {
 
 /// What a person should know of how a file was read.
 pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
-    let mut notes: Vec<String> = report.chat.iter().flat_map(|chat| chat_notes(what, chat)).collect();
+    let mut notes: Vec<String> =
+        report.chat.iter().flat_map(|chat| chat_notes(what, chat, report.responses.is_some())).collect();
     notes.extend(report.images.iter().flat_map(|images| image_notes(what, images)));
     if report.cut > 0 && report.contrasts > 0 {
         notes.push(format!("{} {what} were cut, in contrasts each completion with its prompt", report.cut));
@@ -393,6 +476,21 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
              leaves them out, at least in its release 1.16; where it kept them they had no loss"
         ));
     }
+    notes.extend(report.responses.iter().map(|responses| response_note(what, responses)));
+    if report.padding > 0 {
+        notes.push(format!(
+            "{} tokens of the {what} are no targets, since the tokenizer's `pad_token` is the same (of many tokenizers the \
+             `eos_token`) and the trainer's collator leaves every occurrence out of the loss",
+            report.padding
+        ));
+    }
+    if report.doubled > 0 {
+        notes.push(format!(
+            "{} {what} begin or end with a token that the tokenizer adds there too, and have it twice, as TRL tokenizes such \
+             texts and `--special-tokens keep` says (`none`: the text's own alone)",
+            report.doubled
+        ));
+    }
     if report.parted > 0 {
         notes.push(format!(
             "in {} {what} the tokens of the prompt alone are not how those of the whole begin; targets begin where the two \
@@ -429,6 +527,21 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// What a person should know of answers that were looked for as TRL's collator does it.
+fn response_note(what: &str, responses: &ResponseReport) -> String {
+    let ResponseReport { templates, missing } = responses;
+    let behind = match &templates.instruction {
+        None => format!("what stands behind the last {:?} of each", templates.response),
+        Some(instruction) => format!("what stands behind {:?}, up to the next {instruction:?}", templates.response),
+    };
+    let missing = match (missing, what) {
+        (0, _) => String::new(),
+        (n, "queries") => format!("; in {n} there is none, and every token of these is one"),
+        (n, _) => format!("; in {n} there is none, and these are left out, as they had no loss in training"),
+    };
+    format!("targets of the {what} are {behind}, as `DataCollatorForCompletionOnlyLM` of TRL has them{missing}")
 }
 
 /// What turns the contents of files into what a model reads.
@@ -512,11 +625,19 @@ pub(in crate::job) fn options(
     labels: Option<&Arc<Labels>>,
     memory: Option<u64>,
 ) -> Result<DataOptions, JobError> {
+    let RecordedSpecials { from_tokenizer, conversations, only_where_missing, padding_without_loss } =
+        job.data.recorded_specials.unwrap_or(RecordedSpecials {
+            from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
+            conversations: InConversations::AsChosen,
+            only_where_missing: job.data.special_tokens == Some(SpecialTokens::Missing),
+            padding_without_loss: false,
+        });
     let specials = Specials {
         add_bos: job.data.add_bos.into(),
         add_eos: job.data.add_eos.into(),
-        from_tokenizer: job.data.special_tokens.map_or(FromTokenizer::Once, Into::into),
-        only_where_missing: job.data.special_tokens == Some(SpecialTokens::Missing),
+        from_tokenizer,
+        only_where_missing,
+        conversations,
     };
     Ok(DataOptions {
         max_length: job.data.max_length,
@@ -528,12 +649,19 @@ pub(in crate::job) fn options(
         specials,
         as_trl: job.data.as_trl,
         end_token: job.data.end_token.clone(),
+        padding_without_loss,
+        responses: job
+            .data
+            .response_template
+            .clone()
+            .map(|response| ResponseTemplates { response, instruction: job.data.instruction_template.clone() }),
         id_field: job.data.id_field.as_deref().into(),
         columns: job.data.columns(),
         memory,
         labels: labels.cloned(),
         chat: ChatOptions {
             template: job.data.chat_template.clone(),
+            recorded: job.data.recorded_template.clone(),
             text: None,
             loss_on: job.data.loss_on.and_then(LossTokens::chosen),
             assistant_in_prompts: job.data.assistant_in_prompts,

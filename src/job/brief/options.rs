@@ -125,6 +125,24 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
     if job.data.keep_end && job.data.max_length.is_none() {
         return options("<keep_end> says what <max_length> keeps of a longer example", "give both, or neither");
     }
+    if job.data.instruction_template.is_some() && job.data.response_template.is_none() {
+        return options(
+            "<instruction_template> is what questions begin with, between answers that begin with <response_template>",
+            "give both, or the latter alone",
+        );
+    }
+    if job.data.response_template.is_some() && job.data.loss_on.is_some() {
+        return options(
+            "<response_template> and <loss_on> both say which tokens are targets",
+            "give the one or the other",
+        );
+    }
+    if job.data.response_template.is_some() && job.data.pack.is_some() {
+        return options(
+            "<response_template> looks for one answer after another in each text, and <pack> joins texts",
+            "leave one of them out: TRL refused both together",
+        );
+    }
     if job.data.end_token.is_some() && job.data.add_eos == Side::None {
         return options("<end_token> is the token that <add_eos> puts behind texts", "give both, or neither");
     }

@@ -51,6 +51,7 @@ impl Examples {
             let (train, report) =
                 data::read(&of_train, file, Role::Train, (limits, labels.as_ref()), preprocessing, memory)?;
             notes.extend(data::notes("training examples", &report));
+            notes.extend(data::weight_note(&of_train, file));
             stages.push(Stage::new(name.clone(), train));
             reports.push(report);
         }
@@ -125,6 +126,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         examples: report.examples,
         tokens: report.tokens,
         targets: report.targets,
+        padding: report.padding,
         longest: report.longest,
         cut: report.cut,
         max_length: job.data.max_length,
@@ -140,6 +142,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         adds_begin: job.data.add_bos.has_train(),
         adds_end: job.data.add_eos.has_train(),
         ends_are_input: matches!(job.data.add_eos, Side::TrainInput | Side::BothInput),
+        by_collator: report.responses.is_some(),
         conversations: report.chat.as_ref().is_some_and(|chat| chat.conversations == report.examples),
         names_template: job.data.chat_template.is_some(),
         by_prefixes: report.chat.as_ref().is_some_and(|chat| chat.by_prefixes > 0),

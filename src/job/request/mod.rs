@@ -32,7 +32,7 @@ pub use self::several::Several;
 pub(in crate::job) use self::solve::{SAMPLE_SHARE, SPANNING};
 pub use self::solve::{Solve, SolveLayers};
 pub use self::source::*;
-use crate::data::{Columns, FromTokenizer, LossOn, Which};
+use crate::data::{Columns, FromTokenizer, InConversations, LossOn, Which};
 use crate::hub::Pin;
 use crate::model::{AdapterMode, AlsoTracked};
 
@@ -239,6 +239,12 @@ pub struct DataRequest {
     /// The day that a chat template is told, as `2024-07-26`; none: today.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chat_date: Option<String>,
+    /// What an answer begins with, where TRL's `DataCollatorForCompletionOnlyLM` left all else out of the loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_template: Option<String>,
+    /// What a question begins with, which that collator was told too where texts have several answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction_template: Option<String>,
     /// Which tokens of conversations are targets; none: all of `messages`, and completions where there are prompts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_on: Option<LossTokens>,
@@ -249,6 +255,13 @@ pub struct DataRequest {
     /// Whether training examples are tokenized as TRL's SFTTrainer does it, which its arguments say and no job.
     #[serde(skip)]
     pub as_trl: bool,
+    /// What the tokenizer adds to training examples where the job does not say it, and to conversations, which those
+    /// arguments say too.
+    #[serde(skip)]
+    pub recorded_specials: Option<RecordedSpecials>,
+    /// Where the trainer took its chat template from, as those arguments name it.
+    #[serde(skip)]
+    pub recorded_template: Option<String>,
     /// Whether what the assistant says in prompts is a target of training examples too, which those arguments say.
     #[serde(skip)]
     pub assistant_in_prompts: bool,
@@ -280,6 +293,19 @@ impl DataRequest {
             image: self.image_field.clone(),
         }
     }
+}
+
+/// What a trainer's arguments say of special tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedSpecials {
+    /// What becomes of the tokenizer's own in texts.
+    pub from_tokenizer: FromTokenizer,
+    /// What conversations get.
+    pub conversations: InConversations,
+    /// Whether those that are asked for are put where a text does not have them.
+    pub only_where_missing: bool,
+    /// Whether no occurrence of the padding is a target.
+    pub padding_without_loss: bool,
 }
 
 /// To which files a special token is added.

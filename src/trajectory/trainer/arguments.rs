@@ -203,8 +203,8 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
     let name = |key: &str| root.attribute(key).and_then(Value::as_name);
     let packs = flag("packing")?;
     let length = root.attribute("max_length").or_else(|| root.attribute("max_seq_length"))?;
-    let prepared = root.attribute("dataset_kwargs").and_then(|kwargs| kwargs.get("skip_prepare_dataset"));
-    if prepared.and_then(Value::as_bool) == Some(true) {
+    let of_data = |key: &str| root.attribute("dataset_kwargs")?.get(key)?.as_bool();
+    if of_data("skip_prepare_dataset") == Some(true) {
         return None;
     }
     let release = release(root);
@@ -232,6 +232,8 @@ fn text_treatment(file: &Path, root: Value<'_>) -> Option<TextTreatment> {
         assistant_only: flag("assistant_only_loss").unwrap_or(false),
         end_token: name("eos_token").map(str::to_string),
         chat_template: name("chat_template_path").map(str::to_string),
+        tokenizer_adds: of_data("add_special_tokens"),
+        joins_with_end: of_data("append_concat_token").unwrap_or(true),
     })
 }
 
@@ -339,6 +341,29 @@ mod tests {
             let blocks = Blocks { wrapped, processes: 1, shuffled: !wrapped };
             assert_eq!(read(&format!("{version}-packed")).packing, Packing::Blocks(blocks), "{version}");
         }
+    }
+
+    /// What a trainer's own arguments say of special tokens after it prepared texts, or conversations
+    /// (`fixtures/generators/completion_only.py`).
+    #[test]
+    fn arguments_of_earlier_releases_say_what_the_tokenizer_added() {
+        use crate::data::{FromTokenizer, InConversations};
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let read = |name: &str| TrainingArguments::read(&root.join(name)).unwrap().texts.unwrap();
+        for (file, expected) in [
+            ("completion-only/0.12.2-bare", (FromTokenizer::None, InConversations::Bare)),
+            ("completion-only/0.12.2-messages", (FromTokenizer::None, InConversations::Bare)),
+            ("completion-only/0.12.2-joined", (FromTokenizer::KeepOwn, InConversations::Bare)),
+            ("trajectory/releases/0.12.2", (FromTokenizer::KeepOwn, InConversations::Bare)),
+            ("trajectory/releases/0.15.2", (FromTokenizer::KeepOwn, InConversations::Tokenizer)),
+            ("completion-only/0.16.1", (FromTokenizer::KeepOwn, InConversations::TokenizerAndEnd)),
+            ("trainer-turns/texts/training_args", (FromTokenizer::KeepOwn, InConversations::Bare)),
+        ] {
+            let texts = read(&format!("{file}.bin"));
+            assert_eq!(texts.special_tokens(), expected, "{file}");
+            assert_eq!(texts.joins_with_end, !file.ends_with("joined"), "{file}");
+        }
+        assert_eq!(read("trainer-turns/named/training_args.bin").chat_template.as_deref(), Some("qwen3.jinja"));
     }
 
     #[test]

@@ -18,13 +18,13 @@ use serde_json::Value;
 use self::compared::{Compared, Conversations, Logged, OfStage, rounded, tolerance};
 use self::rows::losses;
 use crate::attribution::{Observer, foreign_file};
-use crate::data::Dataset;
+use crate::data::{Dataset, LeftOut};
 use crate::job::brief::loss_check::{CheckpointLoss, LossCheck, TokenCount};
 use crate::job::error::JobError;
 use crate::job::plan::Plan;
 use crate::job::training::{Site, folder_name};
 use crate::model::adapter::folder::AdapterFolder;
-use crate::trajectory::{Reading, TokenComparison, TrainingLog};
+use crate::trajectory::{Reading, TextData, TokenComparison, TrainingLog};
 
 /// The file of a run folder that holds what was found.
 const FILE: &str = "loss_check.json";
@@ -194,7 +194,13 @@ impl Plan {
         let is_later_part = |reading: &Reading| reading.log.is_some() && reading.epochs.is_none();
         let reading = self.training.run.as_ref().and_then(|run| run.readings.get(stage));
         if !reading.is_some_and(is_later_part) {
-            check.warnings.extend(count_of_examples(&log, of_stage.n_examples));
+            // training had what was left out here for want of a target, and what a cut left without one perhaps
+            let texts = self.texts.data.get(stage).and_then(Option::as_ref);
+            let left_out = |of: fn(&TextData) -> LeftOut| texts.map_or(0, |texts| of(texts).examples);
+            let [surely, maybe] = [left_out(|texts| texts.without_target), left_out(|texts| texts.cut_away)];
+            let given = of_stage.n_examples + surely;
+            let warning = count_of_examples(&log, given);
+            check.warnings.extend(warning.filter(|_| maybe == 0 || count_of_examples(&log, given + maybe).is_some()));
         }
         let sample = sample(of_stage.all());
         let end = self.end_token(&sample)?;
