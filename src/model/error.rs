@@ -230,6 +230,20 @@ pub enum LoadError {
         /// Why.
         problem: String,
     },
+    /// A tensor that the settings say was trained as a whole, which the file does not hold.
+    #[error(
+        "{}: no tensor `{name}`, which was trained with the adapter (`{key}` of `adapter_config.json`); the base's own is \
+         another",
+        file.display()
+    )]
+    MissingTrained {
+        /// The adapter's weights.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The key of the settings.
+        key: &'static str,
+    },
     /// A module that the settings select has no adapter in the file, or not the whole of it.
     #[error("{}: no tensor `{name}`, though `adapter_config.json` selects `{module}`", file.display())]
     MissingAdapter {
@@ -368,7 +382,7 @@ impl Hint for LoadError {
             Self::AdapterTensor { .. } => {
                 "is the base the model that the adapter was trained on? `--base DIR` gives another".into()
             }
-            Self::MissingAdapter { .. } => {
+            Self::MissingAdapter { .. } | Self::MissingTrained { .. } => {
                 "do `adapter_config.json` and `adapter_model.safetensors` belong together?".into()
             }
             Self::AdapterShape { .. } => "do the adapter, its settings and the base (`--base DIR`) belong together?".into(),

@@ -65,7 +65,7 @@ impl Model {
             }
             _ => error,
         })?;
-        let adapted = weights.adapter().map(|adapter| adapter.finish()).transpose()?;
+        let adapted = weights.adapter().map(|adapter| adapter.finish(&weights.asked())).transpose()?;
         let mut notes = architecture.notes(&config, &weights);
         if let Some(adapter) = weights.adapter() {
             notes.extend(adapted.into_iter().flatten());

@@ -11,7 +11,7 @@ use super::adapter::mode::AdapterMode;
 use super::adapter::overlay::Adapter;
 use super::adapter::padding::{self, PaddingToken};
 use super::adapter::parts::PREFIX;
-use super::architecture::{Architecture, class_of_texts};
+use super::architecture::{Architecture, SCORE, class_of_texts};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::error::LoadError;
@@ -68,6 +68,11 @@ fn of_task(base: &Path, folder: &Path, settings: &AdapterConfig, tensors: &Check
     let config = if settings.of_texts { with_padding(config, folder, base)? } else { config };
     let weights = LAST.map(|layer| format!("{PREFIX}{layer}.weight"));
     let Some(outputs) = weights.iter().find(|name| tensors.contains(name)).map(|name| tensors.shape(name)) else {
+        if settings.of_texts && class_of_texts(&config)?.is_none() {
+            let layer = if supported::architecture_of(&config)?.classifies_last_token() { SCORE } else { "classifier" };
+            let name = format!("{PREFIX}{layer}.weight");
+            return Err(LoadError::MissingTrained { file: folder.join(TENSORS), name, key: "task_type" });
+        }
         return Ok(config);
     };
     let outputs = outputs?.first().copied().unwrap_or(0);

@@ -10,6 +10,7 @@ mod averaged_influence;
 mod checkpoints;
 mod classifiers;
 mod contrasts;
+mod damaged;
 mod dependencies;
 mod families;
 mod fit_examples;

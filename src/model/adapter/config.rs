@@ -37,7 +37,9 @@ pub(crate) struct AdapterConfig {
     pub(crate) of_images: bool,
     /// The base is an encoder with a decoder (`SEQ_2_SEQ_LM`).
     pub(crate) of_pairs: bool,
-    trains_biases: bool,
+    pub(super) trains_biases: bool,
+    /// Every bias was trained, and saved with the adapter.
+    pub(super) trains_all_biases: bool,
     dropout: f64,
 }
 
@@ -203,6 +205,7 @@ impl AdapterConfig {
             of_pairs: task == Some("SEQ_2_SEQ_LM"),
             ensure_weight_tying: keys.flag("ensure_weight_tying", false)?,
             trains_biases: keys.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none"),
+            trains_all_biases: keys.get("bias").and_then(Value::as_str) == Some("all"),
             dropout: keys.number("lora_dropout", 0.0)?,
             file: file.clone(),
         };
@@ -255,7 +258,9 @@ impl AdapterConfig {
         }
         let (module, leaf) = name.rsplit_once('.').unwrap_or(("", name));
         let module = module.strip_suffix(".base_layer").unwrap_or(module);
-        self.targets.is_copied(module) || (leaf == "bias" && self.trains_biases)
+        // older releases of PEFT trained all that has the word in its name, and saved it: T5's table of distances
+        let is_bias = (leaf == "bias" && self.trains_biases) || (self.trains_all_biases && name.contains("bias"));
+        self.targets.is_copied(module) || is_bias
     }
 
     /// What a person should know of the settings.

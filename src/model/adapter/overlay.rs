@@ -132,11 +132,48 @@ impl Adapter {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a person should know of how the adapter was read.
+    /// The first tensor that the settings say was trained as a whole, of those that the model asked for, and that the file
+    /// does not hold: the name it would have there.
+    fn untrained(&self, asked: &BTreeMap<String, u64>) -> Option<(String, &'static str)> {
+        const TOKENS: &str = "token_adapter.trainable_tokens_delta";
+        if !self.config.token_indices.is_empty() && !self.modules.values().any(|parts| parts.contains_key(TOKENS)) {
+            return Some((format!("{PREFIX}….{TOKENS}"), "trainable_token_indices"));
+        }
+        asked.keys().filter(|name| !self.replaced.contains_key(*name)).find_map(|name| {
+            let (module, leaf) = name.rsplit_once('.')?;
+            let key = match self.is_copied(module) {
+                true => "modules_to_save",
+                false if self.config.trains_all_biases && leaf == "bias" => "bias",
+                false => return None,
+            };
+            // of the two names of a tied decoder's bias the other may be there
+            let is_under_the_other = self.replaced.contains_key(&format!("{module}.decoder.bias"));
+            (!is_under_the_other).then(|| (format!("{PREFIX}{name}"), key))
+        })
+    }
+
+    /// Biases of adapted modules that were trained (`bias = lora_only`) and that the file does not hold, of those that the
+    /// model asked for: names that they would have there.
+    fn unsaved_biases(&self, asked: &BTreeMap<String, u64>) -> Vec<String> {
+        if !self.config.trains_biases || self.config.trains_all_biases {
+            return vec![];
+        }
+        let of = |name: &String| {
+            let module = name.strip_suffix(".bias").filter(|_| !self.replaced.contains_key(name))?;
+            let own = self.names_of(module).into_iter().find(|own| self.modules.contains_key(own))?;
+            Some(format!("{PREFIX}{own}.base_layer.bias"))
+        };
+        asked.keys().filter_map(of).collect()
+    }
+
+    /// What a person should know of how the adapter was read, over a base of which these tensors were asked for.
     ///
     /// # Errors
-    /// Tensors that no module of the model has asked for.
-    pub(in crate::model) fn finish(&self) -> Result<Vec<String>, LoadError> {
+    /// Tensors that no module of the model has asked for; tensors that the settings say were trained, and that are absent.
+    pub(in crate::model) fn finish(&self, asked: &BTreeMap<String, u64>) -> Result<Vec<String>, LoadError> {
+        if let Some((name, key)) = self.untrained(asked) {
+            return Err(LoadError::MissingTrained { file: self.weights.origin().to_owned(), name, key });
+        }
         let used = self.used();
         if let Some((module, tensors)) = self.modules.iter().find(|(module, _)| !used.contains(*module)) {
             let name = tensors.values().next().cloned().unwrap_or_default();
@@ -145,6 +182,14 @@ impl Adapter {
         }
         drop(used);
         let mut notes = self.config.notes();
+        let unsaved = self.unsaved_biases(asked);
+        if !unsaved.is_empty() {
+            notes.push(format!(
+                "biases that were trained with the adapter (`bias` = \"lora_only\") are not in its file, so that the base's \
+                 are used, as PEFT does: {}",
+                abridged(&unsaved)
+            ));
+        }
         if !self.before_copies.is_empty() {
             notes.push(format!(
                 "tensors of modules as they were before PEFT copied them have no effect: {}",

@@ -61,7 +61,12 @@ impl MaskedNames {
     ) -> Result<StoredTensor, LoadError> {
         let own = format!("{}.bias", self.decoder);
         match self.bias {
-            Some(shared) if !source.weights.contains(&own) => source.tensor_at(shared.to_owned(), &[vocabulary]),
+            Some(shared) if !source.weights.contains(&own) => {
+                if !source.config().flag("tie_word_embeddings", true)? {
+                    source.note(format!("`{own}` is absent: `{shared}` was used, which transformers 4 saves of both"));
+                }
+                source.tensor_at(shared.to_owned(), &[vocabulary])
+            }
             Some(shared) if source.weights.contains(shared) => {
                 let (bias, other) = (source.tensor_at(own.clone(), &[vocabulary])?, shared.to_owned());
                 let other = source.tensor_at(other, &[vocabulary])?;
