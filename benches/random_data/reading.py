@@ -24,10 +24,6 @@ def flags(trained):
         found += [["--max-length", str(settings["max_length"])]]
     if trained.settings.get("completion_only_loss") is False and trained.rows.form == "prompt-completion":
         found += [["--loss-on", "all"]]
-    begin = trained.begin_token
-    if begin and any(str(row.get(trained.rows.field)).startswith(begin) for row in trained.rows.rows):
-        # the tokenizer puts it there once more
-        found += [["--special-tokens", "keep"]]
     own = training_template(trained)
     if own:
         found += [["--chat-template", str(own)]]

@@ -73,7 +73,7 @@ def learned(kind):
 
 
 def tokenizer(draw):
-    """A tokenizer, the name of its template, the token that it puts in front of a text, and all of it in words."""
+    """A tokenizer, the name of its template, and all of it in words."""
     kind = draw.one("bytes", "bytes", "words")
     fast = learned(kind)
     bos = draw.one(None, "<s>", "<|begin_of_text|>")
@@ -96,5 +96,4 @@ def tokenizer(draw):
         names["eos_token"] = AddedToken(eos, lstrip=draw.one(True, False), rstrip=draw.one(True, False), special=True)
     made = PreTrainedTokenizerFast(tokenizer_object=fast, **names)
     made.chat_template = TEMPLATES[name]
-    begin = bos if adds != "nothing" else None
-    return made, name, begin, f"{kind}, {name}, bos {bos}, eos {eos}, pad {pad}, adds {adds}"
+    return made, name, f"{kind}, {name}, bos {bos}, eos {eos}, pad {pad}, adds {adds}"

@@ -49,7 +49,7 @@ class Trained:
     """A finished run: its folder, the raw file, and the examples that the model was given."""
 
     def __init__(self, draw, folder):
-        made, self.template, self.begin_token, self.tokenizer_words = tokenizer(draw)
+        made, self.template, self.tokenizer_words = tokenizer(draw)
         self.rows = Rows(draw, made)
         self.settings = settings(draw, self.rows, made, folder)
         self.folder, self.run = folder, folder / "out"
