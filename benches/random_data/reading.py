@@ -20,7 +20,7 @@ def flags(trained):
         found += [["--add-eos", "train"]]
     if settings.get("packing_strategy") == "wrapped":
         found += [["--pack", f"{settings['max_length']}:1000:keep"]]
-    elif settings["max_length"] and settings.get("packing_strategy") != "bfd_split":
+    elif settings["max_length"]:
         found += [["--max-length", str(settings["max_length"])]]
     if trained.settings.get("completion_only_loss") is False and trained.rows.form == "prompt-completion":
         found += [["--loss-on", "all"]]

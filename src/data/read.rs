@@ -146,6 +146,7 @@ impl<'a> Reading<'a> {
             path,
             max_length: options.max_length,
             keep_end: options.keep_end,
+            split_long: options.split_long && role == Role::Train,
             max_positions: limits.max_positions,
             packer: pack.map(Packer::new),
             pack_rows: options.pack_rows,
@@ -256,6 +257,7 @@ struct Collector<'a> {
     path: &'a Path,
     max_length: Option<usize>,
     keep_end: bool,
+    split_long: bool,
     max_positions: Option<usize>,
     packer: Option<Packer>,
     pack_rows: Option<usize>,
@@ -286,7 +288,7 @@ struct Collector<'a> {
 impl Collector<'_> {
     /// Takes the document of the row with this number in its file.
     fn take(&mut self, number: usize, document: Document) -> Result<(), LineProblem> {
-        let Document { id, metadata, source, mut tokens, mut labels, mut target, split, mut types, rejected } =
+        let Document { id, mut metadata, source, mut tokens, mut labels, mut target, split, mut types, rejected } =
             document;
         if tokens.is_empty() {
             self.report.empty += 1;
@@ -309,6 +311,12 @@ impl Collector<'_> {
         }
         let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
+        if self.split_long {
+            metadata.insert("piece_of".to_owned(), Value::from(id.as_str()));
+        }
+        if let Some(length) = self.max_length.filter(|&length| length < whole && self.split_long) {
+            return self.take_pieces(&id, number, &metadata, (&tokens, labels), length);
+        }
         if let Some(length) = self.max_length.filter(|&length| length < whole) {
             shorten(&mut tokens, length, self.keep_end);
             shorten(&mut labels, length, self.keep_end);
@@ -318,11 +326,7 @@ impl Collector<'_> {
             }
             self.report.cut += 1;
         }
-        if let Some(padding) = self.padding {
-            let is_padding = |label: &&mut Option<u32>| **label == Some(padding);
-            let taken = labels.iter_mut().enumerate().filter(|(_, label)| is_padding(label));
-            self.report.padding += taken.map(|(k, label)| (*label = None, usize::from(k > 0)).1).sum::<usize>();
-        }
+        self.leave_padding_out(&mut labels);
         if !self.choose_responses(&mut labels) {
             self.report.without_target.add(tokens.len());
             return Ok(());
@@ -355,6 +359,41 @@ impl Collector<'_> {
             self.dataset.push(id, &metadata, source, &tokens, &labels);
         }
         Ok(())
+    }
+
+    /// Takes a training example in pieces, each of which knows nothing of those before it. They are called by its id with
+    /// their number behind `#`.
+    fn take_pieces(
+        &mut self,
+        id: &str,
+        number: usize,
+        metadata: &Map<String, Value>,
+        (tokens, mut labels): (&[u32], Vec<Option<u32>>),
+        length: usize,
+    ) -> Result<(), LineProblem> {
+        if let Some(positions) = self.max_positions.filter(|&positions| positions < length) {
+            return Err(LineProblem::TooManyTokens { tokens: length, positions });
+        }
+        self.leave_padding_out(&mut labels);
+        self.report.divided += 1;
+        for (k, (tokens, labels)) in tokens.chunks(length).zip(labels.chunks(length)).enumerate() {
+            let id = format!("{id}#{}", k + 1);
+            if let Some(first) = self.ids.insert(&id, number) {
+                return Err(LineProblem::DuplicateId { id, first });
+            }
+            match self.dataset.has_no_target(labels) {
+                true => self.report.without_target.add(tokens.len()),
+                false => self.dataset.push(id, metadata, ExcerptOf::Tokens, tokens, labels),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the loss from padding, where a collator left it out.
+    fn leave_padding_out(&mut self, labels: &mut [Option<u32>]) {
+        let Some(padding) = self.padding else { return };
+        let taken = labels.iter_mut().enumerate().filter(|(_, label)| **label == Some(padding));
+        self.report.padding += taken.map(|(k, label)| (*label = None, usize::from(k > 0)).1).sum::<usize>();
     }
 
     /// Leaves answers alone as targets, where that was asked for. `false` of a training example without one, which a

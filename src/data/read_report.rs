@@ -17,6 +17,8 @@ pub struct ReadReport {
     pub targets: usize,
     /// Examples (before packing) that `max_length` cut.
     pub cut: usize,
+    /// Examples that were divided into pieces of `max_length`.
+    pub divided: usize,
     /// Whether they kept their last tokens and not their first.
     pub kept_end: bool,
     /// Whether the tokenizer's own truncation would have cut the beginning of those, where their end was cut.

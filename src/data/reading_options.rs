@@ -17,6 +17,9 @@ pub struct DataOptions {
     pub max_length: Option<usize>,
     /// Whether those keep their last tokens and not their first.
     pub keep_end: bool,
+    /// Whether longer training examples are divided into pieces of that many tokens, each an example of its own, and nothing
+    /// of them is lost.
+    pub split_long: bool,
     /// Training documents are joined and cut into blocks of this many tokens. Queries are never packed.
     pub pack: Option<usize>,
     /// After every so many rows of the file packing begins anew; a script that packs each batch of a mapped data set

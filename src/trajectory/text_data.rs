@@ -19,6 +19,8 @@ pub struct TextData {
     pub cut: usize,
     /// `--max-length`.
     pub max_length: Option<usize>,
+    /// Examples that were divided into pieces of `max_length`, each an example of its own.
+    pub divided: usize,
     /// Whether those kept their last tokens.
     pub keep_end: bool,
     /// `--pack`.

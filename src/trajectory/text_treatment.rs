@@ -134,6 +134,11 @@ impl TextTreatment {
         self.release >= TrlRelease::Of16
     }
 
+    /// Whether it divided examples that were too long into pieces, each by itself.
+    pub fn divides_long(&self) -> bool {
+        matches!(&self.packing, Packing::Whole { strategy } if SPLITTING.contains(&strategy.as_str()))
+    }
+
     /// Whether its collator was that of transformers, which leaves every occurrence of the padding out of the loss: TRL has one
     /// of its own since 0.16, and before 0.15 packed texts had none.
     pub fn leaves_padding_out(&self) -> bool {
@@ -227,18 +232,29 @@ impl TextTreatment {
         let length = self.max_length.filter(|_| data.pack.is_none())?;
         let longest = format!("the longest that was read has {}", data.longest);
         if let Packing::Whole { strategy } = &self.packing
-            && SPLITTING.contains(&strategy.as_str())
-            && (data.longest > length || data.cut > 0 && data.longest >= length)
+            && self.divides_long()
         {
-            let found = if data.cut > 0 { format!("{} are cut here", data.cut) } else { longest };
+            let other = data.max_length.filter(|&other| data.divided > 0 && other != length);
+            if data.longest > length || data.cut > 0 && data.longest >= length || other.is_some() {
+                let found = match other {
+                    Some(other) => format!("they are divided into pieces of {other} here"),
+                    None if data.cut > 0 => format!("{} are cut here", data.cut),
+                    None => longest,
+                };
+                return difference(
+                    format!(
+                        "divided examples of more than {length} tokens into pieces that do not see each other (`{strategy}`)"
+                    ),
+                    found,
+                    format!("`--max-length {length} --split-long`"),
+                );
+            }
+        }
+        if data.divided > 0 && !self.divides_long() {
             return difference(
-                format!(
-                    "divided examples of more than {length} tokens into pieces that do not see each other (`{strategy}`)"
-                ),
-                found,
-                format!(
-                    "leave `--max-length` out, and write each piece of at most {length} tokens as a row of its own"
-                ),
+                format!("cut examples to {length} tokens"),
+                format!("{} are divided into pieces here", data.divided),
+                format!("`--max-length {length}` without `--split-long`"),
             );
         }
         if data.longest > length {
@@ -667,7 +683,13 @@ mod tests {
             assert_eq!(pieces.compare(&data()).unwrap().len(), 1);
             assert!(refused(&pieces, &cut).0.ends_with("but 3 are cut here"));
             let (message, hint) = refused(&pieces, &TextData { longest: 65, ..data() });
-            assert!(message.contains("into pieces that do not see each other") && hint.contains("row of its own"));
+            assert!(message.contains("into pieces that do not see each other"), "{message}");
+            assert_eq!(hint, "`--max-length 64 --split-long`");
+            let divided = TextData { divided: 2, max_length: Some(64), longest: 64, ..data() };
+            assert_eq!(pieces.compare(&divided).unwrap().len(), 1);
+            let others = TextData { max_length: Some(32), longest: 32, ..divided };
+            assert!(refused(&pieces, &others).0.ends_with("but they are divided into pieces of 32 here"));
+            assert!(refused(&treatment(), &divided).0.ends_with("but 2 are divided into pieces here"));
         }
         let unknown = TextTreatment { packing: Packing::Whole { strategy: "tetris".into() }, ..treatment() };
         assert!(unknown.compare(&data()).unwrap()[1].contains("`tetris` is not known"));

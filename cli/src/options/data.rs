@@ -69,6 +69,12 @@ pub(crate) struct DataOptions {
     /// Of longer examples keep the last tokens and not the first, as TRL with `truncation_mode="keep_end"`
     #[arg(long, requires = "max_length")]
     keep_end: bool,
+    /// Divide longer training examples into pieces of --max-length, as TRL's packing_strategy `bfd_split`
+    ///
+    /// Each piece is an example of its own, `ID#1` and so on, that does not see the others; `--group-by piece_of` adds
+    /// them up.
+    #[arg(long, requires = "max_length", conflicts_with_all = ["keep_end", "pack"])]
+    split_long: bool,
     /// Join training documents and cut them into blocks of N tokens, as pretraining does
     ///
     /// `128:1000` begins anew after every 1000 rows and leaves out what filled no block, as `run_clm` does in each
@@ -187,6 +193,7 @@ impl DataOptions {
         data.tokenizer = self.tokenizer.clone().or(data.tokenizer.take());
         data.max_length = self.max_length.or(data.max_length);
         data.keep_end |= self.keep_end;
+        data.split_long |= self.split_long;
         if let Some(Pack { length, rows, processes, keeps_rest }) = self.pack {
             (data.pack, data.pack_rows, data.pack_processes) = (Some(length), rows, processes);
             data.pack_keeps_rest = keeps_rest;

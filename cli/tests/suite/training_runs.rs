@@ -155,13 +155,28 @@ fn the_end_of_long_texts_that_trl_kept_is_kept() {
     assert!(plan.contains("to have them as training did: `--max-length 24`"), "{plan}");
     let run = with_arguments(&folder, "bfd_split");
     assert!(model.contains(&run), "the same folder");
-    for cut in ["", " --max-length 24"] {
-        let plan = planned(&format!("{model}{cut}"));
-        assert!(
-            plan.contains("divided examples of more than 24 tokens into pieces that do not see each other"),
-            "{plan}"
-        );
-        assert!(plan.contains("packed whole examples into rows (`bfd_split`)"), "{plan}");
+    let plan = planned(&model);
+    assert!(plan.contains("divided examples of more than 24 tokens into pieces that do not see each other"), "{plan}");
+    assert!(plan.contains("to have them as training did: `--max-length 24 --split-long`"), "{plan}");
+    assert!(plan.contains("packed whole examples into rows (`bfd_split`)"), "{plan}");
+    // with the length alone it is done as the arguments say
+    let plan = planned(&format!("{model} --max-length 24"));
+    assert!(plan.contains("are divided into pieces, as `packing_strategy` in "), "{plan}");
+    assert!(
+        plan.contains(" training examples were divided into pieces of at most 24 tokens, each an example"),
+        "{plan}"
+    );
+    // 1,453 tokens in all
+    assert!(
+        plan.contains("91 examples, 1,451 tokens") && plan.contains("in 2 training examples of 2 tokens in all"),
+        "{plan}"
+    );
+    assert!(!plan.contains("as training did"), "{plan}");
+    let plan = planned(&format!("{model} --max-length 16"));
+    assert!(plan.contains("but they are divided into pieces of 16 here"), "{plan}");
+    for flags in ["--split-long", "--max-length 24 --split-long --keep-end", "--split-long --max-length 24 --pack 24"] {
+        let said = refused(&format!("{model} {flags}"));
+        assert!(said.contains("--max-length") || said.contains("--split-long"), "{said}");
     }
     with_arguments(&folder, "bfd");
     assert!(planned(&model).contains("cut examples to 24 tokens, but"), "the first tokens");

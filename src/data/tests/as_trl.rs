@@ -59,6 +59,29 @@ fn a_prompt_ends_where_its_tokens_and_those_of_the_whole_part() {
     assert_eq!((&all(&dataset)[0].1[..], report.parted), (&[false, false, true, true][..], 0));
 }
 
+/// TRL's `bfd_split`: pieces of the longest length and a shorter last one, of which one token alone predicts nothing.
+#[test]
+fn long_examples_are_divided_into_pieces() {
+    let text = lines(&[
+        json!({"id": "long", "text": "ab ab ab ab", "topic": "t"}),
+        json!({"id": "short", "text": "ab ab"}),
+        json!({"id": "asked", "prompt": "c c", "completion": " ab"}),
+    ]);
+    let divided = DataOptions { split_long: true, ..as_trl(Some(3)) };
+    let (dataset, report) = read(&text, divided.clone()).expect("sound");
+    let ids: Vec<&str> = (0..dataset.len()).map(|i| dataset.id(i)).collect();
+    assert_eq!(ids, ["long#1", "long#2", "short", "asked#2"]);
+    let pieces: Vec<Vec<u32>> = all(&dataset).into_iter().map(|(tokens, _)| tokens).collect();
+    assert_eq!(pieces, [vec![6, 7, 7], vec![7, 1], vec![6, 7, 1], vec![7, 1]]);
+    // the first piece of the prompt has no target, and the first token of a piece never is one
+    assert_eq!((report.divided, report.without_target), (2, LeftOut { examples: 1, tokens: 3 }));
+    assert!(all(&dataset).iter().all(|(_, targets)| targets[1..].iter().all(|&target| target)));
+    assert_eq!(json!(dataset.metadata(1)), json!({"topic": "t", "piece_of": "long"}));
+    assert_eq!(json!(dataset.metadata(2)), json!({"piece_of": "short"}));
+    let same = lines(&[json!({"id": "a#1", "text": "ab"}), json!({"id": "a", "text": "ab ab ab ab"})]);
+    assert!(complaint(read(same, divided)).starts_with("x.jsonl:2: the id `a#1` is already that of"));
+}
+
 #[test]
 fn examples_without_a_target_behind_a_cut_are_left_out() {
     let text = lines(&[

@@ -130,6 +130,7 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
                 "prompt_field",
                 "completion_field",
                 "keep_end",
+                "split_long",
                 "loss_on",
                 "response_template",
                 "chat_template",
@@ -142,6 +143,7 @@ fn check_fields(data: &DataRequest, limits: &Limits, labels: Option<&Arc<Labels>
         ("prompt_field", data.prompt_field.is_some()),
         ("completion_field", data.completion_field.is_some()),
         ("keep_end", data.keep_end),
+        ("split_long", data.split_long),
         ("label_field", data.label_field.is_some()),
         ("image_field", data.image_field.is_some()),
         ("image_processor", data.image_processor.is_some()),
@@ -233,6 +235,12 @@ pub(in crate::job) fn as_trained(
         job.data.keep_end = true;
         notes.push(format!(
             "long training examples keep their end, as `truncation_mode=keep_end` in {arguments} says (as with `--keep-end`)"
+        ));
+    }
+    if texts.divides_long() && job.data.max_length.is_some() && !job.data.keep_end && !job.data.split_long {
+        job.data.split_long = true;
+        notes.push(format!(
+            "long training examples are divided into pieces, as `packing_strategy` in {arguments} says (as with `--split-long`)"
         ));
     }
     // TRL leaves a text alone that has an end token
@@ -441,6 +449,13 @@ pub(in crate::job) fn notes(what: &str, report: &ReadReport) -> Vec<String> {
         let which = if report.kept_end { "their last " } else { "" };
         notes.push(format!("{} {what} were cut to {which}{} tokens", report.cut, report.longest));
     }
+    if report.divided > 0 {
+        notes.push(format!(
+            "{} {what} were divided into pieces of at most {} tokens, each an example of its own that does not see the others; \
+             `--group-by piece_of` adds them up",
+            report.divided, report.longest
+        ));
+    }
     if report.cut_at_other_end {
         notes.push(format!(
             "long {what} lose their end, and the tokenizer's `truncation_side` is `left`; where training cut with the \
@@ -642,6 +657,7 @@ pub(in crate::job) fn options(
     Ok(DataOptions {
         max_length: job.data.max_length,
         keep_end: job.data.keep_end,
+        split_long: job.data.split_long,
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
         pack_processes: job.data.pack_processes,

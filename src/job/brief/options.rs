@@ -143,6 +143,19 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "leave one of them out: TRL refused both together",
         );
     }
+    let divides = job.data.split_long;
+    if divides && (job.data.max_length.is_none() || job.data.keep_end || job.data.pack.is_some()) {
+        return options(
+            "<split_long> divides examples that are longer than <max_length>, and neither <keep_end> nor <pack> goes with it",
+            "give the first two, or leave <split_long> out",
+        );
+    }
+    if divides && job.data.response_template.is_some() {
+        return options(
+            "<split_long> divides texts, and <response_template> looks for answers in whole ones",
+            "leave one of them out",
+        );
+    }
     if job.data.end_token.is_some() && job.data.add_eos == Side::None {
         return options("<end_token> is the token that <add_eos> puts behind texts", "give both, or neither");
     }

@@ -131,6 +131,7 @@ fn stage_data(job: &Job, stage: &Stage, report: &ReadReport) -> StageData {
         cut: report.cut,
         max_length: job.data.max_length,
         keep_end: report.kept_end,
+        divided: report.divided,
         pack: job.data.pack,
         pack_rows: job.data.pack_rows,
         pack_processes: job.data.pack_processes,

@@ -200,6 +200,9 @@ pub struct DataRequest {
     /// Longer examples keep their last tokens and not their first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keep_end: bool,
+    /// Longer training examples are divided into pieces of that many tokens, each an example of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub split_long: bool,
     /// Training documents are joined and cut into blocks of this many tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pack: Option<usize>,
