@@ -79,7 +79,7 @@ impl StoredSparseMlp {
         let layout = Layout::OutputsFirst;
         let module = format!("layers.{n}.{}", names.module);
         let fused = ExpertNames::FUSED.map(|tensor| format!("layers.{n}.{}.{tensor}", ExpertNames::FUSED_MODULE));
-        let is_fused = source.contains(&fused[0]);
+        let is_fused = fused.iter().any(|tensor| source.contains(tensor));
         let in_file = if is_fused { ExpertNames::FUSED_MODULE } else { names.module };
         let weight = source.tensor(&format!("layers.{n}.{in_file}.gate.weight"), &[count, width])?;
         let router = source.linear_at(tracking, &format!("{module}.gate"), weight, [count, width], &mut read_by_all);
