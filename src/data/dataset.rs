@@ -108,6 +108,14 @@ impl Dataset {
         }
     }
 
+    /// Bytes of its tokens that lie in files and not in memory, of [`super::BYTES_OF_TOKEN`] for each.
+    pub fn bytes_in_files(&self) -> u64 {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.bytes_in_files(),
+            Kind::Rows(_) => 0,
+        }
+    }
+
     /// BLAKE3 hash over all examples' ids and contents, in order. Metadata is not part of it: no number
     /// depends on that.
     pub fn content_hash(&self) -> [u8; 32] {

@@ -89,4 +89,4 @@ pub use specials::{FromTokenizer, InConversations, Role, Specials, Which};
 pub use targets::{Targets, Task};
 pub use texts::{TextReport, for_each_text};
 pub use tokenizer::Tokenizer;
-pub use tokens::{TargetToken, TokenDataset};
+pub use tokens::{BYTES_OF_TOKEN, TargetToken, TokenDataset};

@@ -15,6 +15,17 @@ use super::inputs::TokenInputs;
 use super::targets::{Target, Targets, Task};
 use super::tokenizer::Tokenizer;
 
+/// Bytes that a token takes with its target, its share of places and ids, if all of it lies in memory.
+pub const BYTES_OF_TOKEN: u64 = 12;
+
+/// What stays in memory of arrays that lie in files, eight of them: the pages of each that were passed last.
+const PAGES_OF_FILES: u64 = 8 * (64 << 20);
+
+/// Bytes of so many tokens that lie in files.
+fn left_in_files(tokens: usize, is_in_memory: bool) -> u64 {
+    if is_in_memory { 0 } else { (BYTES_OF_TOKEN * tokens as u64).saturating_sub(PAGES_OF_FILES) }
+}
+
 /// Token sequences with their targets.
 #[derive(Debug)]
 pub struct TokenDataset {
@@ -95,6 +106,11 @@ impl TokenDataset {
     /// Whether each row predicts its own token, which is masked in what is read, and not the one after it.
     pub fn is_masked(&self) -> bool {
         self.masked
+    }
+
+    /// Bytes that lie in files and not in memory.
+    pub(super) fn bytes_in_files(&self) -> u64 {
+        left_in_files(self.tokens.len(), self.tokens.is_in_memory())
     }
 
     /// Whether labels at their tokens are a target for no row.
@@ -500,5 +516,19 @@ impl TokenDataset {
 
     pub(super) fn positions(&self, i: usize) -> usize {
         self.range(i).len() - usize::from(self.is_split())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten million short texts have 260 million tokens, which do not lie in memory.
+    #[test]
+    fn tokens_in_files_take_no_memory_but_some_pages() {
+        assert_eq!(left_in_files(260_000_000, true), 0);
+        assert_eq!(left_in_files(1_000_000, false), 0);
+        assert_eq!(BYTES_OF_TOKEN * 260_000_000 - left_in_files(260_000_000, false), 512 << 20);
+        assert_eq!(TokenDataset::new(None).bytes_in_files(), 0);
     }
 }

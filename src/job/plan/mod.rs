@@ -10,7 +10,7 @@ mod recorded;
 use std::ops::Deref;
 
 use crate::attribution::Subspace;
-use crate::data::ReadReport;
+use crate::data::{BYTES_OF_TOKEN, ReadReport};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::Answer;
 use crate::job::brief::candidates;
@@ -225,11 +225,14 @@ fn take_samples(job: &Job, training: &mut Training) -> Result<Vec<String>, JobEr
     Ok(notes)
 }
 
-/// Bytes of all examples in memory: ids, targets and places of tokens, or the numbers of rows. Examples that are scored
+/// Bytes of all examples in memory, less what lies in files: ids, targets and places of tokens, or the numbers of rows. Examples that are scored
 /// alone are kept beside all of them.
 fn data_bytes(brief: &Brief, limits: Limits, tokens: u64) -> u64 {
     let all = match limits {
-        Limits::Tokens(_) => 12 * tokens,
+        Limits::Tokens(_) => {
+            let in_files: u64 = brief.training.stages.iter().map(|stage| stage.all().bytes_in_files()).sum();
+            (BYTES_OF_TOKEN * tokens).saturating_sub(in_files)
+        }
         Limits::Rows(rows) => {
             let datasets = brief.training.stages.iter().map(Stage::all).chain(&brief.queries);
             datasets.map(|dataset| (dataset.input_bytes() + 4 * dataset.len() * rows.outputs) as u64).sum()
