@@ -44,6 +44,9 @@ pub struct MethodRequest {
     /// number changes what a few products reach.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub solve_block: Option<usize>,
+    /// Whether products with the Gauss-Newton matrix solve for all tracked layers together.
+    #[serde(skip_serializing_if = "is_default")]
+    pub solve_layers: SolveLayers,
     /// Scale of K-FAC's eigenvalues.
     pub kfac_scale: KfacScale,
     /// Widest block of an eigenbasis; wider covariances are cut into blocks. None: nothing is cut.
@@ -57,9 +60,6 @@ pub struct MethodRequest {
     pub measure: Option<Measure>,
     /// Sum over a query's label positions, or mean.
     pub reduction: ReductionRequest,
-    /// Whether products with the Gauss-Newton matrix solve for all tracked layers together.
-    #[serde(skip_serializing_if = "is_default")]
-    pub solve_layers: SolveLayers,
     /// Queries one by one, or as one.
     pub aggregate: AggregateRequest,
     /// The field of the queries that says what each counts in their sum or mean; none: all count alike.
