@@ -64,14 +64,14 @@ pub enum FromTokenizer {
 /// Which special tokens rendered conversations get, whose template has written its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InConversations {
-    /// Those of the tokenizer where texts have them twice ([`FromTokenizer::Keep`]), else none.
+    /// What the tokenizer adds, where texts are to have that twice ([`FromTokenizer::Keep`]), else nothing.
     #[default]
     AsChosen,
-    /// None.
+    /// Nothing is added.
     Bare,
-    /// Those of the tokenizer.
+    /// What the tokenizer adds by itself.
     Tokenizer,
-    /// Those of the tokenizer, and an end token where the tokens do not end with it.
+    /// What the tokenizer adds by itself, and an end token where the tokens do not end with it.
     TokenizerAndEnd,
 }
 

@@ -93,17 +93,10 @@ impl TorchParameters {
             _ => ("", BTreeMap::new()),
         };
         let shared_bias = tied_head.as_ref().and_then(|tied| shared_bias(order.names()?, &tied.head, &weights));
-        let modules = match order {
-            Parameters::Listed { of, .. } => Some(of(&config)?),
-            _ => None,
-        };
-        let place = |order: &Parameters, name: &str| match &modules {
-            Some(modules) => listed_place(modules, name),
-            None => place(order, name),
-        };
+        let places_of = Places::of(order, &config)?;
         let mut places = Vec::new();
         for (name, shape) in &experts {
-            let place = place(order, name);
+            let place = places_of.place(name);
             let place = place.ok_or_else(|| ReadError::UnknownTensor { file: file.clone(), name: name.clone() })?;
             places.push((place, Parameter { name: name.clone(), shape: shape.clone() }));
         }
@@ -114,7 +107,7 @@ impl TorchParameters {
             }
             // of tied weights that are stored under the head's name the place is the embedding's
             let registered = tied_head.as_ref().filter(|tied| tied.embedding == name).map(|tied| &*tied.registered);
-            let place = place(order, registered.unwrap_or(name));
+            let place = places_of.place(registered.unwrap_or(name));
             let place = place.ok_or_else(|| ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() })?;
             places.push((place, Parameter { name: name.to_owned(), shape: weights.shape(name)? }));
         }
@@ -134,14 +127,7 @@ impl TorchParameters {
         let weights = Weights::open_trained(&adapter.folder)?;
         let file = weights.files().next().unwrap_or(&adapter.folder).to_path_buf();
         let settings = AdapterConfig::read(&adapter.folder)?;
-        let modules = match order {
-            Parameters::Listed { of, .. } => Some(of(&config)?),
-            _ => None,
-        };
-        let place = |order: &Parameters, name: &str| match &modules {
-            Some(modules) => listed_place(modules, name),
-            None => place(order, name),
-        };
+        let places_of = Places::of(order, &config)?;
         let mut places = Vec::new();
         for name in weights.names() {
             let unknown = || ReadError::UnknownTensor { file: file.clone(), name: name.to_owned() };
@@ -165,14 +151,14 @@ impl TorchParameters {
             }
             let place = match parts::parts(own) {
                 Some((module, part)) => {
-                    let place = place(order, &format!("{module}.weight"));
+                    let place = places_of.place(&format!("{module}.weight"));
                     place.map(|mut place| {
                         place.pop();
                         place.push(2 + part as u64);
                         place
                     })
                 }
-                None => place(order, &plain),
+                None => places_of.place(&plain),
             };
             places.push((place.ok_or_else(unknown)?, Parameter { name: name.to_owned(), shape: weights.shape(name)? }));
         }
@@ -322,6 +308,31 @@ fn is_of_one_expert(order: &Parameters, name: &str) -> bool {
 
 /// Between the name of a convolution and the number of a group of its channels in the name of that group's layer.
 const GROUP: &str = ".group.";
+
+/// What tells a tensor's place in the order in which parameters are registered.
+struct Places {
+    order: &'static Parameters,
+    /// Modules in the order in which they are registered, where the configuration lists them.
+    modules: Option<Vec<String>>,
+}
+
+impl Places {
+    fn of(order: &'static Parameters, config: &Config) -> Result<Self, ReadError> {
+        let modules = match order {
+            Parameters::Listed { of, .. } => Some(of(config)?),
+            _ => None,
+        };
+        Ok(Self { order, modules })
+    }
+
+    /// A tensor's key in the order; none if it has no place.
+    fn place(&self, name: &str) -> Option<Vec<u64>> {
+        match &self.modules {
+            Some(modules) => listed_place(modules, name),
+            None => place(self.order, name),
+        }
+    }
+}
 
 /// A tensor's key in an order that lists modules.
 fn listed_place(modules: &[String], name: &str) -> Option<Vec<u64>> {

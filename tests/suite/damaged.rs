@@ -34,6 +34,16 @@ fn is_telling(name: &str) -> bool {
     name.split('.').filter_map(|part| part.parse::<u64>().ok()).next().is_none_or(|number| number == 0)
 }
 
+/// Names of the tensors that are damaged.
+fn telling_tensors(checkpoint: &Editable) -> Vec<String> {
+    checkpoint.tensors.keys().filter(|name| is_telling(name)).cloned().collect()
+}
+
+/// The module of a tensor, which an error may name in place of the tensor.
+fn module_of(tensor: &str) -> &str {
+    tensor.rsplit_once('.').map_or(tensor, |(module, _)| module)
+}
+
 /// A checkpoint with these tensors in its own folder.
 fn load(checkpoint: &Editable) -> Result<Model, LoadError> {
     let folder = tempfile::tempdir().expect("writable");
@@ -66,8 +76,7 @@ fn a_missing_tensor_is_named_in_every_family() {
     let mut accepted = vec![];
     for name in checkpoints() {
         let mut checkpoint = Editable::read(&fixture(&name));
-        let tensors: Vec<String> = checkpoint.tensors.keys().filter(|name| is_telling(name)).cloned().collect();
-        for tensor in tensors {
+        for tensor in telling_tensors(&checkpoint) {
             let own = checkpoint.tensors.remove(&tensor).expect("there");
             match load(&checkpoint) {
                 Ok(model) => {
@@ -78,8 +87,7 @@ fn a_missing_tensor_is_named_in_every_family() {
                 }
                 Err(error) => {
                     let error = error.to_string();
-                    let module = tensor.rsplit_once('.').map_or(&*tensor, |(module, _)| module);
-                    if !error.contains(module) {
+                    if !error.contains(module_of(&tensor)) {
                         accepted.push(format!("{name} without {tensor}: {error}"));
                     }
                 }
@@ -95,8 +103,7 @@ fn a_misshapen_tensor_is_named_in_every_family() {
     let mut accepted = vec![];
     for name in checkpoints() {
         let mut checkpoint = Editable::read(&fixture(&name));
-        let tensors: Vec<String> = checkpoint.tensors.keys().filter(|name| is_telling(name)).cloned().collect();
-        for tensor in tensors {
+        for tensor in telling_tensors(&checkpoint) {
             let (shape, values) = checkpoint.tensors[&tensor].clone();
             // the sizes of a network of plain PyTorch are those of its tensors; the modules behind find what does not fit
             if name.starts_with("images/cnn") {
@@ -116,8 +123,7 @@ fn a_misshapen_tensor_is_named_in_every_family() {
                     Ok(_) => accepted.push(format!("{name} {tensor} {other:?}")),
                     Err(error) => {
                         let error = error.to_string();
-                        let module = tensor.rsplit_once('.').map_or(&*tensor, |(module, _)| module);
-                        if !error.contains(module) {
+                        if !error.contains(module_of(&tensor)) {
                             accepted.push(format!("{name}, {tensor} of the shape {other:?}: {error}"));
                         }
                     }

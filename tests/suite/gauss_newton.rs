@@ -653,7 +653,7 @@ fn scores_of_joint_solves_are_those_of_dense_systems() -> Outcome {
     scores_are_those_of_dense_systems(SolveLayers::Together)
 }
 
-/// The same with the blocks of dense matrices.
+/// Scores of a whole job with a system for each layer, against dense matrices without what connects two layers.
 #[test]
 fn scores_of_blocks_are_those_of_dense_systems() -> Outcome {
     scores_are_those_of_dense_systems(SolveLayers::Each)

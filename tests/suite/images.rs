@@ -161,6 +161,17 @@ fn optimizers_number_parameters_of_image_models_as_named_parameters_does() {
     }
 }
 
+/// Holds the second moments of every layer after one step against the squares of the recorded gradients.
+fn are_squared_gradients(model: &Model, moments: Vec<Option<Vec<f32>>>, expected: &Recorded) {
+    assert_eq!(moments.len(), model.layers().len());
+    for (layer, moments) in model.layers().iter().zip(moments) {
+        let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
+        let gradient = expected.values(&format!("gradient.{}.0", layer.name));
+        let want: Vec<f64> = gradient.iter().map(|g| g * g).collect();
+        assert_relative(&found, &want, 1e-5, &layer.name);
+    }
+}
+
 /// Adam's second moments after one step are the squares of its gradient: those of every group of channels are rows of
 /// the parameter of all, which PyTorch registered in another order than the modules run in.
 #[test]
@@ -170,13 +181,7 @@ fn second_moments_of_groups_of_channels_are_their_own() {
     let model = load(&folder, DType::F32);
     let file = folder.join("optimizer.pt");
     let moments = second_moments(&folder, &file, model.layers(), None, &FrozenParameters::default()).expect("readable");
-    assert_eq!(moments.len(), model.layers().len());
-    for (layer, moments) in model.layers().iter().zip(moments) {
-        let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
-        let gradient = expected.values(&format!("gradient.{}.0", layer.name));
-        let want: Vec<f64> = gradient.iter().map(|g| g * g).collect();
-        assert_relative(&found, &want, 1e-5, &layer.name);
-    }
+    are_squared_gradients(&model, moments, &expected);
 }
 
 /// Up to transformers 4 a ViT's blocks register their norms last.
@@ -626,13 +631,7 @@ fn second_moments_of_an_adapter_over_convolutions_are_those_of_its_layers() {
     let frozen = FrozenParameters { base: Some(base), ..FrozenParameters::default() };
     let moments = second_moments(&folder, &folder.join("optimizer.pt"), model.layers(), None, &frozen);
     let moments = moments.expect("readable");
-    assert_eq!(moments.len(), model.layers().len());
-    for (layer, moments) in model.layers().iter().zip(moments) {
-        let found: Vec<f64> = moments.expect("updated").into_iter().map(f64::from).collect();
-        let gradient = expected.values(&format!("gradient.{}.0", layer.name));
-        let want: Vec<f64> = gradient.iter().map(|g| g * g).collect();
-        assert_relative(&found, &want, 1e-5, &layer.name);
-    }
+    are_squared_gradients(&model, moments, &expected);
 }
 
 /// What PEFT itself cannot run or merge, and files that do not belong to their settings or base.

@@ -261,7 +261,7 @@ impl Answer {
             _ => return vec![],
         };
         let mut found: Vec<(Variant, Option<Method>, bool)> = vec![];
-        if job.output.intervals.take_halves() {
+        if job.output.intervals.has_halves() {
             found.extend([0, 1].map(|k| match job.takes_halves() {
                 true => (Variant::Half(k), of(damping, Sample::Half(k)), true),
                 false => (Variant::Draws(k), of(damping, Sample::Whole), true),

@@ -49,7 +49,7 @@ pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
             "leave <intervals> or <store_scores = top> out",
         );
     }
-    if output.intervals.take_halves() && method.factors.is_some() {
+    if output.intervals.has_halves() && method.factors.is_some() {
         return refused(
             option_text!(
                 "<intervals = {}> takes curvatures on halves of the training examples, and <factors> uses another run's",

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::attribution::LabelMode;
 use crate::attribution::store::{Key, KeyBuilder};
 use crate::attribution::trajectory::Optimizer;
 use crate::curvature::{CurvatureKind, Damping, PairWeights};
@@ -12,8 +11,8 @@ use crate::job::brief::options::measure_name;
 use crate::job::brief::shortlist::CONTROL;
 use crate::job::error::JobError;
 use crate::job::request::{
-    AdamRequest, AggregateRequest, DeviceRequest, FormRequest, KfacScale, Normalize, Precision, ReductionRequest,
-    SPANNING, ScoreScale, SelfInfluenceForm, Solve, SolveLayers, StoreScores,
+    AdamRequest, AggregateRequest, DeviceRequest, Fisher, FormRequest, KfacScale, Normalize, Precision,
+    ReductionRequest, SPANNING, ScoreScale, SelfInfluenceForm, Solve, SolveLayers, StoreScores,
 };
 use crate::job::training::{Fit, Place, Sample, Site};
 use crate::trajectory::{Company, ExampleWeights};
@@ -55,11 +54,12 @@ impl Brief {
 
     /// The labels of the curvature that is taken on some examples.
     fn labels_of(&self, sample: Sample, builder: KeyBuilder) -> KeyBuilder {
-        match self.label_mode_of(sample) {
-            LabelMode::Sampled { seed, draws } => {
-                builder.field("labels", "sampled").field("seed", seed).field("draws", draws)
-            }
-            LabelMode::Empirical | LabelMode::Exact { .. } => builder.field("labels", "empirical"),
+        match self.job.method.fisher {
+            Fisher::Empirical => builder.field("labels", "empirical"),
+            Fisher::True => builder
+                .field("labels", "sampled")
+                .field("seed", self.label_seed(sample))
+                .field("draws", self.job.method.label_draws),
         }
     }
 

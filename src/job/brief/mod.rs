@@ -81,19 +81,22 @@ impl Brief {
 
     /// Labels for the curvature.
     pub(in crate::job) fn label_mode(&self) -> LabelMode {
-        match self.job.method.fisher {
-            Fisher::Empirical => LabelMode::Empirical,
-            Fisher::True => LabelMode::Sampled { seed: self.job.method.seed, draws: self.job.method.label_draws },
-        }
+        self.label_mode_of(Sample::Whole)
     }
 
     /// Labels for the curvature that is taken on some examples.
     pub(in crate::job) fn label_mode_of(&self, sample: Sample) -> LabelMode {
-        match (self.label_mode(), sample) {
-            (LabelMode::Sampled { draws, .. }, Sample::Redrawn) => {
-                LabelMode::Sampled { seed: self.job.method.next_seed(), draws }
-            }
-            (mode, _) => mode,
+        match self.job.method.fisher {
+            Fisher::Empirical => LabelMode::Empirical,
+            Fisher::True => LabelMode::Sampled { seed: self.label_seed(sample), draws: self.job.method.label_draws },
+        }
+    }
+
+    /// The seed of the labels that are drawn for a curvature on some examples.
+    fn label_seed(&self, sample: Sample) -> u64 {
+        match sample {
+            Sample::Whole | Sample::Half(_) => self.job.method.seed,
+            Sample::Redrawn => self.job.method.next_seed(),
         }
     }
 

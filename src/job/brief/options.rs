@@ -553,7 +553,7 @@ fn check_adam(job: &Job) -> Result<(), JobError> {
             "leave them out, or take another <curvature>",
         );
     }
-    if job.output.intervals.take_halves() {
+    if job.output.intervals.has_halves() {
         return options(
             option_text!(
                 "<intervals = {}> takes curvatures on halves of the training examples, and <curvature = adam> is read of the checkpoint's optimizer",

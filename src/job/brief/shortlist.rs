@@ -135,15 +135,9 @@ impl Brief {
         if !variants.contains(&set.answer) || self.solves_jointly(set.answer) || self.job.method.query_rank.is_some() {
             return false;
         }
-        let has_basis = |fit: &Fit| fit.kind.has_eigenbasis() && fit.moments.is_none();
-        if !self.fit_of(set).is_some_and(has_basis) {
-            return false;
-        }
-        let bases = match self.job.output.intervals {
-            IntervalsRequest::Labels => 4.0,
-            _ if self.job.takes_halves() => 3.0,
-            _ => 1.0,
-        };
+        let has_basis = |fit: &&Fit| fit.kind.has_eigenbasis() && fit.moments.is_none();
+        let Some(fit) = self.fit_of(set).filter(has_basis) else { return false };
+        let bases = self.training.fits.iter().filter(|other| other.places == fit.places).count() as f64;
         let positions = (self.shortlisted_examples() * self.tokens_of_example()) as f64;
         let [mut rows, mut vectors] = [0.0; 2];
         for layer in self.training.layers() {

@@ -105,7 +105,7 @@ impl Job {
     /// Whether curvatures are also taken on two halves of the training examples, for intervals. Joint systems are known
     /// from draws of labels instead, and have halves of these.
     pub(in crate::job) fn takes_halves(&self) -> bool {
-        self.output.intervals.take_halves() && !self.method.solve.is_joint()
+        self.output.intervals.has_halves() && !self.method.solve.is_joint()
     }
 }
 
@@ -572,7 +572,7 @@ pub enum IntervalsRequest {
 
 impl IntervalsRequest {
     /// Whether curvatures of halves of the training examples, or joint systems of halves of the draws, are variants.
-    pub(in crate::job) fn take_halves(self) -> bool {
+    pub(in crate::job) fn has_halves(self) -> bool {
         matches!(self, Self::All | Self::Labels)
     }
 
