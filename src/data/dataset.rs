@@ -29,6 +29,14 @@ impl Dataset {
         Self { kind }
     }
 
+    /// Lets what lies in files leave the memory; it is found there again.
+    pub(super) fn forget(&self) {
+        match &self.kind {
+            Kind::Tokens(tokens) => tokens.forget(),
+            Kind::Rows(rows) => rows.forget(),
+        }
+    }
+
     /// What the examples are.
     pub fn kind(&self) -> &Kind {
         &self.kind

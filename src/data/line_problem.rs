@@ -261,6 +261,12 @@ pub enum LineProblem {
         /// The line that had it first.
         first: usize,
     },
+    /// A column of the name that the pieces of long examples take for the whole example's id.
+    #[error("`{column}` is what pieces of long examples keep the whole example's id in")]
+    ColumnOfPieces {
+        /// The column.
+        column: &'static str,
+    },
     /// The field that was chosen as the id is not there.
     #[error("no `{field}`, which was chosen as the id")]
     NoId {
@@ -415,6 +421,7 @@ impl Hint for LineProblem {
             Self::DuplicateId { .. } => {
                 "ids must differ; `--id-field FIELD` takes another field, `--id-field line` the line's number".into()
             }
+            Self::ColumnOfPieces { .. } => "give the column another name, or leave `--split-long` out".into(),
             Self::SpecialInText { by_tokenizer: true, .. } => {
                 "as training had it: `--special-tokens keep` for both, `--special-tokens none` for the text's own alone"
                     .into()

@@ -27,6 +27,9 @@ use super::targets::Task;
 use super::tokenizer::Tokenizer;
 use super::tokens::TokenDataset;
 
+/// The column in which the pieces of a long example have the whole one's id.
+const PIECE_OF: &str = "piece_of";
+
 /// Reads a file of text or tokens, or several ([`expand`]) as if they stood in one; names and contents show their formats.
 ///
 /// # Errors
@@ -312,7 +315,10 @@ impl Collector<'_> {
         let whole = tokens.len() + target.as_ref().map_or(0, |target| target.cut);
         self.report.longest_before_cut = self.report.longest_before_cut.max(whole);
         if self.split_long {
-            metadata.insert("piece_of".to_owned(), Value::from(id.as_str()));
+            let written_over = metadata.insert(PIECE_OF.to_owned(), Value::from(id.as_str()));
+            if written_over.is_some() {
+                return Err(LineProblem::ColumnOfPieces { column: PIECE_OF });
+            }
         }
         if let Some(length) = self.max_length.filter(|&length| length < whole && self.split_long) {
             return self.take_pieces(&id, number, &metadata, (&tokens, labels), length);

@@ -70,6 +70,14 @@ impl RowDataset {
         }
     }
 
+    /// Lets what lies in files leave the memory.
+    pub(super) fn forget(&self) {
+        self.examples.forget();
+        if let Inputs::Pixels { bytes, .. } = &self.inputs {
+            bytes.forget();
+        }
+    }
+
     /// Positions that the model has of a row.
     pub fn positions(&self) -> usize {
         self.positions

@@ -199,12 +199,14 @@ impl TokenDataset {
         self.offsets.forget();
         self.target.forget();
         self.sources.forget();
-        let further = [&self.labels, &self.types].into_iter().flatten();
-        further.for_each(LongArray::forget);
+        [&self.labels, &self.types].into_iter().flatten().for_each(LongArray::forget);
+        [&self.encoders, &self.seconds].into_iter().flatten().for_each(LongArray::forget);
     }
 
     /// What a model reads of the examples `range`.
     pub(super) fn inputs(&self, range: Range<usize>) -> TokenInputs {
+        let rows = self.offsets[range.start]..self.offsets[range.end];
+        self.passed(rows.clone());
         if let Some(encoders) = &self.encoders {
             let read = range.clone().flat_map(|i| &self.tokens(i)[..encoders[i]]);
             let written = range.clone().flat_map(|i| &self.tokens[self.rows(i)]);
@@ -212,9 +214,6 @@ impl TokenDataset {
             let encoder = Some(Positions::from_lengths(encoders[range].iter().copied()));
             return TokenInputs { ids, types: None, encoder };
         }
-        let rows = self.offsets[range.start]..self.offsets[range.end];
-        self.tokens.passed(rows.clone());
-        self.target.passed(rows.clone());
         let (ids, types) = (self.tokens[rows.clone()].to_vec(), self.types.as_ref().map(|of| of[rows].to_vec()));
         TokenInputs { ids, types, encoder: None }
     }
@@ -483,6 +482,14 @@ impl TokenDataset {
                 one_line(&text, max_chars)
             }
         }
+    }
+
+    /// Says that these tokens were read, with all that stands at them.
+    fn passed(&self, rows: Range<usize>) {
+        self.tokens.passed(rows.clone());
+        self.target.passed(rows.clone());
+        let further = [&self.labels, &self.types].into_iter().flatten();
+        further.for_each(|of| of.passed(rows.clone()));
     }
 
     fn range(&self, i: usize) -> Range<usize> {

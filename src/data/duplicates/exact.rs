@@ -14,6 +14,33 @@ pub struct ExampleList<'a> {
     pub places: &'a [[usize; 2]],
 }
 
+/// Examples that are read at any place before their pages leave the memory: each may have brought 64 KiB of each array.
+const AT_ANY_PLACE: usize = 512;
+
+/// Examples of files that are read at any place, and not in their order: from time to time all that was read leaves the
+/// memory.
+#[derive(Debug)]
+pub(super) struct Scattered<'a> {
+    examples: ExampleList<'a>,
+    read: usize,
+}
+
+impl<'a> Scattered<'a> {
+    /// These, none of which was read yet.
+    pub(super) fn new(examples: ExampleList<'a>) -> Self {
+        Self { examples, read: 0 }
+    }
+
+    /// Says that so many were read.
+    pub(super) fn read(&mut self, count: usize) {
+        self.read += count;
+        if self.read >= AT_ANY_PLACE {
+            self.examples.datasets.iter().for_each(|dataset| dataset.forget());
+            self.read = 0;
+        }
+    }
+}
+
 impl ExampleList<'_> {
     /// Whether two examples have the same tokens and targets, or the same inputs and target.
     fn same(self, a: usize, b: usize) -> bool {
@@ -50,6 +77,7 @@ pub(super) fn joined_exactly(examples: ExampleList<'_>) -> Joined {
         .filter(|(key, _)| repeated.binary_search(key).is_ok())
         .collect();
     keyed.par_sort_unstable();
+    let mut scattered = Scattered::new(examples);
     for run in keyed.chunk_by(|a, b| a.0 == b.0) {
         // the first example of each content that has this hash: one, unless somebody made two collide
         let mut firsts: Vec<usize> = vec![];
@@ -58,6 +86,7 @@ pub(super) fn joined_exactly(examples: ExampleList<'_>) -> Joined {
                 Some(&first) => joined.join(first, example),
                 None => firsts.push(example),
             }
+            scattered.read(2);
         }
     }
     joined

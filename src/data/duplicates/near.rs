@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::clusters::{Clusters, Joined};
-use super::exact::{ExampleList, joined_exactly};
+use super::exact::{ExampleList, Scattered, joined_exactly};
 use super::min_hash::{Bands, Permutations, mixed};
 use crate::data::dataset::Kind;
 
@@ -47,6 +47,7 @@ pub fn near_copies(examples: ExampleList<'_>, threshold: f64, room: u64) -> Opti
     let together = usize::try_from(room / (8 * different.len().max(1) as u64)).unwrap_or(usize::MAX);
     let together = together.clamp(1, bands.bands);
     let mut crowded = 0;
+    let mut scattered = Scattered::new(examples);
     let mut keys = vec![0u64; different.len() * together];
     for first in (0..bands.bands).step_by(together) {
         let count = together.min(bands.bands - first);
@@ -61,6 +62,7 @@ pub fn near_copies(examples: ExampleList<'_>, threshold: f64, room: u64) -> Opti
             keyed.par_sort_unstable();
             for bucket in keyed.chunk_by(|a, b| a.0 == b.0).filter(|bucket| bucket.len() > 1) {
                 crowded += usize::from(join_bucket(examples, bucket, threshold, &mut joined));
+                scattered.read(bucket.len());
             }
         }
     }

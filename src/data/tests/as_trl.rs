@@ -79,7 +79,10 @@ fn long_examples_are_divided_into_pieces() {
     assert_eq!(json!(dataset.metadata(1)), json!({"topic": "t", "piece_of": "long"}));
     assert_eq!(json!(dataset.metadata(2)), json!({"piece_of": "short"}));
     let same = lines(&[json!({"id": "a#1", "text": "ab"}), json!({"id": "a", "text": "ab ab ab ab"})]);
-    assert!(complaint(read(same, divided)).starts_with("x.jsonl:2: the id `a#1` is already that of"));
+    assert!(complaint(read(same, divided.clone())).starts_with("x.jsonl:2: the id `a#1` is already that of"));
+    let taken = lines(&[json!({"text": "ab"}), json!({"text": "ab", "piece_of": "a book"})]);
+    let said = complaint(read(taken, divided));
+    assert!(said.starts_with("x.jsonl:2: `piece_of` is what pieces of long examples keep"), "{said}");
 }
 
 #[test]
