@@ -149,6 +149,7 @@ fn main() -> Outcome<()> {
         inputs,
         bias: true,
         input_group,
+        vocabulary: None,
     };
     let (specs, data, queries) = ([spec("point", [6, 2], 0), spec("readout", [2, 6], 1)], sets(24, 1), sets(4, 5_000));
     let mut weights = [0, 1].map(|l: usize| (0..specs[l].parameters()).map(|k| ((k * 7 + l) as f64).sin()).collect());

@@ -188,7 +188,8 @@ mod tests {
     /// ones; what is lost is orthogonal to what is kept, and no other matrix of the rank found it nearer.
     #[test]
     fn norms_are_those_of_scores() -> Result<(), Error> {
-        let spec = LayerSpec { name: "fc".into(), outputs: O, inputs: I, bias: false, input_group: 0 };
+        let spec =
+            LayerSpec { name: "fc".into(), outputs: O, inputs: I, bias: false, input_group: 0, vocabulary: None };
         let (a, s) = (covariance(I, 0.9), covariance(O, 1.7));
         // of rank one, so that conditioned covariances are those of conditioned gradients
         let p: Vec<f64> = (0..O * I).map(|k| (1.0 + (k / I) as f64) * (0.2 + 0.1 * (k % I) as f64)).collect();
@@ -250,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_frozen_layer_responds_to_nothing_at_any_rank() -> Result<(), Error> {
-        let spec = LayerSpec { name: "fc".into(), outputs: O, inputs: I, bias: false, input_group: 0 };
+        let spec =
+            LayerSpec { name: "fc".into(), outputs: O, inputs: I, bias: false, input_group: 0, vocabulary: None };
         let product = || LegProduct { vectors: vec![0.0f64; 2 * O * I], spec: &spec, place: None };
         assert!(product().into_form(VectorForm::Full)?.vectors().full().is_some());
         let low = product().into_form(VectorForm::LowRank(2))?;

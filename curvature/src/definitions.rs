@@ -16,7 +16,7 @@ use crate::estimate::spectral::SpectralFn;
 use crate::linalg::block_diagonal::BlockWidth;
 use crate::linalg::gemm::Real;
 use crate::linalg::matrix::Matrix;
-use crate::linalg::symmetric::SymmetricMatrix;
+use crate::linalg::symmetric_blocks::SymmetricBlocks;
 use crate::network::layer::{LayerId, LayerSpec};
 use crate::network::tap::{Positions, Tap, TapSink};
 
@@ -30,7 +30,7 @@ struct Case {
 
 impl Case {
     fn new(outputs: usize, inputs: usize, bias: bool, lengths: &[usize]) -> Self {
-        let layer = LayerSpec { name: "fc".into(), outputs, inputs, bias, input_group: 0 };
+        let layer = LayerSpec { name: "fc".into(), outputs, inputs, bias, input_group: 0, vocabulary: None };
         let positions = Positions::from_lengths(lengths.iter().copied());
         let wave = |n: usize, step: f64| (0..n).map(|k| (k as f64 * step + 0.3).sin() * 1.7 - 0.2).collect();
         let (a, s) = (wave(positions.rows() * inputs, 0.73), wave(positions.rows() * outputs, 1.31));
@@ -219,7 +219,7 @@ fn blocks_are_those_of_the_covariances() -> Result<(), Error> {
     let bases = case.bases::<f64>(width)?;
     let input = covariance.inputs[0].as_ref().expect("one group");
     let group_of = |n: usize, k: usize| width.groups(n).position(|group| group.contains(&k));
-    let kept = |matrix: &SymmetricMatrix, r: usize, c: usize| {
+    let kept = |matrix: &SymmetricBlocks, r: usize, c: usize| {
         let n = matrix.size();
         if group_of(n, r) == group_of(n, c) { matrix.at(r, c) } else { 0.0 }
     };

@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn layer(name: &str, outputs: usize, inputs: usize, bias: bool) -> LayerSpec {
-        LayerSpec { name: name.into(), outputs, inputs, bias, input_group: 0 }
+        LayerSpec { name: name.into(), outputs, inputs, bias, input_group: 0, vocabulary: None }
     }
 
     /// A slice as layer, side and range.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
-use super::checkpoint_reader::{CheckpointReader, Embedding, StoredTensor};
+use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -30,6 +30,7 @@ use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, NoNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Residence, Stored};
+use super::table::{StoredTable, Table};
 use super::text_convolution::{StoredTextConvolution, TextConvolution};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
@@ -140,9 +141,9 @@ const PUBLISHED_HEAD: MaskedNames = MaskedNames {
 #[derive(Debug)]
 struct Deberta {
     /// None where distances alone say where a token stands.
-    position_embeddings: Option<Embedding>,
+    position_embeddings: Option<Table>,
     /// Rows by the number of the text of a pair; none in models without token types.
-    token_type_embeddings: Option<Embedding>,
+    token_type_embeddings: Option<Table>,
     norm: Held<StoredLayerNorm>,
     relative: Option<RelativeEmbeddings>,
 }
@@ -234,22 +235,28 @@ impl Transformer for Deberta {
         Ok(Context { positions: positions.clone(), relative })
     }
 
-    fn embed(&self, words: Tensor, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
-        let mut x = words;
+    fn embed(
+        &self,
+        words: &Traced,
+        inputs: &TokenInputs,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        let mut x = words.clone();
         if let Some(of_places) = &self.position_embeddings {
             let places: Vec<u32> = positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
-            x = (x + of_places.rows(&places)?)?;
+            x = of_places.add(&x, &places, taps)?;
         }
         if let Some(of_types) = &self.token_type_embeddings {
             let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
-            x = (x + of_types.rows(&types)?)?;
+            x = of_types.add(&x, &types, taps)?;
         }
-        self.norm.get()?.forward(&x)
+        self.norm.get()?.trace(&x, taps)
     }
 
     fn check(&self) -> Result<(), LoadError> {
         let tables = [&self.position_embeddings, &self.token_type_embeddings];
-        tables.into_iter().flatten().try_for_each(Held::check)?;
+        tables.into_iter().flatten().try_for_each(Table::check)?;
         if let Some(RelativeEmbeddings { table, norm, .. }) = &self.relative {
             table.check()?;
             norm.iter().try_for_each(Held::check)?;
@@ -565,9 +572,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         Ends::of_texts(&source, &NAMES, [vocabulary, width], head, labels)?
     };
     let table = |name: &str, rows: usize| source.tensor(&format!("{name}.weight"), &[rows, width]);
-    let places =
-        settings.has_places.then(|| table("embeddings.position_embeddings", settings.max_positions)).transpose()?;
-    let types = token_types.map(|rows| table("embeddings.token_type_embeddings", rows)).transpose()?;
+    let tracked = |name: &str, rows: usize| {
+        let tensor = table(&format!("embeddings.{name}"), rows)?;
+        Ok::<_, LoadError>(StoredTable::new(&source, &tracking, tensor, [rows, width], None))
+    };
+    let places = settings.has_places.then(|| tracked("position_embeddings", settings.max_positions)).transpose()?;
+    let types = token_types.map(|rows| tracked("token_type_embeddings", rows)).transpose()?;
     let untracked = |name: &str| StoredLayerNorm::untracked(&source, &source.full(name), width, epsilon, true);
     let embedding_norm = untracked("embeddings.LayerNorm")?;
     let relative = settings.distances.map(|distances| {
@@ -594,7 +604,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let parts = Parts { ends, blocks, norm: NoNorm, max_positions };
     let residence = options.residence;
     parts.load(&source, tracking, residence, || {
-        let held = |table: Option<StoredTensor>| table.map(|table| Held::new(table, residence)).transpose();
+        let held = |table: Option<StoredTable>| table.map(|table| table.held(residence)).transpose();
         let relative = relative.map(|relative| held_relative(relative, residence)).transpose()?;
         Ok(Deberta {
             position_embeddings: held(places)?,

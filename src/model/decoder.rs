@@ -24,9 +24,10 @@ use super::layout::Layout;
 use super::limits::Limits;
 use super::norms::Norm;
 use super::residence::{Held, Residence, Stored};
+use super::table::TrackedTable;
 use super::tracking::{SharedInput, Tracking};
 use crate::curvature::{
-    Directions, Error, Graphs, Objective, Positions, Section, TapRecorder, TapSink, Taped, Traced, Tracked,
+    Directions, Error, Graphs, Objective, Positions, Section, Side, TapRecorder, TapSink, Taped, Traced, Tracked,
     backward_through, gauss_newton_through,
 };
 use crate::data::{Batch, DecoderTokens, Inputs, Labels, MaskedTokens, ModelLimits, TokenInputs};
@@ -41,12 +42,21 @@ pub(super) trait Transformer: Debug + Send + Sync {
     /// What all blocks need to know of a batch, computed once.
     type Context;
 
+    /// Whether its class gives the table of tokens a `padding_idx`: then the row of padding has no gradient.
+    const PADDING_IS_FIXED: bool = true;
+
     /// Computes it.
     fn context(&self, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Self::Context>;
 
     /// The first block's input from the embeddings of tokens, both `[R, D]`.
-    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
-        Ok(tokens)
+    fn embed(
+        &self,
+        tokens: &Traced,
+        _inputs: &TokenInputs,
+        _positions: &Positions,
+        _taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        Ok(tokens.clone())
     }
 
     /// What a decoder reads that has an encoder beside it: none where all tokens are one sequence.
@@ -70,6 +80,10 @@ pub(super) trait Block<Context> {
 #[derive(Debug)]
 struct Decoder<T: Transformer> {
     tokens: Arc<Embedding>,
+    /// The table of tokens, if it is tracked.
+    tracked_tokens: Option<TrackedTable>,
+    /// Whether the embedding has tracked tables.
+    embedding_is_tracked: bool,
     transformer: T,
     blocks: Vec<Held<T::Block>>,
     /// Whether each block has tracked layers.
@@ -83,14 +97,37 @@ struct Decoder<T: Transformer> {
 impl<T: Transformer> Decoder<T> {
     /// What all blocks need to know of a batch.
     fn context(&self, batch: &Batch) -> Result<T::Context, Error> {
-        let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
-        Ok(self.transformer.context(inputs, &batch.positions)?)
+        Ok(self.transformer.context(Self::inputs(batch)?, &batch.positions)?)
     }
 
-    /// The first block's input.
-    fn embed(&self, batch: &Batch) -> Result<Tensor, Error> {
-        let Inputs::Tokens(inputs) = &batch.inputs else { return Err(wrong_batch()) };
-        Ok(self.transformer.embed(self.tokens.rows(&inputs.ids)?, inputs, &batch.positions)?)
+    /// What a model reads of a batch.
+    fn inputs(batch: &Batch) -> Result<&TokenInputs, Error> {
+        match &batch.inputs {
+            Inputs::Tokens(inputs) => Ok(inputs),
+            _ => Err(wrong_batch()),
+        }
+    }
+
+    /// The first block's input from the rows of tokens.
+    fn embed(
+        &self,
+        rows: &Traced,
+        inputs: &TokenInputs,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        let tokens = match (self.tracked_tokens, &inputs.encoder) {
+            (None, _) => rows.clone(),
+            (Some(table), None) => table.entered(rows, &inputs.ids, taps)?,
+            (Some(table), Some(encoder)) => table.entered_both(rows, &inputs.ids, [encoder, positions], taps)?,
+        };
+        self.transformer.embed(&tokens, inputs, positions, taps)
+    }
+
+    /// What the embedding makes of the rows of tokens.
+    fn embedding<'a>(&'a self, inputs: &'a TokenInputs, positions: &'a Positions) -> impl Section + 'a {
+        let section = Taped(move |rows: &Traced, taps: &TapRecorder| self.embed(rows, inputs, positions, taps));
+        Tracked { section, has_layers: self.embedding_is_tracked }
     }
 
     /// The blocks, and the norm behind them.
@@ -105,9 +142,10 @@ impl<T: Transformer> Decoder<T> {
     }
 }
 
-/// Sections one after the other, and the last behind them.
-fn chained<'a>(blocks: &'a [impl Section], last: &'a impl Section) -> Vec<&'a dyn Section> {
-    blocks.iter().map(|block| block as &dyn Section).chain([last as &dyn Section]).collect()
+/// Sections one after the other.
+fn chained<'a>(first: &'a impl Section, blocks: &'a [impl Section], last: &'a impl Section) -> Vec<&'a dyn Section> {
+    let blocks = blocks.iter().map(|block| block as &dyn Section);
+    [first as &dyn Section].into_iter().chain(blocks).chain([last as &dyn Section]).collect()
 }
 
 impl<T: Transformer> Body for Decoder<T> {
@@ -119,9 +157,10 @@ impl<T: Transformer> Body for Decoder<T> {
         sink: &mut dyn TapSink,
     ) -> Result<Vec<f64>, Error> {
         let context = self.context(batch)?;
-        let x = self.embed(batch)?;
-        let (blocks, norm) = self.sections(&context);
-        let sections = chained(&blocks, &norm);
+        let inputs = Self::inputs(batch)?;
+        let x = self.tokens.rows(&inputs.ids)?;
+        let (embedding, (blocks, norm)) = (self.embedding(inputs, &batch.positions), self.sections(&context));
+        let sections = chained(&embedding, &blocks, &norm);
         backward_through(&sections, &x, graphs, &batch.positions, sink, |hidden, taps| {
             self.head.differentiate(hidden, batch, objective, taps)
         })
@@ -135,9 +174,10 @@ impl<T: Transformer> Body for Decoder<T> {
         sink: &mut dyn TapSink,
     ) -> Result<(), Error> {
         let context = self.context(batch)?;
-        let x = self.embed(batch)?;
-        let (blocks, norm) = self.sections(&context);
-        let sections = chained(&blocks, &norm);
+        let inputs = Self::inputs(batch)?;
+        let x = self.tokens.rows(&inputs.ids)?;
+        let (embedding, (blocks, norm)) = (self.embedding(inputs, &batch.positions), self.sections(&context));
+        let sections = chained(&embedding, &blocks, &norm);
         gauss_newton_through(&sections, &x, graphs, &batch.positions, directions, sink, |moving, taps| {
             self.head.gauss_newton(moving, batch, directions, taps)
         })
@@ -146,7 +186,9 @@ impl<T: Transformer> Body for Decoder<T> {
     fn logits(&self, batch: &Batch) -> Result<Tensor, Error> {
         let context = self.context(batch)?;
         let taps = TapRecorder::default();
-        let mut x = Traced::constant(self.embed(batch)?);
+        let inputs = Self::inputs(batch)?;
+        let rows = Traced::constant(self.tokens.rows(&inputs.ids)?);
+        let mut x = self.embed(&rows, inputs, &batch.positions, &taps)?;
         for block in &self.blocks {
             x = block.get()?.trace(&x, &context, &taps)?;
         }
@@ -350,6 +392,10 @@ impl<T: Transformer + 'static> Parts<T> {
         let tracked = self.blocks.tracked.iter().map(|&count| !is_known || count > 0).collect();
         let Ends { tokens, head, sizes: [vocabulary, width], labels, masked } = self.ends;
         let (reads_masked, before_logits) = masked.unzip();
+        let has_padding = T::PADDING_IS_FIXED && tracking.takes_tables();
+        let padding = if has_padding { source.config().token("pad_token_id")? } else { None };
+        let tracked_tokens = TrackedTable::new(source, &tracking, &tokens, [vocabulary, width], padding);
+        let tables = tracking.tables();
         let ((head, tokens), sizes): ((Box<dyn Head>, _), _) = match head {
             StoredHead::NextToken(head) => {
                 let StoredNextToken { mut weight, bias, soft_cap, name } = *head;
@@ -361,7 +407,7 @@ impl<T: Transformer + 'static> Parts<T> {
                 let is_saved = weight.as_ref().is_some_and(|weight| source.is_replaced(weight));
                 let layer = match mode {
                     Some(AdapterMode::Only) if !is_saved => None,
-                    _ => tracking.outer_layer(name, vocabulary, width, bias.is_some()),
+                    _ => tracking.token_head(name, vocabulary, width, bias.is_some()),
                 };
                 if layer.is_some() {
                     weight.as_ref().unwrap_or(&tokens).count_tracked();
@@ -406,6 +452,8 @@ impl<T: Transformer + 'static> Parts<T> {
         };
         let (in_head, logits, tracked_head) = sizes;
         let layers = tracking.finish()?;
+        let of_tables = layers.iter().filter(|layer| layer.vocabulary == Some(Side::Input));
+        let table_rows = of_tables.map(|layer| layer.inputs as u64).sum();
         let footprint = Footprint {
             parameters: source.sizes().parameters,
             section: self.blocks.parameters,
@@ -417,6 +465,7 @@ impl<T: Transformer + 'static> Parts<T> {
             all_activations: self.blocks.stored.len() as u64 * self.blocks.activations,
             vocabulary: logits as u64,
             tracked_head,
+            table_rows,
             has_own_rows: false,
         };
         let blocks = self.blocks.stored.into_iter().map(|block| Held::new(block, residence));
@@ -424,6 +473,8 @@ impl<T: Transformer + 'static> Parts<T> {
         let starts = transformer.decoder_tokens();
         let decoder = Decoder::<T> {
             tokens,
+            tracked_tokens,
+            embedding_is_tracked: tables > 0,
             transformer,
             blocks: blocks.collect::<Result<_, _>>()?,
             tracked,

@@ -4,11 +4,9 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::architecture::{BlockNames, is_masked};
 use super::body::Loaded;
-use super::checkpoint_reader::{CheckpointReader, Embedding};
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -21,6 +19,7 @@ use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, NoNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
+use super::table::{StoredTable, Table};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
@@ -30,9 +29,9 @@ use crate::nn::{Activation, Attention, Mask};
 /// Embeddings and blocks `layer`; `x: [R, D]` throughout.
 #[derive(Debug)]
 struct Encoder {
-    position_embeddings: Embedding,
+    position_embeddings: Table,
     /// Rows by the number of the text of a pair; none in encoders without token types.
-    token_type_embeddings: Option<Embedding>,
+    token_type_embeddings: Option<Table>,
     norm: Held<StoredLayerNorm>,
     places: Places,
 }
@@ -92,19 +91,25 @@ impl Transformer for Encoder {
         Ok(positions.clone())
     }
 
-    fn embed(&self, words: Tensor, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(
+        &self,
+        words: &Traced,
+        inputs: &TokenInputs,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
         let places: Vec<u32> = positions.iter().flat_map(|rows| self.places.of(&inputs.ids[rows])).collect();
-        let mut x = (words + self.position_embeddings.rows(&places)?)?;
+        let mut x = self.position_embeddings.add(words, &places, taps)?;
         if let Some(of_types) = &self.token_type_embeddings {
             let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
-            x = (x + of_types.rows(&types)?)?;
+            x = of_types.add(&x, &types, taps)?;
         }
-        self.norm.get()?.forward(&x)
+        self.norm.get()?.trace(&x, taps)
     }
 
     fn check(&self) -> Result<(), LoadError> {
         self.position_embeddings.check()?;
-        self.token_type_embeddings.as_ref().map_or(Ok(()), Held::check)?;
+        self.token_type_embeddings.as_ref().map_or(Ok(()), Table::check)?;
         self.norm.check()
     }
 }
@@ -276,9 +281,16 @@ impl Family {
                 Ends::of_texts(&source, names, [self.vocabulary, width], head, labels)?
             }
         };
-        let table = |name: &str, rows: usize| source.tensor(&format!("embeddings.{name}.weight"), &[rows, width]);
-        let position_embeddings = table("position_embeddings", self.rows_of_positions)?;
-        let types = self.token_types.map(|rows| table("token_type_embeddings", rows)).transpose()?;
+        let table = |name: &str, rows: usize, padding: Option<u32>| {
+            let tensor = source.tensor(&format!("embeddings.{name}.weight"), &[rows, width])?;
+            Ok::<_, LoadError>(StoredTable::new(&source, &tracking, tensor, [rows, width], padding))
+        };
+        let padding = match self.places {
+            Places::FromZero => None,
+            Places::BehindPadding(padding) => Some(padding),
+        };
+        let position_embeddings = table("position_embeddings", self.rows_of_positions, padding)?;
+        let types = self.token_types.map(|rows| table("token_type_embeddings", rows, None)).transpose()?;
         let name = source.full("embeddings.LayerNorm");
         let embedding_norm = StoredLayerNorm::untracked(&source, &name, width, epsilon, true)?;
         let norm = |name: &str| StoredLayerNorm::new(&source, &tracking, name, width, epsilon);
@@ -316,8 +328,8 @@ impl Family {
         let (residence, places) = (options.residence, self.places);
         parts.load(&source, tracking, residence, || {
             Ok(Encoder {
-                position_embeddings: Held::new(position_embeddings, residence)?,
-                token_type_embeddings: types.map(|types| Held::new(types, residence)).transpose()?,
+                position_embeddings: position_embeddings.held(residence)?,
+                token_type_embeddings: types.map(|types| types.held(residence)).transpose()?,
                 norm: Held::new(embedding_norm, residence)?,
                 places,
             })

@@ -25,6 +25,8 @@ pub struct Footprint {
     pub vocabulary: u64,
     /// Whether the head is tracked, so that the gradient at all logits of a batch is kept.
     pub tracked_head: bool,
+    /// Rows of all tracked tables of embeddings together: a position has a number for each in the inputs of their layers.
+    pub table_rows: u64,
     /// Whether layers have rows of their own, fewer from one to the next, as convolutions have that stride: then
     /// `activations` say what a section has for each position of an example, and the layers' shapes do not.
     pub has_own_rows: bool,
@@ -47,7 +49,14 @@ mod tests {
     /// A kernel of 9 · 512 numbers at 49 places of an image of 50,176 pixels has 4 numbers for each pixel.
     #[test]
     fn layers_with_rows_of_their_own_are_as_wide_as_their_section() {
-        let layer = |outputs, inputs| LayerSpec { name: "layer".into(), outputs, inputs, bias: true, input_group: 0 };
+        let layer = |outputs, inputs| LayerSpec {
+            name: "layer".into(),
+            outputs,
+            inputs,
+            bias: true,
+            input_group: 0,
+            vocabulary: None,
+        };
         let layers = [layer(64, 147), layer(512, 4608)];
         let network = Footprint { activations: 58, ..Footprint::default() };
         assert_eq!(network.widest(&layers), 4609);

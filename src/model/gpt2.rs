@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::HeadRole;
 use super::body::Loaded;
-use super::checkpoint_reader::{CheckpointReader, Embedding};
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -16,7 +14,8 @@ use super::layout::Layout;
 use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
-use super::residence::{Held, Stored};
+use super::residence::Stored;
+use super::table::{StoredTable, Table};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
@@ -65,7 +64,7 @@ const NAMES: BlockNames = BlockNames {
 /// `wte` and `wpe`, blocks `h`, norm `ln_f`, `lm_head`; `x: [R, D]` throughout.
 #[derive(Debug)]
 struct Gpt2 {
-    wpe: Embedding,
+    wpe: Table,
 }
 
 #[derive(Debug)]
@@ -95,13 +94,21 @@ impl Transformer for Gpt2 {
     type Norm = StoredLayerNorm;
     type Context = Positions;
 
+    const PADDING_IS_FIXED: bool = false;
+
     fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Positions> {
         Ok(positions.clone())
     }
 
-    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
+    fn embed(
+        &self,
+        tokens: &Traced,
+        _inputs: &TokenInputs,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
         let places: Vec<u32> = positions.iter().flat_map(|rows| 0..rows.len() as u32).collect();
-        tokens + self.wpe.rows(&places)?
+        self.wpe.add(tokens, &places, taps)
     }
 
     fn check(&self) -> Result<(), LoadError> {
@@ -179,7 +186,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let tied = config.flag("tie_word_embeddings", ARCHITECTURE.tied_by_default)?;
     let ends = Ends::new(&source, &NAMES, [vocabulary, d], tied)?;
-    let wpe = source.embedding("wpe", [max_positions, d])?;
+    let shape = [max_positions, d];
+    let wpe = StoredTable::new(&source, &tracking, source.embedding("wpe", shape)?, shape, None);
     let h = Blocks::new(&source, blocks, |n| {
         let scale = if by_depth { by_head / (n + 1) as f64 } else { by_head };
         Ok(StoredBlock {
@@ -203,5 +211,5 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         })
     })?;
     let parts = Parts { ends, blocks: h, norm: norm("ln_f")?, max_positions: Some(max_positions) };
-    parts.load(&source, tracking, options.residence, || Ok(Gpt2 { wpe: Held::new(wpe, options.residence)? }))
+    parts.load(&source, tracking, options.residence, || Ok(Gpt2 { wpe: wpe.held(options.residence)? }))
 }

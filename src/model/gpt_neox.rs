@@ -115,6 +115,8 @@ impl Transformer for GptNeoX {
     type Norm = StoredLayerNorm;
     type Context = Context;
 
+    const PADDING_IS_FIXED: bool = false;
+
     fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
         Ok(Context { positions: positions.clone(), rope: RopeTables::new(&self.rope, positions) })
     }

@@ -44,6 +44,7 @@ mod roberta;
 mod rotary;
 mod supported;
 mod t5;
+mod table;
 mod text_convolution;
 mod tracking;
 mod unsupported;

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use serde_json::Value;
 
 use super::architecture::{Architecture, BlockNames, Parameters, is_masked};
@@ -118,8 +117,14 @@ impl Transformer for ModernBert {
         Ok(Context { positions: positions.clone(), ropes })
     }
 
-    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
-        self.norm.get()?.forward(&tokens)
+    fn embed(
+        &self,
+        tokens: &Traced,
+        _inputs: &TokenInputs,
+        _positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        self.norm.get()?.trace(tokens, taps)
     }
 
     fn check(&self) -> Result<(), LoadError> {

@@ -3,12 +3,10 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
 use super::architecture::{Architecture, BlockNames, Parameters};
 use super::attention_heads::separate;
 use super::body::Loaded;
-use super::checkpoint_reader::{CheckpointReader, Embedding};
+use super::checkpoint_reader::CheckpointReader;
 use super::config::Config;
 use super::decoder::{self, Blocks, Ends, Parts, Transformer};
 use super::error::LoadError;
@@ -16,7 +14,8 @@ use super::layout::Layout;
 use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, Norm, StoredLayerNorm};
 use super::projection::{Projection, StoredLinear};
-use super::residence::{Held, Stored};
+use super::residence::Stored;
+use super::table::{StoredTable, Table};
 use super::tracking::{SharedInput, Tracking};
 use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
@@ -90,7 +89,7 @@ const EPSILON: f64 = 1e-5;
 /// are tracked if a pattern names them.
 #[derive(Debug)]
 struct Opt {
-    embed_positions: Embedding,
+    embed_positions: Arc<Table>,
     /// Whether the first block projects the tokens' embeddings, before those of their places are added.
     is_projected: bool,
 }
@@ -98,15 +97,14 @@ struct Opt {
 /// What every block needs of a batch.
 pub(super) struct Context {
     positions: Positions,
-    /// The embeddings of the tokens' places, where the first block adds them, `[R, D]`.
-    places: Option<Tensor>,
+    /// The table of places and the tokens' rows in it, where the first block adds them.
+    places: Option<(Arc<Table>, Vec<u32>)>,
 }
 
 impl Opt {
-    /// The embeddings of the places of tokens, `[R, D]`.
-    fn places(&self, positions: &Positions) -> candle_core::Result<Tensor> {
-        let places: Vec<u32> = positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect();
-        self.embed_positions.rows(&places)
+    /// The tokens' rows in the table of places.
+    fn places(positions: &Positions) -> Vec<u32> {
+        positions.iter().flat_map(|rows| OFFSET as u32..(OFFSET + rows.len()) as u32).collect()
     }
 }
 
@@ -146,12 +144,21 @@ impl Transformer for Opt {
     type Context = Context;
 
     fn context(&self, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
-        let places = self.is_projected.then(|| self.places(positions)).transpose()?;
+        let places = self.is_projected.then(|| (self.embed_positions.clone(), Self::places(positions)));
         Ok(Context { positions: positions.clone(), places })
     }
 
-    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Tensor> {
-        if self.is_projected { Ok(tokens) } else { tokens + self.places(positions)? }
+    fn embed(
+        &self,
+        tokens: &Traced,
+        _inputs: &TokenInputs,
+        positions: &Positions,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        match self.is_projected {
+            true => Ok(tokens.clone()),
+            false => self.embed_positions.add(tokens, &Self::places(positions), taps),
+        }
     }
 
     fn check(&self) -> Result<(), LoadError> {
@@ -163,7 +170,7 @@ impl decoder::Block<Context> for Block {
     fn trace(&self, x: &Traced, context: &Context, taps: &TapRecorder) -> candle_core::Result<Traced> {
         let positions = &context.positions;
         let projected = match (&self.project_in, &context.places) {
-            (Some(layer), Some(places)) => Some(layer.trace(x, taps)?.add(&x.beside(places.clone()))?),
+            (Some(layer), Some((table, places))) => Some(table.add(&layer.trace(x, taps)?, places, taps)?),
             _ => None,
         };
         let x = projected.as_ref().unwrap_or(x);
@@ -288,7 +295,9 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let ends = Ends::new(&source, &NAMES, [vocabulary, width], tied)?;
     let is_projected = width != d;
     let projection = |name: &str, shape: [usize; 2]| source.outer_linear(&tracking, &source.full(name), shape, false);
-    let embed_positions = source.embedding("embed_positions", [max_positions + OFFSET, d])?;
+    let shape = [max_positions + OFFSET, d];
+    let embed_positions = source.embedding("embed_positions", shape)?;
+    let embed_positions = StoredTable::new(&source, &tracking, embed_positions, shape, None);
     let layers = Blocks::new(&source, blocks, |n| {
         let mut qkv = SharedInput::default();
         let name = |part: &str| format!("layers.{n}.{part}");
@@ -325,6 +334,6 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         max_positions: Some(max_positions),
     };
     parts.load(&source, tracking, options.residence, || {
-        Ok(Opt { embed_positions: Held::new(embed_positions, options.residence)?, is_projected })
+        Ok(Opt { embed_positions: Arc::new(embed_positions.held(options.residence)?), is_projected })
     })
 }

@@ -173,6 +173,8 @@ impl Transformer for T5 {
     type Norm = StoredLastNorm;
     type Context = Context;
 
+    const PADDING_IS_FIXED: bool = false;
+
     fn context(&self, inputs: &TokenInputs, positions: &Positions) -> candle_core::Result<Context> {
         let Some(encoder) = &inputs.encoder else { candle_core::bail!("a batch without a text for the encoder") };
         let bias = |stack: usize, positions: &Positions| {

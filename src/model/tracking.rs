@@ -6,7 +6,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
-use crate::curvature::{LayerId, LayerSpec};
+use crate::curvature::{LayerId, LayerSpec, Side};
 
 /// Layers by name: what `--layers` and `--skip-layers` say.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +24,9 @@ pub enum AlsoTracked {
     Norms,
     /// The linear layer that gives logits or classes; where it is tied to the embedding, its part of their gradient.
     Head,
+    /// The tables of embeddings of tokens, of their positions and of their types; where a table is tied to the head, its
+    /// part of their gradient.
+    Embeddings,
 }
 
 impl AlsoTracked {
@@ -32,6 +35,7 @@ impl AlsoTracked {
         match self {
             Self::Norms => "norms",
             Self::Head => "head",
+            Self::Embeddings => "embeddings",
         }
     }
 }
@@ -110,6 +114,8 @@ struct Numbered {
     groups: usize,
     /// Kinds of other parameters that the model has.
     found: Vec<AlsoTracked>,
+    /// How many of the layers are tables of embeddings.
+    tables: usize,
 }
 
 /// A tensor that several layers read: they share its covariance if they have the same bias setting.
@@ -134,21 +140,40 @@ impl<'a> Tracking<'a> {
         input: &mut SharedInput,
     ) -> Option<LayerId> {
         self.numbered.borrow_mut().available.push(name.to_owned());
-        self.selection.tracks(name, true).then(|| self.add(name, outputs, inputs, bias, input))
+        self.selection.tracks(name, true).then(|| self.add(name, [outputs, inputs], bias, input, None))
     }
 
     /// The number of a layer outside the blocks, which is tracked only if a pattern names it or heads are asked for.
     pub(super) fn outer_layer(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Option<LayerId> {
+        self.outer(name, [outputs, inputs], bias, None)
+    }
+
+    /// The number of a language model's head, whose outputs are the tokens of a vocabulary.
+    pub(super) fn token_head(&self, name: &str, tokens: usize, inputs: usize, bias: bool) -> Option<LayerId> {
+        self.outer(name, [tokens, inputs], bias, Some(Side::Output))
+    }
+
+    fn outer(&self, name: &str, sizes: [usize; 2], bias: bool, vocabulary: Option<Side>) -> Option<LayerId> {
         self.numbered.borrow_mut().available.push(name.to_owned());
         let is_wanted = self.also(AlsoTracked::Head, name) || self.selection.tracks(name, false);
-        is_wanted.then(|| self.add(name, outputs, inputs, bias, &mut SharedInput::default()))
+        is_wanted.then(|| self.add(name, sizes, bias, &mut SharedInput::default(), vocabulary))
+    }
+
+    /// The number of a table of embeddings, which is tracked only if embeddings are asked for: a layer whose inputs are
+    /// the table's rows.
+    pub(super) fn table(&self, name: &str, [rows, width]: [usize; 2]) -> Option<LayerId> {
+        self.also(AlsoTracked::Embeddings, name).then(|| {
+            self.numbered.borrow_mut().available.push(name.to_owned());
+            self.numbered.borrow_mut().tables += 1;
+            self.add(name, [width, rows], false, &mut SharedInput::default(), Some(Side::Input))
+        })
     }
 
     /// The number of a vector of parameters, which is tracked only if norms are asked for: a layer of one input.
     pub(super) fn vector(&self, name: &str, width: usize) -> Option<LayerId> {
         self.also(AlsoTracked::Norms, name).then(|| {
             self.numbered.borrow_mut().available.push(name.to_owned());
-            self.add(name, width, 1, false, &mut SharedInput::default())
+            self.add(name, [width, 1], false, &mut SharedInput::default(), None)
         })
     }
 
@@ -161,19 +186,37 @@ impl<'a> Tracking<'a> {
         is_wanted && !self.selection.skips(name)
     }
 
-    fn add(&self, name: &str, outputs: usize, inputs: usize, bias: bool, input: &mut SharedInput) -> LayerId {
+    fn add(
+        &self,
+        name: &str,
+        [outputs, inputs]: [usize; 2],
+        bias: bool,
+        input: &mut SharedInput,
+        vocabulary: Option<Side>,
+    ) -> LayerId {
         let mut numbered = self.numbered.borrow_mut();
         let input_group = *input.groups[usize::from(bias)].get_or_insert_with(|| {
             numbered.groups += 1;
             numbered.groups - 1
         });
-        numbered.layers.push(LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group });
+        numbered.layers.push(LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group, vocabulary });
         LayerId(numbered.layers.len() - 1)
     }
 
-    /// How many layers are tracked so far.
+    /// How many layers are tracked so far, without tables of embeddings.
     pub(super) fn count(&self) -> usize {
-        self.numbered.borrow().layers.len()
+        let numbered = self.numbered.borrow();
+        numbered.layers.len() - numbered.tables
+    }
+
+    /// Whether tables of embeddings are asked for.
+    pub(super) fn takes_tables(&self) -> bool {
+        self.selection.also.contains(&AlsoTracked::Embeddings)
+    }
+
+    /// How many tables of embeddings are tracked so far.
+    pub(super) fn tables(&self) -> usize {
+        self.numbered.borrow().tables
     }
 
     /// The tracked layers.

@@ -175,7 +175,7 @@ mod tests {
     use ascribe_curvature::Hint;
 
     fn layer() -> LayerSpec {
-        LayerSpec { name: "fc".into(), outputs: 2, inputs: 2, bias: true, input_group: 0 }
+        LayerSpec { name: "fc".into(), outputs: 2, inputs: 2, bias: true, input_group: 0, vocabulary: None }
     }
 
     #[test]

@@ -165,7 +165,14 @@ mod tests {
     #[test]
     fn covariances_and_lambda_draw_labels_of_their_own() -> Result<(), Error> {
         let network = Asked {
-            layers: [LayerSpec { name: "fc".into(), outputs: 1, inputs: 2, bias: false, input_group: 0 }],
+            layers: [LayerSpec {
+                name: "fc".into(),
+                outputs: 1,
+                inputs: 2,
+                bias: false,
+                input_group: 0,
+                vocabulary: None,
+            }],
             objectives: Mutex::new(vec![]),
         };
         let sweep = Sweep { network: &network, examples: &(), range: 0..2, pass: Pass::Scores, observer: &() };

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn layer(name: &str, outputs: usize, input_group: usize) -> LayerSpec {
-        LayerSpec { name: name.into(), outputs, inputs: 2, bias: false, input_group }
+        LayerSpec { name: name.into(), outputs, inputs: 2, bias: false, input_group, vocabulary: None }
     }
 
     fn symmetric(triangle: &[f64], n: usize) -> SymmetricMatrix {
@@ -87,8 +87,8 @@ mod tests {
         let layers = [layer("q", 1, 0), layer("k", 1, 0), layer("out", 2, 1)];
         let input = symmetric(&[2.0, 0.7, 1.0], 2);
         let covariance = Covariance {
-            inputs: vec![Some(input.clone()), Some(input.clone())],
-            outputs: vec![symmetric(&[1.0], 1), symmetric(&[3.0], 1), symmetric(&[1.0, 0.2, 1.5], 2)],
+            inputs: vec![Some(input.clone().into()), Some(input.clone().into())],
+            outputs: [(&[1.0][..], 1), (&[3.0], 1), (&[1.0, 0.2, 1.5], 2)].map(|(s, n)| symmetric(s, n).into()).into(),
             counts: Counts { positions: vec![4; 3], examples: 4 },
         };
         let pooled = PooledCovariance::new(vec![(1.0, covariance)])?;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ascribe_curvature::{Counts, Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricMatrix};
+use ascribe_curvature::{Counts, Covariance, Lambda, LayerSide, LayerSpec, Matrix, SymmetricBlocks, SymmetricMatrix};
 
 use super::SourceError;
 
@@ -70,11 +70,10 @@ impl PooledCovariance {
             return covariance.of(layers, of).diagonal_block(range);
         }
         let matrices: Vec<_> = self.covariances.iter().map(|covariance| covariance.of(layers, of)).collect();
-        let triangles: Vec<_> =
-            self.weights(of.layer).into_iter().zip(matrices.iter().map(|matrix| matrix.as_slice())).collect();
+        let blocks = matrices.iter().map(|matrix| matrix.diagonal_block(range.clone()));
+        let weighted: Vec<_> = self.weights(of.layer).into_iter().zip(blocks).collect();
         let mean = SymmetricMatrix::from_fn(range.len(), |r, c| {
-            let place = SymmetricMatrix::numbers(range.start + r) + range.start + c;
-            triangles.iter().map(|(weight, triangle)| *weight * triangle[place]).sum()
+            weighted.iter().map(|(weight, block)| *weight * block.at(r, c)).sum()
         });
         matrices.iter().for_each(|matrix| matrix.forget());
         mean
@@ -123,7 +122,7 @@ impl LambdaPool {
 /// `Err` if covariances are of different layers.
 fn check_sizes(covariances: &[Covariance]) -> Result<(), SourceError> {
     let sizes = |covariance: &Covariance| -> Vec<Option<usize>> {
-        let inputs = covariance.inputs.iter().map(|matrix| matrix.as_ref().map(SymmetricMatrix::size));
+        let inputs = covariance.inputs.iter().map(|matrix| matrix.as_ref().map(SymmetricBlocks::size));
         inputs.chain(covariance.outputs.iter().map(|matrix| Some(matrix.size()))).collect()
     };
     let first = covariances.first().map(sizes);
@@ -161,13 +160,14 @@ mod tests {
     }
 
     fn covariance(triangle: &[f64]) -> Covariance {
-        let outputs = vec![SymmetricMatrix::new(triangle.to_vec(), 2)];
+        let outputs = vec![SymmetricMatrix::new(triangle.to_vec(), 2).into()];
         Covariance { inputs: vec![None], outputs, counts: Counts { positions: vec![6], examples: 2 } }
     }
 
     #[test]
     fn covariances_are_pooled_block_by_block() -> Result<(), SourceError> {
-        let layers = [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0 }];
+        let layers =
+            [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0, vocabulary: None }];
         let of = LayerSide { layer: 0, side: Side::Output };
         let pooled =
             PooledCovariance::new(vec![(0.25, covariance(&[1.0, 2.0, 4.0])), (0.75, covariance(&[3.0, 6.0, 8.0]))])?;
@@ -184,7 +184,8 @@ mod tests {
 
     #[test]
     fn parts_count_as_many_as_their_positions() -> Result<(), SourceError> {
-        let layers = [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0 }];
+        let layers =
+            [LayerSpec { name: "fc".into(), outputs: 2, inputs: 1, bias: false, input_group: 0, vocabulary: None }];
         let of = LayerSide { layer: 0, side: Side::Output };
         let part = |triangle: &[f64], positions: u64, examples| Covariance {
             counts: Counts { positions: vec![positions], examples },

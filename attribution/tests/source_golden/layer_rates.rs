@@ -17,7 +17,14 @@ const ENDS: [usize; 2] = [2, 5];
 const SLOW: f64 = 0.25;
 
 fn layers() -> Vec<LayerSpec> {
-    let spec = |name: &str, inputs| LayerSpec { name: name.into(), outputs: 2, inputs, bias: false, input_group: 0 };
+    let spec = |name: &str, inputs| LayerSpec {
+        name: name.into(),
+        outputs: 2,
+        inputs,
+        bias: false,
+        input_group: 0,
+        vocabulary: None,
+    };
     vec![spec("fast", 2), spec("slow", 2)]
 }
 

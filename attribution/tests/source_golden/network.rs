@@ -73,6 +73,7 @@ impl Tiny {
             inputs: pair[0],
             bias: true,
             input_group: l,
+            vocabulary: None,
         };
         let layers: Vec<LayerSpec> = dims.windows(2).enumerate().map(layer).collect();
         assert_eq!(layers.iter().map(LayerSpec::parameters).sum::<usize>(), theta.len());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::golden::{case, close, cut, flat, items, lists, number, stage};
 
 pub(crate) fn layer(outputs: usize, inputs: usize) -> LayerSpec {
-    LayerSpec { name: "fc".into(), outputs, inputs, bias: false, input_group: 0 }
+    LayerSpec { name: "fc".into(), outputs, inputs, bias: false, input_group: 0, vocabulary: None }
 }
 
 /// Factors with the given eigenvectors.

@@ -50,6 +50,7 @@ pub(crate) struct ModelOptions {
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = one_of::<AlsoTracked>(&[
         ("norms", "factors and biases of norms, each vector a layer with a curvature of its own"),
         ("head", "the layer that gives logits or classes; of one tied to the embedding, its part of their gradient"),
+        ("embeddings", "the tables of tokens, positions and token types; of one tied to the head, its part of their gradient"),
     ]))]
     track: Vec<AlsoTracked>,
     /// Type of the arithmetic [default: f32]

@@ -2,14 +2,80 @@
 
 use std::fs;
 
-use crate::support::{Folder, GPT2, TRAINER, ascribe, assert_near, correlations, done, ended, scores_of};
+use crate::support::{Folder, GPT2, TRAINER, ascribe, assert_near, correlations, done, ended, root, scores_of};
 use ascribe::attribution::store::TensorFile;
 use ascribe::curvature::SymmetricMatrix;
+use serde_json::{Value, json};
 
 fn artifact(folder: &Folder, run: &str, kind: &str) -> TensorFile {
     let mut files = fs::read_dir(folder.path(run).join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
     let of_kind = |file: &std::path::PathBuf| file.file_name().unwrap().to_string_lossy().starts_with(kind);
     TensorFile::open(&files.find(of_kind).expect("one")).expect("a file of tensors")
+}
+
+/// The small Qwen2 with a vocabulary of this many tokens, whose rows repeat those that it has.
+fn with_tokens(folder: &Folder, tokens: usize) -> String {
+    let from = root().join("fixtures/families/qwen2");
+    let mut keys: Value = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
+    keys["vocab_size"] = json!(tokens);
+    let file = fs::read(from.join("model.safetensors")).unwrap();
+    let (length, rest) = file.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let mut tensors: Value = serde_json::from_slice(header).unwrap();
+    let mut bytes: Vec<u8> = vec![];
+    for (name, tensor) in tensors.as_object_mut().unwrap().iter_mut().filter(|(name, _)| *name != "__metadata__") {
+        let [start, end] = [0, 1].map(|k| tensor["data_offsets"][k].as_u64().unwrap() as usize);
+        let before = bytes.len();
+        if matches!(name.as_str(), "model.embed_tokens.weight" | "lm_head.weight") {
+            let row = (end - start) / tensor["shape"][0].as_u64().unwrap() as usize;
+            tensor["shape"][0] = json!(tokens);
+            bytes.extend(data[start..end].iter().cycle().take(tokens * row));
+        } else {
+            bytes.extend(&data[start..end]);
+        }
+        tensor["data_offsets"] = json!([before, bytes.len()]);
+    }
+    let header = tensors.to_string();
+    let model = folder.path("model");
+    fs::create_dir(&model).unwrap();
+    fs::write(model.join("config.json"), keys.to_string()).unwrap();
+    let whole = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes].concat();
+    fs::write(model.join("model.safetensors"), whole).unwrap();
+    folder.arg("model")
+}
+
+/// Head and embedding of more than 4,096 tokens have covariances in blocks, whatever width is asked for.
+#[test]
+fn covariances_of_large_vocabularies_are_kept_in_blocks() {
+    let folder = Folder::new();
+    let model = with_tokens(&folder, 4_100);
+    let line =
+        |seed: usize| json!({"input_ids": (0..9).map(|k| 3 + (seed * 977 + k * k * 131) % 4_000).collect::<Vec<_>>()});
+    let lines = |seeds: std::ops::Range<usize>| seeds.map(|seed| line(seed).to_string()).collect::<Vec<_>>().join("\n");
+    let (train, queries) = (folder.write("train.jsonl", lines(0..5)), folder.write("asked.jsonl", lines(5..7)));
+    let files = format!("--model {model} --train {train} --queries {queries} --track head,embeddings");
+    let whole = done(&format!("influence {files} --verbose --out {}", folder.arg("whole")));
+    let note = "the covariance `lm_head.output` of 4100 tokens is kept in 5 blocks on its diagonal";
+    assert!(whole.err.contains(note), "{}", whole.err);
+    assert!(!whole.err.contains("embed_tokens.input"), "nothing is dropped of a table: {}", whole.err);
+    assert!(whole.err.contains("lm_head 4100 x 16, eigenbasis in 5 and 1 blocks"), "{}", whole.err);
+    let (covariance, basis) = (artifact(&folder, "whole", "covariance-"), artifact(&folder, "whole", "eigenbasis-"));
+    for side in ["lm_head.output", "model.embed_tokens.input"] {
+        assert_eq!(covariance.f64(side).expect("triangles").len(), 5 * 820 * 821 / 2);
+        assert_eq!(basis.spec(&format!("{side}.vectors.4")).expect("a block").shape, [820, 820]);
+    }
+    let scores = TensorFile::open(&folder.path("whole/scores.safetensors")).unwrap();
+    let said: Value = serde_json::from_str(scores.metadata("covariances_in_blocks").expect("said")).unwrap();
+    let block = |side: &str| json!({"side": side, "tokens": 4_100, "blocks": 5});
+    assert_eq!(said, json!([block("model.embed_tokens.input"), block("lm_head.output")]));
+    // a narrow width leaves these blocks as they are, and a stored covariance serves it
+    let narrow = done(&format!("influence {files} --eigen-block-width 10 --verbose --out {}", folder.arg("narrow")));
+    assert!(narrow.err.contains("lm_head 4100 x 16, eigenbasis in 5 and 2 blocks"), "{}", narrow.err);
+    // again, from what is there
+    let again =
+        done(&format!("influence {files} --factors {} --verbose --out {}", folder.arg("whole"), folder.arg("again")));
+    assert!(again.err.contains("queries            found from before"), "{}", again.err);
+    assert_eq!(scores_of(&folder, "whole"), scores_of(&folder, "again"));
 }
 
 #[test]

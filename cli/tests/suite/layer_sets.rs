@@ -226,6 +226,36 @@ fn sets_of_names_and_heads_add_up() {
     assert!(linear.err.contains("no tracked layer is one of attention's own"), "{}", linear.err);
 }
 
+/// Tables of embeddings are layers of their own: the other layers' part of the scores stays, and the rest is theirs.
+#[test]
+fn embeddings_that_are_tracked_add_their_own_part() {
+    let folder = Folder::new();
+    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} {flags}", folder.arg(name)));
+    run("plain", "--quiet");
+    let shown = run("with", "--track embeddings --layer-set linear=*.attn.*,*.mlp.* --layer-set tables=*wte,*wpe").err;
+    assert!(shown.contains("tables: 2 layers with"), "{shown}");
+    let [plain, all] = ["plain", "with"].map(|run| scores(&folder, &format!("{run}/scores.safetensors")));
+    let [linear, tables] =
+        ["linear", "tables"].map(|set| scores(&folder, &format!("with/scores.layers-{set}.safetensors")));
+    assert_near(&linear, &plain, ROUNDING, "linear layers");
+    let largest = |scores: &[f32]| scores.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    assert!(largest(&tables) > 1e-3 * largest(&plain), "tables have a part");
+    let sum: Vec<f32> = linear.iter().zip(&tables).map(|(a, b)| a + b).collect();
+    assert_near(&all, &sum, ROUNDING, "the sum of both");
+
+    let refused = |flags: &str| {
+        let ended = ended(ascribe(&format!("{flags} --out {} --track embeddings", folder.arg("refused"))));
+        assert_eq!(ended.code, Some(2), "{}", ended.err);
+        ended.err
+    };
+    let of_rows = refused(&format!("influence {MLP}"));
+    assert!(of_rows.contains("this model has no embeddings that could be tracked"), "{of_rows}");
+    let of_source = refused(&format!("source {TRAINER}"));
+    assert!(of_source.contains("`--track embeddings` is for influence functions"), "{of_source}");
+    let of_adam = refused(&format!("influence {GPT2} --curvature adam"));
+    assert!(of_adam.contains("`--track embeddings` is asked for"), "{of_adam}");
+}
+
 /// Vectors of norms are layers of their own: the linear layers' part of the scores stays, and the rest is theirs.
 #[test]
 fn norms_that_are_tracked_add_their_own_part() {

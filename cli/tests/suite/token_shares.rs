@@ -5,7 +5,7 @@ use std::fs;
 
 use crate::support::{Folder, ascribe, done, ended, json_lines};
 use ascribe::attribution::store::TensorFile;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const FILES: &str =
     "--train fixtures/gpt2-tiny/train.jsonl --queries fixtures/gpt2-tiny/queries.jsonl --add-eos train --top 2";
@@ -59,6 +59,25 @@ fn tokens_add_up_to_the_scores_of_every_method() {
         if tokens == "matrix" {
             assert_all_sums(&folder, name);
         }
+    }
+}
+
+/// What goes through tables of embeddings belongs to the tokens that were read, of an encoder and of its decoder too.
+#[test]
+fn tokens_of_tracked_embeddings_add_up_to_the_scores() {
+    let folder = Folder::new();
+    let pair = |seed: u64| {
+        let ids = |step: u64, n: u64| (0..n).map(|k| 3 + (seed * step + k * k * 7) % 50).collect::<Vec<_>>();
+        json!({"input_ids": ids(11, 4 + seed % 3), "labels": ids(17, 3 + seed % 2)}).to_string()
+    };
+    let pairs =
+        |name: &str, seeds: std::ops::Range<u64>| folder.write(name, seeds.map(pair).collect::<Vec<_>>().join("\n"));
+    let (train, queries) = (pairs("train.jsonl", 0..6), pairs("asked.jsonl", 6..8));
+    let of_pairs = format!("--model fixtures/families/t5 --train {train} --queries {queries} --top 2");
+    for (name, files) in [("one", format!("--model fixtures/gpt2-tiny {FILES}")), ("pairs", of_pairs)] {
+        let flags = "--track embeddings,head --tokens ranked --quiet";
+        done(&format!("influence {files} {flags} --out {}", folder.arg(name)));
+        assert_sums(&folder, name);
     }
 }
 

@@ -4,6 +4,7 @@
 //! or a thread count, so that a run can be repeated. Costs are in FLOP, a multiply-add counting two.
 
 use crate::linalg::block_diagonal::BlockWidth;
+use crate::network::layer::{LayerSpec, Side};
 use crate::network::tap::Positions;
 
 /// Sizes of one layer's contraction in one batch.
@@ -40,6 +41,12 @@ impl BasisSize {
     /// Sizes for a layer of this shape with blocks of at most this width.
     pub fn of(outputs: usize, columns: usize, width: BlockWidth) -> Self {
         Self { output: width.numbers(outputs), input: width.numbers(columns) }
+    }
+
+    /// Sizes for a layer with blocks of at most this width.
+    pub fn of_layer(layer: &LayerSpec, width: BlockWidth) -> Self {
+        let of = |side| width.numbers_of_side(layer, side);
+        Self { output: of(Side::Output), input: of(Side::Input) }
     }
 }
 

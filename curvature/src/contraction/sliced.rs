@@ -8,9 +8,8 @@ use candle_core::{DType, Tensor};
 use crate::contraction::low_rank::{LowRank, Vectors};
 use crate::contraction::product::GradientProducts;
 use crate::error::Error;
-use crate::estimate::side::Side;
 use crate::linalg::gemm::Real;
-use crate::network::layer::LayerSpec;
+use crate::network::layer::{LayerSpec, Side};
 use crate::network::tap::Tap;
 
 /// A part of a layer's matrix: some rows (outputs) in all columns, or some columns in all rows.
@@ -145,7 +144,7 @@ mod tests {
     fn slices_are_what_is_left_of_vectors_that_are_zero_elsewhere() -> Result<(), Error> {
         const ROWS: usize = 7;
         for bias in [true, false] {
-            let layer = LayerSpec { name: "fc".into(), outputs: 6, inputs: 4, bias, input_group: 0 };
+            let layer = LayerSpec { name: "fc".into(), outputs: 6, inputs: 4, bias, input_group: 0, vocabulary: None };
             let (o, i) = (layer.outputs, layer.columns());
             let input = Tensor::from_vec(wave(ROWS * layer.inputs, 0.7), (ROWS, layer.inputs), &Device::Cpu)?;
             let gradient = Tensor::from_vec(wave(ROWS * o, 1.3), (ROWS, o), &Device::Cpu)?;

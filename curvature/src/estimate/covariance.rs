@@ -2,16 +2,19 @@
 //! (Martens and Grosse 2015), and the weighted sums that other factorisations take in their place.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use crate::contraction::rotated::augmented;
 use crate::error::Error;
 use crate::estimate::pair_weights::{PairWeights, weigh};
-use crate::estimate::side::{LayerSide, SharedInputs, Side};
+use crate::estimate::side::{LayerSide, SharedInputs};
+use crate::linalg::block_diagonal::BlockWidth;
 use crate::linalg::gemm::{self, Products, Real, Threads, View, ViewMut};
 use crate::linalg::symmetric::SymmetricMatrix;
-use crate::network::layer::{LayerSpec, is_first_of_group};
+use crate::linalg::symmetric_blocks::SymmetricBlocks;
+use crate::network::layer::{LayerSpec, Side, is_first_of_group};
 use crate::network::slices::with_slice;
 use crate::network::tap::{Tap, TapSink};
 
@@ -50,9 +53,9 @@ struct WeightedRows<T> {
 #[derive(Debug, Clone)]
 pub struct Covariance {
     /// `A = (1/n) Σ a aᵀ`, `[columns, columns]`, by input group; `None` where no layer has the number.
-    pub inputs: Vec<Option<SymmetricMatrix>>,
+    pub inputs: Vec<Option<SymmetricBlocks>>,
     /// `S = (1/n) Σ s sᵀ`, `[O, O]`, by layer.
-    pub outputs: Vec<SymmetricMatrix>,
+    pub outputs: Vec<SymmetricBlocks>,
     /// What was counted.
     pub counts: Counts,
 }
@@ -82,7 +85,7 @@ impl Covariance {
     ///
     /// # Panics
     /// If there is no such layer.
-    pub fn of(&self, layers: &[LayerSpec], of: LayerSide) -> &SymmetricMatrix {
+    pub fn of(&self, layers: &[LayerSpec], of: LayerSide) -> &SymmetricBlocks {
         match of.side {
             Side::Input => {
                 let input = self.inputs[layers[of.layer].input_group].as_ref();
@@ -102,8 +105,13 @@ impl Covariance {
     /// # Panics
     /// If there is no layer `l`.
     pub fn numbers_of_layer(layers: &[LayerSpec], l: usize) -> usize {
-        let input = if is_first_of_group(layers, l) { SymmetricMatrix::numbers(layers[l].columns()) } else { 0 };
-        input + SymmetricMatrix::numbers(layers[l].outputs)
+        let of = |side| Self::numbers_of_side(&layers[l], side);
+        of(Side::Output) + if is_first_of_group(layers, l) { of(Side::Input) } else { 0 }
+    }
+
+    /// Numbers that the covariance of a side takes.
+    pub fn numbers_of_side(layer: &LayerSpec, side: Side) -> usize {
+        SymmetricBlocks::numbers(layer.size(side), layer.kept_blocks(side))
     }
 }
 
@@ -113,22 +121,29 @@ struct GramSum {
     /// Columns of x, without the 1.
     n: usize,
     ones: bool,
-    /// Lower triangle, the trailing 1 in its last row.
+    /// Blocks on the diagonal outside of which nothing is summed; one where there is a trailing 1.
+    width: BlockWidth,
+    /// Lower triangles of the blocks, the trailing 1 in the last row.
     sum: Vec<f64>,
     /// None if nothing came, which is not the same as something without rows.
     rows: Option<u64>,
 }
 
 impl GramSum {
-    fn new(n: usize, ones: bool) -> Self {
-        let sum = vec![0.0; SymmetricMatrix::numbers(n + usize::from(ones))];
-        Self { n, ones, sum, rows: None }
+    fn new(n: usize, ones: bool, width: BlockWidth) -> Self {
+        let width = if ones { BlockWidth::Any } else { width };
+        let sum = vec![0.0; SymmetricBlocks::numbers(n + usize::from(ones), width)];
+        Self { n, ones, width, sum, rows: None }
     }
 
     fn add<T: Real>(&mut self, x: &[T], products: Products) {
         let (n, rows) = (self.n, x.len() / self.n);
-        let (sum, last_row) = self.sum.split_at_mut(SymmetricMatrix::numbers(n));
-        gemm::add_gram(sum, View::dense(x, rows, n).to(products), Threads::Pool);
+        let (mut sums, last_row) = self.sum.split_at_mut(SymmetricBlocks::numbers(n, self.width));
+        for group in self.width.groups(n) {
+            let sum = sums.split_off_mut(..SymmetricMatrix::numbers(group.len())).expect("a triangle for each block");
+            let columns = View::new(x.get(group.start..).unwrap_or_default(), rows, group.len(), n);
+            gemm::add_gram(sum, columns.to(products), Threads::Pool);
+        }
         if self.ones {
             let (sums, count) = last_row.split_at_mut(n);
             sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
@@ -144,16 +159,27 @@ impl GramSum {
     }
 
     /// Adds `Xᵀ W X`, `weighted` being `W X`, as a mean over so many rows or examples.
-    fn add_weighted<T: Real>(&mut self, x: &[T], weighted: &[T], product: &mut Vec<T>, count: u64, products: Products) {
+    fn add_weighted<'a, T: Real>(
+        &mut self,
+        x: &'a [T],
+        weighted: &'a [T],
+        product: &mut Vec<T>,
+        count: u64,
+        products: Products,
+    ) {
         let (n, rows) = (self.n, x.len() / self.n);
-        product.resize(n * n, T::of(0.0));
-        let (x, weighted) = (View::dense(x, rows, n).to(products), View::dense(weighted, rows, n).to(products));
-        gemm::matmul(ViewMut::dense(product, n, n), gemm::Into::Replace, T::of(1.0), x.t(), weighted, Threads::Pool);
-        let mut triangle = self.sum.as_mut_slice();
-        for (r, row) in product.chunks_exact(n).enumerate() {
-            let (sums, rest) = std::mem::take(&mut triangle).split_at_mut(r + 1);
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.wide());
-            triangle = rest;
+        let mut triangles = self.sum.as_mut_slice();
+        for group in self.width.groups(n) {
+            let size = group.len();
+            product.resize(size * size, T::of(0.0));
+            let columns =
+                |of: &'a [T]| View::new(of.get(group.start..).unwrap_or_default(), rows, size, n).to(products);
+            let to = ViewMut::dense(product, size, size);
+            gemm::matmul(to, gemm::Into::Replace, T::of(1.0), columns(x).t(), columns(weighted), Threads::Pool);
+            for (r, row) in product.chunks_exact(size).enumerate() {
+                let sums = triangles.split_off_mut(..r + 1).expect("a triangle for each block");
+                sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x.wide());
+            }
         }
         self.count(count);
     }
@@ -167,10 +193,10 @@ impl GramSum {
     }
 
     /// The mean, in the sum's own memory; 0 if there were no rows.
-    fn into_mean(mut self) -> SymmetricMatrix {
+    fn into_mean(mut self) -> SymmetricBlocks {
         let rows = self.rows.unwrap_or(0).max(1) as f64;
         self.sum.iter_mut().for_each(|x| *x /= rows);
-        SymmetricMatrix::new(self.sum, self.n + usize::from(self.ones))
+        SymmetricBlocks::shared(Arc::new(self.sum), self.n + usize::from(self.ones), self.width)
     }
 }
 
@@ -191,12 +217,13 @@ impl<T: Real> CovarianceSum<T> {
             let input = &mut inputs[layer.input_group];
             if weights.couple_sides() {
                 assert!(input.is_none(), "weights of pairs are a layer's own, and so is its input's sum");
-                *input = Some(GramSum::new(layer.columns(), false));
+                *input = Some(GramSum::new(layer.columns(), false, layer.kept_blocks(Side::Input)));
             } else {
-                input.get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias));
+                input.get_or_insert_with(|| GramSum::new(layer.inputs, layer.bias, layer.kept_blocks(Side::Input)));
             }
         }
-        let outputs = layers.iter().map(|layer| GramSum::new(layer.outputs, false)).collect();
+        let output = |layer: &LayerSpec| GramSum::new(layer.outputs, false, layer.kept_blocks(Side::Output));
+        let outputs = layers.iter().map(output).collect();
         let weighted = WeightedRows { inputs: vec![], weighted: vec![], product: vec![] };
         let (layers, products) = (layers.to_vec(), Products::Exact);
         Self { layers, inputs, outputs, weights, weighted, examples: 0, products }
@@ -343,7 +370,7 @@ mod tests {
     use crate::network::tap::Positions;
 
     fn layer(name: &str, outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
-        LayerSpec { name: name.into(), outputs, inputs, bias, input_group }
+        LayerSpec { name: name.into(), outputs, inputs, bias, input_group, vocabulary: None }
     }
 
     #[test]
@@ -378,6 +405,54 @@ mod tests {
                 let want = (0..4).map(|t| s[t * 2 + i] * s[t * 2 + j]).sum::<f64>() / 4.0;
                 assert!((rows[i][j] - want).abs() < 1e-15, "S[{i}, {j}]");
             }
+        }
+        Ok(())
+    }
+
+    /// A side that counts a large vocabulary is summed in blocks on the diagonal, whatever the weights of pairs: these are the
+    /// blocks of the whole, and stored sums are added up.
+    #[test]
+    fn vocabularies_are_summed_in_blocks() -> Result<(), Error> {
+        let (tokens, rows) = (4100, 6);
+        let whole = layer("embedding", 2, tokens, false, 0);
+        let cut = LayerSpec { vocabulary: Some(Side::Input), ..whole.clone() };
+        let width = cut.kept_blocks(Side::Input);
+        assert_eq!([whole.kept_blocks(Side::Input), cut.kept_blocks(Side::Output)], [BlockWidth::Any; 2]);
+        assert_eq!(width.groups(tokens).map(|group| group.len()).collect::<Vec<_>>(), [820; 5]);
+        let small = LayerSpec { inputs: 4096, ..cut.clone() };
+        assert_eq!(small.kept_blocks(Side::Input), BlockWidth::Any);
+
+        let a: Vec<f64> = (0..rows * tokens).map(|i| (i as f64 * 0.7).sin()).collect();
+        let s: Vec<f64> = (0..rows * 2).map(|i| (i as f64 * 1.3).cos()).collect();
+        let input = Tensor::from_slice(&a, (rows, tokens), &Device::Cpu)?;
+        let output_gradient = Tensor::from_slice(&s, (rows, 2), &Device::Cpu)?;
+        let positions = Positions::from_lengths([4, 2]);
+        for weights in [PairWeights::Positions, PairWeights::Norms, PairWeights::Gradients] {
+            let summed = |layer: &LayerSpec, times: usize| -> Result<CovarianceSum<f64>, Error> {
+                let mut sum = CovarianceSum::<f64>::weighted(std::slice::from_ref(layer), weights);
+                for _ in 0..times {
+                    let positions = &positions;
+                    sum.tap(Tap { layer: LayerId(0), input: &input, output_gradient: &output_gradient, positions })?;
+                    sum.flush(0..2, 1)?;
+                }
+                Ok(sum)
+            };
+            let [whole, found] = [&whole, &cut].map(|layer| summed(layer, 1).and_then(CovarianceSum::finish));
+            let (whole, found) = (whole?.inputs.remove(0).expect("inputs"), found?.inputs.remove(0).expect("inputs"));
+            assert_eq!(found.as_slice().len(), Covariance::numbers_of_side(&cut, Side::Input));
+            for (group, triangle) in found.blocks() {
+                let want = whole.diagonal_block(group);
+                let error = triangle.iter().zip(want.as_slice()).map(|(x, y)| (x - y).abs()).fold(0.0, f64::max);
+                assert!(error < 1e-13, "{weights:?}: {error:e}");
+            }
+            let one = summed(&cut, 1)?;
+            let state: Vec<(String, Vec<f64>)> =
+                one.state().into_iter().map(|(name, sum)| (name, sum.to_vec())).collect();
+            let find = |name: &str| state.iter().find(|(own, _)| own == name).map(|(_, sum)| sum.as_slice());
+            let mut added = summed(&cut, 1)?;
+            added.add_state(find, &one.counts())?;
+            let twice = summed(&cut, 2)?;
+            assert_eq!(added.state(), twice.state());
         }
         Ok(())
     }

@@ -11,11 +11,11 @@ use crate::error::Error;
 use crate::estimate::covariance::Covariance;
 use crate::estimate::eigenbasis::THREADED_FROM;
 use crate::estimate::eigenbasis::{Eigenbasis, Eigenpairs};
-use crate::estimate::side::{LayerSide, SharedInputs, Side};
+use crate::estimate::side::{LayerSide, SharedInputs};
 use crate::linalg::block_diagonal::BlockWidth;
 use crate::linalg::gemm::{Real, Threads};
 use crate::linalg::symmetric::SymmetricMatrix;
-use crate::network::layer::LayerSpec;
+use crate::network::layer::{LayerSpec, Side};
 
 /// A diagonal block of a covariance; mostly it is all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,7 @@ impl CovarianceBlock {
     /// Blocks of at most this width of every covariance that the layers which are not `frozen` need, once.
     pub fn all(layers: &[LayerSpec], inputs: SharedInputs, frozen: &[usize], width: BlockWidth) -> Vec<Self> {
         let of_side = |of: LayerSide| {
+            let width = width.at(&layers[of.layer], of.side);
             width.groups(of.size(layers)).enumerate().map(move |(block, range)| Self { of, block, range })
         };
         LayerSide::all(layers, inputs, frozen).into_iter().flat_map(of_side).collect()
@@ -195,7 +196,8 @@ mod tests {
 
     #[test]
     fn after_an_error_nothing_more_is_decomposed() {
-        let layer = LayerSpec { name: "l".into(), outputs: 1, inputs: 1, bias: false, input_group: 0 };
+        let layer =
+            LayerSpec { name: "l".into(), outputs: 1, inputs: 1, bias: false, input_group: 0, vocabulary: None };
         let of = LayerSide { layer: 0, side: Side::Output };
         let blocks = (0..100).map(|block| CovarianceBlock { of, block, range: 0..1 }).collect();
         let made = std::sync::atomic::AtomicUsize::new(0);
@@ -212,7 +214,14 @@ mod tests {
 
     #[test]
     fn every_covariance_is_decomposed_once_by_those_that_share_it() {
-        let layer = |outputs, input_group| LayerSpec { name: "l".into(), outputs, inputs: 5, bias: false, input_group };
+        let layer = |outputs, input_group| LayerSpec {
+            name: "l".into(),
+            outputs,
+            inputs: 5,
+            bias: false,
+            input_group,
+            vocabulary: None,
+        };
         let layers = [layer(2, 0), layer(3, 0), layer(4, 1)];
         let sides = |inputs, frozen: &[usize]| {
             let all = LayerSide::all(&layers, inputs, frozen);

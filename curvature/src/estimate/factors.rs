@@ -316,7 +316,8 @@ mod tests {
         }
         let wave = |n: usize, step: f32| (0..n).map(|k| (k as f32 * step).sin()).collect::<Vec<f32>>();
         let (o, i) = (40, 33);
-        let layer = LayerSpec { name: "fc".into(), outputs: o, inputs: i, bias: false, input_group: 0 };
+        let layer =
+            LayerSpec { name: "fc".into(), outputs: o, inputs: i, bias: false, input_group: 0, vocabulary: None };
         // a reflection: orthogonal, as eigenvectors are, so that nothing cancels
         let pairs = |n: usize| {
             let v = wave(n, 0.7);

@@ -106,7 +106,7 @@ mod tests {
 
     impl Taps {
         fn new(bias: bool, batches: [&[usize]; 2]) -> Self {
-            let layer = LayerSpec { name: "fc".into(), outputs: 4, inputs: 3, bias, input_group: 0 };
+            let layer = LayerSpec { name: "fc".into(), outputs: 4, inputs: 3, bias, input_group: 0, vocabulary: None };
             let wave = |n: usize, step: f64| (0..n).map(|k| (k as f64 * step + 0.3).sin() * 1.7 - 0.2).collect();
             let batch = |(b, lengths): (usize, &&[usize])| {
                 let positions = Positions::from_lengths(lengths.iter().copied());

@@ -1,25 +1,6 @@
 //! The two covariances of a layer, and which layer holds the one that several layers share.
 
-use crate::network::layer::LayerSpec;
-
-/// Which of a layer's two covariances.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// `A`, of what the layer reads, `[columns, columns]`.
-    Input,
-    /// `S`, of the gradients of what it puts out, `[O, O]`.
-    Output,
-}
-
-impl Side {
-    /// For messages and names.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Output => "output",
-        }
-    }
-}
+use crate::network::layer::{LayerSpec, Side};
 
 /// Whether layers that read the same input have the eigenvectors of its covariance in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +45,6 @@ impl LayerSide {
 
     /// Rows of the covariance.
     pub fn size(self, layers: &[LayerSpec]) -> usize {
-        match self.side {
-            Side::Input => layers[self.layer].columns(),
-            Side::Output => layers[self.layer].outputs,
-        }
+        layers[self.layer].size(self.side)
     }
 }

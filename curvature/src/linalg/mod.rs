@@ -10,4 +10,5 @@ pub(crate) mod matrix;
 pub(crate) mod parts;
 pub mod random;
 pub(crate) mod symmetric;
+pub(crate) mod symmetric_blocks;
 pub(crate) mod triangle;

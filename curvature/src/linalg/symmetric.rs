@@ -58,6 +58,11 @@ impl SymmetricMatrix {
         Self { triangle, size }
     }
 
+    /// The lower triangle, shared.
+    pub(crate) fn into_shared(self) -> Arc<dyn Numbers<f64>> {
+        self.triangle
+    }
+
     /// Number of rows, and of columns.
     pub fn size(&self) -> usize {
         self.size

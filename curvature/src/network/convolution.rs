@@ -301,6 +301,7 @@ mod tests {
                     inputs: columns,
                     bias: true,
                     input_group: k,
+                    vocabulary: None,
                 };
                 let specs: Vec<LayerSpec> = tracked.clone().map(spec).collect();
                 let along =

@@ -10,6 +10,7 @@ pub(crate) mod objective;
 pub(crate) mod section;
 pub(crate) mod seed;
 pub(crate) mod slices;
+pub(crate) mod table;
 pub(crate) mod tangent;
 pub(crate) mod tap;
 pub(crate) mod tape;

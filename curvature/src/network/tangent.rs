@@ -213,7 +213,7 @@ mod tests {
     }
 
     fn spec(outputs: usize, inputs: usize, bias: bool) -> LayerSpec {
-        LayerSpec { name: format!("layer{outputs}"), outputs, inputs, bias, input_group: 0 }
+        LayerSpec { name: format!("layer{outputs}"), outputs, inputs, bias, input_group: 0, vocabulary: None }
     }
 
     /// `y = W₂ (W₁ a + b₁)`, all loops: each direction moves both layers.

@@ -151,7 +151,14 @@ mod tests {
     #[test]
     fn movements_are_the_transpose_of_the_taps() -> std::result::Result<(), Error> {
         let (u, value, s) = (numbers(&[4, 6], 0.1)?, numbers(&[4, 6], 0.4)?, numbers(&[4, 6], 0.5)?);
-        let spec = |name: &str| LayerSpec { name: name.into(), outputs: 3, inputs: 1, bias: false, input_group: 0 };
+        let spec = |name: &str| LayerSpec {
+            name: name.into(),
+            outputs: 3,
+            inputs: 1,
+            bias: false,
+            input_group: 0,
+            vocabulary: None,
+        };
         let moving = vec![numbers(&[2, 3, 1], 0.6)?, numbers(&[2, 3, 1], 0.7)?];
         let directions = Directions::new(&[spec("w"), spec("b")], moving.clone())?;
         let run = |x: &Traced, taps: &TapRecorder| {

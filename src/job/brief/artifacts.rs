@@ -1,9 +1,11 @@
 //! Which tensors each artifact of the store holds, of which shape, and how many bytes its file has. The writers, the
 //! bound on the disk and the summary of a plan all ask here, so that they cannot disagree.
 
+use serde::Serialize;
+
 use crate::attribution::store::{Dtype, Element, Metadata, TensorSpec, file_size};
 use crate::attribution::{Subspace, VectorForm};
-use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, PairWeights, SymmetricMatrix};
+use crate::curvature::{BlockWidth, Covariance, CurvatureKind, LayerSide, LayerSpec, PairWeights, Side};
 use crate::job::brief::Brief;
 use crate::job::brief::answers::{Method, VectorSet};
 use crate::job::number::with_number;
@@ -61,7 +63,30 @@ impl Brief {
     /// Whether a covariance of a tracked layer is wider than that.
     pub(in crate::job) fn is_cut(&self) -> bool {
         let width = self.block_width();
-        self.training.layers().iter().any(|layer| width.cuts(layer.outputs) || width.cuts(layer.columns()))
+        self.training
+            .layers()
+            .iter()
+            .any(|layer| [Side::Output, Side::Input].iter().any(|&side| width.cuts_side(layer, side)))
+    }
+
+    /// The covariances that are kept in blocks, whatever width was asked for.
+    pub(in crate::job) fn kept_in_blocks(&self) -> Vec<KeptInBlocks> {
+        let layers = self.training.layers();
+        let kept = |of: LayerSide| {
+            let layer = &layers[of.layer];
+            let (width, tokens) = (layer.kept_blocks(of.side), layer.size(of.side));
+            let blocks = width.groups(tokens).count();
+            width.cuts(tokens).then(|| KeptInBlocks {
+                side: side_name(layers, of),
+                tokens,
+                blocks,
+                is_input: of.side == Side::Input,
+            })
+        };
+        if !self.has_eigenbasis() {
+            return vec![];
+        }
+        Covariance::sides(layers).into_iter().filter_map(kept).collect()
     }
 
     /// Which pairs of positions the sums of its covariances are over: those of Source's segments and of the curvature of
@@ -90,7 +115,7 @@ impl Brief {
     pub(in crate::job) fn covariance_specs(&self) -> Vec<TensorSpec> {
         let layers = self.training.layers();
         let triangle = |side: LayerSide| {
-            let numbers = SymmetricMatrix::numbers(side.size(layers));
+            let numbers = Covariance::numbers_of_side(&layers[side.layer], side.side);
             TensorSpec::new(side_name(layers, side), Dtype::F64, [numbers])
         };
         Covariance::sides(layers).into_iter().map(triangle).collect()
@@ -102,7 +127,8 @@ impl Brief {
         let of_side = |side: LayerSide| {
             let (name, n) = (side_name(layers, side), side.size(layers));
             let values = TensorSpec::new(format!("{name}.values"), Dtype::F64, [n]);
-            let blocks = block_names(&name, n, width).map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
+            let blocks = block_names(&name, n, width.at(&layers[side.layer], side.side))
+                .map(|(name, n)| TensorSpec::new(name, dtype, [n, n]));
             blocks.chain([values]).collect::<Vec<_>>()
         };
         LayerSide::all(layers, fit.shared_inputs(), &fit.frozen).into_iter().flat_map(of_side).collect()
@@ -197,6 +223,33 @@ impl Brief {
     pub(in crate::job) fn vectors_bytes(&self, set: VectorSet) -> u64 {
         let Some(queries) = &self.queries else { return 0 };
         size(&self.vector_specs(set, self.query_rows(), queries.len(), self.number()), ABOUT)
+    }
+}
+
+/// A covariance whose coordinates are the tokens of a large vocabulary, which is kept in blocks on its diagonal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(in crate::job) struct KeptInBlocks {
+    /// `LAYER.input` or `LAYER.output`.
+    pub side: String,
+    /// Its coordinates.
+    pub tokens: usize,
+    /// Its blocks.
+    pub blocks: usize,
+    /// Whether it is of an embedding's inputs, of which nothing is dropped.
+    #[serde(skip)]
+    pub is_input: bool,
+}
+
+impl KeptInBlocks {
+    /// What a person should know of it; nothing where nothing is dropped.
+    pub(in crate::job) fn note(&self) -> Option<String> {
+        let Self { side, tokens, blocks, is_input } = self;
+        (!is_input).then(|| {
+            format!(
+                "the covariance `{side}` of {tokens} tokens is kept in {blocks} blocks on its diagonal; what connects tokens of \
+                 two blocks is dropped"
+            )
+        })
     }
 }
 

@@ -73,6 +73,11 @@ impl Brief {
             PairWeights::Norms => builder.field("pairs", "norms"),
             PairWeights::Gradients => builder.field("pairs", "gradients"),
         };
+        let in_blocks = self.kept_in_blocks();
+        let builder = match in_blocks.is_empty() {
+            true => builder,
+            false => builder.list("kept in blocks", in_blocks.iter().map(|kept| kept.side.as_str())),
+        };
         self.labels_of(site.sample, builder).finish()
     }
 

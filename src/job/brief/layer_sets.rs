@@ -235,7 +235,14 @@ mod tests {
     use crate::job::request::Several;
 
     fn layers() -> Vec<LayerSpec> {
-        let layer = |name: &str| LayerSpec { name: name.into(), outputs: 2, inputs: 3, bias: false, input_group: 0 };
+        let layer = |name: &str| LayerSpec {
+            name: name.into(),
+            outputs: 2,
+            inputs: 3,
+            bias: false,
+            input_group: 0,
+            vocabulary: None,
+        };
         ["h.0.attn", "h.0.mlp", "h.1.attn", "h.1.mlp"].map(layer).to_vec()
     }
 
@@ -259,8 +266,14 @@ mod tests {
     #[test]
     fn names_of_layers_give_sets() -> Result<(), JobError> {
         let named = |names: &[&str], split: &[LayerSplit]| {
-            let layer =
-                |name: &&str| LayerSpec { name: (*name).into(), outputs: 2, inputs: 3, bias: false, input_group: 0 };
+            let layer = |name: &&str| LayerSpec {
+                name: (*name).into(),
+                outputs: 2,
+                inputs: 3,
+                bias: false,
+                input_group: 0,
+                vocabulary: None,
+            };
             let layers: Vec<LayerSpec> = names.iter().map(layer).collect();
             let mut job = job(&[]);
             job.output.split_layers = split.to_vec();

@@ -74,10 +74,22 @@ fn options<T>(problem: impl Into<OptionText>, hint: impl Into<OptionText>) -> Re
 
 /// Refuses what can be refused without reading a file.
 pub(in crate::job) fn check(job: &Job) -> Result<(), JobError> {
-    if job.source.is_some() && job.model.track.contains(&AlsoTracked::Norms) {
+    let is_tracked = |kind: &&AlsoTracked| job.model.track.contains(*kind);
+    if let Some(kind) =
+        [AlsoTracked::Norms, AlsoTracked::Embeddings].iter().find(is_tracked).filter(|_| job.source.is_some())
+    {
         return options(
-            "<track = norms> is for influence functions: Source follows the optimizer through linear layers alone",
-            "leave `norms` out of <track>",
+            option_text!(
+                "<track = {}> is for influence functions: Source follows the optimizer through linear layers alone",
+                kind.name()
+            ),
+            option_text!("leave `{}` out of <track>", kind.name()),
+        );
+    }
+    if job.method.curvature == Curvature::Adam && is_tracked(&&AlsoTracked::Embeddings) {
+        return options(
+            "<curvature = adam> takes the optimizer's state of linear layers and norms, and <track = embeddings> is asked for",
+            "leave `embeddings` out of <track>, or take another <curvature>",
         );
     }
     // `job.toml` has to be able to say what was asked

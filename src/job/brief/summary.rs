@@ -4,10 +4,10 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::curvature::LayerSpec;
+use crate::curvature::{LayerSpec, Side};
 use crate::data::ReadReport;
 use crate::job::brief::Brief;
-use crate::job::brief::artifacts::CurvatureFiles;
+use crate::job::brief::artifacts::{CurvatureFiles, KeptInBlocks};
 use crate::job::brief::layer_sets::{LayerSet, overlap_notes};
 use crate::job::brief::loss_check::LossCheck;
 use crate::job::request::Precision;
@@ -205,6 +205,7 @@ impl Summary {
         let (job, training) = (&brief.job, &brief.training);
         let layers = training.layers();
         notes.extend(overlap_notes(job, &brief.layer_sets, layers));
+        notes.extend(brief.kept_in_blocks().iter().filter_map(KeptInBlocks::note));
         let width = if job.model.dtype == Precision::F64 { 8 } else { 4 };
         let blocks = brief.block_width();
         let tracked: usize = layers.iter().map(LayerSpec::parameters).sum();
@@ -220,12 +221,13 @@ impl Summary {
             Some(rank) => rank * (layer.outputs + layer.columns()),
         };
         let kept: usize = layers.iter().map(numbers).sum();
+        let sides = [Side::Output, Side::Input];
         let layer = |l: &LayerSpec| LayerSummary {
             name: l.name.clone(),
             outputs: l.outputs,
             columns: l.columns(),
-            eigen_blocks: (brief.has_eigenbasis() && (blocks.cuts(l.outputs) || blocks.cuts(l.columns())))
-                .then(|| [l.outputs, l.columns()].map(|n| blocks.groups(n).count())),
+            eigen_blocks: (brief.has_eigenbasis() && sides.iter().any(|&side| blocks.cuts_side(l, side)))
+                .then(|| sides.map(|side| blocks.at(l, side).groups(l.size(side)).count())),
             query_rank: form.rank_at(l),
         };
         let set = |set: &LayerSet| LayerSetSummary {

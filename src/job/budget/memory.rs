@@ -167,6 +167,7 @@ mod tests {
                     inputs,
                     bias: true,
                     input_group,
+                    vocabulary: None,
                 });
             }
         }

@@ -2,7 +2,7 @@
 //! a budget and that `ascribe plan` shows.
 
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, Pass};
-use crate::curvature::{BlockWidth, Covariance, CurvatureKind, Graphs, LayerSpec, STACK_NUMBERS, THREADED_FROM};
+use crate::curvature::{BlockWidth, Covariance, CurvatureKind, Graphs, LayerSpec, STACK_NUMBERS, Side, THREADED_FROM};
 use crate::job::budget::limits::{GRADIENT_BYTES, PART, PENDING, TANGENTS, UNSAVED};
 use crate::job::budget::sizes::{FitSize, Fitting, OwnInfluence, Preconditioner, QuerySizes, Sizes, TokenSizes};
 use crate::model::{Footprint, Residence};
@@ -204,6 +204,7 @@ impl MemoryCount<'_> {
         if model.tracked_head {
             head += rows * model.vocabulary;
         }
+        head += rows * model.table_rows;
         // a matrix that is stored the other way round is there twice while it is turned
         let (read_section, read_head) = match setting.residence {
             Residence::Kept => (0, 0),
@@ -346,7 +347,10 @@ impl MemoryCount<'_> {
         match (self.has_eigenbasis(), self.is_conditioned()) {
             (false, _) => 0,
             (true, false) => self.number() * self.blocks(l, width),
-            (true, true) => self.number() * (width.numbers(layer.outputs) + width.numbers(layer.columns())) as u64,
+            (true, true) => {
+                self.number()
+                    * (width.numbers_of_side(layer, Side::Output) + width.numbers_of_side(layer, Side::Input)) as u64
+            }
         }
     }
 
@@ -359,13 +363,16 @@ impl MemoryCount<'_> {
     /// Rows of the widest block of a layer's covariances, and what its decomposition takes.
     fn decomposition(&self, l: usize) -> (usize, u64) {
         let (layer, width): (&LayerSpec, _) = (&self.0.layers[l], self.0.block_width);
-        let whole = layer.columns().max(layer.outputs);
-        let n = width.groups(whole).map(|group| group.len()).max().unwrap_or(0);
+        let sides = [Side::Output, Side::Input];
+        let widest = |side| width.at(layer, side).groups(layer.size(side)).map(|group| group.len()).max().unwrap_or(0);
+        let n = sides.map(widest).into_iter().max().unwrap_or(0);
+        let kept = sides.map(|side| Covariance::numbers_of_side(layer, side)).into_iter().max().unwrap_or(0);
         // triangles: pages of the file, what is cut out of several or of a wide one, and conditioned
         let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.covariances > 1);
-        let cut = 4 * u64::from(many || width.cuts(whole)) + 4 * u64::from(self.is_conditioned());
+        let cut = 4 * u64::from(many || sides.iter().any(|&side| width.cuts_side(layer, side)))
+            + 4 * u64::from(self.is_conditioned());
         // a matrix, its eigenvectors in f64 and in the run's type, and scratch
-        (n, 4 * (whole * whole) as u64 + (3 * 8 + 2 * self.number() + cut) * (n * n) as u64)
+        (n, 8 * kept as u64 + (3 * 8 + 2 * self.number() + cut) * (n * n) as u64)
     }
 
     fn alone_from(&self, room: u64) -> usize {

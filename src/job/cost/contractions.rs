@@ -53,7 +53,7 @@ fn squares(layer: &LayerSpec, batch: &BatchShape, coordinates: Coordinates) -> &
     if batch.examples == batch.rows && !coordinates.is_conditioned() {
         return "square rows";
     }
-    let route = coordinates.route(batch.at(layer));
+    let route = coordinates.route(batch.at(layer), layer);
     match (route.input, route.output) {
         (Rotate::Never, _) | (_, Rotate::Never) => "form gradients",
         (Rotate::Rows, Rotate::Rows) => "rotate rows",

@@ -3,7 +3,7 @@
 //! Routes are those of [`contraction`](crate::curvature::contraction), which the passes ask too.
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
-use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, PairWeights, is_first_of_group};
+use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, PairWeights, Side, is_first_of_group};
 
 /// What a position costs in a network beyond its tracked layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,20 +70,18 @@ impl Coordinates {
     }
 
     /// Numbers of the eigenvectors.
-    fn basis(self, shape: Shape) -> BasisSize {
+    fn basis(self, layer: &LayerSpec) -> BasisSize {
         match self {
             Self::Standard => BasisSize { output: 0, input: 0 },
-            Self::Eigenbasis(width) | Self::ConditionedEigenbasis(width) => {
-                BasisSize::of(shape.outputs, shape.columns, width)
-            }
+            Self::Eigenbasis(width) | Self::ConditionedEigenbasis(width) => BasisSize::of_layer(layer, width),
         }
     }
 
     /// How gradients of a batch get there.
-    pub(super) fn route(self, shape: Shape) -> RotationRoute {
+    pub(super) fn route(self, shape: Shape, layer: &LayerSpec) -> RotationRoute {
         match self {
             Self::Standard => RotationRoute { input: Rotate::Never, output: Rotate::Never },
-            Self::Eigenbasis(_) => RotationRoute::cheapest(shape, self.basis(shape)),
+            Self::Eigenbasis(_) => RotationRoute::cheapest(shape, self.basis(layer)),
             Self::ConditionedEigenbasis(_) => RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient },
         }
     }
@@ -111,12 +109,19 @@ pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape, weights: Pai
         let of = |layer: &LayerSpec| side(layer.outputs, layer.columns()) + side(layer.columns(), layer.outputs);
         return layers.iter().map(of).sum();
     }
-    let triangle = |n: usize| rows * n as u128 * (n as u128 + 1);
+    let triangles = |layer: &LayerSpec, side: Side, n: usize| {
+        layer
+            .kept_blocks(side)
+            .groups(n)
+            .map(|group| rows * group.len() as u128 * (group.len() as u128 + 1))
+            .sum::<u128>()
+    };
     layers
         .iter()
         .enumerate()
         .map(|(l, layer)| {
-            triangle(layer.outputs) + if is_first_of_group(layers, l) { triangle(layer.inputs) } else { 0 }
+            let input = if is_first_of_group(layers, l) { triangles(layer, Side::Input, layer.inputs) } else { 0 };
+            triangles(layer, Side::Output, layer.outputs) + input
         })
         .sum()
 }
@@ -132,12 +137,12 @@ pub(super) fn squares(layers: &[LayerSpec], l: usize, batch: &BatchShape, coordi
     let shape = batch.at(layer);
     let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
     let square = 2 * b * o * i;
-    let basis = coordinates.basis(shape);
+    let basis = coordinates.basis(layer);
     if batch.all_single() && !coordinates.is_conditioned() {
         // one product of squared rows
         return 2 * rows * (basis.output + basis.input) as u128 + square;
     }
-    let route = coordinates.route(shape);
+    let route = coordinates.route(shape, layer);
     let conditioning = if coordinates.is_conditioned() { b * o * i } else { 0 };
     let is_shared = route.input == Rotate::Rows && !is_first_of_group(layers, l);
     let shared = if is_shared { 2 * rows * basis.input as u128 } else { 0 };
@@ -151,7 +156,7 @@ pub(super) fn gradients(layer: &LayerSpec, batch: &BatchShape) -> u128 {
 
 /// Numbers of a layer's eigenvectors.
 pub(super) fn basis(layer: &LayerSpec, width: BlockWidth) -> BasisSize {
-    BasisSize::of(layer.outputs, layer.columns(), width)
+    BasisSize::of_layer(layer, width)
 }
 
 /// Rotations of one matrix of a layer's shape into an eigenbasis, or out of it.
@@ -191,7 +196,7 @@ mod tests {
     use super::*;
 
     fn layer(outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
-        LayerSpec { name: format!("{outputs}x{inputs}"), outputs, inputs, bias, input_group }
+        LayerSpec { name: format!("{outputs}x{inputs}"), outputs, inputs, bias, input_group, vocabulary: None }
     }
 
     /// Multiply-adds of a dense product, each counted where it is made.
@@ -263,7 +268,7 @@ mod tests {
         // rows: rotate 4 inputs of 5 and 4 gradients of 3, form and square two matrices
         let rows = |o: usize| product(4, o, o) + 2 * product(o, 2, 5) + 2 * 2 * (o * 5) as u128;
         let whole = Coordinates::Eigenbasis(BlockWidth::Any);
-        assert_eq!(whole.route(short.at(&layers[0])).input, Rotate::Rows);
+        assert_eq!(whole.route(short.at(&layers[0]), &layers[0]).input, Rotate::Rows);
         assert_eq!(squares(&layers, 0, &short, whole), product(4, 5, 5) + rows(3));
         // the second layer finds its inputs rotated
         assert_eq!(squares(&layers, 1, &short, whole), rows(6));

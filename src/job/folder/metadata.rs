@@ -128,6 +128,10 @@ pub(in crate::job) fn score_metadata(brief: &Brief, summary: &Summary, answer: u
     if let Some(width) = method.eigen_block_width.filter(|_| brief.has_eigenbasis() && brief.is_cut()) {
         entries.insert("eigen_block_width", width.to_string());
     }
+    let in_blocks = brief.kept_in_blocks();
+    if !in_blocks.is_empty() {
+        entries.insert("covariances_in_blocks", json!(in_blocks).to_string());
+    }
     if !brief.query_weights.is_empty() {
         entries.insert("query_weights", json!(brief.query_weights).to_string());
     }

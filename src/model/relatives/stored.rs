@@ -8,7 +8,7 @@ use super::family::{Family, Layer, NormKind, NormPlaces, Packing, QueryKeyNorms}
 use super::figure::{AnyNorm, Block, Context, FeedForward, Projections, Relative, SelfAttention};
 use super::mlp::{StoredMlp, dense, read_all};
 use super::sparse_mlp::StoredSparseMlp;
-use crate::curvature::Positions;
+use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::TokenInputs;
 use crate::model::architecture::{Architecture, Parameters};
 use crate::model::body::Loaded;
@@ -143,8 +143,17 @@ impl Transformer for Relative {
         Ok(Context { positions: positions.clone(), ropes })
     }
 
-    fn embed(&self, tokens: Tensor, _inputs: &TokenInputs, _positions: &Positions) -> candle_core::Result<Tensor> {
-        self.embedding_scale.map_or(Ok(tokens.clone()), |scale| tokens.affine(scale, 0.0))
+    fn embed(
+        &self,
+        tokens: &Traced,
+        _inputs: &TokenInputs,
+        _positions: &Positions,
+        _taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        match self.embedding_scale {
+            Some(scale) => tokens.linear_map(|tokens| tokens.affine(scale, 0.0)),
+            None => Ok(tokens.clone()),
+        }
     }
 }
 

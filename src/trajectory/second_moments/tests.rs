@@ -20,7 +20,7 @@ fn fixture(name: &str) -> PathBuf {
 const VERSION: Option<TransformersVersion> = Some(TransformersVersion::new(5, 23));
 
 fn layer(name: &str, outputs: usize, inputs: usize, bias: bool) -> LayerSpec {
-    LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group: 0 }
+    LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group: 0, vocabulary: None }
 }
 
 fn parameters(run: &str) -> Vec<Parameter> {

@@ -32,7 +32,7 @@ fn linear(weight: &Rows, bias: bool, id: usize) -> (Linear, Tensor, Option<Tenso
 
 fn spec(name: &str, weight: &Rows, bias: bool, input_group: usize) -> LayerSpec {
     let inputs = weight[0].len() - usize::from(bias);
-    LayerSpec { name: name.into(), outputs: weight.len(), inputs, bias, input_group }
+    LayerSpec { name: name.into(), outputs: weight.len(), inputs, bias, input_group, vocabulary: None }
 }
 
 /// tanh between linear layers, softmax cross-entropy.

@@ -223,7 +223,10 @@ pub(super) fn invented_bases<T: Real>(layers: &[LayerSpec], width: BlockWidth) -
     let pairs = |of: LayerSide| {
         let n = of.size(layers);
         let numbers = |n: usize| (0..n * n).map(|k| T::of(((k * 2_654_435_761) % 1009) as f64 / 504.5 - 1.0)).collect();
-        let blocks = width.groups(n).map(|group| Matrix::new(numbers(group.len()), group.len(), group.len()));
+        let blocks = width
+            .at(&layers[of.layer], of.side)
+            .groups(n)
+            .map(|group| Matrix::new(numbers(group.len()), group.len(), group.len()));
         Ok(Eigenpairs { vectors: BlockDiagonal::new(blocks.collect()), values: vec![1.0; n], clipped: 0 })
     };
     Eigenbasis::of_pairs(layers, SharedInputs::Shared, &[], pairs).unwrap_or_else(|never: Infallible| match never {})

@@ -7,7 +7,7 @@ use super::kinds::{Bases, COVARIANCE, EIGENBASIS, LAMBDA};
 use crate::attribution::store::{Artifact, Element, Key, Metadata, TensorData, TensorWriter};
 use crate::curvature::{
     BlockDiagonal, Counts, Covariance, CovarianceBlock, Eigenbasis, Eigenpairs, Lambda, LayerSide, LayerSpec, Matrix,
-    Numbers, PairWeights, Side, SymmetricMatrix,
+    Numbers, PairWeights, Side, SymmetricBlocks,
 };
 use crate::job::brief::artifacts::{block_names, side_name};
 use crate::job::budget::mapped::{AfterUse, MappedRoom};
@@ -72,8 +72,10 @@ impl Run<'_> {
         for side in Covariance::sides(layers) {
             let (name, n) = (side_name(layers, side), side.size(layers));
             // it is decomposed once
-            let triangle = mapped_values(&artifact, name, SymmetricMatrix::numbers(n), |_| AfterUse::Forgotten)?;
-            let matrix = SymmetricMatrix::shared(triangle, n);
+            let layer = &layers[side.layer];
+            let numbers = Covariance::numbers_of_side(layer, side.side);
+            let triangles = mapped_values(&artifact, name, numbers, |_| AfterUse::Forgotten)?;
+            let matrix = SymmetricBlocks::shared(triangles, n, layer.kept_blocks(side.side));
             match side.side {
                 Side::Input => inputs[layers[side.layer].input_group] = Some(matrix),
                 Side::Output => outputs.push(matrix),
@@ -104,7 +106,8 @@ impl Run<'_> {
     pub(super) fn eigen_names(&self, block: &CovarianceBlock) -> [String; 2] {
         let layers = self.plan.training.layers();
         let name = side_name(layers, block.of);
-        let mut vectors = block_names(&name, block.of.size(layers), self.plan.block_width());
+        let width = self.plan.block_width().at(&layers[block.of.layer], block.of.side);
+        let mut vectors = block_names(&name, block.of.size(layers), width);
         let vectors = vectors.nth(block.block).map_or_else(String::new, |(name, _)| name);
         [vectors, format!("{name}.values")]
     }
@@ -119,7 +122,8 @@ impl Run<'_> {
         let pairs = |side: LayerSide| -> Result<Eigenpairs<T>, JobError> {
             let (name, n) = (side_name(layers, side), side.size(layers));
             let values = artifact.f64(&format!("{name}.values"))?.to_vec();
-            let blocks = block_names(&name, n, self.plan.block_width());
+            let width = self.plan.block_width().at(&layers[side.layer], side.side);
+            let blocks = block_names(&name, n, width);
             let blocks = blocks.map(|(name, n)| mapped(&artifact, name, n, n, &room));
             let vectors = BlockDiagonal::new(blocks.collect::<Result<_, _>>()?);
             Ok(Eigenpairs { vectors, values, clipped: 0 })
