@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"
 TESTS = ["families", "classifiers", "adapters", "images", "zoo"]
-FIGURES = ["logits", "loss", "gradient", "products", "ekfac"]
+FIGURES = ["logits", "loss", "gradient", "slope", "products", "ekfac"]
 SETS = {
     "zoo": "Trained checkpoints of the Trainer, with scores of PyTorch and kronfluence (f32)",
     "families": "Language models with random weights (`fixtures/families`)",
@@ -86,9 +86,12 @@ def page(found, before, keep):
         "",
         "- *loss*: training loss of every example, against transformers (f64 where the zoo or a fixture has it)",
         "- *gradients*: of tracked layers, element by element",
+        "- *slopes*: of losses along random directions in which all tracked parameters move at once, those of norms, head and",
+        "  embeddings among them, against central differences; relative to the gradient's norm, with steps of 1e-6",
         "- *gradient products*: scores by gradient products of all queries and examples, also layer by layer",
         "- *EK-FAC*: EK-FAC scores of all queries and examples with the data's own labels, against kronfluence, or PyTorch",
-        "  where kronfluence does not run (OPT, experts, DeBERTa v2 whose distances share layers)",
+        "  where kronfluence does not run (OPT, experts, DeBERTa v2 whose distances share layers); in `fixtures/families`",
+        "  against PyTorch, of the blocks' layers and of these with the head and the tables of embeddings",
         "- *optimizer*: number of parameters whose order in an optimizer's state was compared with PyTorch's; what",
         "  Source reads second moments by",
         "",
@@ -102,7 +105,7 @@ def page(found, before, keep):
         columns = [(dtype, figure) for dtype in ("F32", "F64") for figure in FIGURES]
         columns = [column for column in columns if any(column in row for row in rows.values())]
         has_order = any("optimizer" in row for row in rows.values())
-        words = {"gradient": "gradients", "products": "gradient products", "ekfac": "EK-FAC"}
+        words = {"gradient": "gradients", "slope": "slopes", "products": "gradient products", "ekfac": "EK-FAC"}
         heads = [f"{words.get(figure, figure)}, {dtype.lower()}" for dtype, figure in columns]
         heads += ["optimizer"] * has_order
         out += ["", f"## {title}", "", "| model | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]

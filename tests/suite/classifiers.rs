@@ -126,10 +126,11 @@ fn gradients_of_classifiers_are_the_slopes_of_losses_in_random_directions() {
         let expected = Recorded::open(&folder.join("expected.safetensors"));
         let outside = outer_layers(&expected);
         let head: Vec<&str> = outside.iter().map(String::as_str).collect();
-        let also: &[AlsoTracked] = if name == "olmo" { &[] } else { &[AlsoTracked::Norms] };
-        for selection in [selection(&[]).and(also), selection(&head)] {
+        let mut also = vec![AlsoTracked::Embeddings];
+        also.extend((name != "olmo").then_some(AlsoTracked::Norms));
+        for selection in [selection(&[]).and(&also), selection(&head)] {
             let batch = |model: &Model| data::batch(&texts(model, &expected, &[0, 1, 2]), 0..3);
-            check_directions(&name, &folder, &selection, batch);
+            check_directions(["classifiers", &name], &folder, &selection, batch);
         }
     }
 }

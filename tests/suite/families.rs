@@ -2,15 +2,17 @@
 //! and gradients with random weights and sequences longer than the windows.
 
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::support::agreement::{Agreement, folders_of, logits, same_parameters};
 use crate::support::editable::check_directions;
 use crate::support::figures::assert_relative;
+use crate::support::passes::{BATCH, Batched, Run};
 use crate::support::recorded::Recorded;
-use crate::support::{fixture, load, selection};
-use ascribe::curvature::{Error, LayerSlice, Network, Objective, Side, Tap, TapSink};
-use ascribe::data::{self, Batch, DataOptions, Format, Role, read_tokens_from};
+use crate::support::{Outcome, fixture, load, load_selected, selection};
+use ascribe::curvature::{CurvatureKind, Error, LayerSlice, Measurement, Network, Objective, Side, Tap, TapSink};
+use ascribe::data::{self, Batch, DataOptions, Dataset, Format, Role, read_tokens_from};
 use ascribe::job::{Job, Plan, SourceRequest};
 use ascribe::model::{AlsoTracked, HeadPart, Limits, Model};
 use ascribe::trajectory::torch_parameters::TorchParameters;
@@ -21,8 +23,8 @@ use serde_json::{Map, Value, json};
 /// Transformers keeps norms and rotary angles in f32 even where weights are f64.
 const TOLERANCE: f64 = 1e-4;
 
-/// The recorded sequences.
-fn sequences(model: &Model, expected: &Recorded) -> Batch {
+/// The recorded sequences in a range.
+fn texts(model: &Model, expected: &Recorded, range: Range<usize>) -> Dataset {
     let whole = |x: &[f64]| x.iter().map(|&x| x as i64).collect::<Vec<_>>();
     let rows = |tensor: &str| {
         let found = expected.find(tensor)?;
@@ -40,12 +42,17 @@ fn sequences(model: &Model, expected: &Recorded) -> Batch {
         }
         line.to_string()
     };
-    let lines: Vec<String> = (0..ids.len()).map(line).collect();
+    let lines: Vec<String> = range.map(line).collect();
     let Limits::Tokens(limits) = model.limits() else { panic!("a language model") };
     let (name, options) = (Path::new("lines.jsonl"), DataOptions::default());
     let text = Cursor::new(lines.join("\n"));
     let read = read_tokens_from(text, name, Format::JsonLines, Role::Train, None, limits, options);
-    let dataset = read.expect("tokens").0;
+    read.expect("tokens").0
+}
+
+/// All recorded sequences.
+fn sequences(model: &Model, expected: &Recorded) -> Batch {
+    let dataset = texts(model, expected, 0..expected.get("input_ids").shape[0]);
     data::batch(&dataset, 0..dataset.len())
 }
 
@@ -68,6 +75,57 @@ fn every_family_gives_the_logits_losses_and_gradients_of_transformers() {
             agreement.report();
         }
     }
+}
+
+/// Scores by gradient products and EK-FAC of the layers of the blocks, and with the head and the tables of embeddings,
+/// against PyTorch (`fixtures/generators/family_scores.py`).
+#[test]
+fn families_have_the_scores_of_pytorch() -> Outcome {
+    let files = std::fs::read_dir(fixture("family-scores")).expect("a folder");
+    let mut names: Vec<String> = files
+        .map(|file| file.expect("a file").path().file_stem().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 26, "{names:?}");
+    for name in names {
+        let expected = Recorded::open(&fixture(&format!("family-scores/{name}.safetensors")));
+        let shape = expected.get("identity").shape.clone();
+        let (queries, train) = (shape[0], shape[1]);
+        let listed = |key: &str| -> usize {
+            let names: Vec<String> = serde_json::from_str(&expected.metadata(key)).expect("a list of layers");
+            names.len()
+        };
+        let beside = selection(&[]).and(&[AlsoTracked::Head, AlsoTracked::Embeddings]);
+        for (selection, all, layers) in
+            [(selection(&[]), "", listed("blocks")), (beside, "all.", listed("blocks") + listed("others"))]
+        {
+            for dtype in [DType::F32, DType::F64] {
+                let model = load_selected(&fixture(&format!("families/{name}")), dtype, selection.clone());
+                assert_eq!(model.layers().len(), layers, "{name}");
+                let [own, asked] = [0..train, train..train + queries].map(|range| texts(&model, &expected, range));
+                let mut agreement = Agreement::new("families", &name, dtype);
+                let losses = &expected.values("loss_sum")[..train];
+                agreement.losses(&model, &data::batch(&own, 0..train), losses, TOLERANCE);
+                let (own, asked) = (&Batched(&own, BATCH), &Batched(&asked, BATCH));
+                for (kind, figure, tensor, tolerance) in [
+                    (CurvatureKind::Identity, "products", "identity", TOLERANCE),
+                    (CurvatureKind::Ekfac, "ekfac", "ekfac", 1e-3),
+                ] {
+                    let run = Run::empirical(kind, Measurement::Loss);
+                    let found = match dtype {
+                        DType::F64 => run.scores::<_, f64>(&model, own, asked)?.wide(),
+                        _ => run.scores::<_, f32>(&model, own, asked)?.wide(),
+                    };
+                    // scores are per example of the training set
+                    let want = expected.values(&format!("{all}{tensor}"));
+                    let want: Vec<f64> = want.iter().map(|score| score / train as f64).collect();
+                    agreement.compare(figure, &found, &want, tolerance, tensor);
+                }
+                agreement.report();
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The keys of a configuration without those whose values are the class's, as a file may leave them out that holds what
@@ -103,7 +161,8 @@ fn read_json(file: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(file).expect("readable")).expect("JSON")
 }
 
-/// All layers and the vectors of all norms at once, also experts that are chosen by the layers that move.
+/// All layers, the vectors of all norms, the head and the tables of embeddings at once, also experts that are chosen by the
+/// layers that move.
 #[test]
 fn gradients_are_the_slopes_of_losses_in_random_directions() {
     // the fused ones are the same weights in other tensors
@@ -111,8 +170,9 @@ fn gradients_are_the_slopes_of_losses_in_random_directions() {
         let folder = fixture(&format!("families/{name}"));
         let expected = Recorded::open(&folder.join("expected.safetensors"));
         // the norms of the first OLMo have no parameters
-        let also: &[AlsoTracked] = if name == "olmo" { &[] } else { &[AlsoTracked::Norms] };
-        check_directions(&name, &folder, &selection(&[]).and(also), |model| sequences(model, &expected));
+        let mut also = vec![AlsoTracked::Head, AlsoTracked::Embeddings];
+        also.extend((name != "olmo").then_some(AlsoTracked::Norms));
+        check_directions(["families", &name], &folder, &selection(&[]).and(&also), |model| sequences(model, &expected));
     }
 }
 

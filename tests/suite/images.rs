@@ -75,7 +75,9 @@ fn gradients_of_image_models_are_the_slopes_of_losses_in_random_directions() {
     for name in NAMES {
         let folder = fixture(&format!("images/{name}"));
         let also: &[AlsoTracked] = if name.starts_with("vit") { &[AlsoTracked::Norms] } else { &[] };
-        check_directions(name, &folder, &selection(&["*"]).and(also), |model| data::batch(&images(name, model), 0..3));
+        check_directions(["images", name], &folder, &selection(&["*"]).and(also), |model| {
+            data::batch(&images(name, model), 0..3)
+        });
     }
 }
 

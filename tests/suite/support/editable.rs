@@ -1,15 +1,16 @@
 //! Checkpoints whose numbers are changed, and gradients against differences of the values of changed checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use ascribe::curvature::{LayerSpec, Network, Objective};
+use ascribe::curvature::{LayerSpec, Network, Objective, Side};
 use ascribe::data::Batch;
 use ascribe::model::{LayerSelection, Model};
 use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::agreement::Agreement;
 use super::load_selected;
 use super::passes::Gradients;
 
@@ -52,12 +53,23 @@ impl Editable {
         let (module, group) = layer.name.rsplit_once(".group.").unwrap_or((&layer.name, "0"));
         let o = o + group.parse::<usize>().expect("a number") * layer.outputs;
         if i == layer.inputs {
-            return (format!("{module}.bias"), o);
+            // of a head that fills in masked tokens it may stand beside the layer
+            let beside = module.rsplit_once('.').map(|(parent, _)| format!("{parent}.bias"));
+            let own = format!("{module}.bias");
+            return (beside.filter(|_| !self.tensors.contains_key(&own)).unwrap_or(own), o);
         }
-        let name = format!("{module}.weight");
-        // GPT-2's Conv1D lies as [in, out]
+        let mut name = format!("{module}.weight");
+        if !self.tensors.contains_key(&name) {
+            // a head that is tied to the embedding of tokens
+            assert_eq!(layer.vocabulary, Some(Side::Output), "{name}");
+            let is_table = |of: &&String| ["wte", "embed", "shared"].iter().any(|part| of.contains(part));
+            let of_tokens = |of: &&String| is_table(of) && self.tensors[*of].0 == [layer.outputs, layer.inputs];
+            name = self.tensors.keys().find(of_tokens).expect("an embedding of tokens").clone();
+        }
+        // GPT-2's Conv1D lies as [in, out], and so does a table, whose rows are its inputs
         let conv1d = layer.name.contains(".attn.c_") || layer.name.contains(".mlp.c_");
-        let place = if conv1d { i * layer.outputs + o } else { o * layer.inputs + i };
+        let inputs_first = conv1d || layer.vocabulary == Some(Side::Input);
+        let place = if inputs_first { i * layer.outputs + o } else { o * layer.inputs + i };
         (name, place)
     }
 
@@ -84,7 +96,12 @@ impl Editable {
 /// The sum of the batch's training losses along random directions in which all selected layers move at once: what the
 /// gradients say of its slope against central differences, in `f64`. Directions are of ones and minus ones.
 #[track_caller]
-pub fn check_directions(name: &str, folder: &Path, selection: &LayerSelection, batch: impl Fn(&Model) -> Batch) {
+pub fn check_directions(
+    [set, name]: [&str; 2],
+    folder: &Path,
+    selection: &LayerSelection,
+    batch: impl Fn(&Model) -> Batch,
+) {
     /// Losses of order 100 leave 1e-14 · 100 / 1e-6 = 1e-6 of rounding beside slopes of order 10; a thousand weights move
     /// by 3e-5 together.
     const STEP: f64 = 1e-6;
@@ -111,19 +128,37 @@ pub fn check_directions(name: &str, folder: &Path, selection: &LayerSelection, b
         .collect();
     let norm = gradient.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
     assert!(norm > 0.0, "{name}");
+    let names: Vec<String> = checkpoint.tensors.keys().cloned().collect();
+    let number_of = |tensor: &String| names.binary_search(tensor).expect("a tensor");
+    let is_number = |word: &str| word.parse::<usize>().ok();
+    let padding = model.notes().iter().filter(|note| note.contains("is padding"));
+    let padding = padding.flat_map(|note| note.split(' ').find_map(is_number)).next();
+    let tables = layers.iter().filter(|layer| layer.vocabulary == Some(Side::Input));
+    let fixed: HashSet<(usize, usize)> = tables
+        .flat_map(|layer| {
+            (0..layer.outputs).filter_map(move |o| Some((layer, o, padding.filter(|&row| row < layer.inputs)?)))
+        })
+        .map(|(layer, o, row)| checkpoint.place(layer, o, row))
+        .map(|(tensor, at)| (number_of(&tensor), at))
+        .collect();
+    let mut agreement = Agreement::new(set, name, DType::F64);
     for seed in 0..3u64 {
-        let sign = |l: usize, place: usize| {
-            let bits = (place as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((l as u64 + 3 * seed) << 17);
+        // a number that two layers read moves once, and the rows of padding, which have no gradient, not at all
+        let sign = |tensor: usize, at: usize| {
+            if fixed.contains(&(tensor, at)) {
+                return 0.0;
+            }
+            let bits = (at as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ ((tensor as u64 + 3 * seed) << 17);
             if (bits ^ (bits >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 63 == 0 { 1.0 } else { -1.0 }
         };
         let before = checkpoint.tensors.clone();
         let mut values = vec![];
         for step in [STEP, -STEP] {
-            for (l, layer) in layers.iter().enumerate() {
+            for layer in &layers {
                 for place in 0..layer.parameters() {
                     let (tensor, at) = checkpoint.place(layer, place / layer.columns(), place % layer.columns());
                     let (_, numbers) = checkpoint.tensors.get_mut(&tensor).expect("a tensor of the layer");
-                    numbers[at] += step * sign(l, place);
+                    numbers[at] = before[&tensor].1[at] + step * sign(number_of(&tensor), at);
                 }
             }
             let losses = load(&checkpoint).differentiate(&batch, Objective::TrainingLoss, &mut ()).expect("losses");
@@ -131,11 +166,17 @@ pub fn check_directions(name: &str, folder: &Path, selection: &LayerSelection, b
             checkpoint.tensors.clone_from(&before);
         }
         let want = (values[0] - values[1]) / (2.0 * STEP);
-        let of_layer = |(l, gradient): (usize, &Vec<f64>)| {
-            gradient.iter().enumerate().map(|(place, g)| g * sign(l, place)).sum::<f64>()
+        let of_layer = |(layer, gradient): (&LayerSpec, &Vec<f64>)| {
+            let signed = gradient.iter().enumerate().map(|(place, g)| {
+                let (tensor, at) = checkpoint.place(layer, place / layer.columns(), place % layer.columns());
+                g * sign(number_of(&tensor), at)
+            });
+            signed.sum::<f64>()
         };
-        let found: f64 = gradient.iter().enumerate().map(of_layer).sum();
+        let found: f64 = layers.iter().zip(&gradient).map(of_layer).sum();
         let error = (found - want).abs() / norm;
         assert!(error < TOLERANCE, "{name}, direction {seed}: {found} {want}, {error:.1e}");
+        agreement.keep("slope", error);
     }
+    agreement.report();
 }
