@@ -421,7 +421,7 @@ impl<T: Transformer + 'static> Parts<T> {
                     {
                         let [a, b] = low_rank.layer_names();
                         let a = tracking.layer(&a, low_rank.rank, width, false, &mut SharedInput::default());
-                        let b = tracking.layer(&b, vocabulary, low_rank.rank, false, &mut SharedInput::default());
+                        let b = tracking.token_layer(&b, vocabulary, low_rank.rank);
                         let layers = [a, b];
                         if layers.iter().any(Option::is_some) {
                             adapter =
