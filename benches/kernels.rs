@@ -229,7 +229,7 @@ fn lambda(c: &mut Criterion) {
     for (name, shape, positions, input, output) in routes {
         let rows = Rows::new(shape, positions);
         let size = Shape::of(&rows.positions, rows.layer.outputs, rows.layer.columns());
-        let basis = BasisSize::of(size.outputs, size.columns, BlockWidth::Any);
+        let basis = BasisSize::of(&rows.layer, BlockWidth::Any);
         let route = RotationRoute::cheapest(size, basis);
         assert_eq!(route, RotationRoute { input, output }, "the shape asks for another route");
         group.throughput(Throughput::Elements(route.flops(size, basis) as u64));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::adapter::mode::AdapterMode;
 use super::config::Config;
 use super::error::LoadError;
 use super::load_options::LoadOptions;
@@ -123,6 +124,13 @@ impl CheckpointReader {
     /// Whether an adapter's file holds a tensor in place of the base's.
     pub(super) fn is_replaced(&self, tensor: &StoredTensor) -> bool {
         self.weights.adapter().is_some_and(|adapter| adapter.replacement(&tensor.name).is_some())
+    }
+
+    /// Whether an adapter alone is tracked, which left this tensor as the base has it: what training did not change is in no
+    /// score.
+    pub(super) fn is_frozen(&self, tensor: &StoredTensor) -> bool {
+        let is_only = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        is_only && !self.is_replaced(tensor)
     }
 
     /// This reader with other weights, whose names are whole.

@@ -248,8 +248,7 @@ impl Transformer for Deberta {
             x = of_places.add(&x, &places, taps)?;
         }
         if let Some(of_types) = &self.token_type_embeddings {
-            let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
-            x = of_types.add(&x, &types, taps)?;
+            x = of_types.add_types(&x, inputs, taps)?;
         }
         self.norm.get()?.trace(&x, taps)
     }

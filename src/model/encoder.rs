@@ -101,8 +101,7 @@ impl Transformer for Encoder {
         let places: Vec<u32> = positions.iter().flat_map(|rows| self.places.of(&inputs.ids[rows])).collect();
         let mut x = self.position_embeddings.add(words, &places, taps)?;
         if let Some(of_types) = &self.token_type_embeddings {
-            let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
-            x = of_types.add(&x, &types, taps)?;
+            x = of_types.add_types(&x, inputs, taps)?;
         }
         self.norm.get()?.trace(&x, taps)
     }

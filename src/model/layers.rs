@@ -180,9 +180,8 @@ impl CheckpointReader {
         let name = self.full(name);
         let (weight, bias) = self.kernels(&name, outputs, kernel, true)?;
         let adapter = self.weights.adapter();
-        let is_frozen = adapter.is_some_and(|adapter| adapter.mode == AdapterMode::Only);
         let inputs = kernel.iter().product();
-        let layer = match is_frozen && !self.is_replaced(&weight) {
+        let layer = match self.is_frozen(&weight) {
             true => None,
             false => tracking.outer_layer(&name, outputs, inputs, bias.is_some()),
         };
@@ -285,8 +284,7 @@ impl CheckpointReader {
         let weight = self.tensor_at(format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
         let adapter = self.weights.adapter();
-        let is_frozen = adapter.is_some_and(|adapter| adapter.mode == AdapterMode::Only);
-        let layer = match is_frozen && !self.is_replaced(&weight) {
+        let layer = match self.is_frozen(&weight) {
             true => None,
             false => tracking.outer_layer(name, outputs, inputs, bias.is_some()),
         };

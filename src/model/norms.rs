@@ -2,7 +2,6 @@
 
 use candle_core::Tensor;
 
-use super::adapter::mode::AdapterMode;
 use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::error::LoadError;
 use super::residence::Stored;
@@ -97,9 +96,7 @@ fn vector(
     tensor: &StoredTensor,
     width: usize,
 ) -> Option<LayerId> {
-    // what an adapter left as it was is in no score
-    let is_frozen = source.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
-    if is_frozen && !source.is_replaced(tensor) {
+    if source.is_frozen(tensor) {
         return None;
     }
     let found = tracking.vector(layer, width);

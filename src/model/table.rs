@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::adapter::mode::AdapterMode;
 use super::checkpoint_reader::{CheckpointReader, Embedding, StoredTensor};
 use super::error::LoadError;
 use super::residence::{Held, Residence};
 use super::tracking::Tracking;
 use crate::curvature::{LayerId, Positions, TableRows, TapRecorder, Traced};
+use crate::data::TokenInputs;
 
 /// How a table takes part in attribution.
 #[derive(Debug, Clone, Copy)]
@@ -29,9 +29,7 @@ impl TrackedTable {
         [size, width]: [usize; 2],
         padding: Option<u32>,
     ) -> Option<Self> {
-        // what an adapter left as it was is in no score
-        let is_frozen = source.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
-        if is_frozen && !source.is_replaced(tensor) {
+        if source.is_frozen(tensor) {
             return None;
         }
         let name = tensor.name().strip_suffix(".weight").unwrap_or(tensor.name());
@@ -89,6 +87,17 @@ impl Table {
             Some(tracked) => tracked.entered(&sum, ids, taps),
             None => Ok(sum),
         }
+    }
+
+    /// A value, with the rows of its tokens' types added to it: all are of the first text where nothing says otherwise.
+    pub(super) fn add_types(
+        &self,
+        x: &Traced,
+        inputs: &TokenInputs,
+        taps: &TapRecorder,
+    ) -> candle_core::Result<Traced> {
+        let types = inputs.types.clone().unwrap_or_else(|| vec![0; inputs.ids.len()]);
+        self.add(x, &types, taps)
     }
 
     /// Reads the table once, if it is not in memory, so that a damaged one is found before work.

@@ -3,7 +3,6 @@
 
 use candle_core::Tensor;
 
-use super::adapter::mode::AdapterMode;
 use super::checkpoint_reader::{CheckpointReader, StoredTensor};
 use super::error::LoadError;
 use super::residence::Stored;
@@ -73,11 +72,10 @@ impl StoredTextConvolution {
         let [outputs, channels] = [width / groups; 2];
         let weight = source.tensor_at(format!("{name}.weight"), &[width, channels, size])?;
         let bias = source.tensor_at(format!("{name}.bias"), &[width])?;
-        let is_frozen = source.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
-        let is_saved = source.is_replaced(&weight);
+        let is_frozen = source.is_frozen(&weight);
         let layer = |k: usize| {
             let name = if groups == 1 { name.clone() } else { format!("{name}.group.{k}") };
-            match is_frozen && !is_saved {
+            match is_frozen {
                 true => None,
                 false => tracking.outer_layer(&name, outputs, channels * size, true),
             }

@@ -139,17 +139,25 @@ impl<'a> Tracking<'a> {
         bias: bool,
         input: &mut SharedInput,
     ) -> Option<LayerId> {
-        self.numbered.borrow_mut().available.push(name.to_owned());
-        self.selection.tracks(name, true).then(|| self.add(name, [outputs, inputs], bias, input, None))
+        self.inner(name, [outputs, inputs], bias, input, None)
     }
 
     /// The number of the part of a language model's head that an adapter is, whose outputs are the tokens of a vocabulary, if
     /// the selection tracks it.
     pub(super) fn token_layer(&self, name: &str, tokens: usize, inputs: usize) -> Option<LayerId> {
+        self.inner(name, [tokens, inputs], false, &mut SharedInput::default(), Some(Side::Output))
+    }
+
+    fn inner(
+        &self,
+        name: &str,
+        sizes: [usize; 2],
+        bias: bool,
+        input: &mut SharedInput,
+        vocabulary: Option<Side>,
+    ) -> Option<LayerId> {
         self.numbered.borrow_mut().available.push(name.to_owned());
-        let of_tokens = Some(Side::Output);
-        let add = || self.add(name, [tokens, inputs], false, &mut SharedInput::default(), of_tokens);
-        self.selection.tracks(name, true).then(add)
+        self.selection.tracks(name, true).then(|| self.add(name, sizes, bias, input, vocabulary))
     }
 
     /// The number of a layer outside the blocks, which is tracked only if a pattern names it or heads are asked for.

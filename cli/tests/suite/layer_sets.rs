@@ -226,61 +226,43 @@ fn sets_of_names_and_heads_add_up() {
     assert!(linear.err.contains("no tracked layer is one of attention's own"), "{}", linear.err);
 }
 
-/// Tables of embeddings are layers of their own: the other layers' part of the scores stays, and the rest is theirs.
+/// Parameters beside the linear layers are layers of their own: the linear layers' part of the scores stays, and the rest is
+/// theirs. `shown` is what the plan says of their layer set. Refuses models without them, and Source.
+fn check_own_part(folder: &Folder, kind: &str, patterns: &str, shown: &str) {
+    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} {flags}", folder.arg(name)));
+    run("plain", "--quiet");
+    let sets = format!("--track {kind} --layer-set linear=*.attn.*,*.mlp.* --layer-set own={patterns}");
+    let plan = run("with", &sets).err;
+    assert!(plan.contains(shown), "{plan}");
+    let [plain, all] = ["plain", "with"].map(|run| scores(folder, &format!("{run}/scores.safetensors")));
+    let [linear, own] = ["linear", "own"].map(|set| scores(folder, &format!("with/scores.layers-{set}.safetensors")));
+    assert_near(&linear, &plain, ROUNDING, "linear layers");
+    let largest = |scores: &[f32]| scores.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    assert!(largest(&own) > 1e-3 * largest(&plain), "{kind} have a part");
+    let sum: Vec<f32> = linear.iter().zip(&own).map(|(a, b)| a + b).collect();
+    assert_near(&all, &sum, ROUNDING, "the sum of both");
+    let of_rows = refused_track(folder, &format!("influence {MLP}"), kind);
+    assert!(of_rows.contains(&format!("this model has no {kind} that could be tracked")), "{of_rows}");
+    let of_source = refused_track(folder, &format!("source {TRAINER}"), kind);
+    assert!(of_source.contains(&format!("`--track {kind}` is for influence functions")), "{of_source}");
+}
+
+/// What a command says that does not track these parameters.
+fn refused_track(folder: &Folder, command: &str, kind: &str) -> String {
+    let ended = ended(ascribe(&format!("{command} --out {} --track {kind}", folder.arg("refused"))));
+    assert_eq!(ended.code, Some(2), "{}", ended.err);
+    ended.err
+}
+
 #[test]
 fn embeddings_that_are_tracked_add_their_own_part() {
     let folder = Folder::new();
-    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} {flags}", folder.arg(name)));
-    run("plain", "--quiet");
-    let shown = run("with", "--track embeddings --layer-set linear=*.attn.*,*.mlp.* --layer-set tables=*wte,*wpe").err;
-    assert!(shown.contains("tables: 2 layers with"), "{shown}");
-    let [plain, all] = ["plain", "with"].map(|run| scores(&folder, &format!("{run}/scores.safetensors")));
-    let [linear, tables] =
-        ["linear", "tables"].map(|set| scores(&folder, &format!("with/scores.layers-{set}.safetensors")));
-    assert_near(&linear, &plain, ROUNDING, "linear layers");
-    let largest = |scores: &[f32]| scores.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    assert!(largest(&tables) > 1e-3 * largest(&plain), "tables have a part");
-    let sum: Vec<f32> = linear.iter().zip(&tables).map(|(a, b)| a + b).collect();
-    assert_near(&all, &sum, ROUNDING, "the sum of both");
-
-    let refused = |flags: &str| {
-        let ended = ended(ascribe(&format!("{flags} --out {} --track embeddings", folder.arg("refused"))));
-        assert_eq!(ended.code, Some(2), "{}", ended.err);
-        ended.err
-    };
-    let of_rows = refused(&format!("influence {MLP}"));
-    assert!(of_rows.contains("this model has no embeddings that could be tracked"), "{of_rows}");
-    let of_source = refused(&format!("source {TRAINER}"));
-    assert!(of_source.contains("`--track embeddings` is for influence functions"), "{of_source}");
-    let of_adam = refused(&format!("influence {GPT2} --curvature adam"));
+    check_own_part(&folder, "embeddings", "*wte,*wpe", "own: 2 layers with");
+    let of_adam = refused_track(&folder, &format!("influence {GPT2} --curvature adam"), "embeddings");
     assert!(of_adam.contains("`--track embeddings` is asked for"), "{of_adam}");
 }
 
-/// Vectors of norms are layers of their own: the linear layers' part of the scores stays, and the rest is theirs.
 #[test]
 fn norms_that_are_tracked_add_their_own_part() {
-    let folder = Folder::new();
-    let run = |name: &str, flags: &str| done(&format!("influence {GPT2} --out {} {flags}", folder.arg(name)));
-    run("plain", "--quiet");
-    let sets = "--track norms --layer-set linear=*.attn.*,*.mlp.* --layer-set norms=*.ln_*";
-    let shown = run("with", sets).err;
-    assert!(shown.contains("norms: 10 layers with 320 weights"), "{shown}");
-    let [plain, all] = ["plain", "with"].map(|run| scores(&folder, &format!("{run}/scores.safetensors")));
-    let [linear, norms] =
-        ["linear", "norms"].map(|set| scores(&folder, &format!("with/scores.layers-{set}.safetensors")));
-    assert_near(&linear, &plain, ROUNDING, "linear layers");
-    let largest = |scores: &[f32]| scores.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    assert!(largest(&norms) > 1e-3 * largest(&plain), "norms have a part");
-    let sum: Vec<f32> = linear.iter().zip(&norms).map(|(a, b)| a + b).collect();
-    assert_near(&all, &sum, ROUNDING, "the sum of both");
-
-    let refused = |flags: &str| {
-        let ended = ended(ascribe(&format!("{flags} --out {} --track norms", folder.arg("refused"))));
-        assert_eq!(ended.code, Some(2), "{}", ended.err);
-        ended.err
-    };
-    let of_rows = refused(&format!("influence {MLP}"));
-    assert!(of_rows.contains("this model has no norms that could be tracked"), "{of_rows}");
-    let of_source = refused(&format!("source {TRAINER}"));
-    assert!(of_source.contains("`--track norms` is for influence functions"), "{of_source}");
+    check_own_part(&Folder::new(), "norms", "*.ln_*", "own: 10 layers with 320 weights");
 }

@@ -38,13 +38,8 @@ pub struct BasisSize {
 }
 
 impl BasisSize {
-    /// Sizes for a layer of this shape with blocks of at most this width.
-    pub fn of(outputs: usize, columns: usize, width: BlockWidth) -> Self {
-        Self { output: width.numbers(outputs), input: width.numbers(columns) }
-    }
-
     /// Sizes for a layer with blocks of at most this width.
-    pub fn of_layer(layer: &LayerSpec, width: BlockWidth) -> Self {
+    pub fn of(layer: &LayerSpec, width: BlockWidth) -> Self {
         let of = |side| width.numbers_of_side(layer, side);
         Self { output: of(Side::Output), input: of(Side::Input) }
     }
@@ -168,8 +163,13 @@ mod tests {
     const GRADIENT: RotationRoute = RotationRoute { input: Rotate::Gradient, output: Rotate::Gradient };
     const ROWS: RotationRoute = RotationRoute { input: Rotate::Rows, output: Rotate::Rows };
 
+    fn basis(outputs: usize, inputs: usize, width: BlockWidth) -> BasisSize {
+        let name = "fc".to_owned();
+        BasisSize::of(&LayerSpec { name, outputs, inputs, bias: false, input_group: 0, vocabulary: None }, width)
+    }
+
     fn cheapest(shape: Shape) -> RotationRoute {
-        RotationRoute::cheapest(shape, BasisSize::of(shape.outputs, shape.columns, BlockWidth::Any))
+        RotationRoute::cheapest(shape, basis(shape.outputs, shape.columns, BlockWidth::Any))
     }
 
     fn shape(examples: usize, positions: usize, outputs: usize, columns: usize) -> Shape {
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(cheapest(shape(4, 255, 256, 256)), ROWS);
         assert_eq!(cheapest(shape(4, 257, 256, 256)), GRADIENT);
         let formula = |t: u128, o: u128, i: u128| 2 * t * o * i + 2 * o * i * (o + i);
-        let whole = BasisSize::of(5, 3, BlockWidth::Any);
+        let whole = basis(5, 3, BlockWidth::Any);
         assert_eq!(GRADIENT.flops(shape(1, 7, 5, 3), whole), formula(7, 5, 3));
         assert_eq!(ROWS.flops(shape(1, 7, 5, 3), whole), 2 * 7 * (25 + 9) + 2 * 7 * 15);
     }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn blocks_are_counted_by_their_squares() {
         // 5 outputs as 2 and 3, 3 columns whole
-        let basis = BasisSize::of(5, 3, BlockWidth::AtMost(std::num::NonZeroUsize::new(3).expect("not 0")));
+        let basis = basis(5, 3, BlockWidth::AtMost(std::num::NonZeroUsize::new(3).expect("not 0")));
         assert_eq!(basis, BasisSize { output: 13, input: 9 });
         assert_eq!(ROWS.flops(shape(1, 7, 5, 3), basis), 2 * 7 * (13 + 9) + 2 * 7 * 15);
         assert_eq!(GRADIENT.flops(shape(2, 7, 5, 3), basis), 2 * 14 * 15 + 2 * 2 * (5 * 9 + 3 * 13));

@@ -23,6 +23,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// The two, as layers have their shapes.
+    pub const BOTH: [Self; 2] = [Self::Output, Self::Input];
+
     /// For messages and names.
     pub fn name(self) -> &'static str {
         match self {
@@ -105,9 +108,9 @@ impl BlockWidth {
         }
     }
 
-    /// Whether a side's eigenvectors are more than one block.
-    pub fn cuts_side(self, layer: &LayerSpec, side: Side) -> bool {
-        self.at(layer, side).cuts(layer.size(side))
+    /// Whether a layer's eigenvectors are more than one block on some side.
+    pub fn cuts_layer(self, layer: &LayerSpec) -> bool {
+        Side::BOTH.into_iter().any(|side| self.at(layer, side).cuts(layer.size(side)))
     }
 
     /// Numbers in a side's eigenvectors.

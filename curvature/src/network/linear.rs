@@ -132,6 +132,31 @@ impl Linear {
     }
 }
 
+impl Traced {
+    /// This value, which parameters of a tracked layer have entered and `own` says how they move: on the way back the layer
+    /// leaves the tap that `tap` makes of the gradients at the value, inputs and output gradients, and these go on as they
+    /// are.
+    pub(crate) fn entered(
+        &self,
+        layer: LayerId,
+        own: Option<Tensor>,
+        taps: &TapRecorder,
+        tap: impl FnOnce(&Tensor) -> candle_core::Result<(Tensor, Tensor)> + 'static,
+    ) -> candle_core::Result<Self> {
+        let tangents = match (self.tangents(), own) {
+            (Some(before), Some(own)) => Some((before + own)?),
+            (before, own) => own.or_else(|| before.cloned()),
+        };
+        let recorder = taps.clone();
+        let back = move |gradients: Tensor, wanted: Gradient| {
+            let (inputs, received) = tap(&gradients)?;
+            recorder.record(layer, inputs, received);
+            Ok((wanted == Gradient::Wanted).then_some(gradients))
+        };
+        self.then(self.value().clone(), back, Gradient::Wanted).moving(tangents)
+    }
+}
+
 /// Where the tapped layers of one section leave their inputs and output gradients during its backward
 /// pass; [`TapRecorder::drain`] hands them on and forgets them.
 #[derive(Debug, Clone, Default)]

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::network::layer::LayerId;
 use crate::network::linear::TapRecorder;
-use crate::network::tape::{Gradient, Traced};
+use crate::network::tape::Traced;
 
 /// Which row of a table of embeddings every row of a value had added to it.
 #[derive(Debug, Clone)]
@@ -23,8 +23,8 @@ pub struct TableRows {
 
 impl TableRows {
     /// Row by row of the tap, 1 at the row of the table that was read and 0 elsewhere, `[R, V]`; nothing but 0 where that is
-    /// the fixed one.
-    fn one_hot(&self, dtype: DType) -> Result<Tensor> {
+    /// the fixed one. Of the type and on the device of another tensor.
+    fn one_hot(&self, like: &Tensor) -> Result<Tensor> {
         let mut ones = vec![0f32; self.ids.len() * self.size];
         for (k, row) in ones.chunks_exact_mut(self.size.max(1)).enumerate() {
             let id = self.ids[self.order.as_ref().map_or(k, |order| order[k] as usize)];
@@ -33,8 +33,7 @@ impl TableRows {
                 None => candle_core::bail!("row {id} of a table of {}", self.size),
             }
         }
-        let device = candle_core::Device::Cpu;
-        Tensor::from_vec(ones, (self.ids.len(), self.size), &device)?.to_dtype(dtype)
+        Tensor::from_vec(ones, (self.ids.len(), self.size), like.device())?.to_dtype(like.dtype())
     }
 
     /// Gradients at the value, `[K R, D]`, with the rows of each in the order of the tap.
@@ -75,17 +74,7 @@ impl Traced {
             candle_core::bail!("{} rows of a table in a value of {count} rows", rows.ids.len());
         }
         let own = taps.directions().map(|directions| rows.moved(directions.of(layer)?)).transpose()?;
-        let tangents = match (self.tangents(), own) {
-            (Some(before), Some(own)) => Some((before + own)?),
-            (before, own) => own.or_else(|| before.cloned()),
-        };
-        let recorder = taps.clone();
-        let back = move |gradients: Tensor, wanted: Gradient| {
-            let inputs = rows.one_hot(gradients.dtype())?;
-            recorder.record(layer, inputs, rows.ordered(&gradients)?);
-            Ok((wanted == Gradient::Wanted).then_some(gradients))
-        };
-        self.then(self.value().clone(), back, Gradient::Wanted).moving(tangents)
+        self.entered(layer, own, taps, move |gradients| Ok((rows.one_hot(gradients)?, rows.ordered(gradients)?)))
     }
 }
 
@@ -97,7 +86,7 @@ mod tests {
     use crate::network::layer::LayerSpec;
     use crate::network::linear::Linear;
     use crate::network::tangent::Directions;
-    use crate::network::tape::Tape;
+    use crate::network::tape::{Gradient, Tape};
 
     fn numbers(shape: &[usize], phase: f64) -> Result<Tensor> {
         let n: usize = shape.iter().product();
@@ -117,7 +106,7 @@ mod tests {
         let directions = Directions::new(std::slice::from_ref(&spec), vec![numbers(&[3, 2, 5], 0.4)?])
             .expect("directions of one layer");
         let upstream = numbers(&[4, 2], 0.9)?;
-        let unit = rows(None).one_hot(DType::F64)?;
+        let unit = rows(None).one_hot(&upstream)?;
         let linear = Linear::new(table.t()?.contiguous()?, None, Some(LayerId(0))).expect("a matrix");
         let read = table.index_select(&Tensor::from_slice(&ids, 4, &Device::Cpu)?, 0)?;
         for fixed in [None, Some(3)] {
@@ -151,10 +140,10 @@ mod tests {
         let stacked = Tensor::cat(&[&upstream, &(&upstream * 2.0)?], 0)?;
         let turned = swapped.ordered(&stacked)?.narrow(0, 4, 4)?;
         let (product, want) =
-            (turned.t()?.matmul(&swapped.one_hot(DType::F64)?)?, (upstream.t()?.matmul(&unit)? * 2.0)?);
+            (turned.t()?.matmul(&swapped.one_hot(&upstream)?)?, (upstream.t()?.matmul(&unit)? * 2.0)?);
         assert!(flat(&(product - want)?.abs()?)?.iter().all(|error| *error < 1e-15));
         let beyond = TableRows { ids: Arc::from([5u32]), size: 5, fixed: None, order: None };
-        assert!(beyond.one_hot(DType::F64).is_err());
+        assert!(beyond.one_hot(&upstream).is_err());
         assert!(Traced::constant(read).with_table(LayerId(0), beyond, &TapRecorder::default()).is_err());
         Ok(())
     }

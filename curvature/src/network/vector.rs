@@ -7,7 +7,7 @@ use crate::linalg::gemm::Products;
 use crate::network::layer::LayerId;
 use crate::network::linear::TapRecorder;
 use crate::network::tangent::stacked;
-use crate::network::tape::{Gradient, Traced};
+use crate::network::tape::Traced;
 
 /// How a vector of D parameters enters every row of a value of `H D` numbers: each of a row's H parts of D numbers meets
 /// the same vector.
@@ -67,21 +67,14 @@ impl Traced {
                 Some(role.moved(moved)?)
             }
         };
-        let tangents = match (self.tangents(), own) {
-            (Some(before), Some(own)) => Some((before + own)?),
-            (before, own) => own.or_else(|| before.cloned()),
-        };
-        let recorder = taps.clone();
-        let back = move |gradients: Tensor, wanted: Gradient| {
-            let received = role.received(&gradients)?; // [K R, H D]
+        self.entered(layer, own, taps, move |gradients| {
+            let received = role.received(gradients)?; // [K R, H D]
             let received = match parts {
                 1 => received,
                 _ => received.reshape(((), parts, width))?.sum(1)?,
             };
-            recorder.record(layer, ones, received.contiguous()?);
-            Ok((wanted == Gradient::Wanted).then_some(gradients))
-        };
-        self.then(self.value().clone(), back, Gradient::Wanted).moving(tangents)
+            Ok((ones, received.contiguous()?))
+        })
     }
 }
 
@@ -94,7 +87,7 @@ mod tests {
     use crate::network::layer::LayerSpec;
     use crate::network::tangent::Directions;
     use crate::network::tap::{Positions, Tap, TapSink};
-    use crate::network::tape::Tape;
+    use crate::network::tape::{Gradient, Tape};
 
     fn numbers(shape: &[usize], phase: f64) -> Result<Tensor> {
         let n: usize = shape.iter().product();

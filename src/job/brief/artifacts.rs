@@ -63,10 +63,7 @@ impl Brief {
     /// Whether a covariance of a tracked layer is wider than that.
     pub(in crate::job) fn is_cut(&self) -> bool {
         let width = self.block_width();
-        self.training
-            .layers()
-            .iter()
-            .any(|layer| [Side::Output, Side::Input].iter().any(|&side| width.cuts_side(layer, side)))
+        self.training.layers().iter().any(|layer| width.cuts_layer(layer))
     }
 
     /// The covariances that are kept in blocks, whatever width was asked for.

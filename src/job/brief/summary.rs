@@ -221,13 +221,12 @@ impl Summary {
             Some(rank) => rank * (layer.outputs + layer.columns()),
         };
         let kept: usize = layers.iter().map(numbers).sum();
-        let sides = [Side::Output, Side::Input];
         let layer = |l: &LayerSpec| LayerSummary {
             name: l.name.clone(),
             outputs: l.outputs,
             columns: l.columns(),
-            eigen_blocks: (brief.has_eigenbasis() && sides.iter().any(|&side| blocks.cuts_side(l, side)))
-                .then(|| sides.map(|side| blocks.at(l, side).groups(l.size(side)).count())),
+            eigen_blocks: (brief.has_eigenbasis() && blocks.cuts_layer(l))
+                .then(|| Side::BOTH.map(|side| blocks.at(l, side).groups(l.size(side)).count())),
             query_rank: form.rank_at(l),
         };
         let set = |set: &LayerSet| LayerSetSummary {

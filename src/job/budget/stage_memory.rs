@@ -363,14 +363,12 @@ impl MemoryCount<'_> {
     /// Rows of the widest block of a layer's covariances, and what its decomposition takes.
     fn decomposition(&self, l: usize) -> (usize, u64) {
         let (layer, width): (&LayerSpec, _) = (&self.0.layers[l], self.0.block_width);
-        let sides = [Side::Output, Side::Input];
         let widest = |side| width.at(layer, side).groups(layer.size(side)).map(|group| group.len()).max().unwrap_or(0);
-        let n = sides.map(widest).into_iter().max().unwrap_or(0);
-        let kept = sides.map(|side| Covariance::numbers_of_side(layer, side)).into_iter().max().unwrap_or(0);
+        let n = Side::BOTH.map(widest).into_iter().max().unwrap_or(0);
+        let kept = Side::BOTH.map(|side| Covariance::numbers_of_side(layer, side)).into_iter().max().unwrap_or(0);
         // triangles: pages of the file, what is cut out of several or of a wide one, and conditioned
         let many = self.0.fits.iter().any(|fit| fit.kind.has_eigenbasis() && fit.covariances > 1);
-        let cut = 4 * u64::from(many || sides.iter().any(|&side| width.cuts_side(layer, side)))
-            + 4 * u64::from(self.is_conditioned());
+        let cut = 4 * u64::from(many || width.cuts_layer(layer)) + 4 * u64::from(self.is_conditioned());
         // a matrix, its eigenvectors in f64 and in the run's type, and scratch
         (n, 8 * kept as u64 + (3 * 8 + 2 * self.number() + cut) * (n * n) as u64)
     }

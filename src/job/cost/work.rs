@@ -73,7 +73,7 @@ impl Coordinates {
     fn basis(self, layer: &LayerSpec) -> BasisSize {
         match self {
             Self::Standard => BasisSize { output: 0, input: 0 },
-            Self::Eigenbasis(width) | Self::ConditionedEigenbasis(width) => BasisSize::of_layer(layer, width),
+            Self::Eigenbasis(width) | Self::ConditionedEigenbasis(width) => BasisSize::of(layer, width),
         }
     }
 
@@ -156,7 +156,7 @@ pub(super) fn gradients(layer: &LayerSpec, batch: &BatchShape) -> u128 {
 
 /// Numbers of a layer's eigenvectors.
 pub(super) fn basis(layer: &LayerSpec, width: BlockWidth) -> BasisSize {
-    BasisSize::of_layer(layer, width)
+    BasisSize::of(layer, width)
 }
 
 /// Rotations of one matrix of a layer's shape into an eigenbasis, or out of it.
