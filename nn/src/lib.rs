@@ -26,12 +26,13 @@ pub mod relative;
 pub mod rope;
 mod rotation;
 pub mod routing;
+pub mod rows;
 
 #[cfg(test)]
 mod gradient_check;
 
 pub use activation::{Activation, gated, gated_packed, trace_gated, trace_gated_packed};
-pub use attention::{Attention, Mask};
+pub use attention::{Attention, Between, Mask};
 pub use batch_norm::BatchNorm;
 pub use disentangled::{DisentangledAttention, RelativeDistances, RelativeRows};
 pub use elementwise::{clamped, trace_clamped, trace_scaled};
@@ -42,7 +43,8 @@ pub use loss::{SquaredError, classification_loss, multi_label_loss, regression_l
 pub use neighbours::Neighbours;
 pub use norm::{LayerNorm, RmsNorm};
 pub use pool::{Regions, trace_average_pooled, trace_averaged, trace_largest, trace_max_pooled};
-pub use relative::{Between, BiasedAttention, RelativeBuckets, trace_rows, trace_stacked};
+pub use relative::RelativeBuckets;
 pub use rope::{Frequencies, Pairing, RopeConfig, RopeScaling};
 pub use rotation::RopeTables;
 pub use routing::{ExpertWeights, Routes, trace_sigmoid_gated};
+pub use rows::{trace_rows, trace_stacked};

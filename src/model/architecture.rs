@@ -37,8 +37,6 @@ pub(crate) struct Architecture {
     pub(crate) blocks: Option<&'static str>,
     /// The key with the number of attention heads.
     pub(crate) heads: Option<&'static str>,
-    /// The size of a head where a configuration has no `head_dim`; none: the width over the heads.
-    pub(crate) head_size: Option<usize>,
     /// The layers around attention by the ends of their names, with what of them belongs to a head; none: a network
     /// without attention.
     pub(crate) attention: Option<&'static [(&'static str, HeadRole)]>,

@@ -33,7 +33,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&separate([
         "attention.self.query",
         "attention.self.key",

@@ -5,7 +5,8 @@ use candle_core::Tensor;
 use super::error::LoadError;
 use super::footprint::Footprint;
 use super::limits::Limits;
-use crate::curvature::{Directions, Error, Graphs, LayerSpec, Objective, TapSink};
+use super::tracking::Tracked;
+use crate::curvature::{Directions, Error, Graphs, Objective, TapSink};
 use crate::data::{Batch, Labels};
 
 /// What runs, whichever its architecture is.
@@ -39,7 +40,7 @@ pub(crate) trait Body: std::fmt::Debug + Send + Sync {
 /// What an architecture builds of a checkpoint's folder.
 pub(crate) struct Loaded {
     pub(super) body: Box<dyn Body>,
-    pub(super) layers: Vec<LayerSpec>,
+    pub(super) tracked: Tracked,
     pub(super) limits: Limits,
     /// What a model gives for a whole text, if it gives that.
     pub(super) labels: Option<Labels>,

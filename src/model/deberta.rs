@@ -63,7 +63,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&[
         ("attention.self.query_proj", HeadRole::Queries),
         ("attention.self.key_proj", HeadRole::KeysOrValues),
@@ -673,15 +672,16 @@ fn stored_block(
     };
     let has_terms = content_to_position || position_to_content;
     let scores = match has_distances && has_terms {
-        false => StoredScores::Contents(Attention {
+        false => StoredScores::Contents(tracking.attending(Attention {
             mask: Mask::Bidirectional,
             scale: settings.scale(),
             products: source.products,
             ..Attention::causal(heads, width / heads)
-        }),
+        })),
         true => {
             let keys = of_distances("attention.self.pos_key_proj", content_to_position)?;
             let queries = of_distances("attention.self.pos_query_proj", position_to_content)?;
+            tracking.attends(width, Mask::Bidirectional);
             let attention = DisentangledAttention {
                 heads,
                 head_dimension: width / heads,

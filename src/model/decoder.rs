@@ -23,6 +23,7 @@ use super::heads::steps::Step;
 use super::layout::Layout;
 use super::limits::Limits;
 use super::norms::Norm;
+use super::operations::{LayerRows, RowsOf};
 use super::residence::{Held, Residence, Stored};
 use super::table::TrackedTable;
 use super::tracking::{SharedInput, Tracking};
@@ -396,18 +397,20 @@ impl<T: Transformer + 'static> Parts<T> {
         let padding = if has_padding { source.config().token("pad_token_id")? } else { None };
         let tracked_tokens = TrackedTable::new(source, &tracking, &tokens, [vocabulary, width], padding);
         let tables = tracking.tables();
+        let written = LayerRows::all(RowsOf::Decoder);
         let ((head, tokens), sizes): ((Box<dyn Head>, _), _) = match head {
             StoredHead::NextToken(head) => {
                 let StoredNextToken { mut weight, bias, soft_cap, name } = *head;
                 let before = source.sizes().parameters;
                 let before_logits =
-                    before_logits.map(|layers| layers.load(source, &tracking, residence)).transpose()?;
+                    before_logits.map(|layers| tracking.seeing(written, || layers.load(source, &tracking, residence)));
+                let before_logits = before_logits.transpose()?;
                 let own_parameters = (source.sizes().parameters - before) as usize;
                 let mode = source.weights.adapter().map(|adapter| adapter.mode);
                 let is_saved = weight.as_ref().is_some_and(|weight| source.is_replaced(weight));
                 let layer = match mode {
                     Some(AdapterMode::Only) if !is_saved => None,
-                    _ => tracking.token_head(name, vocabulary, width, bias.is_some()),
+                    _ => tracking.seeing(written, || tracking.token_head(name, vocabulary, width, bias.is_some())),
                 };
                 if layer.is_some() {
                     weight.as_ref().unwrap_or(&tokens).count_tracked();
@@ -420,9 +423,10 @@ impl<T: Transformer + 'static> Parts<T> {
                         || mode == Some(AdapterMode::Only)
                     {
                         let [a, b] = low_rank.layer_names();
-                        let a = tracking.layer(&a, low_rank.rank, width, false, &mut SharedInput::default());
-                        let b = tracking.token_layer(&b, vocabulary, low_rank.rank);
-                        let layers = [a, b];
+                        let layers = tracking.seeing(written, || {
+                            let a = tracking.layer(&a, low_rank.rank, width, false, &mut SharedInput::default());
+                            [a, tracking.token_layer(&b, vocabulary, low_rank.rank)]
+                        });
                         if layers.iter().any(Option::is_some) {
                             adapter =
                                 Some(StoredHeadAdapter { low_rank: low_rank.clone(), weight: own.clone(), layers });
@@ -451,8 +455,8 @@ impl<T: Transformer + 'static> Parts<T> {
             }
         };
         let (in_head, logits, tracked_head) = sizes;
-        let layers = tracking.finish()?;
-        let of_tables = layers.iter().filter(|layer| layer.vocabulary == Some(Side::Input));
+        let of_model = tracking.finish()?;
+        let of_tables = of_model.layers.iter().filter(|layer| layer.vocabulary == Some(Side::Input));
         let table_rows = of_tables.map(|layer| layer.inputs as u64).sum();
         let footprint = Footprint {
             parameters: source.sizes().parameters,
@@ -488,6 +492,6 @@ impl<T: Transformer + 'static> Parts<T> {
             decoder: starts,
             masked: reads_masked,
         });
-        Ok(Loaded { body: Box::new(decoder), layers, footprint, limits, labels })
+        Ok(Loaded { body: Box::new(decoder), tracked: of_model, footprint, limits, labels })
     }
 }

@@ -42,7 +42,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("n_layers"),
     heads: Some("n_heads"),
-    head_size: None,
     attention: Some(&separate(["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"])),
 };
 

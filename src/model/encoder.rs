@@ -307,11 +307,11 @@ impl Family {
                     linear(&v, width, width, &mut qkv)?,
                     linear(&o, width, width, &mut SharedInput::default())?,
                 ],
-                attention: Attention {
+                attention: tracking.attending(Attention {
                     mask: Mask::Bidirectional,
                     products: source.products,
                     ..Attention::causal(heads, width / heads)
-                },
+                }),
                 attention_norm: norm(&behind_attention)?,
                 intermediate: linear(&first, inner, width, &mut SharedInput::default())?,
                 activation,

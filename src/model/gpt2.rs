@@ -44,7 +44,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("n_layer"),
     heads: Some("n_head"),
-    head_size: None,
     attention: Some(&[("attn.c_attn", HeadRole::Packed { kv_heads: None }), ("attn.c_proj", HeadRole::Output)]),
 };
 
@@ -193,7 +192,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         Ok(StoredBlock {
             ln_1: norm(&format!("h.{n}.ln_1"))?,
             c_attn: conv1d(&format!("h.{n}.attn.c_attn"), 3 * d, d)?,
-            attention: Attention {
+            attention: tracking.attending(Attention {
                 heads,
                 kv_heads: heads,
                 head_dimension: d / heads,
@@ -202,7 +201,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 window: None,
                 soft_cap: None,
                 products: source.products,
-            },
+            }),
             attn_c_proj: conv1d(&format!("h.{n}.attn.c_proj"), d, d)?,
             ln_2: norm(&format!("h.{n}.ln_2"))?,
             c_fc: conv1d(&format!("h.{n}.mlp.c_fc"), inner, d)?,

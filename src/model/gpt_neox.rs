@@ -42,7 +42,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&[("attention.query_key_value", HeadRole::PackedByHead), ("attention.dense", HeadRole::Output)]),
 };
 
@@ -212,7 +211,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
             input_layernorm: norm(&name("input_layernorm"))?,
             query_key_value: linear(&name("attention.query_key_value"), 3 * d, d, attention_bias)?,
             dense: linear(&name("attention.dense"), d, d, attention_bias)?,
-            attention: Attention { products: source.products, ..Attention::causal(heads, d / heads) },
+            attention: tracking
+                .attending(Attention { products: source.products, ..Attention::causal(heads, d / heads) }),
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,
             dense_h_to_4h: linear(&name("mlp.dense_h_to_4h"), inner, d, true)?,
             activation,

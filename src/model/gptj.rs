@@ -50,7 +50,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("n_layer"),
     heads: Some("n_head"),
-    head_size: None,
     attention: Some(&separate(["attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.out_proj"])),
 };
 
@@ -207,7 +206,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 linear(&name("attn.v_proj"), d, d, false, &mut input)?,
                 linear(&name("attn.out_proj"), d, d, false, &mut SharedInput::default())?,
             ],
-            attention: Attention { products: source.products, ..Attention::causal(heads, d / heads) },
+            attention: tracking
+                .attending(Attention { products: source.products, ..Attention::causal(heads, d / heads) }),
             fc_in: linear(&name("mlp.fc_in"), inner, d, true, &mut input)?,
             activation,
             fc_out: linear(&name("mlp.fc_out"), d, inner, true, &mut SharedInput::default())?,

@@ -92,6 +92,7 @@ impl CheckpointReader {
         };
         let weight = self.tensor(&format!("{name}.weight"), &shape)?;
         self.add_activations(outputs + inputs);
+        tracking.multiplies(outputs * inputs);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[outputs])).transpose()?;
         let module = self.full(name);
         let stored: Vec<StoredTensor> = [Some(&weight), bias.as_ref()].into_iter().flatten().cloned().collect();
@@ -138,6 +139,7 @@ impl CheckpointReader {
         }
         let rank = low_rank.rank;
         self.add_activations(2 * rank + outputs);
+        tracking.multiplies(rank * (inputs + outputs));
         let [a, b] = low_rank.layer_names();
         let a = tracking.layer(&a, rank, inputs, false, input);
         let b = tracking.layer(&b, outputs, rank, low_rank.b_bias.is_some(), &mut SharedInput::default());
@@ -156,6 +158,7 @@ impl CheckpointReader {
         input: &mut SharedInput,
     ) -> StoredLinear {
         let is_frozen = self.weights.adapter().is_some_and(|adapter| adapter.mode == AdapterMode::Only);
+        tracking.multiplies(outputs * inputs);
         let layer = match is_frozen {
             true => None,
             false => tracking.layer(&self.full(name), outputs, inputs, false, input),
@@ -181,6 +184,7 @@ impl CheckpointReader {
         let (weight, bias) = self.kernels(&name, outputs, kernel, true)?;
         let adapter = self.weights.adapter();
         let inputs = kernel.iter().product();
+        tracking.multiplies(outputs * inputs);
         let layer = match self.is_frozen(&weight) {
             true => None,
             false => tracking.outer_layer(&name, outputs, inputs, bias.is_some()),
@@ -207,6 +211,7 @@ impl CheckpointReader {
         let (size @ [height, width], of_group) = (window.size, outputs / groups.max(1));
         let (weight, bias) = self.kernels(&name, outputs, [channels, height, width], bias)?;
         let (products, columns) = (self.products, channels * height * width);
+        tracking.multiplies(outputs * columns);
         // a layer of its own for each group: their weights meet in no covariance
         let name_of = |layer: &str, k: usize| if groups == 1 { layer.to_owned() } else { format!("{layer}.group.{k}") };
         let adapter = self.weights.adapter();
@@ -249,6 +254,7 @@ impl CheckpointReader {
             return Ok(stored);
         }
         let (rank, [name_a, name_b]) = (low_rank.rank, low_rank.layer_names());
+        tracking.multiplies(rank * (inputs + outputs / groups));
         let a = tracking.layer(&name_a, rank, inputs, false, &mut SharedInput::default());
         let has_bias = low_rank.b_bias.is_some();
         let layer =
@@ -283,6 +289,7 @@ impl CheckpointReader {
     ) -> Result<StoredLinear, LoadError> {
         let weight = self.tensor_at(format!("{name}.weight"), &[outputs, inputs])?;
         let bias = bias.then(|| self.tensor_at(format!("{name}.bias"), &[outputs])).transpose()?;
+        tracking.multiplies(outputs * inputs);
         let adapter = self.weights.adapter();
         let layer = match self.is_frozen(&weight) {
             true => None,

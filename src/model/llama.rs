@@ -42,7 +42,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&LLAMA_ATTENTION),
 };
 
@@ -212,7 +211,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 linear(&name("self_attn.v_proj"), kv, d, attention_bias, &mut qkv)?,
                 linear(&name("self_attn.o_proj"), d, all, attention_bias, &mut SharedInput::default())?,
             ],
-            attention: Attention {
+            attention: tracking.attending(Attention {
                 heads,
                 kv_heads,
                 head_dimension: head_size,
@@ -221,7 +220,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 window: None,
                 soft_cap: None,
                 products: source.products,
-            },
+            }),
             post_attention_layernorm: norm(&name("post_attention_layernorm"))?,
             gate_up_down: [
                 linear(&name("mlp.gate_proj"), inner, d, mlp_bias, &mut gate_up)?,

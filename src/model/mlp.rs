@@ -44,7 +44,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: None,
     heads: None,
-    head_size: None,
     attention: None,
 };
 
@@ -204,6 +203,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         let bias_name = format!("{name}.bias");
         let bias = weights.contains(&bias_name).then(|| tensor(&bias_name, &[outputs])).transpose()?;
         let weight = tensor(&format!("{name}.weight"), &[outputs, inputs])?;
+        tracking.multiplies(outputs * inputs);
         let layer = tracking.layer(name, outputs, inputs, bias.is_some(), &mut SharedInput::default());
         if layer.is_some() {
             weights.count_tracked(&format!("{name}.weight"), (outputs * inputs) as u64);
@@ -224,7 +224,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let Outline { activation, squared_error, .. } = outline;
     let limits = Limits::Rows(outline.limits());
     let mlp = Mlp { layers, activation, squared_error, dtype: *dtype, device: device.clone() };
-    Ok(Loaded { body: Box::new(mlp), layers: tracking.finish()?, limits, labels: None, footprint })
+    Ok(Loaded { body: Box::new(mlp), tracked: tracking.finish()?, limits, labels: None, footprint })
 }
 
 /// The numbers in a name, in order: `layers.10` comes after `layers.9`.

@@ -20,6 +20,7 @@ use super::heads::steps::Step;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, Norm, StoredLayerNorm};
+use super::operations::{LayerRows, RowsOf};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
 use super::rotary::RotaryByLayer;
@@ -58,7 +59,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&[("attn.Wqkv", HeadRole::Packed { kv_heads: None }), ("attn.Wo", HeadRole::Output)]),
 };
 
@@ -228,8 +228,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
 
     let source = CheckpointReader::new(weights, NAMES.prefix_in(weights), config, options);
     let tracking = Tracking::new(&options.selection);
-    let head_norm = StoredLayerNorm::at(&source, &tracking, HEAD.norm, d, epsilon, norm_bias)?;
-    let ends = if is_masked(config)? {
+    let fills = is_masked(config)?;
+    let in_head = LayerRows::all(if fills { RowsOf::Positions } else { RowsOf::Examples });
+    let head_norm = || StoredLayerNorm::at(&source, &tracking, HEAD.norm, d, epsilon, norm_bias);
+    let head_norm = tracking.seeing(in_head, head_norm)?;
+    let ends = if fills {
         if is_sparse && ignored != -100 {
             return Err(config.unsupported("sparse_pred_ignore_index"));
         }
@@ -262,12 +265,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
         Ok(StoredBlock {
             attn_norm: (n > 0).then(|| norm(&name("attn_norm"))).transpose()?,
             wqkv: linear(&name("attn.Wqkv"), 3 * d, d, attention_bias)?,
-            attention: Attention {
+            attention: tracking.attending(Attention {
                 mask: Mask::Bidirectional,
                 window: windowed[n].then_some(window),
                 products: source.products,
                 ..Attention::causal(heads, d / heads)
-            },
+            }),
             wo: linear(&name("attn.Wo"), d, d, attention_bias)?,
             mlp_norm: norm(&name("mlp_norm"))?,
             wi: linear(&name("mlp.Wi"), 2 * inner, d, mlp_bias)?,

@@ -14,6 +14,8 @@ use super::identity::Identity;
 use super::limits::Limits;
 use super::load_options::LoadOptions;
 use super::opening::opened;
+use super::operations::{LayerRows, Operations};
+use super::tracking::Tracked;
 use super::untracked::{Untracked, untracked};
 use crate::curvature::gemm::Products;
 use crate::curvature::{Directions, Error, Graphs, LayerSpec, Network, Objective, Positions, TapSink};
@@ -24,6 +26,8 @@ use crate::data::{Batch, Labels};
 pub struct Model {
     body: Box<dyn Body>,
     layers: Vec<LayerSpec>,
+    rows: Vec<LayerRows>,
+    operations: Operations,
     limits: Limits,
     labels: Option<Arc<Labels>>,
     footprint: Footprint,
@@ -58,13 +62,14 @@ impl Model {
         let weights = Arc::new(weights);
         architecture.check(&config, &weights)?;
         let loaded = (architecture.load)(&config, &weights, options);
-        let Loaded { body, layers, limits, labels, footprint } = loaded.map_err(|error| match error {
+        let Loaded { body, tracked, limits, labels, footprint } = loaded.map_err(|error| match error {
             LoadError::Shape { .. } | LoadError::MissingTensor { .. } if !config.taken_of_class().is_empty() => {
                 let (file, taken) = (config.file().to_owned(), config.taken_of_class().join(", "));
                 LoadError::ClassNumbers { file, taken, source: Box::new(error) }
             }
             _ => error,
         })?;
+        let Tracked { layers, rows, operations } = tracked;
         let adapted = weights.adapter().map(|adapter| adapter.finish(&weights.asked())).transpose()?;
         let mut notes = architecture.notes(&config, &weights);
         if let Some(adapter) = weights.adapter() {
@@ -80,6 +85,8 @@ impl Model {
         Ok(Self {
             body,
             layers,
+            rows,
+            operations,
             limits,
             labels: labels.map(Arc::new),
             footprint,
@@ -115,6 +122,16 @@ impl Model {
     /// What the model gives for a whole text; none for a language model and for a model of rows.
     pub fn labels(&self) -> Option<&Arc<Labels>> {
         self.labels.as_ref()
+    }
+
+    /// The rows of a batch that each tracked layer sees.
+    pub fn layer_rows(&self) -> &[LayerRows] {
+        &self.rows
+    }
+
+    /// What it computes of a batch.
+    pub fn operations(&self) -> Operations {
+        self.operations
     }
 
     /// How large it is.

@@ -48,7 +48,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&separate(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"])),
 };
 
@@ -314,7 +313,8 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 linear(&name("self_attn.q_proj"), d, d, &mut qkv)?,
                 linear(&name("self_attn.out_proj"), d, d, &mut SharedInput::default())?,
             ],
-            attention: Attention { products: source.products, ..Attention::causal(heads, d / heads) },
+            attention: tracking
+                .attending(Attention { products: source.products, ..Attention::causal(heads, d / heads) }),
             self_attn_layer_norm: norm(&name("self_attn_layer_norm"))?,
             fc1: linear(&name("fc1"), inner, d, &mut SharedInput::default())?,
             activation,

@@ -21,6 +21,7 @@ use super::images::{self, ImageBatch};
 use super::layers::{Convolved, Place};
 use super::limits::Limits;
 use super::load_options::LoadOptions;
+use super::operations::LayerRows;
 use super::residence::{Held, Stored};
 use super::tracking::Tracking;
 use super::weights::Weights;
@@ -42,7 +43,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: None,
     heads: None,
-    head_size: None,
     attention: None,
 };
 
@@ -415,11 +415,10 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let window = stem_window();
     let [convolution, normalization] = names.stem();
     let stem = StoredUnit {
-        convolution: source.convolution(
-            &tracking,
-            &convolution,
-            convolved([embedding, channels], window, Place::Outside),
-        )?,
+        convolution: tracking.seeing(LayerRows::share(1.0 / (window.stride[0] * window.stride[1]) as f64), || {
+            let place = convolved([embedding, channels], window, Place::Outside);
+            source.convolution(&tracking, &convolution, place)
+        })?,
         normalization: norm(&normalization, embedding)?,
         activation,
     };
@@ -434,17 +433,19 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     for (stage, (&width, &depth)) in widths.iter().zip(&depths).enumerate() {
         for n in 0..depth {
             let stride = if n == 0 && (stage > 0 || in_first_stage) { 2 } else { 1 };
+            let pixels = per_pixel.pixels;
             let (parameters, numbers, so_far) = (source.sizes().parameters, per_pixel.numbers, source.sizes().tracked);
-            let unit = |role: Role, sizes: [usize; 2], size: usize, stride: usize, activation| {
+            let unit = |role: Role, sizes: [usize; 2], size: usize, [stride, moved]: [usize; 2], activation| {
                 let window = Window::square(size, stride, size / 2);
+                let rows = LayerRows::share(1.0 / (pixels * (moved * moved) as u64) as f64);
                 let [convolution, normalization] = names.unit(Residual { stage, layer: n }, role);
                 let place = convolved(sizes, window, Place::Inside);
-                let convolution = source.convolution(&tracking, &convolution, place)?;
+                let convolution = tracking.seeing(rows, || source.convolution(&tracking, &convolution, place))?;
                 let normalization = norm(&normalization, sizes[0])?;
                 Ok::<_, LoadError>(StoredUnit { convolution, normalization, activation })
             };
             let shortcut = match before != width || stride != 1 {
-                true => Some(unit(Role::Shortcut, [width, before], 1, stride, Activation::Identity)?),
+                true => Some(unit(Role::Shortcut, [width, before], 1, [stride; 2], Activation::Identity)?),
                 false => None,
             };
             // outputs, inputs, size and stride of the convolutions
@@ -456,11 +457,12 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 vec![([width, before], 3, stride), ([width, width], 3, 1)]
             };
             let last = convolutions.len() - 1;
-            let mut layer = vec![];
+            let (mut layer, mut moved) = (vec![], 1);
             for (k, &(channels, size, stride)) in convolutions.iter().enumerate() {
+                moved *= stride;
                 // `hidden_act` is that of the stem and behind each sum
                 let activation = if k == last { Activation::Identity } else { Activation::Relu };
-                layer.push(unit(Role::Main(k), channels, size, stride, activation)?);
+                layer.push(unit(Role::Main(k), channels, size, [stride, moved], activation)?);
             }
             for ((sizes, ..), unit) in convolutions.iter().zip(&layer) {
                 per_pixel.add_convolution(*sizes, &unit.convolution);
@@ -504,7 +506,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let inputs = RowShape::Image { channels, size: ImageSize::Any };
     let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
-    Ok(Loaded { body: Box::new(resnet), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
+    Ok(Loaded { body: Box::new(resnet), tracked: tracking.finish()?, limits, labels: Some(labels), footprint })
 }
 
 /// A parameter's key in the order of registration: stem, residual layers, classifier; a convolution before its norm, and

@@ -18,6 +18,7 @@ use super::error::LoadError;
 use super::layout::Layout;
 use super::load_options::LoadOptions;
 use super::norms::{Norm, RmsNorm, StoredRmsNorm};
+use super::operations::{LayerRows, RowsOf};
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
 use super::tracking::{SharedInput, Tracking};
@@ -25,7 +26,7 @@ use super::weights::Weights;
 use crate::curvature::{Positions, TapRecorder, Traced};
 use crate::data::{DecoderTokens, TokenInputs};
 use crate::nn::{
-    Activation, Between, BiasedAttention, Mask, RelativeBuckets, trace_gated, trace_rows, trace_scaled, trace_stacked,
+    self, Activation, Between, Mask, RelativeBuckets, trace_gated, trace_rows, trace_scaled, trace_stacked,
 };
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -46,7 +47,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_layers"),
     heads: Some("num_heads"),
-    head_size: None,
     attention: Some(&[
         ("SelfAttention.q", HeadRole::Queries),
         ("SelfAttention.k", HeadRole::KeysOrValues),
@@ -142,7 +142,7 @@ struct Attention {
     k: Projection,
     v: Projection,
     o: Projection,
-    attention: BiasedAttention,
+    attention: nn::Attention,
 }
 
 #[derive(Debug)]
@@ -201,7 +201,7 @@ impl decoder::Block<Context> for Block {
         let written = trace_rows(x, encoder.rows(), decoder.rows())?; // [S, D]
         match self.stack {
             Stack::Encoder => {
-                let between = Between { queries: encoder, keys: encoder, bias: Some(encoder_bias) };
+                let between = Between { bias: Some(encoder_bias), ..Between::within(encoder, None) };
                 let taps = taps.at(encoder);
                 let read = self.self_attention.trace(&read, None, between, [&taps, &taps])?;
                 let read = self.feed_forward.trace(&read, &taps)?;
@@ -210,10 +210,10 @@ impl decoder::Block<Context> for Block {
                 trace_stacked(&read, &written)
             }
             Stack::Decoder => {
-                let between = Between { queries: decoder, keys: decoder, bias: Some(decoder_bias) };
+                let between = Between { bias: Some(decoder_bias), ..Between::within(decoder, None) };
                 let mut written = self.self_attention.trace(&written, None, between, [taps, taps])?;
                 if let Some(attention) = &self.cross_attention {
-                    let between = Between { queries: decoder, keys: encoder, bias: None };
+                    let between = Between { keys: encoder, ..Between::within(decoder, None) };
                     written = attention.trace(&written, Some(&read), between, [taps, &taps.at(encoder)])?;
                 }
                 let written = self.feed_forward.trace(&written, taps)?;
@@ -238,7 +238,7 @@ impl Attention {
         let q = self.q.trace(&y, taps)?; // [S, H d]
         let k = self.k.trace(read, taps_of_keys)?;
         let v = self.v.trace(read, taps_of_keys)?;
-        x.add(&self.o.trace(&self.attention.trace([&q, &k, &v], between)?, taps)?)
+        x.add(&self.o.trace(&self.attention.trace_between([&q, &k, &v], between)?, taps)?)
     }
 }
 
@@ -299,7 +299,7 @@ struct StoredBlock {
 struct StoredAttention {
     layer_norm: StoredRmsNorm,
     qkvo: [StoredLinear; 4],
-    attention: BiasedAttention,
+    attention: nn::Attention,
 }
 
 impl StoredAttention {
@@ -479,48 +479,64 @@ fn load(kind: Kind, config: &Config, weights: &Arc<Weights>, options: &LoadOptio
             (Stack::Decoder, n - of_encoder, of_decoder - 1)
         };
         let is_decoder = stack == Stack::Decoder;
+        let own = LayerRows::all(if is_decoder { RowsOf::Decoder } else { RowsOf::Encoder });
         // rows that were divided and are joined again are copies
         source.add_activations(4 * width);
         let block = format!("{}.block.{n}.layer", if is_decoder { "decoder" } else { "encoder" });
-        let attention = |layer: &str, module: &str, read: Option<&mut SharedInput>| {
+        let attention = |layer: &str, module: &str, mask: Mask, read: Option<&mut SharedInput>| {
             let name = |part: &str| format!("{block}.{layer}.{module}.{part}");
-            let mut own = SharedInput::default();
-            let q = linear(&name("q"), all, width, &mut own)?;
-            let read = read.unwrap_or(&mut own);
+            let mut shared = SharedInput::default();
+            let q = linear(&name("q"), all, width, &mut shared)?;
+            let (read, rows) = match read {
+                Some(read) => (read, LayerRows::all(RowsOf::Encoder)),
+                None => (&mut shared, own),
+            };
+            let [k, v] = tracking.seeing(rows, || {
+                Ok::<_, LoadError>([linear(&name("k"), all, width, read)?, linear(&name("v"), all, width, read)?])
+            })?;
             Ok::<_, LoadError>(StoredAttention {
                 layer_norm: norm(&format!("{block}.{layer}.layer_norm"))?,
-                qkvo: [
-                    q,
-                    linear(&name("k"), all, width, read)?,
-                    linear(&name("v"), all, width, read)?,
-                    linear(&name("o"), width, all, &mut SharedInput::default())?,
-                ],
-                attention: BiasedAttention { heads, head_dimension },
+                qkvo: [q, k, v, linear(&name("o"), width, all, &mut SharedInput::default())?],
+                attention: tracking.attending(nn::Attention {
+                    // T5 draws the weights of its queries smaller instead
+                    scale: 1.0,
+                    mask,
+                    products: source.products,
+                    ..nn::Attention::causal(heads, head_dimension)
+                }),
             })
         };
-        let self_attention = attention("0", "SelfAttention", None)?;
-        let cross_attention = match stack {
-            Stack::Encoder => None,
-            Stack::Decoder => Some(attention("1", "EncDecAttention", Some(&mut SharedInput::default()))?),
-        };
-        let layer = if is_decoder { 2 } else { 1 };
-        let name = |part: &str| format!("{block}.{layer}.DenseReluDense.{part}");
-        let mut shared = SharedInput::default();
-        let parts: &[&str] = if settings.is_gated { &["wi_0", "wi_1"] } else { &["wi"] };
-        let wi = parts.iter().map(|part| linear(&name(part), inner, width, &mut shared));
-        Ok(StoredBlock {
-            stack,
-            self_attention,
-            cross_attention,
-            wi: wi.collect::<Result<_, _>>()?,
-            activation,
-            wo: linear(&name("wo"), width, inner, &mut SharedInput::default())?,
-            ff_norm: norm(&format!("{block}.{layer}.layer_norm"))?,
-            final_layer_norm: (!is_decoder && n == last).then(|| norm("encoder.final_layer_norm")).transpose()?,
-            is_last: is_decoder && n == last,
+        let of_itself = if is_decoder { Mask::Causal } else { Mask::Bidirectional };
+        tracking.seeing(own, || {
+            let self_attention = attention("0", "SelfAttention", of_itself, None)?;
+            let cross_attention = match stack {
+                Stack::Encoder => None,
+                Stack::Decoder => {
+                    let read = Some(&mut SharedInput::default());
+                    Some(attention("1", "EncDecAttention", Mask::Bidirectional, read)?)
+                }
+            };
+            let layer = if is_decoder { 2 } else { 1 };
+            let name = |part: &str| format!("{block}.{layer}.DenseReluDense.{part}");
+            let mut shared = SharedInput::default();
+            let parts: &[&str] = if settings.is_gated { &["wi_0", "wi_1"] } else { &["wi"] };
+            let wi = parts.iter().map(|part| linear(&name(part), inner, width, &mut shared));
+            Ok(StoredBlock {
+                stack,
+                self_attention,
+                cross_attention,
+                wi: wi.collect::<Result<_, _>>()?,
+                activation,
+                wo: linear(&name("wo"), width, inner, &mut SharedInput::default())?,
+                ff_norm: norm(&format!("{block}.{layer}.layer_norm"))?,
+                final_layer_norm: (!is_decoder && n == last).then(|| norm("encoder.final_layer_norm")).transpose()?,
+                is_last: is_decoder && n == last,
+            })
         })
     })?;
-    let last = StoredLastNorm { norm: norm("decoder.final_layer_norm")?, factor: settings.factor };
+    let written = LayerRows::all(RowsOf::Decoder);
+    let last = tracking.seeing(written, || norm("decoder.final_layer_norm"))?;
+    let last = StoredLastNorm { norm: last, factor: settings.factor };
     let parts = Parts { ends, blocks, norm: last, max_positions: None };
     let residence = options.residence;
     parts.load(&source, tracking, residence, || {

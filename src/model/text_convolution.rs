@@ -73,6 +73,7 @@ impl StoredTextConvolution {
         let weight = source.tensor_at(format!("{name}.weight"), &[width, channels, size])?;
         let bias = source.tensor_at(format!("{name}.bias"), &[width])?;
         let is_frozen = source.is_frozen(&weight);
+        tracking.multiplies(outputs * channels * size * groups);
         let layer = |k: usize| {
             let name = if groups == 1 { name.clone() } else { format!("{name}.group.{k}") };
             match is_frozen {

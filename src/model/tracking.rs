@@ -1,12 +1,14 @@
 //! Which linear layers of a model are tracked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
+use super::operations::{LayerRows, Operations, RowsOf};
 use crate::curvature::{LayerId, LayerSpec, Side};
+use crate::nn::{Attention, Mask};
 
 /// Layers by name: what `--layers` and `--skip-layers` say.
 #[derive(Debug, Clone, Default)]
@@ -104,12 +106,26 @@ fn globs(patterns: &[String]) -> Result<Option<(GlobSet, Vec<String>)>, LoadErro
 pub(super) struct Tracking<'a> {
     selection: &'a LayerSelection,
     numbered: RefCell<Numbered>,
+    /// What layers see that are asked for next.
+    rows: Cell<LayerRows>,
+    operations: Cell<Operations>,
+}
+
+/// The tracked layers of a model, and what its layers see and compute.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) layers: Vec<LayerSpec>,
+    /// What each of `layers` sees.
+    pub(super) rows: Vec<LayerRows>,
+    /// Of all layers, tracked or not.
+    pub(super) operations: Operations,
 }
 
 /// What was asked for so far.
 #[derive(Debug, Default)]
 struct Numbered {
     layers: Vec<LayerSpec>,
+    rows: Vec<LayerRows>,
     available: Vec<String>,
     groups: usize,
     /// Kinds of other parameters that the model has.
@@ -127,7 +143,36 @@ pub(super) struct SharedInput {
 impl<'a> Tracking<'a> {
     /// Nothing tracked yet.
     pub(super) fn new(selection: &'a LayerSelection) -> Self {
-        Self { selection, numbered: RefCell::default() }
+        let rows = Cell::new(LayerRows::all(RowsOf::Positions));
+        Self { selection, numbered: RefCell::default(), rows, operations: Cell::default() }
+    }
+
+    /// What is built by `layers` sees these rows.
+    pub(super) fn seeing<R>(&self, rows: LayerRows, layers: impl FnOnce() -> R) -> R {
+        let before = self.rows.replace(rows);
+        let built = layers();
+        self.rows.set(before);
+        built
+    }
+
+    /// Counts the products with a matrix of so many numbers.
+    pub(super) fn multiplies(&self, numbers: usize) {
+        let mut operations = self.operations.get();
+        operations.add_linear(self.rows.get(), numbers);
+        self.operations.set(operations);
+    }
+
+    /// Counts the products of an attention whose heads have so many numbers together.
+    pub(super) fn attends(&self, numbers: usize, mask: Mask) {
+        let mut operations = self.operations.get();
+        operations.add_attention(self.rows.get().of, numbers, mask);
+        self.operations.set(operations);
+    }
+
+    /// The attention, counted.
+    pub(super) fn attending(&self, attention: Attention) -> Attention {
+        self.attends(attention.heads * attention.head_dimension, attention.mask);
+        attention
     }
 
     /// The number of this layer if the selection tracks it.
@@ -217,6 +262,7 @@ impl<'a> Tracking<'a> {
             numbered.groups - 1
         });
         numbered.layers.push(LayerSpec { name: name.to_owned(), outputs, inputs, bias, input_group, vocabulary });
+        numbered.rows.push(self.rows.get());
         LayerId(numbered.layers.len() - 1)
     }
 
@@ -241,15 +287,15 @@ impl<'a> Tracking<'a> {
     /// # Errors
     /// [`LoadError::NoLayers`] if there is none, if a pattern matched nothing, or if the model has nothing of a kind that
     /// was asked for.
-    pub(super) fn finish(self) -> Result<Vec<LayerSpec>, LoadError> {
-        let Numbered { layers, available, found, .. } = self.numbered.into_inner();
+    pub(super) fn finish(self) -> Result<Tracked, LoadError> {
+        let Numbered { layers, rows, available, found, .. } = self.numbered.into_inner();
         let names = || available.iter().map(String::as_str);
         let absent = self.selection.also.iter().find(|kind| !found.contains(kind));
         let reason = match (unmatched(&self.selection.include, names), unmatched(&self.selection.skip, names)) {
             (Some(pattern), _) | (None, Some(pattern)) => format!("the pattern `{pattern}` matches no linear layer"),
             (None, None) if layers.is_empty() => "every linear layer is skipped".to_owned(),
             (None, None) => match absent {
-                None => return Ok(layers),
+                None => return Ok(Tracked { layers, rows, operations: self.operations.get() }),
                 Some(kind) => format!("this model has no {} that could be tracked", kind.name()),
             },
         };
@@ -271,7 +317,7 @@ mod tests {
         tracking.layer("h.0.attn.v", 2, 3, false, &mut input);
         tracking.layer("h.0.mlp.fc", 5, 3, true, &mut SharedInput::default());
         tracking.outer_layer("lm_head", 9, 3, false);
-        tracking.finish()
+        Ok(tracking.finish()?.layers)
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::layout::Layout;
 use super::limits::Limits;
 use super::load_options::LoadOptions;
 use super::norms::{LayerNorm, Norm, StoredLayerNorm};
+use super::operations::LayerRows;
 use super::projection::{Projection, StoredLinear};
 use super::residence::{Held, Stored};
 use super::tracking::{SharedInput, Tracking};
@@ -62,7 +63,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: Some(since_5),
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&separate([
         "attention.attention.query",
         "attention.attention.key",
@@ -372,7 +372,9 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let tracking = Tracking::new(&options.selection);
     let kernel = [channels, down, across];
     let embeddings = StoredEmbeddings {
-        projection: source.of_patches(&tracking, PROJECTION, width, kernel)?,
+        projection: tracking.seeing(LayerRows::share(patches as f64 / (1 + patches) as f64), || {
+            source.of_patches(&tracking, PROJECTION, width, kernel)
+        })?,
         cls_token: source.tensor(NAMES.before[0], &[1, 1, width])?,
         position_embeddings: source.tensor(NAMES.before[1], &[1, 1 + patches, width])?,
     };
@@ -394,11 +396,11 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
                 linear(&v, [width, width], qkv_bias, &mut qkv)?,
                 linear(&o, [width, width], true, &mut own())?,
             ],
-            attention: Attention {
+            attention: tracking.attending(Attention {
                 mask: Mask::Bidirectional,
                 products: source.products,
                 ..Attention::causal(heads, width / heads)
-            },
+            }),
             mlp: [linear(&fc1, [inner, width], true, &mut own())?, linear(&fc2, [width, inner], true, &mut own())?],
             activation,
             norms: [norm(&before)?, norm(&after)?],
@@ -440,5 +442,5 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let size = ImageSize::Exactly { height, width: length, positions: 1 + patches };
     let inputs = RowShape::Image { channels, size };
     let limits = Limits::Rows(RowLimits { inputs, outputs: labels.outputs, task });
-    Ok(Loaded { body: Box::new(vit), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
+    Ok(Loaded { body: Box::new(vit), tracked: tracking.finish()?, limits, labels: Some(labels), footprint })
 }

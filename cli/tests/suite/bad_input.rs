@@ -406,3 +406,18 @@ fn damaged_artifacts() {
     fs::remove_file(&lambda).unwrap();
     assert_eq!(done(&format!("influence {MLP} --out {run} --quiet")).out, ranking);
 }
+
+/// Files of token ids need no tokenizer, and one without any row or with a broken one does not ask for it.
+#[test]
+fn what_is_wrong_with_a_file_is_said_where_there_is_no_tokenizer() {
+    let folder = Folder::new();
+    let train = folder.write("train.jsonl", "{\"input_ids\": [3, 4, 5]}\n");
+    for (content, problem) in [("\n", "at least one example"), ("{\"input_ids\": [3,\n", "asked.jsonl:1")] {
+        let asked = folder.write("asked.jsonl", content);
+        let text = refused(&folder, "fixtures/families/qwen2", &train, &asked, "");
+        assert!(text.contains(problem) && !text.contains("tokenizer"), "{text}");
+    }
+    let asked = folder.write("asked.jsonl", "{\"text\": \"the sheep\"}\n");
+    let text = refused(&folder, "fixtures/families/qwen2", &train, &asked, "");
+    assert!(text.contains("no `tokenizer.json`"), "{text}");
+}

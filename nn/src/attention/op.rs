@@ -26,11 +26,12 @@ impl Context {
         PartMut { columns: Columns::new(data, stride), offset: 0, pitch: self.attention.head_dimension }
     }
 
-    fn forward(&self, inputs: Inputs<'_>) -> (CpuStorage, Shape) {
-        let (rows, width) = (self.positions.rows(), self.widths().0);
+    fn forward(&self, [q, k, v]: [Part<'_>; 3]) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = (self.queries.rows(), self.widths().0);
         let mut output = vec![0.0; rows * width];
-        fused::forward(self, inputs, self.whole_mut(&mut output, width));
-        (CpuStorage::F32(output), (rows, width).into())
+        let to = self.whole_mut(&mut output, width);
+        self.with_bias(|bias| fused::forward(self, Inputs { q, k, v, bias }, to))?;
+        Ok((CpuStorage::F32(output), (rows, width).into()))
     }
 }
 
@@ -55,7 +56,7 @@ impl CustomOp3 for Separate {
         let q = self.0.whole(elements(q, q_layout)?, wide);
         let k = self.0.whole(elements(k, k_layout)?, narrow);
         let v = self.0.whole(elements(v, v_layout)?, narrow);
-        Ok(self.0.forward(Inputs { q, k, v }))
+        self.0.forward([q, k, v])
     }
 
     fn bwd(
@@ -77,14 +78,16 @@ impl CustomOp3 for Separate {
                     with_slice(&gradient, |gradient: &[f32]| {
                         let context = &self.0;
                         let part = |data, stride| context.whole(data, stride);
-                        let inputs = Inputs { q: part(q, wide), k: part(k, narrow), v: part(v, narrow) };
+                        let [q, k, v] = [part(q, wide), part(k, narrow), part(v, narrow)];
                         let dk = context.whole_mut(&mut dk, narrow);
                         let gradients = [context.whole_mut(&mut dq, wide), dk, context.whole_mut(&mut dv, narrow)];
-                        fused::backward(context, inputs, part(gradient, wide), gradients);
+                        context.with_bias(|bias| {
+                            fused::backward(context, Inputs { q, k, v, bias }, part(gradient, wide), gradients);
+                        })
                     })
                 })
             })
-        })????;
+        })?????;
         let tensor = |data, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
         Ok((tensor(dq, q)?, tensor(dk, k)?, tensor(dv, v)?))
     }
@@ -103,10 +106,9 @@ impl Packed {
         }
     }
 
-    fn inputs<'a>(&self, data: &'a [f32]) -> Inputs<'a> {
+    fn inputs<'a>(&self, data: &'a [f32]) -> [Part<'a>; 3] {
         let ((wide, narrow), (offsets, pitch)) = (self.0.widths(), self.places());
-        let [q, k, v] = offsets.map(|offset| Part { data, offset, stride: wide + 2 * narrow, pitch });
-        Inputs { q, k, v }
+        offsets.map(|offset| Part { data, offset, stride: wide + 2 * narrow, pitch })
     }
 }
 
@@ -116,7 +118,7 @@ impl CustomOp1 for Packed {
     }
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok(self.0.forward(self.inputs(elements(qkv, layout)?)))
+        self.0.forward(self.inputs(elements(qkv, layout)?))
     }
 
     fn bwd(&self, qkv: &Tensor, _output: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
@@ -129,9 +131,10 @@ impl CustomOp1 for Packed {
                 let (offsets, pitch) = self.places();
                 let gradients = offsets.map(|offset| PartMut { columns, offset, pitch });
                 let gradient = self.0.whole(gradient, wide);
-                fused::backward(&self.0, self.inputs(qkv), gradient, gradients);
+                let [q, k, v] = self.inputs(qkv);
+                self.0.with_bias(|bias| fused::backward(&self.0, Inputs { q, k, v, bias }, gradient, gradients))
             })
-        })??;
+        })???;
         Tensor::from_vec(d, qkv.shape(), qkv.device()).map(Some)
     }
 }

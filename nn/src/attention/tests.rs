@@ -5,6 +5,8 @@ use candle_core::{DType, Var};
 use super::super::gradient_check::{agree, central_differences, flat, tangents, tangents_agree, wave};
 use super::super::rope::{Pairing, RopeConfig, RopeScaling};
 use super::*;
+use crate::rows::trace_rows;
+use ascribe_curvature::{Gradient, Tape};
 
 const LENGTHS: [usize; 3] = [1, 5, 19];
 
@@ -298,5 +300,149 @@ fn tangents_are_central_differences_and_transposes() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+const BETWEEN_HEADS: usize = 2;
+const BETWEEN_WIDTH: usize = 3;
+
+/// Two examples: 2 queries and 4 keys, 3 queries and 1 key.
+fn two_sequences() -> [Positions; 2] {
+    [Positions::from_lengths([2, 3]), Positions::from_lengths([4, 1])]
+}
+
+fn between_two() -> Attention {
+    Attention { scale: 0.7, mask: Mask::Bidirectional, ..Attention::causal(BETWEEN_HEADS, BETWEEN_WIDTH) }
+}
+
+/// `softmax(0.7 q kᵀ + bias) v` by loops; all matrices row by row, `bias[h][i][j]` at `[(h · 4 + i) · 4 + j]`.
+fn definition_between(q: &[f64], k: &[f64], v: &[f64], bias: Option<&[f64]>) -> Vec<f64> {
+    let [queries, keys] = two_sequences();
+    let (d, width) = (BETWEEN_WIDTH, BETWEEN_HEADS * BETWEEN_WIDTH);
+    let mut y = vec![0.0; queries.rows() * width];
+    for (rows, seen) in queries.iter().zip(keys.iter()) {
+        for (i, r) in rows.clone().enumerate() {
+            for h in 0..BETWEEN_HEADS {
+                let score = |j: usize| {
+                    let dot: f64 =
+                        (0..d).map(|c| q[r * width + h * d + c] * k[(seen.start + j) * width + h * d + c]).sum();
+                    0.7 * dot + bias.map_or(0.0, |bias| bias[(h * 4 + i) * 4 + j])
+                };
+                let sum: f64 = (0..seen.len()).map(|j| score(j).exp()).sum();
+                for c in 0..d {
+                    y[r * width + h * d + c] =
+                        (0..seen.len()).map(|j| score(j).exp() / sum * v[(seen.start + j) * width + h * d + c]).sum();
+                }
+            }
+        }
+    }
+    y
+}
+
+/// Values, gradients at queries, keys and values, and tangents, all against the definition.
+#[test]
+fn attention_between_two_sequences_is_its_definition() -> Result<()> {
+    let [queries, keys] = two_sequences();
+    let width = BETWEEN_HEADS * BETWEEN_WIDTH;
+    let (q, k, v) = (wave(&[5, width], 1)?, wave(&[5, width], 2)?, wave(&[5, width], 3)?);
+    let seed = wave(&[5, width], 4)?;
+    let table = wave(&[BETWEEN_HEADS, 4, 4], 5)?;
+    for bias in [None, Some(&table)] {
+        let between = Between { bias, keys: &keys, ..Between::within(&queries, None) };
+        let bias = bias.map(flat).transpose()?;
+        let all = [flat(&q)?, flat(&k)?, flat(&v)?];
+        let run = |all: &[Vec<f64>; 3]| definition_between(&all[0], &all[1], &all[2], bias.as_deref());
+        let want = run(&all);
+        let tape = Tape::default();
+        // all three stand in one input, so that one pass gives all gradients
+        let input = tape.input(Tensor::cat(&[&q, &k, &v], 0)?, Gradient::Wanted);
+        let part = |n: usize| trace_rows(&input, 5 * n, 5);
+        let y = between_two().trace_between([&part(0)?, &part(1)?, &part(2)?], between)?;
+        for (found, want) in flat(y.value())?.iter().zip(&want) {
+            assert!((found - want).abs() < 1e-13, "{found} {want}");
+        }
+        let found = flat(&tape.backward(&input, &y, seed.clone())?.expect("wanted"))?;
+        let (seeds, step) = (flat(&seed)?, 1e-5);
+        let mut moving = vec![0.0; want.len()];
+        for (place, found) in found.iter().enumerate() {
+            let (n, i) = (place / (5 * width), place % (5 * width));
+            let at = |step: f64| {
+                let mut all = all.clone();
+                all[n][i] += step;
+                run(&all)
+            };
+            let slopes: Vec<f64> =
+                at(step).iter().zip(at(-step)).map(|(up, down)| (up - down) / (2.0 * step)).collect();
+            let want: f64 = slopes.iter().zip(&seeds).map(|(slope, seed)| slope * seed).sum();
+            assert!((found - want).abs() < 1e-8, "[{n}][{i}]: {found} {want}"); // h² + ε/h
+            let direction = (place as f64 * 0.9).cos();
+            moving.iter_mut().zip(&slopes).for_each(|(sum, slope)| *sum += direction * slope);
+        }
+        let direction: Vec<f64> = (0..15 * width).map(|place| (place as f64 * 0.9).cos()).collect();
+        let direction = Tensor::from_vec(direction, (15, width), q.device())?;
+        // two directions, the second of which is twice the first
+        let both = Tensor::cat(&[&direction, &direction.affine(2.0, 0.0)?], 0)?;
+        let input = Traced::constant(Tensor::cat(&[&q, &k, &v], 0)?).moving(Some(both))?;
+        let part = |n: usize| trace_rows(&input, 5 * n, 5);
+        let y = between_two().trace_between([&part(0)?, &part(1)?, &part(2)?], between)?;
+        let found = flat(y.tangents().expect("the inputs move"))?;
+        for (i, found) in found.iter().enumerate() {
+            let want = moving[i % moving.len()] * (1 + i / moving.len()) as f64;
+            assert!((found - want).abs() < 1e-7, "{i}: {found} {want}");
+        }
+    }
+    Ok(())
+}
+
+/// Blocks of queries over fewer and over more keys, and biases under a mask, a window, a cap and with shared keys.
+#[test]
+fn fused_agrees_with_composed_between_two_sequences() -> Result<()> {
+    let same = Positions::from_lengths([1, 19, 150]);
+    let other = Positions::from_lengths([70, 3, 90]);
+    let bidirectional = Attention { mask: Mask::Bidirectional, ..Attention::causal(2, 6) };
+    let grouped = Attention { heads: 6, kv_heads: 2, scale: 0.3, ..bidirectional.clone() };
+    let cases = [
+        (bidirectional.clone(), &other),
+        (grouped.clone(), &other),
+        (Attention { scale: 1.0, ..bidirectional.clone() }, &same),
+        (Attention { mask: Mask::Causal, ..grouped.clone() }, &same),
+        (Attention { window: Some(30), ..bidirectional.clone() }, &same),
+        (Attention { soft_cap: Some(1.5), ..bidirectional }, &other),
+    ];
+    for (attention, keys) in cases {
+        // rows and columns beyond those that are needed
+        let bias = wave(&[attention.heads, 152, 151], 7)?;
+        for bias in [None, Some(&bias)] {
+            let q = inputs(&attention, same.rows())?[0].clone();
+            let [_, k, v] = inputs(&attention, keys.rows())?;
+            let run = |x: &[&Tensor], implementation| {
+                let bias = bias.map(|bias| bias.to_dtype(x[0].dtype())).transpose()?;
+                let between = Between { keys, bias: bias.as_ref(), ..Between::within(&same, None) };
+                attention.between_with([x[0], x[1], x[2]], between, implementation)
+            };
+            // scores of order 10 are rounded to 1.2e-7 of themselves; sums of up to 150 terms
+            agree(&[&q, &k, &v], |x| run(x, Implementation::Fused), |x| run(x, Implementation::Composed), 1e-5)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sequences_that_do_not_belong_together_are_refused() -> Result<()> {
+    let [queries, keys] = two_sequences();
+    let x = Traced::constant(wave(&[5, BETWEEN_HEADS * BETWEEN_WIDTH], 1)?);
+    let run = |attention: Attention, between: Between<'_>| {
+        attention.trace_between([&x, &x, &x], between).expect_err("refused").to_string()
+    };
+    let between = Between { keys: &keys, ..Between::within(&queries, None) };
+    let causal = Attention { mask: Mask::Causal, ..between_two() };
+    assert!(run(causal, between).contains("a mask or window as many of both"));
+    let windowed = Attention { window: Some(2), ..between_two() };
+    assert!(run(windowed, between).contains("a mask or window as many of both"));
+    let none = Positions::from_lengths([5, 0]);
+    assert!(run(between_two(), Between { keys: &none, ..between }).contains("of the same examples"));
+    let small = wave(&[BETWEEN_HEADS, 2, 2], 1)?;
+    let error = run(between_two(), Between { bias: Some(&small), ..between });
+    assert!(error.contains("bias of the shape [2, 2, 2], expected at least [2, 3, 4]"), "{error}");
     Ok(())
 }

@@ -7,6 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
 mod elementary;
+mod elementwise;
 pub(super) mod lanes;
 mod soft_cap;
 mod softmax;
@@ -14,10 +15,11 @@ pub(super) mod vectorised;
 mod workspace;
 
 pub(super) use elementary::{exp, gaussian_tail, sigmoid, sigmoid_and_rest, tanh};
+pub(super) use elementwise::{add, multiply};
 #[cfg(test)]
 pub(super) use lanes::Plain;
 pub(super) use lanes::{LANES, Lanes};
-pub(super) use soft_cap::{multiply, soft_cap, soft_cap_and_slopes};
+pub(super) use soft_cap::{soft_cap, soft_cap_and_slopes};
 pub(super) use softmax::{exponentials, largest, scale, select, softmax, softmax_backward};
 pub(super) use vectorised::vectorised;
 pub(super) use workspace::{Columns, Workspace, with_workspace};

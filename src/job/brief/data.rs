@@ -97,10 +97,10 @@ pub(in crate::job) fn load_tokenizer(
     }
 }
 
-/// Whether the first row of every file holds token ids.
+/// Whether the first row of every file that has a readable one holds token ids: of others the reader says what is wrong.
 fn only_ids(job: &Job, train: &[(String, PathBuf)]) -> bool {
     let columns = job.data.columns();
-    let has_ids = |file: &PathBuf| data::first_row(file, &columns).is_some_and(|row| row.contains_key("input_ids"));
+    let has_ids = |file: &PathBuf| data::first_row(file, &columns).is_none_or(|row| row.contains_key("input_ids"));
     train.iter().all(|(_, file)| has_ids(file)) && job.data.queries.as_ref().is_none_or(has_ids)
 }
 

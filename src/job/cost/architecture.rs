@@ -2,14 +2,11 @@
 
 use std::path::Path;
 
-use super::work::NetworkShape;
 use crate::model::{self, Config, LoadError, LoadOptions};
 
 /// What a checkpoint's files say about its shapes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Architecture {
-    /// What a position costs.
-    pub shape: NetworkShape,
     /// Blocks that repeat; 1 for a network without.
     pub blocks: usize,
     /// Numbers in all weights.
@@ -38,40 +35,25 @@ impl Architecture {
         let known = model::architecture_of(config)?;
         let vocabulary = config.optional_size("vocab_size")?;
         let repeats = known.blocks.is_some();
-        let (mut linear, mut parameters, mut blocks, mut width) = (0, 0, 0, 0);
+        let (mut parameters, mut blocks, mut width) = (0, 0, 0);
         for (name, shape) in shapes {
             parameters += shape.iter().product::<usize>() as u64;
-            let block = block_of(name).filter(|_| repeats);
-            blocks = blocks.max(block.map_or(0, |n| n + 1));
-            match *shape.as_slice() {
-                [a, b] if block.is_some() || vocabulary.is_none() => linear += a as u128 * b as u128,
-                // kernels of a convolution are a matrix
-                [outputs, channels, height, width] => linear += (outputs * channels * height * width) as u128,
-                [a, b] if vocabulary == Some(a) => width = b,
-                _ => {}
+            blocks = blocks.max(block_of(name).filter(|_| repeats).map_or(0, |n| n + 1));
+            if let [rows, columns] = *shape.as_slice()
+                && vocabulary == Some(rows)
+            {
+                width = columns;
             }
         }
         if vocabulary.is_none() && repeats {
             width = config.optional_size("hidden_size")?.unwrap_or(0);
         }
-        let heads = known.heads.map(|key| config.optional_size(key)).transpose()?.flatten().unwrap_or(0);
-        let queries = match config.optional_size("head_dim")?.or(known.head_size) {
-            Some(size) => heads * size,
-            None if heads > 0 => width,
-            None => 0,
-        };
-        let blocks = blocks.max(1);
-        Ok(Self {
-            shape: NetworkShape {
-                linear,
-                head: vocabulary.unwrap_or(0) as u128 * width as u128,
-                attention: (blocks * queries) as u128,
-            },
-            blocks,
-            parameters,
-            width,
-            vocabulary,
-        })
+        Ok(Self { blocks: blocks.max(1), parameters, width, vocabulary })
+    }
+
+    /// Numbers in the matrix of a language model's head, V · D; 0 without a vocabulary.
+    pub(super) fn head(&self) -> u128 {
+        self.vocabulary.unwrap_or(0) as u128 * self.width as u128
     }
 }
 
@@ -96,26 +78,12 @@ mod tests {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
             let config = Config::read(&folder).expect("a configuration");
             let size = |key: &str| config.size(key).expect("a size");
-            let found = fixture(name);
-            let v = size("vocab_size");
-            let (blocks, d, linear) = match name {
-                "gpt2-tiny" => {
-                    let (l, d) = (size("n_layer"), size("n_embd"));
-                    let inner = config.optional_size("n_inner").expect("a size or null").unwrap_or(4 * d);
-                    (l, d, l * (3 * d * d + d * d + 2 * d * inner))
-                }
-                _ => {
-                    let (l, d, h) = (size("num_hidden_layers"), size("hidden_size"), size("num_attention_heads"));
-                    let kv = d / h * size("num_key_value_heads");
-                    (l, d, l * (2 * d * d + 2 * d * kv + 3 * d * size("intermediate_size")))
-                }
-            };
+            let keys = if name == "gpt2-tiny" { ["n_layer", "n_embd"] } else { ["num_hidden_layers", "hidden_size"] };
+            let ([blocks, d], v, found) = (keys.map(size), size("vocab_size"), fixture(name));
             assert_eq!((found.blocks, found.width, found.vocabulary), (blocks, d, Some(v)), "{name}");
-            let expected =
-                NetworkShape { linear: linear as u128, head: (v * d) as u128, attention: (blocks * d) as u128 };
-            assert_eq!(found.shape, expected, "{name}");
+            assert_eq!(found.head(), (v * d) as u128, "{name}");
         }
         let mlp = fixture("mlp-tiny");
-        assert_eq!((mlp.blocks, mlp.vocabulary, mlp.shape.attention, mlp.shape.head), (1, None, 0, 0));
+        assert_eq!((mlp.blocks, mlp.vocabulary, mlp.head()), (1, None, 0));
     }
 }

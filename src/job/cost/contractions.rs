@@ -2,7 +2,7 @@
 
 use super::count::Contraction;
 use super::stages;
-use super::work::{BatchShape, Coordinates};
+use super::work::{BatchShape, Coordinates, Layers};
 use crate::curvature::LayerSpec;
 use crate::curvature::contraction::{LowRankRoute, Rotate, ScoreRoute};
 use crate::job::plan::Plan;
@@ -19,7 +19,8 @@ pub(super) fn of(plan: &Plan) -> Vec<Contraction> {
     let coordinates = fit.map(|fit| stages::coordinates(plan, fit));
     let queries = plan.queries.as_ref().map(|_| plan.most_vectors());
     let mut found: Vec<Contraction> = vec![];
-    for layer in plan.training.layers() {
+    let layers = Layers { specs: plan.training.layers(), rows: plan.training.networks.layer_rows() };
+    for (layer, batch) in layers.of(&batch) {
         let (o, i) = (layer.outputs, layer.columns());
         match found.iter_mut().find(|found| (found.outputs, found.columns) == (o, i)) {
             Some(found) => found.layers += 1,

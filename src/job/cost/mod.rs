@@ -1,8 +1,8 @@
 //! What a job will cost, before any of it is done: operations, memory and disk of each stage from shapes, and time from
 //! a short calibration of the machine.
 //!
-//! [`Plan::cost`] counts; it reads the checkpoint's configuration and headers and the lengths of examples, which the
-//! plan has. [`Plan::calibrate`] measures how fast this machine does each kind of work, with the code that the job
+//! [`Plan::cost`] counts, from what the network says that its layers see and compute and from the lengths of examples.
+//! [`Plan::calibrate`] measures how fast this machine does each kind of work, with the code that the job
 //! runs. [`Cost::seconds`] divides one by the other.
 
 mod architecture;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::architecture::Architecture;
 use super::count::{StageCost, Work, WorkKind};
-use super::work::{self, BatchShape, Coordinates};
+use super::work::{self, BatchShape, Coordinates, Layers, NetworkShape};
 use crate::attribution::{Aggregate, CHUNK_POSITIONS, LabelMode, Pass, Subspace};
 use crate::curvature::contraction::RotationRoute;
 use crate::curvature::{CovarianceBlock, Graphs, LayerSpec, Truncation};
@@ -23,7 +23,7 @@ pub(super) type Batches = BTreeMap<BatchShape, u64>;
 /// A plan, and what does not depend on the stage.
 pub(super) struct Stages<'a> {
     pub plan: &'a Plan,
-    pub network: Architecture,
+    pub network: NetworkShape,
     pub graphs: Graphs,
     /// Batches of the examples of each stage of training.
     train: Vec<Batches>,
@@ -42,8 +42,8 @@ pub(super) fn of(plan: &Plan) -> Result<Vec<StageCost>, JobError> {
     };
     let samples = [Sample::Whole, Sample::Half(0), Sample::Half(1)];
     let fit = training.stages.iter().map(|stage| samples.map(|sample| of_sample(stage, sample))).collect();
-    // an adapter's own matrices are a small part of the work over its base
-    let network = Architecture::read(folder, training.networks.options())?;
+    let head = Architecture::read(folder, training.networks.options())?.head();
+    let network = NetworkShape { operations: training.networks.operations(), head };
     let stages = Stages { plan, network, graphs: training.networks.options().graphs, train, fit };
     let mut all = vec![];
     if plan.reused.is_none() {
@@ -104,7 +104,11 @@ pub(super) fn shape(dataset: &Dataset, range: std::ops::Range<usize>) -> BatchSh
         Kind::Tokens(tokens) => range.clone().map(|m| tokens.targets(m)).sum(),
         Kind::Rows(_) => 0,
     };
-    BatchShape::of(range.map(|m| dataset.positions(m)), targets)
+    let divided = |m: usize| {
+        let written = dataset.target_positions(m);
+        (dataset.positions(m) - written, written)
+    };
+    BatchShape::divided(range.map(divided), targets)
 }
 
 /// What happens to a query's vector on an answer's walk at one layer.
@@ -159,6 +163,11 @@ impl Stages<'_> {
 
     pub(super) fn layers(&self) -> &[LayerSpec] {
         self.plan.training.layers()
+    }
+
+    /// The layers with the rows that they see.
+    pub(super) fn seeing(&self) -> Layers<'_> {
+        Layers { specs: self.layers(), rows: self.plan.training.networks.layer_rows() }
     }
 
     /// Numbers of one gradient.
@@ -233,7 +242,7 @@ impl Stages<'_> {
         let sum = |of: &dyn Fn(&BatchShape) -> u128| {
             batches.iter().map(|(batch, n)| of(batch) * u128::from(n * repeats)).sum()
         };
-        let shape = self.network.shape;
+        let shape = self.network;
         vec![
             Work { kind: WorkKind::Passes, flop: sum(&|batch| work::pass(shape, batch, self.graphs)) },
             Work { kind, flop: sum(&of) },
@@ -242,7 +251,7 @@ impl Stages<'_> {
 
     fn covariance(&self, site: Site) -> StageCost {
         let weights = self.plan.pair_weights();
-        let of = |batch: &BatchShape| work::covariances(self.layers(), batch, weights);
+        let of = |batch: &BatchShape| work::covariances(self.seeing(), batch, weights);
         let mut stage = self.pass(Pass::Covariance, site, self.draws(), WorkKind::Covariances, of);
         stage.saved = 8 * work::covariance_numbers(self.layers());
         stage.disk = self.plan.covariance_bytes();
@@ -271,7 +280,7 @@ impl Stages<'_> {
         let squares = |batch: &BatchShape| {
             let of_fit = |fit: &&Fit| {
                 let trained = (0..layers.len()).filter(|l| !fit.frozen.contains(l));
-                trained.map(|l| work::squares(layers, l, batch, coordinates(self.plan, fit))).sum::<u128>()
+                trained.map(|l| work::squares(self.seeing(), l, batch, coordinates(self.plan, fit))).sum::<u128>()
             };
             fits.iter().map(of_fit).sum()
         };
@@ -288,7 +297,7 @@ impl Stages<'_> {
         let (plan, layers, width) = (self.plan, self.layers(), self.plan.block_width());
         let is_each = Aggregate::from(plan.job.method.aggregate) == Aggregate::Each;
         let carried_by = |batch: &BatchShape| {
-            let of_layer = |(l, layer): (usize, &LayerSpec)| {
+            let of_layer = |(l, (layer, batch)): (usize, (&LayerSpec, BatchShape))| {
                 let size = work::basis(layer, width);
                 // in a sum of gradients no query has rows any more
                 let by_rows = is_each && RotationRoute::cheapest(batch.at(layer), size).has_rows();
@@ -309,12 +318,12 @@ impl Stages<'_> {
                 }
                 let formed = bases.iter().map(|basis| match basis {
                     Some(_) => RotationRoute::cheapest(batch.at(layer), size).flops(batch.at(layer), size),
-                    None => work::gradients(layer, batch),
+                    None => work::gradients(layer, &batch),
                 });
                 let each = if is_each { batch.examples as u128 } else { 0 };
                 formed.sum::<u128>() + each * rotations * work::rotation(layer, width)
             };
-            layers.iter().enumerate().map(of_layer).sum()
+            self.seeing().of(batch).enumerate().map(of_layer).sum()
         };
         let mut found = self.work(batches, 1, WorkKind::Vectors, carried_by);
         let mut truncations = 0;
@@ -392,7 +401,7 @@ impl Stages<'_> {
             SolveLayers::Each => self.layers().len() as u64,
         };
         let products = plan.job.method.products() as u64;
-        let shape = self.network.shape;
+        let shape = self.network;
         let repeats = |batch: &BatchShape| {
             let together = (plan.memory.solve_tangents / (batch.rows * widest).max(1)).clamp(1, block);
             systems * products * (2 * rows + rows.div_ceil(together)) as u64
@@ -428,12 +437,14 @@ impl Stages<'_> {
         };
         let passes = blocks * draws;
         let vectors = plan.solve_block() * SPANNING.len();
-        let products =
-            |batch: &BatchShape| layers.iter().map(|layer| work::scores(layer, batch, vectors, None)).sum::<u128>();
+        let products = |batch: &BatchShape| {
+            self.seeing().of(batch).map(|(layer, of)| work::scores(layer, &of, vectors, None)).sum::<u128>()
+        };
         let directions = Subspace::<f32>::directions(layers.len(), SPANNING.len()) as u128;
         let turned = |batch: &BatchShape| {
-            let of_layer = |layer| work::rows_into_basis(layer, batch, plan.block_width());
-            products(batch) + layers.iter().map(of_layer).sum::<u128>()
+            let of_layer =
+                |(layer, of): (&LayerSpec, BatchShape)| work::rows_into_basis(layer, &of, plan.block_width());
+            products(batch) + self.seeing().of(batch).map(of_layer).sum::<u128>()
         };
         let mut work = self.work(&batches, passes, WorkKind::Scores, turned);
         let squares = 2 * directions * directions * (rows * data.len()) as u128 * u128::from(draws);
@@ -461,7 +472,8 @@ impl Stages<'_> {
         let set = plan.vector_sets(&plan.all_answers()).into_iter().find(|set| set.network == network);
         let fit = set.and_then(|set| plan.fit_of(set));
         let coordinates = fit.map_or(Coordinates::Standard, |fit| coordinates(plan, fit));
-        let formed = |batch: &BatchShape| (0..layers.len()).map(|l| work::squares(layers, l, batch, coordinates)).sum();
+        let formed =
+            |batch: &BatchShape| (0..layers.len()).map(|l| work::squares(self.seeing(), l, batch, coordinates)).sum();
         let mut work = self.work(&batches, draws, WorkKind::Squares, formed);
         let tracked = u128::from(self.tracked());
         let solved = plan.vector_sets(&plan.all_answers()).iter().filter(|set| set.network == network).count() as u128;
@@ -482,19 +494,22 @@ impl Stages<'_> {
     fn forms(&self, batch: &BatchShape) -> u128 {
         let last = self.plan.training.fits.last();
         let coordinates = last.map_or(Coordinates::Standard, |fit| coordinates(self.plan, fit));
-        (0..self.layers().len()).map(|l| work::squares(self.layers(), l, batch, coordinates)).sum()
+        (0..self.layers().len()).map(|l| work::squares(self.seeing(), l, batch, coordinates)).sum()
     }
 
     fn scores(&self, pass: &ScorePass) -> StageCost {
-        let (plan, layers) = (self.plan, self.layers());
+        let plan = self.plan;
         let rows = plan.vectors_of(pass);
         let slices: Vec<LayerSpec> = plan.slices().map(|(layer, slice)| slice.spec(layer)).collect();
         let products = |batch: &BatchShape| {
-            let of = |layer: &LayerSpec, rank| work::scores(layer, batch, rows, rank);
-            let whole = layers.iter().map(|layer| of(layer, plan.vector_form().rank_at(layer)));
-            // a slice has the rank of its layer
-            let cut =
-                plan.slices().zip(&slices).map(|((layer, _), slice)| of(slice, plan.vector_form().rank_at(layer)));
+            let of = |layer: &LayerSpec, batch: &BatchShape, rank| work::scores(layer, batch, rows, rank);
+            let whole =
+                self.seeing().of(batch).map(|(layer, seen)| of(layer, &seen, plan.vector_form().rank_at(layer)));
+            // a slice has the rank of its layer, and all layers that are cut see every position
+            let cut = plan
+                .slices()
+                .zip(&slices)
+                .map(|((layer, _), slice)| of(slice, batch, plan.vector_form().rank_at(layer)));
             whole.chain(cut).sum::<u128>()
         };
         let mut stage = self.pass(Pass::Scores, pass.site, 1, WorkKind::Scores, products);
@@ -518,8 +533,10 @@ impl Stages<'_> {
         let whole = BatchShape::of([length], length);
         let mut work = self.work(&Batches::from([(whole, examples as u64)]), 1, WorkKind::Scores, |_| 0);
         let vectors = (pairs * pass.contributions.len()).div_ceil(examples.max(1));
-        let of = |layer: &LayerSpec| work::scores(layer, &whole, vectors, plan.vector_form().rank_at(layer));
-        work[1].flop = self.layers().iter().map(of).sum::<u128>() * examples as u128;
+        let of = |(layer, seen): (&LayerSpec, BatchShape)| {
+            work::scores(layer, &seen, vectors, plan.vector_form().rank_at(layer))
+        };
+        work[1].flop = self.seeing().of(&whole).map(of).sum::<u128>() * examples as u128;
         let in_basis = pass.contributions.iter().filter(|of| plan.keeps_in_basis(of.set));
         let mut fits: Vec<&Fit> = vec![];
         for fit in in_basis.filter_map(|of| plan.fit_of(of.set)) {
@@ -527,8 +544,8 @@ impl Stages<'_> {
                 fits.push(fit);
             }
         }
-        let turned = |layer: &LayerSpec| work::rows_into_basis(layer, &whole, plan.block_width());
-        work[1].flop += self.layers().iter().map(turned).sum::<u128>() * (examples * fits.len()) as u128;
+        let turned = |(layer, seen): (&LayerSpec, BatchShape)| work::rows_into_basis(layer, &seen, plan.block_width());
+        work[1].flop += self.seeing().of(&whole).map(turned).sum::<u128>() * (examples * fits.len()) as u128;
         StageCost {
             of: plan.training.networks.parameters()[pass.site.network].name.clone(),
             units: examples as u64,
@@ -539,7 +556,7 @@ impl Stages<'_> {
     }
 
     fn self_influence(&self, stage: usize) -> StageCost {
-        let (plan, layers) = (self.plan, self.layers());
+        let plan = self.plan;
         let legs = plan.training.segment_fits().iter().filter(|fit| fit.stage == stage);
         let form = plan.job.source.as_ref().map(|source| source.self_influence).unwrap_or_default();
         let (mut passes, mut walks) = (0, 0);
@@ -552,7 +569,7 @@ impl Stages<'_> {
             }
         }
         let rotated = |batch: &BatchShape| {
-            let of_layer = |(l, layer): (usize, &LayerSpec)| {
+            let of_layer = |(l, (layer, batch)): (usize, (&LayerSpec, BatchShape))| {
                 let walk = match form {
                     SelfInfluenceForm::Walk => {
                         let walk = carried(plan, VectorSet { answer: 0, network: plan.training.last_network() }, l);
@@ -561,9 +578,9 @@ impl Stages<'_> {
                     SelfInfluenceForm::Local => 1,
                 };
                 batch.examples as u128 * walk * work::rotation(layer, plan.block_width())
-                    + work::gradients(layer, batch) * u128::from(passes)
+                    + work::gradients(layer, &batch) * u128::from(passes)
             };
-            layers.iter().enumerate().map(of_layer).sum()
+            self.seeing().of(batch).enumerate().map(of_layer).sum()
         };
         let site = Site { network: plan.training.last_network(), stage, sample: Sample::Whole };
         let mut cost = self.pass(Pass::SelfInfluence, site, 1, WorkKind::Vectors, rotated);

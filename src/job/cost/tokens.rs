@@ -77,8 +77,10 @@ impl Stages<'_> {
             true => BatchShape::of(std::iter::repeat_n(1, length), length),
             false => whole,
         };
-        let of = |layer: &LayerSpec| work::scores(layer, &divided, vectors * pass.contributions.len(), None);
-        work[1].flop = self.layers().iter().map(of).sum::<u128>() * pairs as u128;
+        let of = |(layer, seen): (&LayerSpec, BatchShape)| {
+            work::scores(layer, &seen, vectors * pass.contributions.len(), None)
+        };
+        work[1].flop = self.seeing().of(&divided).map(of).sum::<u128>() * pairs as u128;
         let memory = plan.memory.stages.of(if request == TokensRequest::Ranked { Pass::Scores } else { Pass::Tokens });
         StageCost {
             of: plan.training.networks.parameters()[pass.site.network].name.clone(),

@@ -4,16 +4,15 @@
 
 use crate::curvature::contraction::{BasisSize, LowRankRoute, Rotate, RotationRoute, ScoreRoute, Shape};
 use crate::curvature::{BlockWidth, Covariance, Graphs, LayerSpec, PairWeights, Side, is_first_of_group};
+use crate::model::{LayerRows, Operations, PairsOf, RowsOf};
 
-/// What a position costs in a network beyond its tracked layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What a network computes of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct NetworkShape {
-    /// Numbers in the weight matrices of all linear layers inside the blocks, tracked or not.
-    pub linear: u128,
-    /// Numbers in the head's matrix, V · D; 0 for a network whose last layer is one of `linear`.
+    /// Products with weights and of attention, without the head of a language model.
+    pub operations: Operations,
+    /// Numbers in the matrix of a language model's head, V · D; 0 for another network.
     pub head: u128,
-    /// Numbers in all heads' queries of a position together, over all blocks; 0 without attention.
-    pub attention: u128,
 }
 
 /// Examples that go through a network together.
@@ -27,18 +26,69 @@ pub(super) struct BatchShape {
     pub targets: usize,
     /// Pairs of a position and one that it sees, Σ T (T + 1) / 2.
     pub pairs: u128,
+    /// Rows and pairs of the encoder, where one reads the first positions of each example.
+    pub encoder: [u128; 2],
+    /// Pairs of the decoder's positions: of all, where there is no encoder.
+    pub decoder_pairs: u128,
+}
+
+/// Σ T (T + 1) / 2 of one example.
+fn pairs(length: usize) -> u128 {
+    length as u128 * (length as u128 + 1) / 2
 }
 
 impl BatchShape {
     /// A batch of examples of these lengths with so many targets.
     pub(super) fn of(lengths: impl IntoIterator<Item = usize>, targets: usize) -> Self {
+        Self::divided(lengths.into_iter().map(|length| (0, length)), targets)
+    }
+
+    /// A batch of examples of which an encoder reads so many positions and a decoder so many others.
+    pub(super) fn divided(lengths: impl IntoIterator<Item = (usize, usize)>, targets: usize) -> Self {
         let mut shape = Self { targets, ..Self::default() };
-        for length in lengths {
+        for (read, written) in lengths {
             shape.examples += 1;
-            shape.rows += length;
-            shape.pairs += length as u128 * (length as u128 + 1) / 2;
+            shape.rows += read + written;
+            shape.pairs += pairs(read + written);
+            shape.encoder[0] += read as u128;
+            shape.encoder[1] += pairs(read);
+            shape.decoder_pairs += pairs(written);
         }
         shape
+    }
+
+    /// How many rows of a kind there are.
+    fn rows_of(&self, of: RowsOf) -> u128 {
+        let (rows, [encoder, _]) = (self.rows as u128, self.encoder);
+        match of {
+            RowsOf::Positions => rows,
+            RowsOf::Encoder => encoder,
+            RowsOf::Decoder => rows - encoder,
+            RowsOf::Examples => self.examples as u128,
+        }
+    }
+
+    /// How many pairs of a kind there are.
+    fn pairs_of(&self, of: PairsOf) -> u128 {
+        let [encoder_rows, encoder_pairs] = self.encoder;
+        match of {
+            PairsOf::Before => self.pairs,
+            PairsOf::All => 2 * self.pairs - self.rows as u128,
+            PairsOf::Encoder => 2 * encoder_pairs - encoder_rows,
+            PairsOf::Decoder => self.decoder_pairs,
+            PairsOf::Across => self.pairs - encoder_pairs - self.decoder_pairs,
+        }
+    }
+
+    /// The batch as a layer sees it that has these rows of it.
+    fn seen(&self, rows: LayerRows) -> Self {
+        if rows == LayerRows::all(RowsOf::Positions) {
+            return *self;
+        }
+        let seen = (self.rows_of(rows.of) as f64 * rows.share).round().max(1.0);
+        let of_example = seen / self.examples.max(1) as f64;
+        let pairs = (seen * (of_example + 1.0) / 2.0) as u128;
+        Self { rows: seen as usize, pairs, ..*self }
     }
 
     /// The batch's shape at one layer, as the contractions see it.
@@ -49,6 +99,25 @@ impl BatchShape {
     /// Whether every example has one position.
     fn all_single(&self) -> bool {
         self.examples == self.rows
+    }
+}
+
+/// Tracked layers, each with the rows of a batch that it sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Layers<'a> {
+    pub specs: &'a [LayerSpec],
+    pub rows: &'a [LayerRows],
+}
+
+impl<'a> Layers<'a> {
+    /// Each layer, and the batch as it sees it.
+    pub(super) fn of(self, batch: &BatchShape) -> impl Iterator<Item = (&'a LayerSpec, BatchShape)> {
+        self.specs.iter().zip(self.rows).map(move |(layer, &rows)| (layer, batch.seen(rows)))
+    }
+
+    /// The batch as layer `l` sees it.
+    pub(super) fn seen_by(self, l: usize, batch: &BatchShape) -> BatchShape {
+        batch.seen(self.rows[l])
     }
 }
 
@@ -90,40 +159,39 @@ impl Coordinates {
 /// One differentiation of a batch: forwards and for the gradient of what every layer reads, without gradients of
 /// weights. Attention computes its probabilities again on the way back.
 pub(super) fn pass(network: NetworkShape, batch: &BatchShape, graphs: Graphs) -> u128 {
-    let [rows, targets] = [batch.rows, batch.targets].map(|n| n as u128);
-    let forwards = 2 * rows * network.linear + 4 * batch.pairs * network.attention;
-    let backwards = 2 * rows * network.linear + 10 * batch.pairs * network.attention;
+    let linear: f64 = RowsOf::ALL.iter().map(|&of| batch.rows_of(of) as f64 * network.operations.linear(of)).sum();
+    let attention: u128 =
+        PairsOf::ALL.iter().map(|&of| batch.pairs_of(of) * u128::from(network.operations.attention(of))).sum();
+    let linear = linear.round() as u128;
+    let (forwards, backwards) = (2 * linear + 4 * attention, 2 * linear + 10 * attention);
     let again = if graphs == Graphs::Rebuilt { forwards } else { 0 };
-    forwards + again + backwards + 4 * targets * network.head
+    forwards + again + backwards + 4 * batch.targets as u128 * network.head
 }
 
 /// Lower triangles of `Σ a aᵀ`, once for each input group, and of `Σ s sᵀ`; weighted, whole products, and what makes
 /// the weights and multiplies with them.
-pub(super) fn covariances(layers: &[LayerSpec], batch: &BatchShape, weights: PairWeights) -> u128 {
-    let rows = batch.rows as u128;
+pub(super) fn covariances(layers: Layers<'_>, batch: &BatchShape, weights: PairWeights) -> u128 {
     if weights.couple_sides() {
-        // of a position with itself, or of all pairs of an example
-        let every = weights == PairWeights::Gradients && !batch.all_single();
-        let pairs = if every { 2 * batch.pairs - rows } else { rows };
-        let side = |n: usize, other: usize| 2 * (pairs * (n + other) as u128 + rows * (n * n) as u128);
-        let of = |layer: &LayerSpec| side(layer.outputs, layer.columns()) + side(layer.columns(), layer.outputs);
-        return layers.iter().map(of).sum();
+        let of = |(layer, batch): (&LayerSpec, BatchShape)| {
+            let rows = batch.rows as u128;
+            // of a position with itself, or of all pairs of an example
+            let every = weights == PairWeights::Gradients && !batch.all_single();
+            let pairs = if every { 2 * batch.pairs - rows } else { rows };
+            let side = |n: usize, other: usize| 2 * (pairs * (n + other) as u128 + rows * (n * n) as u128);
+            side(layer.outputs, layer.columns()) + side(layer.columns(), layer.outputs)
+        };
+        return layers.of(batch).map(of).sum();
     }
     let triangles = |layer: &LayerSpec, side: Side, n: usize| {
-        layer
-            .kept_blocks(side)
-            .groups(n)
-            .map(|group| rows * group.len() as u128 * (group.len() as u128 + 1))
-            .sum::<u128>()
+        let groups = layer.kept_blocks(side).groups(n);
+        groups.map(|group| group.len() as u128 * (group.len() as u128 + 1)).sum::<u128>()
     };
-    layers
-        .iter()
-        .enumerate()
-        .map(|(l, layer)| {
-            let input = if is_first_of_group(layers, l) { triangles(layer, Side::Input, layer.inputs) } else { 0 };
-            triangles(layer, Side::Output, layer.outputs) + input
-        })
-        .sum()
+    let specs = layers.specs;
+    let of = |(l, (layer, batch)): (usize, (&LayerSpec, BatchShape))| {
+        let input = if is_first_of_group(specs, l) { triangles(layer, Side::Input, layer.inputs) } else { 0 };
+        batch.rows as u128 * (triangles(layer, Side::Output, layer.outputs) + input)
+    };
+    layers.of(batch).enumerate().map(of).sum()
 }
 
 /// Numbers that all covariances of one network take.
@@ -132,8 +200,8 @@ pub(super) fn covariance_numbers(layers: &[LayerSpec]) -> u64 {
 }
 
 /// Squared example gradients of one layer.
-pub(super) fn squares(layers: &[LayerSpec], l: usize, batch: &BatchShape, coordinates: Coordinates) -> u128 {
-    let layer = &layers[l];
+pub(super) fn squares(layers: Layers<'_>, l: usize, batch: &BatchShape, coordinates: Coordinates) -> u128 {
+    let (layers, layer, batch) = (layers.specs, &layers.specs[l], layers.seen_by(l, batch));
     let shape = batch.at(layer);
     let [b, rows, o, i] = [shape.examples, shape.rows, shape.outputs, shape.columns].map(|n| n as u128);
     let square = 2 * b * o * i;
@@ -194,9 +262,17 @@ pub(super) fn eigendecomposition(n: usize) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::Mask;
 
     fn layer(outputs: usize, inputs: usize, bias: bool, input_group: usize) -> LayerSpec {
         LayerSpec { name: format!("{outputs}x{inputs}"), outputs, inputs, bias, input_group, vocabulary: None }
+    }
+
+    const ALL: [LayerRows; 3] = [LayerRows::all(RowsOf::Positions); 3];
+
+    /// Layers that see every position.
+    fn all(specs: &[LayerSpec]) -> Layers<'_> {
+        Layers { specs, rows: &ALL[..specs.len()] }
     }
 
     /// Multiply-adds of a dense product, each counted where it is made.
@@ -214,7 +290,11 @@ mod tests {
     fn a_pass_is_every_products_forwards_and_for_the_inputs_gradient() {
         // two linear layers, one with a head of 11 outputs, attention of two heads of 3 in one block
         let (first, second, head) = ((5, 6), (6, 7), (11, 5));
-        let network = NetworkShape { linear: 5 * 6 + 6 * 7, head: 11 * 5, attention: 6 };
+        let mut operations = Operations::default();
+        operations.add_linear(LayerRows::all(RowsOf::Positions), 5 * 6);
+        operations.add_linear(LayerRows::all(RowsOf::Positions), 6 * 7);
+        operations.add_attention(RowsOf::Positions, 6, Mask::Causal);
+        let network = NetworkShape { operations, head: 11 * 5 };
         let lengths = [4usize, 2];
         let batch = BatchShape::of(lengths, 3);
         let mut expected = 0;
@@ -247,7 +327,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(covariances(&layers, &batch, PairWeights::Positions), expected);
+        assert_eq!(covariances(all(&layers), &batch, PairWeights::Positions), expected);
     }
 
     #[test]
@@ -255,10 +335,10 @@ mod tests {
         let (layers, batch) = ([layer(3, 4, true, 0)], BatchShape::of([2, 5], 0));
         let products = product(5, 7, 5) + product(3, 7, 3);
         let norms = 2 * 7 * (5 + 3) * 2;
-        assert_eq!(covariances(&layers, &batch, PairWeights::Norms), norms + products);
+        assert_eq!(covariances(all(&layers), &batch, PairWeights::Norms), norms + products);
         let pairs = product(2, 5, 2) + product(2, 2, 3) + product(2, 3, 2) + product(2, 2, 5);
         let longer = product(5, 5, 5) + product(5, 5, 3) + product(5, 3, 5) + product(5, 5, 5);
-        assert_eq!(covariances(&layers, &batch, PairWeights::Gradients), pairs + longer + products);
+        assert_eq!(covariances(all(&layers), &batch, PairWeights::Gradients), pairs + longer + products);
     }
 
     #[test]
@@ -269,23 +349,26 @@ mod tests {
         let rows = |o: usize| product(4, o, o) + 2 * product(o, 2, 5) + 2 * 2 * (o * 5) as u128;
         let whole = Coordinates::Eigenbasis(BlockWidth::Any);
         assert_eq!(whole.route(short.at(&layers[0]), &layers[0]).input, Rotate::Rows);
-        assert_eq!(squares(&layers, 0, &short, whole), product(4, 5, 5) + rows(3));
+        assert_eq!(squares(all(&layers), 0, &short, whole), product(4, 5, 5) + rows(3));
         // the second layer finds its inputs rotated
-        assert_eq!(squares(&layers, 1, &short, whole), rows(6));
+        assert_eq!(squares(all(&layers), 1, &short, whole), rows(6));
         // gradients: form, multiply, rotate on both sides, square
         let long = BatchShape::of([40], 0);
         let gradients = product(3, 40, 5) + product(3, 5, 5) + product(3, 3, 5) + 2 * 15;
-        assert_eq!(squares(&layers, 0, &long, whole), gradients);
-        assert_eq!(squares(&layers, 0, &long, Coordinates::ConditionedEigenbasis(BlockWidth::Any)), gradients + 15);
-        assert_eq!(squares(&layers, 0, &long, Coordinates::Standard), product(3, 40, 5) + 2 * 15);
+        assert_eq!(squares(all(&layers), 0, &long, whole), gradients);
+        assert_eq!(
+            squares(all(&layers), 0, &long, Coordinates::ConditionedEigenbasis(BlockWidth::Any)),
+            gradients + 15
+        );
+        assert_eq!(squares(all(&layers), 0, &long, Coordinates::Standard), product(3, 40, 5) + 2 * 15);
         let single = BatchShape::of([1, 1, 1], 0);
-        assert_eq!(squares(&layers, 0, &single, whole), product(3, 5, 5) + product(3, 3, 3) + product(3, 3, 5));
+        assert_eq!(squares(all(&layers), 0, &single, whole), product(3, 5, 5) + product(3, 3, 3) + product(3, 3, 5));
         // 5 columns as 2 and 3, 3 outputs whole
         let blocks = Coordinates::Eigenbasis(BlockWidth::AtMost(std::num::NonZeroUsize::new(3).expect("not 0")));
         let turned = |rows: usize| product(rows, 2, 2) + product(rows, 3, 3);
-        assert_eq!(squares(&layers, 0, &single, blocks), turned(3) + product(3, 3, 3) + product(3, 3, 5));
-        assert_eq!(squares(&layers, 0, &short, blocks), turned(4) + rows(3));
-        assert_eq!(squares(&layers, 1, &short, blocks), rows(6) - product(4, 6, 6) + 2 * product(4, 3, 3));
+        assert_eq!(squares(all(&layers), 0, &single, blocks), turned(3) + product(3, 3, 3) + product(3, 3, 5));
+        assert_eq!(squares(all(&layers), 0, &short, blocks), turned(4) + rows(3));
+        assert_eq!(squares(all(&layers), 1, &short, blocks), rows(6) - product(4, 6, 6) + 2 * product(4, 3, 3));
     }
 
     #[test]

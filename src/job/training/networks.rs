@@ -9,7 +9,7 @@ use crate::curvature::{
 };
 use crate::data::{Batch, Labels};
 use crate::job::error::JobError;
-use crate::model::{Footprint, Identity, LayerSelection, Limits, LoadOptions, Model, Residence};
+use crate::model::{Footprint, Identity, LayerRows, LayerSelection, Limits, LoadOptions, Model, Operations, Residence};
 
 /// Where a network's parameters come from.
 #[derive(Debug, Clone)]
@@ -29,6 +29,9 @@ pub(in crate::job) struct Networks {
     kind: String,
     footprint: Footprint,
     layers: Vec<LayerSpec>,
+    /// The rows of a batch that each of them sees.
+    rows: Vec<LayerRows>,
+    operations: Operations,
     /// For each network the layers of the run that it does not have.
     absent: Vec<Vec<usize>>,
     options: LoadOptions,
@@ -54,6 +57,7 @@ impl Networks {
     ) -> Result<Self, JobError> {
         let (layers, limits, kind) = (last.layers().to_vec(), last.limits(), last.kind().to_owned());
         let (footprint, labels) = (last.footprint(), last.labels().cloned());
+        let (rows, operations) = (last.layer_rows().to_vec(), last.operations());
         let last = Arc::new(TrackedNetwork::new(last, &layers));
         let count = of.len();
         let (mut parameters, mut absent) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -75,7 +79,21 @@ impl Networks {
         }
         let latest = Mutex::new(Some((count - 1, last)));
         let checked = OnceLock::new();
-        Ok(Self { parameters, kind, footprint, layers, absent, options, limits, labels, before: None, latest, checked })
+        Ok(Self {
+            parameters,
+            kind,
+            footprint,
+            layers,
+            rows,
+            operations,
+            absent,
+            options,
+            limits,
+            labels,
+            before: None,
+            latest,
+            checked,
+        })
     }
 
     /// Where they come from, in the order of training.
@@ -164,6 +182,16 @@ impl Networks {
     /// How large the last is.
     pub(in crate::job) fn footprint(&self) -> Footprint {
         self.footprint
+    }
+
+    /// The rows of a batch that each tracked layer of the last sees.
+    pub(in crate::job) fn layer_rows(&self) -> &[LayerRows] {
+        &self.rows
+    }
+
+    /// What the last computes of a batch.
+    pub(in crate::job) fn operations(&self) -> Operations {
+        self.operations
     }
 
     /// `model_type` of the last.

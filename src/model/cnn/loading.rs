@@ -10,6 +10,7 @@ use crate::model::config::Config;
 use crate::model::error::{LoadError, abridged_shape};
 use crate::model::layers::{Convolved, Place};
 use crate::model::layout::Layout;
+use crate::model::operations::{LayerRows, RowsOf};
 use crate::model::tracking::{SharedInput, Tracking};
 
 /// What turns descriptions into modules on disk.
@@ -17,6 +18,8 @@ pub(super) struct Loader<'a, 'b> {
     pub(super) config: &'a Config,
     pub(super) source: &'a CheckpointReader,
     pub(super) tracking: &'a Tracking<'b>,
+    /// Of an image.
+    pub(super) plane: Plane,
     /// Inputs and outputs of layers of an image so far.
     pub(super) numbers: u64,
 }
@@ -137,7 +140,8 @@ impl Loader<'_, '_> {
         let plane = self.fits(window.output(flow.plane), flow, place)?;
         let bias = weights.contains(&format!("{name}.bias"));
         let convolved = Convolved { outputs, channels, groups, window, bias, place: Place::Inside };
-        let convolution = self.source.convolution(self.tracking, name, convolved)?;
+        let rows = LayerRows::share(plane.places() as f64 / self.plane.places() as f64);
+        let convolution = self.tracking.seeing(rows, || self.source.convolution(self.tracking, name, convolved))?;
         let columns = groups * channels * height * width;
         // an adapter has patches of its own
         let beside = convolution.rank().map_or(0, |rank| columns + 2 * rank + outputs);
@@ -166,7 +170,8 @@ impl Loader<'_, '_> {
         }
         let bias = weights.contains(&format!("{name}.bias"));
         let (mut input, layout) = (SharedInput::default(), Layout::OutputsFirst);
-        let linear = self.source.linear(self.tracking, name, [outputs, inputs], bias, layout, &mut input)?;
+        let linear = || self.source.linear(self.tracking, name, [outputs, inputs], bias, layout, &mut input);
+        let linear = self.tracking.seeing(LayerRows::all(RowsOf::Examples), linear)?;
         let beside = linear.adapter.as_ref().map_or(0, |adapter| 2 * adapter.low_rank.rank + outputs);
         self.numbers += (inputs + outputs + beside) as u64;
         Ok((StoredModule::Linear(Box::new(linear)), Flow { channels: outputs, ..flow }))

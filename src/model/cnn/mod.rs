@@ -44,7 +44,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: None,
     heads: None,
-    head_size: None,
     attention: None,
 };
 
@@ -142,7 +141,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     let source = CheckpointReader::new(weights, "", config, options);
     let tracking = Tracking::new(&options.selection);
     let input = Flow { channels, plane, is_flat: false };
-    let mut loader = Loader { config, source: &source, tracking: &tracking, numbers: 0 };
+    let mut loader = Loader { config, source: &source, tracking: &tracking, plane, numbers: 0 };
     let (chains, output) = loader.sections(&described, input)?;
     if output.plane.places() != 1 {
         let Plane { height, width } = output.plane;
@@ -187,7 +186,7 @@ fn load(config: &Config, weights: &Arc<Weights>, options: &LoadOptions) -> Resul
     };
     let size = ImageSize::Exactly { height, width, positions: plane.places() };
     let limits = Limits::Rows(RowLimits { inputs: RowShape::Image { channels, size }, outputs, task });
-    Ok(Loaded { body: Box::new(network), layers: tracking.finish()?, limits, labels: Some(labels), footprint })
+    Ok(Loaded { body: Box::new(network), tracked: tracking.finish()?, limits, labels: Some(labels), footprint })
 }
 
 /// The largest number of channels, and of pixels along an axis.

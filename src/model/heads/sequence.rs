@@ -14,6 +14,7 @@ use crate::data::{Batch, Inputs};
 use crate::model::body::wrong_batch;
 use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::error::LoadError;
+use crate::model::operations::{LayerRows, RowsOf};
 use crate::model::residence::{Held, Residence};
 use crate::model::tracking::Tracking;
 use crate::nn::SquaredError;
@@ -61,7 +62,9 @@ impl StoredSequence {
         tracking: &Tracking<'_>,
         residence: Residence,
     ) -> Result<Sequence, LoadError> {
-        let steps = StoredSteps::new(self.steps, |name, sizes, bias| source.outer_linear(tracking, name, sizes, bias))?;
+        let of_examples = LayerRows::all(RowsOf::Examples);
+        let linear = |name: &str, sizes, bias| source.outer_linear(tracking, name, sizes, bias);
+        let steps = tracking.seeing(of_examples, || StoredSteps::new(self.steps, linear))?;
         let steps = Held::new(steps, residence)?;
         let squared_error = SquaredError { a: 1.0 / self.outputs.max(1) as f64 };
         Ok(Sequence { pooling: self.pooling, steps, squared_error })

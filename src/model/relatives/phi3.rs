@@ -34,7 +34,6 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&[
         ("self_attn.qkv_proj", HeadRole::Packed { kv_heads: Some("num_key_value_heads") }),
         ("self_attn.o_proj", HeadRole::Output),

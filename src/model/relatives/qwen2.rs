@@ -32,7 +32,6 @@ pub(in crate::model) const ARCHITECTURE: Architecture = Architecture {
     renamed: None,
     blocks: Some("num_hidden_layers"),
     heads: Some("num_attention_heads"),
-    head_size: None,
     attention: Some(&LLAMA_ATTENTION),
 };
 

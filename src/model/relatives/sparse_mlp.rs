@@ -14,6 +14,7 @@ use crate::model::architecture::ExpertNames;
 use crate::model::checkpoint_reader::CheckpointReader;
 use crate::model::error::LoadError;
 use crate::model::layout::Layout;
+use crate::model::operations::LayerRows;
 use crate::model::projection::{Projection, StoredLinear};
 use crate::model::residence::Stored;
 use crate::model::tracking::{SharedInput, Tracking};
@@ -104,7 +105,10 @@ impl StoredSparseMlp {
             let down = linear(&down, 1, 0, [width, inner], &mut SharedInput::default())?;
             Ok(StoredMlp::new(vec![gate, up], down, activation))
         };
-        let experts = (0..count).map(|e| expert(tracking, e)).collect::<Result<_, LoadError>>()?;
+        // of all tokens an expert sees its share, if they are spread evenly
+        let chosen_of_all = LayerRows::share(chosen as f64 / count as f64);
+        let all = || (0..count).map(|e| expert(tracking, e)).collect::<Result<_, LoadError>>();
+        let experts = tracking.seeing(chosen_of_all, all)?;
         let shared = match shared {
             Some(inner) => {
                 let name = format!("{module}.shared_expert");

@@ -217,7 +217,7 @@ pub(super) fn build(
             query_key_norms,
             clip: family.clip,
             o_proj,
-            attention: Attention {
+            attention: tracking.attending(Attention {
                 heads,
                 kv_heads,
                 head_dimension: head_size,
@@ -226,7 +226,7 @@ pub(super) fn build(
                 window,
                 soft_cap: family.attention_soft_cap,
                 products: source.products,
-            },
+            }),
             rope,
             behind_attention: optional(behind_attention)?,
             before_mlp: optional(before_mlp)?,

@@ -11,6 +11,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::agreement::Agreement;
+use super::layer_rows::check_layer_rows;
 use super::load_selected;
 use super::passes::Gradients;
 
@@ -114,6 +115,7 @@ pub fn check_directions(
     };
     let model = load(&checkpoint);
     let batch = batch(&model);
+    check_layer_rows(name, &model, &batch);
     let layers = model.layers().to_vec();
     let mut sink = Gradients::<f64>::new(&layers);
     model.differentiate(&batch, Objective::TrainingLoss, &mut sink).expect("differentiable");

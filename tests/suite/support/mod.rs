@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod dense;
 pub mod editable;
 pub mod figures;
+pub mod layer_rows;
 pub mod passes;
 pub mod recorded;
 pub mod toy;

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use super::super::architecture::Architecture;
 use super::super::count::WorkKind;
 use super::super::miniature::Miniature;
 use super::super::stages;
-use super::super::work::{self, BatchShape};
+use super::super::work::{self, BatchShape, Layers, NetworkShape};
 use crate::curvature::gemm::{Products, Real};
 use crate::curvature::{
     BlockDiagonal, BlockWidth, Eigenbasis, Eigenpairs, Error, LayerSide, LayerSpec, Matrix, Network, Objective,
@@ -39,7 +38,7 @@ pub(super) struct Bench<'a> {
     pub plan: &'a Plan,
     pub model: &'a Model,
     pub miniature: &'a Miniature,
-    pub architecture: Architecture,
+    pub network: NetworkShape,
     pub memory: f64,
     /// The fastest runs of passes over examples, by kind of work.
     pub fastest: BTreeMap<WorkKind, Fastest>,
@@ -134,6 +133,11 @@ impl<'a> Bench<'a> {
         self.model.layers()
     }
 
+    /// The layers with the rows that they see.
+    pub(super) fn seeing(&self) -> Layers<'a> {
+        Layers { specs: self.model.layers(), rows: self.model.layer_rows() }
+    }
+
     /// The arithmetic of the job's products.
     pub(super) fn products(&self) -> Products {
         self.model.products()
@@ -193,7 +197,7 @@ impl<'a> Bench<'a> {
         loop {
             let (model, took) = self.differentiate(&batch, objective, sink)?;
             let (operations, other) = of(&shape);
-            let passes = work::pass(self.architecture.shape, &shape, graphs);
+            let passes = work::pass(self.network, &shape, graphs);
             let of_model = Timing { operations: passes as f64, seconds: model };
             let of_sink = Timing { operations: operations as f64, seconds: (took - other).max(0.3 * took) };
             fastest =

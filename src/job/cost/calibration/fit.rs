@@ -13,16 +13,16 @@ use crate::job::number::Number;
 
 impl Bench<'_> {
     pub(super) fn covariances<T: Number>(&mut self) -> Result<(), JobError> {
-        let (layers, train) = (self.layers(), self.train());
+        let (layers, seeing, train) = (self.layers(), self.seeing(), self.train());
         let mut sum = CovarianceSum::<T>::new(layers).with_products(self.products());
         let objective = self.plan.label_mode().objectives(stream::COVARIANCE)[0];
         self.repeat(WorkKind::Covariances, train, objective, &mut sum, |batch| {
-            (work::covariances(layers, batch, PairWeights::Positions), 0.0)
+            (work::covariances(seeing, batch, PairWeights::Positions), 0.0)
         })
     }
 
     pub(super) fn squares<T: Number>(&mut self) -> Result<(), JobError> {
-        let (layers, train) = (self.layers(), self.train());
+        let (layers, seeing, train) = (self.layers(), self.seeing(), self.train());
         let fit = self.plan.needed_fits().map(|(_, fit)| fit).find(|fit| fit.kind.has_lambda_pass());
         let coordinates = fit.map_or(work::Coordinates::Standard, |fit| stages::coordinates(self.plan, fit));
         let bases = match coordinates {
@@ -41,7 +41,7 @@ impl Bench<'_> {
         }
         let objective = self.plan.label_mode().objectives(stream::LAMBDA)[0];
         self.repeat(WorkKind::Squares, train, objective, &mut sum, |batch| {
-            ((0..layers.len()).map(|l| work::squares(layers, l, batch, coordinates)).sum(), 0.0)
+            ((0..layers.len()).map(|l| work::squares(seeing, l, batch, coordinates)).sum(), 0.0)
         })?;
         // twice, since the first touches memory
         sum.flush(0..1, 1)?;

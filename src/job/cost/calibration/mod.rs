@@ -18,6 +18,7 @@ pub use self::decompositions::EigenRate;
 use super::architecture::Architecture;
 use super::count::{Cost, WorkKind};
 use super::miniature::Miniature;
+use super::work::NetworkShape;
 use crate::job::error::JobError;
 use crate::job::number::{Number, with_number};
 use crate::job::plan::Plan;
@@ -90,7 +91,7 @@ fn calibrate<T: Number>(plan: &Plan, cost: &Cost) -> Result<Calibration, JobErro
     // the miniature of an adapter is one of its base
     let miniature = Miniature::of(checkpoint, options)?;
     let options = &crate::model::LoadOptions { base: None, adapter: None, ..options.clone() };
-    let architecture = Architecture::read(miniature.path(), options)?;
+    let head = Architecture::read(miniature.path(), options)?.head();
     let model = match Model::load(miniature.path(), options) {
         Ok(model) => model,
         // the layers that were asked for are in other blocks
@@ -110,7 +111,7 @@ fn calibrate<T: Number>(plan: &Plan, cost: &Cost) -> Result<Calibration, JobErro
         plan,
         model: &model,
         miniature: &miniature,
-        architecture,
+        network: NetworkShape { operations: model.operations(), head },
         memory,
         fastest: BTreeMap::new(),
         truncations: Timing::default(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 
 use super::super::count::WorkKind;
-use super::super::work;
+use super::super::work::{self, BatchShape};
 use super::bench::{Bench, Timing, invented_bases};
 use crate::attribution::Walk;
 use crate::curvature::contraction::{RotationRoute, Shape};
@@ -21,7 +21,7 @@ use crate::job::number::Number;
 impl Bench<'_> {
     pub(super) fn vectors<T: Number>(&mut self) -> Result<(), JobError> {
         let Some(queries) = &self.plan.queries else { return Ok(()) };
-        let (layers, width) = (self.layers(), self.plan.block_width());
+        let (layers, seeing, width) = (self.layers(), self.seeing(), self.plan.block_width());
         let has_basis = self.plan.has_eigenbasis();
         let layer = |(layer, basis): (&LayerSpec, Option<Eigenbasis<T>>)| {
             let lambda = Matrix::new(vec![1.0; layer.parameters()], layer.outputs, layer.columns());
@@ -45,16 +45,16 @@ impl Bench<'_> {
         let longest = (0..queries.len()).map(|q| queries.positions(q)).max().unwrap_or(1);
         let batch_tokens = self.plan.in_batches(queries).batch_tokens.min(at_once.saturating_mul(longest));
         self.repeat(WorkKind::Vectors, InBatches { dataset: queries, batch_tokens }, objective, &mut carried, |batch| {
-            let of_layer = |layer: &LayerSpec| {
+            let of_layer = |(layer, batch): (&LayerSpec, BatchShape)| {
                 let (shape, examples) = (batch.at(layer), batch.examples as u128);
                 let basis = work::basis(layer, width);
                 let route = RotationRoute::cheapest(shape, basis);
                 match has_basis && route.has_rows() {
                     true => route.flops(shape, basis) + examples * work::rotation(layer, width),
-                    false => work::gradients(layer, batch) + examples * turns * work::rotation(layer, width),
+                    false => work::gradients(layer, &batch) + examples * turns * work::rotation(layer, width),
                 }
             };
-            (layers.iter().map(of_layer).sum(), 0.0)
+            (seeing.of(batch).map(of_layer).sum(), 0.0)
         })
     }
 

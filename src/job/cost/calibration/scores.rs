@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::count::WorkKind;
-use super::super::work;
+use super::super::work::{self, BatchShape};
 use super::bench::Bench;
 use crate::curvature::gemm::Real;
 use crate::curvature::{Error, GradientProducts, LayerSpec, LowRank, Objective, Tap, TapSink, Vectors};
@@ -15,7 +15,7 @@ const VECTOR_BYTES: usize = 256 << 20;
 
 impl Bench<'_> {
     pub(super) fn scores<T: Number>(&mut self) -> Result<(), JobError> {
-        let (layers, train) = (self.layers(), self.train());
+        let (layers, seeing, train) = (self.layers(), self.seeing(), self.train());
         let form = self.plan.vector_form();
         // of each layer the two sides of its vectors, or the whole and nothing
         let sides = |layer: &LayerSpec| match form.rank_at(layer) {
@@ -44,8 +44,9 @@ impl Bench<'_> {
         let products = GradientProducts::default().with_products(self.products());
         let mut scored = Scored { vectors: &places, layers, products, queries, scores: vec![] };
         self.repeat(WorkKind::Scores, train, Objective::TrainingLoss, &mut scored, |batch| {
-            let of_layer = |layer: &LayerSpec| work::scores(layer, batch, queries, form.rank_at(layer));
-            (layers.iter().map(of_layer).sum(), read)
+            let of_layer =
+                |(layer, batch): (&LayerSpec, BatchShape)| work::scores(layer, &batch, queries, form.rank_at(layer));
+            (seeing.of(batch).map(of_layer).sum(), read)
         })
     }
 }
