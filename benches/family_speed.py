@@ -4,16 +4,19 @@
     python3 benches/family_speed.py --list
     python3 benches/family_speed.py --binary target/release/ascribe --row qwen2
     python3 benches/family_speed.py --binary target/release/ascribe --row qwen2.5-0.5b --repeats 3 --threads 2
+    python3 benches/family_speed.py --binary target/release/ascribe --row bert --operations
 
 Each row is made on the spot: a model of the given shape with random weights, saved by transformers (a network of plain
 PyTorch: with the description that ascribe reads), and random data, of which every example has the same length, so that
 neither side pads. PyTorch runs forward and backward of the trained parameters in batches of the same size, each side in a
 process of its own, in turn, `--repeats` times. One line of a table comes out:
 
-    row, positions a second of fit's covariance and Lambda passes, of PyTorch's pass, their ratio, peak memory of both and
-    its ratio
+    row, positions a second of fit's covariance and Lambda passes, of PyTorch's pass, their ratio, what the ratio would be
+    if both computed equally fast, peak memory of both and its ratio
 
-A pass of `fit` is a forward and a backward pass with the curvature's work beside it; it makes two, each counted by itself.
+What it would be is PyTorch's operations, counted by its own counter, over the mean of those of fit's passes, which are
+what `ascribe plan` says: forward, gradients of activations, and the curvature's products, in place of gradients of
+weights. With --operations that number is all that is printed, and nothing is timed. A pass of `fit` is a forward and a backward pass with the curvature's work beside it; it makes two, each counted by itself.
 Eigendecompositions depend on no data and are not in the rates. A position is a token of a text, and of an image a patch or
 pixel, as `--batch-tokens` counts them. Times of a busy machine mean nothing. It needs torch, transformers, safetensors, and
 peft for adapters.
@@ -108,7 +111,7 @@ def plain():
     return model, config
 
 
-def model_of(row):
+def model_of(row, **more):
     """The model with random weights, as it is before an adapter lies over it."""
     import torch
     from transformers import AutoConfig
@@ -124,7 +127,7 @@ def model_of(row):
     config = AutoConfig.for_model(model_type, **settings)
     classes = {CAUSAL: "AutoModelForCausalLM", TEXTS: "AutoModelForSequenceClassification", MASKED: "AutoModelForMaskedLM",
                PAIRS: "AutoModelForSeq2SeqLM", IMAGES: "AutoModelForImageClassification"}
-    return getattr(transformers, classes[kind]).from_config(config)
+    return getattr(transformers, classes[kind]).from_config(config, **more)
 
 
 def adapted(model):
@@ -188,13 +191,12 @@ def positions_of(row):
     return size * size if kind in (IMAGES, PLAIN) else size
 
 
-def torch_pass(row, batch, threads):
-    """Forward and backward over all examples, in this process: seconds and peak memory on stdout."""
+def of_torch(row, **more):
+    """PyTorch's forward and backward of some examples, as a function of them, and all examples."""
     import torch
 
-    torch.set_num_threads(threads)
     kind = ROWS[row][0]
-    model, (inputs, targets) = model_of(row).eval(), data_of(row)
+    model, data = model_of(row, **more).eval(), data_of(row)
     model = adapted(model).eval() if row.endswith("-lora") else model
 
     def step(some, wanted):
@@ -206,12 +208,44 @@ def torch_pass(row, batch, threads):
         loss.backward()
         model.zero_grad()
 
+    return step, data
+
+
+def torch_pass(row, batch, threads):
+    """Forward and backward over all examples, in this process: seconds and peak memory on stdout."""
+    import torch
+
+    torch.set_num_threads(threads)
+    step, (inputs, targets) = of_torch(row)
     step(inputs[:batch], targets[:batch])
     start = time.monotonic()
     for first in range(0, len(inputs), batch):
         step(inputs[first : first + batch], targets[first : first + batch])
     seconds = time.monotonic() - start
     print(json.dumps({"seconds": seconds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+def torch_operations(row):
+    """Operations of forward and backward of all examples, on stdout."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    # its counter does not know fused attention on a CPU
+    more = {} if ROWS[row][0] == PLAIN else dict(attn_implementation="eager")
+    step, (inputs, targets) = of_torch(row, **more)
+    with FlopCounterMode(display=False) as counter:
+        step(inputs[:1], targets[:1])
+    print(json.dumps({"operations": counter.get_total_flops() * len(inputs)}))
+
+
+def at_equal_speed(row, binary, arguments, folder, examples):
+    """PyTorch's operations over the mean of those of fit's passes."""
+    command = [sys.executable, __file__, "--torch-operations", row, "--examples", str(examples)]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    other = json.loads(run.stdout.splitlines()[-1])["operations"]
+    command = [binary, "plan", *arguments, "--out", str(folder), "--format", "json"]
+    plan = json.loads(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout)
+    own = {stage["stage"]: sum(work["flop"] for work in stage["work"]) for stage in plan["cost"]["stages"]}
+    return 2 * other / (own["covariance"] + own["lambda"])
 
 
 def fit(binary, arguments, folder, threads):
@@ -224,6 +258,13 @@ def fit(binary, arguments, folder, threads):
     stages = json.loads((folder / "run.json").read_text())["stages"]
     seconds = {stage["stage"]: stage["seconds"] for stage in stages}
     return seconds["covariance"], seconds["lambda"], usage.ru_maxrss * 1024
+
+
+def count(row, binary):
+    """The row and its ratio at equal speed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        ratio = at_equal_speed(row, binary, write(row, Path(scratch)), Path(scratch) / "run", ROWS[row][3])
+    return f"| {row} | {ratio:.2f} |"
 
 
 def measure(row, binary, repeats, threads, tokens):
@@ -239,12 +280,13 @@ def measure(row, binary, repeats, threads, tokens):
             run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             other.append(json.loads(run.stdout.splitlines()[-1]))
             own.append(fit(binary, arguments, Path(scratch) / f"run-{n}", threads))
+        equal = at_equal_speed(row, binary, arguments, Path(scratch) / "planned", examples)
     rate = lambda seconds: examples * positions / statistics.median(seconds)
     covariance, lambda_, torch = (rate(seconds) for seconds in (
         [one[0] for one in own], [one[1] for one in own], [one["seconds"] for one in other]))
     peak, of_torch = statistics.median(one[2] for one in own), statistics.median(one["peak"] for one in other)
     both = 2 / (1 / covariance + 1 / lambda_)
-    return (f"| {row} | {covariance:.0f} | {lambda_:.0f} | {torch:.0f} | {both / torch:.2f} | {peak / 2**20:.0f} "
+    return (f"| {row} | {covariance:.0f} | {lambda_:.0f} | {torch:.0f} | {both / torch:.2f} | {equal:.2f} | {peak / 2**20:.0f} "
             f"| {of_torch / 2**20:.0f} | {peak / of_torch:.2f} |")
 
 
@@ -258,6 +300,8 @@ def main():
     parser.add_argument("--examples", type=int, help="fewer examples than the row has, to try the script")
     parser.add_argument("--batch-tokens", type=int, default=2048, help="positions of a batch of PyTorch's")
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--operations", action="store_true", help="count operations, and time nothing")
+    parser.add_argument("--torch-operations", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--torch-pass", choices=ROWS, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.examples:
@@ -267,10 +311,14 @@ def main():
         return print("\n".join(ROWS))
     if given.torch_pass:
         return torch_pass(given.torch_pass, given.batch, given.threads)
+    if given.torch_operations:
+        return torch_operations(given.torch_operations)
     if not (given.row and given.binary):
         parser.error("--row and --binary are needed")
-    print("| row | covariance, positions/s | Lambda | PyTorch | fit / PyTorch | peak MiB | PyTorch's | ratio |")
-    print("|---|---|---|---|---|---|---|---|")
+    if given.operations:
+        return print(count(given.row, given.binary))
+    print("| row | covariance, positions/s | Lambda | PyTorch | fit / PyTorch | at equal speed | peak MiB | PyTorch's | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|")
     print(measure(given.row, given.binary, given.repeats, given.threads, given.batch_tokens))
 
 
