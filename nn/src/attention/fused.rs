@@ -172,15 +172,10 @@ impl<'a> Head<'a> {
             row[visible.end..].fill(0.0);
             let (row, scale) = (&mut row[visible.clone()], attention.scale as f32);
             let bias = self.inputs.bias.map(|bias| bias.row(self.query, i, start..end));
+            let is_plain = attention.soft_cap.is_none() && bias.is_none();
             match (attention.soft_cap, slopes.as_deref_mut()) {
-                (None, _) => match bias {
-                    None => {
-                        kernel::softmax(row, scale);
-                        continue;
-                    }
-                    Some(_) if scale == 1.0 => {}
-                    Some(_) => kernel::scale(row, scale),
-                },
+                (None, _) if is_plain => {}
+                (None, _) => kernel::scale(row, scale),
                 (Some(cap), None) => kernel::soft_cap(row, scale, cap as f32),
                 (Some(cap), Some(slopes)) => {
                     let slopes = &mut slopes[r * n..(r + 1) * n];
@@ -193,7 +188,7 @@ impl<'a> Head<'a> {
             if let Some(bias) = bias {
                 kernel::add(row, bias);
             }
-            kernel::softmax(row, 1.0);
+            kernel::softmax(row, if is_plain { scale } else { 1.0 });
         }
     }
 }

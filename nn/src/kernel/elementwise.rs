@@ -10,13 +10,7 @@ vectorised!(
 
 #[inline(always)]
 fn multiply_lanes<V: Lanes>(row: &mut [f32], factors: &[f32]) {
-    assert_eq!(row.len(), factors.len(), "a factor for each number");
-    let (x, x_tail) = row.as_chunks_mut::<LANES>();
-    let (f, f_tail) = factors.as_chunks::<LANES>();
-    for (x, f) in x.iter_mut().zip(f) {
-        (V::load(x) * V::load(f)).store(x);
-    }
-    (V::load_part(x_tail, 0.0) * V::load_part(f_tail, 0.0)).store_part(x_tail);
+    each(row, factors, |x: V, factor| x * factor);
 }
 
 vectorised!(
@@ -26,13 +20,19 @@ vectorised!(
 
 #[inline(always)]
 fn add_lanes<V: Lanes>(row: &mut [f32], terms: &[f32]) {
-    assert_eq!(row.len(), terms.len(), "a term for each number");
+    each(row, terms, |x: V, term| x + term);
+}
+
+/// Replaces each number of a row by what `f` makes of it and of the other row's.
+#[inline(always)]
+fn each<V: Lanes>(row: &mut [f32], other: &[f32], f: impl Fn(V, V) -> V) {
+    assert_eq!(row.len(), other.len(), "rows of one length");
     let (x, x_tail) = row.as_chunks_mut::<LANES>();
-    let (t, t_tail) = terms.as_chunks::<LANES>();
-    for (x, t) in x.iter_mut().zip(t) {
-        (V::load(x) + V::load(t)).store(x);
+    let (y, y_tail) = other.as_chunks::<LANES>();
+    for (x, y) in x.iter_mut().zip(y) {
+        f(V::load(x), V::load(y)).store(x);
     }
-    (V::load_part(x_tail, 0.0) + V::load_part(t_tail, 0.0)).store_part(x_tail);
+    f(V::load_part(x_tail, 0.0), V::load_part(y_tail, 0.0)).store_part(x_tail);
 }
 
 #[cfg(test)]

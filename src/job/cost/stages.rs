@@ -104,11 +104,21 @@ pub(super) fn shape(dataset: &Dataset, range: std::ops::Range<usize>) -> BatchSh
         Kind::Tokens(tokens) => range.clone().map(|m| tokens.targets(m)).sum(),
         Kind::Rows(_) => 0,
     };
-    let divided = |m: usize| {
-        let written = dataset.target_positions(m);
-        (dataset.positions(m) - written, written)
-    };
-    BatchShape::divided(range.map(divided), targets)
+    BatchShape::divided(range.map(|m| read_and_written(dataset, m)), targets)
+}
+
+/// Positions of an example that an encoder reads, and the others: all where there is no encoder.
+pub(super) fn read_and_written(dataset: &Dataset, m: usize) -> (usize, usize) {
+    let written = dataset.target_positions(m);
+    (dataset.positions(m) - written, written)
+}
+
+/// [`read_and_written`] of a training example, on average.
+pub(super) fn mean_example(plan: &Plan) -> (usize, usize) {
+    let (train, n) = (plan.train(), plan.train().len());
+    let lengths = (0..n).map(|m| read_and_written(train, m));
+    let (read, written) = lengths.fold((0, 0), |sum, (read, written)| (sum.0 + read, sum.1 + written));
+    (read.div_ceil(n.max(1)), written.div_ceil(n.max(1)))
 }
 
 /// What happens to a query's vector on an answer's walk at one layer.
@@ -505,11 +515,10 @@ impl Stages<'_> {
             let of = |layer: &LayerSpec, batch: &BatchShape, rank| work::scores(layer, batch, rows, rank);
             let whole =
                 self.seeing().of(batch).map(|(layer, seen)| of(layer, &seen, plan.vector_form().rank_at(layer)));
-            // a slice has the rank of its layer, and all layers that are cut see every position
-            let cut = plan
-                .slices()
-                .zip(&slices)
-                .map(|((layer, _), slice)| of(slice, batch, plan.vector_form().rank_at(layer)));
+            // a slice has the rank and the rows of its layer
+            let cut = plan.slices().zip(&slices).map(|((layer, slice), spec)| {
+                of(spec, &self.seeing().seen_by(slice.layer, batch), plan.vector_form().rank_at(layer))
+            });
             whole.chain(cut).sum::<u128>()
         };
         let mut stage = self.pass(Pass::Scores, pass.site, 1, WorkKind::Scores, products);
@@ -528,9 +537,9 @@ impl Stages<'_> {
     /// they can be and to have nothing in common, and examples to have the mean length.
     fn shortlisted(&self, pass: &ScorePass) -> StageCost {
         let plan = self.plan;
-        let (length, examples) = (plan.tokens_of_example(), plan.shortlisted_examples());
+        let (lengths @ (read, written), examples) = (mean_example(plan), plan.shortlisted_examples());
         let pairs = plan.query_rows() * plan.shortlist_of_query();
-        let whole = BatchShape::of([length], length);
+        let whole = BatchShape::divided([lengths], written);
         let mut work = self.work(&Batches::from([(whole, examples as u64)]), 1, WorkKind::Scores, |_| 0);
         let vectors = (pairs * pass.contributions.len()).div_ceil(examples.max(1));
         let of = |(layer, seen): (&LayerSpec, BatchShape)| {
@@ -549,7 +558,7 @@ impl Stages<'_> {
         StageCost {
             of: plan.training.networks.parameters()[pass.site.network].name.clone(),
             units: examples as u64,
-            positions: (examples * length) as u64,
+            positions: (examples * (read + written)) as u64,
             work,
             ..self.named(Pass::Intervals)
         }

@@ -1,8 +1,10 @@
 //! What dividing scores over tokens costs: targets of queries that are queries of their own, and further passes over the
 //! examples that rankings list.
 
+use std::iter::repeat_n;
+
 use super::count::{StageCost, WorkKind};
-use super::stages::{Batches, Stages};
+use super::stages::{Batches, Stages, mean_example, read_and_written};
 use super::work::{self, BatchShape};
 use crate::attribution::Pass;
 use crate::curvature::LayerSpec;
@@ -45,11 +47,11 @@ impl Stages<'_> {
         let mut batches = Batches::new();
         let Kind::Tokens(tokens) = queries.kind() else { return batches };
         for query in 0..queries.len() {
-            let (length, targets) = (queries.positions(query), tokens.targets(query));
-            let together = (positions / length.max(1)).clamp(1, at_most);
+            let (lengths @ (read, written), targets) = (read_and_written(queries, query), tokens.targets(query));
+            let together = (positions / (read + written).max(1)).clamp(1, at_most);
             for start in (0..targets).step_by(together) {
                 let n = together.min(targets - start);
-                *batches.entry(BatchShape::of(std::iter::repeat_n(length, n), n)).or_default() += 1;
+                *batches.entry(BatchShape::divided(repeat_n(lengths, n), n)).or_default() += 1;
             }
         }
         batches
@@ -59,7 +61,7 @@ impl Stages<'_> {
     fn divided(&self, pass: &ScorePass) -> StageCost {
         let plan = self.plan;
         let request = plan.job.output.tokens;
-        let (rows, listed, length) = (plan.query_rows().max(1), plan.listed(), plan.tokens_of_example());
+        let (rows, listed, lengths @ (read, written)) = (plan.query_rows().max(1), plan.listed(), mean_example(plan));
         let examples = plan.training.stages[pass.site.stage].train.len();
         let pairs = rows * if request == TokensRequest::All { examples } else { listed };
         // every block of targets goes through the examples that are listed for its queries
@@ -71,10 +73,10 @@ impl Stages<'_> {
             false => (1, 1),
         };
         let differentiated = (pairs + (blocks - 1) * listed).min(blocks * examples) as u64;
-        let whole = BatchShape::of([length], length);
+        let whole = BatchShape::divided([lengths], written);
         let mut work = self.work(&Batches::from([(whole, differentiated)]), 1, WorkKind::Scores, |_| 0);
         let divided = match request.divides_examples() {
-            true => BatchShape::of(std::iter::repeat_n(1, length), length),
+            true => BatchShape::divided(repeat_n((1, 0), read).chain(repeat_n((0, 1), written)), written),
             false => whole,
         };
         let of = |(layer, seen): (&LayerSpec, BatchShape)| {
@@ -85,7 +87,7 @@ impl Stages<'_> {
         StageCost {
             of: plan.training.networks.parameters()[pass.site.network].name.clone(),
             units: differentiated,
-            positions: differentiated * length as u64,
+            positions: differentiated * (read + written) as u64,
             work,
             memory,
             ..self.named(Pass::Tokens)

@@ -38,12 +38,8 @@ fn pairs(length: usize) -> u128 {
 }
 
 impl BatchShape {
-    /// A batch of examples of these lengths with so many targets.
-    pub(super) fn of(lengths: impl IntoIterator<Item = usize>, targets: usize) -> Self {
-        Self::divided(lengths.into_iter().map(|length| (0, length)), targets)
-    }
-
-    /// A batch of examples of which an encoder reads so many positions and a decoder so many others.
+    /// A batch of examples of which an encoder reads so many positions, and a decoder, or a network without an encoder, so
+    /// many others.
     pub(super) fn divided(lengths: impl IntoIterator<Item = (usize, usize)>, targets: usize) -> Self {
         let mut shape = Self { targets, ..Self::default() };
         for (read, written) in lengths {
@@ -268,6 +264,13 @@ mod tests {
         LayerSpec { name: format!("{outputs}x{inputs}"), outputs, inputs, bias, input_group, vocabulary: None }
     }
 
+    impl BatchShape {
+        /// A batch of examples of these lengths with so many targets.
+        fn of(lengths: impl IntoIterator<Item = usize>, targets: usize) -> Self {
+            Self::divided(lengths.into_iter().map(|length| (0, length)), targets)
+        }
+    }
+
     const ALL: [LayerRows; 3] = [LayerRows::all(RowsOf::Positions); 3];
 
     /// Layers that see every position.
@@ -313,6 +316,33 @@ mod tests {
         assert_eq!(pass(network, &batch, Graphs::Kept), expected);
         let forwards: u128 = 2 * 6 * (30 + 42) + (10 + 3) * 2 * (2 * 3 * 2);
         assert_eq!(pass(network, &batch, Graphs::Rebuilt), expected + forwards);
+    }
+
+    /// An encoder of 3 and 2 positions and a decoder of 2 and 4, each row and pair counted where it is seen.
+    #[test]
+    fn encoders_and_decoders_have_rows_and_pairs_of_their_own() {
+        let lengths = [(3usize, 2usize), (2, 4)];
+        let batch = BatchShape::divided(lengths, 6);
+        let mut pairs = [0u128; PairsOf::ALL.len()];
+        for (read, written) in lengths {
+            let all = read + written;
+            for (query, key) in (0..all).flat_map(|query| (0..all).map(move |key| (query, key))) {
+                let seen = [
+                    key <= query,
+                    true,
+                    query < read && key < read,
+                    query >= read && key >= read && key <= query,
+                    query >= read && key < read,
+                ];
+                pairs.iter_mut().zip(seen).for_each(|(count, is_seen)| *count += u128::from(is_seen));
+            }
+        }
+        assert_eq!(PairsOf::ALL.map(|of| batch.pairs_of(of)), pairs);
+        assert_eq!(RowsOf::ALL.map(|of| batch.rows_of(of)), [11, 5, 6, 2]);
+        assert_eq!(batch.seen(LayerRows { of: RowsOf::Encoder, share: 0.4 }).rows, 2);
+        // without an encoder all are the decoder's
+        let alone = BatchShape::of([4, 2], 0);
+        assert_eq!(RowsOf::ALL.map(|of| alone.rows_of(of)), [6, 0, 6, 2]);
     }
 
     #[test]

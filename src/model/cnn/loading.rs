@@ -18,7 +18,7 @@ pub(super) struct Loader<'a, 'b> {
     pub(super) config: &'a Config,
     pub(super) source: &'a CheckpointReader,
     pub(super) tracking: &'a Tracking<'b>,
-    /// Of an image.
+    /// Height and width of the images that the network reads.
     pub(super) plane: Plane,
     /// Inputs and outputs of layers of an image so far.
     pub(super) numbers: u64,
